@@ -1,0 +1,249 @@
+//! The command line: flags in the manner of Prometheus exporters, each also an environment variable.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::sampler::Config;
+
+/// Prometheus exporter for Linux listen queues: for every listening socket, how many connections wait to be
+/// accepted, how many may, and how many the kernel refused.
+///
+/// Without a command it serves. Every flag is also an environment variable: --sample.interval is
+/// LISTENQ_SAMPLE_INTERVAL. Exit status: 0 done, 1 something failed, 64 wrong usage.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "listenq", version = crate::LONG_VERSION, args_conflicts_with_subcommands = false)]
+pub struct Cli {
+    /// What to do instead of serving.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
+    /// Flags of every command.
+    #[command(flatten)]
+    pub sampling: Sampling,
+
+    /// Flags of the log.
+    #[command(flatten)]
+    pub log: Log,
+
+    /// Flags for serving.
+    #[command(flatten)]
+    pub web: Web,
+}
+
+/// What to do instead of serving.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum Command {
+    /// Take one sample, print it in the Prometheus text format and end: for a textfile collector. Counters
+    /// that need watching over time are 0.
+    Metrics,
+    /// Take one sample and print a table of the listeners, the fullest first.
+    List {
+        /// Print JSON: an array of objects, null for what is not known.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// How to sample.
+#[derive(Clone, Debug, Args)]
+pub struct Sampling {
+    /// Where procfs is mounted.
+    #[arg(
+        long = "path.procfs",
+        env = "LISTENQ_PATH_PROCFS",
+        value_name = "DIRECTORY",
+        default_value = "/proc",
+        global = true
+    )]
+    pub procfs: PathBuf,
+
+    /// Mean time between two samples; each gap varies by up to half, so that nothing periodic is seen in
+    /// phase. 10ms to 5s.
+    #[arg(long = "sample.interval", env = "LISTENQ_SAMPLE_INTERVAL", value_name = "DURATION", default_value = "100ms", value_parser = sample_interval, global = true)]
+    pub interval: Duration,
+
+    /// Share of one core that sampling may use; when samples cost more, the interval stretches by itself.
+    #[arg(long = "sample.cpu-budget", env = "LISTENQ_SAMPLE_CPU_BUDGET", value_name = "SHARE", default_value = "0.02", value_parser = share, global = true)]
+    pub cpu_budget: f64,
+
+    /// How long the largest length is remembered: longer than two scrapes.
+    #[arg(long = "peak-window", env = "LISTENQ_PEAK_WINDOW", value_name = "DURATION", default_value = "150s", value_parser = peak_window, global = true)]
+    pub peak_window: Duration,
+}
+
+/// What is logged, on standard error, and how.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Log {
+    /// Log what is at least so important.
+    #[arg(
+        long = "log.level",
+        env = "LISTENQ_LOG_LEVEL",
+        value_name = "LEVEL",
+        default_value = "info",
+        global = true
+    )]
+    pub level: LogLevel,
+
+    /// The shape of a log line.
+    #[arg(
+        long = "log.format",
+        env = "LISTENQ_LOG_FORMAT",
+        value_name = "FORMAT",
+        default_value = "logfmt",
+        global = true
+    )]
+    pub format: LogFormat,
+}
+
+/// What is served where.
+#[derive(Clone, Debug, Args)]
+pub struct Web {
+    /// Address to listen on; `:19511` is every address of both families. Repeatable.
+    #[arg(long = "web.listen-address", env = "LISTENQ_WEB_LISTEN_ADDRESS", value_name = "ADDRESS", default_value = ":19511", value_parser = listen_address, value_delimiter = ',')]
+    pub listen_addresses: Vec<SocketAddr>,
+
+    /// Path under which the metrics are served.
+    #[arg(long = "web.telemetry-path", env = "LISTENQ_WEB_TELEMETRY_PATH", value_name = "PATH", default_value = "/metrics", value_parser = telemetry_path)]
+    pub telemetry_path: String,
+}
+
+/// How important a log line is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogLevel {
+    /// What helps to find a fault in listenq.
+    Debug,
+    /// What happens in the ordinary course.
+    Info,
+    /// What costs a feature or a number.
+    Warn,
+    /// What ends listenq or a request.
+    Error,
+}
+
+/// The shape of a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// `key=value` pairs.
+    Logfmt,
+    /// One JSON object.
+    Json,
+}
+
+// === impl Sampling ===
+
+impl Sampling {
+    /// The sampler's configuration.
+    pub fn config(&self) -> Config {
+        Config {
+            procfs: self.procfs.clone(),
+            interval: self.interval,
+            cpu_budget: self.cpu_budget,
+            peak_window: self.peak_window,
+        }
+    }
+}
+
+fn sample_interval(text: &str) -> Result<Duration, String> {
+    duration_between(text, "10ms", "5s")
+}
+
+fn peak_window(text: &str) -> Result<Duration, String> {
+    duration_between(text, "1s", "1day")
+}
+
+fn duration_between(text: &str, least: &str, most: &str) -> Result<Duration, String> {
+    let parse = |text| {
+        humantime::parse_duration(text).map_err(|error| format!("{error}, as in 100ms or 5s"))
+    };
+    let (duration, low, high) = (parse(text)?, parse(least)?, parse(most)?);
+    match (low..=high).contains(&duration) {
+        true => Ok(duration),
+        false => Err(format!("not between {least} and {most}")),
+    }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(share) if share > 0.0 && share <= 1.0 => Ok(share),
+        _ => Err("not a number above 0 and up to 1".into()),
+    }
+}
+
+/// As in Go, an address without a host is every address of both families.
+fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    if let Some(port) = text.strip_prefix(':') {
+        let port = port.parse().map_err(|_| format!("{port:?} is not a port"))?;
+        return Ok(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port));
+    }
+    text.parse().map_err(|_| "not :PORT, IPv4:PORT or [IPv6]:PORT (names are not looked up)".into())
+}
+
+fn telemetry_path(text: &str) -> Result<String, String> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte);
+    if !text.starts_with('/') || !text.bytes().all(is_plain) {
+        return Err("not a path of letters, digits and /-._~ that begins with /".into());
+    }
+    match text.starts_with("/-/") {
+        true => Err("/-/ is kept for health checks".into()),
+        false => Ok(text.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Cli, String> {
+        let all = ["listenq"].into_iter().chain(args.iter().copied());
+        Cli::try_parse_from(all).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn defaults_need_no_flag() {
+        let cli = parse(&[]).unwrap();
+        assert_eq!(cli.web.listen_addresses, ["[::]:19511".parse().unwrap()]);
+        assert_eq!(cli.web.telemetry_path, "/metrics");
+        assert_eq!(cli.sampling.interval, Duration::from_millis(100));
+        assert_eq!(cli.sampling.peak_window, Duration::from_secs(150));
+    }
+
+    #[test]
+    fn every_flag_has_its_environment_variable() {
+        for arg in Cli::command().get_arguments() {
+            if let (Some(long), Some(env)) = (arg.get_long(), arg.get_env()) {
+                let expected = format!("LISTENQ_{}", long.replace(['.', '-'], "_").to_uppercase());
+                assert_eq!(env.to_str(), Some(expected.as_str()));
+            } else {
+                assert!(arg.get_long().is_none_or(|long| long == "help" || long == "version"));
+            }
+        }
+    }
+
+    #[test]
+    fn bad_values_are_named_with_their_flag() {
+        for (args, expected) in [
+            (["--sample.interval", "fast"], "--sample.interval"),
+            (["--sample.interval", "1ms"], "not between 10ms and 5s"),
+            (["--sample.cpu-budget", "0"], "not a number above 0"),
+            (["--web.listen-address", ":notaport"], "\"notaport\" is not a port"),
+            (["--web.listen-address", "localhost:80"], "names are not looked up"),
+            (["--web.telemetry-path", "metrics"], "begins with /"),
+            (["--web.telemetry-path", "/-/healthy"], "kept for health checks"),
+            (["--web.telemetry-path", "/{a}"], "not a path"),
+        ] {
+            let error = parse(&args).unwrap_err();
+            assert!(error.contains(expected), "{args:?}: {error}");
+            assert!(error.contains(args[1]), "{args:?}: {error}");
+        }
+    }
+}

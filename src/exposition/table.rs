@@ -1,0 +1,436 @@
+//! The one table of metrics: name, type, help, labels and where the value comes from. The collector, the
+//! README, the golden file and the tests all read it.
+
+use std::time::Duration;
+
+use crate::own::{Durations, Feature, Own, Process, Source};
+use crate::snapshot::{Counter, Setting};
+use crate::view::{ListenerView, NetnsView, QueueView, View};
+
+/// One metric.
+#[derive(Clone, Copy)]
+pub struct Metric {
+    /// Its full name.
+    pub name: &'static str,
+    /// Gauge, counter or histogram.
+    pub kind: Kind,
+    /// One sentence or more, for the person who meets it first in a query.
+    pub help: &'static str,
+    /// The names of its labels, in the order of their values.
+    pub labels: &'static [&'static str],
+    /// Where its values come from.
+    pub value: Value,
+}
+
+/// The type of a metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Goes up and down.
+    Gauge,
+    /// Only goes up while its series lives.
+    Counter,
+    /// Counts by size.
+    Histogram,
+}
+
+/// Where the values of a metric come from. `None` = not known: the series is absent.
+#[derive(Clone, Copy)]
+pub enum Value {
+    /// The queue of each listener; absent while its namespace is stale.
+    Queue(fn(&QueueView) -> Option<f64>),
+    /// Each listener; absent while its namespace is stale.
+    ListenerGauge(fn(&ListenerView) -> Option<f64>),
+    /// Each listener.
+    Listener(fn(&ListenerView) -> Option<f64>),
+    /// Each namespace.
+    Netns(fn(&NetnsView) -> Option<f64>),
+    /// A kernel counter of each namespace.
+    Counter(Counter),
+    /// A kernel setting of each namespace; absent while it is stale.
+    Setting(Setting),
+    /// listenq itself.
+    Own(fn(&Own) -> Option<f64>),
+    /// The process listenq runs in.
+    Process(fn(&Process) -> Option<f64>),
+    /// Several series of listenq itself, each with its own label values.
+    Labelled(fn(&View, &mut dyn FnMut(&[&str], f64))),
+    /// Durations of listenq itself.
+    Durations(fn(&Own) -> &Durations),
+}
+
+const LISTENER: &[&str] = &["netns", "protocol", "address", "port"];
+const NETNS: &[&str] = &["netns"];
+
+/// Every metric.
+pub const METRICS: &[Metric] = &[
+    // Per listener: the queue now.
+    gauge(
+        "listenq_accept_queue_length",
+        "Connections that wait in the listener's accept queue now, all its sockets together; one instant, not a mean.",
+        LISTENER,
+        Value::Queue(|queue| Some(queue.length as f64)),
+    ),
+    gauge(
+        "listenq_accept_queue_limit",
+        "Connections the accept queue may hold, min(listen backlog, somaxconn) summed over the listener's sockets; the kernel admits one more to each.",
+        LISTENER,
+        Value::Queue(|queue| Some(queue.limit? as f64)),
+    ),
+    gauge(
+        "listenq_accept_queue_peak_length",
+        "Largest accept queue length known in the trailing peak window; it slides with time and is never reset by a scrape, and a burst between two samples shows only if it overflowed.",
+        LISTENER,
+        Value::Queue(|queue| Some(queue.peak_length as f64)),
+    ),
+    gauge(
+        "listenq_accept_queue_fullest_ratio",
+        "Length over limit + 1 of the fullest socket of the listener; 1 or more is full, and it is not the mean over a reuseport group.",
+        LISTENER,
+        Value::Queue(|queue| queue.fullest_ratio),
+    ),
+    counter(
+        "listenq_accept_queue_connection_seconds_total",
+        "Accept queue length integrated over sampled time; its rate over the rate of listenq_netns_sampled_seconds_total is the mean length, and it is not the time any one connection waited.",
+        LISTENER,
+        Value::Listener(|listener| Some(listener.connection_seconds)),
+    ),
+    counter(
+        "listenq_accept_queue_full_seconds_total",
+        "Sampled time during which any socket of the listener was full; fullness between two samples is not seen.",
+        LISTENER,
+        Value::Listener(|listener| listener.full_seconds),
+    ),
+    counter(
+        "listenq_listener_drops_total",
+        "Segments discarded at the listener for any reason (sk_drops), many of them harmless; not a count of refused connections.",
+        LISTENER,
+        Value::Listener(|listener| Some(listener.drops? as f64)),
+    ),
+    counter(
+        "listenq_listener_overflows_total",
+        "Overflows of the namespace's ListenOverflows blamed on this listener; the sum over listeners is exact, the split between listeners that overflow at once is an estimate.",
+        LISTENER,
+        Value::Listener(|listener| Some(listener.overflows? as f64)),
+    ),
+    gauge(
+        "listenq_listener_sockets",
+        "Listen sockets behind the listener now, several with SO_REUSEPORT; 0 while a closed listener is still remembered.",
+        LISTENER,
+        Value::ListenerGauge(|listener| Some(f64::from(listener.sockets))),
+    ),
+    // Per namespace: the kernel's counters.
+    kernel_counter(
+        "listenq_netns_listen_overflows_total",
+        "Refusals because an accept queue of the namespace was full (TcpExt ListenOverflows); it does not say whose queue.",
+        Counter::ListenOverflows,
+    ),
+    kernel_counter(
+        "listenq_netns_listen_drops_total",
+        "Connection requests to listeners of the namespace that came to nothing (TcpExt ListenDrops); overflows are only one of their causes.",
+        Counter::ListenDrops,
+    ),
+    kernel_counter(
+        "listenq_netns_tcp_req_q_full_do_cookies_total",
+        "SYNs answered by a cookie because a SYN queue was full (TcpExt TCPReqQFullDoCookies); a burst of real clients does this too, not only a flood.",
+        Counter::TcpReqQFullDoCookies,
+    ),
+    kernel_counter(
+        "listenq_netns_tcp_req_q_full_drop_total",
+        "SYNs dropped because a SYN queue was full and cookies are off (TcpExt TCPReqQFullDrop); not accept queue overflows.",
+        Counter::TcpReqQFullDrop,
+    ),
+    kernel_counter(
+        "listenq_netns_syncookies_sent_total",
+        "SYN cookies sent (TcpExt SyncookiesSent); alone no sign of a flood.",
+        Counter::SyncookiesSent,
+    ),
+    kernel_counter(
+        "listenq_netns_syncookies_recv_total",
+        "Handshakes that came back with a valid SYN cookie (TcpExt SyncookiesRecv); not all of them found room in the accept queue.",
+        Counter::SyncookiesRecv,
+    ),
+    kernel_counter(
+        "listenq_netns_syncookies_failed_total",
+        "ACKs whose SYN cookie was not valid (TcpExt SyncookiesFailed); late or stray segments count too.",
+        Counter::SyncookiesFailed,
+    ),
+    kernel_counter(
+        "listenq_netns_tcp_fast_open_listen_overflow_total",
+        "Fast Open requests over a listener's Fast Open limit (TcpExt TCPFastOpenListenOverflow); these fall back to a plain handshake and are not refused.",
+        Counter::TcpFastOpenListenOverflow,
+    ),
+    kernel_counter(
+        "listenq_netns_tcp_defer_accept_drop_total",
+        "Bare ACKs put aside by TCP_DEFER_ACCEPT until data comes (TcpExt TCPDeferAcceptDrop); not lost connections.",
+        Counter::TcpDeferAcceptDrop,
+    ),
+    kernel_counter(
+        "listenq_netns_embryonic_rsts_total",
+        "Resets received for half-open connections (TcpExt EmbryonicRsts); port scans do this.",
+        Counter::EmbryonicRsts,
+    ),
+    kernel_counter(
+        "listenq_netns_tcp_migrate_req_failure_total",
+        "Connections lost because their reuseport member closed and no other could take them (TcpExt TCPMigrateReqFailure); zero unless tcp_migrate_req is used.",
+        Counter::TcpMigrateReqFailure,
+    ),
+    kernel_counter(
+        "listenq_netns_passive_opens_total",
+        "Connections that came up from listening sockets (Tcp PassiveOpens); not how many were accepted by a process.",
+        Counter::PassiveOpens,
+    ),
+    kernel_counter(
+        "listenq_netns_attempt_fails_total",
+        "Connection attempts that failed, outgoing ones among them (Tcp AttemptFails); not only those of listeners.",
+        Counter::AttemptFails,
+    ),
+    // Per namespace: blame.
+    counter(
+        "listenq_netns_unattributed_overflows_total",
+        "Overflows that no listener could be charged with; with listenq_listener_overflows_total and listenq_netns_unexposed_overflows_total they add up to the growth of listenq_netns_listen_overflows_total, not to its value.",
+        NETNS,
+        Value::Netns(|netns| Some(netns.unattributed_overflows? as f64)),
+    ),
+    counter(
+        "listenq_netns_unexposed_overflows_total",
+        "Overflows charged to listeners that are not exposed any more; not lost from the sum.",
+        NETNS,
+        Value::Netns(|netns| Some(netns.unexposed_overflows? as f64)),
+    ),
+    // Per namespace: settings.
+    setting(
+        "listenq_netns_somaxconn",
+        "Cap on the backlog of listen(2) in the namespace (net.core.somaxconn); it binds at the next listen call, not at once.",
+        Setting::Somaxconn,
+    ),
+    setting(
+        "listenq_netns_tcp_max_syn_backlog",
+        "Half-open connections per listener where SYN cookies are off (net.ipv4.tcp_max_syn_backlog); not a cap on the accept queue.",
+        Setting::TcpMaxSynBacklog,
+    ),
+    setting(
+        "listenq_netns_tcp_abort_on_overflow",
+        "Whether an overflow at the last ACK of a handshake answers with a reset (net.ipv4.tcp_abort_on_overflow); when 0 the client is not told.",
+        Setting::TcpAbortOnOverflow,
+    ),
+    setting(
+        "listenq_netns_tcp_syncookies",
+        "Whether a full SYN queue is answered with cookies (net.ipv4.tcp_syncookies: 0 never, 1 when full, 2 always); not a protection of the accept queue.",
+        Setting::TcpSyncookies,
+    ),
+    setting(
+        "listenq_netns_tcp_synack_retries",
+        "How often a SYN-ACK is repeated before a half-open connection is given up (net.ipv4.tcp_synack_retries); not the client's own retries.",
+        Setting::TcpSynackRetries,
+    ),
+    // Per namespace: how well it is seen.
+    counter(
+        "listenq_netns_sampled_seconds_total",
+        "Time covered by samples of the namespace; stalls and suspends are not credited, so it may grow slower than the clock.",
+        NETNS,
+        Value::Netns(|netns| Some(netns.sampled_seconds)),
+    ),
+    gauge(
+        "listenq_netns_last_sample_timestamp_seconds",
+        "When the namespace last gave a good sample, in seconds since 1970; not when it was scraped.",
+        NETNS,
+        Value::Netns(|netns| netns.sampled_unix),
+    ),
+    // listenq itself.
+    gauge(
+        "listenq_build_info",
+        "A constant 1 labelled by version and revision of listenq; not the version of the kernel.",
+        &["version", "revision"],
+        Value::Labelled(|_, series| series(&[crate::VERSION, crate::REVISION], 1.0)),
+    ),
+    gauge(
+        "listenq_sample_interval_seconds",
+        "Mean gap between samples lately, as achieved; not the gap that was asked for.",
+        &[],
+        Value::Own(|own| Some(own.interval?.as_secs_f64())),
+    ),
+    gauge(
+        "listenq_sample_interval_target_seconds",
+        "Mean gap between samples asked for by --sample.interval; not the achieved one.",
+        &[],
+        Value::Own(|own| Some(own.target_interval.as_secs_f64())),
+    ),
+    counter(
+        "listenq_samples_total",
+        "Samples taken, failed ones included; not scrapes.",
+        &[],
+        Value::Own(|own| Some(own.samples as f64)),
+    ),
+    counter(
+        "listenq_samples_missed_total",
+        "Samples that were due while an earlier one still ran or listenq was not given a processor; they are skipped, not made up for.",
+        &[],
+        Value::Own(|own| Some(own.missed as f64)),
+    ),
+    counter(
+        "listenq_sample_errors_total",
+        "Readings that failed, by source; each leaves its own numbers as they were and does not fail the sample.",
+        &["source"],
+        Value::Labelled(|view, series| {
+            for source in Source::ALL {
+                series(&[source.label()], view.own.errors[source as usize] as f64);
+            }
+        }),
+    ),
+    Metric {
+        name: "listenq_sample_duration_seconds",
+        kind: Kind::Histogram,
+        help: "How long samples took from the first reading to the end of the fold, on the clock; not processor time.",
+        labels: &[],
+        value: Value::Durations(|own| &own.durations),
+    },
+    gauge(
+        "listenq_feature_available",
+        "Whether a feature of listenq works here (1) or lacks a privilege or a kernel module (0); absent when it was not tried.",
+        &["feature"],
+        Value::Labelled(|view, series| {
+            for feature in Feature::ALL {
+                if let Some(available) = view.own.features[feature as usize] {
+                    series(&[feature.label()], f64::from(available));
+                }
+            }
+        }),
+    ),
+    // The process, as every Prometheus client library has it.
+    counter(
+        "process_cpu_seconds_total",
+        "Total user and system CPU time spent by listenq in seconds.",
+        &[],
+        Value::Process(|process| Some(process.cpu_seconds)),
+    ),
+    gauge(
+        "process_open_fds",
+        "Number of open file descriptors of listenq.",
+        &[],
+        Value::Process(|process| Some(process.open_fds? as f64)),
+    ),
+    gauge(
+        "process_max_fds",
+        "Maximum number of open file descriptors of listenq; absent when unlimited.",
+        &[],
+        Value::Process(|process| Some(process.max_fds? as f64)),
+    ),
+    gauge(
+        "process_virtual_memory_bytes",
+        "Virtual memory size of listenq in bytes.",
+        &[],
+        Value::Process(|process| Some(process.virtual_memory_bytes as f64)),
+    ),
+    gauge(
+        "process_resident_memory_bytes",
+        "Resident memory size of listenq in bytes.",
+        &[],
+        Value::Process(|process| Some(process.resident_memory_bytes as f64)),
+    ),
+    gauge(
+        "process_threads",
+        "Number of threads of listenq.",
+        &[],
+        Value::Process(|process| Some(process.threads as f64)),
+    ),
+    gauge(
+        "process_start_time_seconds",
+        "Start time of listenq since unix epoch in seconds.",
+        &[],
+        Value::Process(|process| process.start_time_seconds),
+    ),
+];
+
+const fn gauge(
+    name: &'static str,
+    help: &'static str,
+    labels: &'static [&'static str],
+    value: Value,
+) -> Metric {
+    Metric { name, kind: Kind::Gauge, help, labels, value }
+}
+
+const fn counter(
+    name: &'static str,
+    help: &'static str,
+    labels: &'static [&'static str],
+    value: Value,
+) -> Metric {
+    Metric { name, kind: Kind::Counter, help, labels, value }
+}
+
+const fn kernel_counter(name: &'static str, help: &'static str, counter: Counter) -> Metric {
+    Metric { name, kind: Kind::Counter, help, labels: NETNS, value: Value::Counter(counter) }
+}
+
+const fn setting(name: &'static str, help: &'static str, setting: Setting) -> Metric {
+    Metric { name, kind: Kind::Gauge, help, labels: NETNS, value: Value::Setting(setting) }
+}
+
+// === impl Metric ===
+
+impl Metric {
+    /// Calls `series` with label values and value of each series it has in `view`, `age` after that was made.
+    pub fn each(&self, view: &View, age: Duration, series: &mut dyn FnMut(&[&str], f64)) {
+        match self.value {
+            Value::Queue(value) => {
+                each_listener(view, Some(age), series, |listener| value(listener.queue.as_ref()?));
+            }
+            Value::ListenerGauge(value) => each_listener(view, Some(age), series, value),
+            Value::Listener(value) => each_listener(view, None, series, value),
+            Value::Netns(value) => each_netns(view, None, series, value),
+            Value::Counter(counter) => {
+                each_netns(view, None, series, |netns| Some(netns.counters.get(counter)? as f64));
+            }
+            Value::Setting(setting) => {
+                each_netns(view, Some(age), series, |netns| {
+                    Some(netns.settings.get(setting)? as f64)
+                });
+            }
+            Value::Own(value) => one(value(&view.own), series),
+            Value::Process(value) => one(view.own.process.as_ref().and_then(value), series),
+            Value::Labelled(each) => each(view, series),
+            Value::Durations(_) => {}
+        }
+    }
+}
+
+fn one(value: Option<f64>, series: &mut dyn FnMut(&[&str], f64)) {
+    if let Some(value) = value {
+        series(&[], value);
+    }
+}
+
+/// With `age`, only namespaces whose last good sample is young enough.
+fn each_netns(
+    view: &View,
+    age: Option<Duration>,
+    series: &mut dyn FnMut(&[&str], f64),
+    value: impl Fn(&NetnsView) -> Option<f64>,
+) {
+    for netns in fresh(view, age) {
+        if let Some(value) = value(netns) {
+            series(&[&netns.name], value);
+        }
+    }
+}
+
+fn each_listener(
+    view: &View,
+    age: Option<Duration>,
+    series: &mut dyn FnMut(&[&str], f64),
+    value: impl Fn(&ListenerView) -> Option<f64>,
+) {
+    for netns in fresh(view, age) {
+        for listener in &netns.listeners {
+            if let Some(value) = value(listener) {
+                let name = &*listener.name;
+                series(&[&netns.name, name.protocol, &name.address, &name.port], value);
+            }
+        }
+    }
+}
+
+fn fresh(view: &View, age: Option<Duration>) -> impl Iterator<Item = &NetnsView> {
+    view.namespaces.iter().filter(move |netns| age.is_none_or(|age| netns.is_fresh(view.now + age)))
+}

@@ -1,0 +1,13 @@
+//! The edge to the kernel: netlink and procfs readers. Receiving holds no logic and decoding holds no
+//! file; what they bring is a [`snapshot`](crate::snapshot).
+
+pub mod device;
+pub mod diag_stream;
+pub mod inet_diag;
+pub mod listen;
+pub mod netlink;
+pub mod netstat;
+pub mod own_process;
+pub mod proc_tcp;
+pub mod procfs_file;
+pub mod sysctl;

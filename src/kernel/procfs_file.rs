@@ -1,0 +1,92 @@
+//! Reading a procfs file whole, again and again, into one buffer.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// A file of procfs could not be read.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read {}: {cause}", path.display())]
+pub struct ReadError {
+    path: PathBuf,
+    cause: io::Error,
+}
+
+/// An open procfs file. Reading from the start makes the kernel write it anew.
+pub struct ProcfsFile {
+    path: PathBuf,
+    file: File,
+    buffer: Vec<u8>,
+}
+
+// === impl ReadError ===
+
+impl ReadError {
+    pub(crate) fn new(path: &Path, cause: io::Error) -> Self {
+        Self { path: path.to_owned(), cause }
+    }
+
+    pub(crate) fn invalid(path: &Path, what: impl std::fmt::Display) -> Self {
+        Self::new(path, io::Error::new(io::ErrorKind::InvalidData, what.to_string()))
+    }
+}
+
+// === impl ProcfsFile ===
+
+impl ProcfsFile {
+    /// Opens `path`.
+    pub fn open(path: PathBuf) -> Result<Self, ReadError> {
+        let file = File::open(&path).map_err(|error| ReadError::new(&path, error))?;
+        Ok(Self { path, file, buffer: vec![0; 8 * 1024] })
+    }
+
+    /// Where it was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its text as it is now.
+    pub fn read(&mut self) -> Result<&str, ReadError> {
+        let length = self.fill().map_err(|error| ReadError::new(&self.path, error))?;
+        let text = std::str::from_utf8(&self.buffer[..length]);
+        text.map_err(|error| ReadError::invalid(&self.path, error))
+    }
+
+    fn fill(&mut self) -> io::Result<usize> {
+        let mut length = 0;
+        loop {
+            if length == self.buffer.len() {
+                self.buffer.resize(2 * length, 0);
+            }
+            match self.file.read_at(&mut self.buffer[length..], length as u64) {
+                Ok(0) => return Ok(length),
+                Ok(more) => length += more,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_read_anew_each_time() {
+        let mut file = ProcfsFile::open("/proc/self/stat".into()).unwrap();
+        let first = file.read().unwrap().to_owned();
+        assert!(first.starts_with(&std::process::id().to_string()), "{first}");
+        assert!(file.read().unwrap().starts_with(&std::process::id().to_string()));
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let error = ProcfsFile::open("/proc/nowhere".into()).err().unwrap();
+        assert_eq!(
+            error.to_string(),
+            "cannot read /proc/nowhere: No such file or directory (os error 2)"
+        );
+    }
+}

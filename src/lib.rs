@@ -1,0 +1,35 @@
+//! listenq: a Prometheus exporter for Linux listen queues.
+//!
+//! The way of the data has one direction, and a module names only those before it:
+//!
+//! ```text
+//! kernel ─▶ snapshot ─▶ state ─▶ view ─▶ exposition, list ─▶ http, terminal
+//!       └── sampler turns the handle ──┘
+//! ```
+//!
+//! * [`kernel`] reads netlink and procfs, [`snapshot`] is what it read;
+//! * [`state`] is what became of all snapshots so far, [`view`] what is shown of it;
+//! * [`sampler`] does both on a timer and publishes the view;
+//! * [`exposition`] and [`list`] write a view down for Prometheus and for people;
+//! * [`http`] serves it, [`cli`] and [`serve`] put it all together.
+
+pub mod cli;
+pub mod exposition;
+pub mod http;
+pub mod kernel;
+pub mod list;
+pub mod log;
+pub mod own;
+pub mod sampler;
+pub mod serve;
+pub mod snapshot;
+pub mod state;
+pub mod view;
+
+/// The version of this listenq.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The revision it was built from.
+pub const REVISION: &str = env!("LISTENQ_REVISION");
+/// Both, as `--version` says them.
+pub const LONG_VERSION: &str =
+    concat!(env!("CARGO_PKG_VERSION"), " (revision ", env!("LISTENQ_REVISION"), ")");

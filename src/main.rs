@@ -1,0 +1,89 @@
+//! The program: reads the command line, runs one command, says in one line what went wrong.
+
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use listenq::cli::{Cli, Command};
+use listenq::sampler::publish::Published;
+use listenq::sampler::{Config, Sampler};
+use listenq::{exposition, list, log, serve};
+
+/// `EX_USAGE` of sysexits.h.
+const USAGE: u8 = 64;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    match run(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<()> {
+    log::init(cli.log).context("starting the log")?;
+    let config = cli.sampling.config();
+    match cli.command {
+        None => serve::run(&config, &cli.web),
+        Some(Command::Metrics) => {
+            let sample = sample_once(&config)?;
+            let text = exposition::render(&sample.view, sample.age())?;
+            Ok(io::stdout().write_all(text.as_bytes())?)
+        }
+        Some(Command::List { json }) => {
+            let sample = sample_once(&config)?;
+            let rows = list::rows(&sample.view);
+            let out = io::stdout().lock();
+            let is_terminal = out.is_terminal();
+            Ok(match json {
+                true => list::write_json(&rows, out)?,
+                false => list::write_table(&rows, is_terminal, out)?,
+            })
+        }
+    }
+}
+
+fn sample_once(config: &Config) -> Result<Arc<Published>> {
+    let mut sampler = Sampler::new(config).context("is --path.procfs right?")?;
+    sampler.sample();
+    match sampler.reader().read() {
+        Some(published) if published.view.is_ready(published.age()) => Ok(published),
+        _ => bail!("the kernel gave no listeners; the reason is in the log line above"),
+    }
+}
+
+/// Help and version are no errors; anything else is one line and exit status 64.
+fn usage(error: &clap::Error) -> ExitCode {
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        return match error.print() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        };
+    }
+    let text = error.to_string();
+    let first = text.lines().next().unwrap_or_default();
+    say(&format!("{} (see listenq --help)", first.trim_start_matches("error: ")));
+    ExitCode::from(USAGE)
+}
+
+/// Where standard error is gone there is nobody left to tell.
+fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "listenq: {line}");
+}
+
+/// Somebody read as much as they wanted: `listenq list | head`.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = error.downcast_ref::<io::Error>();
+    io.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}

@@ -1,0 +1,134 @@
+//! What listenq knows of itself: how its sampling goes and what it costs. Plain values, shown as they are.
+
+use std::time::Duration;
+
+/// Where an error can come from: the `source` label of `listenq_sample_errors_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The LISTEN dump.
+    InetDiag,
+    /// `/proc/net/netstat`.
+    Netstat,
+    /// `/proc/net/snmp`.
+    Snmp,
+    /// The settings under `/proc/sys/net`.
+    Sysctl,
+}
+
+/// What can be missing on a kernel or for want of a privilege: the `feature` label of `listenq_feature_available`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Feature {
+    /// Socket dumps over netlink; without it `/proc/net/tcp` gives lengths, but no limits and no drops.
+    SockDiag,
+}
+
+/// How long samples took, in seconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Durations {
+    /// How many took at most as long as [`Durations::BOUNDS`] says; not cumulative, the last is the rest.
+    pub counts: [u64; Durations::BOUNDS.len() + 1],
+    /// All of them together.
+    pub sum: f64,
+}
+
+/// What this process uses: the `process_*` metrics of every Prometheus client library.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Process {
+    /// User and system time used so far.
+    pub cpu_seconds: f64,
+    /// Descriptors open now.
+    pub open_fds: Option<u64>,
+    /// Descriptors allowed (`RLIMIT_NOFILE`, soft); `None` when unlimited.
+    pub max_fds: Option<u64>,
+    /// Address space.
+    pub virtual_memory_bytes: u64,
+    /// Memory resident.
+    pub resident_memory_bytes: u64,
+    /// Threads.
+    pub threads: u64,
+    /// When it was started, in seconds since 1970.
+    pub start_time_seconds: Option<f64>,
+}
+
+/// The sampler's account of itself.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Own {
+    /// Samples taken.
+    pub samples: u64,
+    /// Samples that were due while an earlier one was still being taken, or the thread did not run.
+    pub missed: u64,
+    /// Failed readings, by [`Source`].
+    pub errors: [u64; Source::ALL.len()],
+    /// Features at hand, by [`Feature`]; `None` until tried.
+    pub features: [Option<bool>; Feature::ALL.len()],
+    /// What `--sample.interval` asks for.
+    pub target_interval: Duration,
+    /// The mean gap between samples lately; `None` before the second.
+    pub interval: Option<Duration>,
+    /// How long samples took.
+    pub durations: Durations,
+    /// What this process uses.
+    pub process: Option<Process>,
+}
+
+// === impl Source ===
+
+impl Source {
+    /// Every source, in the order it is stored.
+    pub const ALL: [Self; 4] = [Self::InetDiag, Self::Netstat, Self::Snmp, Self::Sysctl];
+
+    /// The label value.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::InetDiag => "inet_diag",
+            Self::Netstat => "netstat",
+            Self::Snmp => "snmp",
+            Self::Sysctl => "sysctl",
+        }
+    }
+}
+
+// === impl Feature ===
+
+impl Feature {
+    /// Every feature, in the order it is stored.
+    pub const ALL: [Self; 1] = [Self::SockDiag];
+
+    /// The label value.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::SockDiag => "sock_diag",
+        }
+    }
+}
+
+// === impl Durations ===
+
+impl Durations {
+    /// Upper bounds of the buckets, in seconds: a dump of one namespace takes 20 µs, one of 10,000 listeners 10 ms.
+    pub const BOUNDS: [f64; 10] =
+        [0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.05, 0.25];
+
+    /// Counts one more.
+    pub fn observe(&mut self, took: Duration) {
+        let seconds = took.as_secs_f64();
+        let bucket = Self::BOUNDS.iter().position(|bound| seconds <= *bound);
+        self.counts[bucket.unwrap_or(Self::BOUNDS.len())] += 1;
+        self.sum += seconds;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_fall_into_the_bucket_that_holds_them() {
+        let mut durations = Durations::default();
+        for micros in [50, 51, 9_000_000] {
+            durations.observe(Duration::from_micros(micros));
+        }
+        assert_eq!(durations.counts, [1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+        assert!((durations.sum - 9.000_101).abs() < 1e-9);
+    }
+}

@@ -1,0 +1,72 @@
+//! Readings that fail: counted each time, said once when it begins and once when it is over.
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use crate::own::{Own, Source};
+
+/// A source is well again after so long without a failure.
+const CALM: Duration = Duration::from_secs(10);
+
+/// When each source failed last, if it is not well again.
+#[derive(Debug, Default)]
+pub struct Health {
+    failed_at: [Option<Duration>; Source::ALL.len()],
+}
+
+// === impl Health ===
+
+impl Health {
+    /// Passes a reading on; a failure is counted in `own` and leaves nothing.
+    pub fn check<T, E: Display>(
+        &mut self,
+        own: &mut Own,
+        source: Source,
+        now: Duration,
+        reading: Result<T, E>,
+    ) -> Option<T> {
+        match reading {
+            Ok(value) => {
+                self.went_well(source, now);
+                Some(value)
+            }
+            Err(error) => {
+                own.errors[source as usize] += 1;
+                self.failed(source, now, &error);
+                None
+            }
+        }
+    }
+
+    fn went_well(&mut self, source: Source, now: Duration) {
+        let failed_at = &mut self.failed_at[source as usize];
+        if failed_at.is_some_and(|at| now.saturating_sub(at) >= CALM) {
+            *failed_at = None;
+            tracing::info!(source = source.label(), "readings succeed again");
+        }
+    }
+
+    fn failed(&mut self, source: Source, now: Duration, error: &dyn Display) {
+        if self.failed_at[source as usize].replace(now).is_none() {
+            tracing::warn!(source = source.label(), %error, "a reading failed; further failures are only counted");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_failure_is_counted_under_its_source() {
+        let (mut own, mut health) = (Own::default(), Health::default());
+        let mut check = |second, reading: Result<u8, &str>| {
+            health.check(&mut own, Source::Snmp, Duration::from_secs(second), reading)
+        };
+        let readings =
+            [check(1, Ok(7)), check(2, Err("gone")), check(3, Err("gone")), check(20, Ok(8))];
+        assert_eq!(readings, [Some(7), None, None, Some(8)]);
+        assert_eq!(health.failed_at, [None; 4]);
+        assert_eq!(own.errors, [0, 0, 2, 0]);
+    }
+}

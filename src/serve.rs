@@ -1,0 +1,115 @@
+//! listenq as a daemon: binds, samples on a thread of its own, serves, and stops when told to.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
+
+use crate::cli::Web;
+use crate::http::{self, Servers};
+use crate::sampler::{Config, Sampler};
+
+/// Connections that may wait for listenq itself: scrapes are few.
+const BACKLOG: i32 = 128;
+/// How long a sample under way may take to end once listenq is told to stop.
+const LAST_SAMPLE: Duration = Duration::from_millis(300);
+/// Threads for rendering scrapes.
+const RENDERERS: usize = 2;
+
+/// Serves until SIGTERM or SIGINT.
+pub fn run(config: &Config, web: &Web) -> Result<()> {
+    let listeners = bind_all(&web.listen_addresses)?;
+    let sampler = Sampler::new(config).context("is --path.procfs right?")?;
+    let router = http::router(sampler.reader(), &web.telemetry_path);
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(RENDERERS)
+        .build()
+        .context("starting the runtime")?;
+    let result = runtime.block_on(async {
+        let (stop, stopped) = watch::channel(false);
+        let mut ended = spawn(sampler, stopped)?;
+        let (mut servers, mut serving) = (Servers::default(), JoinSet::new());
+        for listener in listeners {
+            let address = listener.local_addr().context("asking for the address listened on")?;
+            serving.spawn(servers.start(listener, router.clone()).context("starting to serve")?);
+            tracing::info!(%address, version = crate::VERSION, revision = crate::REVISION, "listening");
+        }
+        let result = tokio::select! {
+            result = told_to_stop() => result,
+            Some(result) = serving.join_next() => result.context("serving")?.context("serving"),
+            _ = &mut ended => bail!("the sampler ended by itself"),
+        };
+        tracing::info!("stopping");
+        servers.stop();
+        // Nobody listens any more only if the sampler ended: then there is nothing to stop.
+        let _ = stop.send(true);
+        while serving.join_next().await.is_some() {}
+        let _ = tokio::time::timeout(LAST_SAMPLE, ended).await;
+        result
+    });
+    // A scrape that is still being rendered is nobody's any more.
+    Runtime::shutdown_background(runtime);
+    result
+}
+
+/// Runs the sampler on a thread of its own; the receiver hears when it ends.
+fn spawn(sampler: Sampler, stop: watch::Receiver<bool>) -> Result<oneshot::Receiver<()>> {
+    let runtime =
+        Builder::new_current_thread().enable_time().build().context("starting the sampler")?;
+    let (ends, ended) = oneshot::channel();
+    let run = move || {
+        runtime.block_on(sampler.run(stop));
+        drop(ends);
+    };
+    thread::Builder::new().name("sampler".into()).spawn(run).context("starting the sampler")?;
+    Ok(ended)
+}
+
+async fn told_to_stop() -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("catching SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("catching SIGINT")?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>> {
+    addresses.iter().map(|address| bind(*address)).collect()
+}
+
+/// `[::]` listens for both families; where IPv6 is switched off, `0.0.0.0` stands in.
+fn bind(address: SocketAddr) -> Result<TcpListener> {
+    let bound = match listen(address) {
+        Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && is_without_ipv6(&error) => {
+            listen(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port()))
+        }
+        bound => bound,
+    };
+    bound.with_context(|| format!("cannot listen on {address}"))
+}
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+fn is_without_ipv6(error: &std::io::Error) -> bool {
+    const EAFNOSUPPORT: i32 = 97;
+    const EADDRNOTAVAIL: i32 = 99;
+    matches!(error.raw_os_error(), Some(EAFNOSUPPORT | EADDRNOTAVAIL))
+}

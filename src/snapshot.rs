@@ -1,0 +1,335 @@
+//! What one sample saw, in the kernel's own terms: plain values, copied out of netlink and procfs and
+//! given their meaning here, where they enter. No file, clock or socket.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The kernel's name for one listen socket inside its namespace (`idiag_cookie`); where only
+/// `/proc/net/tcp` answers, the socket's inode stands in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Cookie(pub u64);
+
+/// An accept queue as the kernel reports it for one LISTEN row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AcceptQueue {
+    /// Connections that finished the handshake and wait for `accept(2)` (`sk_ack_backlog`).
+    pub length: u32,
+    /// What the queue may hold (`sk_max_ack_backlog`); `None` where the source does not say.
+    pub limit: Option<u32>,
+}
+
+/// The name of a network interface, kept in place: `IFNAMSIZ` bytes, padded with NUL.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DeviceName([u8; 16]);
+
+/// Where a listen socket is bound: with its protocol and namespace, the identity of a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ListenAddress {
+    /// The address bound to; `0.0.0.0` and `::` are different listeners.
+    pub ip: IpAddr,
+    /// The local port.
+    pub port: u16,
+    /// The interface the socket is bound to: `SO_BINDTODEVICE`, or the zone of a link-local address.
+    pub device: Option<DeviceName>,
+}
+
+/// One LISTEN row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListenSocket {
+    /// Which socket this is.
+    pub cookie: Cookie,
+    /// What it listens on.
+    pub address: ListenAddress,
+    /// How full its accept queue is.
+    pub queue: AcceptQueue,
+    /// `sk_drops`: segments discarded at this socket since it was made, modulo 2^32.
+    pub drops: Option<u32>,
+}
+
+/// The rows of one complete LISTEN dump. Not atomic: a living socket may be missing, another twice.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dump {
+    /// The rows, in the kernel's order.
+    pub sockets: Vec<ListenSocket>,
+}
+
+/// The counters listenq shows per namespace, by the kernel's own names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counter {
+    /// Refusals because an accept queue was full.
+    ListenOverflows,
+    /// Segments to listeners that ended in no connection.
+    ListenDrops,
+    /// SYNs answered by a cookie because the SYN queue was full.
+    TcpReqQFullDoCookies,
+    /// SYNs dropped because the SYN queue was full.
+    TcpReqQFullDrop,
+    /// SYN cookies sent.
+    SyncookiesSent,
+    /// Handshakes finished by a cookie.
+    SyncookiesRecv,
+    /// ACKs that claimed a cookie and were wrong.
+    SyncookiesFailed,
+    /// Fast Open requests over the Fast Open queue's limit.
+    TcpFastOpenListenOverflow,
+    /// ACKs put aside by `TCP_DEFER_ACCEPT`.
+    TcpDeferAcceptDrop,
+    /// Half-open connections reset.
+    EmbryonicRsts,
+    /// Half-open connections that could not move to another member of a reuseport group.
+    TcpMigrateReqFailure,
+    /// Connections that came up from LISTEN (`/proc/net/snmp`).
+    PassiveOpens,
+    /// Connection attempts that failed (`/proc/net/snmp`).
+    AttemptFails,
+}
+
+/// Values of [`Counter`]s; what the kernel does not have is `None`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters([Option<u64>; Counter::ALL.len()]);
+
+/// The settings listenq shows per namespace, by the kernel's own names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Setting {
+    /// Cap on every `listen(2)` backlog.
+    Somaxconn,
+    /// Cap on half-open connections per listener, where cookies are off.
+    TcpMaxSynBacklog,
+    /// Whether an overflow at the last ACK answers with a reset.
+    TcpAbortOnOverflow,
+    /// Whether a full SYN queue is answered with cookies.
+    TcpSyncookies,
+    /// How often a SYN-ACK is repeated.
+    TcpSynackRetries,
+}
+
+/// Values of [`Setting`]s; what could not be read is `None`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settings([Option<i64>; Setting::ALL.len()]);
+
+/// What one sample read of one namespace. `None` = not read this time, or failed: nothing is known.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NetnsSample {
+    /// The `netns` label.
+    pub name: Arc<str>,
+    /// The listen sockets.
+    pub dump: Option<Dump>,
+    /// `/proc/net/netstat`, read after the dump.
+    pub netstat: Option<Counters>,
+    /// `/proc/net/snmp`, read after the dump.
+    pub snmp: Option<Counters>,
+    /// The five settings under `/proc/sys/net`.
+    pub settings: Option<Settings>,
+}
+
+/// What one sample read, of every namespace.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Snapshot {
+    /// When it was taken, in seconds since 1970.
+    pub unix: f64,
+    /// The interval at which samples are meant to come just now.
+    pub interval: Duration,
+    /// The namespaces, each by a name of its own.
+    pub namespaces: Vec<NetnsSample>,
+}
+
+// === impl NetnsSample ===
+
+impl NetnsSample {
+    /// Nothing read yet.
+    pub fn new(name: Arc<str>) -> Self {
+        Self { name, dump: None, netstat: None, snmp: None, settings: None }
+    }
+}
+
+// === impl AcceptQueue ===
+
+impl AcceptQueue {
+    /// Full means more than the limit: the kernel admits limit + 1.
+    pub fn is_full(self) -> bool {
+        self.limit.is_some_and(|limit| self.length > limit)
+    }
+
+    /// Length over what the queue holds (limit + 1): 1 or more is full.
+    pub fn fullness(self) -> Option<f64> {
+        let limit = self.limit?;
+        Some(f64::from(self.length) / (f64::from(limit) + 1.0))
+    }
+}
+
+// === impl DeviceName ===
+
+impl DeviceName {
+    /// Keeps the first 15 bytes of a name: the kernel allows no more.
+    pub fn new(name: &str) -> Self {
+        let mut bytes = [0; 16];
+        let length = name.len().min(15);
+        bytes[..length].copy_from_slice(&name.as_bytes()[..length]);
+        Self(bytes)
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        self.0.split(|byte| *byte == 0).next().unwrap_or_default()
+    }
+}
+
+impl fmt::Display for DeviceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&String::from_utf8_lossy(self.as_bytes()))
+    }
+}
+
+impl fmt::Debug for DeviceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+// === impl ListenAddress ===
+
+impl ListenAddress {
+    /// The `address` label: an IP literal without brackets, `%interface` when bound to one.
+    pub fn host(&self) -> String {
+        match self.device {
+            Some(device) => format!("{}%{device}", self.ip),
+            None => self.ip.to_string(),
+        }
+    }
+}
+
+// === impl Counter ===
+
+impl Counter {
+    /// Every counter, in the order it is stored.
+    pub const ALL: [Self; 13] = [
+        Self::ListenOverflows,
+        Self::ListenDrops,
+        Self::TcpReqQFullDoCookies,
+        Self::TcpReqQFullDrop,
+        Self::SyncookiesSent,
+        Self::SyncookiesRecv,
+        Self::SyncookiesFailed,
+        Self::TcpFastOpenListenOverflow,
+        Self::TcpDeferAcceptDrop,
+        Self::EmbryonicRsts,
+        Self::TcpMigrateReqFailure,
+        Self::PassiveOpens,
+        Self::AttemptFails,
+    ];
+
+    /// The name in `/proc/net/netstat` (or `snmp`) and in `nstat`.
+    pub const fn kernel_name(self) -> &'static str {
+        match self {
+            Self::ListenOverflows => "ListenOverflows",
+            Self::ListenDrops => "ListenDrops",
+            Self::TcpReqQFullDoCookies => "TCPReqQFullDoCookies",
+            Self::TcpReqQFullDrop => "TCPReqQFullDrop",
+            Self::SyncookiesSent => "SyncookiesSent",
+            Self::SyncookiesRecv => "SyncookiesRecv",
+            Self::SyncookiesFailed => "SyncookiesFailed",
+            Self::TcpFastOpenListenOverflow => "TCPFastOpenListenOverflow",
+            Self::TcpDeferAcceptDrop => "TCPDeferAcceptDrop",
+            Self::EmbryonicRsts => "EmbryonicRsts",
+            Self::TcpMigrateReqFailure => "TCPMigrateReqFailure",
+            Self::PassiveOpens => "PassiveOpens",
+            Self::AttemptFails => "AttemptFails",
+        }
+    }
+}
+
+// === impl Counters ===
+
+impl Counters {
+    /// The value, if the kernel has this counter.
+    pub fn get(&self, counter: Counter) -> Option<u64> {
+        self.0[counter as usize]
+    }
+
+    /// Sets one value.
+    pub fn set(&mut self, counter: Counter, value: u64) {
+        self.0[counter as usize] = Some(value);
+    }
+
+    /// Takes over every value that `newer` has.
+    pub fn update(&mut self, newer: &Self) {
+        for (old, new) in self.0.iter_mut().zip(newer.0) {
+            *old = new.or(*old);
+        }
+    }
+}
+
+// === impl Setting ===
+
+impl Setting {
+    /// Every setting, in the order it is stored.
+    pub const ALL: [Self; 5] = [
+        Self::Somaxconn,
+        Self::TcpMaxSynBacklog,
+        Self::TcpAbortOnOverflow,
+        Self::TcpSyncookies,
+        Self::TcpSynackRetries,
+    ];
+
+    /// The file below `sys/` of procfs.
+    pub const fn path(self) -> &'static str {
+        match self {
+            Self::Somaxconn => "net/core/somaxconn",
+            Self::TcpMaxSynBacklog => "net/ipv4/tcp_max_syn_backlog",
+            Self::TcpAbortOnOverflow => "net/ipv4/tcp_abort_on_overflow",
+            Self::TcpSyncookies => "net/ipv4/tcp_syncookies",
+            Self::TcpSynackRetries => "net/ipv4/tcp_synack_retries",
+        }
+    }
+}
+
+// === impl Settings ===
+
+impl Settings {
+    /// The value, if it could be read.
+    pub fn get(&self, setting: Setting) -> Option<i64> {
+        self.0[setting as usize]
+    }
+
+    /// Sets one value.
+    pub fn set(&mut self, setting: Setting, value: i64) {
+        self.0[setting as usize] = Some(value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn law_5_full_means_more_than_the_limit() {
+        let queue = |length, limit| AcceptQueue { length, limit };
+        assert!(!queue(4, Some(4)).is_full());
+        assert!(queue(5, Some(4)).is_full());
+        assert!(queue(1, Some(0)).is_full());
+        assert!(!queue(9, None).is_full());
+        assert_eq!(queue(5, Some(4)).fullness(), Some(1.0));
+        assert_eq!(queue(5, None).fullness(), None);
+    }
+
+    #[test]
+    fn an_address_bound_to_an_interface_says_so() {
+        let address = ListenAddress {
+            ip: "fe80::1".parse().unwrap(),
+            port: 80,
+            device: Some(DeviceName::new("eth0")),
+        };
+        assert_eq!(address.host(), "fe80::1%eth0");
+    }
+
+    #[test]
+    fn counters_are_stored_where_all_says() {
+        for (place, counter) in Counter::ALL.into_iter().enumerate() {
+            assert_eq!(counter as usize, place);
+        }
+        for (place, setting) in Setting::ALL.into_iter().enumerate() {
+            assert_eq!(setting as usize, place);
+        }
+    }
+}

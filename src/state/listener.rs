@@ -1,0 +1,173 @@
+//! One listener: what its sockets add up to, and what it keeps when they go.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::snapshot::ListenAddress;
+use crate::view::{ListenerName, ListenerView, QueueView};
+
+use super::GRACE;
+use super::blame::Suspect;
+use super::peak::{Peak, Slot};
+use super::socket::Socket;
+
+/// A listener with its history.
+#[derive(Debug)]
+pub(super) struct Listener {
+    /// Where it listens.
+    pub(super) address: ListenAddress,
+    /// What is shown of it.
+    pub(super) shown: ListenerView,
+    /// What speaks for charging it.
+    pub(super) suspect: Suspect,
+    tally: Tally,
+    full: bool,
+    peak: Peak,
+    lift: Option<u32>,
+    closed_at: Option<Duration>,
+}
+
+/// The sum over a listener's sockets at one sample.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    sockets: u32,
+    length: u64,
+    limit: Option<u64>,
+    fullest: Option<f64>,
+    full: bool,
+    drops: Option<u64>,
+}
+
+// === impl Listener ===
+
+impl Listener {
+    /// A listener just seen for the first time.
+    pub(super) fn new(address: ListenAddress) -> Self {
+        let name = ListenerName {
+            protocol: "tcp",
+            address: address.host(),
+            port: address.port.to_string(),
+        };
+        Self {
+            address,
+            shown: ListenerView {
+                name: Arc::new(name),
+                sockets: 0,
+                queue: None,
+                connection_seconds: 0.0,
+                full_seconds: None,
+                drops: None,
+                overflows: None,
+            },
+            suspect: Suspect::default(),
+            tally: Tally::default(),
+            full: false,
+            peak: Peak::default(),
+            lift: None,
+            closed_at: None,
+        }
+    }
+
+    /// Credits `gap` to what the last sample saw, and makes ready for the next one.
+    pub(super) fn begin_sample(&mut self, gap: Duration) {
+        let seconds = gap.as_secs_f64();
+        if let Some(queue) = &self.shown.queue {
+            self.shown.connection_seconds += queue.length as f64 * seconds;
+        }
+        if self.full {
+            self.shown.full_seconds = self.shown.full_seconds.map(|full| full + seconds);
+        }
+        self.tally = Tally::default();
+    }
+
+    /// New drops at one of its sockets.
+    pub(super) fn dropped(&mut self, drops: u64) {
+        if let Some(total) = &mut self.shown.drops {
+            *total += drops;
+        }
+        self.suspect.dropped(drops);
+    }
+
+    /// Adds up one living socket.
+    pub(super) fn add(&mut self, socket: &Socket) {
+        let queue = socket.queue;
+        let first = self.tally.sockets == 0;
+        let tally = &mut self.tally;
+        tally.sockets += 1;
+        tally.length += u64::from(queue.length);
+        tally.limit = added(first, tally.limit, queue.limit.map(u64::from));
+        tally.drops = added(first, tally.drops, socket.drops.map(u64::from));
+        if let Some(fullness) = queue.fullness() {
+            tally.fullest = Some(tally.fullest.map_or(fullness, |fullest| fullest.max(fullness)));
+        }
+        tally.full |= queue.is_full();
+        if socket.dropped {
+            let limit = queue.limit.unwrap_or(0);
+            self.lift = Some(self.lift.map_or(limit, |lift| lift.min(limit)));
+        }
+    }
+
+    /// All sockets are added up.
+    pub(super) fn end_sample(&mut self, slot: Slot, now: Duration) {
+        let tally = self.tally;
+        self.shown.sockets = tally.sockets;
+        self.full = tally.full;
+        if tally.sockets == 0 {
+            self.shown.queue = None;
+            self.closed_at.get_or_insert(now);
+            return;
+        }
+        self.closed_at = None;
+        self.peak.record(slot, u32::try_from(tally.length).unwrap_or(u32::MAX));
+        if tally.limit.is_some() {
+            self.shown.full_seconds.get_or_insert(0.0);
+        }
+        if tally.drops.is_some() {
+            self.shown.drops.get_or_insert(0);
+            self.shown.overflows.get_or_insert(0);
+        }
+        self.shown.queue = Some(QueueView {
+            length: tally.length,
+            limit: tally.limit,
+            peak_length: u64::from(self.peak.largest()),
+            fullest_ratio: tally.fullest,
+            socket_drops: tally.drops,
+        });
+    }
+
+    /// Takes the charge that its suspect was given. An overflow that can only be its own proves that a queue was
+    /// full, though no sample saw it.
+    pub(super) fn charged(&mut self, slot: Slot) {
+        let (charge, certain) = self.suspect.charge();
+        if charge > 0 {
+            *self.shown.overflows.get_or_insert(0) += charge;
+        }
+        if let (true, Some(limit)) = (certain, self.lift) {
+            self.peak.record(slot, limit.saturating_add(1));
+            if let Some(queue) = &mut self.shown.queue {
+                queue.peak_length = u64::from(self.peak.largest());
+            }
+        }
+        if !self.suspect.is_suspected() || charge > 0 {
+            self.lift = None;
+        }
+    }
+
+    /// Whether connections wait.
+    pub(super) fn holds_a_queue(&self) -> bool {
+        self.tally.length > 0
+    }
+
+    /// Whether it was closed for longer than it is remembered.
+    pub(super) fn is_forgotten(&self, now: Duration) -> bool {
+        self.closed_at.is_some_and(|closed| now.saturating_sub(closed) >= GRACE)
+    }
+}
+
+/// A sum in which one unknown part makes the whole unknown.
+fn added(first: bool, sum: Option<u64>, part: Option<u64>) -> Option<u64> {
+    match first {
+        true => part,
+        false => Some(sum? + part?),
+    }
+}

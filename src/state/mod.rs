@@ -1,0 +1,72 @@
+//! What became of all samples so far. [`State::fold`] takes in one snapshot after another and knows no clock:
+//! time comes in as a value.
+
+mod blame;
+mod listener;
+mod netns;
+mod peak;
+mod socket;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::own::Own;
+use crate::snapshot::{NetnsSample, Snapshot};
+use crate::view::{NetnsView, View};
+
+use netns::{Netns, Tick};
+use peak::Window;
+
+/// How long a closed listener, and the drops of a closed socket, are remembered.
+pub const GRACE: Duration = Duration::from_secs(5 * 60);
+
+/// Everything listenq remembers.
+#[derive(Debug)]
+pub struct State {
+    window: Window,
+    now: Duration,
+    namespaces: BTreeMap<Arc<str>, Netns>,
+}
+
+// === impl State ===
+
+impl State {
+    /// Nothing seen yet; lengths are remembered as peaks for `peak_window`.
+    pub fn new(peak_window: Duration) -> Self {
+        Self { window: Window::new(peak_window), now: Duration::ZERO, namespaces: BTreeMap::new() }
+    }
+
+    /// Takes in one snapshot, taken `elapsed` after the last.
+    pub fn fold(&mut self, snapshot: &Snapshot, elapsed: Duration) {
+        self.now += elapsed;
+        let tick = Tick {
+            now: self.now,
+            unix: snapshot.unix,
+            interval: snapshot.interval,
+            slot: self.window.slot_at(self.now),
+        };
+        for sample in &snapshot.namespaces {
+            match self.namespaces.get_mut(&sample.name) {
+                Some(netns) => netns.fold(sample, tick),
+                None => self.first_sight(sample, tick),
+            }
+        }
+    }
+
+    /// Copies what is known into `view`, into the memory it already has where that is enough.
+    pub fn show(&self, own: &Own, view: &mut View) {
+        view.now = self.now;
+        view.own.clone_from(own);
+        view.namespaces.resize_with(self.namespaces.len(), NetnsView::default);
+        for (shown, netns) in view.namespaces.iter_mut().zip(self.namespaces.values()) {
+            netns.show(shown);
+        }
+    }
+
+    fn first_sight(&mut self, sample: &NetnsSample, tick: Tick) {
+        let mut netns = Netns::new(sample.name.clone());
+        netns.fold(sample, tick);
+        self.namespaces.insert(sample.name.clone(), netns);
+    }
+}

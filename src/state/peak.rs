@@ -1,0 +1,128 @@
+//! The largest length of a trailing window, in constant space: the window is cut into slots, and a slot
+//! that slides out takes its maximum along.
+
+use std::time::Duration;
+
+/// The window is covered to within one part in so many.
+const SLOTS: usize = 31;
+
+/// How a window is cut, the same for every listener.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Window {
+    slot: Duration,
+}
+
+/// One slot of the window, counted from the beginning of time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Slot(u64);
+
+/// The maxima of one listener's slots.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Peak {
+    maxima: [u32; SLOTS],
+    newest: Slot,
+    largest: u32,
+}
+
+// === impl Window ===
+
+impl Window {
+    /// A window that is never shorter than `length`, and at most a thirtieth longer.
+    pub(crate) fn new(length: Duration) -> Self {
+        let slot = length / (SLOTS as u32 - 1);
+        Self { slot: slot.max(Duration::from_nanos(1)) }
+    }
+
+    /// The slot that `now` falls into.
+    pub(crate) fn slot_at(self, now: Duration) -> Slot {
+        Slot((now.as_nanos() / self.slot.as_nanos()) as u64)
+    }
+}
+
+// === impl Peak ===
+
+impl Peak {
+    /// Takes in a length known to have been reached in `slot`.
+    pub(crate) fn record(&mut self, slot: Slot, length: u32) {
+        self.slide(slot);
+        let place = place(self.newest.0);
+        self.maxima[place] = self.maxima[place].max(length);
+        self.largest = self.largest.max(length);
+    }
+
+    /// The largest length of the window that ended with the last record.
+    pub(crate) fn largest(&self) -> u32 {
+        self.largest
+    }
+
+    fn slide(&mut self, slot: Slot) {
+        if slot <= self.newest {
+            return;
+        }
+        // With nothing in any slot there is nothing to forget: the way of every idle listener.
+        if self.largest > 0 {
+            let passed = (slot.0 - self.newest.0).min(SLOTS as u64);
+            for gone in 0..passed {
+                self.maxima[place(slot.0 - gone)] = 0;
+            }
+            self.largest = self.maxima.into_iter().max().unwrap_or_default();
+        }
+        self.newest = slot;
+    }
+}
+
+fn place(slot: u64) -> usize {
+    (slot % SLOTS as u64) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_peak_stays_for_the_window_and_then_goes() {
+        let window = Window::new(seconds(150));
+        let mut peak = Peak::default();
+        peak.record(window.slot_at(seconds(7)), 9);
+        let mut seen = Vec::new();
+        for now in [8, 100, 157, 165] {
+            peak.record(window.slot_at(seconds(now)), 1);
+            seen.push(peak.largest());
+        }
+        assert_eq!(seen, [9, 9, 9, 1]);
+    }
+
+    #[test]
+    fn a_long_silence_forgets_everything() {
+        let window = Window::new(seconds(150));
+        let mut peak = Peak::default();
+        peak.record(window.slot_at(seconds(1)), 9);
+        peak.record(window.slot_at(seconds(100_000)), 0);
+        assert_eq!(peak.largest(), 0);
+    }
+
+    #[test]
+    fn it_agrees_with_looking_at_everything() {
+        let window = Window::new(seconds(30));
+        let mut peak = Peak::default();
+        let mut all = Vec::new();
+        for now in 0..500u64 {
+            let length = (now * now * 7919 % 101) as u32;
+            all.push((now, length));
+            peak.record(window.slot_at(seconds(now)), length);
+            let over = |span: u64| {
+                all.iter()
+                    .filter(|(at, _)| at + span >= now)
+                    .map(|(_, length)| *length)
+                    .max()
+                    .unwrap()
+            };
+            let largest = peak.largest();
+            assert!(over(30) <= largest && largest <= over(31), "at {now}: {largest}");
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! What is known at one instant, as it is shown: made by the fold after each sample, read by everything
+//! that answers a person or Prometheus. Nothing here changes once it is published.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::own::Own;
+use crate::snapshot::{Counters, Settings};
+
+/// A namespace without a good sample for so long has no gauges until it has one again.
+pub const STALE_AFTER: Duration = Duration::from_secs(10);
+
+/// Everything there is to show.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct View {
+    /// When it was made, on the fold's own clock.
+    pub now: Duration,
+    /// The namespaces that are sampled.
+    pub namespaces: Vec<NetnsView>,
+    /// The sampler's account of itself.
+    pub own: Own,
+}
+
+/// One network namespace.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NetnsView {
+    /// The `netns` label.
+    pub name: Arc<str>,
+    /// When the last good sample was taken, on the fold's own clock.
+    pub sampled_at: Option<Duration>,
+    /// The same in seconds since 1970.
+    pub sampled_unix: Option<f64>,
+    /// How much time the samples cover.
+    pub sampled_seconds: f64,
+    /// The kernel's counters.
+    pub counters: Counters,
+    /// The kernel's settings.
+    pub settings: Settings,
+    /// Overflows nobody can be charged with; `None` where overflows are not known.
+    pub unattributed_overflows: Option<u64>,
+    /// Overflows charged to listeners that are not shown any more.
+    pub unexposed_overflows: Option<u64>,
+    /// Its listeners, in no particular order.
+    pub listeners: Vec<ListenerView>,
+}
+
+/// What a listener is called: the labels of its series, besides `netns`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ListenerName {
+    /// `tcp`.
+    pub protocol: &'static str,
+    /// IP literal without brackets, `%interface` appended when bound to one.
+    pub address: String,
+    /// In digits.
+    pub port: String,
+}
+
+/// One listener.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ListenerView {
+    /// What it is called.
+    pub name: Arc<ListenerName>,
+    /// Listen sockets behind it now.
+    pub sockets: u32,
+    /// Its queue now; `None` while it is closed and only remembered.
+    pub queue: Option<QueueView>,
+    /// Length integrated over sampled time.
+    pub connection_seconds: f64,
+    /// Sampled time during which any of its sockets was full; `None` where limits are not known.
+    pub full_seconds: Option<f64>,
+    /// Segments discarded under watch; `None` where drops are not known.
+    pub drops: Option<u64>,
+    /// Overflows blamed on it; `None` where drops are not known.
+    pub overflows: Option<u64>,
+}
+
+/// The accept queue of a listener: all its sockets together.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct QueueView {
+    /// Connections waiting.
+    pub length: u64,
+    /// Sum of the limits; `None` where they are not known.
+    pub limit: Option<u64>,
+    /// Largest length in the trailing peak window.
+    pub peak_length: u64,
+    /// How full the fullest of its sockets is: length / (limit + 1).
+    pub fullest_ratio: Option<f64>,
+    /// Drops since the sockets were made, as `ss -m` shows them.
+    pub socket_drops: Option<u64>,
+}
+
+// === impl View ===
+
+impl View {
+    /// Whether any namespace has a good sample young enough, `age` after this view was made.
+    pub fn is_ready(&self, age: Duration) -> bool {
+        self.namespaces.iter().any(|netns| netns.is_fresh(self.now + age))
+    }
+}
+
+// === impl NetnsView ===
+
+impl NetnsView {
+    /// Whether its last good sample is young enough at `now` for its gauges to be true.
+    pub fn is_fresh(&self, now: Duration) -> bool {
+        self.sampled_at.is_some_and(|at| now.saturating_sub(at) < STALE_AFTER)
+    }
+}

@@ -1,0 +1,119 @@
+//! Owns the subcommand `listen`.
+
+use std::io::{Write, stdout};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use listenq_lab::listener::{Listen, Listener};
+use listenq_lab::server::{Pace, Server};
+
+use crate::seconds;
+
+/// What to listen on, and how to serve it.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Where to listen; port 0 lets the kernel choose.
+    #[arg(default_value = "127.0.0.1:0")]
+    address: String,
+    /// The argument of listen(2).
+    #[arg(long, default_value_t = 128)]
+    backlog: i32,
+    /// How many listen sockets; with --reuseport all at one address, else each at a port the kernel chooses.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=20_000))]
+    count: u16,
+    /// Lets others listen at the same address.
+    #[arg(long)]
+    reuseport: bool,
+    /// Whether an IPv6 wildcard leaves IPv4 to others.
+    #[arg(long)]
+    v6only: Option<bool>,
+    /// Binds to this interface.
+    #[arg(long)]
+    device: Option<String>,
+    /// Completes connections only with their first data, or after so many seconds.
+    #[arg(long, value_name = "SECONDS")]
+    defer_accept: Option<u32>,
+    /// Multipath TCP.
+    #[arg(long)]
+    mptcp: bool,
+    /// How to accept: fast, never, rate:N (per second) or bursts:MS (all that wait, every so often).
+    #[arg(long, default_value = "never", value_parser = pace)]
+    pace: Pace,
+    /// How long each accepted connection is kept open.
+    #[arg(long, default_value_t = 0)]
+    hold_ms: u64,
+    /// Seconds until the end, at most an hour.
+    #[arg(long = "for", default_value = "60", value_parser = seconds)]
+    lasting: Duration,
+}
+
+impl Args {
+    /// Opens everything, prints a line per address, serves, and prints what was accepted.
+    pub(crate) fn run(self) -> Result<()> {
+        let listeners = self.open()?;
+        let hold = Duration::from_millis(self.hold_ms);
+        for listener in &listeners {
+            println!("{}", listener.addr());
+        }
+        stdout().flush()?;
+        let serve = |listener| Server::start_holding(listener, self.pace, hold);
+        // Who never accepts needs no thread.
+        let (idle, served) =
+            if self.pace == Pace::Never { (listeners, vec![]) } else { (vec![], listeners) };
+        let servers: Vec<Server> = served.into_iter().map(serve).collect();
+        thread::sleep(self.lasting);
+        println!("accepted={}", servers.iter().map(Server::accepted).sum::<u64>());
+        drop(idle);
+        Ok(())
+    }
+
+    fn open(&self) -> Result<Vec<Listener>> {
+        let mut listeners = vec![self.listen(&self.address).try_open()?];
+        let address =
+            if self.reuseport { listeners[0].addr().to_string() } else { self.address.clone() };
+        for _ in 1..self.count {
+            listeners.push(self.listen(&address).try_open()?);
+        }
+        Ok(listeners)
+    }
+
+    fn listen(&self, address: &str) -> Listen {
+        let mut listen = Listen::tcp(address).backlog(self.backlog);
+        if self.reuseport {
+            listen = listen.reuseport();
+        }
+        if self.mptcp {
+            listen = listen.mptcp();
+        }
+        if let Some(v6only) = self.v6only {
+            listen = listen.v6only(v6only);
+        }
+        if let Some(device) = &self.device {
+            listen = listen.device(device);
+        }
+        if let Some(seconds) = self.defer_accept {
+            listen = listen.defer_accept(seconds);
+        }
+        listen
+    }
+}
+
+fn pace(text: &str) -> Result<Pace> {
+    let (word, number) = text.split_once(':').unwrap_or((text, ""));
+    match word {
+        "fast" => Ok(Pace::Fast),
+        "never" => Ok(Pace::Never),
+        "rate" => {
+            match number.parse().context("rate:N wants a number of connections per second")? {
+                rate if rate > 0.0 && rate <= 1e6 => Ok(Pace::PerSecond(rate)),
+                _ => bail!("a rate is above 0 and at most a million per second"),
+            }
+        }
+        "bursts" => {
+            let pause = number.parse().context("bursts:MS wants a number of milliseconds")?;
+            Ok(Pace::Bursts(Duration::from_millis(pause)))
+        }
+        _ => bail!("a pace is fast, never, rate:N or bursts:MS"),
+    }
+}

@@ -1,0 +1,201 @@
+//! Owns how the program under test is started: where, as whom, and with what taken from it.
+
+use std::ffi::OsString;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crate::enter::on_thread_inside;
+use crate::listenq::Daemon;
+use crate::netns::Netns;
+use crate::seccomp::forbid_netlink;
+use crate::wait::within;
+
+/// How long a subcommand may take.
+const END: Duration = Duration::from_secs(30);
+/// What the daemon is given when the test says nothing about its address.
+const ANY_PORT: &str = "--web.listen-address=127.0.0.1:0";
+/// Neither root nor a way back to it.
+const AS_NOBODY: [&str; 5] =
+    ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"];
+
+/// How to start the program under test.
+#[derive(Debug, Clone)]
+pub struct Launch {
+    binary: PathBuf,
+    netns: Option<PathBuf>,
+    args: Vec<OsString>,
+    env: Vec<(OsString, OsString)>,
+    as_nobody: bool,
+    without_netlink: bool,
+    await_ready: bool,
+}
+
+/// What a process that ended by itself left behind.
+#[derive(Debug, Clone)]
+pub struct Output {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// What it printed.
+    pub stdout: String,
+    /// What it logged.
+    pub stderr: String,
+}
+
+/// Runs a subcommand to its end; see [`Launch::run`].
+#[must_use]
+pub fn run(ns: Option<&Netns>, binary: &Path, args: &[&str]) -> Output {
+    Launch::new(binary).args(args).maybe_inside(ns).run()
+}
+
+// === impl Launch ===
+
+impl Launch {
+    /// Starts `binary` as this user in this namespace, without arguments, unless told otherwise.
+    #[must_use]
+    pub fn new(binary: impl AsRef<Path>) -> Self {
+        Self {
+            binary: binary.as_ref().to_owned(),
+            netns: None,
+            args: Vec::new(),
+            env: Vec::new(),
+            as_nobody: false,
+            without_netlink: false,
+            await_ready: true,
+        }
+    }
+
+    /// Adds arguments.
+    #[must_use]
+    pub fn args(mut self, args: &[&str]) -> Self {
+        self.args.extend(args.iter().map(OsString::from));
+        self
+    }
+
+    /// Sets an environment variable. `LISTENQ_*` of the test's own environment never come through.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.into(), value.into()));
+        self
+    }
+
+    /// Starts it inside `ns`.
+    #[must_use]
+    pub fn inside(self, ns: &Netns) -> Self {
+        self.maybe_inside(Some(ns))
+    }
+
+    /// Starts it inside `ns`, if there is one.
+    #[must_use]
+    pub fn maybe_inside(self, ns: Option<&Netns>) -> Self {
+        Self { netns: ns.map(Netns::path), ..self }
+    }
+
+    /// Starts it as user and group 65534, without groups, capabilities or a way to new privileges.
+    #[must_use]
+    pub fn as_nobody(self) -> Self {
+        Self { as_nobody: true, ..self }
+    }
+
+    /// Starts it where no netlink socket can be made.
+    #[must_use]
+    pub fn without_netlink(self) -> Self {
+        Self { without_netlink: true, ..self }
+    }
+
+    /// Does not wait for `/-/ready` to say 200: for a daemon that cannot be ready, or asks for TLS or a password.
+    #[must_use]
+    pub fn unready(self) -> Self {
+        Self { await_ready: false, ..self }
+    }
+
+    /// Starts the daemon, on any port of 127.0.0.1 unless the arguments say otherwise, and waits until it is ready.
+    ///
+    /// # Panics
+    ///
+    /// With its log, when it did not listen or was not ready within 10 s.
+    #[must_use]
+    pub fn start(mut self) -> Daemon {
+        if !self.args.iter().any(|arg| arg.to_string_lossy().starts_with("--web.listen-address")) {
+            self.args.push(ANY_PORT.into());
+        }
+        let child = self.spawn(Stdio::null());
+        Daemon::attach(child, self.netns, self.await_ready)
+    }
+
+    /// Runs it to its end and returns what it printed.
+    ///
+    /// # Panics
+    ///
+    /// When it still runs after 30 s; it is killed then.
+    #[must_use]
+    pub fn run(self) -> Output {
+        let mut child = self.spawn(Stdio::piped());
+        let stdout = read_all(child.stdout.take().expect("stdout is piped"));
+        let stderr = read_all(child.stderr.take().expect("stderr is piped"));
+        let status = within(END, || child.try_wait().expect("waiting for a child"));
+        if status.is_none() {
+            let _ = child.kill();
+        }
+        let (stdout, stderr) = (stdout.join().unwrap(), stderr.join().unwrap());
+        let status = status
+            .unwrap_or_else(|| panic!("{self:?} did not end within {END:?}:\n{stdout}\n{stderr}"));
+        Output { status, stdout, stderr }
+    }
+
+    /// Spawns the child; without netlink from a thread that gave netlink up, for the child inherits that.
+    pub(crate) fn spawn(&self, stdout: Stdio) -> Child {
+        let mut command = self.command();
+        command.stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped());
+        let mut start = || command.spawn().unwrap_or_else(|e| panic!("starting {command:?}: {e}"));
+        if !self.without_netlink {
+            return start();
+        }
+        let filtered = || {
+            forbid_netlink().unwrap();
+            start()
+        };
+        on_thread_inside(self.netns.as_deref(), filtered)
+    }
+
+    fn command(&self) -> Command {
+        let words = self.words();
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
+        for (name, _) in
+            std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("LISTENQ_"))
+        {
+            command.env_remove(name);
+        }
+        command.envs(self.env.iter().cloned());
+        command
+    }
+
+    /// The command line: into the namespace, then away from root, then the program.
+    fn words(&self) -> Vec<OsString> {
+        let mut words: Vec<OsString> = Vec::new();
+        // Not where netlink is forbidden: `ip` itself needs it. There the spawning thread goes inside.
+        if let Some(name) =
+            self.netns.as_ref().and_then(|path| path.file_name()).filter(|_| !self.without_netlink)
+        {
+            words.extend(["ip".into(), "netns".into(), "exec".into(), name.to_owned()]);
+        }
+        if self.as_nobody {
+            words.extend(AS_NOBODY.map(OsString::from));
+        }
+        words.push(self.binary.clone().into());
+        words.extend(self.args.iter().cloned());
+        words
+    }
+}
+
+/// Reads a pipe to its end on a thread of its own.
+fn read_all(mut pipe: impl Read + Send + 'static) -> JoinHandle<String> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = pipe.read_to_end(&mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}

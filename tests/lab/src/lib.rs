@@ -1,0 +1,49 @@
+//! Trouble for listen queues, made on purpose and cleared away afterwards.
+//!
+//! Tests, benchmarks and scenarios of listenq share these pieces:
+//!
+//! - [`netns`]: a private network namespace that is gone after the test, also when it panics;
+//! - [`listener`], [`server`]: listeners of every kind and the pace at which they accept;
+//! - [`client`], [`hammer`], [`scan`]: connections that pile up, and segments that only look like trouble;
+//! - [`listenq`], [`http`], [`metrics`]: the daemon under test, its pages and its metrics;
+//! - [`seccomp`]: a machine without netlink;
+//! - [`wait`]: polling until something holds;
+//! - [`address`], [`limits`]: what the others need of addresses and descriptors.
+//!
+//! Traffic goes to loopback and link-local addresses only, and is bounded in count and time.
+//!
+//! ```no_run
+//! use listenq_lab::{client::fill, listener::Listen, netns::Netns};
+//!
+//! let ns = Netns::new("full");
+//! let listener = ns.run(|| Listen::tcp("127.0.0.1:0").backlog(4).open());
+//! let waiting = ns.run(|| fill(listener.target(), 20));
+//! assert_eq!(ns.ss_listen()[0].recv_q, 5);
+//! drop(waiting);
+//! ```
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_types,
+    reason = "test code: a panic is its report, and starting programs is its job"
+)]
+
+pub mod address;
+pub mod client;
+mod enter;
+pub mod hammer;
+pub mod http;
+mod launch;
+pub mod limits;
+pub mod listener;
+pub mod listenq;
+pub mod metrics;
+pub mod netns;
+pub mod scan;
+pub mod seccomp;
+pub mod server;
+mod ss;
+mod view;
+pub mod wait;
+
+pub use rustix::process::Signal;

@@ -1,0 +1,239 @@
+//! Owns listen sockets: how they are opened, and accepting from them by hand.
+
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use nix::sys::socket::setsockopt;
+use nix::{setsockopt_impl, sockopt_impl};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::address::{parse, reachable};
+use crate::limits::raise_descriptor_limit;
+use crate::wait::within;
+
+/// How long to try again when somebody else took a free port first.
+const PORT_TRIES: Duration = Duration::from_secs(1);
+
+sockopt_impl!(
+    /// Wakes the server only when data has come, or so many seconds have passed.
+    DeferAccept,
+    SetOnly,
+    libc::IPPROTO_TCP,
+    libc::TCP_DEFER_ACCEPT,
+    u32
+);
+
+/// A listen socket to be: say what it should be, then [`open`](Listen::open) it.
+#[derive(Debug, Clone)]
+pub struct Listen {
+    address: String,
+    backlog: i32,
+    protocol: Protocol,
+    reuseport: bool,
+    v6only: Option<bool>,
+    device: Option<String>,
+    defer_accept: Option<u32>,
+}
+
+/// An open listen socket. It is non-blocking and accepts only when told to.
+#[derive(Debug)]
+pub struct Listener {
+    socket: Socket,
+    address: SocketAddr,
+}
+
+// === impl Listen ===
+
+impl Listen {
+    /// A TCP listener at `address`, as [`parse`] understands it. The backlog is 128 unless told otherwise.
+    #[must_use]
+    pub fn tcp(address: impl ToString) -> Self {
+        Self {
+            address: address.to_string(),
+            backlog: 128,
+            protocol: Protocol::TCP,
+            reuseport: false,
+            v6only: None,
+            device: None,
+            defer_accept: None,
+        }
+    }
+
+    /// The argument of `listen(2)`.
+    #[must_use]
+    pub fn backlog(self, backlog: i32) -> Self {
+        Self { backlog, ..self }
+    }
+
+    /// Makes it a multipath TCP listener.
+    #[must_use]
+    pub fn mptcp(self) -> Self {
+        Self { protocol: Protocol::MPTCP, ..self }
+    }
+
+    /// Lets others listen at the same address (`SO_REUSEPORT`).
+    #[must_use]
+    pub fn reuseport(self) -> Self {
+        Self { reuseport: true, ..self }
+    }
+
+    /// Whether an IPv6 wildcard leaves IPv4 to others (`IPV6_V6ONLY`).
+    #[must_use]
+    pub fn v6only(self, v6only: bool) -> Self {
+        Self { v6only: Some(v6only), ..self }
+    }
+
+    /// Binds it to an interface (`SO_BINDTODEVICE`).
+    #[must_use]
+    pub fn device(self, name: &str) -> Self {
+        Self { device: Some(name.to_owned()), ..self }
+    }
+
+    /// Completes connections only with their first data (`TCP_DEFER_ACCEPT`).
+    #[must_use]
+    pub fn defer_accept(self, seconds: u32) -> Self {
+        Self { defer_accept: Some(seconds), ..self }
+    }
+
+    /// Opens it in the calling thread's namespace.
+    ///
+    /// # Panics
+    ///
+    /// When the kernel refuses.
+    #[must_use]
+    pub fn open(&self) -> Listener {
+        self.try_open().unwrap_or_else(|e| panic!("{e:#}"))
+    }
+
+    /// Opens it in the calling thread's namespace.
+    ///
+    /// # Errors
+    ///
+    /// When the address is none or the kernel refuses.
+    pub fn try_open(&self) -> Result<Listener> {
+        let address = parse(&self.address)?;
+        raise_descriptor_limit();
+        within(PORT_TRIES, || match self.listen(address) {
+            Err(e) if address.port() == 0 && e.kind() == ErrorKind::AddrInUse => None,
+            result => Some(result),
+        })
+        .unwrap_or_else(|| Err(ErrorKind::AddrInUse.into()))
+        .with_context(|| format!("listening at {}", self.address))
+    }
+
+    fn listen(&self, address: SocketAddr) -> io::Result<Listener> {
+        let address = self.with_port(address)?;
+        let socket = self.bound(address)?;
+        socket.listen(self.backlog)?;
+        Ok(Listener { socket, address })
+    }
+
+    /// Replaces port 0 by a free one. Bound by its number it survives `shutdown`; the kernel takes back
+    /// a port it chose itself, and the next `listen` is at another.
+    fn with_port(&self, mut address: SocketAddr) -> io::Result<SocketAddr> {
+        if address.port() == 0 {
+            address.set_port(local_address(&self.bound(address)?)?.port());
+        }
+        Ok(address)
+    }
+
+    fn bound(&self, address: SocketAddr) -> io::Result<Socket> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(self.protocol))?;
+        self.set_options(&socket)?;
+        socket.bind(&address.into())?;
+        Ok(socket)
+    }
+
+    fn set_options(&self, socket: &Socket) -> io::Result<()> {
+        socket.set_nonblocking(true)?;
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(self.reuseport)?;
+        if let Some(v6only) = self.v6only {
+            socket.set_only_v6(v6only)?;
+        }
+        if let Some(device) = &self.device {
+            socket.bind_device(Some(device.as_bytes()))?;
+        }
+        if let Some(seconds) = self.defer_accept {
+            setsockopt(socket, DeferAccept, &seconds)?;
+        }
+        Ok(())
+    }
+}
+
+// === impl Listener ===
+
+impl Listener {
+    /// Where it listens, with the port the kernel chose.
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The port the kernel chose.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// Where clients connect to: a wildcard is reached over loopback.
+    #[must_use]
+    pub fn target(&self) -> SocketAddr {
+        reachable(self.address)
+    }
+
+    /// The socket itself.
+    #[must_use]
+    pub fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
+    /// Accepts one connection, waiting for it until `timeout` has passed.
+    #[must_use]
+    pub fn accept(&self, timeout: Duration) -> Option<Socket> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            match self.socket.accept() {
+                Ok((connection, _)) => return Some(connection),
+                Err(_) if Instant::now() < deadline => {
+                    self.wait(deadline.saturating_duration_since(Instant::now()));
+                }
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// Accepts all that wait, without waiting for more, closes them, and says how many they were.
+    pub fn accept_all(&self) -> usize {
+        self.drain().count()
+    }
+
+    /// Accepts what waits now, one by one.
+    pub fn drain(&self) -> impl Iterator<Item = Socket> + '_ {
+        std::iter::from_fn(|| self.socket.accept().ok().map(|(connection, _)| connection))
+    }
+
+    /// Waits until a connection is there or `timeout` has passed.
+    pub fn wait(&self, timeout: Duration) {
+        let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
+        let timeout = Timespec::try_from(timeout).expect("time-outs are short");
+        let _ = poll(&mut fds, Some(&timeout));
+    }
+
+    /// Stops listening (`shutdown(2)`) and listens again with another backlog, on the same descriptor.
+    ///
+    /// # Panics
+    ///
+    /// When the kernel refuses.
+    pub fn shutdown_then_listen(&self, backlog: i32) {
+        self.socket.shutdown(std::net::Shutdown::Both).expect("shutdown of a listen socket");
+        self.socket.listen(backlog).expect("listen after shutdown");
+    }
+}
+
+fn local_address(socket: &Socket) -> io::Result<SocketAddr> {
+    socket.local_addr()?.as_socket().ok_or_else(|| io::Error::other("the socket has no IP address"))
+}
