@@ -46,10 +46,11 @@ fn run(cli: &Cli) -> Result<()> {
             let rows = list::rows(&sample.view);
             let out = io::stdout().lock();
             let is_terminal = out.is_terminal();
-            Ok(match json {
-                true => list::write_json(&rows, out)?,
-                false => list::write_table(&rows, is_terminal, out)?,
-            })
+            let written = match json {
+                true => list::write_json(&rows, out),
+                false => list::write_table(&rows, is_terminal, out),
+            };
+            Ok(written?)
         }
     }
 }

@@ -22,6 +22,9 @@ pub struct Metric {
     pub value: Value,
 }
 
+/// Takes the label values and the value of one series after the other.
+pub type Series<'a> = dyn FnMut(&[&str], f64) + 'a;
+
 /// The type of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -53,7 +56,7 @@ pub enum Value {
     /// The process listenq runs in.
     Process(fn(&Process) -> Option<f64>),
     /// Several series of listenq itself, each with its own label values.
-    Labelled(fn(&View, &mut dyn FnMut(&[&str], f64))),
+    Labelled(fn(&View, &mut Series<'_>)),
     /// Durations of listenq itself.
     Durations(fn(&Own) -> &Durations),
 }
@@ -371,7 +374,7 @@ const fn setting(name: &'static str, help: &'static str, setting: Setting) -> Me
 
 impl Metric {
     /// Calls `series` with label values and value of each series it has in `view`, `age` after that was made.
-    pub fn each(&self, view: &View, age: Duration, series: &mut dyn FnMut(&[&str], f64)) {
+    pub fn each(&self, view: &View, age: Duration, series: &mut Series<'_>) {
         match self.value {
             Value::Queue(value) => {
                 each_listener(view, Some(age), series, |listener| value(listener.queue.as_ref()?));
@@ -395,7 +398,7 @@ impl Metric {
     }
 }
 
-fn one(value: Option<f64>, series: &mut dyn FnMut(&[&str], f64)) {
+fn one(value: Option<f64>, series: &mut Series<'_>) {
     if let Some(value) = value {
         series(&[], value);
     }
@@ -405,7 +408,7 @@ fn one(value: Option<f64>, series: &mut dyn FnMut(&[&str], f64)) {
 fn each_netns(
     view: &View,
     age: Option<Duration>,
-    series: &mut dyn FnMut(&[&str], f64),
+    series: &mut Series<'_>,
     value: impl Fn(&NetnsView) -> Option<f64>,
 ) {
     for netns in fresh(view, age) {
@@ -418,7 +421,7 @@ fn each_netns(
 fn each_listener(
     view: &View,
     age: Option<Duration>,
-    series: &mut dyn FnMut(&[&str], f64),
+    series: &mut Series<'_>,
     value: impl Fn(&ListenerView) -> Option<f64>,
 ) {
     for netns in fresh(view, age) {

@@ -82,9 +82,7 @@ impl Listener {
 
     /// New drops at one of its sockets.
     pub(super) fn dropped(&mut self, drops: u64) {
-        if let Some(total) = &mut self.shown.drops {
-            *total += drops;
-        }
+        *self.shown.drops.get_or_insert(0) += drops;
         self.suspect.dropped(drops);
     }
 

@@ -2,6 +2,8 @@
 //! time comes in as a value.
 
 mod blame;
+#[cfg(test)]
+mod laws;
 mod listener;
 mod netns;
 mod peak;

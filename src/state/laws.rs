@@ -1,0 +1,406 @@
+//! The laws of the product contract that concern the fold, each a test by that name, told as short stories
+//! of snapshots; and the same over random stories.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::snapshot::{
+    AcceptQueue, Cookie, Counter, Counters, Dump, ListenAddress, ListenSocket, NetnsSample,
+};
+use crate::view::{ListenerView, NetnsView};
+
+const INTERVAL: Duration = Duration::from_millis(100);
+const TICK: f64 = 0.1;
+
+/// A state and the snapshots it was told.
+struct Story {
+    state: State,
+    snapshot: Snapshot,
+    overflows: u64,
+}
+
+fn socket(cookie: u64, port: u16) -> ListenSocket {
+    ListenSocket {
+        cookie: Cookie(cookie),
+        address: ListenAddress { ip: "127.0.0.1".parse().unwrap(), port, device: None },
+        queue: AcceptQueue { length: 0, limit: Some(4) },
+        drops: Some(0),
+    }
+}
+
+fn waiting(length: u32, socket: ListenSocket) -> ListenSocket {
+    ListenSocket { queue: AcceptQueue { length, ..socket.queue }, ..socket }
+}
+
+fn dropped(drops: u32, socket: ListenSocket) -> ListenSocket {
+    ListenSocket { drops: Some(drops), ..socket }
+}
+
+// === impl Story ===
+
+impl Story {
+    fn new() -> Self {
+        let namespaces = vec![NetnsSample::new("host".into())];
+        let snapshot = Snapshot { unix: 1.7e9, interval: INTERVAL, namespaces };
+        Self { state: State::new(Duration::from_secs(150)), snapshot, overflows: 1_000 }
+    }
+
+    /// A story in which `sockets` were there before listenq was started.
+    fn begun_with(sockets: &[ListenSocket]) -> Self {
+        let mut story = Self::new();
+        for _ in 0..3 {
+            story.tick(sockets, 0);
+        }
+        story
+    }
+
+    /// One tick later, these sockets are seen and so many overflows happened.
+    fn tick(&mut self, sockets: &[ListenSocket], overflows: u64) -> &mut Self {
+        self.tick_after(INTERVAL, sockets, overflows)
+    }
+
+    fn tick_after(
+        &mut self,
+        elapsed: Duration,
+        sockets: &[ListenSocket],
+        overflows: u64,
+    ) -> &mut Self {
+        self.overflows += overflows;
+        let mut counters = Counters::default();
+        counters.set(Counter::ListenOverflows, self.overflows);
+        let sample = &mut self.snapshot.namespaces[0];
+        sample.dump = Some(Dump { sockets: sockets.to_vec() });
+        sample.netstat = Some(counters);
+        self.state.fold(&self.snapshot, elapsed);
+        self
+    }
+
+    /// One tick later, the dump failed.
+    fn failed_tick(&mut self) -> &mut Self {
+        let sample = &mut self.snapshot.namespaces[0];
+        (sample.dump, sample.netstat) = (None, None);
+        self.state.fold(&self.snapshot, INTERVAL);
+        self
+    }
+
+    fn netns(&self) -> NetnsView {
+        let mut view = View::default();
+        self.state.show(&Own::default(), &mut view);
+        view.namespaces.remove(0)
+    }
+
+    fn find(&self, port: u16) -> Option<ListenerView> {
+        let port = port.to_string();
+        self.netns().listeners.into_iter().find(|listener| listener.name.port == port)
+    }
+
+    fn listener(&self, port: u16) -> ListenerView {
+        self.find(port).expect("the listener is shown")
+    }
+
+    fn drops(&self, port: u16) -> u64 {
+        self.listener(port).drops.expect("drops are known")
+    }
+
+    fn overflows(&self, port: u16) -> u64 {
+        self.listener(port).overflows.expect("overflows are known")
+    }
+
+    fn peak(&self, port: u16) -> u64 {
+        self.listener(port).queue.expect("the listener is open").peak_length
+    }
+}
+
+#[test]
+fn law_1_what_was_there_at_start_up_is_a_baseline() {
+    let old = dropped(50, socket(1, 80));
+    let mut story = Story::begun_with(&[old]);
+    assert_eq!(story.drops(80), 0);
+    story.tick(&[dropped(53, old)], 0);
+    assert_eq!(story.drops(80), 3);
+}
+
+#[test]
+fn law_1_a_socket_that_the_first_dump_missed_is_no_newborn() {
+    let (one, other) = (socket(1, 80), dropped(70, socket(2, 80)));
+    let mut story = Story::new();
+    story.tick(&[one], 0).tick(&[one, other], 0).tick(&[one, other], 0);
+    assert_eq!(story.drops(80), 0);
+}
+
+#[test]
+fn law_1_a_socket_born_under_watch_counts_in_full() {
+    let mut story = Story::begun_with(&[]);
+    story.tick(&[dropped(6, waiting(5, socket(9, 80)))], 3);
+    assert_eq!((story.drops(80), story.overflows(80)), (6, 3));
+}
+
+#[test]
+fn law_2_a_restarted_server_keeps_its_counter() {
+    let mut story = Story::begun_with(&[socket(1, 80)]);
+    story.tick(&[dropped(5, socket(1, 80))], 0);
+    story.tick(&[dropped(2, socket(2, 80))], 0).tick(&[dropped(2, socket(2, 80))], 0);
+    assert_eq!((story.drops(80), story.listener(80).sockets), (7, 1));
+}
+
+#[test]
+fn law_2_a_member_that_leaves_takes_nothing_away() {
+    let (one, other) = (socket(1, 80), socket(2, 80));
+    let mut story = Story::begun_with(&[one, other]);
+    story.tick(&[dropped(5, one), dropped(7, other)], 0);
+    for _ in 0..3 {
+        story.tick(&[dropped(5, one)], 0);
+    }
+    assert_eq!((story.drops(80), story.listener(80).sockets), (12, 1));
+}
+
+#[test]
+fn law_2_drops_may_wrap() {
+    let mut story = Story::begun_with(&[dropped(u32::MAX, socket(1, 80))]);
+    story.tick(&[dropped(9, socket(1, 80))], 0);
+    assert_eq!(story.drops(80), 10);
+}
+
+#[test]
+fn law_2_shutdown_then_listen_goes_on_where_it_was() {
+    let before = dropped(5, socket(1, 80));
+    let mut story = Story::begun_with(&[before]);
+    for _ in 0..20 {
+        story.tick(&[], 0);
+    }
+    assert_eq!(story.listener(80).sockets, 0);
+    story.tick(&[dropped(6, before)], 0);
+    assert_eq!((story.drops(80), story.listener(80).sockets), (1, 1));
+}
+
+#[test]
+fn law_2_a_socket_may_move_to_another_port() {
+    let mut story = Story::begun_with(&[dropped(5, socket(1, 80))]);
+    story.tick(&[dropped(7, socket(1, 81))], 0);
+    assert_eq!((story.drops(80), story.drops(81)), (0, 2));
+    assert_eq!((story.listener(80).sockets, story.listener(81).sockets), (0, 1));
+}
+
+#[test]
+fn law_3_a_closed_listener_is_remembered_for_five_minutes() {
+    let mut story = Story::begun_with(&[socket(1, 80)]);
+    story.tick(&[dropped(6, waiting(5, socket(1, 80)))], 3).tick(&[], 0).tick(&[], 0);
+    let closed = story.listener(80);
+    assert_eq!((closed.sockets, closed.queue), (0, None));
+    assert_eq!((closed.drops, closed.overflows), (Some(6), Some(3)));
+    story.tick_after(GRACE - INTERVAL, &[], 0);
+    assert!(story.find(80).is_some());
+    story.tick(&[], 0);
+    assert_eq!(story.find(80), None);
+    assert_eq!(story.netns().unexposed_overflows, Some(3));
+}
+
+#[test]
+fn law_4_a_failed_dump_changes_nothing() {
+    let mut story = Story::begun_with(&[waiting(3, socket(1, 80))]);
+    let before = story.netns();
+    story.failed_tick();
+    assert_eq!(story.netns(), before);
+}
+
+#[test]
+fn law_4_a_socket_missing_once_still_lives() {
+    let (one, other) = (waiting(2, socket(1, 80)), waiting(3, socket(2, 80)));
+    let mut story = Story::begun_with(&[one, other]);
+    story.tick(&[one], 0);
+    let torn = story.listener(80);
+    assert_eq!((torn.sockets, torn.queue.unwrap().length), (2, 5));
+    story.tick(&[one], 0);
+    assert_eq!(story.listener(80).sockets, 1);
+}
+
+#[test]
+fn law_4_a_doubled_row_counts_once() {
+    let one = waiting(2, socket(1, 80));
+    let mut story = Story::begun_with(&[one]);
+    story.tick(&[one, dropped(4, waiting(3, one))], 0);
+    let listener = story.listener(80);
+    assert_eq!((listener.sockets, listener.queue.unwrap().length, listener.drops), (1, 3, Some(4)));
+}
+
+#[test]
+fn law_4_a_socket_lost_by_torn_dumps_comes_back_with_its_old_drops() {
+    let (one, other) = (socket(1, 80), dropped(40, socket(2, 80)));
+    let mut story = Story::begun_with(&[one, other]);
+    story.tick(&[one], 0).tick(&[one], 0).tick(&[one], 0).tick(&[one, other], 0);
+    assert_eq!((story.drops(80), story.listener(80).sockets), (0, 2));
+}
+
+#[test]
+fn law_5_full_means_more_than_the_limit() {
+    let mut story = Story::begun_with(&[socket(1, 80)]);
+    let at_limit = waiting(4, socket(1, 80));
+    story.tick(&[at_limit], 0).tick(&[at_limit], 0);
+    assert_eq!(story.listener(80).full_seconds, Some(0.0));
+    let over = waiting(5, socket(1, 80));
+    story.tick(&[over], 0).tick(&[over], 0);
+    assert!((story.listener(80).full_seconds.unwrap() - TICK).abs() < 1e-9);
+    assert_eq!(story.listener(80).queue.unwrap().fullest_ratio, Some(1.0));
+}
+
+#[test]
+fn law_11_time_is_credited_to_the_earlier_sample() {
+    let mut story = Story::begun_with(&[socket(1, 80)]);
+    let before = story.netns().sampled_seconds;
+    story.tick(&[waiting(3, socket(1, 80))], 0);
+    assert_eq!(story.listener(80).connection_seconds, 0.0);
+    story.tick(&[], 0);
+    assert!((story.listener(80).connection_seconds - 3.0 * TICK).abs() < 1e-9);
+    assert!((story.netns().sampled_seconds - before - 2.0 * TICK).abs() < 1e-9);
+}
+
+#[test]
+fn law_11_a_long_gap_credits_nothing() {
+    let full = waiting(5, socket(1, 80));
+    let mut story = Story::begun_with(&[full]);
+    let before = (story.netns().sampled_seconds, story.listener(80).connection_seconds);
+    story.tick_after(INTERVAL * 11, &[full], 0);
+    assert_eq!((story.netns().sampled_seconds, story.listener(80).connection_seconds), before);
+}
+
+#[test]
+fn law_10_what_the_source_does_not_say_is_absent() {
+    let bare = ListenSocket {
+        queue: AcceptQueue { length: 2, limit: None },
+        drops: None,
+        ..socket(1, 80)
+    };
+    let mut story = Story::begun_with(&[bare]);
+    story.tick(&[bare], 5);
+    let listener = story.listener(80);
+    let queue = listener.queue.unwrap();
+    assert_eq!((queue.length, queue.limit, queue.fullest_ratio), (2, None, None));
+    assert_eq!((listener.full_seconds, listener.drops, listener.overflows), (None, None, None));
+    assert_eq!(story.netns().unattributed_overflows, None);
+}
+
+#[test]
+fn members_of_a_group_add_up_and_the_fullest_shows() {
+    let (one, other) = (waiting(5, socket(1, 80)), waiting(1, socket(2, 80)));
+    let story = Story::begun_with(&[one, other]);
+    let queue = story.listener(80).queue.unwrap();
+    assert_eq!((queue.length, queue.limit, queue.fullest_ratio), (6, Some(8), Some(1.0)));
+}
+
+#[test]
+fn a_burst_that_no_sample_saw_is_blamed_and_lifts_the_peak() {
+    let fast = socket(1, 80);
+    let mut story = Story::begun_with(&[fast, socket(2, 81)]);
+    story
+        .tick(&[dropped(20, fast), socket(2, 81)], 10)
+        .tick(&[dropped(20, fast), socket(2, 81)], 0);
+    assert_eq!((story.overflows(80), story.peak(80)), (10, 5));
+    assert_eq!((story.overflows(81), story.peak(81)), (0, 0));
+}
+
+#[test]
+fn an_overflow_that_two_may_have_had_lifts_no_peak() {
+    let (one, other) = (socket(1, 80), socket(2, 81));
+    let mut story = Story::begun_with(&[one, other]);
+    story.tick(&[dropped(20, one), dropped(20, other)], 10);
+    story.tick(&[dropped(20, one), dropped(20, other)], 0);
+    assert_eq!((story.overflows(80), story.overflows(81)), (5, 5));
+    assert_eq!((story.peak(80), story.peak(81)), (0, 0));
+}
+
+#[test]
+fn the_last_overflows_of_a_closed_listener_are_its_own() {
+    let full = waiting(5, socket(1, 80));
+    let mut story = Story::begun_with(&[full, socket(2, 81)]);
+    story.tick(&[socket(2, 81)], 7).tick(&[socket(2, 81)], 0);
+    assert_eq!((story.overflows(80), story.overflows(81)), (7, 0));
+}
+
+#[test]
+fn overflows_without_anybody_are_unattributed_in_three_ticks() {
+    let mut story = Story::begun_with(&[socket(1, 80)]);
+    story.tick(&[socket(1, 80)], 7);
+    for _ in 0..3 {
+        story.tick(&[socket(1, 80)], 0);
+    }
+    assert_eq!((story.overflows(80), story.netns().unattributed_overflows), (0, Some(7)));
+}
+
+/// One tick of a random story: which of eight sockets are seen, how long their queues are, how much they
+/// drop, and how many overflows the kernel counts.
+#[derive(Clone, Debug)]
+struct Chapter {
+    rows: Vec<(u64, u32, u32)>,
+    overflows: u64,
+    failed: bool,
+    slow: bool,
+}
+
+fn chapter() -> impl Strategy<Value = Chapter> {
+    let rows = prop::collection::vec((1..9u64, 0..8u32, 0..5u32), 0..12);
+    (rows, 0..6u64, prop::bool::weighted(0.1), prop::bool::weighted(0.02))
+        .prop_map(|(rows, overflows, failed, slow)| Chapter { rows, overflows, failed, slow })
+}
+
+/// Drops, overflows, connection seconds and full seconds.
+type Totals = (Option<u64>, Option<u64>, f64, Option<f64>);
+
+/// The counters of each listener by name.
+fn counters(netns: &NetnsView) -> BTreeMap<String, Totals> {
+    let entry = |listener: &ListenerView| {
+        let ListenerView { drops, overflows, connection_seconds, full_seconds, .. } = *listener;
+        (listener.name.port.clone(), (drops, overflows, connection_seconds, full_seconds))
+    };
+    netns.listeners.iter().map(entry).collect()
+}
+
+fn tell(story: &mut Story, drops: &mut [u32; 9], chapter: &Chapter) {
+    if chapter.failed {
+        story.failed_tick();
+        return;
+    }
+    let mut rows = Vec::new();
+    for (cookie, length, more) in &chapter.rows {
+        let total = &mut drops[*cookie as usize];
+        *total = total.wrapping_add(*more);
+        // Two sockets share each port.
+        rows.push(dropped(*total, waiting(*length, socket(*cookie, 80 + (*cookie / 2) as u16))));
+    }
+    let elapsed = if chapter.slow { GRACE } else { INTERVAL };
+    story.tick_after(elapsed, &rows, chapter.overflows);
+}
+
+proptest! {
+    #[test]
+    fn every_overflow_is_accounted_for_and_no_counter_steps_back(
+        chapters in prop::collection::vec(chapter(), 1..120),
+    ) {
+        let (mut story, mut drops) = (Story::begun_with(&[]), [u32::MAX - 20; 9]);
+        story.tick(&[socket(1, 80)], 0);
+        let (first, mut growths) = (story.overflows, vec![story.overflows]);
+        let mut before = counters(&story.netns());
+        for chapter in &chapters {
+            tell(&mut story, &mut drops, chapter);
+            let netns = story.netns();
+            let after = counters(&netns);
+            prop_assert_eq!(after.len(), netns.listeners.len(), "a name is shown twice");
+            for (name, was) in &before {
+                if let Some(is) = after.get(name) {
+                    prop_assert!(is.0 >= was.0 && is.1 >= was.1 && is.2 >= was.2 && is.3 >= was.3);
+                }
+            }
+            if !chapter.failed {
+                growths.push(story.overflows);
+            }
+            let blamed: u64 = netns.listeners.iter().filter_map(|listener| listener.overflows).sum();
+            let sum = blamed + netns.unattributed_overflows.unwrap() + netns.unexposed_overflows.unwrap();
+            // At most three ticks behind, and never ahead.
+            let due = growths[growths.len().saturating_sub(4)] - first;
+            prop_assert!(due <= sum && sum <= story.overflows - first, "{due} <= {sum}");
+            before = after;
+        }
+    }
+}

@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# The gate: installs what the checks need (root on Debian) and runs every one of them. CI runs this.
+# What takes tools or time beyond it is in tests/release.sh.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+step() { printf '\n== %s (%s s)\n' "$1" "$SECONDS"; }
+
+install() {
+    local missing=()
+    for package in "$@"; do
+        dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+    done
+    if ((${#missing[@]} == 0)); then return; fi
+    if ((EUID != 0)); then
+        echo "missing packages, and not root to install them: ${missing[*]}" >&2
+        exit 1
+    fi
+    # Packages that bring services must not start them here.
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq
+    apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+step "packages"
+install gcc gzip iproute2 procps prometheus python3 shellcheck systemd util-linux valgrind
+rustup component add rustfmt clippy >/dev/null 2>&1 || true
+runner=$(sed -n '/^name = "gungraun"$/{n;s/version = "\(.*\)"/\1/p}' Cargo.lock)
+if [ "$(gungraun-runner --version 2>/dev/null | grep -o '[0-9.]*$')" != "$runner" ]; then
+    cargo install --quiet --locked gungraun-runner --version "$runner"
+fi
+
+step "format"
+cargo fmt --all --check
+cargo fmt --check --manifest-path fuzz/Cargo.toml
+
+step "lint"
+cargo clippy --workspace --all-targets --locked -- -D warnings
+cargo clippy --manifest-path fuzz/Cargo.toml --locked -- -D warnings
+shellcheck tests/*.sh .ci/run
+
+step "documentation"
+RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
+
+step "tests"
+cargo test --workspace --locked
+
+step "deploy files"
+promtool check config --syntax-only deploy/prometheus/scrape.yml
+promtool check metrics <tests/golden/metrics.txt
+tests/unit.sh
+
+step "instruction counts"
+cargo bench --locked --bench instructions
+
+step "done"

@@ -1,0 +1,230 @@
+//! The exposition as a whole: the golden file, the metric table of the README, the rules of naming, and that
+//! no label set is ever exposed twice.
+//!
+//! `LISTENQ_RENEW=1 cargo test --test exposition` writes the golden file and the README's table anew.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
+
+use std::collections::HashSet;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use listenq::exposition::table::{Kind, METRICS};
+use listenq::exposition::{self};
+use listenq::own::{Feature, Own, Process, Source};
+use listenq::snapshot::{
+    AcceptQueue, Cookie, Counter, Counters, DeviceName, Dump, ListenAddress, ListenSocket,
+    NetnsSample, Setting, Settings, Snapshot,
+};
+use listenq::state::State;
+use listenq::view::View;
+
+const INTERVAL: Duration = Duration::from_millis(100);
+
+fn root(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// Compares `text` with the file, or writes it there when asked to.
+fn assert_is_file(path: &str, text: &str) {
+    if std::env::var_os("LISTENQ_RENEW").is_some() {
+        std::fs::write(root(path), text).unwrap();
+    }
+    let file = std::fs::read_to_string(root(path)).unwrap();
+    assert!(file == text, "{path} is out of date: LISTENQ_RENEW=1 cargo test --test exposition");
+}
+
+fn socket(cookie: u64, ip: &str, port: u16, length: u32, limit: u32, drops: u32) -> ListenSocket {
+    ListenSocket {
+        cookie: Cookie(cookie),
+        address: ListenAddress { ip: ip.parse().unwrap(), port, device: None },
+        queue: AcceptQueue { length, limit: Some(limit) },
+        drops: Some(drops),
+    }
+}
+
+fn settings() -> Settings {
+    let mut settings = Settings::default();
+    for (setting, value) in Setting::ALL.into_iter().zip([4096, 1024, 0, 1, 5]) {
+        settings.set(setting, value);
+    }
+    settings
+}
+
+fn netstat(overflows: u64) -> Counters {
+    let mut counters = Counters::default();
+    for counter in Counter::ALL {
+        counters.set(counter, 10 + counter as u64);
+    }
+    counters.set(Counter::ListenOverflows, overflows);
+    counters
+}
+
+/// Five ticks: a server whose queue runs full, a group of two, one bound to an interface, one that closes.
+fn story() -> View {
+    let mut state = State::new(Duration::from_secs(150));
+    let bound = DeviceName::new("eth0");
+    for tick in 0..5u32 {
+        let full = u32::from(tick == 3);
+        let mut sockets = vec![
+            socket(1, "0.0.0.0", 80, full * 129, 128, full * 12),
+            socket(2, "::", 443, 1, 511, 0),
+            socket(3, "::", 443, 2, 511, 0),
+            socket(4, "fe80::1", 22, 0, 128, 0),
+        ];
+        sockets[3].address.device = Some(bound);
+        if tick < 2 {
+            sockets.push(socket(5, "127.0.0.1", 9000, 0, 0, 0));
+        }
+        let sample = NetnsSample {
+            dump: Some(Dump { sockets }),
+            netstat: Some(netstat(100 + 6 * u64::from(tick >= 3))),
+            snmp: None,
+            settings: Some(settings()),
+            ..NetnsSample::new("host".into())
+        };
+        let unix = 1_750_000_000.0 + f64::from(tick) / 10.0;
+        state.fold(&Snapshot { unix, interval: INTERVAL, namespaces: vec![sample] }, INTERVAL);
+    }
+    let mut view = View::default();
+    state.show(&own(), &mut view);
+    view
+}
+
+fn own() -> Own {
+    let mut own = Own {
+        samples: 5,
+        missed: 1,
+        target_interval: INTERVAL,
+        interval: Some(Duration::from_millis(101)),
+        process: Some(Process {
+            cpu_seconds: 0.25,
+            open_fds: Some(12),
+            max_fds: Some(1024),
+            virtual_memory_bytes: 70_000_000,
+            resident_memory_bytes: 6_000_000,
+            threads: 3,
+            start_time_seconds: Some(1_750_000_000.0),
+        }),
+        ..Own::default()
+    };
+    own.errors[Source::Snmp as usize] = 5;
+    own.features[Feature::SockDiag as usize] = Some(true);
+    for micros in [40, 60, 60, 70, 400] {
+        own.durations.observe(Duration::from_micros(micros));
+    }
+    own
+}
+
+fn render(view: &View, age: Duration) -> String {
+    let text = exposition::render(view, age).unwrap();
+    text.replace(listenq::REVISION, "REVISION").replace(listenq::VERSION, "VERSION")
+}
+
+/// The lines with a value, each cut down to name and labels.
+fn series(text: &str) -> Vec<&str> {
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines.map(|line| line.rsplit_once(' ').unwrap().0).collect()
+}
+
+#[test]
+fn the_exposition_is_the_golden_file() {
+    assert_is_file("tests/golden/metrics.txt", &render(&story(), Duration::ZERO));
+}
+
+#[test]
+fn law_10_a_stale_namespace_has_counters_and_no_gauges() {
+    let fresh = render(&story(), Duration::ZERO);
+    let stale = render(&story(), Duration::from_secs(10));
+    let gone: HashSet<&str> =
+        series(&fresh).into_iter().filter(|name| !series(&stale).contains(name)).collect();
+    assert!(gone.iter().any(|name| name.starts_with("listenq_accept_queue_length{")));
+    assert!(gone.contains("listenq_netns_somaxconn{netns=\"host\"}"));
+    for name in gone {
+        assert!(!name.contains("_total{"), "{name} is a counter");
+    }
+    assert!(
+        stale.contains("listenq_netns_last_sample_timestamp_seconds{netns=\"host\"} 1750000000.4")
+    );
+}
+
+#[test]
+fn the_readme_has_the_table_of_metrics() {
+    let mut table = String::from("| metric | type | labels | meaning |\n|---|---|---|---|\n");
+    for metric in METRICS {
+        let kind = format!("{:?}", metric.kind).to_lowercase();
+        let labels = metric.labels.join(", ");
+        writeln!(table, "| `{}` | {kind} | {labels} | {} |", metric.name, metric.help).unwrap();
+    }
+    let readme = std::fs::read_to_string(root("README.md")).unwrap();
+    let (before, rest) = readme.split_once("<!-- metrics -->\n").expect("the table's begin");
+    let (_, after) = rest.split_once("<!-- /metrics -->").expect("the table's end");
+    assert_is_file(
+        "README.md",
+        &format!("{before}<!-- metrics -->\n{table}<!-- /metrics -->{after}"),
+    );
+}
+
+#[test]
+fn metrics_are_named_and_explained_by_the_rules() {
+    let names: HashSet<&str> = METRICS.iter().map(|metric| metric.name).collect();
+    assert_eq!(names.len(), METRICS.len(), "a name stands twice");
+    for metric in METRICS {
+        let name = metric.name;
+        assert!(name.starts_with("listenq_") || name.starts_with("process_"), "{name}");
+        assert_eq!(metric.kind == Kind::Counter, name.ends_with("_total"), "{name}");
+        assert!(metric.help.ends_with('.') && metric.help.len() > 20, "{name}: {}", metric.help);
+        assert!(
+            metric.labels.iter().all(|label| label.chars().all(|c| c.is_ascii_lowercase())),
+            "{name}"
+        );
+    }
+}
+
+fn address() -> impl Strategy<Value = ListenAddress> {
+    let ips = ["0.0.0.0", "::", "127.0.0.1", "::ffff:127.0.0.1", "fe80::1"];
+    let devices = [None, Some("eth0"), Some("a\"b\\c"), Some("eth0.1")];
+    (prop::sample::select(ips.to_vec()), 1..4u16, prop::sample::select(devices.to_vec())).prop_map(
+        |(ip, port, device)| ListenAddress {
+            ip: ip.parse().unwrap(),
+            port,
+            device: device.map(DeviceName::new),
+        },
+    )
+}
+
+fn row() -> impl Strategy<Value = ListenSocket> {
+    (0..20u64, address(), 0..9u32, prop::option::of(0..9u32), prop::option::of(0..99u32)).prop_map(
+        |(cookie, address, length, limit, drops)| ListenSocket {
+            cookie: Cookie(cookie),
+            address,
+            queue: AcceptQueue { length, limit },
+            drops,
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn law_7_no_label_set_is_exposed_twice(
+        ticks in prop::collection::vec((prop::collection::vec(row(), 0..24), 0..9u64), 1..20),
+    ) {
+        let mut state = State::new(Duration::from_secs(150));
+        let (mut view, mut overflows) = (View::default(), 0);
+        for (sockets, more) in ticks {
+            overflows += more;
+            let mut sample = NetnsSample::new("host".into());
+            sample.dump = Some(Dump { sockets });
+            sample.netstat = Some(netstat(overflows));
+            state.fold(&Snapshot { unix: 0.0, interval: INTERVAL, namespaces: vec![sample] }, INTERVAL);
+            state.show(&own(), &mut view);
+            let text = render(&view, Duration::ZERO);
+            let all = series(&text);
+            prop_assert_eq!(all.iter().collect::<HashSet<_>>().len(), all.len());
+        }
+    }
+}

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Checks the systemd unit: that systemd understands it, and that it leaves little exposed.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# `verify` wants the program to be there.
+root=$(mktemp -d)
+trap 'rm -rf "$root"' EXIT
+sed 's|^ExecStart=/usr/bin/listenq|ExecStart=/bin/true|' deploy/systemd/listenq.service >"$root/listenq.service"
+complaints=$(systemd-analyze verify "$root/listenq.service" 2>&1 | grep listenq.service || true)
+if [ -n "$complaints" ]; then
+    echo "$complaints" >&2
+    exit 1
+fi
+# The threshold is ten times the score.
+systemd-analyze security --offline=yes --threshold=15 --no-pager "$root/listenq.service" | tail -n 1
