@@ -329,6 +329,16 @@ fn overflows_without_anybody_are_unattributed_in_three_ticks() {
     assert_eq!((story.overflows(80), story.netns().unattributed_overflows), (0, Some(7)));
 }
 
+#[test]
+fn overflows_before_any_listener_was_seen_are_accounted_for() {
+    let mut story = Story::begun_with(&[]);
+    story.tick(&[], 7);
+    for _ in 0..3 {
+        story.tick(&[], 0);
+    }
+    assert_eq!(story.netns().unattributed_overflows, Some(7));
+}
+
 /// One tick of a random story: which of eight sockets are seen, how long their queues are, how much they
 /// drop, and how many overflows the kernel counts.
 #[derive(Clone, Debug)]

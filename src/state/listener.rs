@@ -122,7 +122,6 @@ impl Listener {
         }
         if tally.drops.is_some() {
             self.shown.drops.get_or_insert(0);
-            self.shown.overflows.get_or_insert(0);
         }
         self.shown.queue = Some(QueueView {
             length: tally.length,
@@ -137,7 +136,7 @@ impl Listener {
     /// full, though no sample saw it.
     pub(super) fn charged(&mut self, slot: Slot) {
         let (charge, certain) = self.suspect.charge();
-        if charge > 0 {
+        if self.shown.drops.is_some() {
             *self.shown.overflows.get_or_insert(0) += charge;
         }
         if let (true, Some(limit)) = (certain, self.lift) {

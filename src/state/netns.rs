@@ -45,7 +45,7 @@ pub(super) struct Netns {
     sampled_at: Option<Duration>,
     sampled_unix: Option<f64>,
     sampled_seconds: f64,
-    drops_known: bool,
+    drops_missing: bool,
     unexposed: u64,
 }
 
@@ -65,7 +65,7 @@ impl Netns {
             sampled_at: None,
             sampled_unix: None,
             sampled_seconds: 0.0,
-            drops_known: false,
+            drops_missing: false,
             unexposed: 0,
         }
     }
@@ -102,8 +102,8 @@ impl Netns {
         *sampled_seconds = self.sampled_seconds;
         *counters = self.counters;
         *settings = self.settings;
-        *unattributed_overflows = self.drops_known.then(|| self.ledger.unattributed());
-        *unexposed_overflows = self.drops_known.then_some(self.unexposed);
+        *unattributed_overflows = self.knows_overflows().then(|| self.ledger.unattributed());
+        *unexposed_overflows = self.knows_overflows().then_some(self.unexposed);
         listeners.truncate(self.listeners.len());
         let mut source = self.listeners.iter().map(|(_, listener)| &listener.shown);
         for (old, new) in listeners.iter_mut().zip(&mut source) {
@@ -115,8 +115,8 @@ impl Netns {
     fn fold_dump(&mut self, dump: &Dump, tick: Tick) {
         self.credit(tick);
         self.sockets.begin_dump();
-        for row in &dump.sockets {
-            self.see(row);
+        for (nth, row) in dump.sockets.iter().enumerate() {
+            self.see(nth, row);
         }
         let (listeners, ledger) = (&mut self.listeners, &self.ledger);
         self.sockets.end_dump(tick.now, |socket| {
@@ -147,16 +147,16 @@ impl Netns {
         self.sampled_unix = Some(tick.unix);
     }
 
-    fn see(&mut self, row: &ListenSocket) {
-        let listener = match self.sockets.listener_of(row.cookie) {
+    fn see(&mut self, nth: usize, row: &ListenSocket) {
+        let listener = match self.sockets.listener_of(nth, row.cookie) {
             Some(known) if self.listeners[known].address == row.address => known,
             _ => self.listener_at(row.address),
         };
-        let drops = self.sockets.see(row, listener);
+        let drops = self.sockets.see(nth, row, listener);
         if drops > 0 {
             self.listeners[listener].dropped(drops);
         }
-        self.drops_known |= row.drops.is_some();
+        self.drops_missing |= row.drops.is_none();
     }
 
     fn listener_at(&mut self, address: ListenAddress) -> usize {
@@ -176,6 +176,9 @@ impl Netns {
     }
 
     fn settle(&mut self, overflows: Option<u64>, slot: Slot) {
+        if !self.knows_overflows() {
+            return;
+        }
         let mut suspects: Vec<&mut Suspect> = self
             .listeners
             .iter_mut()
@@ -186,6 +189,11 @@ impl Netns {
         for (_, listener) in &mut self.listeners {
             listener.charged(slot);
         }
+    }
+
+    /// Without drops nobody can be charged; without the kernel's counter there is nothing to charge.
+    fn knows_overflows(&self) -> bool {
+        !self.drops_missing && self.counters.get(Counter::ListenOverflows).is_some()
     }
 
     fn forget(&mut self, now: Duration) {

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
+use slab::Slab;
 
 use crate::snapshot::{AcceptQueue, Cookie, ListenSocket};
 
@@ -23,6 +24,7 @@ pub(super) struct Socket {
     pub(super) drops: Option<u32>,
     /// Whether drops were new when it was last seen.
     pub(super) dropped: bool,
+    cookie: Cookie,
     seen: u64,
 }
 
@@ -35,7 +37,10 @@ struct Gone {
 /// The listen sockets of one namespace.
 #[derive(Debug, Default)]
 pub(super) struct Sockets {
-    living: FxHashMap<Cookie, Socket>,
+    living: Slab<Socket>,
+    by_cookie: FxHashMap<Cookie, usize>,
+    /// Where the rows of the last dump went, in their order: that of the next dump is nearly always the same.
+    order: Vec<usize>,
     gone: FxHashMap<Cookie, Gone>,
     dumps: u64,
     seen: usize,
@@ -50,41 +55,27 @@ impl Sockets {
         self.seen = 0;
     }
 
-    /// Takes in one row. `listener` is where its address belongs. Gives the new drops, and whether the socket
-    /// came from another listener or from nowhere.
-    pub(super) fn see(&mut self, row: &ListenSocket, listener: usize) -> u64 {
-        let born_with = match self.dumps <= BASELINE_DUMPS {
-            true => row.drops,
-            false => Some(0),
-        };
-        let gone = &mut self.gone;
-        let socket = self.living.entry(row.cookie).or_insert_with(|| {
-            let remembered = gone.remove(&row.cookie).map(|gone| gone.drops);
-            Socket {
-                listener,
-                queue: row.queue,
-                drops: remembered.unwrap_or(born_with),
-                dropped: false,
-                seen: 0,
-            }
-        });
-        if socket.seen != self.dumps {
-            self.seen += 1;
-        }
-        let drops = new_drops(socket.drops, row.drops);
-        *socket = Socket {
-            listener,
-            queue: row.queue,
-            drops: row.drops,
-            dropped: drops > 0,
-            seen: self.dumps,
-        };
-        drops
+    /// The listener behind which the socket of the `nth` row lives, if it is known.
+    pub(super) fn listener_of(&self, nth: usize, cookie: Cookie) -> Option<usize> {
+        self.place(nth, cookie).map(|place| self.living[place].listener)
     }
 
-    /// The listener of a living socket.
-    pub(super) fn listener_of(&self, cookie: Cookie) -> Option<usize> {
-        self.living.get(&cookie).map(|socket| socket.listener)
+    /// Takes in the `nth` row, whose address belongs to `listener`. Gives the new drops.
+    pub(super) fn see(&mut self, nth: usize, row: &ListenSocket, listener: usize) -> u64 {
+        let place = self.place(nth, row.cookie).unwrap_or_else(|| self.insert(row, listener));
+        match self.order.get_mut(nth) {
+            Some(expected) => *expected = place,
+            None => self.order.push(place),
+        }
+        let socket = &mut self.living[place];
+        self.seen += usize::from(socket.seen != self.dumps);
+        let drops = new_drops(socket.drops, row.drops);
+        socket.listener = listener;
+        socket.queue = row.queue;
+        socket.drops = row.drops;
+        socket.dropped = drops > 0;
+        socket.seen = self.dumps;
+        drops
     }
 
     /// The dump has ended: sockets that it was the second to miss are gone, and handed over.
@@ -92,11 +83,12 @@ impl Sockets {
         if self.seen == self.living.len() {
             return;
         }
-        let (dumps, gone) = (self.dumps, &mut self.gone);
-        self.living.retain(|cookie, socket| {
+        let (dumps, gone, by_cookie) = (self.dumps, &mut self.gone, &mut self.by_cookie);
+        self.living.retain(|_, socket| {
             let stays = socket.seen + 1 >= dumps;
             if !stays {
-                gone.insert(*cookie, Gone { drops: socket.drops, at: now });
+                gone.insert(socket.cookie, Gone { drops: socket.drops, at: now });
+                by_cookie.remove(&socket.cookie);
                 vanished(*socket);
             }
             stays
@@ -110,7 +102,32 @@ impl Sockets {
 
     /// The sockets that live.
     pub(super) fn living(&self) -> impl Iterator<Item = &Socket> {
-        self.living.values()
+        self.living.iter().map(|(_, socket)| socket)
+    }
+
+    fn place(&self, nth: usize, cookie: Cookie) -> Option<usize> {
+        let expected = self.order.get(nth).copied();
+        let is_there =
+            |place: &usize| self.living.get(*place).is_some_and(|socket| socket.cookie == cookie);
+        expected.filter(is_there).or_else(|| self.by_cookie.get(&cookie).copied())
+    }
+
+    fn insert(&mut self, row: &ListenSocket, listener: usize) -> usize {
+        let born_with = match self.dumps <= BASELINE_DUMPS {
+            true => row.drops,
+            false => Some(0),
+        };
+        let remembered = self.gone.remove(&row.cookie).map(|gone| gone.drops);
+        let place = self.living.insert(Socket {
+            listener,
+            queue: row.queue,
+            drops: remembered.unwrap_or(born_with),
+            dropped: false,
+            cookie: row.cookie,
+            seen: 0,
+        });
+        self.by_cookie.insert(row.cookie, place);
+        place
     }
 }
 
