@@ -60,6 +60,19 @@ pub struct Sampling {
     )]
     pub procfs: PathBuf,
 
+    /// Where the root of the machine is; below it are cgroupfs, the mounts of network namespaces and the logs of
+    /// the kubelet.
+    #[arg(long = "path.rootfs", env = "LISTENQ_PATH_ROOTFS", value_name = "DIRECTORY", default_value = "/", global = true)]
+    pub rootfs: PathBuf,
+
+    /// Which network namespaces to sample: every one of the machine, or only the own.
+    #[arg(long = "netns", env = "LISTENQ_NETNS", value_name = "WHICH", default_value = "all", global = true)]
+    pub netns: Netns,
+
+    /// How often to look for new network namespaces. 1s to 10s: an ended one is held no longer.
+    #[arg(long = "discovery.interval", env = "LISTENQ_DISCOVERY_INTERVAL", value_name = "DURATION", default_value = "5s", value_parser = discovery_interval, global = true)]
+    pub discovery_interval: Duration,
+
     /// Mean time between two samples; each gap varies by up to half, so that nothing periodic is seen in
     /// phase. 10ms to 5s.
     #[arg(long = "sample.interval", env = "LISTENQ_SAMPLE_INTERVAL", value_name = "DURATION", default_value = "100ms", value_parser = sample_interval, global = true)]
@@ -110,6 +123,15 @@ pub struct Web {
     pub telemetry_path: String,
 }
 
+/// Which network namespaces to sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Netns {
+    /// Every one of the machine.
+    All,
+    /// Only the one listenq is in.
+    Own,
+}
+
 /// How important a log line is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogLevel {
@@ -139,6 +161,9 @@ impl Sampling {
     pub fn config(&self) -> Config {
         Config {
             procfs: self.procfs.clone(),
+            rootfs: self.rootfs.clone(),
+            all_namespaces: self.netns == Netns::All,
+            discovery_interval: self.discovery_interval,
             interval: self.interval,
             cpu_budget: self.cpu_budget,
             peak_window: self.peak_window,
@@ -148,6 +173,10 @@ impl Sampling {
 
 fn sample_interval(text: &str) -> Result<Duration, String> {
     duration_between(text, "10ms", "5s")
+}
+
+fn discovery_interval(text: &str) -> Result<Duration, String> {
+    duration_between(text, "1s", "10s")
 }
 
 fn peak_window(text: &str) -> Result<Duration, String> {

@@ -47,7 +47,7 @@ fn row<'a>(netns: &'a NetnsView, listener: &'a ListenerView) -> Option<Row<'a>> 
     let QueueView { length, limit, peak_length: _, fullest_ratio, socket_drops } = listener.queue?;
     Some(Row {
         netns: &netns.name,
-        protocol: listener.name.protocol,
+        protocol: listener.name.protocol.label(),
         address: &listener.name.address,
         port: &listener.name.port,
         length,
@@ -141,7 +141,7 @@ mod tests {
     fn listener(address: &str, port: &str, length: u64, limit: Option<u64>) -> ListenerView {
         ListenerView {
             name: Arc::new(ListenerName {
-                protocol: "tcp",
+                protocol: crate::view::Protocol::Tcp,
                 address: address.into(),
                 port: port.into(),
             }),

@@ -5,14 +5,18 @@ use std::time::Duration;
 /// Where an error can come from: the `source` label of `listenq_sample_errors_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// The LISTEN dump.
+    /// The dump of TCP listeners.
     InetDiag,
+    /// The dump of Unix listeners.
+    UnixDiag,
     /// `/proc/net/netstat`.
     Netstat,
     /// `/proc/net/snmp`.
     Snmp,
     /// The settings under `/proc/sys/net`.
     Sysctl,
+    /// The look around for namespaces.
+    Namespaces,
 }
 
 /// What can be missing on a kernel or for want of a privilege: the `feature` label of `listenq_feature_available`.
@@ -20,6 +24,10 @@ pub enum Source {
 pub enum Feature {
     /// Socket dumps over netlink; without it `/proc/net/tcp` gives lengths, but no limits and no drops.
     SockDiag,
+    /// Dumps of Unix listeners over netlink; without it there are none.
+    UnixDiag,
+    /// Seeing and entering the network namespaces of others.
+    Namespaces,
 }
 
 /// How long samples took, in seconds.
@@ -61,6 +69,10 @@ pub struct Own {
     pub errors: [u64; Source::ALL.len()],
     /// Features at hand, by [`Feature`]; `None` until tried.
     pub features: [Option<bool>; Feature::ALL.len()],
+    /// Namespaces that are sampled.
+    pub sampled_namespaces: usize,
+    /// Namespaces that are there and could not be entered.
+    pub inaccessible_namespaces: usize,
     /// What `--sample.interval` asks for.
     pub target_interval: Duration,
     /// The mean gap between samples lately; `None` before the second.
@@ -71,19 +83,37 @@ pub struct Own {
     pub process: Option<Process>,
 }
 
+// === impl Own ===
+
+impl Own {
+    /// Notes whether a feature is at hand.
+    pub fn set_feature(&mut self, feature: Feature, is_available: bool) {
+        self.features[feature as usize] = Some(is_available);
+    }
+}
+
 // === impl Source ===
 
 impl Source {
     /// Every source, in the order it is stored.
-    pub const ALL: [Self; 4] = [Self::InetDiag, Self::Netstat, Self::Snmp, Self::Sysctl];
+    pub const ALL: [Self; 6] = [
+        Self::InetDiag,
+        Self::UnixDiag,
+        Self::Netstat,
+        Self::Snmp,
+        Self::Sysctl,
+        Self::Namespaces,
+    ];
 
     /// The label value.
     pub const fn label(self) -> &'static str {
         match self {
             Self::InetDiag => "inet_diag",
+            Self::UnixDiag => "unix_diag",
             Self::Netstat => "netstat",
             Self::Snmp => "snmp",
             Self::Sysctl => "sysctl",
+            Self::Namespaces => "namespaces",
         }
     }
 }
@@ -92,12 +122,23 @@ impl Source {
 
 impl Feature {
     /// Every feature, in the order it is stored.
-    pub const ALL: [Self; 1] = [Self::SockDiag];
+    pub const ALL: [Self; 3] = [Self::SockDiag, Self::UnixDiag, Self::Namespaces];
 
     /// The label value.
     pub const fn label(self) -> &'static str {
         match self {
             Self::SockDiag => "sock_diag",
+            Self::UnixDiag => "unix_diag",
+            Self::Namespaces => "namespaces",
+        }
+    }
+
+    /// What its want costs.
+    pub const fn cost(self) -> &'static str {
+        match self {
+            Self::SockDiag => "/proc/net/tcp gives lengths, but no limits and no drops",
+            Self::UnixDiag => "there are no Unix listeners",
+            Self::Namespaces => "only namespaces that may be entered are sampled",
         }
     }
 }

@@ -35,13 +35,20 @@ pub struct ListenAddress {
     pub device: Option<DeviceName>,
 }
 
-/// One LISTEN row.
+/// The name of a Unix socket (`sun_path`), kept in place: a path, or NUL and an abstract name.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct UnixName {
+    bytes: [u8; UnixName::LONGEST],
+    length: u8,
+}
+
+/// One LISTEN row: what it listens on is a [`ListenAddress`] or a [`UnixName`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ListenSocket {
+pub struct ListenSocket<A = ListenAddress> {
     /// Which socket this is.
     pub cookie: Cookie,
     /// What it listens on.
-    pub address: ListenAddress,
+    pub address: A,
     /// How full its accept queue is.
     pub queue: AcceptQueue,
     /// `sk_drops`: segments discarded at this socket since it was made, modulo 2^32.
@@ -49,11 +56,17 @@ pub struct ListenSocket {
 }
 
 /// The rows of one complete LISTEN dump. Not atomic: a living socket may be missing, another twice.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Dump {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dump<A = ListenAddress> {
+    /// The interval at which such dumps are meant to come just now.
+    pub interval: Duration,
     /// The rows, in the kernel's order.
-    pub sockets: Vec<ListenSocket>,
+    pub sockets: Vec<ListenSocket<A>>,
 }
+
+/// A network namespace: the inode of its `ns/net` link, its own as long as something holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NetnsId(pub u64);
 
 /// The counters listenq shows per namespace, by the kernel's own names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,10 +125,16 @@ pub struct Settings([Option<i64>; Setting::ALL.len()]);
 /// What one sample read of one namespace. `None` = not read this time, or failed: nothing is known.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NetnsSample {
+    /// Which namespace this is.
+    pub id: NetnsId,
     /// The `netns` label.
     pub name: Arc<str>,
-    /// The listen sockets.
-    pub dump: Option<Dump>,
+    /// Whether it came up while listenq was running: then everything in it counts in full.
+    pub is_newborn: bool,
+    /// The TCP listen sockets.
+    pub tcp: Option<Dump>,
+    /// The Unix listen sockets.
+    pub unix: Option<Dump<UnixName>>,
     /// `/proc/net/netstat`, read after the dump.
     pub netstat: Option<Counters>,
     /// `/proc/net/snmp`, read after the dump.
@@ -128,19 +147,87 @@ pub struct NetnsSample {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
     /// When it was taken, in seconds since 1970.
-    pub unix: f64,
-    /// The interval at which samples are meant to come just now.
-    pub interval: Duration,
+    pub unix_time: f64,
     /// The namespaces, each by a name of its own.
     pub namespaces: Vec<NetnsSample>,
+}
+
+/// Bytes that are not UTF-8, control characters and backslashes are written `\xHH`: whatever a name holds, it is
+/// safe to show, and two names never look the same.
+pub fn escaped(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            match character {
+                '\\' => escape_into(&mut text, b"\\"),
+                c if c.is_control() => escape_into(&mut text, c.encode_utf8(&mut [0; 4]).as_bytes()),
+                c => text.push(c),
+            }
+        }
+        escape_into(&mut text, chunk.invalid());
+    }
+    text
+}
+
+fn escape_into(text: &mut String, bytes: &[u8]) {
+    for byte in bytes {
+        text.push_str(&format!("\\x{byte:02X}"));
+    }
 }
 
 // === impl NetnsSample ===
 
 impl NetnsSample {
     /// Nothing read yet.
-    pub fn new(name: Arc<str>) -> Self {
-        Self { name, dump: None, netstat: None, snmp: None, settings: None }
+    pub fn new(id: NetnsId, name: Arc<str>, is_newborn: bool) -> Self {
+        Self { id, name, is_newborn, tcp: None, unix: None, netstat: None, snmp: None, settings: None }
+    }
+}
+
+// === impl UnixName ===
+
+impl UnixName {
+    /// `sizeof(sun_path)`.
+    pub const LONGEST: usize = 108;
+
+    /// The name as the kernel sends it (`UNIX_DIAG_NAME`); `None` for a socket without one, or one too long.
+    pub fn new(name: &[u8]) -> Option<Self> {
+        let name = match name {
+            [] => return None,
+            [0, ..] => name,
+            // A path may come with the NUL that ends it.
+            _ => name.split(|byte| *byte == 0).next()?,
+        };
+        let mut bytes = [0; Self::LONGEST];
+        bytes.get_mut(..name.len())?.copy_from_slice(name);
+        Some(Self { bytes, length: u8::try_from(name.len()).ok()? })
+    }
+
+    /// The `address` label: the path, or `@` and the abstract name.
+    pub fn label(&self) -> String {
+        match &self.bytes[..usize::from(self.length)] {
+            [0, name @ ..] => format!("@{}", escaped(name)),
+            // A path that begins with @ must not look like an abstract name.
+            [b'@', rest @ ..] => format!("\\x40{}", escaped(rest)),
+            path => escaped(path),
+        }
+    }
+}
+
+impl fmt::Debug for UnixName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.label())
+    }
+}
+
+// === impl Cookie ===
+
+impl Cookie {
+    /// From the two native u32 of `sock_diag`, the lower half first.
+    pub fn from_halves(raw: [u8; 8]) -> Self {
+        let [a, b, c, d, e, f, g, h] = raw;
+        let (low, high) = (u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h]));
+        Self(u64::from(high) << 32 | u64::from(low))
     }
 }
 
@@ -177,7 +264,7 @@ impl DeviceName {
 
 impl fmt::Display for DeviceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&String::from_utf8_lossy(self.as_bytes()))
+        f.write_str(&escaped(self.as_bytes()))
     }
 }
 
@@ -321,6 +408,18 @@ mod tests {
             device: Some(DeviceName::new("eth0")),
         };
         assert_eq!(address.host(), "fe80::1%eth0");
+    }
+
+    #[test]
+    fn unix_names_are_paths_or_abstract() {
+        let label = |name: &[u8]| UnixName::new(name).map(|name| name.label());
+        assert_eq!(label(b"/run/a.sock\0"), Some("/run/a.sock".into()));
+        assert_eq!(label(b"\0app\0x"), Some("@app\\x00x".into()));
+        assert_eq!(label(b"@app"), Some("\\x40app".into()));
+        assert_eq!(label(b"a\\b\xff\n\""), Some("a\\x5Cb\\xFF\\x0A\"".into()));
+        assert_eq!(label(b""), None);
+        assert_eq!(label(&[b'a'; 109]), None);
+        assert!(label(&[b'a'; 108]).is_some());
     }
 
     #[test]

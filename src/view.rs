@@ -26,9 +26,11 @@ pub struct View {
 pub struct NetnsView {
     /// The `netns` label.
     pub name: Arc<str>,
-    /// When the last good sample was taken, on the fold's own clock.
-    pub sampled_at: Option<Duration>,
-    /// The same in seconds since 1970.
+    /// When the last good dump of TCP listeners was taken, on the fold's own clock.
+    pub tcp_at: Option<Duration>,
+    /// When the last good dump of Unix listeners was taken, on the fold's own clock.
+    pub unix_at: Option<Duration>,
+    /// When the last good sample was taken, in seconds since 1970.
     pub sampled_unix: Option<f64>,
     /// How much time the samples cover.
     pub sampled_seconds: f64,
@@ -44,14 +46,24 @@ pub struct NetnsView {
     pub listeners: Vec<ListenerView>,
 }
 
+/// What kind of socket listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Protocol {
+    /// TCP, and MPTCP, which answers as TCP.
+    Tcp,
+    /// Unix stream and seqpacket.
+    Unix,
+}
+
 /// What a listener is called: the labels of its series, besides `netns`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ListenerName {
-    /// `tcp`.
-    pub protocol: &'static str,
-    /// IP literal without brackets, `%interface` appended when bound to one.
+    /// What kind of socket listens.
+    pub protocol: Protocol,
+    /// IP literal without brackets, `%interface` appended when bound to one; the path of a Unix socket, or `@`
+    /// and its abstract name.
     pub address: String,
-    /// In digits.
+    /// In digits; empty for Unix sockets.
     pub port: String,
 }
 
@@ -94,15 +106,31 @@ pub struct QueueView {
 impl View {
     /// Whether any namespace has a good sample young enough, `age` after this view was made.
     pub fn is_ready(&self, age: Duration) -> bool {
-        self.namespaces.iter().any(|netns| netns.is_fresh(self.now + age))
+        self.namespaces.iter().any(|netns| netns.is_fresh(Protocol::Tcp, self.now + age))
     }
 }
 
 // === impl NetnsView ===
 
 impl NetnsView {
-    /// Whether its last good sample is young enough at `now` for its gauges to be true.
-    pub fn is_fresh(&self, now: Duration) -> bool {
-        self.sampled_at.is_some_and(|at| now.saturating_sub(at) < STALE_AFTER)
+    /// Whether its last good dump of these listeners is young enough at `now` for their gauges to be true.
+    pub fn is_fresh(&self, protocol: Protocol, now: Duration) -> bool {
+        let sampled_at = match protocol {
+            Protocol::Tcp => self.tcp_at,
+            Protocol::Unix => self.unix_at,
+        };
+        sampled_at.is_some_and(|at| now.saturating_sub(at) < STALE_AFTER)
+    }
+}
+
+// === impl Protocol ===
+
+impl Protocol {
+    /// The label value.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Unix => "unix",
+        }
     }
 }

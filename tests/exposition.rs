@@ -17,7 +17,7 @@ use listenq::exposition::{self};
 use listenq::own::{Feature, Own, Process, Source};
 use listenq::snapshot::{
     AcceptQueue, Cookie, Counter, Counters, DeviceName, Dump, ListenAddress, ListenSocket,
-    NetnsSample, Setting, Settings, Snapshot,
+    NetnsId, NetnsSample, Setting, Settings, Snapshot,
 };
 use listenq::state::State;
 use listenq::view::View;
@@ -80,14 +80,14 @@ fn story() -> View {
             sockets.push(socket(5, "127.0.0.1", 9000, 0, 0, 0));
         }
         let sample = NetnsSample {
-            dump: Some(Dump { sockets }),
+            tcp: Some(Dump { interval: INTERVAL, sockets }),
             netstat: Some(netstat(100 + 6 * u64::from(tick >= 3))),
             snmp: None,
             settings: Some(settings()),
-            ..NetnsSample::new("host".into())
+            ..NetnsSample::new(NetnsId(1), "host".into(), false)
         };
-        let unix = 1_750_000_000.0 + f64::from(tick) / 10.0;
-        state.fold(&Snapshot { unix, interval: INTERVAL, namespaces: vec![sample] }, INTERVAL);
+        let unix_time = 1_750_000_000.0 + f64::from(tick) / 10.0;
+        state.fold(&Snapshot { unix_time, namespaces: vec![sample] }, INTERVAL);
     }
     let mut view = View::default();
     state.show(&own(), &mut view);
@@ -98,6 +98,7 @@ fn own() -> Own {
     let mut own = Own {
         samples: 5,
         missed: 1,
+        sampled_namespaces: 1,
         target_interval: INTERVAL,
         interval: Some(Duration::from_millis(101)),
         process: Some(Process {
@@ -217,10 +218,10 @@ proptest! {
         let (mut view, mut overflows) = (View::default(), 0);
         for (sockets, more) in ticks {
             overflows += more;
-            let mut sample = NetnsSample::new("host".into());
-            sample.dump = Some(Dump { sockets });
+            let mut sample = NetnsSample::new(NetnsId(1), "host".into(), false);
+            sample.tcp = Some(Dump { interval: INTERVAL, sockets });
             sample.netstat = Some(netstat(overflows));
-            state.fold(&Snapshot { unix: 0.0, interval: INTERVAL, namespaces: vec![sample] }, INTERVAL);
+            state.fold(&Snapshot { unix_time: 0.0, namespaces: vec![sample] }, INTERVAL);
             state.show(&own(), &mut view);
             let text = render(&view, Duration::ZERO);
             let all = series(&text);

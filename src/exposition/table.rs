@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::own::{Durations, Feature, Own, Process, Source};
 use crate::snapshot::{Counter, Setting};
-use crate::view::{ListenerView, NetnsView, QueueView, View};
+use crate::view::{ListenerView, NetnsView, Protocol, QueueView, View};
 
 /// One metric.
 #[derive(Clone, Copy)]
@@ -288,6 +288,15 @@ pub const METRICS: &[Metric] = &[
         value: Value::Durations(|own| &own.durations),
     },
     gauge(
+        "listenq_namespaces",
+        "Network namespaces by state: sampled, or there and inaccessible; those that cannot even be seen are not counted.",
+        &["state"],
+        Value::Labelled(|view, series| {
+            series(&["sampled"], view.own.sampled_namespaces as f64);
+            series(&["inaccessible"], view.own.inaccessible_namespaces as f64);
+        }),
+    ),
+    gauge(
         "listenq_feature_available",
         "Whether a feature of listenq works here (1) or lacks a privilege or a kernel module (0); absent when it was not tried.",
         &["feature"],
@@ -411,8 +420,9 @@ fn each_netns(
     series: &mut Series<'_>,
     value: impl Fn(&NetnsView) -> Option<f64>,
 ) {
-    for netns in fresh(view, age) {
-        if let Some(value) = value(netns) {
+    for netns in &view.namespaces {
+        let is_shown = age.is_none_or(|age| netns.is_fresh(Protocol::Tcp, view.now + age));
+        if let Some(value) = value(netns).filter(|_| is_shown) {
             series(&[&netns.name], value);
         }
     }
@@ -424,16 +434,18 @@ fn each_listener(
     series: &mut Series<'_>,
     value: impl Fn(&ListenerView) -> Option<f64>,
 ) {
-    for netns in fresh(view, age) {
+    for netns in &view.namespaces {
+        let is_shown = |protocol| age.is_none_or(|age| netns.is_fresh(protocol, view.now + age));
+        let (tcp, unix) = (is_shown(Protocol::Tcp), is_shown(Protocol::Unix));
         for listener in &netns.listeners {
-            if let Some(value) = value(listener) {
-                let name = &*listener.name;
-                series(&[&netns.name, name.protocol, &name.address, &name.port], value);
+            let name = &*listener.name;
+            let is_shown = match name.protocol {
+                Protocol::Tcp => tcp,
+                Protocol::Unix => unix,
+            };
+            if let Some(value) = value(listener).filter(|_| is_shown) {
+                series(&[&netns.name, name.protocol.label(), &name.address, &name.port], value);
             }
         }
     }
-}
-
-fn fresh(view: &View, age: Option<Duration>) -> impl Iterator<Item = &NetnsView> {
-    view.namespaces.iter().filter(move |netns| age.is_none_or(|age| netns.is_fresh(view.now + age)))
 }

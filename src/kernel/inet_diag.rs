@@ -73,19 +73,12 @@ pub fn decode_row(payload: &[u8]) -> Result<Option<Row>, DumpError> {
     }
     let id = header.socket_id;
     let socket = ListenSocket {
-        cookie: cookie(id.cookie),
+        cookie: Cookie::from_halves(id.cookie),
         address: ListenAddress { ip: id.source_address, port: id.source_port, device: None },
         queue: AcceptQueue { length: header.recv_queue, limit: Some(header.send_queue) },
         drops: drops(payload.get(MESSAGE..).unwrap_or_default())?,
     };
     Ok(Some(Row { socket, interface: id.interface_id }))
-}
-
-/// `idiag_cookie` is two native u32, the lower half first.
-fn cookie(raw: [u8; 8]) -> Cookie {
-    let [a, b, c, d, e, f, g, h] = raw;
-    let (low, high) = (u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h]));
-    Cookie(u64::from(high) << 32 | u64::from(low))
 }
 
 /// The drops from SKMEMINFO; kernels before 4.6 send a shorter one without them.

@@ -1,15 +1,15 @@
-//! The listen sockets of one namespace, by the best way this kernel has: one netlink walk for both families,
-//! else one for each, else `/proc/net/tcp`.
+//! The listen sockets of one namespace. TCP by the best way this kernel has: one netlink walk for both
+//! families, else one for each, else `/proc/net/tcp`. Unix by netlink or not at all.
 
 use std::path::Path;
 
 use super::device::Devices;
 use super::diag_stream::DumpError;
-use super::inet_diag;
-use super::netlink::Channel;
+use super::netlink::{Channel, Datagram};
 use super::proc_tcp::{self, RowError};
-use super::procfs_file::{ProcfsFile, ReadError};
-use crate::snapshot::ListenSocket;
+use super::procfs_file::{ProcfsFile, ReadError, Text};
+use super::{inet_diag, unix_diag};
+use crate::snapshot::{ListenSocket, UnixName};
 
 /// Why there are no listen sockets this time.
 #[derive(Debug, thiserror::Error)]
@@ -25,58 +25,86 @@ pub enum ListenError {
     Row(#[from] RowError),
 }
 
-/// Reads the listen sockets of the namespace it was first used in.
-pub struct ListenReader {
-    way: Way,
-    requests: Vec<Vec<u8>>,
-    channel: Option<Channel>,
-    devices: Devices,
+/// The memory that readings go through: one for all namespaces.
+#[derive(Default)]
+pub struct Scratch {
+    /// For netlink.
+    pub datagram: Datagram,
+    /// For procfs.
+    pub text: Text,
     /// Rows bound to an interface, by place and interface index.
     bound: Vec<(usize, u32)>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Reads the listen sockets of the namespace it was opened in.
+pub struct ListenReader {
+    way: Way,
+    unix_request: Vec<u8>,
+    devices: Devices,
+}
+
+/// How TCP listeners are read. Decided once: the identities of the two ways do not mix.
 enum Way {
-    Untried,
-    Netlink,
-    Procfs,
+    Netlink { channel: Channel, requests: Vec<Vec<u8>> },
+    /// Unix listeners may still be had by netlink.
+    Procfs { files: Vec<ProcfsFile>, channel: Option<Channel> },
 }
 
 // === impl ListenReader ===
 
-impl Default for ListenReader {
-    fn default() -> Self {
-        Self {
-            way: Way::Untried,
-            requests: Vec::new(),
-            channel: None,
-            devices: Devices::default(),
-            bound: Vec::new(),
-        }
-    }
-}
-
 impl ListenReader {
-    /// Whether netlink answers; `None` until it was tried. Decided once: identities of the two ways do not mix.
-    pub fn has_sock_diag(&self) -> Option<bool> {
-        match self.way {
-            Way::Untried => None,
-            Way::Netlink => Some(true),
-            Way::Procfs => Some(false),
-        }
+    /// Finds the best way in the calling thread's namespace; `net` is a directory like `/proc/net`.
+    pub fn open(net: &Path, scratch: &mut Scratch) -> Result<Self, ListenError> {
+        let way = match Way::netlink(scratch) {
+            Err(error) if error.means_unavailable() => Way::procfs(net)?,
+            way => way?,
+        };
+        Ok(Self { way, unix_request: unix_diag::request(), devices: Devices::default() })
     }
 
-    /// Puts the listen sockets of now into `sockets`; what it holds after an error is worth nothing.
-    pub fn read(
+    /// Whether netlink answers for TCP.
+    pub fn has_sock_diag(&self) -> bool {
+        matches!(self.way, Way::Netlink { .. })
+    }
+
+    /// Puts the TCP listen sockets of now into `sockets`; what it holds after an error is worth nothing.
+    pub fn read_tcp(
         &mut self,
-        procfs: &Path,
+        scratch: &mut Scratch,
         sockets: &mut Vec<ListenSocket>,
     ) -> Result<(), ListenError> {
         sockets.clear();
-        match self.way {
-            Way::Untried => self.find_a_way(procfs, sockets),
-            Way::Netlink => Ok(self.dump(sockets)?),
-            Way::Procfs => read_procfs(procfs, sockets),
+        match &mut self.way {
+            Way::Netlink { channel, requests } => {
+                dump_tcp(channel, requests, &mut self.devices, scratch, sockets)?;
+            }
+            Way::Procfs { files, .. } => {
+                for file in files {
+                    proc_tcp::parse(file.read(&mut scratch.text)?, sockets)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the Unix listen sockets of now into `sockets`; false where this kernel cannot tell them.
+    pub fn read_unix(
+        &mut self,
+        scratch: &mut Scratch,
+        sockets: &mut Vec<ListenSocket<UnixName>>,
+    ) -> Result<bool, ListenError> {
+        sockets.clear();
+        let (Way::Netlink { channel, .. } | Way::Procfs { channel: Some(channel), .. }) = &mut self.way else {
+            return Ok(false);
+        };
+        let dumped = channel.dump(&mut self.unix_request, &mut scratch.datagram, |payload| {
+            sockets.extend(unix_diag::decode_row(payload)?);
+            Ok(())
+        });
+        match dumped {
+            Ok(()) => Ok(true),
+            Err(error) if error.means_unavailable() => Ok(false),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -84,73 +112,65 @@ impl ListenReader {
     pub fn forget_devices(&mut self) {
         self.devices.forget();
     }
-
-    fn find_a_way(
-        &mut self,
-        procfs: &Path,
-        sockets: &mut Vec<ListenSocket>,
-    ) -> Result<(), ListenError> {
-        let ways = [vec![inet_diag::both_families()], inet_diag::one_per_family().into()];
-        let mut last = None;
-        for requests in ways {
-            self.requests = requests;
-            match self.dump(sockets) {
-                Ok(()) => {
-                    self.way = Way::Netlink;
-                    return Ok(());
-                }
-                Err(error @ DumpError::Kernel(_)) => last = Some(error),
-                Err(error) => {
-                    last = Some(error);
-                    break;
-                }
-            }
-            sockets.clear();
-        }
-        match last {
-            Some(error) if error.means_unavailable() => {
-                tracing::warn!(%error, "no sock_diag: /proc/net/tcp gives lengths, but no limits and no drops");
-                self.way = Way::Procfs;
-                read_procfs(procfs, sockets)
-            }
-            error => error.map_or(Ok(()), |error| Err(error.into())),
-        }
-    }
-
-    fn dump(&mut self, sockets: &mut Vec<ListenSocket>) -> Result<(), DumpError> {
-        // A failed dump leaves unread rows behind: the next one gets a new channel.
-        let mut channel = match self.channel.take() {
-            Some(channel) => channel,
-            None => Channel::open()?,
-        };
-        self.bound.clear();
-        for request in &mut self.requests {
-            channel.dump(request, |payload| {
-                if let Some(row) = inet_diag::decode_row(payload)? {
-                    if row.interface != 0 {
-                        self.bound.push((sockets.len(), row.interface));
-                    }
-                    sockets.push(row.socket);
-                }
-                Ok(())
-            })?;
-        }
-        for (place, interface) in &self.bound {
-            sockets[*place].address.device = Some(self.devices.name(&channel, *interface));
-        }
-        self.channel = Some(channel);
-        Ok(())
-    }
 }
 
-fn read_procfs(procfs: &Path, sockets: &mut Vec<ListenSocket>) -> Result<(), ListenError> {
-    for name in ["net/tcp", "net/tcp6"] {
-        let path = procfs.join(name);
-        // Without IPv6 in the kernel there is no tcp6.
-        if name == "net/tcp6" && !path.exists() {
-            continue;
-        }
-        proc_tcp::parse(ProcfsFile::open(path)?.read()?, sockets)?;
+/// The requests that this kernel answers, tried out.
+fn find_requests(channel: &mut Channel, scratch: &mut Scratch) -> Result<Vec<Vec<u8>>, DumpError> {
+    let mut both = vec![inet_diag::both_families()];
+    match try_out(channel, &mut both, scratch) {
+        Ok(()) => return Ok(both),
+        Err(DumpError::Kernel(_)) => {}
+        Err(error) => return Err(error),
+    }
+    let mut each = Vec::from(inet_diag::one_per_family());
+    try_out(channel, &mut each, scratch).map(|()| each)
+}
+
+fn try_out(channel: &mut Channel, requests: &mut [Vec<u8>], scratch: &mut Scratch) -> Result<(), DumpError> {
+    for request in requests {
+        channel.dump(request, &mut scratch.datagram, |payload| inet_diag::decode_row(payload).map(drop))?;
     }
     Ok(())
+}
+
+fn dump_tcp(
+    channel: &mut Channel,
+    requests: &mut [Vec<u8>],
+    devices: &mut Devices,
+    scratch: &mut Scratch,
+    sockets: &mut Vec<ListenSocket>,
+) -> Result<(), DumpError> {
+    scratch.bound.clear();
+    for request in requests {
+        channel.dump(request, &mut scratch.datagram, |payload| {
+            if let Some(row) = inet_diag::decode_row(payload)? {
+                if row.interface != 0 {
+                    scratch.bound.push((sockets.len(), row.interface));
+                }
+                sockets.push(row.socket);
+            }
+            Ok(())
+        })?;
+    }
+    for (place, interface) in &scratch.bound {
+        sockets[*place].address.device = Some(devices.name(&*channel, *interface));
+    }
+    Ok(())
+}
+
+// === impl Way ===
+
+impl Way {
+    fn netlink(scratch: &mut Scratch) -> Result<Self, DumpError> {
+        let mut channel = Channel::open()?;
+        let requests = find_requests(&mut channel, scratch)?;
+        Ok(Self::Netlink { channel, requests })
+    }
+
+    /// Without IPv6 in the kernel there is no tcp6.
+    fn procfs(net: &Path) -> Result<Self, ReadError> {
+        let mut files = vec![ProcfsFile::open(net.join("tcp"))?];
+        files.extend(ProcfsFile::open(net.join("tcp6")).ok());
+        Ok(Self::Procfs { files, channel: Channel::open().ok() })
+    }
 }

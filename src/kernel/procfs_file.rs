@@ -1,4 +1,4 @@
-//! Reading a procfs file whole, again and again, into one buffer.
+//! Reading procfs files whole, again and again, into one buffer.
 
 use std::fs::File;
 use std::io;
@@ -13,11 +13,22 @@ pub struct ReadError {
     cause: io::Error,
 }
 
-/// An open procfs file. Reading from the start makes the kernel write it anew.
+/// An open procfs file. Reading from the start makes the kernel write it anew; a file of a network namespace
+/// stays that namespace's, whatever thread reads it.
 pub struct ProcfsFile {
     path: PathBuf,
     file: File,
-    buffer: Vec<u8>,
+}
+
+/// The memory that files are read into: one for all of them.
+pub struct Text(Vec<u8>);
+
+// === impl Text ===
+
+impl Default for Text {
+    fn default() -> Self {
+        Self(vec![0; 8 * 1024])
+    }
 }
 
 // === impl ReadError ===
@@ -38,7 +49,7 @@ impl ProcfsFile {
     /// Opens `path`.
     pub fn open(path: PathBuf) -> Result<Self, ReadError> {
         let file = File::open(&path).map_err(|error| ReadError::new(&path, error))?;
-        Ok(Self { path, file, buffer: vec![0; 8 * 1024] })
+        Ok(Self { path, file })
     }
 
     /// Where it was opened.
@@ -47,19 +58,18 @@ impl ProcfsFile {
     }
 
     /// Its text as it is now.
-    pub fn read(&mut self) -> Result<&str, ReadError> {
-        let length = self.fill().map_err(|error| ReadError::new(&self.path, error))?;
-        let text = std::str::from_utf8(&self.buffer[..length]);
-        text.map_err(|error| ReadError::invalid(&self.path, error))
+    pub fn read<'text>(&self, text: &'text mut Text) -> Result<&'text str, ReadError> {
+        let length = self.fill(&mut text.0).map_err(|error| ReadError::new(&self.path, error))?;
+        std::str::from_utf8(&text.0[..length]).map_err(|error| ReadError::invalid(&self.path, error))
     }
 
-    fn fill(&mut self) -> io::Result<usize> {
+    fn fill(&self, buffer: &mut Vec<u8>) -> io::Result<usize> {
         let mut length = 0;
         loop {
-            if length == self.buffer.len() {
-                self.buffer.resize(2 * length, 0);
+            if length == buffer.len() {
+                buffer.resize(2 * length, 0);
             }
-            match self.file.read_at(&mut self.buffer[length..], length as u64) {
+            match self.file.read_at(&mut buffer[length..], length as u64) {
                 Ok(0) => return Ok(length),
                 Ok(more) => length += more,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -75,10 +85,11 @@ mod tests {
 
     #[test]
     fn a_file_is_read_anew_each_time() {
-        let mut file = ProcfsFile::open("/proc/self/stat".into()).unwrap();
-        let first = file.read().unwrap().to_owned();
+        let file = ProcfsFile::open("/proc/self/stat".into()).unwrap();
+        let mut text = Text::default();
+        let first = file.read(&mut text).unwrap().to_owned();
         assert!(first.starts_with(&std::process::id().to_string()), "{first}");
-        assert!(file.read().unwrap().starts_with(&std::process::id().to_string()));
+        assert!(file.read(&mut text).unwrap().starts_with(&std::process::id().to_string()));
     }
 
     #[test]

@@ -1,23 +1,44 @@
-//! The five settings under `/proc/sys/net`, as the calling thread's namespace has them.
+//! The five settings under `/proc/sys/net`, kept open: they stay those of the namespace they were opened in.
 
 use std::path::Path;
 
+use super::procfs_file::{ProcfsFile, ReadError, Text};
 use crate::snapshot::{Setting, Settings};
 
-/// Reads the settings below `procfs`. One that this kernel lacks, or that cannot be read, stays unknown.
-pub fn read(procfs: &Path) -> Settings {
-    let mut settings = Settings::default();
-    for setting in Setting::ALL {
-        let path = procfs.join("sys").join(setting.path());
-        if let Some(value) = std::fs::read_to_string(path).ok().and_then(|text| parse(&text)) {
-            settings.set(setting, value);
-        }
-    }
-    settings
+/// The settings of one namespace.
+pub struct Sysctls {
+    files: [Result<ProcfsFile, ReadError>; Setting::ALL.len()],
 }
 
-fn parse(text: &str) -> Option<i64> {
-    text.trim().parse().ok()
+// === impl Sysctls ===
+
+impl Sysctls {
+    /// Opens the settings of the calling thread's namespace. One that this kernel lacks stays unknown.
+    pub fn open(procfs: &Path) -> Self {
+        let open = |setting: Setting| ProcfsFile::open(procfs.join("sys").join(setting.path()));
+        Self { files: Setting::ALL.map(open) }
+    }
+
+    /// Reads them. Fails only when none can be read.
+    pub fn read(&self, text: &mut Text) -> Result<Settings, String> {
+        let (mut settings, mut failure) = (Settings::default(), None);
+        for (setting, file) in Setting::ALL.into_iter().zip(&self.files) {
+            match value(file, text) {
+                Ok(value) => settings.set(setting, value),
+                Err(error) => failure = Some(error),
+            }
+        }
+        match failure {
+            Some(error) if settings == Settings::default() => Err(error),
+            _ => Ok(settings),
+        }
+    }
+}
+
+fn value(file: &Result<ProcfsFile, ReadError>, text: &mut Text) -> Result<i64, String> {
+    let file = file.as_ref().map_err(ToString::to_string)?;
+    let text = file.read(text).map_err(|error| error.to_string())?;
+    text.trim().parse().map_err(|_| format!("{}: {text:?} is no number", file.path().display()))
 }
 
 #[cfg(test)]
@@ -26,16 +47,15 @@ mod tests {
 
     #[test]
     fn this_kernel_has_all_five() {
-        let settings = read(Path::new("/proc"));
+        let settings = Sysctls::open(Path::new("/proc")).read(&mut Text::default()).unwrap();
         for setting in Setting::ALL {
             assert!(settings.get(setting).is_some(), "{}", setting.path());
         }
     }
 
     #[test]
-    fn what_is_no_number_is_unknown() {
-        assert_eq!(parse("4096\n"), Some(4096));
-        assert_eq!(parse("4096 8192\n"), None);
-        assert_eq!(parse(""), None);
+    fn where_none_can_be_read_the_error_names_one() {
+        let error = Sysctls::open(Path::new("/nowhere")).read(&mut Text::default()).unwrap_err();
+        assert!(error.starts_with("cannot read /nowhere/sys/net/ipv4/"), "{error}");
     }
 }

@@ -66,7 +66,8 @@ mod tests {
         let readings =
             [check(1, Ok(7)), check(2, Err("gone")), check(3, Err("gone")), check(20, Ok(8))];
         assert_eq!(readings, [Some(7), None, None, Some(8)]);
-        assert_eq!(health.failed_at, [None; 4]);
-        assert_eq!(own.errors, [0, 0, 2, 0]);
+        assert_eq!(health.failed_at, [None; Source::ALL.len()]);
+        assert_eq!(own.errors[Source::Snmp as usize], 2);
+        assert_eq!(own.errors.iter().sum::<u64>(), 2);
     }
 }

@@ -1,6 +1,7 @@
 //! Turns the handle: on its own thread and timer it reads a snapshot, folds it into the state and publishes
 //! what is known. Nothing else touches the kernel.
 
+pub mod discovery;
 pub mod health;
 pub mod netns;
 pub mod publish;
@@ -12,18 +13,20 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
 
+use crate::kernel::listen::Scratch;
+use crate::kernel::namespaces;
 use crate::kernel::own_process::OwnProcess;
 use crate::kernel::procfs_file::ReadError;
-use crate::own::Own;
-use crate::snapshot::{NetnsSample, Snapshot};
+use crate::own::{Feature, Own, Source};
+use crate::snapshot::{NetnsId, NetnsSample, Snapshot};
 use crate::state::State;
 
-use netns::NetnsReader;
+use discovery::{Discovering, Discovery, News};
+use health::Health;
+use netns::{NetnsReader, Tick};
 use publish::{Publisher, Reader};
 use schedule::Schedule;
 
-/// The name of the namespace that listenq itself is in.
-const OWN_NETNS: &str = "host";
 /// How often `process_*` is read.
 const PROCESS_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -32,8 +35,14 @@ const PROCESS_INTERVAL: Duration = Duration::from_secs(1);
 pub struct Config {
     /// Where procfs is mounted.
     pub procfs: PathBuf,
+    /// Where the root of the machine is: below it are the mounts of namespaces.
+    pub rootfs: PathBuf,
+    /// Whether to sample every network namespace, or only the own.
+    pub all_namespaces: bool,
     /// The mean gap between samples.
     pub interval: Duration,
+    /// How often to look for new namespaces.
+    pub discovery_interval: Duration,
     /// The share of a core that samples may use before the interval stretches.
     pub cpu_budget: f64,
     /// How long a peak is shown.
@@ -42,15 +51,20 @@ pub struct Config {
 
 /// The readers, the state and the publisher, in the hands of one thread.
 pub struct Sampler {
-    reader: NetnsReader,
+    /// The readers of the snapshot's namespaces, in the same order; the own one is the first.
+    readers: Vec<NetnsReader>,
+    snapshot: Snapshot,
+    discovery: Option<Discovery>,
+    discovery_interval: Duration,
+    health: Health,
     process: OwnProcess,
     process_at: Option<Duration>,
-    snapshot: Snapshot,
     state: State,
     own: Own,
     publisher: Publisher,
     schedule: Schedule,
     stretched: bool,
+    scratch: Scratch,
     epoch: Instant,
     last: Option<Duration>,
 }
@@ -58,24 +72,37 @@ pub struct Sampler {
 // === impl Sampler ===
 
 impl Sampler {
-    /// Opens what is read at every sample.
+    /// Opens what is read at every sample, and looks around for namespaces.
     pub fn new(config: &Config) -> Result<Self, ReadError> {
-        Ok(Self {
-            reader: NetnsReader::open(&config.procfs)?,
+        let reader = NetnsReader::open_own(&config.procfs)?;
+        // Without an inode there is still the own namespace, but no telling others from it.
+        let id = namespaces::own(&config.procfs).ok();
+        let discovery = id
+            .filter(|_| config.all_namespaces)
+            .map(|id| Discovery::new(&config.procfs, &config.rootfs, id));
+        let own_sample =
+            NetnsSample::new(id.unwrap_or(NetnsId(0)), discovery::OWN_NAME.into(), false);
+        let mut sampler = Self {
+            readers: vec![reader],
+            snapshot: Snapshot { namespaces: vec![own_sample], ..Snapshot::default() },
+            discovery,
+            discovery_interval: config.discovery_interval,
+            health: Health::default(),
             process: OwnProcess::new(&config.procfs),
             process_at: None,
-            snapshot: Snapshot {
-                namespaces: vec![NetnsSample::new(OWN_NETNS.into())],
-                ..Snapshot::default()
-            },
             state: State::new(config.peak_window),
             own: Own { target_interval: config.interval, ..Own::default() },
             publisher: Publisher::default(),
             schedule: Schedule::new(config.interval, config.cpu_budget, fastrand::u64(..)),
             stretched: false,
+            scratch: Scratch::default(),
             epoch: Instant::now(),
             last: None,
-        })
+        };
+        if let Some(news) = sampler.discovery.as_mut().map(Discovery::look) {
+            sampler.hear(news);
+        }
+        Ok(sampler)
     }
 
     /// A reader of what this sampler publishes.
@@ -87,9 +114,10 @@ impl Sampler {
     pub fn sample(&mut self) {
         let start = self.epoch.elapsed();
         let cpu = thread_cpu();
+        let features = self.own.features;
         self.read(start);
-        let elapsed =
-            self.last.replace(start).map_or(Duration::ZERO, |last| start.saturating_sub(last));
+        self.say_what_is_missing(features);
+        let elapsed = self.last.replace(start).map_or(Duration::ZERO, |last| start.saturating_sub(last));
         self.state.fold(&self.snapshot, elapsed);
         let end = self.epoch.elapsed();
         self.own.samples += 1;
@@ -104,22 +132,71 @@ impl Sampler {
 
     /// Samples on the timer until `stop` says so or its sender is gone.
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        let discovering = self.start_discovering();
         loop {
             let due = self.epoch + self.schedule.due();
             tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => return,
-                () = tokio::time::sleep_until(due.into()) => self.sample(),
+                () = tokio::time::sleep_until(due.into()) => {
+                    for news in discovering.iter().flat_map(Discovering::news) {
+                        self.hear(news);
+                    }
+                    self.sample();
+                }
             }
         }
     }
 
+    fn start_discovering(&mut self) -> Option<Discovering> {
+        let discovering = self.discovery.take()?.spawn(self.discovery_interval);
+        let now = self.epoch.elapsed();
+        self.health.check(&mut self.own, Source::Namespaces, now, discovering)
+    }
+
+    /// Takes in new namespaces and lets ended ones go: nothing of listenq may hold them any longer.
+    fn hear(&mut self, news: News) {
+        let now = self.epoch.elapsed();
+        let looked = news.failure.map_or(Ok(()), Err);
+        if self.health.check(&mut self.own, Source::Namespaces, now, looked).is_none() {
+            return;
+        }
+        for id in news.ended {
+            if let Some(place) = self.snapshot.namespaces.iter().position(|netns| netns.id == id) {
+                self.readers.swap_remove(place);
+                let ended = self.snapshot.namespaces.swap_remove(place);
+                tracing::debug!(netns = %ended.name, "a namespace ended");
+            }
+        }
+        for born in news.born {
+            tracing::debug!(netns = %born.name, "sampling a namespace");
+            self.readers.push(born.reader);
+            self.snapshot.namespaces.push(NetnsSample::new(born.id, born.name, born.is_newborn));
+        }
+        let features = self.own.features;
+        self.own.set_feature(Feature::Namespaces, news.is_available);
+        self.own.sampled_namespaces = self.readers.len();
+        self.own.inaccessible_namespaces = news.inaccessible;
+        self.say_what_is_missing(features);
+    }
+
     fn read(&mut self, now: Duration) {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.snapshot.unix = since_1970.as_secs_f64();
-        self.snapshot.interval = self.schedule.interval();
-        for sample in &mut self.snapshot.namespaces {
-            self.reader.read(now, sample, &mut self.own);
+        self.snapshot.unix_time = since_1970.as_secs_f64();
+        self.own.sampled_namespaces = self.readers.len();
+        let tick = Tick { now, interval: self.schedule.interval() };
+        for (reader, sample) in self.readers.iter_mut().zip(&mut self.snapshot.namespaces) {
+            reader.read(tick, sample, &mut self.own, &mut self.scratch);
+        }
+    }
+
+    /// One line for each feature that is found missing.
+    fn say_what_is_missing(&self, before: [Option<bool>; Feature::ALL.len()]) {
+        for feature in Feature::ALL {
+            let (before, now) = (before[feature as usize], self.own.features[feature as usize]);
+            if now == Some(false) && before != now {
+                tracing::warn!(feature = feature.label(), cost = feature.cost(), "a feature is not available");
+            }
         }
     }
 

@@ -1,120 +1,173 @@
-//! What to read of one namespace, and when: the dump always; the counters, which cost as much, when a drop
-//! or a socket moved and at least once a second; the settings once a second.
+//! What to read of one namespace, and when: the TCP dump always; the counters, which cost as much, when a drop or
+//! a socket moved and at least once a second; Unix listeners while a queue holds something and at least once a
+//! second; the settings once a second.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::kernel::listen::ListenReader;
+use crate::kernel::listen::{ListenError, ListenReader, Scratch};
 use crate::kernel::netstat::{Netstat, Snmp};
-use crate::kernel::procfs_file::{ProcfsFile, ReadError};
-use crate::kernel::sysctl;
+use crate::kernel::procfs_file::{ProcfsFile, ReadError, Text};
+use crate::kernel::sysctl::Sysctls;
 use crate::own::{Feature, Own, Source};
-use crate::snapshot::{Counters, Dump, ListenSocket, NetnsSample, Settings};
+use crate::snapshot::{Counters, Dump, ListenSocket, NetnsSample, UnixName};
 
 use super::health::Health;
 
-/// What moves rarely is read so often.
+/// What moves rarely is read at least so often.
 const SLOW: Duration = Duration::from_secs(1);
 
-/// The readers of the namespace that the calling thread is in.
+/// The readers of one namespace. They stay in it, whatever thread uses them.
 pub struct NetnsReader {
-    procfs: PathBuf,
-    listen: ListenReader,
+    net: PathBuf,
+    /// Opened at the first sample in the own namespace, where that is possible at any time.
+    listen: Option<ListenReader>,
     netstat: ProcfsFile,
     snmp: ProcfsFile,
+    sysctls: Sysctls,
     health: Health,
-    spare: Dump,
+    spare_tcp: Vec<ListenSocket>,
+    spare_unix: Vec<ListenSocket<UnixName>>,
     fingerprint: u64,
-    counted_at: Option<Duration>,
-    settled_at: Option<Duration>,
+    unix_waits: bool,
+    counters_due: Duration,
+    unix_due: Duration,
+    settings_due: Duration,
+}
+
+/// When and how a namespace is read.
+#[derive(Clone, Copy, Debug)]
+pub struct Tick {
+    /// On the sampler's own clock.
+    pub now: Duration,
+    /// The interval at which samples are meant to come just now.
+    pub interval: Duration,
 }
 
 // === impl NetnsReader ===
 
 impl NetnsReader {
-    /// Opens the counter files below `procfs`: without them there is nothing to say at all.
-    pub fn open(procfs: &Path) -> Result<Self, ReadError> {
+    /// The readers of the own namespace: its counter files must be there, or there is nothing to say at all.
+    pub fn open_own(procfs: &Path) -> Result<Self, ReadError> {
+        Self::open(procfs, procfs.join("net"))
+    }
+
+    /// The readers of the namespace that the calling thread has entered.
+    pub fn open_here(procfs: &Path, scratch: &mut Scratch) -> Result<Self, ListenError> {
+        let mut reader = Self::open(procfs, procfs.join("thread-self/net"))?;
+        reader.listen = Some(ListenReader::open(&reader.net, scratch)?);
+        Ok(reader)
+    }
+
+    fn open(procfs: &Path, net: PathBuf) -> Result<Self, ReadError> {
         Ok(Self {
-            procfs: procfs.to_owned(),
-            listen: ListenReader::default(),
-            netstat: ProcfsFile::open(procfs.join("net/netstat"))?,
-            snmp: ProcfsFile::open(procfs.join("net/snmp"))?,
+            netstat: ProcfsFile::open(net.join("netstat"))?,
+            snmp: ProcfsFile::open(net.join("snmp"))?,
+            sysctls: Sysctls::open(procfs),
+            net,
+            listen: None,
             health: Health::default(),
-            spare: Dump::default(),
+            spare_tcp: Vec::new(),
+            spare_unix: Vec::new(),
             fingerprint: 0,
-            counted_at: None,
-            settled_at: None,
+            unix_waits: false,
+            counters_due: Duration::ZERO,
+            unix_due: Duration::ZERO,
+            settings_due: Duration::ZERO,
         })
     }
 
-    /// Reads what is due at `now`.
-    pub fn read(&mut self, now: Duration, sample: &mut NetnsSample, own: &mut Own) {
+    /// Reads what is due.
+    pub fn read(&mut self, tick: Tick, sample: &mut NetnsSample, own: &mut Own, scratch: &mut Scratch) {
         (sample.netstat, sample.snmp, sample.settings) = (None, None, None);
-        let slow = is_due(self.settled_at, now);
-        if slow {
-            self.settled_at = Some(now);
-            self.listen.forget_devices();
-            sample.settings = self.read_settings(now, own);
+        if is_due(&mut self.settings_due, tick.now) {
+            let reading = self.sysctls.read(&mut scratch.text);
+            sample.settings = self.health.check(own, Source::Sysctl, tick.now, reading);
+            if let Some(listen) = &mut self.listen {
+                listen.forget_devices();
+            }
         }
-        let moved = self.read_dump(now, sample, own);
-        if sample.dump.is_some() && (moved || is_due(self.counted_at, now)) {
-            self.counted_at = Some(now);
-            sample.netstat = self.read_netstat(now, own);
-            sample.snmp = self.read_snmp(now, own);
+        let moved = self.read_tcp(tick, sample, own, scratch);
+        self.read_unix(tick, sample, own, scratch);
+        if sample.tcp.is_some() && (is_due(&mut self.counters_due, tick.now) || moved) {
+            let text = &mut scratch.text;
+            let netstat = counters(&self.netstat, text, |text| Netstat::parse(text).map(|netstat| netstat.0));
+            sample.netstat = self.health.check(own, Source::Netstat, tick.now, netstat);
+            let snmp = counters(&self.snmp, text, |text| Snmp::parse(text).map(|snmp| snmp.0));
+            sample.snmp = self.health.check(own, Source::Snmp, tick.now, snmp);
         }
     }
 
     /// Whether any drop or socket moved since the last good dump.
-    fn read_dump(&mut self, now: Duration, sample: &mut NetnsSample, own: &mut Own) -> bool {
-        let mut dump = sample.dump.take().unwrap_or_else(|| std::mem::take(&mut self.spare));
-        let reading = self.listen.read(&self.procfs, &mut dump.sockets);
-        own.features[Feature::SockDiag as usize] = self.listen.has_sock_diag();
-        match self.health.check(own, Source::InetDiag, now, reading) {
-            Some(()) => {
-                let fingerprint = fingerprint(&dump.sockets);
-                sample.dump = Some(dump);
-                std::mem::replace(&mut self.fingerprint, fingerprint) != fingerprint
+    fn read_tcp(
+        &mut self,
+        tick: Tick,
+        sample: &mut NetnsSample,
+        own: &mut Own,
+        scratch: &mut Scratch,
+    ) -> bool {
+        let last = sample.tcp.take().map(|dump| dump.sockets);
+        let mut sockets = last.unwrap_or_else(|| std::mem::take(&mut self.spare_tcp));
+        let reading = self.listen(scratch).and_then(|listen| listen.read_tcp(scratch, &mut sockets));
+        let reading = self.health.check(own, Source::InetDiag, tick.now, reading);
+        if let Some(listen) = &self.listen {
+            own.set_feature(Feature::SockDiag, listen.has_sock_diag());
+        }
+        if reading.is_none() {
+            self.spare_tcp = sockets;
+            return false;
+        }
+        let before = std::mem::replace(&mut self.fingerprint, fingerprint(&sockets));
+        sample.tcp = Some(Dump { interval: tick.interval, sockets });
+        before != self.fingerprint
+    }
+
+    fn read_unix(&mut self, tick: Tick, sample: &mut NetnsSample, own: &mut Own, scratch: &mut Scratch) {
+        if let Some(dump) = sample.unix.take() {
+            self.spare_unix = dump.sockets;
+        }
+        if !is_due(&mut self.unix_due, tick.now) && !self.unix_waits {
+            return;
+        }
+        let mut sockets = std::mem::take(&mut self.spare_unix);
+        let reading = self.listen(scratch).and_then(|listen| listen.read_unix(scratch, &mut sockets));
+        match self.health.check(own, Source::UnixDiag, tick.now, reading) {
+            Some(true) => {
+                self.unix_waits = sockets.iter().any(|socket| socket.queue.length > 0);
+                own.set_feature(Feature::UnixDiag, true);
+                // Between two dumps a queue that held nothing may wait for the slow pace.
+                let interval = tick.interval.max(SLOW);
+                sample.unix = Some(Dump { interval, sockets });
             }
-            None => {
-                self.spare = dump;
-                false
-            }
+            Some(false) => own.set_feature(Feature::UnixDiag, false),
+            None => self.spare_unix = sockets,
         }
     }
 
-    fn read_netstat(&mut self, now: Duration, own: &mut Own) -> Option<Counters> {
-        let reading =
-            counters(&mut self.netstat, |text| Netstat::parse(text).map(|netstat| netstat.0));
-        self.health.check(own, Source::Netstat, now, reading)
-    }
-
-    fn read_snmp(&mut self, now: Duration, own: &mut Own) -> Option<Counters> {
-        let reading = counters(&mut self.snmp, |text| Snmp::parse(text).map(|snmp| snmp.0));
-        self.health.check(own, Source::Snmp, now, reading)
-    }
-
-    fn read_settings(&mut self, now: Duration, own: &mut Own) -> Option<Settings> {
-        let settings = sysctl::read(&self.procfs);
-        let reading = match settings == Settings::default() {
-            true => {
-                Err(format!("nothing below {} can be read", self.procfs.join("sys/net").display()))
-            }
-            false => Ok(settings),
-        };
-        self.health.check(own, Source::Sysctl, now, reading)
+    fn listen(&mut self, scratch: &mut Scratch) -> Result<&mut ListenReader, ListenError> {
+        match &mut self.listen {
+            Some(listen) => Ok(listen),
+            none => Ok(none.insert(ListenReader::open(&self.net, scratch)?)),
+        }
     }
 }
 
 fn counters<E: std::fmt::Display>(
-    file: &mut ProcfsFile,
+    file: &ProcfsFile,
+    text: &mut Text,
     parse: impl FnOnce(&str) -> Result<Counters, E>,
 ) -> Result<Counters, ReadError> {
-    let parsed = parse(file.read()?).map_err(|error| error.to_string());
+    let parsed = parse(file.read(text)?).map_err(|error| error.to_string());
     parsed.map_err(|error| ReadError::invalid(file.path(), error))
 }
 
-fn is_due(last: Option<Duration>, now: Duration) -> bool {
-    last.is_none_or(|last| now.saturating_sub(last) >= SLOW)
+/// Whether `due` has come; then the next time is within the slow pace, and not that of everything else.
+fn is_due(due: &mut Duration, now: Duration) -> bool {
+    let is_due = now >= *due;
+    if is_due {
+        *due = now + SLOW.mul_f64(0.75 + 0.2 * fastrand::f64());
+    }
+    is_due
 }
 
 /// Differs, but for chance, when any socket came, went or dropped something; the order does not matter.
@@ -130,8 +183,11 @@ fn fingerprint(sockets: &[ListenSocket]) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixListener};
+
     use super::*;
-    use crate::snapshot::{AcceptQueue, Cookie, ListenAddress};
+    use crate::snapshot::{AcceptQueue, Cookie, ListenAddress, NetnsId};
 
     fn socket(cookie: u64, drops: u32) -> ListenSocket {
         ListenSocket {
@@ -153,14 +209,23 @@ mod tests {
 
     #[test]
     fn this_namespace_can_be_read() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let mut reader = NetnsReader::open(Path::new("/proc")).unwrap();
-        let (mut sample, mut own) = (NetnsSample::new("host".into()), Own::default());
-        reader.read(Duration::ZERO, &mut sample, &mut own);
-        let dump = sample.dump.as_ref().unwrap();
-        assert!(dump.sockets.iter().any(|socket| socket.address.port == port));
+        let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = tcp.local_addr().unwrap().port();
+        let name = format!("listenq-test-{port}");
+        let unix = SocketAddr::from_abstract_name(&name).unwrap();
+        let _unix = UnixListener::bind_addr(&unix).unwrap();
+
+        let mut reader = NetnsReader::open_own(Path::new("/proc")).unwrap();
+        let mut sample = NetnsSample::new(NetnsId(1), "host".into(), false);
+        let (mut own, mut scratch) = (Own::default(), Scratch::default());
+        let tick = Tick { now: Duration::ZERO, interval: SLOW };
+        reader.read(tick, &mut sample, &mut own, &mut scratch);
+
+        let tcp = sample.tcp.as_ref().unwrap();
+        assert!(tcp.sockets.iter().any(|socket| socket.address.port == port));
+        let unix = sample.unix.as_ref().unwrap();
+        assert!(unix.sockets.iter().any(|socket| socket.address.label() == format!("@{name}")));
         assert!(sample.netstat.is_some() && sample.snmp.is_some() && sample.settings.is_some());
-        assert_eq!(own.errors, [0; 4]);
+        assert_eq!(own.errors, [0; Source::ALL.len()]);
     }
 }

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::snapshot::{
-    AcceptQueue, Cookie, Counter, Counters, Dump, ListenAddress, ListenSocket, NetnsSample,
+    AcceptQueue, Cookie, Counter, Counters, Dump, ListenAddress, ListenSocket, NetnsId, NetnsSample,
 };
 use crate::view::{ListenerView, NetnsView};
 
@@ -43,8 +43,8 @@ fn dropped(drops: u32, socket: ListenSocket) -> ListenSocket {
 
 impl Story {
     fn new() -> Self {
-        let namespaces = vec![NetnsSample::new("host".into())];
-        let snapshot = Snapshot { unix: 1.7e9, interval: INTERVAL, namespaces };
+        let namespaces = vec![NetnsSample::new(NetnsId(1), "host".into(), false)];
+        let snapshot = Snapshot { unix_time: 1.7e9, namespaces };
         Self { state: State::new(Duration::from_secs(150)), snapshot, overflows: 1_000 }
     }
 
@@ -72,7 +72,7 @@ impl Story {
         let mut counters = Counters::default();
         counters.set(Counter::ListenOverflows, self.overflows);
         let sample = &mut self.snapshot.namespaces[0];
-        sample.dump = Some(Dump { sockets: sockets.to_vec() });
+        sample.tcp = Some(Dump { interval: INTERVAL, sockets: sockets.to_vec() });
         sample.netstat = Some(counters);
         self.state.fold(&self.snapshot, elapsed);
         self
@@ -81,7 +81,7 @@ impl Story {
     /// One tick later, the dump failed.
     fn failed_tick(&mut self) -> &mut Self {
         let sample = &mut self.snapshot.namespaces[0];
-        (sample.dump, sample.netstat) = (None, None);
+        (sample.tcp, sample.netstat) = (None, None);
         self.state.fold(&self.snapshot, INTERVAL);
         self
     }

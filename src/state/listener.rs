@@ -3,19 +3,25 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::snapshot::ListenAddress;
-use crate::view::{ListenerName, ListenerView, QueueView};
+use crate::snapshot::{ListenAddress, UnixName};
+use crate::view::{ListenerName, ListenerView, Protocol, QueueView};
 
 use super::GRACE;
 use super::blame::Suspect;
 use super::peak::{Peak, Slot};
 use super::socket::Socket;
 
+/// What a listen socket is bound to, and with that the identity of a listener inside its namespace.
+pub(super) trait Address: Copy + Eq + std::hash::Hash {
+    /// What people call it.
+    fn name(&self) -> ListenerName;
+}
+
 /// A listener with its history.
 #[derive(Debug)]
-pub(super) struct Listener {
+pub(super) struct Listener<A> {
     /// Where it listens.
-    pub(super) address: ListenAddress,
+    pub(super) address: A,
     /// What is shown of it.
     pub(super) shown: ListenerView,
     /// What speaks for charging it.
@@ -38,20 +44,29 @@ struct Tally {
     drops: Option<u64>,
 }
 
+// === impl Address ===
+
+impl Address for ListenAddress {
+    fn name(&self) -> ListenerName {
+        ListenerName { protocol: Protocol::Tcp, address: self.host(), port: self.port.to_string() }
+    }
+}
+
+impl Address for UnixName {
+    fn name(&self) -> ListenerName {
+        ListenerName { protocol: Protocol::Unix, address: self.label(), port: String::new() }
+    }
+}
+
 // === impl Listener ===
 
-impl Listener {
+impl<A: Address> Listener<A> {
     /// A listener just seen for the first time.
-    pub(super) fn new(address: ListenAddress) -> Self {
-        let name = ListenerName {
-            protocol: "tcp",
-            address: address.host(),
-            port: address.port.to_string(),
-        };
+    pub(super) fn new(address: A) -> Self {
         Self {
             address,
             shown: ListenerView {
-                name: Arc::new(name),
+                name: Arc::new(address.name()),
                 sockets: 0,
                 queue: None,
                 connection_seconds: 0.0,
@@ -111,9 +126,7 @@ impl Listener {
         self.shown.sockets = tally.sockets;
         self.full = tally.full;
         if tally.sockets == 0 {
-            self.shown.queue = None;
-            self.closed_at.get_or_insert(now);
-            return;
+            return self.close(now);
         }
         self.closed_at = None;
         self.peak.record(slot, u32::try_from(tally.length).unwrap_or(u32::MAX));
@@ -130,6 +143,12 @@ impl Listener {
             fullest_ratio: tally.fullest,
             socket_drops: tally.drops,
         });
+    }
+
+    /// It has no socket any more: its counters stay for the grace time, its gauges go.
+    pub(super) fn close(&mut self, now: Duration) {
+        (self.shown.sockets, self.shown.queue, self.full) = (0, None, false);
+        self.closed_at.get_or_insert(now);
     }
 
     /// Takes the charge that its suspect was given. An overflow that can only be its own proves that a queue was

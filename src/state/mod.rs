@@ -2,6 +2,7 @@
 //! time comes in as a value.
 
 mod blame;
+mod group;
 #[cfg(test)]
 mod laws;
 mod listener;
@@ -44,15 +45,18 @@ impl State {
         self.now += elapsed;
         let tick = Tick {
             now: self.now,
-            unix: snapshot.unix,
-            interval: snapshot.interval,
+            unix_time: snapshot.unix_time,
             slot: self.window.slot_at(self.now),
         };
         for sample in &snapshot.namespaces {
             match self.namespaces.get_mut(&sample.name) {
-                Some(netns) => netns.fold(sample, tick),
-                None => self.first_sight(sample, tick),
+                Some(netns) if netns.id() == sample.id => netns.fold(sample, tick),
+                // Another namespace of the same name is an ordinary counter reset.
+                _ => self.first_sight(sample, tick),
             }
+        }
+        if self.namespaces.len() > snapshot.namespaces.len() {
+            self.end_missing();
         }
     }
 
@@ -67,8 +71,18 @@ impl State {
     }
 
     fn first_sight(&mut self, sample: &NetnsSample, tick: Tick) {
-        let mut netns = Netns::new(sample.name.clone());
+        let mut netns = Netns::new(sample);
         netns.fold(sample, tick);
         self.namespaces.insert(sample.name.clone(), netns);
+    }
+
+    fn end_missing(&mut self) {
+        let now = self.now;
+        self.namespaces.retain(|_, netns| {
+            if !netns.was_folded_at(now) {
+                netns.end(now);
+            }
+            !netns.is_forgotten(now)
+        });
     }
 }

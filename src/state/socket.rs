@@ -10,9 +10,6 @@ use crate::snapshot::{AcceptQueue, Cookie, ListenSocket};
 
 use super::GRACE;
 
-/// A first look may miss sockets; what turns up in the first dumps was there before.
-const BASELINE_DUMPS: u64 = 3;
-
 /// A listen socket, as last seen.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Socket {
@@ -43,12 +40,18 @@ pub(super) struct Sockets {
     order: Vec<usize>,
     gone: FxHashMap<Cookie, Gone>,
     dumps: u64,
+    baseline_dumps: u64,
     seen: usize,
 }
 
 // === impl Sockets ===
 
 impl Sockets {
+    /// No sockets yet; what the first `baseline_dumps` show was there before.
+    pub(super) fn new(baseline_dumps: u64) -> Self {
+        Self { baseline_dumps, ..Self::default() }
+    }
+
     /// A new dump begins.
     pub(super) fn begin_dump(&mut self) {
         self.dumps += 1;
@@ -61,7 +64,7 @@ impl Sockets {
     }
 
     /// Takes in the `nth` row, whose address belongs to `listener`. Gives the new drops.
-    pub(super) fn see(&mut self, nth: usize, row: &ListenSocket, listener: usize) -> u64 {
+    pub(super) fn see(&mut self, nth: usize, row: &ListenSocket<impl Copy>, listener: usize) -> u64 {
         let place = self.place(nth, row.cookie).unwrap_or_else(|| self.insert(row, listener));
         match self.order.get_mut(nth) {
             Some(expected) => *expected = place,
@@ -112,8 +115,8 @@ impl Sockets {
         expected.filter(is_there).or_else(|| self.by_cookie.get(&cookie).copied())
     }
 
-    fn insert(&mut self, row: &ListenSocket, listener: usize) -> usize {
-        let born_with = match self.dumps <= BASELINE_DUMPS {
+    fn insert(&mut self, row: &ListenSocket<impl Copy>, listener: usize) -> usize {
+        let born_with = match self.dumps <= self.baseline_dumps {
             true => row.drops,
             false => Some(0),
         };

@@ -1,0 +1,132 @@
+//! Network namespaces: which there are, by the `ns/net` links of processes and the mounts below `/run/netns`
+//! and `/run/docker/netns`, and how to be inside of one for a moment.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, Metadata};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::snapshot::{NetnsId, escaped};
+
+/// Where mounts of network namespaces are kept, below the root: `ip netns`, and Docker's own.
+const MOUNTS: [&str; 2] = ["run/netns", "run/docker/netns"];
+
+/// What a look around found.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The namespaces.
+    pub namespaces: BTreeMap<NetnsId, Entrance>,
+    /// Processes whose namespace may not be known.
+    pub denied: usize,
+}
+
+/// A way into a namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entrance {
+    /// A file that stands for it, as long as its process or mount is there.
+    pub path: PathBuf,
+    /// The name of its mount.
+    pub mount: Option<String>,
+    /// A process inside, the one with the lowest number.
+    pub pid: Option<u32>,
+}
+
+/// The namespace of the calling process's main thread.
+pub fn own(procfs: &Path) -> io::Result<NetnsId> {
+    fs::metadata(procfs.join("self/ns/net")).map(|metadata| id(&metadata))
+}
+
+/// Looks at every process of `procfs` and every mount below `rootfs`.
+pub fn find(procfs: &Path, rootfs: &Path) -> io::Result<Found> {
+    let mut found = Found::default();
+    for directory in MOUNTS {
+        find_mounts(&rootfs.join(directory), &mut found);
+    }
+    for entry in fs::read_dir(procfs)? {
+        // Reading a directory of processes may fail in the middle; the next look makes up for it.
+        let Ok(entry) = entry else { break };
+        if let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) {
+            find_process(pid, entry.path().join("ns/net"), &mut found);
+        }
+    }
+    Ok(found)
+}
+
+/// Runs `inside` on a thread of its own that has entered the namespace at `path` and ends in it.
+pub fn enter<T: Send>(path: &Path, expected: NetnsId, inside: impl FnOnce() -> T + Send) -> io::Result<T> {
+    let file = File::open(path)?;
+    // The process or mount may have gone, and its path come to stand for another namespace.
+    if id(&file.metadata()?) != expected {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "it is another namespace by now"));
+    }
+    let hop = || -> io::Result<T> {
+        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
+        Ok(inside())
+    };
+    thread::scope(|scope| {
+        let builder = thread::Builder::new().name("netns".into()).stack_size(256 * 1024);
+        let result = builder.spawn_scoped(scope, hop)?.join();
+        result.unwrap_or_else(|_| Err(io::Error::other("the thread inside panicked")))
+    })
+}
+
+fn id(metadata: &Metadata) -> NetnsId {
+    NetnsId(metadata.ino())
+}
+
+fn find_mounts(directory: &Path, found: &mut Found) {
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    let own_device = fs::metadata(directory).map(|metadata| metadata.dev()).ok();
+    for entry in entries.flatten() {
+        // A plain file is a leftover: a mounted namespace is on a device of its own.
+        let Ok(metadata) = fs::metadata(entry.path()) else { continue };
+        if Some(metadata.dev()) == own_device {
+            continue;
+        }
+        let mount = Some(escaped(entry.file_name().as_encoded_bytes()));
+        let entrance = Entrance { path: entry.path(), mount, pid: None };
+        let known = found.namespaces.entry(id(&metadata)).or_insert_with(|| entrance.clone());
+        // Of two mounts of one namespace, the first in the alphabet gives the name.
+        if entrance.mount < known.mount {
+            *known = entrance;
+        }
+    }
+}
+
+fn find_process(pid: u32, path: PathBuf, found: &mut Found) {
+    match fs::metadata(&path) {
+        Ok(metadata) => {
+            let entrance = Entrance { path, mount: None, pid: None };
+            let known = found.namespaces.entry(id(&metadata)).or_insert(entrance);
+            known.pid = Some(known.pid.map_or(pid, |known| known.min(pid)));
+        }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => found.denied += 1,
+        // It ended in the meantime.
+        Err(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_own_namespace_is_found_through_this_process() {
+        let proc = Path::new("/proc");
+        let found = find(proc, Path::new("/nowhere")).unwrap();
+        let entrance = &found.namespaces[&own(proc).unwrap()];
+        assert!(entrance.pid.is_some_and(|pid| pid <= std::process::id()));
+        assert_eq!(entrance.mount, None);
+    }
+
+    #[test]
+    fn a_path_that_stands_for_another_namespace_is_not_entered() {
+        let error = enter(Path::new("/proc/self/ns/net"), NetnsId(1), || ()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+}

@@ -1,0 +1,113 @@
+//! Unix LISTEN dumps: the request, and the decoding of its rows (`include/uapi/linux/unix_diag.h`:
+//! `unix_diag_msg` and its attributes). The kernel has no drop counter here.
+
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NlasIterator, Parseable};
+use netlink_packet_sock_diag::SockDiagMessage;
+use netlink_packet_sock_diag::constants::{UNIX_DIAG_NAME, UNIX_DIAG_RQLEN};
+use netlink_packet_sock_diag::unix::{ShowFlags, StateFlags, UnixRequest, UnixResponseHeader};
+
+use super::diag_stream::{DumpError, malformed};
+use crate::snapshot::{AcceptQueue, Cookie, ListenSocket, UnixName};
+
+/// `struct unix_diag_msg` up to its attributes.
+const MESSAGE: usize = 16;
+/// `TCP_LISTEN`, for Unix sockets too.
+const LISTEN: u8 = 10;
+
+/// Asks for the listening sockets with their names and queues.
+pub fn request() -> Vec<u8> {
+    let request = UnixRequest {
+        state_flags: StateFlags::LISTEN,
+        inode: 0,
+        show_flags: ShowFlags::NAME | ShowFlags::RQLEN,
+        cookie: [0xff; 8],
+    };
+    let mut message = NetlinkMessage::from(SockDiagMessage::UnixRequest(request));
+    message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    bytes
+}
+
+/// Decodes one row; `None` when it is not a listening socket with a name.
+pub fn decode_row(payload: &[u8]) -> Result<Option<ListenSocket<UnixName>>, DumpError> {
+    let header = UnixResponseHeader::parse(payload).map_err(malformed)?;
+    if header.state != LISTEN {
+        return Ok(None);
+    }
+    let (mut name, mut queue) = (None, None);
+    for attribute in NlasIterator::new(payload.get(MESSAGE..).unwrap_or_default()) {
+        let attribute = attribute.map_err(malformed)?;
+        match attribute.kind() {
+            UNIX_DIAG_NAME => name = UnixName::new(attribute.value()),
+            UNIX_DIAG_RQLEN => queue = accept_queue(attribute.value()),
+            _ => {}
+        }
+    }
+    let queue = queue.ok_or_else(|| malformed("a Unix listener without its queue"))?;
+    Ok(name.map(|address| ListenSocket {
+        cookie: Cookie::from_halves(header.cookie),
+        address,
+        queue,
+        drops: None,
+    }))
+}
+
+/// `struct unix_diag_rqlen`: length, then limit.
+fn accept_queue(value: &[u8]) -> Option<AcceptQueue> {
+    let (length, rest) = value.split_first_chunk()?;
+    let limit = rest.first_chunk()?;
+    Some(AcceptQueue {
+        length: u32::from_ne_bytes(*length),
+        limit: Some(u32::from_ne_bytes(*limit)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(state: u8, attributes: &[(u16, &[u8])]) -> Vec<u8> {
+        let mut row = vec![1, 1, state, 0];
+        row.extend(4711u32.to_ne_bytes());
+        row.extend(7u32.to_ne_bytes());
+        row.extend(0u32.to_ne_bytes());
+        for (kind, value) in attributes {
+            row.extend((4 + value.len() as u16).to_ne_bytes());
+            row.extend(kind.to_ne_bytes());
+            row.extend(*value);
+            row.resize(row.len().next_multiple_of(4), 0);
+        }
+        row
+    }
+
+    fn rqlen(length: u32, limit: u32) -> Vec<u8> {
+        [length.to_ne_bytes(), limit.to_ne_bytes()].concat()
+    }
+
+    #[test]
+    fn a_listening_row_becomes_a_socket() {
+        let row = row(LISTEN, &[(UNIX_DIAG_NAME, b"/run/a.sock\0"), (UNIX_DIAG_RQLEN, &rqlen(2, 511))]);
+        let expected = ListenSocket {
+            cookie: Cookie(7),
+            address: UnixName::new(b"/run/a.sock").unwrap(),
+            queue: AcceptQueue { length: 2, limit: Some(511) },
+            drops: None,
+        };
+        assert_eq!(decode_row(&row).unwrap(), Some(expected));
+    }
+
+    #[test]
+    fn what_does_not_listen_or_has_no_name_is_passed_over() {
+        assert_eq!(decode_row(&row(1, &[])).unwrap(), None);
+        assert_eq!(decode_row(&row(LISTEN, &[(UNIX_DIAG_RQLEN, &rqlen(0, 1))])).unwrap(), None);
+    }
+
+    #[test]
+    fn rubbish_fails_the_dump() {
+        assert!(decode_row(&[0; 9]).is_err());
+        assert!(decode_row(&row(LISTEN, &[(UNIX_DIAG_NAME, b"/a\0")])).is_err());
+        assert!(decode_row(&row(LISTEN, &[(UNIX_DIAG_RQLEN, &[1, 2, 3])])).is_err());
+    }
+}

@@ -1,0 +1,156 @@
+//! Which namespaces there are, off the sampling path: a thread of its own looks around every
+//! `--discovery.interval` and hands the readers of each new namespace to the sampler, and the news of each end.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::Duration;
+
+use crate::kernel::listen::Scratch;
+use crate::kernel::namespaces::{self, Entrance, Found};
+use crate::snapshot::NetnsId;
+
+use super::netns::NetnsReader;
+
+/// The name of the namespace that listenq itself is in.
+pub const OWN_NAME: &str = "host";
+
+/// News of one look around.
+#[derive(Default)]
+pub struct News {
+    /// Namespaces not seen before, with their readers.
+    pub born: Vec<Newcomer>,
+    /// Namespaces that nothing holds any more but listenq: they must be let go.
+    pub ended: Vec<NetnsId>,
+    /// Namespaces that are there and could not be entered.
+    pub inaccessible: usize,
+    /// Whether other namespaces could be seen and entered at all.
+    pub is_available: bool,
+    /// Whether looking around failed altogether.
+    pub failure: Option<io::Error>,
+}
+
+/// A namespace to be sampled from now on.
+pub struct Newcomer {
+    /// Which it is.
+    pub id: NetnsId,
+    /// The `netns` label, its own for as long as it lives.
+    pub name: Arc<str>,
+    /// Whether it came up while listenq was running.
+    pub is_newborn: bool,
+    /// Its readers.
+    pub reader: NetnsReader,
+}
+
+/// What is known of the namespaces of this machine.
+pub struct Discovery {
+    procfs: PathBuf,
+    rootfs: PathBuf,
+    own: NetnsId,
+    names: BTreeMap<NetnsId, Arc<str>>,
+    scratch: Scratch,
+    has_looked: bool,
+}
+
+/// A discovery at work on its thread. Dropping it ends the thread.
+pub struct Discovering {
+    news: Receiver<News>,
+    _stop: Sender<()>,
+}
+
+// === impl Discovery ===
+
+impl Discovery {
+    /// Knows only the own namespace so far.
+    pub fn new(procfs: &Path, rootfs: &Path, own: NetnsId) -> Self {
+        Self {
+            procfs: procfs.to_owned(),
+            rootfs: rootfs.to_owned(),
+            own,
+            names: BTreeMap::from([(own, OWN_NAME.into())]),
+            scratch: Scratch::default(),
+            has_looked: false,
+        }
+    }
+
+    /// Looks around once.
+    pub fn look(&mut self) -> News {
+        let mut news = News::default();
+        match namespaces::find(&self.procfs, &self.rootfs) {
+            Ok(found) => self.compare(&found, &mut news),
+            Err(error) => news.failure = Some(error),
+        }
+        self.has_looked = true;
+        news
+    }
+
+    /// Looks around every `interval` on a thread of its own.
+    pub fn spawn(mut self, interval: Duration) -> io::Result<Discovering> {
+        let (sender, news) = channel();
+        let (stop, stopped) = channel::<()>();
+        let run = move || {
+            while stopped.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
+                if sender.send(self.look()).is_err() {
+                    return;
+                }
+            }
+        };
+        thread::Builder::new().name("discovery".into()).spawn(run)?;
+        Ok(Discovering { news, _stop: stop })
+    }
+
+    fn compare(&mut self, found: &Found, news: &mut News) {
+        let ended: Vec<NetnsId> =
+            self.names.keys().filter(|id| **id != self.own && !found.namespaces.contains_key(id)).copied().collect();
+        for id in &ended {
+            self.names.remove(id);
+        }
+        news.ended = ended;
+        let mut denied = false;
+        for (id, entrance) in &found.namespaces {
+            if self.names.contains_key(id) {
+                continue;
+            }
+            match self.enter(*id, entrance) {
+                Ok(newcomer) => news.born.push(newcomer),
+                Err(error) => {
+                    denied |= error.kind() == io::ErrorKind::PermissionDenied;
+                    news.inaccessible += 1;
+                    tracing::debug!(path = %entrance.path.display(), %error, "a namespace could not be entered");
+                }
+            }
+        }
+        news.is_available = !denied && (found.denied == 0 || self.names.len() > 1);
+    }
+
+    fn enter(&mut self, id: NetnsId, entrance: &Entrance) -> io::Result<Newcomer> {
+        let (procfs, scratch) = (&self.procfs, &mut self.scratch);
+        let opened = namespaces::enter(&entrance.path, id, || NetnsReader::open_here(procfs, scratch))?;
+        let reader = opened.map_err(|error| io::Error::other(error.to_string()))?;
+        let name = self.name(id, entrance);
+        self.names.insert(id, name.clone());
+        Ok(Newcomer { id, name, is_newborn: self.has_looked, reader })
+    }
+
+    /// A name nobody else has: that of its mount, else its inode.
+    fn name(&self, id: NetnsId, entrance: &Entrance) -> Arc<str> {
+        let taken: BTreeSet<&str> = self.names.values().map(|name| &**name).collect();
+        let name = entrance.mount.clone().unwrap_or_else(|| format!("netns:{}", id.0));
+        match taken.contains(&*name) {
+            true => format!("{name}~{}", id.0).into(),
+            false => name.into(),
+        }
+    }
+}
+
+// === impl Discovering ===
+
+impl Discovering {
+    /// News since the last call, without waiting.
+    pub fn news(&self) -> impl Iterator<Item = News> {
+        self.news.try_iter()
+    }
+}

@@ -1,0 +1,147 @@
+//! The listeners of one namespace and protocol, and the sockets behind them.
+
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+use slab::Slab;
+
+use crate::snapshot::{Dump, ListenSocket};
+use crate::view::ListenerView;
+
+use super::blame::{Ledger, Suspect};
+use super::listener::{Address, Listener};
+use super::netns::Tick;
+use super::peak::Slot;
+use super::socket::Sockets;
+
+/// Time is credited only over gaps of at most so many intervals: a longer one is a stall or a suspend.
+const CREDITED_INTERVALS: u32 = 10;
+
+/// Listeners that are dumped together.
+#[derive(Debug)]
+pub(super) struct Group<A> {
+    sockets: Sockets,
+    listeners: Slab<Listener<A>>,
+    by_address: FxHashMap<A, usize>,
+    sampled_at: Option<Duration>,
+    drops_missing: bool,
+}
+
+// === impl Group ===
+
+impl<A: Address> Group<A> {
+    /// No listeners yet; what the first `baseline_dumps` show was there before.
+    pub(super) fn new(baseline_dumps: u64) -> Self {
+        Self {
+            sockets: Sockets::new(baseline_dumps),
+            listeners: Slab::new(),
+            by_address: FxHashMap::default(),
+            sampled_at: None,
+            drops_missing: false,
+        }
+    }
+
+    /// When the last good dump was taken.
+    pub(super) fn sampled_at(&self) -> Option<Duration> {
+        self.sampled_at
+    }
+
+    /// Whether a row came without drops: then nobody can be charged.
+    pub(super) fn lacks_drops(&self) -> bool {
+        self.drops_missing
+    }
+
+    /// What is shown of each listener.
+    pub(super) fn shown(&self) -> impl Iterator<Item = &ListenerView> {
+        self.listeners.iter().map(|(_, listener)| &listener.shown)
+    }
+
+    /// Takes in one dump. Gives the time credited to the one before it.
+    pub(super) fn fold(&mut self, dump: &Dump<A>, tick: Tick, ledger: &Ledger) -> Duration {
+        let credited = self.credit(dump.interval, tick.now);
+        self.sockets.begin_dump();
+        for (nth, row) in dump.sockets.iter().enumerate() {
+            self.see(nth, row);
+        }
+        let listeners = &mut self.listeners;
+        self.sockets.end_dump(tick.now, |socket| {
+            listeners[socket.listener].suspect.vanished(ledger, socket.queue.is_full());
+        });
+        for socket in self.sockets.living() {
+            self.listeners[socket.listener].add(socket);
+        }
+        for (_, listener) in &mut self.listeners {
+            listener.end_sample(tick.slot, tick.now);
+            if listener.holds_a_queue() {
+                listener.suspect.queued(ledger);
+            }
+        }
+        credited
+    }
+
+    /// Charges overflows to the listeners.
+    pub(super) fn settle(&mut self, ledger: &mut Ledger, overflows: Option<u64>, slot: Slot) {
+        let mut suspects: Vec<&mut Suspect> = self
+            .listeners
+            .iter_mut()
+            .map(|(_, listener)| &mut listener.suspect)
+            .filter(|suspect| suspect.is_suspected())
+            .collect();
+        ledger.settle(overflows, &mut suspects);
+        for (_, listener) in &mut self.listeners {
+            listener.charged(slot);
+        }
+    }
+
+    /// Forgets listeners and sockets that were gone for the grace time. Gives the overflows they were charged with.
+    pub(super) fn forget(&mut self, now: Duration) -> u64 {
+        self.sockets.forget(now);
+        let (by_address, mut overflows) = (&mut self.by_address, 0);
+        self.listeners.retain(|_, listener| {
+            let forgotten = listener.is_forgotten(now);
+            if forgotten {
+                by_address.remove(&listener.address);
+                overflows += listener.shown.overflows.unwrap_or(0);
+            }
+            !forgotten
+        });
+        overflows
+    }
+
+    /// The namespace has ended, and with it every listener.
+    pub(super) fn close(&mut self, now: Duration) {
+        self.sampled_at = None;
+        for (_, listener) in &mut self.listeners {
+            listener.close(now);
+        }
+    }
+
+    fn credit(&mut self, interval: Duration, now: Duration) -> Duration {
+        let gap = self.sampled_at.replace(now).map_or(Duration::ZERO, |at| now.saturating_sub(at));
+        let gap = match gap <= interval * CREDITED_INTERVALS {
+            true => gap,
+            false => Duration::ZERO,
+        };
+        for (_, listener) in &mut self.listeners {
+            listener.begin_sample(gap);
+        }
+        gap
+    }
+
+    fn see(&mut self, nth: usize, row: &ListenSocket<A>) {
+        let listener = match self.sockets.listener_of(nth, row.cookie) {
+            Some(known) if self.listeners[known].address == row.address => known,
+            _ => self.listener_at(row.address),
+        };
+        let drops = self.sockets.see(nth, row, listener);
+        if drops > 0 {
+            self.listeners[listener].dropped(drops);
+        }
+        self.drops_missing |= row.drops.is_none();
+    }
+
+    fn listener_at(&mut self, address: A) -> usize {
+        let listeners = &mut self.listeners;
+        *self.by_address.entry(address).or_insert_with(|| listeners.insert(Listener::new(address)))
+    }
+}
