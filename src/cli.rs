@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use regex::Regex;
 
 use crate::sampler::Config;
+use crate::state::Filter;
 
 /// Prometheus exporter for Linux listen queues: for every listening socket, how many connections wait to be
 /// accepted, how many may, and how many the kernel refused.
@@ -62,16 +64,56 @@ pub struct Sampling {
 
     /// Where the root of the machine is; below it are cgroupfs, the mounts of network namespaces and the logs of
     /// the kubelet.
-    #[arg(long = "path.rootfs", env = "LISTENQ_PATH_ROOTFS", value_name = "DIRECTORY", default_value = "/", global = true)]
+    #[arg(
+        long = "path.rootfs",
+        env = "LISTENQ_PATH_ROOTFS",
+        value_name = "DIRECTORY",
+        default_value = "/",
+        global = true
+    )]
     pub rootfs: PathBuf,
 
     /// Which network namespaces to sample: every one of the machine, or only the own.
-    #[arg(long = "netns", env = "LISTENQ_NETNS", value_name = "WHICH", default_value = "all", global = true)]
+    #[arg(
+        long = "netns",
+        env = "LISTENQ_NETNS",
+        value_name = "WHICH",
+        default_value = "all",
+        global = true
+    )]
     pub netns: Netns,
 
     /// How often to look for new network namespaces. 1s to 10s: an ended one is held no longer.
     #[arg(long = "discovery.interval", env = "LISTENQ_DISCOVERY_INTERVAL", value_name = "DURATION", default_value = "5s", value_parser = discovery_interval, global = true)]
     pub discovery_interval: Duration,
+
+    /// Only listeners whose netns/protocol/address:port matches this regular expression have series. Not anchored.
+    #[arg(
+        long = "listener.include",
+        env = "LISTENQ_LISTENER_INCLUDE",
+        value_name = "REGEX",
+        global = true
+    )]
+    pub include: Option<Regex>,
+
+    /// Listeners whose netns/protocol/address:port matches this regular expression have none. Not anchored.
+    #[arg(
+        long = "listener.exclude",
+        env = "LISTENQ_LISTENER_EXCLUDE",
+        value_name = "REGEX",
+        global = true
+    )]
+    pub exclude: Option<Regex>,
+
+    /// How many listeners may have series when serving: the busiest and the fullest stay, the rest are counted.
+    #[arg(
+        long = "listener.max",
+        env = "LISTENQ_LISTENER_MAX",
+        value_name = "COUNT",
+        default_value = "1000",
+        global = true
+    )]
+    pub max: usize,
 
     /// Mean time between two samples; each gap varies by up to half, so that nothing periodic is seen in
     /// phase. 10ms to 5s.
@@ -167,6 +209,8 @@ impl Sampling {
             interval: self.interval,
             cpu_budget: self.cpu_budget,
             peak_window: self.peak_window,
+            filter: Filter { include: self.include.clone(), exclude: self.exclude.clone() },
+            max_listeners: self.max,
         }
     }
 }

@@ -33,7 +33,11 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<()> {
     log::init(cli.log).context("starting the log")?;
-    let config = cli.sampling.config();
+    let mut config = cli.sampling.config();
+    if cli.command.is_some() {
+        // The cap is for series that are kept: whoever looks once sees all.
+        config.max_listeners = usize::MAX;
+    }
     match cli.command {
         None => serve::run(&config, &cli.web),
         Some(Command::Metrics) => {

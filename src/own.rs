@@ -73,6 +73,8 @@ pub struct Own {
     pub sampled_namespaces: usize,
     /// Namespaces that are there and could not be entered.
     pub inaccessible_namespaces: usize,
+    /// Listeners that are not shown because there are too many.
+    pub omitted_listeners: usize,
     /// What `--sample.interval` asks for.
     pub target_interval: Duration,
     /// The mean gap between samples lately; `None` before the second.
@@ -96,14 +98,8 @@ impl Own {
 
 impl Source {
     /// Every source, in the order it is stored.
-    pub const ALL: [Self; 6] = [
-        Self::InetDiag,
-        Self::UnixDiag,
-        Self::Netstat,
-        Self::Snmp,
-        Self::Sysctl,
-        Self::Namespaces,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::InetDiag, Self::UnixDiag, Self::Netstat, Self::Snmp, Self::Sysctl, Self::Namespaces];
 
     /// The label value.
     pub const fn label(self) -> &'static str {

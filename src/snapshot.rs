@@ -160,7 +160,9 @@ pub fn escaped(bytes: &[u8]) -> String {
         for character in chunk.valid().chars() {
             match character {
                 '\\' => escape_into(&mut text, b"\\"),
-                c if c.is_control() => escape_into(&mut text, c.encode_utf8(&mut [0; 4]).as_bytes()),
+                c if c.is_control() => {
+                    escape_into(&mut text, c.encode_utf8(&mut [0; 4]).as_bytes())
+                }
                 c => text.push(c),
             }
         }
@@ -180,7 +182,16 @@ fn escape_into(text: &mut String, bytes: &[u8]) {
 impl NetnsSample {
     /// Nothing read yet.
     pub fn new(id: NetnsId, name: Arc<str>, is_newborn: bool) -> Self {
-        Self { id, name, is_newborn, tcp: None, unix: None, netstat: None, snmp: None, settings: None }
+        Self {
+            id,
+            name,
+            is_newborn,
+            tcp: None,
+            unix: None,
+            netstat: None,
+            snmp: None,
+            settings: None,
+        }
     }
 }
 

@@ -297,6 +297,12 @@ pub const METRICS: &[Metric] = &[
         }),
     ),
     gauge(
+        "listenq_listeners_omitted",
+        "Listeners without series because of --listener.max; those left out by --listener.include or --listener.exclude are not counted.",
+        &[],
+        Value::Own(|own| Some(own.omitted_listeners as f64)),
+    ),
+    gauge(
         "listenq_feature_available",
         "Whether a feature of listenq works here (1) or lacks a privilege or a kernel module (0); absent when it was not tried.",
         &["feature"],

@@ -45,9 +45,15 @@ pub struct ListenReader {
 
 /// How TCP listeners are read. Decided once: the identities of the two ways do not mix.
 enum Way {
-    Netlink { channel: Channel, requests: Vec<Vec<u8>> },
+    Netlink {
+        channel: Channel,
+        requests: Vec<Vec<u8>>,
+    },
     /// Unix listeners may still be had by netlink.
-    Procfs { files: Vec<ProcfsFile>, channel: Option<Channel> },
+    Procfs {
+        files: Vec<ProcfsFile>,
+        channel: Option<Channel>,
+    },
 }
 
 // === impl ListenReader ===
@@ -94,7 +100,9 @@ impl ListenReader {
         sockets: &mut Vec<ListenSocket<UnixName>>,
     ) -> Result<bool, ListenError> {
         sockets.clear();
-        let (Way::Netlink { channel, .. } | Way::Procfs { channel: Some(channel), .. }) = &mut self.way else {
+        let (Way::Netlink { channel, .. } | Way::Procfs { channel: Some(channel), .. }) =
+            &mut self.way
+        else {
             return Ok(false);
         };
         let dumped = channel.dump(&mut self.unix_request, &mut scratch.datagram, |payload| {
@@ -126,9 +134,15 @@ fn find_requests(channel: &mut Channel, scratch: &mut Scratch) -> Result<Vec<Vec
     try_out(channel, &mut each, scratch).map(|()| each)
 }
 
-fn try_out(channel: &mut Channel, requests: &mut [Vec<u8>], scratch: &mut Scratch) -> Result<(), DumpError> {
+fn try_out(
+    channel: &mut Channel,
+    requests: &mut [Vec<u8>],
+    scratch: &mut Scratch,
+) -> Result<(), DumpError> {
     for request in requests {
-        channel.dump(request, &mut scratch.datagram, |payload| inet_diag::decode_row(payload).map(drop))?;
+        channel.dump(request, &mut scratch.datagram, |payload| {
+            inet_diag::decode_row(payload).map(drop)
+        })?;
     }
     Ok(())
 }

@@ -58,7 +58,11 @@ pub fn find(procfs: &Path, rootfs: &Path) -> io::Result<Found> {
 }
 
 /// Runs `inside` on a thread of its own that has entered the namespace at `path` and ends in it.
-pub fn enter<T: Send>(path: &Path, expected: NetnsId, inside: impl FnOnce() -> T + Send) -> io::Result<T> {
+pub fn enter<T: Send>(
+    path: &Path,
+    expected: NetnsId,
+    inside: impl FnOnce() -> T + Send,
+) -> io::Result<T> {
     let file = File::open(path)?;
     // The process or mount may have gone, and its path come to stand for another namespace.
     if id(&file.metadata()?) != expected {

@@ -60,7 +60,8 @@ impl ProcfsFile {
     /// Its text as it is now.
     pub fn read<'text>(&self, text: &'text mut Text) -> Result<&'text str, ReadError> {
         let length = self.fill(&mut text.0).map_err(|error| ReadError::new(&self.path, error))?;
-        std::str::from_utf8(&text.0[..length]).map_err(|error| ReadError::invalid(&self.path, error))
+        std::str::from_utf8(&text.0[..length])
+            .map_err(|error| ReadError::invalid(&self.path, error))
     }
 
     fn fill(&self, buffer: &mut Vec<u8>) -> io::Result<usize> {

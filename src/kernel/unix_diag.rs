@@ -88,7 +88,8 @@ mod tests {
 
     #[test]
     fn a_listening_row_becomes_a_socket() {
-        let row = row(LISTEN, &[(UNIX_DIAG_NAME, b"/run/a.sock\0"), (UNIX_DIAG_RQLEN, &rqlen(2, 511))]);
+        let row =
+            row(LISTEN, &[(UNIX_DIAG_NAME, b"/run/a.sock\0"), (UNIX_DIAG_RQLEN, &rqlen(2, 511))]);
         let expected = ListenSocket {
             cookie: Cookie(7),
             address: UnixName::new(b"/run/a.sock").unwrap(),

@@ -9,6 +9,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
+use rustix::thread::{CapabilitySet, capabilities};
+
 use crate::kernel::listen::Scratch;
 use crate::kernel::namespaces::{self, Entrance, Found};
 use crate::snapshot::NetnsId;
@@ -103,8 +105,12 @@ impl Discovery {
     }
 
     fn compare(&mut self, found: &Found, news: &mut News) {
-        let ended: Vec<NetnsId> =
-            self.names.keys().filter(|id| **id != self.own && !found.namespaces.contains_key(id)).copied().collect();
+        let ended: Vec<NetnsId> = self
+            .names
+            .keys()
+            .filter(|id| **id != self.own && !found.namespaces.contains_key(id))
+            .copied()
+            .collect();
         for id in &ended {
             self.names.remove(id);
         }
@@ -123,12 +129,13 @@ impl Discovery {
                 }
             }
         }
-        news.is_available = !denied && (found.denied == 0 || self.names.len() > 1);
+        news.is_available = !denied && (found.denied == 0 || may_see_others());
     }
 
     fn enter(&mut self, id: NetnsId, entrance: &Entrance) -> io::Result<Newcomer> {
         let (procfs, scratch) = (&self.procfs, &mut self.scratch);
-        let opened = namespaces::enter(&entrance.path, id, || NetnsReader::open_here(procfs, scratch))?;
+        let opened =
+            namespaces::enter(&entrance.path, id, || NetnsReader::open_here(procfs, scratch))?;
         let reader = opened.map_err(|error| io::Error::other(error.to_string()))?;
         let name = self.name(id, entrance);
         self.names.insert(id, name.clone());
@@ -144,6 +151,13 @@ impl Discovery {
             false => name.into(),
         }
     }
+}
+
+/// Whether this thread has the capabilities for the `ns/net` links of others and for entering. Some processes deny
+/// even those who have them.
+fn may_see_others() -> bool {
+    let needed = CapabilitySet::SYS_ADMIN | CapabilitySet::SYS_PTRACE;
+    capabilities(None).is_ok_and(|sets| sets.effective.contains(needed))
 }
 
 // === impl Discovering ===

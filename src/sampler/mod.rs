@@ -19,7 +19,7 @@ use crate::kernel::own_process::OwnProcess;
 use crate::kernel::procfs_file::ReadError;
 use crate::own::{Feature, Own, Source};
 use crate::snapshot::{NetnsId, NetnsSample, Snapshot};
-use crate::state::State;
+use crate::state::{Filter, State};
 
 use discovery::{Discovering, Discovery, News};
 use health::Health;
@@ -47,6 +47,10 @@ pub struct Config {
     pub cpu_budget: f64,
     /// How long a peak is shown.
     pub peak_window: Duration,
+    /// Which listeners may be shown.
+    pub filter: Filter,
+    /// How many listeners may be shown.
+    pub max_listeners: usize,
 }
 
 /// The readers, the state and the publisher, in the hands of one thread.
@@ -64,6 +68,7 @@ pub struct Sampler {
     publisher: Publisher,
     schedule: Schedule,
     stretched: bool,
+    said_omitted: bool,
     scratch: Scratch,
     epoch: Instant,
     last: Option<Duration>,
@@ -90,11 +95,12 @@ impl Sampler {
             health: Health::default(),
             process: OwnProcess::new(&config.procfs),
             process_at: None,
-            state: State::new(config.peak_window),
+            state: State::new(config.peak_window, config.filter.clone(), config.max_listeners),
             own: Own { target_interval: config.interval, ..Own::default() },
             publisher: Publisher::default(),
             schedule: Schedule::new(config.interval, config.cpu_budget, fastrand::u64(..)),
             stretched: false,
+            said_omitted: false,
             scratch: Scratch::default(),
             epoch: Instant::now(),
             last: None,
@@ -117,8 +123,10 @@ impl Sampler {
         let features = self.own.features;
         self.read(start);
         self.say_what_is_missing(features);
-        let elapsed = self.last.replace(start).map_or(Duration::ZERO, |last| start.saturating_sub(last));
+        let elapsed =
+            self.last.replace(start).map_or(Duration::ZERO, |last| start.saturating_sub(last));
         self.state.fold(&self.snapshot, elapsed);
+        self.count_omitted();
         let end = self.epoch.elapsed();
         self.own.samples += 1;
         self.own.durations.observe(end - start);
@@ -190,12 +198,28 @@ impl Sampler {
         }
     }
 
+    fn count_omitted(&mut self) {
+        let omitted = self.state.omitted();
+        if omitted > 0 && !self.said_omitted {
+            self.said_omitted = true;
+            tracing::warn!(
+                omitted,
+                "more listeners than --listener.max: the idlest have no series"
+            );
+        }
+        self.own.omitted_listeners = omitted;
+    }
+
     /// One line for each feature that is found missing.
     fn say_what_is_missing(&self, before: [Option<bool>; Feature::ALL.len()]) {
         for feature in Feature::ALL {
             let (before, now) = (before[feature as usize], self.own.features[feature as usize]);
             if now == Some(false) && before != now {
-                tracing::warn!(feature = feature.label(), cost = feature.cost(), "a feature is not available");
+                tracing::warn!(
+                    feature = feature.label(),
+                    cost = feature.cost(),
+                    "a feature is not available"
+                );
             }
         }
     }

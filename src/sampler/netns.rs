@@ -78,7 +78,13 @@ impl NetnsReader {
     }
 
     /// Reads what is due.
-    pub fn read(&mut self, tick: Tick, sample: &mut NetnsSample, own: &mut Own, scratch: &mut Scratch) {
+    pub fn read(
+        &mut self,
+        tick: Tick,
+        sample: &mut NetnsSample,
+        own: &mut Own,
+        scratch: &mut Scratch,
+    ) {
         (sample.netstat, sample.snmp, sample.settings) = (None, None, None);
         if is_due(&mut self.settings_due, tick.now) {
             let reading = self.sysctls.read(&mut scratch.text);
@@ -91,7 +97,8 @@ impl NetnsReader {
         self.read_unix(tick, sample, own, scratch);
         if sample.tcp.is_some() && (is_due(&mut self.counters_due, tick.now) || moved) {
             let text = &mut scratch.text;
-            let netstat = counters(&self.netstat, text, |text| Netstat::parse(text).map(|netstat| netstat.0));
+            let netstat =
+                counters(&self.netstat, text, |text| Netstat::parse(text).map(|netstat| netstat.0));
             sample.netstat = self.health.check(own, Source::Netstat, tick.now, netstat);
             let snmp = counters(&self.snmp, text, |text| Snmp::parse(text).map(|snmp| snmp.0));
             sample.snmp = self.health.check(own, Source::Snmp, tick.now, snmp);
@@ -108,7 +115,8 @@ impl NetnsReader {
     ) -> bool {
         let last = sample.tcp.take().map(|dump| dump.sockets);
         let mut sockets = last.unwrap_or_else(|| std::mem::take(&mut self.spare_tcp));
-        let reading = self.listen(scratch).and_then(|listen| listen.read_tcp(scratch, &mut sockets));
+        let reading =
+            self.listen(scratch).and_then(|listen| listen.read_tcp(scratch, &mut sockets));
         let reading = self.health.check(own, Source::InetDiag, tick.now, reading);
         if let Some(listen) = &self.listen {
             own.set_feature(Feature::SockDiag, listen.has_sock_diag());
@@ -122,7 +130,13 @@ impl NetnsReader {
         before != self.fingerprint
     }
 
-    fn read_unix(&mut self, tick: Tick, sample: &mut NetnsSample, own: &mut Own, scratch: &mut Scratch) {
+    fn read_unix(
+        &mut self,
+        tick: Tick,
+        sample: &mut NetnsSample,
+        own: &mut Own,
+        scratch: &mut Scratch,
+    ) {
         if let Some(dump) = sample.unix.take() {
             self.spare_unix = dump.sockets;
         }
@@ -130,7 +144,8 @@ impl NetnsReader {
             return;
         }
         let mut sockets = std::mem::take(&mut self.spare_unix);
-        let reading = self.listen(scratch).and_then(|listen| listen.read_unix(scratch, &mut sockets));
+        let reading =
+            self.listen(scratch).and_then(|listen| listen.read_unix(scratch, &mut sockets));
         match self.health.check(own, Source::UnixDiag, tick.now, reading) {
             Some(true) => {
                 self.unix_waits = sockets.iter().any(|socket| socket.queue.length > 0);

@@ -1,5 +1,6 @@
 //! The listeners of one namespace and protocol, and the sockets behind them.
 
+use std::cmp::Reverse;
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
@@ -9,6 +10,7 @@ use crate::snapshot::{Dump, ListenSocket};
 use crate::view::ListenerView;
 
 use super::blame::{Ledger, Suspect};
+use super::exposure::{Admission, Candidate, Exposure};
 use super::listener::{Address, Listener};
 use super::netns::Tick;
 use super::peak::Slot;
@@ -25,6 +27,8 @@ pub(super) struct Group<A> {
     by_address: FxHashMap<A, usize>,
     sampled_at: Option<Duration>,
     drops_missing: bool,
+    /// Listeners first seen in this dump.
+    newcomers: Vec<usize>,
 }
 
 // === impl Group ===
@@ -38,6 +42,7 @@ impl<A: Address> Group<A> {
             by_address: FxHashMap::default(),
             sampled_at: None,
             drops_missing: false,
+            newcomers: Vec::new(),
         }
     }
 
@@ -51,9 +56,10 @@ impl<A: Address> Group<A> {
         self.drops_missing
     }
 
-    /// What is shown of each listener.
+    /// What is shown of each listener that has series.
     pub(super) fn shown(&self) -> impl Iterator<Item = &ListenerView> {
-        self.listeners.iter().map(|(_, listener)| &listener.shown)
+        let exposed = self.listeners.iter().filter(|(_, listener)| listener.exposure.is_exposed());
+        exposed.map(|(_, listener)| &listener.shown)
     }
 
     /// Takes in one dump. Gives the time credited to the one before it.
@@ -79,8 +85,23 @@ impl<A: Address> Group<A> {
         credited
     }
 
-    /// Charges overflows to the listeners.
-    pub(super) fn settle(&mut self, ledger: &mut Ledger, overflows: Option<u64>, slot: Slot) {
+    /// Lets the newcomers in, those with the longest queues first.
+    pub(super) fn admit(&mut self, admission: &mut Admission, netns: &str, now: Duration) {
+        let listeners = &mut self.listeners;
+        self.newcomers.sort_by_key(|key| Reverse(listeners[*key].rank()));
+        for key in self.newcomers.drain(..) {
+            let listener = &mut listeners[key];
+            listener.exposure = admission.enter(netns, &listener.shown.name, now);
+        }
+    }
+
+    /// Charges overflows to the listeners. Gives those charged to listeners that have no series.
+    pub(super) fn settle(
+        &mut self,
+        ledger: &mut Ledger,
+        overflows: Option<u64>,
+        slot: Slot,
+    ) -> u64 {
         let mut suspects: Vec<&mut Suspect> = self
             .listeners
             .iter_mut()
@@ -88,19 +109,38 @@ impl<A: Address> Group<A> {
             .filter(|suspect| suspect.is_suspected())
             .collect();
         ledger.settle(overflows, &mut suspects);
-        for (_, listener) in &mut self.listeners {
-            listener.charged(slot);
-        }
+        self.listeners.iter_mut().map(|(_, listener)| listener.charged(slot)).sum()
     }
 
-    /// Forgets listeners and sockets that were gone for the grace time. Gives the overflows they were charged with.
-    pub(super) fn forget(&mut self, now: Duration) -> u64 {
+    /// The listeners, for whoever gives the places.
+    pub(super) fn candidates(&self) -> impl Iterator<Item = Candidate<usize>> {
+        self.listeners.iter().map(|(key, listener)| Candidate {
+            key,
+            exposure: listener.exposure,
+            rank: listener.rank(),
+        })
+    }
+
+    /// A listener gets series.
+    pub(super) fn expose(&mut self, key: usize, now: Duration) {
+        self.listeners[key].exposure = Exposure::Exposed(now);
+    }
+
+    /// A listener loses its series. Gives the overflows that they showed.
+    pub(super) fn omit(&mut self, key: usize) -> u64 {
+        self.listeners[key].omit()
+    }
+
+    /// Forgets listeners and sockets that were gone for the grace time. Gives the overflows that they
+    /// showed.
+    pub(super) fn forget(&mut self, now: Duration, admission: &mut Admission) -> u64 {
         self.sockets.forget(now);
         let (by_address, mut overflows) = (&mut self.by_address, 0);
         self.listeners.retain(|_, listener| {
             let forgotten = listener.is_forgotten(now);
             if forgotten {
                 by_address.remove(&listener.address);
+                admission.leave(listener.exposure);
                 overflows += listener.shown.overflows.unwrap_or(0);
             }
             !forgotten
@@ -141,7 +181,11 @@ impl<A: Address> Group<A> {
     }
 
     fn listener_at(&mut self, address: A) -> usize {
-        let listeners = &mut self.listeners;
-        *self.by_address.entry(address).or_insert_with(|| listeners.insert(Listener::new(address)))
+        let (listeners, newcomers) = (&mut self.listeners, &mut self.newcomers);
+        *self.by_address.entry(address).or_insert_with(|| {
+            let key = listeners.insert(Listener::new(address));
+            newcomers.push(key);
+            key
+        })
     }
 }

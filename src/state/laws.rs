@@ -10,7 +10,7 @@ use super::*;
 use crate::snapshot::{
     AcceptQueue, Cookie, Counter, Counters, Dump, ListenAddress, ListenSocket, NetnsId, NetnsSample,
 };
-use crate::view::{ListenerView, NetnsView};
+use crate::view::{ListenerView, NetnsView, Protocol};
 
 const INTERVAL: Duration = Duration::from_millis(100);
 const TICK: f64 = 0.1;
@@ -43,9 +43,17 @@ fn dropped(drops: u32, socket: ListenSocket) -> ListenSocket {
 
 impl Story {
     fn new() -> Self {
+        Self::capped(1000)
+    }
+
+    fn capped(max: usize) -> Self {
         let namespaces = vec![NetnsSample::new(NetnsId(1), "host".into(), false)];
         let snapshot = Snapshot { unix_time: 1.7e9, namespaces };
-        Self { state: State::new(Duration::from_secs(150)), snapshot, overflows: 1_000 }
+        Self {
+            state: State::new(Duration::from_secs(150), Filter::default(), max),
+            snapshot,
+            overflows: 1_000,
+        }
     }
 
     /// A story in which `sockets` were there before listenq was started.
@@ -339,6 +347,51 @@ fn overflows_before_any_listener_was_seen_are_accounted_for() {
     assert_eq!(story.netns().unattributed_overflows, Some(7));
 }
 
+#[test]
+fn over_the_cap_the_fullest_are_shown_and_every_overflow_is_accounted_for() {
+    let mut story = Story::capped(1);
+    let (idle, busy) = (socket(1, 80), waiting(5, socket(2, 81)));
+    story.tick(&[idle, busy], 0).tick(&[dropped(3, idle), busy], 3);
+    for _ in 0..3 {
+        story.tick(&[dropped(3, idle), busy], 0);
+    }
+    assert_eq!((story.find(80), story.listener(81).sockets), (None, 1));
+    assert_eq!((story.netns().unexposed_overflows, story.state.omitted()), (Some(3), 1));
+}
+
+#[test]
+fn a_namespace_born_under_watch_counts_in_full() {
+    let mut story = Story::new();
+    story.snapshot.namespaces[0].is_newborn = true;
+    story.overflows = 0;
+    story.tick(&[dropped(6, waiting(5, socket(1, 80)))], 3);
+    assert_eq!((story.drops(80), story.overflows(80)), (6, 3));
+}
+
+#[test]
+fn a_namespace_that_ended_keeps_its_counters_for_the_grace_time() {
+    let mut story = Story::begun_with(&[waiting(5, socket(1, 80))]);
+    story.tick(&[dropped(3, waiting(5, socket(1, 80)))], 3);
+    story.snapshot.namespaces.clear();
+    story.state.fold(&story.snapshot, INTERVAL);
+    let closed = story.listener(80);
+    assert_eq!((closed.overflows, closed.sockets, closed.queue), (Some(3), 0, None));
+    assert!(!story.netns().is_fresh(Protocol::Tcp, Duration::ZERO));
+    story.state.fold(&story.snapshot, GRACE);
+    let mut view = View::default();
+    story.state.show(&Own::default(), &mut view);
+    assert_eq!(view.namespaces, []);
+}
+
+#[test]
+fn a_namespace_of_the_same_name_starts_afresh() {
+    let mut story = Story::begun_with(&[socket(1, 80)]);
+    story.tick(&[dropped(3, socket(1, 80))], 3).tick(&[dropped(3, socket(1, 80))], 0);
+    story.snapshot.namespaces[0].id = NetnsId(2);
+    story.tick(&[socket(1, 80)], 0);
+    assert_eq!((story.drops(80), story.overflows(80)), (0, 0));
+}
+
 /// One tick of a random story: which of eight sockets are seen, how long their queues are, how much they
 /// drop, and how many overflows the kernel counts.
 #[derive(Clone, Debug)]
@@ -387,8 +440,9 @@ proptest! {
     #[test]
     fn every_overflow_is_accounted_for_and_no_counter_steps_back(
         chapters in prop::collection::vec(chapter(), 1..120),
+        max in 1..6usize,
     ) {
-        let (mut story, mut drops) = (Story::begun_with(&[]), [u32::MAX - 20; 9]);
+        let (mut story, mut drops) = (Story::capped(max), [u32::MAX - 20; 9]);
         story.tick(&[socket(1, 80)], 0);
         let (first, mut growths) = (story.overflows, vec![story.overflows]);
         let mut before = counters(&story.netns());

@@ -8,6 +8,7 @@ use crate::view::{ListenerName, ListenerView, Protocol, QueueView};
 
 use super::GRACE;
 use super::blame::Suspect;
+use super::exposure::{Exposure, Rank};
 use super::peak::{Peak, Slot};
 use super::socket::Socket;
 
@@ -26,10 +27,14 @@ pub(super) struct Listener<A> {
     pub(super) shown: ListenerView,
     /// What speaks for charging it.
     pub(super) suspect: Suspect,
+    /// Whether it has series.
+    pub(super) exposure: Exposure,
     tally: Tally,
     full: bool,
     peak: Peak,
     lift: Option<u32>,
+    /// Charged in all, shown or not.
+    overflows: u64,
     closed_at: Option<Duration>,
 }
 
@@ -75,10 +80,12 @@ impl<A: Address> Listener<A> {
                 overflows: None,
             },
             suspect: Suspect::default(),
+            exposure: Exposure::Omitted,
             tally: Tally::default(),
             full: false,
             peak: Peak::default(),
             lift: None,
+            overflows: 0,
             closed_at: None,
         }
     }
@@ -151,13 +158,17 @@ impl<A: Address> Listener<A> {
         self.closed_at.get_or_insert(now);
     }
 
-    /// Takes the charge that its suspect was given. An overflow that can only be its own proves that a queue was
-    /// full, though no sample saw it.
-    pub(super) fn charged(&mut self, slot: Slot) {
+    /// Takes the charge that its suspect was given, and gives the part that it does not show. An overflow that can
+    /// only be its own proves that a queue was full, though no sample saw it.
+    pub(super) fn charged(&mut self, slot: Slot) -> u64 {
         let (charge, certain) = self.suspect.charge();
         if self.shown.drops.is_some() {
-            *self.shown.overflows.get_or_insert(0) += charge;
+            let overflows = self.shown.overflows.get_or_insert(0);
+            if self.exposure.is_exposed() {
+                *overflows += charge;
+            }
         }
+        self.overflows += charge;
         if let (true, Some(limit)) = (certain, self.lift) {
             self.peak.record(slot, limit.saturating_add(1));
             if let Some(queue) = &mut self.shown.queue {
@@ -167,6 +178,18 @@ impl<A: Address> Listener<A> {
         if !self.suspect.is_suspected() || charge > 0 {
             self.lift = None;
         }
+        if self.exposure.is_exposed() { 0 } else { charge }
+    }
+
+    /// How much it is worth showing.
+    pub(super) fn rank(&self) -> Rank {
+        Rank { overflows: self.overflows, peak: self.peak.largest() }
+    }
+
+    /// It has no series any more: gives the overflows that they showed.
+    pub(super) fn omit(&mut self) -> u64 {
+        self.exposure = Exposure::Omitted;
+        self.shown.overflows.replace(0).unwrap_or(0)
     }
 
     /// Whether connections wait.

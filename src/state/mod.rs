@@ -2,6 +2,7 @@
 //! time comes in as a value.
 
 mod blame;
+mod exposure;
 mod group;
 #[cfg(test)]
 mod laws;
@@ -18,7 +19,9 @@ use crate::own::Own;
 use crate::snapshot::{NetnsSample, Snapshot};
 use crate::view::{NetnsView, View};
 
-use netns::{Netns, Tick};
+pub use exposure::Filter;
+use exposure::{Admission, Candidate};
+use netns::{Key, Netns, Tick};
 use peak::Window;
 
 /// How long a closed listener, and the drops of a closed socket, are remembered.
@@ -30,14 +33,26 @@ pub struct State {
     window: Window,
     now: Duration,
     namespaces: BTreeMap<Arc<str>, Netns>,
+    admission: Admission,
 }
 
 // === impl State ===
 
 impl State {
-    /// Nothing seen yet; lengths are remembered as peaks for `peak_window`.
-    pub fn new(peak_window: Duration) -> Self {
-        Self { window: Window::new(peak_window), now: Duration::ZERO, namespaces: BTreeMap::new() }
+    /// Nothing seen yet; lengths are remembered as peaks for `peak_window`, and at most `max` of the listeners that
+    /// `filter` lets through are shown.
+    pub fn new(peak_window: Duration, filter: Filter, max: usize) -> Self {
+        Self {
+            window: Window::new(peak_window),
+            now: Duration::ZERO,
+            namespaces: BTreeMap::new(),
+            admission: Admission::new(filter, max),
+        }
+    }
+
+    /// Listeners that are not shown because there are too many.
+    pub fn omitted(&self) -> usize {
+        self.admission.omitted()
     }
 
     /// Takes in one snapshot, taken `elapsed` after the last.
@@ -50,13 +65,18 @@ impl State {
         };
         for sample in &snapshot.namespaces {
             match self.namespaces.get_mut(&sample.name) {
-                Some(netns) if netns.id() == sample.id => netns.fold(sample, tick),
+                Some(netns) if netns.id() == sample.id => {
+                    netns.fold(sample, tick, &mut self.admission)
+                }
                 // Another namespace of the same name is an ordinary counter reset.
                 _ => self.first_sight(sample, tick),
             }
         }
         if self.namespaces.len() > snapshot.namespaces.len() {
             self.end_missing();
+        }
+        if self.admission.is_due(self.now) {
+            self.give_places();
         }
     }
 
@@ -72,17 +92,45 @@ impl State {
 
     fn first_sight(&mut self, sample: &NetnsSample, tick: Tick) {
         let mut netns = Netns::new(sample);
-        netns.fold(sample, tick);
-        self.namespaces.insert(sample.name.clone(), netns);
+        netns.fold(sample, tick, &mut self.admission);
+        if let Some(replaced) = self.namespaces.insert(sample.name.clone(), netns) {
+            replaced.leave(&mut self.admission);
+        }
     }
 
     fn end_missing(&mut self) {
-        let now = self.now;
+        let (now, admission) = (self.now, &mut self.admission);
         self.namespaces.retain(|_, netns| {
             if !netns.was_folded_at(now) {
-                netns.end(now);
+                netns.end(now, admission);
             }
             !netns.is_forgotten(now)
         });
+    }
+
+    fn give_places(&mut self) {
+        let mut candidates = Vec::new();
+        for (name, netns) in &self.namespaces {
+            let of =
+                |Candidate { key, exposure, rank }| Candidate { key: (name, key), exposure, rank };
+            candidates.extend(netns.candidates().map(of));
+        }
+        let (incoming, outgoing) = self.admission.changes(&candidates, self.now);
+        let owned = |keys: Vec<(&Arc<str>, Key)>| -> Vec<(Arc<str>, Key)> {
+            keys.into_iter().map(|(name, key)| (name.clone(), key)).collect()
+        };
+        let (incoming, outgoing) = (owned(incoming), owned(outgoing));
+        for (name, key) in outgoing {
+            if let Some(netns) = self.namespaces.get_mut(&name) {
+                netns.omit(key);
+                self.admission.omit();
+            }
+        }
+        for (name, key) in incoming {
+            if let Some(netns) = self.namespaces.get_mut(&name) {
+                netns.expose(key, self.now);
+                self.admission.expose();
+            }
+        }
     }
 }

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::snapshot::{Counter, Counters, ListenAddress, NetnsId, NetnsSample, Settings, UnixName};
-use crate::view::NetnsView;
+use crate::view::{NetnsView, Protocol};
 
 use super::GRACE;
 use super::blame::Ledger;
+use super::exposure::{Admission, Candidate};
 use super::group::Group;
 use super::peak::Slot;
 
@@ -24,6 +25,9 @@ pub(super) struct Tick {
     /// The slot of the peak window it falls into.
     pub(super) slot: Slot,
 }
+
+/// A listener of a namespace.
+pub(super) type Key = (Protocol, usize);
 
 /// A namespace with its history.
 #[derive(Debug)]
@@ -72,25 +76,27 @@ impl Netns {
     }
 
     /// Takes in one sample. What it could not read stays as it was.
-    pub(super) fn fold(&mut self, sample: &NetnsSample, tick: Tick) {
+    pub(super) fn fold(&mut self, sample: &NetnsSample, tick: Tick, admission: &mut Admission) {
         self.folded_at = tick.now;
         if let Some(settings) = sample.settings {
             self.settings = settings;
         }
         if let Some(dump) = &sample.unix {
             self.unix.fold(dump, tick, &self.ledger);
+            self.unix.admit(admission, &self.name, tick.now);
         }
         // Without a dump the counters wait too: overflows are charged to what the dump says.
         if let Some(dump) = &sample.tcp {
             let credited = self.tcp.fold(dump, tick, &self.ledger);
             self.sampled_seconds += credited.as_secs_f64();
             self.sampled_unix = Some(tick.unix_time);
+            self.tcp.admit(admission, &self.name, tick.now);
             let overflows = self.fold_counters(sample);
             if self.knows_overflows() {
-                self.tcp.settle(&mut self.ledger, overflows, tick.slot);
+                self.unexposed += self.tcp.settle(&mut self.ledger, overflows, tick.slot);
             }
         }
-        self.forget(tick.now);
+        self.forget(tick.now, admission);
     }
 
     /// Whether it was part of the snapshot taken at `now`.
@@ -99,13 +105,13 @@ impl Netns {
     }
 
     /// It is not there any more: its counters stay for the grace time, its gauges go.
-    pub(super) fn end(&mut self, now: Duration) {
+    pub(super) fn end(&mut self, now: Duration, admission: &mut Admission) {
         if self.ended_at.is_none() {
             self.ended_at = Some(now);
             self.tcp.close(now);
             self.unix.close(now);
         }
-        self.forget(now);
+        self.forget(now, admission);
     }
 
     /// Whether it ended so long ago that nothing of it is remembered.
@@ -163,8 +169,44 @@ impl Netns {
         !self.tcp.lacks_drops() && self.counters.get(Counter::ListenOverflows).is_some()
     }
 
-    fn forget(&mut self, now: Duration) {
-        self.unexposed += self.tcp.forget(now);
-        self.unix.forget(now);
+    fn forget(&mut self, now: Duration, admission: &mut Admission) {
+        self.unexposed += self.tcp.forget(now, admission);
+        self.unix.forget(now, admission);
+    }
+
+    /// The listeners, for whoever gives the places.
+    pub(super) fn candidates(&self) -> impl Iterator<Item = Candidate<Key>> {
+        let of = |protocol| {
+            move |Candidate { key, exposure, rank }| Candidate {
+                key: (protocol, key),
+                exposure,
+                rank,
+            }
+        };
+        let tcp = self.tcp.candidates().map(of(Protocol::Tcp));
+        tcp.chain(self.unix.candidates().map(of(Protocol::Unix)))
+    }
+
+    /// A listener gets series.
+    pub(super) fn expose(&mut self, (protocol, key): Key, now: Duration) {
+        match protocol {
+            Protocol::Tcp => self.tcp.expose(key, now),
+            Protocol::Unix => self.unix.expose(key, now),
+        }
+    }
+
+    /// A listener loses its series.
+    pub(super) fn omit(&mut self, (protocol, key): Key) {
+        self.unexposed += match protocol {
+            Protocol::Tcp => self.tcp.omit(key),
+            Protocol::Unix => self.unix.omit(key),
+        };
+    }
+
+    /// Every listener gives its place back: another namespace takes this one's name.
+    pub(super) fn leave(&self, admission: &mut Admission) {
+        for candidate in self.candidates() {
+            admission.leave(candidate.exposure);
+        }
     }
 }

@@ -64,7 +64,12 @@ impl Sockets {
     }
 
     /// Takes in the `nth` row, whose address belongs to `listener`. Gives the new drops.
-    pub(super) fn see(&mut self, nth: usize, row: &ListenSocket<impl Copy>, listener: usize) -> u64 {
+    pub(super) fn see(
+        &mut self,
+        nth: usize,
+        row: &ListenSocket<impl Copy>,
+        listener: usize,
+    ) -> u64 {
         let place = self.place(nth, row.cookie).unwrap_or_else(|| self.insert(row, listener));
         match self.order.get_mut(nth) {
             Some(expected) => *expected = place,
