@@ -152,119 +152,68 @@ mod tests {
     const STATIC: &str = "89f4f2cb511c3b0b7e5272cff5ec37bf";
 
     /// Path, unit, container and pod, where `$A`, `$B`, `$U`, `$_` and `$S` stand for ids, a uid and one as in a slice.
-    const SHAPES: &[(&str, &str, &str, &str)] = &[
-        ("/", "", "", ""),
-        ("", "", "", ""),
-        // systemd
-        ("/system.slice/nginx.service", "nginx.service", "", ""),
-        ("/system.slice/nginx.service (deleted)", "nginx.service", "", ""),
-        ("/system.slice/system-getty.slice/getty@tty1.service", "getty@tty1.service", "", ""),
-        (
-            "/system.slice/system-postgresql.slice/postgresql@15-main.service",
-            "postgresql@15-main.service",
-            "",
-            "",
-        ),
-        ("/system.slice/_memory.service", "memory.service", "", ""),
-        ("/system.slice/dev-hugepages.mount", "", "", ""),
-        ("/system.slice/sshd.socket", "sshd.socket", "", ""),
-        ("/system.slice/$A.service", "$A.service", "", ""),
-        ("/init.scope", "init.scope", "", ""),
-        ("/user.slice/user-1000.slice/session-3.scope", "session-3.scope", "", ""),
-        (
-            "/user.slice/user-1000.slice/user@1000.service/app.slice/web.service",
-            "web.service",
-            "",
-            "",
-        ),
-        ("/user.slice/user-1000.slice/user@1000.service/init.scope", "init.scope", "", ""),
-        (
-            "/machine.slice/machine-web.scope/payload/system.slice/nginx.service",
-            "nginx.service",
-            "",
-            "",
-        ),
-        ("/../../nginx.service", "nginx.service", "", ""),
-        // Kubernetes
-        ("/kubepods/burstable/pod$U/$A", "", "$A", "$U"),
-        ("/kubepods/pod$S/$A", "", "$A", "$S"),
-        ("/kubepods/besteffort/pod$U/crio-$A", "", "$A", "$U"),
-        (
-            "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod$_.slice/cri-containerd-$A.scope",
-            "",
-            "$A",
-            "$U",
-        ),
-        ("/kubepods.slice/kubepods-pod$_.slice/crio-$A.scope/container", "", "$A", "$U"),
-        (
-            "/kubepods.slice/kubepods-pod$_.slice/crio-conmon-$A.scope",
-            "crio-conmon-$A.scope",
-            "",
-            "$U",
-        ),
-        (
-            "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod$S.slice/docker-$A.scope",
-            "",
-            "$A",
-            "$S",
-        ),
-        (
-            "/system.slice/containerd.service/kubepods-burstable-pod$S.slice:cri-containerd:$A",
-            "",
-            "$A",
-            "$S",
-        ),
-        (
-            "/system.slice/containerd.service/kubepods-besteffort-pod$_.slice:cri-containerd:$A",
-            "",
-            "$A",
-            "$U",
-        ),
-        ("/../../../kubepods-besteffort-pod$_.slice/cri-containerd-$A.scope", "", "$A", "$U"),
-        ("/../../pod$U/$A", "", "$A", "$U"),
-        ("/kubepods/burstable/pod$U", "", "", "$U"),
-        // Docker, containerd, Podman
-        ("/docker/$A", "", "$A", ""),
-        ("/system.slice/docker-$A.scope", "", "$A", ""),
-        ("/system.slice/docker-$A.scope (deleted)", "", "$A", ""),
-        ("/ecs/cluster/task/$A", "", "$A", ""),
-        ("/default/$A", "", "$A", ""),
-        ("/system.slice/nerdctl-$A.scope", "", "$A", ""),
-        ("/machine.slice/libpod-$A.scope/container", "", "$A", ""),
-        ("/machine.slice/machine-libpod_pod_$B.slice/libpod-$A.scope", "", "$A", ""),
-        ("/machine.slice/libpod-conmon-$A.scope", "libpod-conmon-$A.scope", "", ""),
-        ("/libpod_parent/libpod-$A", "", "$A", ""),
-        ("/libpod_parent/conmon", "", "", ""),
-        (
-            "/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-$A.scope/container",
-            "",
-            "$A",
-            "",
-        ),
-        ("/system.slice/web.service/libpod-payload-$A", "web.service", "$A", ""),
-        ("/system.slice/web.service/runtime", "web.service", "", ""),
-        // One inside the other
-        (
-            "/docker/$A/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod$_.slice/cri-containerd-$B.scope",
-            "",
-            "$B",
-            "$U",
-        ),
-        ("/system.slice/docker-$A.scope/kubepods/burstable/pod$U/$B", "", "$B", "$U"),
-        ("/docker/$A/kubelet.slice/kubelet.service", "kubelet.service", "$A", ""),
-        ("/docker/$A/system.slice/opendkim.service", "opendkim.service", "$A", ""),
-        ("/docker/$A/docker/$B", "", "$B", ""),
-        ("/kubepods/pod$U/$A/system.slice/docker-$B.scope", "", "$B", "$U"),
-        // LXC
-        ("/lxc.payload.web-1", "", "web-1", ""),
-        ("/lxc.payload.web-1/system.slice/nginx.service", "nginx.service", "web-1", ""),
-        ("/lxc/101/ns/system.slice/nginx.service", "nginx.service", "101", ""),
-        ("/lxc.monitor.web-1", "", "", ""),
-        // Nothing known
-        ("/process_api/e1ac1875337501bc7d704ddbc419a7b1", "", "", ""),
-        ("/kubepods.slice/kubepods-podweb.slice", "", "", ""),
-        ("/.service", "", "", ""),
-    ];
+    const SHAPES: &str = "
+        / | - | - | -
+        # systemd
+        /system.slice/nginx.service | nginx.service | - | -
+        /system.slice/nginx.service (deleted) | nginx.service | - | -
+        /system.slice/system-getty.slice/getty@tty1.service | getty@tty1.service | - | -
+        /system.slice/system-postgresql.slice/postgresql@15-main.service | postgresql@15-main.service | - | -
+        /system.slice/_memory.service | memory.service | - | -
+        /system.slice/dev-hugepages.mount | - | - | -
+        /system.slice/sshd.socket | sshd.socket | - | -
+        /system.slice/$A.service | $A.service | - | -
+        /init.scope | init.scope | - | -
+        /user.slice/user-1000.slice/session-3.scope | session-3.scope | - | -
+        /user.slice/user-1000.slice/user@1000.service/app.slice/web.service | web.service | - | -
+        /user.slice/user-1000.slice/user@1000.service/init.scope | init.scope | - | -
+        /machine.slice/machine-web.scope/payload/system.slice/nginx.service | nginx.service | - | -
+        /../../nginx.service | nginx.service | - | -
+        # Kubernetes
+        /kubepods/burstable/pod$U/$A | - | $A | $U
+        /kubepods/pod$S/$A | - | $A | $S
+        /kubepods/besteffort/pod$U/crio-$A | - | $A | $U
+        /kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod$_.slice/cri-containerd-$A.scope | - | $A | $U
+        /kubepods.slice/kubepods-pod$_.slice/crio-$A.scope/container | - | $A | $U
+        /kubepods.slice/kubepods-pod$_.slice/crio-conmon-$A.scope | crio-conmon-$A.scope | - | $U
+        /kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod$S.slice/docker-$A.scope | - | $A | $S
+        /system.slice/containerd.service/kubepods-burstable-pod$S.slice:cri-containerd:$A | - | $A | $S
+        /system.slice/containerd.service/kubepods-besteffort-pod$_.slice:cri-containerd:$A | - | $A | $U
+        /../../../kubepods-besteffort-pod$_.slice/cri-containerd-$A.scope | - | $A | $U
+        /../../pod$U/$A | - | $A | $U
+        /kubepods/burstable/pod$U | - | - | $U
+        # Docker, containerd, Podman
+        /docker/$A | - | $A | -
+        /system.slice/docker-$A.scope | - | $A | -
+        /system.slice/docker-$A.scope (deleted) | - | $A | -
+        /ecs/cluster/task/$A | - | $A | -
+        /default/$A | - | $A | -
+        /system.slice/nerdctl-$A.scope | - | $A | -
+        /machine.slice/libpod-$A.scope/container | - | $A | -
+        /machine.slice/machine-libpod_pod_$B.slice/libpod-$A.scope | - | $A | -
+        /machine.slice/libpod-conmon-$A.scope | libpod-conmon-$A.scope | - | -
+        /libpod_parent/libpod-$A | - | $A | -
+        /libpod_parent/conmon | - | - | -
+        /user.slice/user-1000.slice/user@1000.service/user.slice/libpod-$A.scope/container | - | $A | -
+        /system.slice/web.service/libpod-payload-$A | web.service | $A | -
+        /system.slice/web.service/runtime | web.service | - | -
+        # One inside the other
+        /docker/$A/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod$_.slice/cri-containerd-$B.scope | - | $B | $U
+        /system.slice/docker-$A.scope/kubepods/burstable/pod$U/$B | - | $B | $U
+        /docker/$A/kubelet.slice/kubelet.service | kubelet.service | $A | -
+        /docker/$A/system.slice/opendkim.service | opendkim.service | $A | -
+        /docker/$A/docker/$B | - | $B | -
+        /kubepods/pod$U/$A/system.slice/docker-$B.scope | - | $B | $U
+        # LXC
+        /lxc.payload.web-1 | - | web-1 | -
+        /lxc.payload.web-1/system.slice/nginx.service | nginx.service | web-1 | -
+        /lxc/101/ns/system.slice/nginx.service | nginx.service | 101 | -
+        /lxc.monitor.web-1 | - | - | -
+        # Nothing known
+        /process_api/e1ac1875337501bc7d704ddbc419a7b1 | - | - | -
+        /kubepods.slice/kubepods-podweb.slice | - | - | -
+        /.service | - | - | -
+    ";
 
     fn write_out(text: &str) -> String {
         let slice = UID.replace('-', "_");
@@ -272,17 +221,17 @@ mod tests {
         words.iter().fold(text.to_owned(), |text, (name, value)| text.replace(name, value))
     }
 
-    fn some(text: &str) -> Option<String> {
-        (!text.is_empty()).then(|| write_out(text))
-    }
-
     #[test]
     fn a_path_names_unit_container_and_pod() {
-        for (path, unit, container, pod) in SHAPES {
-            let expected =
-                Placement { unit: some(unit), container_id: some(container), pod_uid: some(pod) };
-            assert_eq!(Placement::of(&write_out(path)), expected, "{path}");
+        let rows = SHAPES.lines().map(str::trim).filter(|row| row.starts_with('/'));
+        for row in rows {
+            let fields: Vec<String> = row.split(" | ").map(write_out).collect();
+            let [path, unit, container_id, pod_uid] = fields.try_into().unwrap();
+            let some = |field: String| (field != "-").then_some(field);
+            let (unit, container_id, pod_uid) = (some(unit), some(container_id), some(pod_uid));
+            assert_eq!(Placement::of(&path), Placement { unit, container_id, pod_uid }, "{row}");
         }
+        assert_eq!(Placement::of(""), Placement::default());
     }
 
     #[test]

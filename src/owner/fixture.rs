@@ -42,6 +42,11 @@ impl Dir {
         symlink(target, self.inside(path)).unwrap();
     }
 
+    /// Removes a directory with all that is in it.
+    pub(super) fn remove(&self, path: &str) {
+        fs::remove_dir_all(self.0.join(path)).unwrap();
+    }
+
     fn inside(&self, path: &str) -> PathBuf {
         let path = self.0.join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();

@@ -10,9 +10,13 @@
 use std::sync::Arc;
 
 pub mod cgroup;
+pub mod cgroup_id;
+mod claim;
 #[cfg(test)]
 mod fixture;
+pub mod holders;
 pub mod kubelet;
+mod process;
 mod text;
 
 /// The owner of a listen socket. What is not known is empty.
