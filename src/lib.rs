@@ -8,6 +8,7 @@
 //! ```
 //!
 //! * [`kernel`] reads netlink and procfs, [`snapshot`] is what it read;
+//! * [`owner`] finds who is behind a listen socket;
 //! * [`state`] is what became of all snapshots so far, [`view`] what is shown of it;
 //! * [`sampler`] does both on a timer and publishes the view;
 //! * [`exposition`] and [`list`] write a view down for Prometheus and for people;
@@ -20,6 +21,7 @@ pub mod kernel;
 pub mod list;
 pub mod log;
 pub mod own;
+pub mod owner;
 pub mod sampler;
 pub mod serve;
 pub mod snapshot;

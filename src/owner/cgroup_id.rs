@@ -1,0 +1,137 @@
+//! Paths of cgroups by the ids that sockets carry: `INET_DIAG_CGROUP_ID` is the inode of the directory, in the
+//! version 2 hierarchy, of the cgroup that *made* the socket.
+//!
+//! A tree is read whole: a directory's entries bring its children's inodes along, and its link count says
+//! whether it has any. Ids are not reused while the machine runs.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirEntryExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+/// The file that every version 2 cgroup has, the root too, and version 1 has nowhere.
+const MARK: &str = "cgroup.controllers";
+
+/// The cgroups of a version 2 hierarchy as they were last read.
+#[derive(Debug)]
+pub struct CgroupTree {
+    root: PathBuf,
+    paths: FxHashMap<u64, Arc<str>>,
+}
+
+// === impl CgroupTree ===
+
+impl CgroupTree {
+    /// Finds where version 2 is mounted below `rootfs`: `/sys/fs/cgroup`, or `/sys/fs/cgroup/unified` on
+    /// a hybrid machine. Nothing is read yet.
+    pub fn find(rootfs: &Path) -> Option<Self> {
+        let mounts = ["sys/fs/cgroup", "sys/fs/cgroup/unified"].map(|path| rootfs.join(path));
+        let root = mounts.into_iter().find(|root| root.join(MARK).exists())?;
+        Some(Self { root, paths: FxHashMap::default() })
+    }
+
+    /// The path of the cgroup of this id, `/` for the root, as `/proc/<pid>/cgroup` would have it. `None` for one
+    /// that was made after the last [`refresh`](Self::refresh) or removed before it.
+    pub fn path(&self, id: u64) -> Option<&Arc<str>> {
+        self.paths.get(&id)
+    }
+
+    /// The directory of a cgroup, which has its `cgroup.procs`.
+    pub fn directory(&self, path: &str) -> PathBuf {
+        self.root.join(path.trim_start_matches('/'))
+    }
+
+    /// Reads the tree anew and returns how many cgroups there are: the cost grows with it. When the root
+    /// cannot be read what is known stays.
+    pub fn refresh(&mut self) -> io::Result<usize> {
+        let mut paths = FxHashMap::default();
+        paths.insert(fs::metadata(&self.root)?.ino(), "/".into());
+        let mut parents = vec![String::new()];
+        while let Some(parent) = parents.pop() {
+            match self.children(&parent, &mut paths) {
+                Ok(children) => parents.extend(children),
+                Err(error) if parent.is_empty() => return Err(error),
+                // Removed meanwhile, or closed to us.
+                Err(_) => {}
+            }
+        }
+        self.paths = paths;
+        Ok(self.paths.len())
+    }
+
+    /// Puts down the children of a cgroup and returns them, unless it has none.
+    fn children(
+        &self,
+        parent: &str,
+        paths: &mut FxHashMap<u64, Arc<str>>,
+    ) -> io::Result<Vec<String>> {
+        let directory = self.directory(parent);
+        let mut children = Vec::new();
+        // Two links, its name and its own `.`: no child has a `..` here.
+        if fs::symlink_metadata(&directory)?.nlink() == 2 {
+            return Ok(children);
+        }
+        for entry in fs::read_dir(directory)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                let Ok(name) = entry.file_name().into_string() else { continue };
+                let path = format!("{parent}/{name}");
+                paths.insert(entry.ino(), path.as_str().into());
+                children.push(path);
+            }
+        }
+        Ok(children)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::owner::fixture::Dir;
+
+    fn inode(path: &Path) -> u64 {
+        fs::metadata(path).unwrap().ino()
+    }
+
+    #[test]
+    fn a_cgroup_is_found_by_the_inode_of_its_directory() {
+        let dir = Dir::new("cgroup");
+        dir.file("sys/fs/cgroup/cgroup.controllers", "cpu memory\n");
+        let nginx = dir.directory("sys/fs/cgroup/system.slice/nginx.service");
+        let mut tree = CgroupTree::find(dir.path()).unwrap();
+        assert_eq!(tree.path(inode(&nginx)), None);
+        assert_eq!(tree.refresh().unwrap(), 3);
+        let path = tree.path(inode(&nginx)).unwrap();
+        assert_eq!(&**path, "/system.slice/nginx.service");
+        assert_eq!(tree.directory(path), nginx);
+        let root = inode(&dir.path().join("sys/fs/cgroup"));
+        assert_eq!(tree.path(root).map(|path| &**path), Some("/"));
+        fs::remove_dir(&nginx).unwrap();
+        assert_eq!(tree.refresh().unwrap(), 2);
+    }
+
+    #[test]
+    fn version_2_is_told_from_version_1() {
+        let dir = Dir::new("cgroup-hybrid");
+        dir.file("sys/fs/cgroup/memory/cgroup.procs", "1\n");
+        assert!(CgroupTree::find(dir.path()).is_none());
+        dir.file("sys/fs/cgroup/unified/cgroup.controllers", "");
+        let tree = CgroupTree::find(dir.path()).unwrap();
+        assert_eq!(tree.directory("/a"), dir.path().join("sys/fs/cgroup/unified/a"));
+    }
+
+    #[test]
+    fn what_is_known_stays_when_the_root_cannot_be_read() {
+        let dir = Dir::new("cgroup-gone");
+        dir.file("sys/fs/cgroup/cgroup.controllers", "");
+        let mut tree = CgroupTree::find(dir.path()).unwrap();
+        let id = inode(&dir.path().join("sys/fs/cgroup"));
+        tree.refresh().unwrap();
+        dir.remove("sys");
+        assert!(tree.refresh().is_err());
+        assert!(tree.path(id).is_some());
+    }
+}

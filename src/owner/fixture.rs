@@ -1,0 +1,61 @@
+//! A directory for one test, gone after it, in which a part of `/` or `/proc` is set up.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// A directory that is removed when dropped.
+pub(super) struct Dir(PathBuf);
+
+// === impl Dir ===
+
+impl Dir {
+    /// Makes an empty one.
+    pub(super) fn new(hint: &str) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("lq-{}-{n}-{hint}", std::process::id()));
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Makes a directory and those it is in.
+    pub(super) fn directory(&self, path: &str) -> PathBuf {
+        let path = self.0.join(path);
+        fs::create_dir_all(&path).unwrap();
+        path
+    }
+
+    /// Writes a file and makes the directories it is in.
+    pub(super) fn file(&self, path: &str, text: impl AsRef<[u8]>) {
+        fs::write(self.inside(path), text).unwrap();
+    }
+
+    /// Makes a symbolic link and the directories it is in.
+    pub(super) fn link(&self, target: &str, path: &str) {
+        symlink(target, self.inside(path)).unwrap();
+    }
+
+    /// Removes a directory with all that is in it.
+    pub(super) fn remove(&self, path: &str) {
+        fs::remove_dir_all(self.0.join(path)).unwrap();
+    }
+
+    fn inside(&self, path: &str) -> PathBuf {
+        let path = self.0.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        path
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}

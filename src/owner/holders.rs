@@ -1,0 +1,385 @@
+//! Which process holds a socket: a walk over `/proc/<pid>/fd`, whose links say `socket:[<inode>]`.
+//!
+//! The oldest holder counts: the master of a prefork server made the socket, its workers inherited it. A
+//! systemd (pid 1, a user's, a container's) made sockets for others to serve, so it counts only when no other
+//! process holds the socket. The oldest is known only when all processes were looked at, so the walk never ends
+//! early by itself; it goes in steps instead, each as short as the caller wants.
+
+use std::collections::hash_map::Entry;
+use std::ffi::CStr;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustc_hash::{FxHashMap, FxHashSet};
+use rustix::fs::{CWD, Mode, OFlags, RawDir, openat, readlinkat_raw};
+use rustix::io::Errno;
+
+use super::claim::Claim;
+use super::process::{Process, has_ended, is_denied};
+
+/// A process that holds a listen socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// Its id in the pid namespace of the procfs that was walked.
+    pub pid: u32,
+    /// When it was started, in ticks since boot: with the pid this is the process and no later one.
+    pub start_time: u64,
+    /// Its name, without line breaks and whatever is not UTF-8 replaced; 15 bytes at most in the kernel.
+    pub comm: String,
+    /// The text of its `cgroup` file, for [`telling_path`](super::cgroup::telling_path).
+    pub cgroup: String,
+}
+
+/// Whether a walk has more to look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// It has.
+    More,
+    /// All processes were looked at.
+    Done,
+}
+
+/// What a walk found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// By socket inode. A socket without entry is held by nobody that we may look at: by a process that
+    /// ended or denied us, in a pid namespace outside ours, or by the kernel.
+    pub holders: FxHashMap<u64, Arc<Holder>>,
+    /// How many processes did not let us look: for want of `CAP_SYS_PTRACE` or `CAP_DAC_READ_SEARCH`.
+    pub denied: usize,
+    /// How many descriptors were looked at.
+    pub descriptors: usize,
+}
+
+/// A walk under way. Between steps it holds at most four descriptors.
+pub struct Walk {
+    procfs: OwnedFd,
+    /// The best claim so far on each wanted inode.
+    wanted: FxHashMap<u64, Option<Claim>>,
+    first: FxHashSet<u32>,
+    /// To be looked at next, the last one first.
+    pids: Vec<u32>,
+    listing: Option<OwnedFd>,
+    has_begun_listing: bool,
+    current: Option<Visit>,
+    denied: usize,
+    descriptors: usize,
+}
+
+/// A process whose descriptors are being looked at.
+struct Visit {
+    process: Process,
+    fds: OwnedFd,
+    /// Read when it is first found to hold a wanted socket.
+    claim: Option<Claim>,
+}
+
+// === impl Walk ===
+
+impl Walk {
+    /// Looks for the holders of these socket inodes among all processes of `procfs`.
+    pub fn new(procfs: &Path, wanted: impl IntoIterator<Item = u64>) -> io::Result<Self> {
+        let procfs = open_directory(CWD, procfs)?;
+        Ok(Self {
+            // A position of its own: listing moves it.
+            listing: Some(open_directory(&procfs, Path::new("."))?),
+            has_begun_listing: false,
+            procfs,
+            wanted: wanted.into_iter().map(|inode| (inode, None)).collect(),
+            first: FxHashSet::default(),
+            pids: Vec::new(),
+            current: None,
+            denied: 0,
+            descriptors: 0,
+        })
+    }
+
+    /// Looks at these processes before all others, such as those of the cgroup that a socket was made in.
+    #[must_use]
+    pub fn looking_first_at(mut self, pids: impl IntoIterator<Item = u32>) -> Self {
+        self.first = pids.into_iter().collect();
+        self.pids = self.first.iter().copied().collect();
+        self
+    }
+
+    /// Whether [`Walk::step`] has looked at all the processes that it was to look at first.
+    pub fn has_looked_at_first(&self) -> bool {
+        self.has_begun_listing || self.pids.is_empty() && self.current.is_none()
+    }
+
+    /// Whether every wanted socket has a holder that does not merely pass it on. There may be an older one yet.
+    pub fn has_found_all(&self) -> bool {
+        self.wanted.values().all(|claim| claim.is_some_and(|claim| !claim.passes_sockets_on))
+    }
+
+    /// Goes on for about so long: at least by a directory's next 4 KiB, about 170 descriptors.
+    pub fn step(&mut self, budget: Duration) -> io::Result<Step> {
+        let begin = Instant::now();
+        while self.turn()? {
+            if begin.elapsed() >= budget {
+                return Ok(Step::More);
+            }
+        }
+        Ok(Step::Done)
+    }
+
+    /// Reads of the holders found so far what is to be known; the walk need not have been done.
+    pub fn finish(self) -> Found {
+        let Self { procfs, wanted, denied, descriptors, .. } = self;
+        let mut holders = FxHashMap::default();
+        let mut known: FxHashMap<u32, Option<Arc<Holder>>> = FxHashMap::default();
+        for (inode, claim) in wanted {
+            let Some(claim) = claim else { continue };
+            let holder =
+                known.entry(claim.pid).or_insert_with(|| claim.read(&procfs).map(Arc::new));
+            holders.extend(holder.clone().map(|holder| (inode, holder)));
+        }
+        Found { holders, denied, descriptors }
+    }
+
+    /// One portion of work; `false` when there was none.
+    fn turn(&mut self) -> io::Result<bool> {
+        if let Some(visit) = self.current.take() {
+            self.go_on(visit)?;
+        } else if let Some(pid) = self.pids.pop() {
+            self.visit(pid)?;
+        } else if let Some(listing) = self.listing.take() {
+            self.has_begun_listing = true;
+            let (pids, first) = (&mut self.pids, &self.first);
+            let more = portion(&listing, |name| {
+                pids.extend(number(name).filter(|pid| !first.contains(pid)))
+            })?;
+            self.listing = more.then_some(listing);
+        } else {
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    fn visit(&mut self, pid: u32) -> io::Result<()> {
+        let opened = Process::open(&self.procfs, pid)
+            .and_then(|process| Ok((process.descriptors()?, process)));
+        if let Some((fds, process)) = self.allowed(opened)? {
+            self.go_on(Visit { process, fds, claim: None })?;
+        }
+        Ok(())
+    }
+
+    fn go_on(&mut self, mut visit: Visit) -> io::Result<()> {
+        let (wanted, descriptors) = (&mut self.wanted, &mut self.descriptors);
+        let mut denied = Ok(());
+        let more = portion(&visit.fds, |name| {
+            if denied.is_err() || name.to_bytes().starts_with(b".") {
+                return;
+            }
+            *descriptors += 1;
+            match socket_inode(&visit.fds, name) {
+                Ok(Some(inode)) => claim(wanted, inode, &visit.process, &mut visit.claim),
+                Err(error) if is_denied(error) => denied = Err(error),
+                // Not a socket, or closed meanwhile.
+                Ok(None) | Err(_) => {}
+            }
+        });
+        let more = self.allowed(denied.and(more))?;
+        self.current = more.unwrap_or(false).then_some(visit);
+        Ok(())
+    }
+
+    /// A process that ended is nothing, one that denies us is counted.
+    fn allowed<T>(&mut self, result: Result<T, Errno>) -> io::Result<Option<T>> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(error) if has_ended(error) => Ok(None),
+            Err(error) if is_denied(error) => {
+                self.denied += 1;
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Puts the process down as the holder of `inode`, if that is wanted and no better one is known.
+fn claim(
+    wanted: &mut FxHashMap<u64, Option<Claim>>,
+    inode: u64,
+    process: &Process,
+    claim: &mut Option<Claim>,
+) {
+    let Entry::Occupied(mut best) = wanted.entry(inode) else { return };
+    if claim.is_none() {
+        *claim = Claim::of(process);
+    }
+    let Some(claim) = *claim else { return };
+    if best.get().is_none_or(|best| claim.beats(&best)) {
+        best.insert(Some(claim));
+    }
+}
+
+/// Reads a directory's next portion; `false` when it was the last.
+fn portion(directory: &OwnedFd, mut each: impl FnMut(&CStr)) -> rustix::io::Result<bool> {
+    let mut buffer = [MaybeUninit::uninit(); 4096];
+    let mut entries = RawDir::new(directory, &mut buffer);
+    while let Some(entry) = entries.next() {
+        each(entry?.file_name());
+        if entries.is_buffer_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The inode of the socket behind a descriptor.
+fn socket_inode(fds: &OwnedFd, name: &CStr) -> rustix::io::Result<Option<u64>> {
+    let mut target = [0; 40];
+    let length = readlinkat_raw(fds, name, &mut target)?;
+    let inode = target[..length].strip_prefix(b"socket:[").and_then(|rest| rest.strip_suffix(b"]"));
+    Ok(inode.and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok()))
+}
+
+fn number(name: &CStr) -> Option<u32> {
+    name.to_str().ok()?.parse().ok()
+}
+
+fn open_directory(at: impl AsFd, path: &Path) -> rustix::io::Result<OwnedFd> {
+    openat(at, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::owner::fixture::Dir;
+
+    /// A procfs of our own.
+    struct Procfs(Dir);
+
+    impl Procfs {
+        fn process(&self, pid: u32, parent: u32, start_time: u64, comm: &str, links: &[&str]) {
+            let stat = format!(
+                "{pid} ({comm}) S {parent}{} {start_time}{}\n",
+                " 0".repeat(17),
+                " 0".repeat(30)
+            );
+            self.0.file(&format!("{pid}/stat"), stat);
+            self.0.file(&format!("{pid}/comm"), format!("{comm}\n"));
+            self.0.file(&format!("{pid}/cgroup"), format!("0::/{comm}\n"));
+            self.0.directory(&format!("{pid}/fd"));
+            for (fd, target) in links.iter().enumerate() {
+                self.0.link(target, &format!("{pid}/fd/{fd}"));
+            }
+        }
+
+        fn walk(&self, wanted: &[u64]) -> Walk {
+            Walk::new(self.0.path(), wanted.iter().copied()).unwrap()
+        }
+
+        /// Who holds 42.
+        fn holder(&self) -> Option<u32> {
+            let mut walk = self.walk(&[42]);
+            assert_eq!(walk.step(Duration::MAX).unwrap(), Step::Done);
+            walk.finish().holders.get(&42).map(|holder| holder.pid)
+        }
+    }
+
+    fn procfs() -> Procfs {
+        let dir = Dir::new("proc");
+        dir.file("version", "Linux");
+        dir.directory("net");
+        Procfs(dir)
+    }
+
+    #[test]
+    fn the_oldest_holder_is_found_and_read() {
+        let procfs = procfs();
+        procfs.process(30, 20, 500, "worker", &["/dev/null", "socket:[42]"]);
+        procfs.process(20, 1, 400, "nginx", &["pipe:[42]", "socket:[42]", "socket:[43]"]);
+        procfs.process(40, 20, 500, "worker", &["socket:[42]", "socket:[430]"]);
+        let mut walk = procfs.walk(&[42, 43, 44]);
+        assert_eq!(walk.step(Duration::MAX).unwrap(), Step::Done);
+        assert!(!walk.has_found_all());
+        let (comm, cgroup) = ("nginx".to_owned(), "0::/nginx\n".to_owned());
+        let nginx = Arc::new(Holder { pid: 20, start_time: 400, comm, cgroup });
+        let holders = FxHashMap::from_iter([(42, Arc::clone(&nginx)), (43, nginx)]);
+        assert_eq!(walk.finish(), Found { holders, denied: 0, descriptors: 7 });
+    }
+
+    #[test]
+    fn systemd_holds_only_what_nobody_else_holds() {
+        let procfs = procfs();
+        procfs.process(1, 0, 1, "init", &["socket:[42]"]);
+        assert_eq!(procfs.holder(), Some(1));
+        procfs.process(50, 1, 20, "systemd", &["socket:[42]"]);
+        assert_eq!(procfs.holder(), Some(1));
+        procfs.process(60, 1, 300, "sshd", &["socket:[42]"]);
+        assert_eq!(procfs.holder(), Some(60));
+    }
+
+    #[test]
+    fn a_parent_is_older_than_its_child_of_the_same_tick() {
+        let procfs = procfs();
+        procfs.process(7, 30_000, 500, "worker", &["socket:[42]"]);
+        procfs.process(30_000, 1, 500, "master", &["socket:[42]"]);
+        assert_eq!(procfs.holder(), Some(30_000));
+        procfs.process(6, 1, 500, "stranger", &["socket:[42]"]);
+        procfs.process(8, 6, 500, "child", &["socket:[42]"]);
+        assert_ne!(procfs.holder(), Some(8));
+    }
+
+    #[test]
+    fn a_walk_goes_on_where_it_stopped() {
+        let procfs = procfs();
+        let many = vec!["/dev/null"; 500];
+        procfs.process(10, 1, 100, "many", &many);
+        procfs.process(11, 1, 100, "server", &["socket:[42]"]);
+        let mut walk = procfs.walk(&[42]);
+        let mut steps = 0;
+        while walk.step(Duration::ZERO).unwrap() == Step::More {
+            steps += 1;
+        }
+        assert!(steps >= 4, "{steps}");
+        let found = walk.finish();
+        assert_eq!((found.holders.len(), found.descriptors), (1, 501));
+    }
+
+    #[test]
+    fn those_to_be_looked_at_first_are_looked_at_once() {
+        let procfs = procfs();
+        procfs.process(10, 1, 100, "other", &["socket:[41]"]);
+        procfs.process(11, 1, 100, "server", &["socket:[42]"]);
+        let mut walk = procfs.walk(&[42]).looking_first_at([11, 12]);
+        while !walk.has_looked_at_first() {
+            assert_eq!(walk.step(Duration::ZERO).unwrap(), Step::More);
+        }
+        assert!(walk.has_found_all());
+        assert_eq!(walk.step(Duration::MAX).unwrap(), Step::Done);
+        let found = walk.finish();
+        assert_eq!((found.holders[&42].pid, found.descriptors), (11, 2));
+    }
+
+    #[test]
+    fn a_process_that_ended_is_nothing() {
+        let procfs = procfs();
+        procfs.process(20, 1, 400, "nginx", &["socket:[42]"]);
+        let mut walk = procfs.walk(&[42]);
+        assert_eq!(walk.step(Duration::MAX).unwrap(), Step::Done);
+        procfs.process(21, 1, 500, "later", &[]);
+        procfs.0.remove("20");
+        assert_eq!(walk.finish().holders, FxHashMap::default());
+        procfs.0.directory("22");
+        assert_eq!(procfs.holder(), None);
+    }
+
+    #[test]
+    fn a_name_of_any_bytes_is_read() {
+        let procfs = procfs();
+        procfs.process(20, 1, 400, "a) S (b", &["socket:[42]"]);
+        procfs.0.file("20/comm", b"a\nb\xff)\n");
+        let mut walk = procfs.walk(&[42]);
+        walk.step(Duration::MAX).unwrap();
+        assert_eq!(walk.finish().holders[&42].comm, "ab\u{fffd})");
+    }
+}

@@ -1,0 +1,192 @@
+//! Names of pods and containers from the kubelet's logs: `/var/log/pods/<namespace>_<pod>_<uid>` and
+//! `/var/log/containers/<pod>_<namespace>_<container>-<container id>.log`.
+//!
+//! The names of the entries say it all: nothing is opened, no link is followed, no API is asked.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use super::text::{is_pod_uid, split_container_id};
+
+/// A pod's names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// Its Kubernetes namespace.
+    pub namespace: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+}
+
+/// A container's names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Container {
+    /// The pod it is part of.
+    pub pod: Pod,
+    /// Its name within the pod.
+    pub name: Arc<str>,
+}
+
+/// Every pod and container that the kubelet of this machine keeps logs of.
+#[derive(Clone, Debug, Default)]
+pub struct Kubelet {
+    pods: FxHashMap<Box<str>, Pod>,
+    containers: FxHashMap<Box<str>, Container>,
+}
+
+// === impl Kubelet ===
+
+impl Kubelet {
+    /// Lists both directories below `rootfs`. One that cannot be read is as good as empty; when neither can,
+    /// the error is that of `/var/log/pods`: "not found" where there is no kubelet.
+    ///
+    /// A pod's sandbox has no log, so its id is not among the containers: look up the pod's uid.
+    pub fn read(rootfs: &Path) -> io::Result<Self> {
+        let pods = collect(&rootfs.join("var/log/pods"), parse_pod_directory);
+        let containers = collect(&rootfs.join("var/log/containers"), parse_container_link);
+        match (pods, containers) {
+            (Err(error), Err(_)) => Err(error),
+            (pods, containers) => Ok(Self {
+                pods: pods.unwrap_or_default(),
+                containers: containers.unwrap_or_default(),
+            }),
+        }
+    }
+
+    /// The pod of this uid, as a cgroup's path has it: for a static pod the hash of its manifest.
+    pub fn pod(&self, uid: &str) -> Option<&Pod> {
+        self.pods.get(uid)
+    }
+
+    /// The container of this id.
+    pub fn container(&self, id: &str) -> Option<&Container> {
+        self.containers.get(id)
+    }
+}
+
+/// Reads `<namespace>_<pod>_<uid>`: the uid and the names. Kubernetes allows no `_` in any of them.
+pub fn parse_pod_directory(name: &str) -> Option<(&str, Pod)> {
+    let [namespace, name, uid] = three(name)?;
+    is_pod_uid(uid).then(|| (uid, Pod::new(namespace, name)))
+}
+
+/// Reads `<pod>_<namespace>_<container>-<container id>.log`: the container id and the names.
+pub fn parse_container_link(name: &str) -> Option<(&str, Container)> {
+    let (names, id) = split_container_id(name.strip_suffix(".log")?)?;
+    let [pod, namespace, name] = three(names)?;
+    Some((id, Container { pod: Pod::new(namespace, pod), name: name.into() }))
+}
+
+fn three(name: &str) -> Option<[&str; 3]> {
+    let mut parts = name.split('_');
+    let three = [parts.next()?, parts.next()?, parts.next()?];
+    (parts.next().is_none() && three.iter().all(|part| !part.is_empty())).then_some(three)
+}
+
+fn collect<T>(
+    directory: &Path,
+    parse: impl Fn(&str) -> Option<(&str, T)>,
+) -> io::Result<FxHashMap<Box<str>, T>> {
+    let mut found = FxHashMap::default();
+    for entry in fs::read_dir(directory)? {
+        let name = entry?.file_name();
+        if let Some((key, value)) = name.to_str().and_then(&parse) {
+            found.insert(key.into(), value);
+        }
+    }
+    Ok(found)
+}
+
+// === impl Pod ===
+
+impl Pod {
+    fn new(namespace: &str, name: &str) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::owner::fixture::Dir;
+    use proptest::prelude::*;
+
+    const ID: &str = "9ec39b91f3d70e1beff50a308f77067065ea6be0d91a3378375056cd4422cf3d";
+    const UID: &str = "36b6d6be-73b1-065a-f369-b3985edafa09";
+    const STATIC: &str = "89f4f2cb511c3b0b7e5272cff5ec37bf";
+
+    fn web() -> Pod {
+        Pod::new("shop", "web-7d4b9c-x2x4z")
+    }
+
+    fn nginx() -> Container {
+        Container { pod: web(), name: "nginx-main".into() }
+    }
+
+    #[test]
+    fn a_pods_directory_names_it() {
+        let name = format!("shop_web-7d4b9c-x2x4z_{UID}");
+        assert_eq!(parse_pod_directory(&name), Some((UID, web())));
+        let name = format!("kube-system_etcd-node.example_{STATIC}");
+        let etcd = Pod::new("kube-system", "etcd-node.example");
+        assert_eq!(parse_pod_directory(&name), Some((STATIC, etcd)));
+    }
+
+    #[test]
+    fn a_containers_link_names_it() {
+        let name = format!("web-7d4b9c-x2x4z_shop_nginx-main-{ID}.log");
+        assert_eq!(parse_container_link(&name), Some((ID, nginx())));
+    }
+
+    #[test]
+    fn other_names_say_nothing() {
+        for name in ["", "_", "__", "lost+found", &format!("__{UID}"), &format!("a_b_c_{UID}"), UID]
+        {
+            assert_eq!(parse_pod_directory(name), None, "{name}");
+        }
+        for name in [
+            format!("a_b_c-{ID}"),
+            format!("a_b_-{ID}.log"),
+            format!("a_b-{ID}.log"),
+            format!("a_b_c-{STATIC}.log"),
+        ] {
+            assert_eq!(parse_container_link(&name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn pods_are_found_by_uid_and_containers_by_id() {
+        let dir = Dir::new("kubelet");
+        dir.directory(&format!("var/log/pods/shop_web-7d4b9c-x2x4z_{UID}/nginx-main"));
+        dir.directory("var/log/pods/other");
+        // Its target is not below this root: it need not be.
+        dir.link(
+            "/var/log/pods/anywhere/0.log",
+            &format!("var/log/containers/web-7d4b9c-x2x4z_shop_nginx-main-{ID}.log"),
+        );
+        let kubelet = Kubelet::read(dir.path()).unwrap();
+        assert_eq!(kubelet.pod(UID), Some(&web()));
+        assert_eq!(kubelet.container(ID), Some(&nginx()));
+        assert_eq!((kubelet.pod(ID), kubelet.container(UID)), (None, None));
+        assert_eq!((kubelet.pods.len(), kubelet.containers.len()), (1, 1));
+    }
+
+    #[test]
+    fn one_directory_is_enough_and_none_is_an_error() {
+        let dir = Dir::new("kubelet-half");
+        let error = Kubelet::read(dir.path()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        dir.directory(&format!("var/log/pods/shop_web-7d4b9c-x2x4z_{UID}"));
+        assert_eq!(Kubelet::read(dir.path()).unwrap().pod(UID), Some(&web()));
+    }
+
+    proptest! {
+        #[test]
+        fn any_name_is_read_without_panic(name in any::<String>()) {
+            let _ = (parse_pod_directory(&name), parse_container_link(&name));
+        }
+    }
+}

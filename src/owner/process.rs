@@ -1,0 +1,64 @@
+//! One process, by its directory in procfs. While that is open a reused pid is never taken for the process:
+//! what is read below it fails once the process has ended.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+
+use procfs::FromRead;
+use procfs::process::Stat;
+use rustix::fs::{Mode, OFlags, openat};
+use rustix::io::Errno;
+
+/// An open `/proc/<pid>`.
+pub(super) struct Process {
+    pub(super) pid: u32,
+    directory: OwnedFd,
+}
+
+// === impl Process ===
+
+impl Process {
+    /// Opens `<pid>` in the open directory `procfs`.
+    pub(super) fn open(procfs: impl AsFd, pid: u32) -> rustix::io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = openat(procfs, pid.to_string(), flags, Mode::empty())?;
+        Ok(Self { pid, directory })
+    }
+
+    /// Opens `fd`, the directory of its descriptors.
+    pub(super) fn descriptors(&self) -> rustix::io::Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        openat(&self.directory, "fd", flags, Mode::empty())
+    }
+
+    /// Reads `stat`; `None` once it has ended.
+    pub(super) fn stat(&self) -> Option<Stat> {
+        Stat::from_read(self.file("stat").ok()?).ok()
+    }
+
+    /// Reads a small text, whatever its bytes; empty when it cannot be read.
+    pub(super) fn text(&self, name: &str) -> String {
+        let mut bytes = Vec::new();
+        let read = self.file(name).and_then(|mut file| file.read_to_end(&mut bytes));
+        match read {
+            Ok(_) => String::from_utf8_lossy(&bytes).into_owned(),
+            Err(_) => String::new(),
+        }
+    }
+
+    fn file(&self, name: &str) -> io::Result<File> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        Ok(openat(&self.directory, name, flags, Mode::empty())?.into())
+    }
+}
+
+/// Whether an error says that the process has ended.
+pub(super) fn has_ended(error: Errno) -> bool {
+    matches!(error, Errno::NOENT | Errno::SRCH)
+}
+
+/// Whether an error says that we may not look.
+pub(super) fn is_denied(error: Errno) -> bool {
+    matches!(error, Errno::ACCESS | Errno::PERM)
+}

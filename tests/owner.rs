@@ -1,0 +1,134 @@
+//! Owners on the real kernel: sockets that processes inherit, and a cgroup version 2 hierarchy.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
+#![allow(clippy::print_stderr, reason = "who reads the output must see what did not run")]
+#![allow(clippy::disallowed_types, reason = "a socket is held by a child only if one is started")]
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use listenq::owner::cgroup::telling_path;
+use listenq::owner::cgroup_id::CgroupTree;
+use listenq::owner::holders::{Found, Step, Walk};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+
+/// A child that holds `socket` as its standard input. Killed when dropped.
+struct Heir(Child);
+
+/// A root directory with nothing in it but a mounted cgroup version 2.
+struct Cgroup2 {
+    rootfs: PathBuf,
+    made: Vec<PathBuf>,
+}
+
+#[test]
+fn a_socket_is_held_by_its_maker_before_its_heirs() {
+    let (socket, inode) = listen();
+    let heir = Heir::of(&socket);
+    let found = walk(inode);
+    let holder = &found.holders[&inode];
+    assert_eq!(holder.pid, std::process::id());
+    assert_eq!(holder.comm, fs::read_to_string("/proc/self/comm").unwrap().trim_end());
+    assert_eq!(holder.cgroup, fs::read_to_string("/proc/self/cgroup").unwrap());
+    drop(socket);
+    let found = walk(inode);
+    let holder = &found.holders[&inode];
+    assert_eq!((holder.pid, &*holder.comm), (heir.0.id(), "sleep"));
+    drop(heir);
+    assert!(walk(inode).holders.is_empty());
+}
+
+#[test]
+fn a_process_is_in_the_cgroup_of_its_sockets() {
+    let Some(mut cgroup2) = Cgroup2::mounted() else { return };
+    let name = format!("listenq-test-{}.service", std::process::id());
+    let cgroup = cgroup2.make(&name);
+    let heir = Heir::of(&listen().0);
+    fs::write(cgroup.join("cgroup.procs"), heir.0.id().to_string()).unwrap();
+
+    let mut tree = CgroupTree::find(&cgroup2.rootfs).unwrap();
+    assert!(tree.refresh().unwrap() >= 2);
+    let path = tree.path(fs::metadata(&cgroup).unwrap().ino()).unwrap();
+    assert!(path.ends_with(&name), "{path}");
+    let text = fs::read_to_string(format!("/proc/{}/cgroup", heir.0.id())).unwrap();
+    assert!(telling_path(&text).unwrap().ends_with(&**path), "{path} is not in {text}");
+    let members = fs::read_to_string(tree.directory(path).join("cgroup.procs")).unwrap();
+    assert_eq!(members, format!("{}\n", heir.0.id()));
+}
+
+fn listen() -> (TcpListener, u64) {
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let inode = rustix::fs::fstat(&socket).unwrap().st_ino;
+    (socket, inode)
+}
+
+fn walk(inode: u64) -> Found {
+    let mut walk = Walk::new(Path::new("/proc"), [inode]).unwrap();
+    while walk.step(Duration::from_millis(1)).unwrap() == Step::More {}
+    walk.finish()
+}
+
+// === impl Heir ===
+
+impl Heir {
+    fn of(socket: &TcpListener) -> Self {
+        let inherited = Stdio::from(OwnedFd::from(socket.try_clone().unwrap()));
+        Self(Command::new("sleep").arg("30").stdin(inherited).spawn().unwrap())
+    }
+}
+
+impl Drop for Heir {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+// === impl Cgroup2 ===
+
+impl Cgroup2 {
+    /// Mounts it, where that is possible; a test must not pass in CI by not running.
+    fn mounted() -> Option<Self> {
+        let rootfs = std::env::temp_dir().join(format!("lq-cgroup2-{}", std::process::id()));
+        let target = rootfs.join("sys/fs/cgroup");
+        fs::create_dir_all(&target).unwrap();
+        let cgroup2 = Self { rootfs, made: Vec::new() };
+        match mount("none", &target, "cgroup2", MountFlags::empty(), None) {
+            Ok(()) => Some(cgroup2),
+            Err(error) => {
+                let ci = std::env::var("CI").is_ok_and(|value| value == "true");
+                assert!(!ci, "cannot mount cgroup2, and CI must not skip this test: {error}");
+                eprintln!("SKIPPED: cannot mount cgroup2: {error}");
+                None
+            }
+        }
+    }
+
+    /// Makes a cgroup below the root.
+    fn make(&mut self, name: &str) -> PathBuf {
+        let path = self.rootfs.join("sys/fs/cgroup").join(name);
+        fs::create_dir(&path).unwrap();
+        self.made.push(path.clone());
+        path
+    }
+}
+
+impl Drop for Cgroup2 {
+    fn drop(&mut self) {
+        for cgroup in &self.made {
+            // Its last process was killed but may not have left yet.
+            let gone = || fs::remove_dir(cgroup).ok();
+            let _ = listenq_lab::wait::within(Duration::from_secs(5), gone);
+        }
+        let _ = unmount(self.rootfs.join("sys/fs/cgroup"), UnmountFlags::DETACH);
+        let mut directory = self.rootfs.join("sys/fs/cgroup");
+        // Never recursively: what is mounted there is real.
+        while directory.starts_with(&self.rootfs) && fs::remove_dir(&directory).is_ok() {
+            directory.pop();
+        }
+    }
+}
