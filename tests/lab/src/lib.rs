@@ -5,7 +5,8 @@
 //! - [`netns`]: a private network namespace that is gone after the test, also when it panics;
 //! - [`listener`], [`server`]: listeners of every kind and the pace at which they accept;
 //! - [`client`], [`hammer`], [`scan`]: connections that pile up, and segments that only look like trouble;
-//! - [`listenq`], [`http`], [`metrics`]: the daemon under test, its pages and its metrics;
+//! - [`listenq`], [`http`], [`metrics`], [`exposed`]: the daemon under test, its pages and its metrics;
+//! - [`tool`]: foreign programs that judge what it printed;
 //! - [`seccomp`]: a machine without netlink;
 //! - [`wait`]: polling until something holds;
 //! - [`address`], [`limits`]: what the others need of addresses and descriptors.
@@ -31,6 +32,7 @@
 pub mod address;
 pub mod client;
 mod enter;
+pub mod exposed;
 pub mod hammer;
 pub mod http;
 mod launch;
@@ -43,6 +45,7 @@ pub mod scan;
 pub mod seccomp;
 pub mod server;
 mod ss;
+pub mod tool;
 mod view;
 pub mod wait;
 

@@ -1,0 +1,184 @@
+//! Owns the HTTP end: pages, headers, compression, and clients that are slow, many or still there at the end.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
+#![allow(clippy::print_stdout, reason = "the measured figures are for the reader of --nocapture")]
+
+use std::collections::BTreeSet;
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use listenq_lab::Signal;
+use listenq_lab::http::Response;
+use listenq_lab::listenq::{Daemon, Launch};
+use listenq_lab::metrics::Metrics;
+use listenq_lab::netns::Netns;
+use listenq_lab::tool::feed;
+use listenq_lab::wait::eventually;
+
+const BIN: &str = env!("CARGO_BIN_EXE_listenq");
+const PATIENCE: Duration = Duration::from_secs(10);
+const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+fn scene(hint: &str) -> (Netns, Daemon) {
+    let ns = Netns::new(hint);
+    let daemon = Launch::new(BIN).inside(&ns).start();
+    (ns, daemon)
+}
+
+/// A connection to the daemon on which `bytes` were sent and no more.
+fn client(ns: &Netns, daemon: &Daemon, bytes: &[u8]) -> TcpStream {
+    let mut stream = ns.run(|| TcpStream::connect(daemon.address())).unwrap();
+    stream.set_nonblocking(true).unwrap();
+    stream.write_all(bytes).unwrap();
+    stream
+}
+
+/// Whether the daemon has closed it; whatever it said before is read away.
+fn is_closed(stream: &mut TcpStream) -> bool {
+    loop {
+        match stream.read(&mut [0; 1024]) {
+            Ok(0) => return true,
+            Ok(_) => {}
+            Err(e) => return e.kind() != ErrorKind::WouldBlock,
+        }
+    }
+}
+
+/// Names and labels of all series, sorted.
+fn series(text: &str) -> BTreeSet<String> {
+    Metrics::parse(text).unwrap().assert_unique();
+    let lines = text.lines().map(|line| line.rsplit_once(' ').map_or(line, |(series, _)| series));
+    lines.map(str::to_owned).collect()
+}
+
+/// The body of a compressed answer, unpacked by `gzip` itself.
+fn unpacked(answer: &Response) -> String {
+    assert_eq!(answer.header("content-encoding"), Some("gzip"), "{:?}", answer.headers);
+    let (_, output) = feed("gzip", &["-dc"], &answer.body);
+    assert!(output.status.success(), "{}", output.stderr);
+    output.stdout
+}
+
+#[test]
+fn every_page_has_its_status_type_and_body() {
+    if !Netns::require_root() {
+        return;
+    }
+    let (_ns, daemon) = scene("pages");
+    let page = |path| {
+        let answer = daemon.get(path, &[]);
+        let body = answer.text().to_owned();
+        (answer.status, answer.header("content-type").unwrap_or_default().to_owned(), body)
+    };
+    let plain =
+        |status, text: &str| (status, "text/plain; charset=utf-8".to_owned(), text.to_owned());
+    assert_eq!(page("/-/healthy"), plain(200, "listenq is healthy.\n"));
+    assert_eq!(page("/-/ready"), plain(200, "listenq is ready.\n"));
+    assert_eq!(page("/nothing").0, 404);
+    let (status, kind, body) = page("/");
+    assert_eq!((status, kind.as_str()), (200, "text/html; charset=utf-8"));
+    assert!(body.contains("<a href=\"/metrics\">"), "{body}");
+    let (status, kind, body) = page("/metrics");
+    assert_eq!((status, kind.as_str()), (200, TEXT));
+    assert!(body.ends_with('\n') && body.contains("\nlistenq_build_info{"), "{body}");
+}
+
+#[test]
+fn compressed_pages_are_the_plain_ones() {
+    if !Netns::require_root() {
+        return;
+    }
+    let (_ns, daemon) = scene("gzip");
+    let gzip = [("accept-encoding", "gzip")];
+    assert_eq!(daemon.get("/", &[]).header("content-encoding"), None);
+    assert_eq!(unpacked(&daemon.get("/", &gzip)), daemon.get("/", &[]).text());
+    // What Prometheus sends. The values move between two scrapes, the series do not.
+    let packed = daemon.get("/metrics", &[("accept-encoding", "gzip;q=1.0,identity;q=0.5")]);
+    assert_eq!((packed.status, packed.header("content-type")), (200, Some(TEXT)));
+    let plain = daemon.scrape();
+    assert!(packed.body.len() < plain.text().len() / 2, "{} bytes", packed.body.len());
+    assert_eq!(series(&unpacked(&packed)), series(plain.text()));
+}
+
+#[test]
+fn the_telemetry_path_moves_and_the_page_says_where() {
+    if !Netns::require_root() {
+        return;
+    }
+    let ns = Netns::new("path");
+    let daemon = Launch::new(BIN).args(&["--web.telemetry-path=/queues"]).inside(&ns).start();
+    assert_eq!([daemon.get("/queues", &[]).status, daemon.get("/metrics", &[]).status], [200, 404]);
+    assert!(daemon.get("/", &[]).text().contains("<a href=\"/queues\">"));
+}
+
+#[test]
+fn slow_clients_are_cut_after_ten_seconds_and_harm_nobody() {
+    if !Netns::require_root() {
+        return;
+    }
+    let (ns, daemon) = scene("slow");
+    let begin = Instant::now();
+    let [silent, half, trickle] = [&b""[..], b"GET /metrics HTTP/1.1\r\nHost:", b"GET /"];
+    let mut streams = [silent, half, trickle].map(|bytes| client(&ns, &daemon, bytes));
+    let mut cut: [Option<Duration>; 3] = [None; 3];
+    while cut.contains(&None) && begin.elapsed() < 2 * PATIENCE {
+        let _ = streams[2].write_all(b"x");
+        let asked = Instant::now();
+        assert_eq!(daemon.get("/metrics", &[]).status, 200);
+        assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+        for (cut, stream) in cut.iter_mut().zip(&mut streams) {
+            if cut.is_none() && is_closed(stream) {
+                *cut = Some(begin.elapsed());
+            }
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    println!("cut after {cut:?}");
+    let in_time = |cut: &Option<Duration>| cut.is_some_and(|cut| (8..15).contains(&cut.as_secs()));
+    assert!(cut.iter().all(in_time), "silent, half, trickle: {cut:?}");
+}
+
+#[test]
+fn connections_beyond_256_are_closed_and_the_daemon_serves_on() {
+    if !Netns::require_root() {
+        return;
+    }
+    let (ns, daemon) = scene("cap");
+    let mut idle: Vec<_> = (0..300).map(|_| client(&ns, &daemon, b"")).collect();
+    eventually("the extra connections to be closed", Duration::from_secs(5), || {
+        (idle.iter_mut().filter_map(|stream| is_closed(stream).then_some(())).count() == 44)
+            .then_some(())
+    });
+    // One that has its place may still ask.
+    let mut first = idle.remove(0);
+    first.write_all(b"GET /-/healthy HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    first.set_nonblocking(false).unwrap();
+    first.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut status = [0; 12];
+    first.read_exact(&mut status).unwrap();
+    assert_eq!(&status, b"HTTP/1.1 200");
+    drop((first, idle));
+    eventually("the daemon to serve again", PATIENCE, || daemon.is_ready().then_some(()));
+    assert_eq!(daemon.get("/metrics", &[]).status, 200);
+}
+
+#[test]
+fn either_signal_ends_it_within_a_second_whoever_is_connected() {
+    if !Netns::require_root() {
+        return;
+    }
+    for signal in [Signal::TERM, Signal::INT] {
+        let (ns, mut daemon) = scene("stop");
+        let served = b"GET /-/healthy HTTP/1.1\r\nHost: a\r\n\r\n";
+        let mut clients =
+            [&b""[..], b"GET /metrics HTTP/1.1\r\nHos", served].map(|b| client(&ns, &daemon, b));
+        eventually("an answer", PATIENCE, || {
+            clients[2].read(&mut [0; 1024]).is_ok_and(|n| n > 0).then_some(())
+        });
+        let stopped = daemon.stop(signal);
+        println!("{signal:?}: {:?} after {:?}", stopped.status, stopped.took);
+        assert_eq!(stopped.status.code(), Some(0), "{signal:?}: {:?}", daemon.log());
+        assert!(stopped.took < Duration::from_secs(2), "{signal:?}: {:?}", stopped.took);
+        assert!(clients.iter_mut().all(is_closed));
+    }
+}

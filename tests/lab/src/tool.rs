@@ -1,0 +1,59 @@
+//! Owns foreign programs that judge or unpack what listenq printed: fed on stdin, read to their end.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::thread;
+
+use crate::launch::Output;
+
+/// Whether `program` is installed. When not: a line saying so, or a panic if `CI` is `true`.
+///
+/// # Panics
+///
+/// Without it where `CI=true`: a test must not pass there by not running.
+#[must_use]
+#[allow(clippy::print_stderr, reason = "the reader of the test's output must see what did not run")]
+pub fn require_tool(program: &str) -> bool {
+    let quiet =
+        Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    if quiet.is_ok() {
+        return true;
+    }
+    let ci = std::env::var("CI").is_ok_and(|value| value == "true");
+    assert!(!ci, "this test needs {program}, and CI must not skip it");
+    eprintln!("SKIPPED: needs {program}");
+    false
+}
+
+/// Runs `program` with `input` on its stdin; what it prints comes back as bytes and as text.
+///
+/// # Panics
+///
+/// When it cannot be started.
+#[must_use]
+pub fn feed(program: &str, args: &[&str], input: &[u8]) -> (Vec<u8>, Output) {
+    let mut command = Command::new(program);
+    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap_or_else(|e| panic!("starting {command:?}: {e}"));
+    let mut stdin = child.stdin.take().expect("stdin is piped");
+    let done = thread::scope(|scope| {
+        // A program that has seen enough closes its stdin: its status tells.
+        scope.spawn(move || stdin.write_all(input));
+        child.wait_with_output().expect("waiting for a child")
+    });
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let output =
+        Output { status: done.status, stdout: text(&done.stdout), stderr: text(&done.stderr) };
+    (done.stdout, output)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_goes_in_comes_out() {
+        let (bytes, output) = feed("cat", &[], b"\xff one");
+        assert_eq!((bytes.as_slice(), output.status.success()), (&b"\xff one"[..], true));
+    }
+}

@@ -1,0 +1,129 @@
+//! Owns listenq as a program: exit codes, the one line that says what is wrong, environment, version, log.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
+
+use listenq_lab::Signal;
+use listenq_lab::listener::Listen;
+use listenq_lab::listenq::{Launch, Output};
+use listenq_lab::metrics::Metrics;
+use listenq_lab::netns::Netns;
+use listenq_lab::tool::{feed, require_tool};
+
+const BIN: &str = env!("CARGO_BIN_EXE_listenq");
+const USAGE: i32 = 64;
+
+/// It ended with this code and said so in exactly one line, which has all these words.
+#[track_caller]
+fn assert_one_line(output: &Output, code: i32, words: &[&str]) {
+    assert_eq!(output.status.code(), Some(code), "{}", output.stderr);
+    assert_eq!(output.stderr.trim_end().lines().count(), 1, "{}", output.stderr);
+    for word in words {
+        assert!(output.stderr.contains(word), "no {word:?} in {:?}", output.stderr);
+    }
+    assert_eq!(output.stdout, "");
+}
+
+fn run(args: &[&str]) -> Output {
+    Launch::new(BIN).args(args).run()
+}
+
+#[test]
+fn a_port_in_use_is_one_line_that_names_it() {
+    if !Netns::require_root() {
+        return;
+    }
+    let ns = Netns::new("in-use");
+    let taken = ns.run(|| Listen::tcp("127.0.0.1:0").open());
+    let flag = format!("--web.listen-address={}", taken.addr());
+    let output = Launch::new(BIN).args(&[&flag]).inside(&ns).run();
+    assert_one_line(&output, 1, &[&taken.addr().to_string(), "in use"]);
+}
+
+#[test]
+fn wrong_usage_is_one_line_that_names_flag_and_value() {
+    for (args, words) in [
+        (vec!["--sample.interval=fast"], vec!["--sample.interval", "fast"]),
+        (vec!["--sample.interval=0s"], vec!["--sample.interval", "0s", "10ms"]),
+        (vec!["--no-such-flag"], vec!["--no-such-flag"]),
+        (vec!["--web.listen-address=localhost:80"], vec!["--web.listen-address", "localhost:80"]),
+        (vec!["--log.format=xml"], vec!["--log.format", "xml"]),
+        (vec!["no-such-command"], vec!["no-such-command"]),
+        (vec!["list", "--no-such-flag"], vec!["--no-such-flag"]),
+    ] {
+        assert_one_line(&run(&args), USAGE, &words);
+    }
+}
+
+#[test]
+fn an_unreadable_procfs_is_one_line_that_names_it() {
+    for args in [&["--web.listen-address=127.0.0.1:0"][..], &["list"], &["metrics"]] {
+        let args = [args, &["--path.procfs=/nowhere/proc"]].concat();
+        assert_one_line(&run(&args), 1, &["/nowhere/proc", "--path.procfs"]);
+    }
+}
+
+#[test]
+fn the_environment_sets_what_flags_set_and_flags_win() {
+    if !Netns::require_root() {
+        return;
+    }
+    let ns = Netns::new("env");
+    let launch = Launch::new(BIN).env("LISTENQ_SAMPLE_INTERVAL", "500ms").inside(&ns);
+    let target = |launch: Launch| {
+        launch.start().scrape().value("listenq_sample_interval_target_seconds", &[])
+    };
+    assert_eq!(target(launch.clone()), Some(0.5));
+    assert_eq!(target(launch.args(&["--sample.interval=250ms"])), Some(0.25));
+}
+
+#[test]
+fn a_bad_value_in_the_environment_names_its_variable() {
+    let output = Launch::new(BIN).env("LISTENQ_SAMPLE_INTERVAL", "fast").run();
+    assert_one_line(&output, USAGE, &["LISTENQ_SAMPLE_INTERVAL", "fast"]);
+}
+
+#[test]
+fn the_version_has_a_revision() {
+    let output = run(&["--version"]);
+    assert_eq!((output.status.code(), output.stderr.as_str()), (Some(0), ""));
+    let (version, revision) = output.stdout.trim_end().split_once(" (revision ").unwrap();
+    assert_eq!(version, format!("listenq {}", env!("CARGO_PKG_VERSION")));
+    assert!(revision.ends_with(')') && revision.len() > 7, "{revision:?}");
+}
+
+#[test]
+fn promtool_has_nothing_to_say() {
+    if !Netns::require_root() || !require_tool("promtool") {
+        return;
+    }
+    let ns = Netns::new("promtool");
+    let listener = ns.run(|| Listen::tcp("[::1]:0").open());
+    let once = Launch::new(BIN).args(&["metrics"]).inside(&ns).run();
+    assert_eq!((once.status.code(), once.stderr.as_str()), (Some(0), ""));
+    let daemon = Launch::new(BIN).inside(&ns).start();
+    for text in [once.stdout.as_str(), daemon.scrape().text()] {
+        let metrics = Metrics::parse(text).unwrap();
+        metrics.assert_unique();
+        assert_eq!(metrics.at(listener.addr()).limit, Some(128.0));
+        let (_, said) = feed("promtool", &["check", "metrics"], text.as_bytes());
+        assert_eq!((said.stdout.as_str(), said.stderr.as_str()), ("", ""));
+        assert_eq!(said.status.code(), Some(0));
+    }
+}
+
+#[test]
+fn every_line_of_the_json_log_is_an_object() {
+    if !Netns::require_root() {
+        return;
+    }
+    let ns = Netns::new("json");
+    let args = ["--log.format=json", "--log.level=debug"];
+    let mut daemon = Launch::new(BIN).args(&args).inside(&ns).start();
+    let _ = daemon.scrape();
+    daemon.stop(Signal::TERM);
+    let log = daemon.log();
+    let objects: Vec<serde_json::Value> =
+        log.iter().map(|line| serde_json::from_str(line).expect(line)).collect();
+    assert!(objects.iter().all(|o| o["level"].is_string() && o["message"].is_string()), "{log:?}");
+    let messages: Vec<_> = objects.iter().map(|o| o["message"].as_str().unwrap()).collect();
+    assert!(messages.contains(&"listening") && messages.contains(&"stopping"), "{log:?}");
+}
