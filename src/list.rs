@@ -4,12 +4,16 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
+use crate::owner::Owner;
+use crate::snapshot::escaped;
 use crate::view::{ListenerView, NetnsView, QueueView, View};
 
-const HEADINGS: [&str; 9] =
-    ["NETNS", "PROTO", "ADDRESS", "PORT", "LENGTH", "LIMIT", "FULL", "SOCKETS", "DROPS"];
+const HEADINGS: [&str; 11] = [
+    "NETNS", "PROTO", "ADDRESS", "PORT", "LENGTH", "LIMIT", "FULL", "SOCKETS", "DROPS", "PROCESS",
+    "OWNER",
+];
 /// Columns of numbers, and the port: aligned to the right.
-const RIGHT: [bool; 9] = [false, false, false, true, true, true, true, true, true];
+const RIGHT: [bool; 11] = [false, false, false, true, true, true, true, true, true, false, false];
 /// From here on a queue is worth a look.
 const NEARLY_FULL: f64 = 0.8;
 
@@ -30,6 +34,20 @@ pub struct Row<'a> {
     sockets: u32,
     /// Segments discarded since the sockets were made, for any reason.
     drops: Option<u64>,
+    /// Who is behind it; empty where that is not known.
+    #[serde(flatten)]
+    owner: Names<'a>,
+}
+
+/// The labels of an owner.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct Names<'a> {
+    process: &'a str,
+    unit: &'a str,
+    container_id: &'a str,
+    k8s_namespace: &'a str,
+    k8s_pod: &'a str,
+    k8s_container: &'a str,
 }
 
 /// The open listeners, the fullest first.
@@ -55,7 +73,13 @@ fn row<'a>(netns: &'a NetnsView, listener: &'a ListenerView) -> Option<Row<'a>> 
         fullest_ratio,
         sockets: listener.sockets,
         drops: socket_drops,
+        owner: names(&listener.owner),
     })
+}
+
+fn names(owner: &Owner) -> Names<'_> {
+    let Owner { process, unit, container_id, k8s_namespace, k8s_pod, k8s_container } = owner;
+    Names { process, unit, container_id, k8s_namespace, k8s_pod, k8s_container }
 }
 
 /// Writes the rows as one JSON array.
@@ -66,7 +90,7 @@ pub fn write_json(rows: &[Row<'_>], mut out: impl Write) -> io::Result<()> {
 
 /// Writes the rows as an aligned table; full queues in red and nearly full ones in yellow if `colour`.
 pub fn write_table(rows: &[Row<'_>], colour: bool, mut out: impl Write) -> io::Result<()> {
-    let cells: Vec<[String; 9]> = rows.iter().map(Row::cells).collect();
+    let cells: Vec<[String; 11]> = rows.iter().map(Row::cells).collect();
     let mut widths = HEADINGS.map(str::len);
     for row in &cells {
         for (width, cell) in widths.iter_mut().zip(row) {
@@ -84,7 +108,7 @@ pub fn write_table(rows: &[Row<'_>], colour: bool, mut out: impl Write) -> io::R
     Ok(())
 }
 
-fn line(cells: &[impl AsRef<str>; 9], widths: &[usize; 9]) -> String {
+fn line(cells: &[impl AsRef<str>; 11], widths: &[usize; 11]) -> String {
     let mut line = String::new();
     for ((cell, width), right) in cells.iter().zip(widths).zip(RIGHT) {
         let padding = " ".repeat(width - cell.as_ref().chars().count());
@@ -93,6 +117,20 @@ fn line(cells: &[impl AsRef<str>; 9], widths: &[usize; 9]) -> String {
     }
     line.truncate(line.trim_end().len());
     line
+}
+
+// === impl Names ===
+
+impl Names<'_> {
+    /// Where it runs, the most telling name first: pod, container, unit.
+    fn place(&self) -> String {
+        let Names { process: _, unit, container_id, k8s_namespace, k8s_pod, k8s_container } = self;
+        match (k8s_pod.is_empty(), container_id.is_empty()) {
+            (false, _) => [*k8s_namespace, *k8s_pod, *k8s_container].join("/"),
+            (true, false) => container_id.chars().take(12).collect(),
+            (true, true) => escaped(unit.as_bytes()),
+        }
+    }
 }
 
 // === impl Row ===
@@ -107,7 +145,7 @@ impl Row<'_> {
         (self.netns, self.protocol, self.address, self.port.parse().unwrap_or(0))
     }
 
-    fn cells(&self) -> [String; 9] {
+    fn cells(&self) -> [String; 11] {
         let known = |value: Option<u64>| value.map_or("-".into(), |value| value.to_string());
         [
             self.netns.into(),
@@ -119,6 +157,8 @@ impl Row<'_> {
             self.fullest_ratio.map_or("-".into(), |ratio| format!("{:.0}%", ratio * 100.0)),
             self.sockets.to_string(),
             known(self.drops),
+            escaped(self.owner.process.as_bytes()),
+            self.owner.place(),
         ]
     }
 
@@ -140,6 +180,7 @@ mod tests {
 
     fn listener(address: &str, port: &str, length: u64, limit: Option<u64>) -> ListenerView {
         ListenerView {
+            owner: Arc::default(),
             name: Arc::new(ListenerName {
                 protocol: crate::view::Protocol::Tcp,
                 address: address.into(),
@@ -177,7 +218,7 @@ mod tests {
         let mut text = Vec::new();
         write_table(&rows(&view), false, &mut text).unwrap();
         let expected = "\
-NETNS  PROTO  ADDRESS    PORT  LENGTH  LIMIT  FULL  SOCKETS  DROPS
+NETNS  PROTO  ADDRESS    PORT  LENGTH  LIMIT  FULL  SOCKETS  DROPS  PROCESS  OWNER
 host   tcp    127.0.0.1  9000     129    128  100%        1      3
 host   tcp    0.0.0.0      80       0    511    0%        1      3
 host   tcp    0.0.0.0     443       0    511    0%        1      3

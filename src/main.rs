@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use clap::Parser;
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{CommandFactory, Parser};
 
 use listenq::cli::{Cli, Command};
 use listenq::sampler::publish::Published;
@@ -61,7 +61,7 @@ fn run(cli: &Cli) -> Result<()> {
 
 fn sample_once(config: &Config) -> Result<Arc<Published>> {
     let mut sampler = Sampler::new(config).context("is --path.procfs right?")?;
-    sampler.sample();
+    sampler.sample_with_owners();
     match sampler.reader().read() {
         Some(published) if published.view.is_ready(published.age()) => Ok(published),
         _ => bail!("the kernel gave no listeners; the reason is in the log line above"),
@@ -77,9 +77,25 @@ fn usage(error: &clap::Error) -> ExitCode {
         };
     }
     let text = error.to_string();
-    let first = text.lines().next().unwrap_or_default();
-    say(&format!("{} (see listenq --help)", first.trim_start_matches("error: ")));
+    let first = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+    let from = variable_of(error).map(|name| format!(" from {name}")).unwrap_or_default();
+    say(&format!("{first}{from} (see listenq --help)"));
     ExitCode::from(USAGE)
+}
+
+/// The environment variable that a bad value came from, if it did not stand on the command line.
+fn variable_of(error: &clap::Error) -> Option<String> {
+    let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
+        return None;
+    };
+    let flag = argument.split_whitespace().next()?;
+    if std::env::args().any(|given| given == flag || given.starts_with(&format!("{flag}="))) {
+        return None;
+    }
+    let command = Cli::command();
+    let mut arguments = command.get_arguments();
+    let argument = arguments.find(|argument| argument.get_long() == flag.strip_prefix("--"))?;
+    argument.get_env().map(|name| name.to_string_lossy().into_owned())
 }
 
 /// Where standard error is gone there is nobody left to tell.

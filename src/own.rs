@@ -17,6 +17,8 @@ pub enum Source {
     Sysctl,
     /// The look around for namespaces.
     Namespaces,
+    /// The look for the owners of sockets.
+    Owners,
 }
 
 /// What can be missing on a kernel or for want of a privilege: the `feature` label of `listenq_feature_available`.
@@ -28,6 +30,12 @@ pub enum Feature {
     UnixDiag,
     /// Seeing and entering the network namespaces of others.
     Namespaces,
+    /// Seeing who holds the sockets of others.
+    Owners,
+    /// Telling the cgroup of a socket without looking for its holder: needs cgroup v2.
+    Cgroup,
+    /// Telling the names of pods from the kubelet's log directories; not tried where there is no kubelet.
+    Kubelet,
 }
 
 /// How long samples took, in seconds.
@@ -98,8 +106,15 @@ impl Own {
 
 impl Source {
     /// Every source, in the order it is stored.
-    pub const ALL: [Self; 6] =
-        [Self::InetDiag, Self::UnixDiag, Self::Netstat, Self::Snmp, Self::Sysctl, Self::Namespaces];
+    pub const ALL: [Self; 7] = [
+        Self::InetDiag,
+        Self::UnixDiag,
+        Self::Netstat,
+        Self::Snmp,
+        Self::Sysctl,
+        Self::Namespaces,
+        Self::Owners,
+    ];
 
     /// The label value.
     pub const fn label(self) -> &'static str {
@@ -110,6 +125,7 @@ impl Source {
             Self::Snmp => "snmp",
             Self::Sysctl => "sysctl",
             Self::Namespaces => "namespaces",
+            Self::Owners => "owners",
         }
     }
 }
@@ -118,7 +134,14 @@ impl Source {
 
 impl Feature {
     /// Every feature, in the order it is stored.
-    pub const ALL: [Self; 3] = [Self::SockDiag, Self::UnixDiag, Self::Namespaces];
+    pub const ALL: [Self; 6] = [
+        Self::SockDiag,
+        Self::UnixDiag,
+        Self::Namespaces,
+        Self::Owners,
+        Self::Cgroup,
+        Self::Kubelet,
+    ];
 
     /// The label value.
     pub const fn label(self) -> &'static str {
@@ -126,6 +149,9 @@ impl Feature {
             Self::SockDiag => "sock_diag",
             Self::UnixDiag => "unix_diag",
             Self::Namespaces => "namespaces",
+            Self::Owners => "owners",
+            Self::Cgroup => "cgroup",
+            Self::Kubelet => "kubelet",
         }
     }
 
@@ -135,6 +161,11 @@ impl Feature {
             Self::SockDiag => "/proc/net/tcp gives lengths, but no limits and no drops",
             Self::UnixDiag => "there are no Unix listeners",
             Self::Namespaces => "only namespaces that may be entered are sampled",
+            Self::Owners => "only own processes are named as owners",
+            Self::Cgroup => {
+                "units and containers are known only through the processes that hold a socket"
+            }
+            Self::Kubelet => "pods have no names",
         }
     }
 }
@@ -158,6 +189,16 @@ impl Durations {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sources_and_features_are_stored_where_all_says() {
+        for (place, source) in Source::ALL.into_iter().enumerate() {
+            assert_eq!(source as usize, place);
+        }
+        for (place, feature) in Feature::ALL.into_iter().enumerate() {
+            assert_eq!(feature as usize, place);
+        }
+    }
 
     #[test]
     fn durations_fall_into_the_bucket_that_holds_them() {

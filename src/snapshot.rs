@@ -6,6 +6,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustc_hash::FxHashMap;
+
+use crate::owner::Owner;
+
 /// The kernel's name for one listen socket inside its namespace (`idiag_cookie`); where only
 /// `/proc/net/tcp` answers, the socket's inode stands in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -53,6 +57,17 @@ pub struct ListenSocket<A = ListenAddress> {
     pub queue: AcceptQueue,
     /// `sk_drops`: segments discarded at this socket since it was made, modulo 2^32.
     pub drops: Option<u32>,
+    /// Where it comes from.
+    pub origin: Origin,
+}
+
+/// What leads from a listen socket to its owner.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Origin {
+    /// The inode in the links of `/proc/<pid>/fd`.
+    pub inode: u32,
+    /// The cgroup v2 of its creator (`INET_DIAG_CGROUP_ID`), where the kernel says it.
+    pub cgroup: Option<u64>,
 }
 
 /// The rows of one complete LISTEN dump. Not atomic: a living socket may be missing, another twice.
@@ -129,6 +144,8 @@ pub struct NetnsSample {
     pub id: NetnsId,
     /// The `netns` label.
     pub name: Arc<str>,
+    /// Who it was made for.
+    pub owner: Arc<Owner>,
     /// Whether it came up while listenq was running: then everything in it counts in full.
     pub is_newborn: bool,
     /// The TCP listen sockets.
@@ -150,7 +167,12 @@ pub struct Snapshot {
     pub unix_time: f64,
     /// The namespaces, each by a name of its own.
     pub namespaces: Vec<NetnsSample>,
+    /// Owners found since the last snapshot, by the inode of their sockets.
+    pub claims: Claims,
 }
+
+/// Owners by the inode of their sockets.
+pub type Claims = FxHashMap<u32, Arc<Owner>>;
 
 /// Bytes that are not UTF-8, control characters and backslashes are written `\xHH`: whatever a name holds, it is
 /// safe to show, and two names never look the same.
@@ -185,6 +207,7 @@ impl NetnsSample {
         Self {
             id,
             name,
+            owner: Arc::default(),
             is_newborn,
             tcp: None,
             unix: None,

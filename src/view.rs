@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::own::Own;
+use crate::owner::Owner;
 use crate::snapshot::{Counters, Settings};
 
 /// A namespace without a good sample for so long has no gauges until it has one again.
@@ -26,6 +27,8 @@ pub struct View {
 pub struct NetnsView {
     /// The `netns` label.
     pub name: Arc<str>,
+    /// Who it was made for.
+    pub owner: Arc<Owner>,
     /// When the last good dump of TCP listeners was taken, on the fold's own clock.
     pub tcp_at: Option<Duration>,
     /// When the last good dump of Unix listeners was taken, on the fold's own clock.
@@ -72,6 +75,8 @@ pub struct ListenerName {
 pub struct ListenerView {
     /// What it is called.
     pub name: Arc<ListenerName>,
+    /// Who is behind it, as far as known.
+    pub owner: Arc<Owner>,
     /// Listen sockets behind it now.
     pub sockets: u32,
     /// Its queue now; `None` while it is closed and only remembered.

@@ -17,7 +17,7 @@ use listenq::exposition::{self};
 use listenq::own::{Feature, Own, Process, Source};
 use listenq::snapshot::{
     AcceptQueue, Cookie, Counter, Counters, DeviceName, Dump, ListenAddress, ListenSocket, NetnsId,
-    NetnsSample, Setting, Settings, Snapshot,
+    NetnsSample, Origin, Setting, Settings, Snapshot,
 };
 use listenq::state::{Filter, State};
 use listenq::view::View;
@@ -43,6 +43,7 @@ fn socket(cookie: u64, ip: &str, port: u16, length: u32, limit: u32, drops: u32)
         address: ListenAddress { ip: ip.parse().unwrap(), port, device: None },
         queue: AcceptQueue { length, limit: Some(limit) },
         drops: Some(drops),
+        origin: Origin::default(),
     }
 }
 
@@ -87,7 +88,10 @@ fn story() -> View {
             ..NetnsSample::new(NetnsId(1), "host".into(), false)
         };
         let unix_time = 1_750_000_000.0 + f64::from(tick) / 10.0;
-        state.fold(&Snapshot { unix_time, namespaces: vec![sample] }, INTERVAL);
+        state.fold(
+            &Snapshot { unix_time, namespaces: vec![sample], ..Snapshot::default() },
+            INTERVAL,
+        );
     }
     let mut view = View::default();
     state.show(&own(), &mut view);
@@ -169,6 +173,11 @@ fn the_readme_has_the_table_of_metrics() {
     );
 }
 
+/// The letters of label names.
+fn is_label(byte: u8) -> bool {
+    byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_'
+}
+
 #[test]
 fn metrics_are_named_and_explained_by_the_rules() {
     let names: HashSet<&str> = METRICS.iter().map(|metric| metric.name).collect();
@@ -178,10 +187,7 @@ fn metrics_are_named_and_explained_by_the_rules() {
         assert!(name.starts_with("listenq_") || name.starts_with("process_"), "{name}");
         assert_eq!(metric.kind == Kind::Counter, name.ends_with("_total"), "{name}");
         assert!(metric.help.ends_with('.') && metric.help.len() > 20, "{name}: {}", metric.help);
-        assert!(
-            metric.labels.iter().all(|label| label.chars().all(|c| c.is_ascii_lowercase())),
-            "{name}"
-        );
+        assert!(metric.labels.iter().all(|label| label.bytes().all(is_label)), "{name}");
     }
 }
 
@@ -204,6 +210,7 @@ fn row() -> impl Strategy<Value = ListenSocket> {
             address,
             queue: AcceptQueue { length, limit },
             drops,
+            origin: Origin::default(),
         },
     )
 }
@@ -221,7 +228,7 @@ proptest! {
             let mut sample = NetnsSample::new(NetnsId(1), "host".into(), false);
             sample.tcp = Some(Dump { interval: INTERVAL, sockets });
             sample.netstat = Some(netstat(overflows));
-            state.fold(&Snapshot { unix_time: 0.0, namespaces: vec![sample] }, INTERVAL);
+            state.fold(&Snapshot { namespaces: vec![sample], ..Snapshot::default() }, INTERVAL);
             state.show(&own(), &mut view);
             let text = render(&view, Duration::ZERO);
             let all = series(&text);

@@ -28,7 +28,7 @@ fn five_thousand_listeners_are_all_exposed() {
     }
     let ns = Netns::new("many");
     let listeners = listeners(&ns);
-    let daemon = Launch::new(BIN).inside(&ns).start();
+    let daemon = Launch::new(BIN).args(&["--listener.max=10000"]).inside(&ns).start();
     let begin = Instant::now();
     let answer = daemon.get("/metrics", &[]);
     println!("{} bytes of scrape in {:?}", answer.body.len(), begin.elapsed());

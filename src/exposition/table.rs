@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::own::{Durations, Feature, Own, Process, Source};
+use crate::owner::Owner;
 use crate::snapshot::{Counter, Setting};
 use crate::view::{ListenerView, NetnsView, Protocol, QueueView, View};
 
@@ -121,6 +122,40 @@ pub const METRICS: &[Metric] = &[
         LISTENER,
         Value::ListenerGauge(|listener| Some(f64::from(listener.sockets))),
     ),
+    gauge(
+        "listenq_listener_info",
+        "A constant 1 labelled by who is behind the listener; an empty label is not known, or does not apply, and may be filled later.",
+        &[
+            "netns",
+            "protocol",
+            "address",
+            "port",
+            "process",
+            "unit",
+            "container_id",
+            "k8s_namespace",
+            "k8s_pod",
+            "k8s_container",
+        ],
+        Value::Labelled(|view, series| {
+            for netns in &view.namespaces {
+                for ListenerView { name, owner, .. } in &netns.listeners {
+                    let Owner {
+                        process,
+                        unit,
+                        container_id,
+                        k8s_namespace,
+                        k8s_pod,
+                        k8s_container,
+                    } = &**owner;
+                    let listener = [&*netns.name, name.protocol.label(), &name.address, &name.port];
+                    let owner: [&str; 6] =
+                        [process, unit, container_id, k8s_namespace, k8s_pod, k8s_container];
+                    series(&[&listener[..], &owner[..]].concat(), 1.0);
+                }
+            }
+        }),
+    ),
     // Per namespace: the kernel's counters.
     kernel_counter(
         "listenq_netns_listen_overflows_total",
@@ -225,6 +260,16 @@ pub const METRICS: &[Metric] = &[
         "listenq_netns_tcp_synack_retries",
         "How often a SYN-ACK is repeated before a half-open connection is given up (net.ipv4.tcp_synack_retries); not the client's own retries.",
         Setting::TcpSynackRetries,
+    ),
+    gauge(
+        "listenq_netns_info",
+        "A constant 1 labelled by the container and pod the namespace was made for; an empty label is not known, or does not apply.",
+        &["netns", "container_id", "k8s_namespace", "k8s_pod"],
+        Value::Labelled(|view, series| {
+            for NetnsView { name, owner, .. } in &view.namespaces {
+                series(&[name, &owner.container_id, &owner.k8s_namespace, &owner.k8s_pod], 1.0);
+            }
+        }),
     ),
     // Per namespace: how well it is seen.
     counter(

@@ -9,12 +9,14 @@ use netlink_packet_sock_diag::inet::{
 };
 
 use super::diag_stream::{DumpError, malformed};
-use crate::snapshot::{AcceptQueue, Cookie, ListenAddress, ListenSocket};
+use crate::snapshot::{AcceptQueue, Cookie, ListenAddress, ListenSocket, Origin};
 
 /// `struct inet_diag_msg` up to its attributes.
 const MESSAGE: usize = 72;
 /// `INET_DIAG_SKMEMINFO`.
 const SKMEMINFO: u16 = 7;
+/// `INET_DIAG_CGROUP_ID`, from Linux 5.9 on; it comes before SKMEMINFO.
+const CGROUP_ID: u16 = 21;
 /// `SK_MEMINFO_DROPS`: the ninth u32 of SKMEMINFO.
 const DROPS: std::ops::Range<usize> = 32..36;
 /// `TCPDIAG_GETSOCK`: the request that came before `SOCK_DIAG_BY_FAMILY`.
@@ -71,26 +73,44 @@ pub fn decode_row(payload: &[u8]) -> Result<Option<Row>, DumpError> {
     if header.state != LISTEN {
         return Ok(None);
     }
+    let Attributes { drops, cgroup } = attributes(payload.get(MESSAGE..).unwrap_or_default())?;
     let id = header.socket_id;
     let socket = ListenSocket {
         cookie: Cookie::from_halves(id.cookie),
         address: ListenAddress { ip: id.source_address, port: id.source_port, device: None },
         queue: AcceptQueue { length: header.recv_queue, limit: Some(header.send_queue) },
-        drops: drops(payload.get(MESSAGE..).unwrap_or_default())?,
+        drops,
+        origin: Origin { inode: header.inode, cgroup },
     };
     Ok(Some(Row { socket, interface: id.interface_id }))
 }
 
-/// The drops from SKMEMINFO; kernels before 4.6 send a shorter one without them.
-fn drops(attributes: &[u8]) -> Result<Option<u32>, DumpError> {
-    for attribute in NlasIterator::new(attributes) {
+#[derive(Default)]
+struct Attributes {
+    drops: Option<u32>,
+    cgroup: Option<u64>,
+}
+
+/// The drops are the last thing wanted; kernels before 4.6 send a shorter SKMEMINFO without them.
+fn attributes(bytes: &[u8]) -> Result<Attributes, DumpError> {
+    let mut attributes = Attributes::default();
+    for attribute in NlasIterator::new(bytes) {
         let attribute = attribute.map_err(malformed)?;
-        if attribute.kind() == SKMEMINFO {
-            let value = attribute.value().get(DROPS);
-            return Ok(value.and_then(|bytes| bytes.try_into().ok()).map(u32::from_ne_bytes));
+        match attribute.kind() {
+            CGROUP_ID => {
+                attributes.cgroup =
+                    attribute.value().first_chunk().copied().map(u64::from_ne_bytes);
+            }
+            SKMEMINFO => {
+                let value = attribute.value().get(DROPS);
+                attributes.drops =
+                    value.and_then(|bytes| bytes.try_into().ok()).map(u32::from_ne_bytes);
+                break;
+            }
+            _ => {}
         }
     }
-    Ok(None)
+    Ok(attributes)
 }
 
 #[cfg(test)]
@@ -133,10 +153,21 @@ mod tests {
                 address: ListenAddress { ip: "::1".parse().unwrap(), port: 8080, device: None },
                 queue: AcceptQueue { length: 2, limit: Some(511) },
                 drops: Some(3),
+                origin: Origin { inode: 4711, cgroup: None },
             },
             interface: 3,
         };
         assert_eq!(decode_row(&row).unwrap(), Some(expected));
+    }
+
+    #[test]
+    fn the_creators_cgroup_is_read_where_it_is_sent() {
+        let mut row = recorded(AF_INET6, LISTEN);
+        row.extend(12u16.to_ne_bytes());
+        row.extend(CGROUP_ID.to_ne_bytes());
+        row.extend(0x0001_0000_0007u64.to_ne_bytes());
+        let socket = decode_row(&with_meminfo(row, &[9; 9])).unwrap().unwrap().socket;
+        assert_eq!((socket.origin.cgroup, socket.drops), (Some(0x0001_0000_0007), Some(9)));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::snapshot::{AcceptQueue, Cookie, ListenAddress, ListenSocket};
+use crate::snapshot::{AcceptQueue, Cookie, ListenAddress, ListenSocket, Origin};
 
 const LISTEN: &str = "0A";
 
@@ -40,8 +40,9 @@ fn row(text: &str) -> Option<Option<ListenSocket>> {
     }
     let (address, port) = local.split_once(':')?;
     let (_, length) = queues.split_once(':')?;
+    let inode: u32 = inode.parse().ok()?;
     Some(Some(ListenSocket {
-        cookie: Cookie(inode.parse().ok()?),
+        cookie: Cookie(inode.into()),
         address: ListenAddress {
             ip: address_of(address)?,
             port: u16::from_str_radix(port, 16).ok()?,
@@ -49,6 +50,7 @@ fn row(text: &str) -> Option<Option<ListenSocket>> {
         },
         queue: AcceptQueue { length: u32::from_str_radix(length, 16).ok()?, limit: None },
         drops: None,
+        origin: Origin { inode, cgroup: None },
     }))
 }
 
@@ -77,12 +79,13 @@ mod tests {
 
     const HEADER: &str = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n";
 
-    fn socket(ip: &str, port: u16, length: u32, inode: u64) -> ListenSocket {
+    fn socket(ip: &str, port: u16, length: u32, inode: u32) -> ListenSocket {
         ListenSocket {
-            cookie: Cookie(inode),
+            cookie: Cookie(inode.into()),
             address: ListenAddress { ip: ip.parse().unwrap(), port, device: None },
             queue: AcceptQueue { length, limit: None },
             drops: None,
+            origin: Origin { inode, cgroup: None },
         }
     }
 

@@ -7,7 +7,7 @@ use netlink_packet_sock_diag::constants::{UNIX_DIAG_NAME, UNIX_DIAG_RQLEN};
 use netlink_packet_sock_diag::unix::{ShowFlags, StateFlags, UnixRequest, UnixResponseHeader};
 
 use super::diag_stream::{DumpError, malformed};
-use crate::snapshot::{AcceptQueue, Cookie, ListenSocket, UnixName};
+use crate::snapshot::{AcceptQueue, Cookie, ListenSocket, Origin, UnixName};
 
 /// `struct unix_diag_msg` up to its attributes.
 const MESSAGE: usize = 16;
@@ -51,6 +51,7 @@ pub fn decode_row(payload: &[u8]) -> Result<Option<ListenSocket<UnixName>>, Dump
         address,
         queue,
         drops: None,
+        origin: Origin { inode: header.inode, cgroup: None },
     }))
 }
 
@@ -95,6 +96,7 @@ mod tests {
             address: UnixName::new(b"/run/a.sock").unwrap(),
             queue: AcceptQueue { length: 2, limit: Some(511) },
             drops: None,
+            origin: Origin { inode: 4711, cgroup: None },
         };
         assert_eq!(decode_row(&row).unwrap(), Some(expected));
     }

@@ -1,21 +1,20 @@
-//! Which namespaces there are, off the sampling path: a thread of its own looks around every
-//! `--discovery.interval` and hands the readers of each new namespace to the sampler, and the news of each end.
+//! Which namespaces there are: what came and went between two looks around, what each is called, and the readers
+//! of each new one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread;
-use std::time::Duration;
 
 use rustix::thread::{CapabilitySet, capabilities};
 
 use crate::kernel::listen::Scratch;
 use crate::kernel::namespaces::{self, Entrance, Found};
+use crate::owner::Owner;
 use crate::snapshot::NetnsId;
 
 use super::netns::NetnsReader;
+use super::owners::Owners;
 
 /// The name of the namespace that listenq itself is in.
 pub const OWN_NAME: &str = "host";
@@ -41,6 +40,8 @@ pub struct Newcomer {
     pub id: NetnsId,
     /// The `netns` label, its own for as long as it lives.
     pub name: Arc<str>,
+    /// Who it was made for.
+    pub owner: Arc<Owner>,
     /// Whether it came up while listenq was running.
     pub is_newborn: bool,
     /// Its readers.
@@ -55,12 +56,6 @@ pub struct Discovery {
     names: BTreeMap<NetnsId, Arc<str>>,
     scratch: Scratch,
     has_looked: bool,
-}
-
-/// A discovery at work on its thread. Dropping it ends the thread.
-pub struct Discovering {
-    news: Receiver<News>,
-    _stop: Sender<()>,
 }
 
 // === impl Discovery ===
@@ -79,32 +74,17 @@ impl Discovery {
     }
 
     /// Looks around once.
-    pub fn look(&mut self) -> News {
+    pub fn look(&mut self, owners: &mut Owners) -> News {
         let mut news = News::default();
         match namespaces::find(&self.procfs, &self.rootfs) {
-            Ok(found) => self.compare(&found, &mut news),
+            Ok(found) => self.compare(&found, owners, &mut news),
             Err(error) => news.failure = Some(error),
         }
         self.has_looked = true;
         news
     }
 
-    /// Looks around every `interval` on a thread of its own.
-    pub fn spawn(mut self, interval: Duration) -> io::Result<Discovering> {
-        let (sender, news) = channel();
-        let (stop, stopped) = channel::<()>();
-        let run = move || {
-            while stopped.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
-                if sender.send(self.look()).is_err() {
-                    return;
-                }
-            }
-        };
-        thread::Builder::new().name("discovery".into()).spawn(run)?;
-        Ok(Discovering { news, _stop: stop })
-    }
-
-    fn compare(&mut self, found: &Found, news: &mut News) {
+    fn compare(&mut self, found: &Found, owners: &mut Owners, news: &mut News) {
         let ended: Vec<NetnsId> = self
             .names
             .keys()
@@ -120,7 +100,7 @@ impl Discovery {
             if self.names.contains_key(id) {
                 continue;
             }
-            match self.enter(*id, entrance) {
+            match self.enter(*id, entrance, owners) {
                 Ok(newcomer) => news.born.push(newcomer),
                 Err(error) => {
                     denied |= error.kind() == io::ErrorKind::PermissionDenied;
@@ -132,20 +112,29 @@ impl Discovery {
         news.is_available = !denied && (found.denied == 0 || may_see_others());
     }
 
-    fn enter(&mut self, id: NetnsId, entrance: &Entrance) -> io::Result<Newcomer> {
+    fn enter(
+        &mut self,
+        id: NetnsId,
+        entrance: &Entrance,
+        owners: &mut Owners,
+    ) -> io::Result<Newcomer> {
         let (procfs, scratch) = (&self.procfs, &mut self.scratch);
         let opened =
             namespaces::enter(&entrance.path, id, || NetnsReader::open_here(procfs, scratch))?;
         let reader = opened.map_err(|error| io::Error::other(error.to_string()))?;
-        let name = self.name(id, entrance);
+        let owner = entrance.pid.map(|pid| owners.of_process(pid)).unwrap_or_default();
+        let name = self.name(id, entrance, &owner);
         self.names.insert(id, name.clone());
-        Ok(Newcomer { id, name, is_newborn: self.has_looked, reader })
+        Ok(Newcomer { id, name, owner: Arc::new(owner), is_newborn: self.has_looked, reader })
     }
 
-    /// A name nobody else has: that of its mount, else its inode.
-    fn name(&self, id: NetnsId, entrance: &Entrance) -> Arc<str> {
+    /// A name nobody else has: that of its mount, else of its container, else its inode.
+    fn name(&self, id: NetnsId, entrance: &Entrance, owner: &Owner) -> Arc<str> {
         let taken: BTreeSet<&str> = self.names.values().map(|name| &**name).collect();
-        let name = entrance.mount.clone().unwrap_or_else(|| format!("netns:{}", id.0));
+        let container = || owner.container_id.chars().take(12).collect();
+        let unnamed =
+            || if owner.container_id.is_empty() { format!("netns:{}", id.0) } else { container() };
+        let name = entrance.mount.clone().unwrap_or_else(unnamed);
         match taken.contains(&*name) {
             true => format!("{name}~{}", id.0).into(),
             false => name.into(),
@@ -158,13 +147,4 @@ impl Discovery {
 fn may_see_others() -> bool {
     let needed = CapabilitySet::SYS_ADMIN | CapabilitySet::SYS_PTRACE;
     capabilities(None).is_ok_and(|sets| sets.effective.contains(needed))
-}
-
-// === impl Discovering ===
-
-impl Discovering {
-    /// News since the last call, without waiting.
-    pub fn news(&self) -> impl Iterator<Item = News> {
-        self.news.try_iter()
-    }
 }

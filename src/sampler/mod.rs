@@ -4,8 +4,11 @@
 pub mod discovery;
 pub mod health;
 pub mod netns;
+pub mod owners;
 pub mod publish;
 pub mod schedule;
+pub mod scout;
+pub mod wanted;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -21,11 +24,14 @@ use crate::own::{Feature, Own, Source};
 use crate::snapshot::{NetnsId, NetnsSample, Snapshot};
 use crate::state::{Filter, State};
 
-use discovery::{Discovering, Discovery, News};
+use discovery::{Discovery, News};
 use health::Health;
 use netns::{NetnsReader, Tick};
+use owners::{Owners, Search};
 use publish::{Publisher, Reader};
 use schedule::Schedule;
+use scout::{Report, Scouting};
+use wanted::Asked;
 
 /// How often `process_*` is read.
 const PROCESS_INTERVAL: Duration = Duration::from_secs(1);
@@ -58,8 +64,9 @@ pub struct Sampler {
     /// The readers of the snapshot's namespaces, in the same order; the own one is the first.
     readers: Vec<NetnsReader>,
     snapshot: Snapshot,
-    discovery: Option<Discovery>,
-    discovery_interval: Duration,
+    work: Option<Work>,
+    scouting: Option<Scouting>,
+    asked: Asked,
     health: Health,
     process: OwnProcess,
     process_at: Option<Duration>,
@@ -67,11 +74,19 @@ pub struct Sampler {
     own: Own,
     publisher: Publisher,
     schedule: Schedule,
+    sockets_moved: bool,
     stretched: bool,
     said_omitted: bool,
     scratch: Scratch,
     epoch: Instant,
     last: Option<Duration>,
+}
+
+/// What the scout will need, before it is one.
+struct Work {
+    discovery: Option<Discovery>,
+    interval: Duration,
+    owners: Owners,
 }
 
 // === impl Sampler ===
@@ -90,8 +105,9 @@ impl Sampler {
         let mut sampler = Self {
             readers: vec![reader],
             snapshot: Snapshot { namespaces: vec![own_sample], ..Snapshot::default() },
-            discovery,
-            discovery_interval: config.discovery_interval,
+            work: None,
+            scouting: None,
+            asked: Asked::default(),
             health: Health::default(),
             process: OwnProcess::new(&config.procfs),
             process_at: None,
@@ -99,16 +115,32 @@ impl Sampler {
             own: Own { target_interval: config.interval, ..Own::default() },
             publisher: Publisher::default(),
             schedule: Schedule::new(config.interval, config.cpu_budget, fastrand::u64(..)),
+            sockets_moved: false,
             stretched: false,
             said_omitted: false,
             scratch: Scratch::default(),
             epoch: Instant::now(),
             last: None,
         };
-        if let Some(news) = sampler.discovery.as_mut().map(Discovery::look) {
+        let owners = Owners::new(&config.procfs, &config.rootfs);
+        let mut work = Work { discovery, interval: config.discovery_interval, owners };
+        if let Some(discovery) = &mut work.discovery {
+            let news = discovery.look(&mut work.owners);
             sampler.hear(news);
         }
+        sampler.work = Some(work);
         Ok(sampler)
+    }
+
+    /// Takes one sample, looks for the owners at once, and publishes both: for whoever looks only once.
+    pub fn sample_with_owners(&mut self) {
+        self.sample();
+        let now = self.epoch.elapsed();
+        let wanted = self.asked.wanted(&self.snapshot, now);
+        if let Some(search) = self.work.as_mut().map(|work| work.owners.search(&wanted)) {
+            self.learn(search);
+        }
+        self.sample();
     }
 
     /// A reader of what this sampler publishes.
@@ -126,6 +158,7 @@ impl Sampler {
         let elapsed =
             self.last.replace(start).map_or(Duration::ZERO, |last| start.saturating_sub(last));
         self.state.fold(&self.snapshot, elapsed);
+        self.snapshot.claims.clear();
         self.count_omitted();
         let end = self.epoch.elapsed();
         self.own.samples += 1;
@@ -140,26 +173,64 @@ impl Sampler {
 
     /// Samples on the timer until `stop` says so or its sender is gone.
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
-        let discovering = self.start_discovering();
+        self.start_scouting();
         loop {
             let due = self.epoch + self.schedule.due();
             tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => return,
                 () = tokio::time::sleep_until(due.into()) => {
-                    for news in discovering.iter().flat_map(Discovering::news) {
-                        self.hear(news);
-                    }
+                    self.hear_reports();
                     self.sample();
+                    self.ask_for_owners();
                 }
             }
         }
     }
 
-    fn start_discovering(&mut self) -> Option<Discovering> {
-        let discovering = self.discovery.take()?.spawn(self.discovery_interval);
+    fn start_scouting(&mut self) {
+        if let Some(Work { discovery, interval, owners }) = self.work.take() {
+            let now = self.epoch.elapsed();
+            let scouting = Scouting::start(discovery, interval, owners);
+            self.scouting = self.health.check(&mut self.own, Source::Namespaces, now, scouting);
+        }
+    }
+
+    fn hear_reports(&mut self) {
+        let reports: Vec<Report> = self.scouting.iter().flat_map(Scouting::reports).collect();
+        for report in reports {
+            match report {
+                Report::Namespaces(news) => self.hear(news),
+                Report::Owners(search) => self.learn(search),
+            }
+        }
+    }
+
+    /// Asks for the owners of sockets that came up in this sample.
+    fn ask_for_owners(&mut self) {
         let now = self.epoch.elapsed();
-        self.health.check(&mut self.own, Source::Namespaces, now, discovering)
+        if !self.sockets_moved && !self.asked.is_due(now) {
+            return;
+        }
+        let wanted = self.asked.wanted(&self.snapshot, now);
+        if let (false, Some(scouting)) = (wanted.is_empty(), &self.scouting) {
+            scouting.ask(wanted);
+        }
+    }
+
+    /// Takes in the owners that were found.
+    fn learn(&mut self, search: Search) {
+        let features = self.own.features;
+        self.own.set_feature(Feature::Owners, search.sees_holders);
+        self.own.set_feature(Feature::Cgroup, search.has_cgroups);
+        if let Some(has_kubelet) = search.has_kubelet {
+            self.own.set_feature(Feature::Kubelet, has_kubelet);
+        }
+        self.say_what_is_missing(features);
+        let searched = search.failure.map_or(Ok(()), Err);
+        let now = self.epoch.elapsed();
+        self.health.check(&mut self.own, Source::Owners, now, searched);
+        self.snapshot.claims.extend(search.claims);
     }
 
     /// Takes in new namespaces and lets ended ones go: nothing of listenq may hold them any longer.
@@ -179,7 +250,8 @@ impl Sampler {
         for born in news.born {
             tracing::debug!(netns = %born.name, "sampling a namespace");
             self.readers.push(born.reader);
-            self.snapshot.namespaces.push(NetnsSample::new(born.id, born.name, born.is_newborn));
+            let sample = NetnsSample::new(born.id, born.name, born.is_newborn);
+            self.snapshot.namespaces.push(NetnsSample { owner: born.owner, ..sample });
         }
         let features = self.own.features;
         self.own.set_feature(Feature::Namespaces, news.is_available);
@@ -192,9 +264,10 @@ impl Sampler {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.snapshot.unix_time = since_1970.as_secs_f64();
         self.own.sampled_namespaces = self.readers.len();
+        self.sockets_moved = false;
         let tick = Tick { now, interval: self.schedule.interval() };
         for (reader, sample) in self.readers.iter_mut().zip(&mut self.snapshot.namespaces) {
-            reader.read(tick, sample, &mut self.own, &mut self.scratch);
+            self.sockets_moved |= reader.read(tick, sample, &mut self.own, &mut self.scratch);
         }
     }
 

@@ -84,7 +84,7 @@ impl NetnsReader {
         sample: &mut NetnsSample,
         own: &mut Own,
         scratch: &mut Scratch,
-    ) {
+    ) -> bool {
         (sample.netstat, sample.snmp, sample.settings) = (None, None, None);
         if is_due(&mut self.settings_due, tick.now) {
             let reading = self.sysctls.read(&mut scratch.text);
@@ -103,6 +103,7 @@ impl NetnsReader {
             let snmp = counters(&self.snmp, text, |text| Snmp::parse(text).map(|snmp| snmp.0));
             sample.snmp = self.health.check(own, Source::Snmp, tick.now, snmp);
         }
+        moved || sample.unix.is_some()
     }
 
     /// Whether any drop or socket moved since the last good dump.
@@ -202,7 +203,7 @@ mod tests {
     use std::os::unix::net::{SocketAddr, UnixListener};
 
     use super::*;
-    use crate::snapshot::{AcceptQueue, Cookie, ListenAddress, NetnsId};
+    use crate::snapshot::{AcceptQueue, Cookie, ListenAddress, NetnsId, Origin};
 
     fn socket(cookie: u64, drops: u32) -> ListenSocket {
         ListenSocket {
@@ -210,6 +211,7 @@ mod tests {
             address: ListenAddress { ip: "::".parse().unwrap(), port: 80, device: None },
             queue: AcceptQueue { length: 0, limit: Some(5) },
             drops: Some(drops),
+            origin: Origin::default(),
         }
     }
 

@@ -6,6 +6,9 @@ use std::time::Duration;
 /// The mean is taken over about so many samples.
 const MEMORY: f64 = 128.0;
 
+/// Before so many samples, their cost says little: the first ones find nothing ready.
+const WARM_UP: f64 = 10.0;
+
 /// The times of samples, on the sampler's own clock.
 #[derive(Debug)]
 pub struct Schedule {
@@ -61,7 +64,10 @@ impl Schedule {
 
     /// The interval in force: the target, or what the budget allows.
     pub fn interval(&self) -> Duration {
-        let affordable = self.cost.get().unwrap_or(0.0) / self.budget;
+        if self.cost.count < WARM_UP {
+            return self.target;
+        }
+        let affordable = self.cost.value / self.budget;
         self.target.max(Duration::from_secs_f64(affordable.min(3600.0)))
     }
 
@@ -74,7 +80,6 @@ impl Schedule {
     pub fn sampled(&mut self, start: Duration, end: Duration, cpu: Duration) -> u64 {
         if let Some(last) = self.last_start.replace(start) {
             self.gap.add(start.saturating_sub(last).as_secs_f64());
-            // The first sample opens and maps what later ones find ready: its cost says nothing.
             self.cost.add(cpu.as_secs_f64());
         }
         let interval = self.interval();

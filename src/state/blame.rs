@@ -142,12 +142,13 @@ impl Ledger {
     fn charge(&mut self, suspects: &mut [&mut Suspect]) {
         let alone = suspects.iter().filter(|suspect| suspect.is_suspected()).count() == 1;
         let (tick, clean) = (self.tick, self.clean);
+        let waited = self.pending[1..].iter().sum();
         self.share(0, suspects, |suspect| match within(suspect.queued_at, tick) {
             true => suspect.fresh,
             false => 0,
         });
         self.share(1, suspects, |suspect| suspect.leftover + suspect.excess(clean));
-        self.share_out_among_the_vanished(suspects);
+        self.share_out_among_the_vanished(waited, suspects);
         for suspect in suspects.iter_mut() {
             suspect.certain = alone && suspect.charge > 0;
         }
@@ -162,11 +163,13 @@ impl Ledger {
         }
     }
 
-    fn share_out_among_the_vanished(&mut self, suspects: &mut [&mut Suspect]) {
+    /// As many as had `waited` when this tick began. Those may be paid by now with drops of the socket that
+    /// came after, and what is left of this tick's stand for them.
+    fn share_out_among_the_vanished(&mut self, waited: u64, suspects: &mut [&mut Suspect]) {
         let weights: Vec<u64> =
             suspects.iter().map(|suspect| u64::from(suspect.vanished)).collect();
         if weights.contains(&1) {
-            let charged = self.draw(1, u64::MAX);
+            let charged = self.draw(0, waited);
             for (suspect, charge) in suspects.iter_mut().zip(proportional(charged, &weights)) {
                 suspect.take(self, charge);
             }
@@ -313,6 +316,17 @@ mod tests {
         suspects[1].vanished(&ledger, true);
         assert_eq!(settle(&mut ledger, &mut suspects, None, [0, 0]), [0, 7]);
         assert_eq!(settle(&mut ledger, &mut suspects, Some(3), [0, 0]), [0, 0]);
+    }
+
+    #[test]
+    fn a_successor_does_not_pay_for_a_vanished_socket() {
+        let mut ledger = Ledger::default();
+        let mut suspects = [queued(&ledger)];
+        assert_eq!(settle(&mut ledger, &mut suspects, Some(7), [0]), [0]);
+        suspects[0].vanished(&ledger, true);
+        // The new socket of the same listener drops as much as it overflows.
+        assert_eq!(settle(&mut ledger, &mut suspects, Some(9), [9]), [16]);
+        assert_eq!(ledger.outstanding(), 0);
     }
 
     #[test]

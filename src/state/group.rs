@@ -3,10 +3,10 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use slab::Slab;
 
-use crate::snapshot::{Dump, ListenSocket};
+use crate::snapshot::{Claims, Dump, ListenSocket};
 use crate::view::ListenerView;
 
 use super::blame::{Ledger, Suspect};
@@ -92,6 +92,18 @@ impl<A: Address> Group<A> {
         for key in self.newcomers.drain(..) {
             let listener = &mut listeners[key];
             listener.exposure = admission.enter(netns, &listener.shown.name, now);
+        }
+    }
+
+    /// Takes in owners that were found. Of several claims on a reuseport group, the oldest member's counts.
+    pub(super) fn claim(&mut self, claims: &Claims) {
+        let mut claimed = FxHashSet::default();
+        for socket in self.sockets.living() {
+            if let Some(owner) = claims.get(&socket.inode)
+                && claimed.insert(socket.listener)
+            {
+                self.listeners[socket.listener].shown.owner = owner.clone();
+            }
         }
     }
 

@@ -8,7 +8,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::snapshot::{
-    AcceptQueue, Cookie, Counter, Counters, Dump, ListenAddress, ListenSocket, NetnsId, NetnsSample,
+    AcceptQueue, Cookie, Counter, Counters, Dump, ListenAddress, ListenSocket, NetnsId,
+    NetnsSample, Origin,
 };
 use crate::view::{ListenerView, NetnsView, Protocol};
 
@@ -28,6 +29,7 @@ fn socket(cookie: u64, port: u16) -> ListenSocket {
         address: ListenAddress { ip: "127.0.0.1".parse().unwrap(), port, device: None },
         queue: AcceptQueue { length: 0, limit: Some(4) },
         drops: Some(0),
+        origin: Origin::default(),
     }
 }
 
@@ -48,7 +50,7 @@ impl Story {
 
     fn capped(max: usize) -> Self {
         let namespaces = vec![NetnsSample::new(NetnsId(1), "host".into(), false)];
-        let snapshot = Snapshot { unix_time: 1.7e9, namespaces };
+        let snapshot = Snapshot { unix_time: 1.7e9, namespaces, ..Snapshot::default() };
         Self {
             state: State::new(Duration::from_secs(150), Filter::default(), max),
             snapshot,

@@ -72,6 +72,7 @@ impl<A: Address> Listener<A> {
             address,
             shown: ListenerView {
                 name: Arc::new(address.name()),
+                owner: Arc::default(),
                 sockets: 0,
                 queue: None,
                 connection_seconds: 0.0,

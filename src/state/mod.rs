@@ -75,6 +75,11 @@ impl State {
         if self.namespaces.len() > snapshot.namespaces.len() {
             self.end_missing();
         }
+        if !snapshot.claims.is_empty() {
+            for netns in self.namespaces.values_mut() {
+                netns.claim(&snapshot.claims);
+            }
+        }
         if self.admission.is_due(self.now) {
             self.give_places();
         }

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::snapshot::{Counter, Counters, ListenAddress, NetnsId, NetnsSample, Settings, UnixName};
+use crate::owner::Owner;
+use crate::snapshot::{
+    Claims, Counter, Counters, ListenAddress, NetnsId, NetnsSample, Settings, UnixName,
+};
 use crate::view::{NetnsView, Protocol};
 
 use super::GRACE;
@@ -35,6 +38,7 @@ pub(super) struct Netns {
     id: NetnsId,
     is_newborn: bool,
     name: Arc<str>,
+    owner: Arc<Owner>,
     tcp: Group<ListenAddress>,
     unix: Group<UnixName>,
     ledger: Ledger,
@@ -57,6 +61,7 @@ impl Netns {
             id: sample.id,
             is_newborn: sample.is_newborn,
             name: sample.name.clone(),
+            owner: sample.owner.clone(),
             tcp: Group::new(baseline_dumps),
             unix: Group::new(baseline_dumps),
             ledger: Ledger::default(),
@@ -123,6 +128,7 @@ impl Netns {
     pub(super) fn show(&self, view: &mut NetnsView) {
         let NetnsView {
             name,
+            owner,
             tcp_at,
             unix_at,
             sampled_unix,
@@ -134,6 +140,7 @@ impl Netns {
             listeners,
         } = view;
         name.clone_from(&self.name);
+        owner.clone_from(&self.owner);
         *tcp_at = self.tcp.sampled_at();
         *unix_at = self.unix.sampled_at();
         *sampled_unix = self.sampled_unix;
@@ -172,6 +179,12 @@ impl Netns {
     fn forget(&mut self, now: Duration, admission: &mut Admission) {
         self.unexposed += self.tcp.forget(now, admission);
         self.unix.forget(now, admission);
+    }
+
+    /// Takes in owners that were found.
+    pub(super) fn claim(&mut self, claims: &Claims) {
+        self.tcp.claim(claims);
+        self.unix.claim(claims);
     }
 
     /// The listeners, for whoever gives the places.

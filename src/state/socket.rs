@@ -19,6 +19,8 @@ pub(super) struct Socket {
     pub(super) queue: AcceptQueue,
     /// Its `sk_drops`.
     pub(super) drops: Option<u32>,
+    /// Its inode, by which its owner is found.
+    pub(super) inode: u32,
     /// Whether drops were new when it was last seen.
     pub(super) dropped: bool,
     cookie: Cookie,
@@ -130,6 +132,7 @@ impl Sockets {
             listener,
             queue: row.queue,
             drops: remembered.unwrap_or(born_with),
+            inode: row.origin.inode,
             dropped: false,
             cookie: row.cookie,
             seen: 0,

@@ -60,7 +60,8 @@ impl Launch {
             binary: binary.as_ref().to_owned(),
             netns: None,
             args: Vec::new(),
-            env: Vec::new(),
+            // The namespaces of other tests, running at the same time, are none of this one's business.
+            env: vec![("LISTENQ_NETNS".into(), "own".into())],
             as_nobody: false,
             without_netlink: false,
             await_ready: true,
@@ -74,7 +75,8 @@ impl Launch {
         self
     }
 
-    /// Sets an environment variable. `LISTENQ_*` of the test's own environment never come through.
+    /// Sets an environment variable. `LISTENQ_*` of the test's own environment never come through;
+    /// `LISTENQ_NETNS` is `own` unless set here or as a flag.
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.into(), value.into()));

@@ -1,0 +1,233 @@
+//! Who is behind a socket: the cheapest source that answers. The cgroup of its creator says unit and container and
+//! points at the processes to look at first; the process that holds it says the rest, and is believed where the
+//! two differ: a socket made by systemd and passed on names systemd for ever.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::thread::{CapabilitySet, capabilities};
+
+use crate::owner::Owner;
+use crate::owner::cgroup::{Placement, telling_path};
+use crate::owner::cgroup_id::CgroupTree;
+use crate::owner::holders::{Found, Holder, Step, Walk};
+use crate::owner::kubelet::Kubelet;
+use crate::snapshot::{Claims, Origin};
+
+/// A walk over the descriptors of all processes goes so far at once.
+const STEP: Duration = Duration::from_millis(2);
+
+/// The places that tell owners, and what they said.
+pub struct Owners {
+    procfs: PathBuf,
+    rootfs: PathBuf,
+    tree: Option<CgroupTree>,
+    kubelet: Option<io::Result<Kubelet>>,
+}
+
+/// What one search gave.
+#[derive(Debug, Default)]
+pub struct Search {
+    /// The owners found.
+    pub claims: Claims,
+    /// Whether the holders of every socket may be seen.
+    pub sees_holders: bool,
+    /// Whether cgroup v2 is mounted.
+    pub has_cgroups: bool,
+    /// Whether the kubelet's directories can be read; `None` where there are none.
+    pub has_kubelet: Option<bool>,
+    /// Why the search came to nothing.
+    pub failure: Option<io::Error>,
+}
+
+// === impl Owners ===
+
+impl Owners {
+    /// Nothing asked yet.
+    pub fn new(procfs: &Path, rootfs: &Path) -> Self {
+        Self {
+            procfs: procfs.to_owned(),
+            rootfs: rootfs.to_owned(),
+            tree: CgroupTree::find(rootfs),
+            kubelet: None,
+        }
+    }
+
+    /// Looks for the owners of these sockets.
+    pub fn search(&mut self, wanted: &[Origin]) -> Search {
+        // Pods come and go: their names are read anew for each search that meets one.
+        self.kubelet = None;
+        self.learn_cgroups(wanted);
+        let (found, failure) = match self.walk(wanted) {
+            Ok(found) => (found, None),
+            Err(error) => (Found::default(), Some(error)),
+        };
+        let claims = wanted.iter().filter_map(|origin| self.claim(origin, &found)).collect();
+        Search {
+            claims,
+            sees_holders: found.denied == 0 || may_see_holders(),
+            has_cgroups: self.tree.is_some(),
+            has_kubelet: self.has_kubelet(),
+            failure,
+        }
+    }
+
+    /// Who a namespace was made for: the cgroup of a process inside.
+    pub fn of_process(&mut self, pid: u32) -> Owner {
+        let path = self.procfs.join(pid.to_string()).join("cgroup");
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let owner = telling_path(&text).map(|path| self.placed(&Placement::of(path)));
+        // The processes of a namespace are many: none of them names it, nor does a unit.
+        Owner { process: "".into(), unit: "".into(), ..owner.unwrap_or_default() }
+    }
+
+    fn learn_cgroups(&mut self, wanted: &[Origin]) {
+        if let Some(tree) = &mut self.tree
+            && wanted.iter().filter_map(|origin| origin.cgroup).any(|id| tree.path(id).is_none())
+            && let Err(error) = tree.refresh()
+        {
+            tracing::debug!(%error, "the cgroup tree could not be read");
+        }
+    }
+
+    fn walk(&self, wanted: &[Origin]) -> io::Result<Found> {
+        let inodes = wanted.iter().map(|origin| u64::from(origin.inode));
+        let mut walk = Walk::new(&self.procfs, inodes)?.looking_first_at(self.first_looks(wanted));
+        while walk.step(STEP)? == Step::More {
+            // The holders in the creator's own cgroup are enough: its master is among them.
+            if walk.has_looked_at_first() && walk.has_found_all() {
+                break;
+            }
+            std::thread::yield_now();
+        }
+        Ok(walk.finish())
+    }
+
+    /// The processes in the cgroups of the creators.
+    fn first_looks(&self, wanted: &[Origin]) -> Vec<u32> {
+        let Some(tree) = &self.tree else { return Vec::new() };
+        let mut paths: Vec<&Arc<str>> = wanted
+            .iter()
+            .filter_map(|origin| tree.path(origin.cgroup?))
+            .filter(|path| tells(path))
+            .collect();
+        paths.sort_unstable();
+        paths.dedup();
+        let processes = |path: &&Arc<str>| {
+            let text = std::fs::read_to_string(tree.directory(path).join("cgroup.procs"));
+            let pids: Vec<u32> =
+                text.unwrap_or_default().lines().filter_map(|pid| pid.parse().ok()).collect();
+            pids
+        };
+        paths.iter().flat_map(processes).collect()
+    }
+
+    fn claim(&mut self, origin: &Origin, found: &Found) -> Option<(u32, Arc<Owner>)> {
+        let mut owner = match found.holders.get(&u64::from(origin.inode)) {
+            Some(holder) => self.held_by(holder),
+            None => Owner::default(),
+        };
+        if owner.unit.is_empty() && owner.container_id.is_empty() {
+            owner.fill_from(&self.created_in(origin.cgroup));
+        }
+        (!owner.is_unknown()).then(|| (origin.inode, Arc::new(owner)))
+    }
+
+    fn held_by(&mut self, holder: &Holder) -> Owner {
+        let placement = telling_path(&holder.cgroup).map(Placement::of).unwrap_or_default();
+        Owner { process: holder.comm.as_str().into(), ..self.placed(&placement) }
+    }
+
+    fn created_in(&mut self, cgroup: Option<u64>) -> Owner {
+        let path =
+            cgroup.and_then(|id| self.tree.as_ref()?.path(id)).filter(|path| tells(path)).cloned();
+        path.map(|path| self.placed(&Placement::of(&path))).unwrap_or_default()
+    }
+
+    fn placed(&mut self, placement: &Placement) -> Owner {
+        let text = |part: &Option<String>| part.as_deref().unwrap_or_default().into();
+        let mut owner = Owner {
+            unit: text(&placement.unit),
+            container_id: text(&placement.container_id),
+            ..Owner::default()
+        };
+        if placement.pod_uid.is_some() || placement.container_id.is_some() {
+            self.name_pod(placement, &mut owner);
+        }
+        owner
+    }
+
+    /// The pod's name, or its uid where its name cannot be told.
+    fn name_pod(&mut self, placement: &Placement, owner: &mut Owner) {
+        let rootfs = &self.rootfs;
+        let kubelet = self.kubelet.get_or_insert_with(|| Kubelet::read(rootfs)).as_ref().ok();
+        let container = kubelet
+            .zip(placement.container_id.as_ref())
+            .and_then(|(kubelet, id)| kubelet.container(id));
+        if let Some(container) = container {
+            owner.k8s_container = container.name.clone();
+        }
+        let by_uid =
+            kubelet.zip(placement.pod_uid.as_ref()).and_then(|(kubelet, uid)| kubelet.pod(uid));
+        match container.map(|container| &container.pod).or(by_uid) {
+            Some(pod) => {
+                (owner.k8s_namespace, owner.k8s_pod) = (pod.namespace.clone(), pod.name.clone())
+            }
+            None => owner.k8s_pod = placement.pod_uid.as_deref().unwrap_or_default().into(),
+        }
+    }
+
+    fn has_kubelet(&self) -> Option<bool> {
+        match self.kubelet.as_ref()? {
+            Ok(_) => Some(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(_) => Some(false),
+        }
+    }
+}
+
+/// A socket made by systemd is passed on, and one made in the root cgroup may be anybody's: these tell nothing.
+fn tells(path: &str) -> bool {
+    path != "/" && !path.ends_with("/init.scope") && !path.ends_with(".socket")
+}
+
+/// Whether this thread has the capabilities for the `fd` links of others. Some processes deny even those who have.
+fn may_see_holders() -> bool {
+    let needed = CapabilitySet::SYS_PTRACE | CapabilitySet::DAC_READ_SEARCH;
+    capabilities(None).is_ok_and(|sets| sets.effective.contains(needed))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::linux::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn a_socket_of_this_process_is_its_own() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&listener));
+        let inode = std::fs::metadata(path).unwrap().st_ino();
+        let origin = Origin { inode: u32::try_from(inode).unwrap(), cgroup: None };
+        let mut owners = Owners::new(Path::new("/proc"), Path::new("/"));
+        let search = owners.search(&[origin]);
+        let comm = std::fs::read_to_string("/proc/self/comm").unwrap();
+        assert_eq!(&*search.claims[&origin.inode].process, comm.trim_end());
+        assert!(search.failure.is_none());
+    }
+
+    #[test]
+    fn a_socket_that_nobody_holds_has_no_owner() {
+        let mut owners = Owners::new(Path::new("/proc"), Path::new("/"));
+        let search = owners.search(&[Origin { inode: u32::MAX, cgroup: None }]);
+        assert_eq!(search.claims, Claims::default());
+    }
+
+    #[test]
+    fn what_systemd_made_tells_nothing() {
+        assert!(!tells("/") && !tells("/init.scope") && !tells("/system.slice/a.socket"));
+        assert!(tells("/system.slice/nginx.service"));
+    }
+}

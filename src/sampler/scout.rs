@@ -1,0 +1,127 @@
+//! The thread off the sampling path: it looks around for namespaces every `--discovery.interval`, and for the owners
+//! of sockets when asked, never with more than a hundredth of a core.
+
+use std::io;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::snapshot::Origin;
+
+use super::discovery::{Discovery, News};
+use super::owners::{Owners, Search};
+
+/// After a search, the next one waits so many times as long as it took.
+const REST: u32 = 99;
+/// Sockets come in crowds: a search waits for the rest of its crowd.
+const GATHER: Duration = Duration::from_millis(200);
+
+/// What the scout found.
+pub enum Report {
+    /// Namespaces that came and went.
+    Namespaces(News),
+    /// Owners.
+    Owners(Search),
+}
+
+/// A scout at work. Dropping it ends its thread.
+pub struct Scouting {
+    reports: Receiver<Report>,
+    requests: Sender<Vec<Origin>>,
+}
+
+/// What the scout does and when.
+struct Scout {
+    discovery: Option<Discovery>,
+    interval: Duration,
+    owners: Owners,
+    wanted: Vec<Origin>,
+    look_due: Instant,
+    search_due: Instant,
+}
+
+// === impl Scouting ===
+
+impl Scouting {
+    /// Starts a scout; without a discovery it looks only for owners.
+    pub fn start(
+        discovery: Option<Discovery>,
+        interval: Duration,
+        owners: Owners,
+    ) -> io::Result<Self> {
+        let (requests, asked) = channel();
+        let (sender, reports) = channel();
+        let now = Instant::now();
+        let mut scout = Scout {
+            discovery,
+            interval,
+            owners,
+            wanted: Vec::new(),
+            look_due: now + interval,
+            search_due: now,
+        };
+        let run = move || scout.run(&asked, &sender);
+        thread::Builder::new().name("scout".into()).spawn(run)?;
+        Ok(Self { reports, requests })
+    }
+
+    /// Asks for the owners of sockets.
+    pub fn ask(&self, wanted: Vec<Origin>) {
+        // If the scout is gone, owners stay unknown: that it went was said in the log.
+        let _ = self.requests.send(wanted);
+    }
+
+    /// What was found since the last call, without waiting.
+    pub fn reports(&self) -> impl Iterator<Item = Report> {
+        self.reports.try_iter()
+    }
+}
+
+// === impl Scout ===
+
+impl Scout {
+    /// Works until nobody asks or listens any more.
+    fn run(&mut self, asked: &Receiver<Vec<Origin>>, reports: &Sender<Report>) {
+        loop {
+            match asked.recv_timeout(self.rest()) {
+                Ok(wanted) => {
+                    if self.wanted.is_empty() {
+                        self.search_due = self.search_due.max(Instant::now() + GATHER);
+                    }
+                    self.wanted.extend(wanted);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            for report in [self.look().map(Report::Namespaces), self.search().map(Report::Owners)] {
+                if report.is_some_and(|report| reports.send(report).is_err()) {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn rest(&self) -> Duration {
+        let search_due = if self.wanted.is_empty() { self.look_due } else { self.search_due };
+        self.look_due.min(search_due).saturating_duration_since(Instant::now())
+    }
+
+    fn look(&mut self) -> Option<News> {
+        let now = Instant::now();
+        if now < self.look_due {
+            return None;
+        }
+        self.look_due = now + self.interval;
+        Some(self.discovery.as_mut()?.look(&mut self.owners))
+    }
+
+    fn search(&mut self) -> Option<Search> {
+        let begin = Instant::now();
+        if self.wanted.is_empty() || begin < self.search_due {
+            return None;
+        }
+        let search = self.owners.search(&std::mem::take(&mut self.wanted));
+        self.search_due = Instant::now() + begin.elapsed() * REST;
+        Some(search)
+    }
+}

@@ -1,0 +1,76 @@
+//! Which sockets have no owner yet: those not seen before, and once a minute all of them again, since a socket may
+//! be passed on and a process may be renamed.
+
+use std::time::Duration;
+
+use rustc_hash::FxHashSet;
+
+use crate::snapshot::{Origin, Snapshot};
+
+/// How often every owner is looked for anew.
+const REFRESH: Duration = Duration::from_secs(60);
+
+/// The sockets that were asked for.
+#[derive(Debug, Default)]
+pub struct Asked {
+    inodes: FxHashSet<u32>,
+    refresh_due: Duration,
+}
+
+// === impl Asked ===
+
+impl Asked {
+    /// Whether every owner is to be looked for anew.
+    pub fn is_due(&self, now: Duration) -> bool {
+        now >= self.refresh_due
+    }
+
+    /// The sockets of this snapshot to ask for at `now`.
+    pub fn wanted(&mut self, snapshot: &Snapshot, now: Duration) -> Vec<Origin> {
+        if self.is_due(now) {
+            self.refresh_due = now + REFRESH;
+            // Sockets that are gone go from the memory, too.
+            self.inodes.clear();
+        }
+        let tcp = snapshot.namespaces.iter().filter_map(|netns| netns.tcp.as_ref());
+        let unix = snapshot.namespaces.iter().filter_map(|netns| netns.unix.as_ref());
+        let tcp = tcp.flat_map(|dump| dump.sockets.iter().map(|socket| socket.origin));
+        let unix = unix.flat_map(|dump| dump.sockets.iter().map(|socket| socket.origin));
+        tcp.chain(unix).filter(|origin| self.inodes.insert(origin.inode)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::{
+        AcceptQueue, Cookie, Dump, ListenAddress, ListenSocket, NetnsId, NetnsSample,
+    };
+
+    fn snapshot(inodes: &[u32]) -> Snapshot {
+        let socket = |inode: &u32| ListenSocket {
+            cookie: Cookie((*inode).into()),
+            address: ListenAddress { ip: "::".parse().unwrap(), port: 80, device: None },
+            queue: AcceptQueue::default(),
+            drops: None,
+            origin: Origin { inode: *inode, cgroup: None },
+        };
+        let sockets = inodes.iter().map(socket).collect();
+        let mut sample = NetnsSample::new(NetnsId(1), "host".into(), false);
+        sample.tcp = Some(Dump { interval: Duration::ZERO, sockets });
+        Snapshot { namespaces: vec![sample], ..Snapshot::default() }
+    }
+
+    #[test]
+    fn a_socket_is_asked_for_once_a_minute() {
+        let mut asked = Asked::default();
+        let mut inodes = |inodes: &[u32], second| -> Vec<u32> {
+            let wanted = asked.wanted(&snapshot(inodes), Duration::from_secs(second));
+            wanted.iter().map(|origin| origin.inode).collect()
+        };
+        assert_eq!(inodes(&[1, 2], 0), [1, 2]);
+        assert_eq!(inodes(&[1, 2, 3], 1), [3]);
+        assert_eq!(inodes(&[1, 3], 59), [0u32; 0]);
+        assert_eq!(inodes(&[1, 3], 60), [1, 3]);
+    }
+}
