@@ -45,6 +45,8 @@ pub struct NetnsView {
     pub unattributed_overflows: Option<u64>,
     /// Overflows charged to listeners that are not shown any more.
     pub unexposed_overflows: Option<u64>,
+    /// Which state of the listeners this is: the same number, the same listeners.
+    pub revision: u64,
     /// Its listeners, in no particular order.
     pub listeners: Vec<ListenerView>,
 }

@@ -59,6 +59,22 @@ pub struct Config {
     pub max_listeners: usize,
 }
 
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            procfs: "/proc".into(),
+            rootfs: "/".into(),
+            all_namespaces: true,
+            interval: Duration::from_millis(100),
+            discovery_interval: Duration::from_secs(5),
+            cpu_budget: 0.02,
+            peak_window: Duration::from_secs(150),
+            filter: Filter::default(),
+            max_listeners: 1000,
+        }
+    }
+}
+
 /// The readers, the state and the publisher, in the hands of one thread.
 pub struct Sampler {
     /// The readers of the snapshot's namespaces, in the same order; the own one is the first.

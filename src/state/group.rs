@@ -26,6 +26,11 @@ pub(super) struct Group<A> {
     listeners: Slab<Listener<A>>,
     by_address: FxHashMap<A, usize>,
     sampled_at: Option<Duration>,
+    /// The last dump, and whether the same again would change nothing.
+    last: Vec<ListenSocket<A>>,
+    at_rest: bool,
+    /// Goes up whenever anything that is shown may have changed.
+    revision: u64,
     drops_missing: bool,
     /// Listeners first seen in this dump.
     newcomers: Vec<usize>,
@@ -41,6 +46,9 @@ impl<A: Address> Group<A> {
             listeners: Slab::new(),
             by_address: FxHashMap::default(),
             sampled_at: None,
+            last: Vec::new(),
+            at_rest: false,
+            revision: 0,
             drops_missing: false,
             newcomers: Vec::new(),
         }
@@ -62,9 +70,29 @@ impl<A: Address> Group<A> {
         exposed.map(|(_, listener)| &listener.shown)
     }
 
+    /// Goes up whenever anything that is shown may have changed.
+    pub(super) fn revision(&self) -> u64 {
+        self.revision
+    }
+
     /// Takes in one dump. Gives the time credited to the one before it.
     pub(super) fn fold(&mut self, dump: &Dump<A>, tick: Tick, ledger: &Ledger) -> Duration {
-        let credited = self.credit(dump.interval, tick.now);
+        let gap = self.credited(dump.interval, tick.now);
+        self.at_rest = self.at_rest && self.last == dump.sockets;
+        if self.at_rest {
+            self.sockets.pass_over();
+        } else {
+            self.fold_rows(dump, tick, ledger, gap);
+            self.last.clone_from(&dump.sockets);
+        }
+        gap
+    }
+
+    fn fold_rows(&mut self, dump: &Dump<A>, tick: Tick, ledger: &Ledger, gap: Duration) {
+        self.revision += 1;
+        for (_, listener) in &mut self.listeners {
+            listener.begin_sample(gap);
+        }
         self.sockets.begin_dump();
         for (nth, row) in dump.sockets.iter().enumerate() {
             self.see(nth, row);
@@ -76,13 +104,14 @@ impl<A: Address> Group<A> {
         for socket in self.sockets.living() {
             self.listeners[socket.listener].add(socket);
         }
+        self.at_rest = self.sockets.are_all_seen();
         for (_, listener) in &mut self.listeners {
             listener.end_sample(tick.slot, tick.now);
             if listener.holds_a_queue() {
                 listener.suspect.queued(ledger);
             }
+            self.at_rest &= listener.is_at_rest();
         }
-        credited
     }
 
     /// Lets the newcomers in, those with the longest queues first.
@@ -97,6 +126,7 @@ impl<A: Address> Group<A> {
 
     /// Takes in owners that were found. Of several claims on a reuseport group, the oldest member's counts.
     pub(super) fn claim(&mut self, claims: &Claims) {
+        self.revision += 1;
         let mut claimed = FxHashSet::default();
         for socket in self.sockets.living() {
             if let Some(owner) = claims.get(&socket.inode)
@@ -114,6 +144,10 @@ impl<A: Address> Group<A> {
         overflows: Option<u64>,
         slot: Slot,
     ) -> u64 {
+        if self.at_rest {
+            ledger.settle(overflows, &mut []);
+            return 0;
+        }
         let mut suspects: Vec<&mut Suspect> = self
             .listeners
             .iter_mut()
@@ -135,11 +169,13 @@ impl<A: Address> Group<A> {
 
     /// A listener gets series.
     pub(super) fn expose(&mut self, key: usize, now: Duration) {
+        self.revision += 1;
         self.listeners[key].exposure = Exposure::Exposed(now);
     }
 
     /// A listener loses its series. Gives the overflows that they showed.
     pub(super) fn omit(&mut self, key: usize) -> u64 {
+        self.revision += 1;
         self.listeners[key].omit()
     }
 
@@ -147,6 +183,9 @@ impl<A: Address> Group<A> {
     /// showed.
     pub(super) fn forget(&mut self, now: Duration, admission: &mut Admission) -> u64 {
         self.sockets.forget(now);
+        if self.at_rest {
+            return 0;
+        }
         let (by_address, mut overflows) = (&mut self.by_address, 0);
         self.listeners.retain(|_, listener| {
             let forgotten = listener.is_forgotten(now);
@@ -163,21 +202,20 @@ impl<A: Address> Group<A> {
     /// The namespace has ended, and with it every listener.
     pub(super) fn close(&mut self, now: Duration) {
         self.sampled_at = None;
+        self.at_rest = false;
+        self.revision += 1;
         for (_, listener) in &mut self.listeners {
             listener.close(now);
         }
     }
 
-    fn credit(&mut self, interval: Duration, now: Duration) -> Duration {
+    /// The time since the last dump, unless it is too long to know anything about.
+    fn credited(&mut self, interval: Duration, now: Duration) -> Duration {
         let gap = self.sampled_at.replace(now).map_or(Duration::ZERO, |at| now.saturating_sub(at));
-        let gap = match gap <= interval * CREDITED_INTERVALS {
+        match gap <= interval * CREDITED_INTERVALS {
             true => gap,
             false => Duration::ZERO,
-        };
-        for (_, listener) in &mut self.listeners {
-            listener.begin_sample(gap);
         }
-        gap
     }
 
     fn see(&mut self, nth: usize, row: &ListenSocket<A>) {

@@ -362,6 +362,23 @@ fn over_the_cap_the_fullest_are_shown_and_every_overflow_is_accounted_for() {
 }
 
 #[test]
+fn what_does_not_move_is_passed_over_and_time_goes_on() {
+    let idle = socket(1, 80);
+    let mut story = Story::begun_with(&[idle]);
+    let before = story.netns();
+    for _ in 0..10 {
+        story.tick(&[idle], 0);
+    }
+    let after = story.netns();
+    assert_eq!((after.revision, &after.listeners), (before.revision, &before.listeners));
+    assert!((after.sampled_seconds - before.sampled_seconds - 10.0 * TICK).abs() < 1e-9);
+    story.tick(&[idle, dropped(4, waiting(1, socket(2, 81)))], 0);
+    assert_eq!((story.drops(81), story.listener(81).sockets), (4, 1));
+    story.tick(&[idle], 0).tick(&[idle], 0);
+    assert_eq!((story.listener(81).sockets, story.listener(80).sockets), (0, 1));
+}
+
+#[test]
 fn a_namespace_born_under_watch_counts_in_full() {
     let mut story = Story::new();
     story.snapshot.namespaces[0].is_newborn = true;

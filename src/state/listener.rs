@@ -193,6 +193,14 @@ impl<A: Address> Listener<A> {
         self.shown.overflows.replace(0).unwrap_or(0)
     }
 
+    /// Whether the same dump again would change nothing.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.tally.sockets > 0
+            && self.tally.length == 0
+            && self.peak.largest() == 0
+            && !self.suspect.is_suspected()
+    }
+
     /// Whether connections wait.
     pub(super) fn holds_a_queue(&self) -> bool {
         self.tally.length > 0

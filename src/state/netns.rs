@@ -7,7 +7,7 @@ use crate::owner::Owner;
 use crate::snapshot::{
     Claims, Counter, Counters, ListenAddress, NetnsId, NetnsSample, Settings, UnixName,
 };
-use crate::view::{NetnsView, Protocol};
+use crate::view::{ListenerView, NetnsView, Protocol};
 
 use super::GRACE;
 use super::blame::Ledger;
@@ -137,8 +137,11 @@ impl Netns {
             settings,
             unattributed_overflows,
             unexposed_overflows,
+            revision,
             listeners,
         } = view;
+        // What stands here may be another namespace, shown when there were more or fewer.
+        let is_same = Arc::ptr_eq(name, &self.name);
         name.clone_from(&self.name);
         owner.clone_from(&self.owner);
         *tcp_at = self.tcp.sampled_at();
@@ -149,6 +152,13 @@ impl Netns {
         *settings = self.settings;
         *unattributed_overflows = self.knows_overflows().then(|| self.ledger.unattributed());
         *unexposed_overflows = self.knows_overflows().then_some(self.unexposed);
+        let now = self.tcp.revision() + self.unix.revision();
+        if std::mem::replace(revision, now) != now || !is_same {
+            self.show_listeners(listeners);
+        }
+    }
+
+    fn show_listeners(&self, listeners: &mut Vec<ListenerView>) {
         let mut source = self.tcp.shown().chain(self.unix.shown());
         let mut shown = 0;
         for (old, new) in listeners.iter_mut().zip(&mut source) {

@@ -42,7 +42,9 @@ pub(super) struct Sockets {
     order: Vec<usize>,
     gone: FxHashMap<Cookie, Gone>,
     dumps: u64,
+    /// Dumps to come that still show what was there before.
     baseline_dumps: u64,
+    is_baseline: bool,
     seen: usize,
 }
 
@@ -56,8 +58,20 @@ impl Sockets {
 
     /// A new dump begins.
     pub(super) fn begin_dump(&mut self) {
+        self.pass_over();
         self.dumps += 1;
         self.seen = 0;
+    }
+
+    /// A new dump was the same as the last one, and need not be looked at.
+    pub(super) fn pass_over(&mut self) {
+        self.is_baseline = self.baseline_dumps > 0;
+        self.baseline_dumps = self.baseline_dumps.saturating_sub(1);
+    }
+
+    /// Whether the last dump missed no living socket.
+    pub(super) fn are_all_seen(&self) -> bool {
+        self.seen == self.living.len()
     }
 
     /// The listener behind which the socket of the `nth` row lives, if it is known.
@@ -90,7 +104,7 @@ impl Sockets {
 
     /// The dump has ended: sockets that it was the second to miss are gone, and handed over.
     pub(super) fn end_dump(&mut self, now: Duration, mut vanished: impl FnMut(Socket)) {
-        if self.seen == self.living.len() {
+        if self.are_all_seen() {
             return;
         }
         let (dumps, gone, by_cookie) = (self.dumps, &mut self.gone, &mut self.by_cookie);
@@ -123,7 +137,7 @@ impl Sockets {
     }
 
     fn insert(&mut self, row: &ListenSocket<impl Copy>, listener: usize) -> usize {
-        let born_with = match self.dumps <= self.baseline_dumps {
+        let born_with = match self.is_baseline {
             true => row.drops,
             false => Some(0),
         };

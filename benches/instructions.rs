@@ -1,0 +1,141 @@
+//! Instruction counts (callgrind) of what listenq does with a dump of 100, 1,000 and 10,000 listeners:
+//! the same twice on one toolchain, so each has a limit that fails the run.
+//!
+//! `cargo bench --bench instructions` needs valgrind and `gungraun-runner` of the version in `Cargo.lock`. It ends
+//! with status 3 when a limit is exceeded. Not in it, because they are calls into the kernel: `recv`, and
+//! the names of interfaces.
+#![allow(clippy::unwrap_used, reason = "a panic is the report of a bench")]
+#![allow(missing_docs, reason = "the macros make public items without")]
+
+mod dump;
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use gungraun::prelude::*;
+use gungraun::{Callgrind, EventKind};
+use listenq::exposition;
+use listenq::own::Own;
+use listenq::snapshot::{Counter, Counters, ListenSocket, Snapshot};
+use listenq::state::{Filter, State};
+use listenq::view::View;
+
+use dump::INTERVAL;
+
+// Instructions allowed per listener: a quarter above what rustc 1.95 made of it. Lower them when the code gets better.
+
+/// What does not depend on the number of listeners: one namespace, listenq itself, growth of a buffer.
+const FIXED: u64 = 5_000;
+/// Took 384: `inet_diag_msg` 125, the attributes up to SKMEMINFO 158, which comes last, framing and the push 100.
+const DECODE: u64 = 480;
+/// Took 351: finding the socket and comparing its address, adding it up, and five walks over the listeners.
+const FOLD: u64 = 440;
+/// Took 547: the same, and two shares in an overflow weighed against drops and noise.
+const FOLD_MOVED: u64 = 690;
+/// Took 48: a copy of about 140 bytes and the reference count of the name.
+const PUBLISH: u64 = 60;
+/// Took 57,064: nine or ten series of four labels each. Two thirds of it is memory: the collector makes every name and
+/// value of a label anew.
+const RENDER: u64 = 71_500;
+
+const PEAK_WINDOW: Duration = Duration::from_secs(150);
+/// Past the dumps that may still miss what was there before.
+const SETTLED: u32 = 5;
+
+fn gate(per_listener: u64, listeners: u64) -> LibraryBenchmarkConfig {
+    let limit = FIXED + per_listener * listeners;
+    let mut callgrind = Callgrind::default();
+    callgrind.hard_limits([(EventKind::Ir, limit)]);
+    let mut config = LibraryBenchmarkConfig::default();
+    config.tool(callgrind);
+    config
+}
+
+fn recorded(listeners: usize) -> (Vec<Vec<u8>>, Vec<ListenSocket>) {
+    (dump::datagrams(&dump::listeners(listeners)), Vec::with_capacity(listeners))
+}
+
+fn folded(listeners: usize) -> (State, Snapshot) {
+    let mut snapshot = dump::snapshot(&dump::listeners(listeners));
+    let mut state = State::new(PEAK_WINDOW, Filter::default(), listeners);
+    snapshot.namespaces[0].netstat = Some(overflows(0));
+    for _ in 0..SETTLED {
+        state.fold(&snapshot, INTERVAL);
+    }
+    snapshot.namespaces[0].netstat = None;
+    (state, snapshot)
+}
+
+/// Every listener has overflowed: a queue over its limit, new drops, and the counters were read.
+fn moved(listeners: usize) -> (State, Snapshot) {
+    let (state, _) = folded(listeners);
+    let mut moved = dump::listeners(listeners);
+    for listener in &mut moved {
+        (listener.length, listener.drops) = (listener.limit + 1, 2);
+    }
+    let mut after = dump::snapshot(&moved);
+    after.namespaces[0].netstat = Some(overflows(listeners as u64));
+    (state, after)
+}
+
+fn overflows(value: u64) -> Counters {
+    let mut counters = Counters::default();
+    counters.set(Counter::ListenOverflows, value);
+    counters
+}
+
+fn shown(listeners: usize) -> (State, Own, View) {
+    let (state, _) = folded(listeners);
+    let (own, mut view) = (Own::default(), View::default());
+    state.show(&own, &mut view);
+    (state, own, view)
+}
+
+fn view(listeners: usize) -> View {
+    shown(listeners).2
+}
+
+#[library_benchmark(setup = recorded)]
+#[bench::listeners_100(args = (100), config = gate(DECODE, 100))]
+#[bench::listeners_1000(args = (1_000), config = gate(DECODE, 1_000))]
+#[bench::listeners_10000(args = (10_000), config = gate(DECODE, 10_000))]
+fn decode(
+    (datagrams, mut sockets): (Vec<Vec<u8>>, Vec<ListenSocket>),
+) -> (Vec<Vec<u8>>, Vec<ListenSocket>) {
+    dump::decode(black_box(&datagrams), &mut sockets);
+    (datagrams, sockets)
+}
+
+#[library_benchmark]
+#[bench::rest_100(args = (100), setup = folded, config = gate(FOLD, 100))]
+#[bench::rest_1000(args = (1_000), setup = folded, config = gate(FOLD, 1_000))]
+#[bench::rest_10000(args = (10_000), setup = folded, config = gate(FOLD, 10_000))]
+#[bench::moved_100(args = (100), setup = moved, config = gate(FOLD_MOVED, 100))]
+#[bench::moved_1000(args = (1_000), setup = moved, config = gate(FOLD_MOVED, 1_000))]
+#[bench::moved_10000(args = (10_000), setup = moved, config = gate(FOLD_MOVED, 10_000))]
+fn fold((mut state, snapshot): (State, Snapshot)) -> (State, Snapshot) {
+    state.fold(black_box(&snapshot), INTERVAL);
+    (state, snapshot)
+}
+
+#[library_benchmark(setup = shown)]
+#[bench::listeners_100(args = (100), config = gate(PUBLISH, 100))]
+#[bench::listeners_1000(args = (1_000), config = gate(PUBLISH, 1_000))]
+#[bench::listeners_10000(args = (10_000), config = gate(PUBLISH, 10_000))]
+fn publish((state, own, mut view): (State, Own, View)) -> (State, Own, View) {
+    state.show(black_box(&own), &mut view);
+    (state, own, view)
+}
+
+#[library_benchmark(setup = view)]
+#[bench::listeners_100(args = (100), config = gate(RENDER, 100))]
+#[bench::listeners_1000(args = (1_000), config = gate(RENDER, 1_000))]
+#[bench::listeners_10000(args = (10_000), config = gate(RENDER, 10_000))]
+fn render(view: View) -> (View, String) {
+    let text = exposition::render(black_box(&view), Duration::ZERO).unwrap();
+    (view, text)
+}
+
+library_benchmark_group!(name = tick, benchmarks = [decode, fold, publish]);
+library_benchmark_group!(name = scrape, benchmarks = [render]);
+main!(library_benchmark_groups = [tick, scrape]);

@@ -1,0 +1,154 @@
+//! What a whole tick costs over what the kernel alone costs, measured in one run: samples of a namespace with
+//! 10, 100, 1,000 and 10,000 listeners against a bare loop that sends the same request, receives and
+//! counts bytes.
+//!
+//! `cargo bench --bench live`, as root. The two take turns, so what disturbs the machine disturbs both; times are
+//! medians, and only their ratio says something about listenq.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a panic is the report of a bench, and its table goes to a person"
+)]
+
+use std::time::{Duration, Instant};
+
+use listenq::kernel::inet_diag::both_families;
+use listenq::sampler::{Config, Sampler};
+use listenq_lab::listener::{Listen, Listener};
+use listenq_lab::netns::Netns;
+use netlink_sys::protocols::NETLINK_SOCK_DIAG;
+use netlink_sys::{Socket, SocketAddr};
+use rustix::time::{ClockId, clock_gettime};
+
+const SIZES: [usize; 4] = [10, 100, 1_000, 10_000];
+/// How long each size is measured.
+const BUDGET: Duration = Duration::from_secs(4);
+const MOST_ROUNDS: usize = 4_000;
+/// Both buffers, the state and the views have grown after so many.
+const WARM_UP: usize = 10;
+/// The aim at 1,000 listeners and more.
+const AIM: f64 = 1.3;
+const NLMSG_DONE: u16 = 3;
+
+/// Sends the request and counts the bytes of the answer, with the daemon's buffer and nothing else.
+struct Bare {
+    socket: Socket,
+    buffer: Vec<u8>,
+    request: Vec<u8>,
+}
+
+/// What one call cost.
+#[derive(Clone, Copy)]
+struct Cost {
+    wall: Duration,
+    cpu: Duration,
+}
+
+/// The costs of two kinds of calls that took turns.
+#[derive(Default)]
+struct Duel {
+    tick: Vec<Cost>,
+    bare: Vec<Cost>,
+}
+
+fn main() {
+    // `cargo test --all-targets` starts benches too, without this.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return println!("SKIPPED: only `cargo bench --bench live` measures");
+    }
+    if !Netns::require_root() {
+        return println!("SKIPPED: nothing was measured");
+    }
+    println!("medians; a tick over a bare \"send request, receive and count bytes\" loop");
+    println!("listeners  rounds   tick wall   bare wall  ratio    tick cpu    bare cpu  ratio");
+    for size in SIZES {
+        let netns = Netns::new("live");
+        netns.run(|| measure(size));
+    }
+    println!("aim: a ratio of at most {AIM} at 1,000 and 10,000 listeners");
+}
+
+fn measure(size: usize) {
+    let listeners = open(size);
+    let duel = fight();
+    drop(listeners);
+    let [tick_wall, bare_wall] =
+        [&duel.tick, &duel.bare].map(|costs| median(costs, |cost| cost.wall));
+    let [tick_cpu, bare_cpu] = [&duel.tick, &duel.bare].map(|costs| median(costs, |cost| cost.cpu));
+    println!(
+        "{size:>9}  {:>6}  {tick_wall:>7.1} µs  {bare_wall:>7.1} µs  {:>5.2}  {tick_cpu:>7.1} µs  {bare_cpu:>7.1} µs  {:>5.2}",
+        duel.tick.len(),
+        tick_wall / bare_wall,
+        tick_cpu / bare_cpu,
+    );
+}
+
+/// Half of them IPv4, half IPv6, each at a port of its own.
+fn open(size: usize) -> Vec<Listener> {
+    let ports = 10_000..10_000 + size;
+    let address = |port: usize| match port % 2 {
+        0 => format!("127.0.0.1:{port}"),
+        _ => format!("[::1]:{port}"),
+    };
+    ports.map(|port| Listen::tcp(address(port)).backlog(511).open()).collect()
+}
+
+fn fight() -> Duel {
+    let (mut sampler, mut bare) = (sampler(), Bare::open());
+    let mut duel = Duel::default();
+    for _ in 0..WARM_UP {
+        sampler.sample();
+        bare.count();
+    }
+    let start = Instant::now();
+    while start.elapsed() < BUDGET && duel.tick.len() < MOST_ROUNDS {
+        duel.tick.push(cost(|| sampler.sample()));
+        duel.bare.push(cost(|| assert!(bare.count() > 0)));
+    }
+    duel
+}
+
+/// Opened inside the namespace. Its counters are those of the main thread's namespace: the same cost.
+fn sampler() -> Sampler {
+    let config = Config { all_namespaces: false, max_listeners: usize::MAX, ..Config::default() };
+    Sampler::new(&config).unwrap()
+}
+
+fn cost(work: impl FnOnce()) -> Cost {
+    let (wall, cpu) = (Instant::now(), thread_cpu());
+    work();
+    Cost { cpu: thread_cpu() - cpu, wall: wall.elapsed() }
+}
+
+/// In microseconds.
+fn median(costs: &[Cost], kind: impl Fn(&Cost) -> Duration) -> f64 {
+    let mut durations: Vec<Duration> = costs.iter().map(kind).collect();
+    durations.sort_unstable();
+    durations[durations.len() / 2].as_secs_f64() * 1e6
+}
+
+fn thread_cpu() -> Duration {
+    clock_gettime(ClockId::ThreadCPUTime).try_into().unwrap()
+}
+
+// === impl Bare ===
+
+impl Bare {
+    fn open() -> Self {
+        let socket = Socket::new(NETLINK_SOCK_DIAG).unwrap();
+        socket.connect(&SocketAddr::new(0, 0)).unwrap();
+        Self { socket, buffer: vec![0; 32 * 1024], request: both_families() }
+    }
+
+    fn count(&mut self) -> usize {
+        self.socket.send(&self.request, 0).unwrap();
+        let mut bytes = 0;
+        loop {
+            let length = self.socket.recv(&mut self.buffer.as_mut_slice(), 0).unwrap();
+            bytes += length;
+            if u16::from_ne_bytes([self.buffer[4], self.buffer[5]]) == NLMSG_DONE {
+                return bytes;
+            }
+        }
+    }
+}

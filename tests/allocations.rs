@@ -1,0 +1,200 @@
+//! At rest a tick allocates nothing: not to receive, not to decode, not to fold, not to publish.
+//!
+//! Allocations are counted for the thread that ticks: other tests may run beside it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "test code: a panic is its report, and the counts it prints are for a person"
+)]
+
+#[path = "../benches/dump/mod.rs"]
+mod dump;
+
+use std::hint::black_box;
+use std::net::TcpListener;
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use listenq::kernel::inet_diag::{both_families, decode_row};
+use listenq::kernel::listen::Scratch;
+use listenq::kernel::netstat::Netstat;
+use listenq::own::Own;
+use listenq::sampler::netns::{NetnsReader, Tick};
+use listenq::sampler::{Config, Sampler};
+use listenq::snapshot::{ListenSocket, NetnsId, NetnsSample, Snapshot};
+use listenq::state::{Filter, State};
+use listenq::view::View;
+use listenq_lab::listener::Listen;
+use listenq_lab::netns::Netns;
+use netlink_packet_core::{NetlinkBuffer, NlasIterator};
+use netlink_sys::protocols::NETLINK_SOCK_DIAG;
+use netlink_sys::{Socket, SocketAddr};
+use procfs::FromRead;
+
+use dump::{INTERVAL, Listener};
+
+const PEAK_WINDOW: Duration = Duration::from_secs(150);
+/// What is kept has grown to its size after so many ticks.
+const WARM_UP: usize = 5;
+const TICKS: usize = 50;
+/// Readings that are due once a second come with the first tick and not before this has passed.
+const SECOND: Duration = Duration::from_secs(1);
+
+fn allocations(work: impl FnOnce()) -> u64 {
+    allocation_counter::measure(work).count_total
+}
+
+#[test]
+fn an_allocation_is_seen() {
+    assert_eq!(allocations(|| drop(black_box(Box::new(1)))), 1);
+    let mut full = vec![1u8];
+    assert_eq!(allocations(|| full.extend([1; 100])), 1);
+}
+
+#[test]
+fn decode_fold_and_show_allocate_nothing_at_rest() {
+    let listeners = dump::listeners(1_000);
+    let datagrams = dump::datagrams(&listeners);
+    let mut snapshot = dump::snapshot(&listeners);
+    // Read once, as at start-up: from then on overflows are settled.
+    snapshot.namespaces[0].netstat = Some(Netstat::from_file("/proc/net/netstat").unwrap().0);
+    let (mut state, own, mut view) =
+        (State::new(PEAK_WINDOW, Filter::default(), 1_000), Own::default(), View::default());
+    state.fold(&snapshot, INTERVAL);
+    snapshot.namespaces[0].netstat = None;
+    let mut tick = || {
+        snapshot.namespaces[0]
+            .tcp
+            .iter_mut()
+            .for_each(|dump| dump::decode(&datagrams, &mut dump.sockets));
+        state.fold(&snapshot, INTERVAL);
+        state.show(&own, &mut view);
+    };
+    (0..WARM_UP).for_each(|_| tick());
+    assert_eq!(allocations(|| (0..TICKS).for_each(|_| tick())), 0);
+    assert_eq!(view.namespaces[0].listeners.len(), 1_000);
+}
+
+/// Here other programs open and close listeners: a tick is at rest when nothing moved for three dumps.
+#[test]
+fn a_reading_of_this_namespace_allocates_nothing_at_rest() {
+    let mut reader = NetnsReader::open_own(Path::new("/proc")).unwrap();
+    let (mut own, mut state, mut view) =
+        (Own::default(), State::new(PEAK_WINDOW, Filter::default(), 1_000), View::default());
+    let namespaces = vec![NetnsSample::new(NetnsId(1), "host".into(), false)];
+    let mut snapshot = Snapshot { namespaces, ..Snapshot::default() };
+    let mut scratch = Scratch::default();
+    let (mut calm, mut at_rest) = (0, Vec::new());
+    for tick in 0..200 {
+        let count = allocations(|| {
+            let tick = Tick { now: INTERVAL * tick, interval: INTERVAL };
+            reader.read(tick, &mut snapshot.namespaces[0], &mut own, &mut scratch);
+            state.fold(&snapshot, INTERVAL);
+            state.show(&own, &mut view);
+        });
+        calm = if snapshot.namespaces[0].netstat.is_none() { calm + 1 } else { 0 };
+        if calm >= 3 {
+            at_rest.push(count);
+        } else if snapshot.namespaces[0].settings.is_some() {
+            println!("a tick with the once-a-second readings: {count} allocations");
+        }
+    }
+    assert!(at_rest.len() > 10, "this namespace never came to rest");
+    assert!(at_rest.iter().all(|count| *count == 0), "{at_rest:?}");
+}
+
+#[test]
+fn a_whole_sample_of_a_thousand_listeners_allocates_nothing_at_rest() {
+    if !Netns::require_root() {
+        return;
+    }
+    let netns = Netns::new("alloc");
+    netns.run(|| {
+        let ports = 10_000..11_000;
+        let _listeners: Vec<_> =
+            ports.map(|port| Listen::tcp(format!("127.0.0.1:{port}")).open()).collect();
+        let start = Instant::now();
+        let mut sampler = sampler();
+        (0..WARM_UP).for_each(|_| sampler.sample());
+        let at_rest = allocations(|| (0..TICKS).for_each(|_| sampler.sample()));
+        let took = start.elapsed();
+        sleep(SECOND);
+        let slow = allocations(|| sampler.sample());
+        println!("a sample with the once-a-second readings: {slow} allocations");
+        // On a machine too slow to stay within the second the slow readings are among the ticks.
+        let slow_ones = if took < SECOND { 0 } else { took.as_secs() + 1 };
+        assert!(at_rest <= slow_ones * slow, "{at_rest} allocations in {TICKS} ticks, {took:?}");
+    });
+}
+
+fn sampler() -> Sampler {
+    let config = Config { all_namespaces: false, ..Config::default() };
+    Sampler::new(&config).unwrap()
+}
+
+/// What a row is made of, without what differs between two sockets that listen at one address.
+#[derive(Debug, PartialEq)]
+struct Layout {
+    kind: u16,
+    flags: u16,
+    length: usize,
+    socket: ListenSocket,
+    attributes: Vec<(u16, usize)>,
+}
+
+#[test]
+fn the_made_up_dumps_have_the_layout_of_this_kernel() {
+    for address in ["127.0.0.1:0", "[::1]:0"] {
+        let listener = TcpListener::bind(address).unwrap();
+        let address = listener.local_addr().unwrap();
+        let layouts = this_kernels_dump();
+        let real = layouts.iter().find(|real| real.socket.address.port == address.port()).unwrap();
+        let socket = real.socket;
+        let made_up = dump::message(&Listener {
+            address,
+            cookie: socket.cookie.0,
+            inode: 1,
+            length: socket.queue.length,
+            limit: socket.queue.limit.unwrap(),
+            drops: socket.drops.unwrap(),
+        });
+        assert_eq!(&layout(&made_up), real);
+    }
+}
+
+fn this_kernels_dump() -> Vec<Layout> {
+    let socket = Socket::new(NETLINK_SOCK_DIAG).unwrap();
+    socket.connect(&SocketAddr::new(0, 0)).unwrap();
+    socket.send(&both_families(), 0).unwrap();
+    let (mut layouts, mut buffer) = (Vec::new(), vec![0; 32 * 1024]);
+    loop {
+        let length = socket.recv(&mut buffer.as_mut_slice(), 0).unwrap();
+        let mut rest = &buffer[..length];
+        while !rest.is_empty() {
+            if u16::from_ne_bytes([rest[4], rest[5]]) == dump::NLMSG_DONE {
+                return layouts;
+            }
+            layouts.push(layout(rest));
+            rest = &rest[NetlinkBuffer::new(rest).length() as usize..];
+        }
+    }
+}
+
+fn layout(message: &[u8]) -> Layout {
+    /// Sent only to those who have `CAP_NET_ADMIN`.
+    const MARK: (u16, usize) = (15, 4);
+    let message = NetlinkBuffer::new_checked(message).unwrap();
+    let payload = message.payload();
+    let attributes = NlasIterator::new(&payload[72..]).map(|attribute| attribute.unwrap());
+    let attributes: Vec<_> =
+        attributes.map(|attribute| (attribute.kind(), attribute.value().len())).collect();
+    let marked = attributes.contains(&MARK);
+    Layout {
+        kind: message.message_type(),
+        flags: message.flags(),
+        length: payload.len() - if marked { 8 } else { 0 },
+        socket: decode_row(payload).unwrap().unwrap().socket,
+        attributes: attributes.into_iter().filter(|attribute| *attribute != MARK).collect(),
+    }
+}
