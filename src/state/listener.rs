@@ -199,6 +199,8 @@ impl<A: Address> Listener<A> {
             && self.tally.length == 0
             && self.peak.largest() == 0
             && !self.suspect.is_suspected()
+            // Until the first settlement it has no overflows to show.
+            && self.shown.overflows.is_some() == self.shown.drops.is_some()
     }
 
     /// Whether connections wait.
