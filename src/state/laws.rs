@@ -362,6 +362,16 @@ fn over_the_cap_the_fullest_are_shown_and_every_overflow_is_accounted_for() {
 }
 
 #[test]
+fn a_closed_listener_without_series_is_soon_forgotten() {
+    let mut story = Story::capped(1);
+    let (shown, omitted) = (socket(1, 80), dropped(2, socket(2, 81)));
+    story.tick(&[shown], 0).tick(&[shown, omitted], 0).tick(&[shown], 0).tick(&[shown], 0);
+    assert_eq!(story.state.omitted(), 1);
+    story.tick_after(Duration::from_secs(5), &[shown], 0);
+    assert_eq!(story.state.omitted(), 0);
+}
+
+#[test]
 fn what_does_not_move_is_passed_over_and_time_goes_on() {
     let idle = socket(1, 80);
     let mut story = Story::begun_with(&[idle]);

@@ -12,6 +12,9 @@ use super::exposure::{Exposure, Rank};
 use super::peak::{Peak, Slot};
 use super::socket::Socket;
 
+/// How long a closed listener without series is remembered.
+const UNEXPOSED_GRACE: Duration = Duration::from_secs(5);
+
 /// What a listen socket is bound to, and with that the identity of a listener inside its namespace.
 pub(super) trait Address: Copy + Eq + std::hash::Hash {
     /// What people call it.
@@ -208,9 +211,11 @@ impl<A: Address> Listener<A> {
         self.tally.length > 0
     }
 
-    /// Whether it was closed for longer than it is remembered.
+    /// Whether it was closed for longer than it is remembered: one without series only until its last overflows
+    /// are charged, so that any number of short-lived listeners takes no memory.
     pub(super) fn is_forgotten(&self, now: Duration) -> bool {
-        self.closed_at.is_some_and(|closed| now.saturating_sub(closed) >= GRACE)
+        let remembered = if self.exposure.is_exposed() { GRACE } else { UNEXPOSED_GRACE };
+        self.closed_at.is_some_and(|closed| now.saturating_sub(closed) >= remembered)
     }
 }
 

@@ -111,7 +111,10 @@ impl Sockets {
         self.living.retain(|_, socket| {
             let stays = socket.seen + 1 >= dumps;
             if !stays {
-                gone.insert(socket.cookie, Gone { drops: socket.drops, at: now });
+                // One that never dropped anything may come back as a newborn.
+                if socket.drops != Some(0) {
+                    gone.insert(socket.cookie, Gone { drops: socket.drops, at: now });
+                }
                 by_cookie.remove(&socket.cookie);
                 vanished(*socket);
             }
