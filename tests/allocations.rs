@@ -22,7 +22,7 @@ use listenq::kernel::netstat::Netstat;
 use listenq::own::Own;
 use listenq::sampler::netns::{NetnsReader, Tick};
 use listenq::sampler::{Config, Sampler};
-use listenq::snapshot::{ListenSocket, NetnsId, NetnsSample, Snapshot};
+use listenq::snapshot::{ListenSocket, NetnsId, NetnsSample, Origin, Snapshot};
 use listenq::state::{Filter, State};
 use listenq::view::View;
 use listenq_lab::listener::Listen;
@@ -190,11 +190,13 @@ fn layout(message: &[u8]) -> Layout {
     let attributes: Vec<_> =
         attributes.map(|attribute| (attribute.kind(), attribute.value().len())).collect();
     let marked = attributes.contains(&MARK);
+    let socket = decode_row(payload).unwrap().unwrap().socket;
     Layout {
         kind: message.message_type(),
         flags: message.flags(),
         length: payload.len() - if marked { 8 } else { 0 },
-        socket: decode_row(payload).unwrap().unwrap().socket,
+        // Which inode and which cgroup does not matter.
+        socket: ListenSocket { origin: Origin::default(), ..socket },
         attributes: attributes.into_iter().filter(|attribute| *attribute != MARK).collect(),
     }
 }

@@ -303,12 +303,16 @@ impl Sampler {
     fn say_what_is_missing(&self, before: [Option<bool>; Feature::ALL.len()]) {
         for feature in Feature::ALL {
             let (before, now) = (before[feature as usize], self.own.features[feature as usize]);
-            if now == Some(false) && before != now {
-                tracing::warn!(
-                    feature = feature.label(),
-                    cost = feature.cost(),
-                    "a feature is not available"
-                );
+            if now != Some(false) || before == now {
+                continue;
+            }
+            let (name, cost) = (feature.label(), feature.cost());
+            match feature {
+                // Many hosts have no cgroup v2, and nothing is lost where holders are seen.
+                Feature::Cgroup => {
+                    tracing::debug!(feature = name, cost, "a feature is not available")
+                }
+                _ => tracing::warn!(feature = name, cost, "a feature is not available"),
             }
         }
     }
