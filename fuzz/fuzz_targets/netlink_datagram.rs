@@ -6,6 +6,7 @@ use arbitrary::{Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use listenq::kernel::diag_stream::{DumpError, Progress, decode};
 use listenq::kernel::inet_diag::decode_row;
+use listenq::kernel::unix_diag;
 
 const SEQUENCE: u32 = 7;
 const NLMSG_DONE: u16 = 3;
@@ -56,6 +57,10 @@ fn check(datagram: &[u8]) {
     let mut payloads = 0;
     let end = decode(datagram, SEQUENCE, |payload| {
         payloads += payload.len() + 16;
+        // A label is text whatever the name holds.
+        if let Ok(Some(socket)) = unix_diag::decode_row(payload) {
+            assert!(!socket.address.label().contains(char::is_control));
+        }
         check_row(payload)
     });
     assert!(payloads <= datagram.len(), "more rows came out than went in");
