@@ -1,6 +1,6 @@
 //! What a whole tick costs over what the kernel alone costs, measured in one run: samples of a namespace with
 //! 10, 100, 1,000 and 10,000 listeners against a bare loop that sends the same request, receives and
-//! counts bytes.
+//! counts bytes; and the same of 1, 50 and 200 namespaces with 3 listeners each.
 //!
 //! `cargo bench --bench live`, as root. The two take turns, so what disturbs the machine disturbs both; times are
 //! medians, and only their ratio says something about listenq.
@@ -21,6 +21,9 @@ use netlink_sys::{Socket, SocketAddr};
 use rustix::time::{ClockId, clock_gettime};
 
 const SIZES: [usize; 4] = [10, 100, 1_000, 10_000];
+const NAMESPACES: [usize; 3] = [1, 50, 200];
+const LISTENERS_EACH: usize = 3;
+const PACED_ROUNDS: u32 = 40;
 /// How long each size is measured.
 const BUDGET: Duration = Duration::from_secs(4);
 const MOST_ROUNDS: usize = 4_000;
@@ -60,27 +63,61 @@ fn main() {
         return println!("SKIPPED: nothing was measured");
     }
     println!("medians; a tick over a bare \"send request, receive and count bytes\" loop");
-    println!("listeners  rounds   tick wall   bare wall  ratio    tick cpu    bare cpu  ratio");
+    println!(" listeners  rounds   tick wall   bare wall  ratio    tick cpu    bare cpu  ratio");
     for size in SIZES {
         let netns = Netns::new("live");
         netns.run(|| measure(size));
     }
     println!("aim: a ratio of at most {AIM} at 1,000 and 10,000 listeners");
+    println!();
+    println!("namespaces, {LISTENERS_EACH} listeners each; the interval that the default budget allows");
+    println!("namespaces  rounds   tick wall   bare wall  ratio    tick cpu    bare cpu  ratio  interval");
+    for count in NAMESPACES {
+        measure_namespaces(count);
+    }
+    println!("aim: 200 namespaces at 200 ms or better");
+}
+
+fn measure_namespaces(count: usize) {
+    let namespaces: Vec<Netns> = (0..count).map(|_| Netns::new("live")).collect();
+    let listeners: Vec<_> =
+        namespaces.iter().map(|netns| netns.run(|| open(LISTENERS_EACH))).collect();
+    let bare = namespaces.iter().map(|netns| netns.run(Bare::open)).collect();
+    let config = Config { max_listeners: usize::MAX, ..Config::default() };
+    let duel = fight(Sampler::new(&config).unwrap(), bare);
+    let interval = paced(&config).div_f64(config.cpu_budget).max(config.interval);
+    println!("{}  {interval:>8.0?}", row(count, &duel));
+    drop((listeners, namespaces));
 }
 
 fn measure(size: usize) {
     let listeners = open(size);
-    let duel = fight();
+    let duel = fight(sampler(), vec![Bare::open()]);
     drop(listeners);
+    println!("{}", row(size, &duel));
+}
+
+/// What a sample costs on the mean at its true pace, the readings that are due once a second among them.
+fn paced(config: &Config) -> Duration {
+    let mut sampler = Sampler::new(config).unwrap();
+    (0..WARM_UP).for_each(|_| sampler.sample());
+    let costs = (0..PACED_ROUNDS).map(|_| {
+        std::thread::sleep(config.interval);
+        cost(|| sampler.sample()).cpu
+    });
+    costs.sum::<Duration>() / PACED_ROUNDS
+}
+
+fn row(size: usize, duel: &Duel) -> String {
     let [tick_wall, bare_wall] =
         [&duel.tick, &duel.bare].map(|costs| median(costs, |cost| cost.wall));
     let [tick_cpu, bare_cpu] = [&duel.tick, &duel.bare].map(|costs| median(costs, |cost| cost.cpu));
-    println!(
-        "{size:>9}  {:>6}  {tick_wall:>7.1} µs  {bare_wall:>7.1} µs  {:>5.2}  {tick_cpu:>7.1} µs  {bare_cpu:>7.1} µs  {:>5.2}",
+    format!(
+        "{size:>10}  {:>6}  {tick_wall:>7.1} µs  {bare_wall:>7.1} µs  {:>5.2}  {tick_cpu:>7.1} µs  {bare_cpu:>7.1} µs  {:>5.2}",
         duel.tick.len(),
         tick_wall / bare_wall,
         tick_cpu / bare_cpu,
-    );
+    )
 }
 
 /// Half of them IPv4, half IPv6, each at a port of its own.
@@ -93,17 +130,17 @@ fn open(size: usize) -> Vec<Listener> {
     ports.map(|port| Listen::tcp(address(port)).backlog(511).open()).collect()
 }
 
-fn fight() -> Duel {
-    let (mut sampler, mut bare) = (sampler(), Bare::open());
+fn fight(mut sampler: Sampler, mut bare: Vec<Bare>) -> Duel {
     let mut duel = Duel::default();
+    let mut count = || bare.iter_mut().map(Bare::count).sum::<usize>();
     for _ in 0..WARM_UP {
         sampler.sample();
-        bare.count();
+        count();
     }
     let start = Instant::now();
     while start.elapsed() < BUDGET && duel.tick.len() < MOST_ROUNDS {
         duel.tick.push(cost(|| sampler.sample()));
-        duel.bare.push(cost(|| assert!(bare.count() > 0)));
+        duel.bare.push(cost(|| assert!(count() > 0)));
     }
     duel
 }

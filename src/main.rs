@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use listenq::cli::{Cli, Command};
 use listenq::sampler::publish::Published;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<()> {
     log::init(cli.log).context("starting the log")?;
+    raise_descriptor_limit();
     let mut config = cli.sampling.config();
     if cli.command.is_some() {
         // The cap is for series that are kept: whoever looks once sees all.
@@ -56,6 +58,15 @@ fn run(cli: &Cli) -> Result<()> {
             };
             Ok(written?)
         }
+    }
+}
+
+/// Each namespace takes eight descriptors: the soft limit, kept low for `select(2)`, is not meant for that.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::debug!(%error, "the soft limit on descriptors stays as it is");
     }
 }
 
