@@ -70,8 +70,12 @@ fn main() {
     }
     println!("aim: a ratio of at most {AIM} at 1,000 and 10,000 listeners");
     println!();
-    println!("namespaces, {LISTENERS_EACH} listeners each; the interval that the default budget allows");
-    println!("namespaces  rounds   tick wall   bare wall  ratio    tick cpu    bare cpu  ratio  interval");
+    println!(
+        "namespaces, {LISTENERS_EACH} listeners each; the interval that the default budget allows"
+    );
+    println!(
+        "namespaces  rounds   tick wall   bare wall  ratio    tick cpu    bare cpu  ratio  interval"
+    );
     for count in NAMESPACES {
         measure_namespaces(count);
     }

@@ -75,6 +75,8 @@ pub struct Origin {
 pub struct Dump<A = ListenAddress> {
     /// The interval at which such dumps are meant to come just now.
     pub interval: Duration,
+    /// Whether it is the last good dump once more, to the byte.
+    pub is_same: bool,
     /// The rows, in the kernel's order.
     pub sockets: Vec<ListenSocket<A>>,
 }

@@ -81,7 +81,7 @@ fn story() -> View {
             sockets.push(socket(5, "127.0.0.1", 9000, 0, 0, 0));
         }
         let sample = NetnsSample {
-            tcp: Some(Dump { interval: INTERVAL, sockets }),
+            tcp: Some(Dump { interval: INTERVAL, is_same: false, sockets }),
             netstat: Some(netstat(100 + 6 * u64::from(tick >= 3))),
             snmp: None,
             settings: Some(settings()),
@@ -226,7 +226,7 @@ proptest! {
         for (sockets, more) in ticks {
             overflows += more;
             let mut sample = NetnsSample::new(NetnsId(1), "host".into(), false);
-            sample.tcp = Some(Dump { interval: INTERVAL, sockets });
+            sample.tcp = Some(Dump { interval: INTERVAL, is_same: false, sockets });
             sample.netstat = Some(netstat(overflows));
             state.fold(&Snapshot { namespaces: vec![sample], ..Snapshot::default() }, INTERVAL);
             state.show(&own(), &mut view);

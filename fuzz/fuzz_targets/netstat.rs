@@ -21,9 +21,9 @@ fn check(prefix: &str, text: &str, parse: impl Fn(&str) -> Option<Counters>) {
     let Some(counters) = parse(text) else { return };
     let columns = columns(prefix, text);
     for counter in Counter::ALL {
-        let values = columns.iter().filter(|(name, _)| *name == counter.kernel_name());
+        let mut values = columns.iter().filter(|(name, _)| *name == counter.kernel_name());
         // Of a name that stands there twice the last one counts.
-        let value = values.last().map(|(_, value)| value.parse().expect("it was read as a number"));
+        let value = values.next_back().map(|(_, value)| value.parse().expect("it was read as a number"));
         assert_eq!(counters.get(counter), value, "{}", counter.kernel_name());
     }
     if !has_a_name_twice(&columns) {

@@ -28,8 +28,10 @@ impl Devices {
         name
     }
 
-    /// Asks anew from now on.
-    pub fn forget(&mut self) {
+    /// Asks anew from now on. Gives whether there was anything to forget.
+    pub fn forget(&mut self) -> bool {
+        let had_any = !self.known.is_empty();
         self.known.clear();
+        had_any
     }
 }

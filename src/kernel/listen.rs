@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::device::Devices;
 use super::diag_stream::DumpError;
-use super::netlink::{Channel, Datagram};
+use super::netlink::{Channel, Datagram, LastDump};
 use super::proc_tcp::{self, RowError};
 use super::procfs_file::{ProcfsFile, ReadError, Text};
 use super::{inet_diag, unix_diag};
@@ -48,6 +48,7 @@ enum Way {
     Netlink {
         channel: Channel,
         requests: Vec<Vec<u8>>,
+        last: LastDump,
     },
     /// Unix listeners may still be had by netlink.
     Procfs {
@@ -73,24 +74,25 @@ impl ListenReader {
         matches!(self.way, Way::Netlink { .. })
     }
 
-    /// Puts the TCP listen sockets of now into `sockets`; what it holds after an error is worth nothing.
+    /// Puts the TCP listen sockets of now into `sockets`, which holds those of the last reading; what it holds after
+    /// an error is worth nothing. Gives whether nothing at all moved since then.
     pub fn read_tcp(
         &mut self,
         scratch: &mut Scratch,
         sockets: &mut Vec<ListenSocket>,
-    ) -> Result<(), ListenError> {
-        sockets.clear();
+    ) -> Result<bool, ListenError> {
         match &mut self.way {
-            Way::Netlink { channel, requests } => {
-                dump_tcp(channel, requests, &mut self.devices, scratch, sockets)?;
+            Way::Netlink { channel, requests, last } => {
+                Ok(dump_tcp(channel, requests, last, &mut self.devices, scratch, sockets)?)
             }
             Way::Procfs { files, .. } => {
+                sockets.clear();
                 for file in files {
                     proc_tcp::parse(file.read(&mut scratch.text)?, sockets)?;
                 }
+                Ok(false)
             }
         }
-        Ok(())
     }
 
     /// Puts the Unix listen sockets of now into `sockets`; false where this kernel cannot tell them.
@@ -118,7 +120,9 @@ impl ListenReader {
 
     /// Looks up the names of interfaces anew from now on.
     pub fn forget_devices(&mut self) {
-        self.devices.forget();
+        if let (true, Way::Netlink { last, .. }) = (self.devices.forget(), &mut self.way) {
+            last.forget();
+        }
     }
 }
 
@@ -147,29 +151,47 @@ fn try_out(
     Ok(())
 }
 
+/// Whether the answer was the same as the last, to the byte: then `sockets` is right as it is.
 fn dump_tcp(
     channel: &mut Channel,
     requests: &mut [Vec<u8>],
+    last: &mut LastDump,
     devices: &mut Devices,
     scratch: &mut Scratch,
     sockets: &mut Vec<ListenSocket>,
-) -> Result<(), DumpError> {
-    scratch.bound.clear();
-    for request in requests {
-        channel.dump(request, &mut scratch.datagram, |payload| {
-            if let Some(row) = inet_diag::decode_row(payload)? {
-                if row.interface != 0 {
-                    scratch.bound.push((sockets.len(), row.interface));
-                }
-                sockets.push(row.socket);
+) -> Result<bool, DumpError> {
+    let Scratch { datagram, bound, .. } = scratch;
+    bound.clear();
+    let mut is_first = true;
+    let mut row = |payload: &[u8]| {
+        if std::mem::take(&mut is_first) {
+            sockets.clear();
+        }
+        if let Some(row) = inet_diag::decode_row(payload)? {
+            if row.interface != 0 {
+                bound.push((sockets.len(), row.interface));
             }
-            Ok(())
-        })?;
+            sockets.push(row.socket);
+        }
+        Ok(())
+    };
+    let is_same = match requests {
+        [both] => channel.dump_unless_same(both, datagram, last, &mut row)?,
+        each => {
+            for request in each {
+                channel.dump(request, datagram, &mut row)?;
+            }
+            false
+        }
+    };
+    if is_first && !is_same {
+        // There was no row at all.
+        sockets.clear();
     }
-    for (place, interface) in &scratch.bound {
+    for (place, interface) in &*bound {
         sockets[*place].address.device = Some(devices.name(&*channel, *interface));
     }
-    Ok(())
+    Ok(is_same)
 }
 
 // === impl Way ===
@@ -178,7 +200,7 @@ impl Way {
     fn netlink(scratch: &mut Scratch) -> Result<Self, DumpError> {
         let mut channel = Channel::open()?;
         let requests = find_requests(&mut channel, scratch)?;
-        Ok(Self::Netlink { channel, requests })
+        Ok(Self::Netlink { channel, requests, last: LastDump::default() })
     }
 
     /// Without IPv6 in the kernel there is no tcp6.

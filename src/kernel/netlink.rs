@@ -17,6 +17,8 @@ const BUFFER: usize = 32 * 1024;
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Datagrams were lost (`netlink(7)`).
 const ENOBUFS: i32 = 105;
+/// The sequence number of dumps that are compared: it stands in every message.
+const SAME: u32 = 1;
 /// Where `nlmsg_seq` stands in a netlink header.
 const SEQUENCE_AT: std::ops::Range<usize> = 8..12;
 
@@ -30,6 +32,39 @@ pub struct Channel {
 
 /// The memory that datagrams are received into: one for all channels.
 pub struct Datagram(Box<[u8]>);
+
+/// The datagrams of a whole dump, to tell whether the next one is the same.
+#[derive(Default)]
+pub struct LastDump {
+    bytes: Vec<u8>,
+    /// Where each datagram ends.
+    ends: Vec<usize>,
+}
+
+// === impl LastDump ===
+
+impl LastDump {
+    fn datagram(&self, nth: usize) -> Option<&[u8]> {
+        let start = nth.checked_sub(1).map_or(Some(0), |before| self.ends.get(before).copied())?;
+        self.bytes.get(start..*self.ends.get(nth)?)
+    }
+
+    /// The next dump counts as another.
+    pub fn forget(&mut self) {
+        self.truncate(0);
+    }
+
+    /// Keeps the first `count` datagrams.
+    fn truncate(&mut self, count: usize) {
+        self.ends.truncate(count);
+        self.bytes.truncate(self.ends.last().copied().unwrap_or(0));
+    }
+
+    fn push(&mut self, datagram: &[u8]) {
+        self.bytes.extend_from_slice(datagram);
+        self.ends.push(self.bytes.len());
+    }
+}
 
 // === impl Datagram ===
 
@@ -61,19 +96,82 @@ impl Channel {
         datagram: &mut Datagram,
         mut row: impl FnMut(&[u8]) -> Result<(), DumpError>,
     ) -> Result<(), DumpError> {
-        self.drop_leftovers(datagram)?;
-        self.sequence = self.sequence.wrapping_add(1);
-        request[SEQUENCE_AT].copy_from_slice(&self.sequence.to_ne_bytes());
-        self.has_leftovers = true;
-        retried(|| self.socket.send(request, 0))?;
+        self.sequence = self.sequence.wrapping_add(1).max(SAME + 1);
+        self.request(request, self.sequence, datagram)?;
         loop {
             let length = self.receive(datagram)?;
-            let datagram = &datagram.0[..length];
-            if diag_stream::decode(datagram, self.sequence, &mut row)? == Progress::Done {
+            if diag_stream::decode(&datagram.0[..length], self.sequence, &mut row)?
+                == Progress::Done
+            {
                 self.has_leftovers = false;
                 return Ok(());
             }
         }
+    }
+
+    /// The same, but looks into no row while the datagrams are those of `last`, to the byte. Gives whether all were:
+    /// then no row is handed over.
+    pub fn dump_unless_same(
+        &mut self,
+        request: &mut [u8],
+        datagram: &mut Datagram,
+        last: &mut LastDump,
+        mut row: impl FnMut(&[u8]) -> Result<(), DumpError>,
+    ) -> Result<bool, DumpError> {
+        let result = self.compare(request, datagram, last, &mut row);
+        if result.is_err() {
+            last.forget();
+        }
+        result
+    }
+
+    fn compare(
+        &mut self,
+        request: &mut [u8],
+        datagram: &mut Datagram,
+        last: &mut LastDump,
+        row: &mut impl FnMut(&[u8]) -> Result<(), DumpError>,
+    ) -> Result<bool, DumpError> {
+        self.request(request, SAME, datagram)?;
+        let (mut nth, mut is_same) = (0, true);
+        loop {
+            let length = self.receive(datagram)?;
+            let datagram = &datagram.0[..length];
+            let progress = if is_same && last.datagram(nth) == Some(datagram) {
+                // A dump that was kept ended with its last datagram.
+                if nth + 1 == last.ends.len() { Progress::Done } else { Progress::More }
+            } else {
+                if std::mem::take(&mut is_same) {
+                    last.truncate(nth);
+                    for kept in 0..nth {
+                        diag_stream::decode(
+                            last.datagram(kept).unwrap_or_default(),
+                            SAME,
+                            &mut *row,
+                        )?;
+                    }
+                }
+                last.push(datagram);
+                diag_stream::decode(datagram, SAME, &mut *row)?
+            };
+            nth += 1;
+            if progress == Progress::Done {
+                self.has_leftovers = false;
+                return Ok(is_same);
+            }
+        }
+    }
+
+    fn request(
+        &mut self,
+        request: &mut [u8],
+        sequence: u32,
+        datagram: &mut Datagram,
+    ) -> Result<(), DumpError> {
+        self.drop_leftovers(datagram)?;
+        request[SEQUENCE_AT].copy_from_slice(&sequence.to_ne_bytes());
+        self.has_leftovers = true;
+        retried(|| self.socket.send(request, 0)).map(drop)
     }
 
     /// The kernel starts no dump before the last one was read to its end.

@@ -122,12 +122,15 @@ impl NetnsReader {
         if let Some(listen) = &self.listen {
             own.set_feature(Feature::SockDiag, listen.has_sock_diag());
         }
-        if reading.is_none() {
+        let Some(is_same) = reading else {
             self.spare_tcp = sockets;
             return false;
+        };
+        let before = self.fingerprint;
+        if !is_same {
+            self.fingerprint = fingerprint(&sockets);
         }
-        let before = std::mem::replace(&mut self.fingerprint, fingerprint(&sockets));
-        sample.tcp = Some(Dump { interval: tick.interval, sockets });
+        sample.tcp = Some(Dump { interval: tick.interval, is_same, sockets });
         before != self.fingerprint
     }
 
@@ -153,7 +156,7 @@ impl NetnsReader {
                 own.set_feature(Feature::UnixDiag, true);
                 // Between two dumps a queue that held nothing may wait for the slow pace.
                 let interval = tick.interval.max(SLOW);
-                sample.unix = Some(Dump { interval, sockets });
+                sample.unix = Some(Dump { interval, is_same: false, sockets });
             }
             Some(false) => own.set_feature(Feature::UnixDiag, false),
             None => self.spare_unix = sockets,

@@ -26,8 +26,7 @@ pub(super) struct Group<A> {
     listeners: Slab<Listener<A>>,
     by_address: FxHashMap<A, usize>,
     sampled_at: Option<Duration>,
-    /// The last dump, and whether the same again would change nothing.
-    last: Vec<ListenSocket<A>>,
+    /// Whether the same dump again would change nothing.
     at_rest: bool,
     /// Goes up whenever anything that is shown may have changed.
     revision: u64,
@@ -46,7 +45,6 @@ impl<A: Address> Group<A> {
             listeners: Slab::new(),
             by_address: FxHashMap::default(),
             sampled_at: None,
-            last: Vec::new(),
             at_rest: false,
             revision: 0,
             drops_missing: false,
@@ -78,12 +76,11 @@ impl<A: Address> Group<A> {
     /// Takes in one dump. Gives the time credited to the one before it.
     pub(super) fn fold(&mut self, dump: &Dump<A>, tick: Tick, ledger: &Ledger) -> Duration {
         let gap = self.credited(dump.interval, tick.now);
-        self.at_rest = self.at_rest && self.last == dump.sockets;
+        self.at_rest = self.at_rest && dump.is_same;
         if self.at_rest {
             self.sockets.pass_over();
         } else {
             self.fold_rows(dump, tick, ledger, gap);
-            self.last.clone_from(&dump.sockets);
         }
         gap
     }

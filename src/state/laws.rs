@@ -21,6 +21,7 @@ struct Story {
     state: State,
     snapshot: Snapshot,
     overflows: u64,
+    last: Vec<ListenSocket>,
 }
 
 fn socket(cookie: u64, port: u16) -> ListenSocket {
@@ -55,6 +56,7 @@ impl Story {
             state: State::new(Duration::from_secs(150), Filter::default(), max),
             snapshot,
             overflows: 1_000,
+            last: Vec::new(),
         }
     }
 
@@ -82,7 +84,9 @@ impl Story {
         let mut counters = Counters::default();
         counters.set(Counter::ListenOverflows, self.overflows);
         let sample = &mut self.snapshot.namespaces[0];
-        sample.tcp = Some(Dump { interval: INTERVAL, sockets: sockets.to_vec() });
+        let is_same = self.last == sockets;
+        self.last = sockets.to_vec();
+        sample.tcp = Some(Dump { interval: INTERVAL, is_same, sockets: sockets.to_vec() });
         sample.netstat = Some(counters);
         self.state.fold(&self.snapshot, elapsed);
         self
