@@ -23,7 +23,8 @@ fn check(prefix: &str, text: &str, parse: impl Fn(&str) -> Option<Counters>) {
     for counter in Counter::ALL {
         let mut values = columns.iter().filter(|(name, _)| *name == counter.kernel_name());
         // Of a name that stands there twice the last one counts.
-        let value = values.next_back().map(|(_, value)| value.parse().expect("it was read as a number"));
+        let value =
+            values.next_back().map(|(_, value)| value.parse().expect("it was read as a number"));
         assert_eq!(counters.get(counter), value, "{}", counter.kernel_name());
     }
     if !has_a_name_twice(&columns) {
