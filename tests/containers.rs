@@ -15,6 +15,8 @@ use listenq_lab::wait::within;
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
 const PATIENCE: Duration = Duration::from_secs(15);
+/// The listeners of other tests take no places from ours.
+const OURS: &str = "--listener.include=:1808[1-8]$";
 const UID: &str = "36b6d6be-73b1-065a-f369-b3985edafa09";
 const SLICE: &str = "36b6d6be_73b1_065a_f369_b3985edafa09";
 
@@ -43,7 +45,7 @@ impl Machine {
         }
         let (host, root) = (Netns::new(hint), Rootfs::new());
         root.file("var/log/pods/.kubelet", "");
-        let flags = ["--netns=all", "--discovery.interval=1s", &root.flag()];
+        let flags = ["--netns=all", "--discovery.interval=1s", &root.flag(), OURS];
         let daemon = Launch::new(BIN).args(&flags).inside(&host).start();
         Some(Self { daemon, host, root })
     }

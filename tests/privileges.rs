@@ -18,6 +18,8 @@ use listenq_lab::wait::eventually;
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
 const PATIENCE: Duration = Duration::from_secs(20);
 const FEATURE: &str = "listenq_feature_available";
+/// The listeners of other tests take no places from ours.
+const OURS: &str = "--listener.include=^host/";
 const ALL: &str = "sys_admin,sys_ptrace,dac_read_search";
 
 /// What a daemon with some capabilities can do.
@@ -73,7 +75,7 @@ impl Scene {
             ["inh-caps", "ambient-caps", "bounding-set"].map(|what| format!("--{what}={set}"));
         let ids = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"];
         let words = [&ids[..], &[&inherited, &ambient, &bounding]].concat();
-        let flags = ["--netns=all", "--discovery.interval=1s"];
+        let flags = ["--netns=all", "--discovery.interval=1s", OURS];
         Launch::new(BIN).args(&flags).through(&words).inside(&self.own).start()
     }
 
@@ -146,7 +148,7 @@ fn nobody_sees_the_own_listeners_as_root_does() {
         return;
     }
     let scene = Scene::new("nobody");
-    let flags = ["--netns=all", "--discovery.interval=1s"];
+    let flags = ["--netns=all", "--discovery.interval=1s", OURS];
     let daemon = Launch::new(BIN).args(&flags).as_nobody().inside(&scene.own).start();
     drop(scene.own.run(|| fill(scene.listener.target(), 25)));
     let seen = eventually("the overflows that nstat shows", PATIENCE, || {

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use listenq_lab::exposed::Exposed;
 use listenq_lab::listenq::{Daemon, Launch};
-use listenq_lab::metrics::Metrics;
 use listenq_lab::netns::Netns;
 use listenq_lab::rootfs::Rootfs;
 use listenq_lab::unix::{Kind, UnixListener};
@@ -55,34 +54,10 @@ fn await_seen(daemon: &Daemon, label: &str, wanted: impl Fn(&Exposed) -> bool) -
     let answer = listenq_lab::wait::within(PATIENCE, || {
         let scrape = daemon.scrape();
         scrape.assert_unique();
-        last = seen(&scrape, label);
+        last = scrape.unix_listener(label);
         wanted(&last).then_some(last)
     });
     answer.unwrap_or_else(|| panic!("{label}: {last:?}"))
-}
-
-/// What is said of the Unix listener called `label`; TCP listeners have other addresses.
-fn seen(scrape: &Metrics, label: &str) -> Exposed {
-    let info = scrape.sum("listenq_listener_info", &[("protocol", "unix"), ("address", label)]);
-    let seen = if info == 0.0 { Exposed::default() } else { unix(scrape, label) };
-    assert_eq!(info, if seen == Exposed::default() { 0.0 } else { 1.0 }, "{label}");
-    seen
-}
-
-fn unix(scrape: &Metrics, label: &str) -> Exposed {
-    let value =
-        |name: &str| scrape.value(name, &[("protocol", "unix"), ("address", label), ("port", "")]);
-    Exposed {
-        sockets: value("listenq_listener_sockets"),
-        length: value("listenq_accept_queue_length"),
-        limit: value("listenq_accept_queue_limit"),
-        peak_length: value("listenq_accept_queue_peak_length"),
-        fullest_ratio: value("listenq_accept_queue_fullest_ratio"),
-        connection_seconds: value("listenq_accept_queue_connection_seconds_total"),
-        full_seconds: value("listenq_accept_queue_full_seconds_total"),
-        drops: value("listenq_listener_drops_total"),
-        overflows: value("listenq_listener_overflows_total"),
-    }
 }
 
 /// What is said of one socket with so many waiting, as far as it does not grow with time.
@@ -249,7 +224,9 @@ fn counters_survive_the_end_and_the_return_of_a_listener() {
 fn unix_listeners_of_other_namespaces_are_seen_there() {
     let Some(lab) = Lab::new("elsewhere") else { return };
     let (near, far) = (Netns::new("near"), Netns::new("far"));
-    let flags = ["--netns=all", "--discovery.interval=1s"];
+    // The listeners of other tests take no places from ours.
+    let ours = format!("--listener.include=^(host|lq-{}-)", std::process::id());
+    let flags = ["--netns=all", "--discovery.interval=1s", &ours];
     let daemon = Launch::new(BIN).args(&flags).inside(&near).start();
     let name = format!("\0lq-{}", lab.ns.name());
     // An abstract name is another one in each namespace.
@@ -261,7 +238,7 @@ fn unix_listeners_of_other_namespaces_are_seen_there() {
     eventually("a full queue elsewhere", PATIENCE, || {
         let scrape = daemon.scrape();
         scrape.assert_unique();
-        let [near, far] = ["host", far.name()].map(|ns| seen(&scrape.of_netns(ns), &label));
+        let [near, far] = ["host", far.name()].map(|ns| scrape.of_netns(ns).unix_listener(&label));
         let is_right = near.length == Some(0.0) && far.full_seconds > Some(0.2);
         is_right.then(|| {
             assert_eq!(without_time(near), expected(0.0, 3.0));
