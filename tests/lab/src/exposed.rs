@@ -44,7 +44,7 @@ pub struct Blame {
 // === impl Metrics ===
 
 impl Metrics {
-    /// What is said of the listener at `address`, written as the label is.
+    /// What is said of the TCP listener at `address`, written as the label is.
     ///
     /// # Panics
     ///
@@ -53,8 +53,23 @@ impl Metrics {
     #[track_caller]
     pub fn listener(&self, address: impl ToString, port: u16) -> Exposed {
         let (address, port) = (address.to_string(), port.to_string());
-        let value =
-            |name: &str| self.value(name, &[("address", address.as_str()), ("port", &port)]);
+        self.exposed(&[("protocol", "tcp"), ("address", &address), ("port", &port)])
+    }
+
+    /// What is said of the Unix listener at `address`, written as the label is.
+    ///
+    /// # Panics
+    ///
+    /// When several namespaces have one there.
+    #[must_use]
+    #[track_caller]
+    pub fn unix_listener(&self, address: &str) -> Exposed {
+        self.exposed(&[("protocol", "unix"), ("address", address), ("port", "")])
+    }
+
+    #[track_caller]
+    fn exposed(&self, labels: &[(&str, &str)]) -> Exposed {
+        let value = |name: &str| self.value(name, labels);
         Exposed {
             sockets: value("listenq_listener_sockets"),
             length: value("listenq_accept_queue_length"),

@@ -29,6 +29,7 @@ pub struct Launch {
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
     as_nobody: bool,
+    through: Vec<OsString>,
     without_netlink: bool,
     await_ready: bool,
 }
@@ -63,6 +64,7 @@ impl Launch {
             // The namespaces of other tests, running at the same time, are none of this one's business.
             env: vec![("LISTENQ_NETNS".into(), "own".into())],
             as_nobody: false,
+            through: Vec::new(),
             without_netlink: false,
             await_ready: true,
         }
@@ -99,6 +101,12 @@ impl Launch {
     #[must_use]
     pub fn as_nobody(self) -> Self {
         Self { as_nobody: true, ..self }
+    }
+
+    /// Starts it through another program that becomes it without forking, for example `setpriv`.
+    #[must_use]
+    pub fn through(self, words: &[&str]) -> Self {
+        Self { through: words.iter().map(OsString::from).collect(), ..self }
     }
 
     /// Starts it where no netlink socket can be made.
@@ -187,6 +195,7 @@ impl Launch {
         if self.as_nobody {
             words.extend(AS_NOBODY.map(OsString::from));
         }
+        words.extend(self.through.iter().cloned());
         words.push(self.binary.clone().into());
         words.extend(self.args.iter().cloned());
         words

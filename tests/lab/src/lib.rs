@@ -8,6 +8,8 @@
 //! - [`listenq`], [`http`], [`metrics`], [`exposed`]: the daemon under test, its pages and its metrics;
 //! - [`tool`]: foreign programs that judge what it printed;
 //! - [`seccomp`]: a machine without netlink;
+//! - [`runc`]: real containers;
+//! - [`unix`]: Unix listeners and their clients; [`running`]: programs in the background; [`rootfs`]: a made-up root;
 //! - [`wait`]: polling until something holds;
 //! - [`address`], [`limits`]: what the others need of addresses and descriptors.
 //!
@@ -41,11 +43,15 @@ pub mod listener;
 pub mod listenq;
 pub mod metrics;
 pub mod netns;
+pub mod rootfs;
+pub mod runc;
+pub mod running;
 pub mod scan;
 pub mod seccomp;
 pub mod server;
 mod ss;
 pub mod tool;
+pub mod unix;
 mod view;
 pub mod wait;
 

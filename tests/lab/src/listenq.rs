@@ -1,5 +1,6 @@
 //! Owns the running daemon: its log, its pages, its end.
 
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -81,6 +82,32 @@ impl Daemon {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// How many descriptors it holds.
+    ///
+    /// # Panics
+    ///
+    /// When it has ended.
+    #[must_use]
+    pub fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("it runs").count()
+    }
+
+    /// Its threads: the directory of each below `/proc`, its name, and the link to its network namespace.
+    ///
+    /// # Panics
+    ///
+    /// When it has ended.
+    #[must_use]
+    pub fn threads(&self) -> Vec<(PathBuf, String, PathBuf)> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("it runs").flatten();
+        let look = |task: PathBuf| {
+            let name = fs::read_to_string(task.join("comm")).ok()?.trim_end().to_owned();
+            let netns = fs::read_link(task.join("ns/net")).ok()?;
+            Some((task, name, netns))
+        };
+        tasks.filter_map(|task| look(task.path())).collect()
     }
 
     /// Everything it logged so far, a line each.

@@ -77,6 +77,26 @@ impl Metrics {
         self.matching(name, labels).fold(0.0, |sum, sample| sum + sample.value)
     }
 
+    /// What it says of one namespace and of nothing else.
+    #[must_use]
+    pub fn of_netns(&self, name: &str) -> Self {
+        let mut samples = Vec::new();
+        let (mut all, mut text) = (self.samples.iter(), String::new());
+        for line in self.text.lines().filter(|line| !line.is_empty()) {
+            let keep = line.starts_with('#')
+                || all.next().filter(|sample| sample.label("netns") == Some(name)).is_some_and(
+                    |sample| {
+                        samples.push(sample.clone());
+                        true
+                    },
+                );
+            if keep {
+                text.extend([line, "\n"]);
+            }
+        }
+        Self { text, samples }
+    }
+
     /// Checks that no label set is exposed twice, over the raw lines.
     ///
     /// # Panics
@@ -186,6 +206,14 @@ y +Inf
                 && metrics.value("y", &[]).unwrap().is_infinite()
         );
         metrics.assert_unique();
+    }
+
+    #[test]
+    fn one_namespace_is_cut_out_of_a_scrape() {
+        let text = "# TYPE a counter\na{netns=\"x\"} 1\na{netns=\"y\"} 2\nb 3\n";
+        let metrics = Metrics::parse(text).unwrap().of_netns("y");
+        assert_eq!(metrics.text(), "# TYPE a counter\na{netns=\"y\"} 2\n");
+        assert_eq!((metrics.value("a", &[]), metrics.value("b", &[])), (Some(2.0), None));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::Ipv6Addr;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{self, Command, Stdio};
 use std::sync::Once;
@@ -176,6 +177,34 @@ impl Netns {
         ip(&["-6", "address", "add", &cidr, "dev", name, "nodad"]);
         let ifindex = self.run(|| interface_index(name)).expect("the link was just made");
         Link { ifindex, address }
+    }
+
+    /// Adds a veth pair with one end, `name`, here and the other, `<name>p`, in `other`: when either namespace
+    /// dies, both ends vanish.
+    ///
+    /// # Panics
+    ///
+    /// When `ip` fails.
+    pub fn add_link_to(&self, other: &Self, name: &str) {
+        let peer = format!("{name}p");
+        let pair = ["link", "add", name, "type", "veth", "peer", "name", &peer, "netns"];
+        ip(&[&["-n", &self.name], &pair[..], &[&other.name]].concat()).unwrap();
+    }
+
+    /// Whether the namespace has an interface of this name.
+    #[must_use]
+    pub fn has_link(&self, name: &str) -> bool {
+        self.run(|| interface_index(name)).is_ok()
+    }
+
+    /// The inode by which the kernel knows it.
+    ///
+    /// # Panics
+    ///
+    /// When it was deleted.
+    #[must_use]
+    pub fn inode(&self) -> u64 {
+        fs::metadata(self.path()).expect("the namespace is there").ino()
     }
 
     /// Processes whose network namespace this is, without the calling one.

@@ -1,0 +1,162 @@
+//! Owns which listeners have series, and what those cost that come and go by the thousand.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
+#![allow(clippy::print_stdout, reason = "the measured figures are for the reader of --nocapture")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::time::Duration;
+
+use listenq_lab::client::fill;
+use listenq_lab::listener::{Listen, Listener};
+use listenq_lab::listenq::{Daemon, Launch};
+use listenq_lab::metrics::Metrics;
+use listenq_lab::netns::Netns;
+use listenq_lab::wait::eventually;
+
+const BIN: &str = env!("CARGO_BIN_EXE_listenq");
+const PATIENCE: Duration = Duration::from_secs(15);
+/// The daemon's own listener, out of the way of the count.
+const WEB: [&str; 2] = ["--web.listen-address=127.0.0.1:19511", "--listener.exclude=:19511$"];
+
+fn listen(ns: &Netns, port: u16) -> Listener {
+    ns.run(|| Listen::tcp(format!("127.0.0.1:{port}")).backlog(4).open())
+}
+
+/// The ports that have series.
+fn shown(scrape: &Metrics) -> BTreeSet<u16> {
+    let series = scrape.series("listenq_listener_sockets").into_iter();
+    series.map(|(labels, _)| labels["port"].parse().unwrap()).collect()
+}
+
+/// Fills the queue of `listener`, lets more fail, and serves those who got in.
+fn overflow(ns: &Netns, listener: &Listener, refused: usize) {
+    drop(ns.run(|| fill(listener.target(), 5 + refused)));
+    assert!(listener.accept_all() >= 5);
+}
+
+/// Waits until every overflow that `nstat` shows is charged.
+#[track_caller]
+fn settled(ns: &Netns, daemon: &Daemon) -> Metrics {
+    eventually("the charged overflows to be those of nstat", PATIENCE, || {
+        let nstat = ns.nstat()["TcpExtListenOverflows"] as f64;
+        let scrape = daemon.scrape();
+        let blame = scrape.blame();
+        ([blame.kernel, blame.charged()] == [nstat; 2]).then_some(scrape)
+    })
+}
+
+#[test]
+fn filters_say_who_has_series_and_the_rest_stays_accounted_for() {
+    if !Netns::require_root() {
+        return;
+    }
+    let ns = Netns::new("filters");
+    let listeners = [8001, 8002, 8003, 9001].map(|port| listen(&ns, port));
+    let flags = ["--listener.include=^host/tcp/127[.]0[.]0[.]1:800", "--listener.exclude=:8002$"];
+    let daemon = Launch::new(BIN).args(&flags).inside(&ns).start();
+    for (listener, refused) in listeners.iter().zip([10, 20, 30, 40]) {
+        overflow(&ns, listener, refused);
+    }
+    let scrape = settled(&ns, &daemon);
+    assert_eq!(shown(&scrape), BTreeSet::from([8001, 8003]));
+    let overflows = [8001, 8003].map(|port| scrape.listener("127.0.0.1", port).overflows);
+    assert_eq!(overflows, [Some(10.0), Some(30.0)]);
+    let blame = scrape.blame();
+    assert_eq!((blame.unexposed, blame.unattributed), (60.0, 0.0));
+    assert_eq!(scrape.value("listenq_listeners_omitted", &[]), Some(0.0));
+    assert!(daemon.log().iter().all(|line| !line.contains("listener.max")));
+}
+
+#[test]
+fn of_too_many_the_fullest_have_series_and_the_sum_still_holds() {
+    if !Netns::require_root() {
+        return;
+    }
+    let ns = Netns::new("max");
+    let listeners: Vec<_> = (8001..=8020).map(|port| listen(&ns, port)).collect();
+    let full = [8007, 8013, 8019];
+    let fills = |listener: &&Listener| full.contains(&listener.port());
+    let waiting: Vec<_> = listeners.iter().filter(fills).collect();
+    let _clients: Vec<_> =
+        waiting.iter().map(|listener| ns.run(|| fill(listener.target(), 3))).collect();
+    let flags = [&["--listener.max=5"], &WEB[..]].concat();
+    let daemon = Launch::new(BIN).args(&flags).inside(&ns).start();
+    let first = daemon.scrape();
+    let shown_first = shown(&first);
+    assert_eq!(shown_first.len(), 5);
+    assert!(full.iter().all(|port| shown_first.contains(port)), "{shown_first:?}");
+    let (ins, outs): (Vec<_>, Vec<_>) =
+        listeners.iter().partition(|listener| shown_first.contains(&listener.port()));
+    overflow(&ns, outs[4], 30);
+    overflow(&ns, ins.iter().find(|one| !full.contains(&one.port())).unwrap(), 11);
+    let scrape = settled(&ns, &daemon);
+    let blame = scrape.blame();
+    assert_eq!((blame.listeners, blame.unexposed, blame.unattributed), (11.0, 30.0, 0.0));
+    // Whoever is shown stays, though another has become busier.
+    std::thread::sleep(Duration::from_secs(3));
+    let last = daemon.scrape();
+    assert_eq!(shown(&last), shown_first);
+    assert_eq!(last.fallen_since(&first), [""; 0]);
+    assert_eq!(last.value("listenq_listeners_omitted", &[]), Some(15.0));
+    let warnings = daemon.log().into_iter().filter(|line| line.contains("listener.max"));
+    assert_eq!(warnings.count(), 1);
+}
+
+/// What is remembered of 20,000 sockets that closed, for the grace time of five minutes: the cookie and the last drops
+/// of each, below 100 bytes. A listener is remembered with its series, and of those there are 20 at most; one that
+/// has no series has nothing to remember, for what it was charged is in the sum of the unexposed.
+const FLAT: i64 = 4096;
+
+/// Memory in use, in KiB.
+fn memory(daemon: &Daemon) -> i64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// Opens a listener at each of `ports`, waits until all were seen, and closes them.
+fn come_and_go(ns: &Netns, daemon: &Daemon, ports: std::ops::Range<u16>) {
+    let samples = || daemon.scrape().value("listenq_samples_total", &[]).unwrap();
+    let count = ports.len() as f64;
+    let listeners: Vec<_> =
+        ns.run(|| ports.map(|port| Listen::tcp(format!("127.0.0.1:{port}")).open()).collect());
+    let before = samples();
+    eventually("two samples", PATIENCE, || (samples() >= before + 2.0).then_some(()));
+    let omitted = daemon.scrape().value("listenq_listeners_omitted", &[]);
+    assert!(omitted >= Some(count - 20.0), "{omitted:?} of {count} were seen");
+    drop(listeners);
+}
+
+fn ephemeral(hint: &str) -> Option<(Netns, Daemon)> {
+    if !Netns::require_root() {
+        return None;
+    }
+    let ns = Netns::new(hint);
+    // Out of the way of the listeners.
+    ns.sysctl("net.ipv4.ip_local_port_range", "60000 65000");
+    let flags = [&["--listener.max=20", "--sample.cpu-budget=1"], &WEB[..]].concat();
+    let daemon = Launch::new(BIN).args(&flags).inside(&ns).start();
+    Some((ns, daemon))
+}
+
+#[test]
+fn twenty_thousand_sockets_at_the_same_addresses_leave_memory_flat() {
+    let Some((ns, daemon)) = ephemeral("sockets") else { return };
+    (0..3).for_each(|_| come_and_go(&ns, &daemon, 20_000..21_000));
+    let before = memory(&daemon);
+    (0..20).for_each(|_| come_and_go(&ns, &daemon, 20_000..21_000));
+    let grown = memory(&daemon) - before;
+    println!("20,000 sockets at 1,000 addresses: {grown} KiB beside {before}");
+    assert!(grown < FLAT, "{grown} KiB more than {before}");
+}
+
+#[test]
+fn twenty_thousand_listeners_that_come_and_go_leave_memory_flat() {
+    let Some((ns, daemon)) = ephemeral("listeners") else { return };
+    (0..3).for_each(|n| come_and_go(&ns, &daemon, 20_000 + 1000 * n..21_000 + 1000 * n));
+    let before = memory(&daemon);
+    (3..23).for_each(|n| come_and_go(&ns, &daemon, 20_000 + 1000 * n..21_000 + 1000 * n));
+    let grown = memory(&daemon) - before;
+    println!("20,000 listeners at as many addresses: {grown} KiB beside {before}");
+    assert!(grown < FLAT, "{grown} KiB more than {before}");
+}

@@ -1,0 +1,161 @@
+//! Owns real containers: run by `runc` from a bundle made on the spot, without a runtime, an image or a network.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{self, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::netns::output;
+use crate::rootfs::Rootfs;
+use crate::wait::within;
+
+/// Where version 1 hierarchies, and beside them version 2, or version 2 alone, are mounted.
+const CGROUPS: &str = "/sys/fs/cgroup";
+/// Listens at every address of its namespace.
+const SERVER: &str = "import signal, socket, sys
+listener = socket.socket()
+listener.bind(('0.0.0.0', int(sys.argv[1])))
+listener.listen(21)
+signal.pause()";
+
+/// The network namespace of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Network {
+    /// One of its own.
+    New,
+    /// The one that this file stands for.
+    At(PathBuf),
+}
+
+/// A container to be: a server written in Python at one port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recipe {
+    /// Its id: 64 hexadecimal digits.
+    pub id: String,
+    /// Its path in every cgroup hierarchy.
+    pub cgroup: String,
+    /// Its network namespace.
+    pub network: Network,
+    /// Where its server listens.
+    pub port: u16,
+}
+
+/// A running container. Dropping it kills it and removes its cgroups.
+#[derive(Debug)]
+pub struct Container {
+    id: String,
+    cgroup: String,
+    pid: u32,
+    bundle: Rootfs,
+}
+
+/// An id as containers have them; the first 12 digits are already its own.
+#[must_use]
+pub fn fresh_id() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let n = NEXT.fetch_add(1, Ordering::Relaxed);
+    format!("{:08x}{n:04x}{}", process::id(), "0123456789abc".repeat(4))
+}
+
+// === impl Container ===
+
+impl Container {
+    /// Starts it.
+    ///
+    /// # Panics
+    ///
+    /// With what `runc` said, when it does not run.
+    #[must_use]
+    pub fn start(recipe: &Recipe) -> Self {
+        let Recipe { id, cgroup, .. } = recipe.clone();
+        let bundle = Rootfs::new();
+        for directory in ["bin", "lib", "lib64"] {
+            bundle.link(&format!("rootfs/{directory}"), &format!("usr/{directory}"));
+        }
+        bundle.file("config.json", recipe.config().to_string());
+        // Dropped, and so cleared away, also when it does not start.
+        let mut container = Self { id, cgroup, pid: 0, bundle };
+        let out = container.bundle.file("out", "");
+        let open = || Stdio::from(fs::File::create(&out).expect("a file"));
+        let mut command = container.runc();
+        let command = command.args(["run", "--detach", "--bundle"]).arg(container.bundle.path());
+        let started = command.arg(&container.id).stdout(open()).stderr(open()).status();
+        let said = fs::read_to_string(&out).unwrap_or_default();
+        assert!(started.is_ok_and(|status| status.success()), "runc run: {said}");
+        let state = output(container.runc().args(["state", &container.id])).unwrap();
+        let state: Value = serde_json::from_str(&state).expect("runc prints JSON");
+        container.pid = u32::try_from(state["pid"].as_u64().expect("a pid")).expect("a pid");
+        container
+    }
+
+    /// Its first process, as seen from here.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// The file that stands for its network namespace.
+    #[must_use]
+    pub fn netns(&self) -> PathBuf {
+        format!("/proc/{}/ns/net", self.pid).into()
+    }
+
+    fn runc(&self) -> Command {
+        let mut command = Command::new("runc");
+        command.arg("--root").arg(self.bundle.path().join("state")).stdin(Stdio::null());
+        command
+    }
+
+    /// Removes the directories of its cgroup from the innermost outwards, as far as they are empty.
+    fn remove_cgroups(&self) {
+        let hierarchies = fs::read_dir(CGROUPS).into_iter().flatten().flatten();
+        let roots = hierarchies.map(|entry| entry.path()).chain([CGROUPS.into()]);
+        let relative = Path::new(self.cgroup.trim_start_matches('/'));
+        for root in roots {
+            for path in relative.ancestors().filter(|path| *path != Path::new("")) {
+                let _ = fs::remove_dir(root.join(path));
+            }
+        }
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        let delete = || output(self.runc().args(["delete", "--force", &self.id])).ok();
+        let _ = within(Duration::from_secs(5), delete);
+        self.remove_cgroups();
+    }
+}
+
+// === impl Recipe ===
+
+impl Recipe {
+    /// The bundle's configuration: this machine's `/usr`, read-only, is all there is to run.
+    fn config(&self) -> Value {
+        let network = match &self.network {
+            Network::New => json!({"type": "network"}),
+            Network::At(path) => json!({"type": "network", "path": path}),
+        };
+        json!({
+            "ociVersion": "1.0.2",
+            "process": {
+                "user": {"uid": 0, "gid": 0},
+                "args": ["/usr/bin/python3", "-c", SERVER, self.port.to_string()],
+                "env": ["PATH=/usr/bin"],
+                "cwd": "/",
+            },
+            "root": {"path": "rootfs"},
+            "mounts": [
+                {"destination": "/proc", "type": "proc", "source": "proc"},
+                {"destination": "/usr", "type": "bind", "source": "/usr", "options": ["rbind", "ro"]},
+            ],
+            "linux": {
+                "cgroupsPath": self.cgroup,
+                "namespaces": [network, {"type": "pid"}, {"type": "mount"}],
+            },
+        })
+    }
+}

@@ -1,0 +1,271 @@
+//! Owns namespaces that come and go under one daemon: every counter right while they live, nothing kept afterwards.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
+#![allow(clippy::disallowed_types, reason = "a namespace without a mount is held by a program")]
+
+use std::collections::HashMap;
+use std::fs;
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use listenq_lab::client::fill;
+use listenq_lab::listener::{Listen, Listener};
+use listenq_lab::listenq::{Daemon, Launch};
+use listenq_lab::metrics::Metrics;
+use listenq_lab::netns::Netns;
+use listenq_lab::rootfs::Rootfs;
+use listenq_lab::running::Running;
+use listenq_lab::wait::{eventually, within};
+
+const BIN: &str = env!("CARGO_BIN_EXE_listenq");
+const PATIENCE: Duration = Duration::from_secs(12);
+/// Law 6.
+const LET_GO: Duration = Duration::from_secs(10);
+const OVERFLOWS: &str = "listenq_netns_listen_overflows_total";
+const SOMAXCONN: &str = "listenq_netns_somaxconn";
+
+/// One test at a time: each daemon sees the namespaces of all, and some count what it holds.
+fn alone() -> Option<MutexGuard<'static, ()>> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    Netns::require_root().then(|| ALONE.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// The listeners of other tests, in namespaces that it sees, too, take no places from ours.
+fn watcher() -> Launch {
+    let ours = format!("--listener.include=^lq-{}-", std::process::id());
+    Launch::new(BIN).args(&["--netns=all", "--discovery.interval=1s", &ours])
+}
+
+/// A namespace with a listener that already refused connections.
+struct Pod {
+    ns: Netns,
+    listener: Listener,
+}
+
+impl Pod {
+    fn new(n: usize) -> Self {
+        let ns = Netns::new(&format!("pod{n}"));
+        let listener = ns.run(|| Listen::tcp("127.0.0.1:0").backlog(4).open());
+        let pod = Self { ns, listener };
+        pod.overflow(10 + n);
+        pod
+    }
+
+    /// Fills the queue, lets `refused` more fail, and serves those who got in.
+    fn overflow(&self, refused: usize) {
+        drop(self.ns.run(|| fill(self.listener.target(), 5 + refused)));
+        assert!(self.listener.accept_all() >= 5);
+    }
+
+    fn refused(&self) -> f64 {
+        self.ns.nstat()["TcpExtListenOverflows"] as f64
+    }
+
+    /// Waits until kernel, blame and listener of the scrape say what `nstat` says.
+    fn assert_as_nstat(&self, daemon: &Daemon) {
+        let name = self.ns.name();
+        let (mut nstat, mut seen) = (0.0, None);
+        let agrees = within(PATIENCE, || {
+            nstat = self.refused();
+            let scrape = daemon.scrape().of_netns(name);
+            scrape.value(OVERFLOWS, &[])?;
+            let (blame, listener) = (scrape.blame(), scrape.at(self.listener.addr()).overflows);
+            seen = Some((blame, listener));
+            let is_right = [blame.kernel, blame.charged()] == [nstat; 2] && listener == Some(nstat);
+            is_right.then_some(())
+        });
+        assert!(agrees.is_some(), "{name}: nstat {nstat}, blame and listener {seen:?}");
+        assert!(nstat >= 10.0);
+    }
+
+    /// As nstat, for a namespace that had overflows before the daemon was there: those are nobody's.
+    fn assert_as_nstat_since_start(&self, daemon: &Daemon) {
+        eventually("the overflows of the second burst", PATIENCE, || {
+            let scrape = daemon.scrape().of_netns(self.ns.name());
+            let blame = scrape.value(OVERFLOWS, &[]).map(|_| scrape.blame())?;
+            (blame.kernel == self.refused() && blame.charged() == 100.0).then_some(())
+        });
+    }
+}
+
+/// Descriptors and threads.
+fn holdings(daemon: &Daemon) -> [usize; 2] {
+    [daemon.descriptors(), daemon.threads().len()]
+}
+
+fn value(scrape: &Metrics, name: &str, netns: &str) -> Option<f64> {
+    scrape.value(name, &[("netns", netns)])
+}
+
+/// Waits until the setting of `netns` is `expected`.
+#[track_caller]
+fn await_somaxconn(daemon: &Daemon, netns: &str, expected: Option<f64>) -> Metrics {
+    eventually(&format!("somaxconn of {netns} to be {expected:?}"), PATIENCE, || {
+        let scrape = daemon.scrape();
+        scrape.assert_unique();
+        (value(&scrape, SOMAXCONN, netns) == expected).then_some(scrape)
+    })
+}
+
+#[test]
+fn fifty_namespaces_in_turn_count_as_nstat_and_leave_nothing_behind() {
+    let Some(_alone) = alone() else { return };
+    let daemon = watcher().start();
+    let before = holdings(&daemon);
+    let mut most = 0;
+    for turn in 0..5 {
+        let pods: Vec<Pod> = (0..10).map(|n| Pod::new(10 * turn + n)).collect();
+        pods.iter().for_each(|pod| pod.assert_as_nstat(&daemon));
+        pods.iter().for_each(|pod| pod.overflow(25));
+        pods.iter().for_each(|pod| pod.assert_as_nstat(&daemon));
+        most = most.max(daemon.descriptors());
+    }
+    assert!(most >= before[0] + 10, "{most} descriptors for ten namespaces, {before:?} for none");
+    let mut after = before;
+    let is_back = within(PATIENCE, || {
+        after = holdings(&daemon);
+        (after[0] <= before[0] && after[1] <= before[1]).then_some(())
+    });
+    assert!(is_back.is_some(), "[descriptors, threads] were {before:?} and are {after:?}");
+}
+
+#[test]
+fn a_namespace_that_ended_is_let_go_within_ten_seconds() {
+    let Some(_alone) = alone() else { return };
+    let (witness, ns) = (Netns::new("witness"), Netns::new("ended"));
+    // The other end of the link vanishes when the namespace really dies.
+    ns.add_link_to(&witness, "tie");
+    let name = ns.name().to_owned();
+    // At the default interval, for that is what people run.
+    let daemon = Launch::new(BIN).args(&["--netns=all"]).start();
+    await_somaxconn(&daemon, &name, Some(4096.0));
+    assert!(witness.has_link("tiep"));
+    drop(ns);
+    let begin = Instant::now();
+    eventually("the end of a namespace", LET_GO, || (!witness.has_link("tiep")).then_some(()));
+    assert!(begin.elapsed() < LET_GO);
+    await_somaxconn(&daemon, &name, None);
+}
+
+#[test]
+fn a_namespace_held_by_a_process_is_called_by_its_inode_and_let_go_after_it() {
+    let Some(_alone) = alone() else { return };
+    let witness = Netns::new("witness");
+    let daemon = watcher().start();
+    let holder = Running::start_as(Command::new("unshare").args(["-n", "sleep", "60"]), "sleep");
+    let pid = holder.pid().to_string();
+    let link = ["link", "add", "tiep", "type", "veth", "peer", "name", "tie", "netns", &pid];
+    let made = Command::new("ip").args(["-n", witness.name()]).args(link).status().unwrap();
+    assert!(made.success());
+    let text = fs::read_link(format!("/proc/{pid}/ns/net")).unwrap().display().to_string();
+    let inode = text.trim_start_matches("net:[").trim_end_matches(']').to_owned();
+    let name = format!("netns:{inode}");
+    await_somaxconn(&daemon, &name, Some(4096.0));
+    drop(holder);
+    eventually("its end", LET_GO, || (!witness.has_link("tiep")).then_some(()));
+    await_somaxconn(&daemon, &name, None);
+}
+
+#[test]
+fn names_that_are_taken_get_the_inode_and_two_mounts_are_one_namespace() {
+    let Some(_alone) = alone() else { return };
+    let mut rootfs = Rootfs::new();
+    let (host, twice) = (Netns::new("host"), Netns::new("twice"));
+    host.sysctl("net.core.somaxconn", 71);
+    twice.sysctl("net.core.somaxconn", 72);
+    rootfs.mount_netns(&host, "host");
+    rootfs.mount_netns(&twice, "b");
+    rootfs.mount_netns(&twice, "a");
+    let own = Netns::new("own");
+    own.sysctl("net.core.somaxconn", 73);
+    let daemon = watcher().args(&[&rootfs.flag()]).inside(&own).start();
+    let scrape = await_somaxconn(&daemon, &format!("host~{}", host.inode()), Some(71.0));
+    assert_eq!(value(&scrape, SOMAXCONN, "host"), Some(73.0));
+    assert_eq!(value(&scrape, SOMAXCONN, "a"), Some(72.0));
+    for again in ["b".to_owned(), format!("a~{}", twice.inode()), twice.name().to_owned()] {
+        assert_eq!(value(&scrape, SOMAXCONN, &again), None, "{again}");
+    }
+}
+
+#[test]
+fn a_namespace_made_again_under_its_name_is_a_counter_reset() {
+    let Some(_alone) = alone() else { return };
+    let first = Pod::new(30);
+    let name = first.ns.name().to_owned();
+    let daemon = watcher().start();
+    first.overflow(100);
+    first.assert_as_nstat_since_start(&daemon);
+    drop(first);
+    let ns = Netns::create(&name).unwrap();
+    let listener = ns.run(|| Listen::tcp("127.0.0.1:0").backlog(4).open());
+    let second = Pod { ns, listener };
+    second.overflow(20);
+    second.assert_as_nstat(&daemon);
+    assert!(second.refused() < 60.0);
+    let scrape = daemon.scrape();
+    scrape.assert_unique();
+    let namesakes: Vec<_> = scrape
+        .series(OVERFLOWS)
+        .into_iter()
+        .filter(|(labels, _)| labels["netns"].starts_with(&name))
+        .collect();
+    assert_eq!(namesakes.len(), 1, "{namesakes:?}");
+}
+
+#[test]
+fn with_netns_own_no_other_namespace_is_seen() {
+    let Some(_alone) = alone() else { return };
+    let (own, other) = (Netns::new("own"), Pod::new(0));
+    let daemon =
+        Launch::new(BIN).args(&["--netns=own", "--discovery.interval=1s"]).inside(&own).start();
+    eventually("three seconds of samples", PATIENCE, || {
+        let sampled = value(&daemon.scrape(), "listenq_netns_sampled_seconds_total", "host");
+        sampled.is_some_and(|sampled| sampled > 3.0).then_some(())
+    });
+    other.overflow(9);
+    let scrape = daemon.scrape();
+    let seen = scrape.series(OVERFLOWS);
+    assert_eq!(seen.len(), 1, "{seen:?}");
+    assert_eq!(seen[0].0["netns"], "host");
+    assert_eq!(scrape.of_netns(other.ns.name()).series("listenq_listener_sockets"), []);
+    assert_eq!(scrape.value("listenq_namespaces", &[("state", "sampled")]), Some(1.0));
+}
+
+#[test]
+fn every_namespace_has_its_own_settings() {
+    let Some(_alone) = alone() else { return };
+    let pair = [Netns::new("left"), Netns::new("right")];
+    let daemon = watcher().start();
+    for round in [100, 200] {
+        for (ns, more) in pair.iter().zip([1, 2]) {
+            ns.sysctl("net.core.somaxconn", round + more);
+        }
+        for (ns, more) in pair.iter().zip([1, 2]) {
+            await_somaxconn(&daemon, ns.name(), Some(f64::from(round + more)));
+        }
+    }
+}
+
+#[test]
+fn no_thread_is_left_in_another_namespace() {
+    let Some(_alone) = alone() else { return };
+    let daemon = watcher().start();
+    let own = fs::read_link(format!("/proc/{}/ns/net", daemon.pid())).unwrap();
+    let (mut looks, mut strays) = (0, HashMap::new());
+    let deadline = Instant::now() + Duration::from_secs(6);
+    while Instant::now() < deadline {
+        let _come_and_go: Vec<Netns> = (0..5).map(|_| Netns::new("hop")).collect();
+        for _ in 0..300 {
+            let threads = daemon.threads();
+            assert!(threads.len() >= 3, "{threads:?}");
+            for (task, name, netns) in threads.into_iter().filter(|(_, _, netns)| *netns != own) {
+                // A thread made for one hop is inside for less than a millisecond, and ends there.
+                assert_eq!(name, "netns", "{} is in {}", task.display(), netns.display());
+                let since = *strays.entry(task.clone()).or_insert_with(Instant::now);
+                assert!(since.elapsed() < Duration::from_millis(500), "{}", task.display());
+            }
+            looks += 1;
+        }
+    }
+    assert!(looks >= 1000, "only {looks} looks");
+}

@@ -1,0 +1,169 @@
+//! Owns what each capability is for: what is lost without it, that it is said once, and that the start is never lost.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
+#![allow(clippy::disallowed_types, reason = "a namespace without a mount is held by a program")]
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::process::Command;
+use std::time::Duration;
+
+use listenq_lab::client::fill;
+use listenq_lab::listener::{Listen, Listener};
+use listenq_lab::listenq::{Daemon, Launch};
+use listenq_lab::metrics::Metrics;
+use listenq_lab::netns::Netns;
+use listenq_lab::running::Running;
+use listenq_lab::wait::eventually;
+
+const BIN: &str = env!("CARGO_BIN_EXE_listenq");
+const PATIENCE: Duration = Duration::from_secs(20);
+const FEATURE: &str = "listenq_feature_available";
+/// The listeners of other tests take no places from ours.
+const OURS: &str = "--listener.include=^host/";
+const ALL: &str = "sys_admin,sys_ptrace,dac_read_search";
+
+/// What a daemon with some capabilities can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Powers {
+    /// Samples a namespace that has a mount.
+    mounted: bool,
+    /// Samples a namespace that only a process of somebody else holds.
+    held: bool,
+    /// Names the process behind a socket of somebody else.
+    owner: bool,
+}
+
+/// By capabilities; the table of the README.
+const TABLE: [(&str, Powers); 8] = [
+    ("", Powers { mounted: false, held: false, owner: false }),
+    ("sys_ptrace", Powers { mounted: false, held: false, owner: false }),
+    ("dac_read_search", Powers { mounted: false, held: false, owner: false }),
+    ("sys_ptrace,dac_read_search", Powers { mounted: false, held: false, owner: true }),
+    ("sys_admin", Powers { mounted: true, held: false, owner: false }),
+    ("sys_admin,dac_read_search", Powers { mounted: true, held: false, owner: false }),
+    ("sys_admin,sys_ptrace", Powers { mounted: true, held: true, owner: false }),
+    (ALL, Powers { mounted: true, held: true, owner: true }),
+];
+
+/// Two namespaces besides the own, and a socket that root holds.
+struct Scene {
+    held_name: String,
+    listener: Listener,
+    _holder: Running,
+    mounted: Netns,
+    own: Netns,
+}
+
+// === impl Scene ===
+
+impl Scene {
+    fn new(hint: &str) -> Self {
+        let (own, mounted) = (Netns::new(hint), Netns::new("mounted"));
+        let listener = own.run(|| Listen::tcp("127.0.0.1:8080").backlog(4).open());
+        let mut command = Command::new("unshare");
+        let holder = Running::start_as(command.args(["-n", "sleep", "120"]), "sleep");
+        let link = format!("/proc/{}/ns/net", holder.pid());
+        let held_name = format!("netns:{}", fs::metadata(link).unwrap().ino());
+        Self { held_name, listener, _holder: holder, mounted, own }
+    }
+
+    /// Starts a daemon as user 65534 with these capabilities and no others.
+    fn start(&self, capabilities: &str) -> Daemon {
+        let names = capabilities.split(',').filter(|name| !name.is_empty());
+        let set: String = names.fold("-all".into(), |set, name| format!("{set},+{name}"));
+        let [inherited, ambient, bounding] =
+            ["inh-caps", "ambient-caps", "bounding-set"].map(|what| format!("--{what}={set}"));
+        let ids = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"];
+        let words = [&ids[..], &[&inherited, &ambient, &bounding]].concat();
+        let flags = ["--netns=all", "--discovery.interval=1s", OURS];
+        Launch::new(BIN).args(&flags).through(&words).inside(&self.own).start()
+    }
+
+    fn powers(&self, scrape: &Metrics) -> Powers {
+        let is_sampled =
+            |netns: &str| scrape.value("listenq_netns_somaxconn", &[("netns", netns)]).is_some();
+        let comm = fs::read_to_string("/proc/self/comm").unwrap();
+        let owner = [("netns", "host"), ("port", "8080"), ("process", comm.trim_end())];
+        Powers {
+            mounted: is_sampled(self.mounted.name()),
+            held: is_sampled(&self.held_name),
+            owner: scrape.value("listenq_listener_info", &owner).is_some(),
+        }
+    }
+}
+
+/// A scrape by when there was time to find everything twice.
+fn settled(daemon: &Daemon) -> Metrics {
+    eventually("three seconds of samples", PATIENCE, || {
+        let scrape = daemon.scrape();
+        let own = [("netns", "host")];
+        let sampled = scrape.value("listenq_netns_sampled_seconds_total", &own)?;
+        let owners = scrape.value(FEATURE, &[("feature", "owners")]);
+        (sampled > 3.0 && owners.is_some()).then_some(scrape)
+    })
+}
+
+/// Features that are missing, each with the number of log lines that say so.
+fn missing(daemon: &Daemon, scrape: &Metrics) -> Vec<(String, usize)> {
+    let log = daemon.log();
+    let lines = |feature: &str| {
+        let word = format!("feature={feature}");
+        let said = |line: &&String| {
+            line.contains("level=warn") && line.split_whitespace().any(|part| part == word)
+        };
+        log.iter().filter(said).count()
+    };
+    let missing = scrape.series(FEATURE).into_iter().filter(|(_, value)| *value == 0.0);
+    missing.map(|(labels, _)| (labels["feature"].clone(), lines(&labels["feature"]))).collect()
+}
+
+fn feature(scrape: &Metrics, name: &str) -> bool {
+    scrape.value(FEATURE, &[("feature", name)]).unwrap() == 1.0
+}
+
+#[test]
+fn each_capability_is_for_what_the_table_says() {
+    if !Netns::require_root() {
+        return;
+    }
+    let scene = Scene::new("table");
+    let daemons = TABLE.map(|(capabilities, _)| scene.start(capabilities));
+    for (daemon, (capabilities, powers)) in daemons.iter().zip(TABLE) {
+        let scrape = settled(daemon);
+        assert_eq!(scene.powers(&scrape), powers, "with {capabilities:?}");
+        // Namespaces are all there only if those of processes are.
+        assert_eq!(feature(&scrape, "namespaces"), powers.held, "with {capabilities:?}");
+        assert_eq!(feature(&scrape, "owners"), powers.owner, "with {capabilities:?}");
+        let missing = missing(daemon, &scrape);
+        assert!(missing.iter().all(|(_, lines)| *lines == 1), "{missing:?}, {capabilities:?}");
+        let lost = missing.iter().filter(|(name, _)| name == "namespaces" || name == "owners");
+        let expected = usize::from(!powers.held) + usize::from(!powers.owner);
+        assert_eq!(lost.count(), expected, "{missing:?} with {capabilities:?}");
+    }
+}
+
+#[test]
+fn nobody_sees_the_own_listeners_as_root_does() {
+    if !Netns::require_root() {
+        return;
+    }
+    let scene = Scene::new("nobody");
+    let flags = ["--netns=all", "--discovery.interval=1s", OURS];
+    let daemon = Launch::new(BIN).args(&flags).as_nobody().inside(&scene.own).start();
+    drop(scene.own.run(|| fill(scene.listener.target(), 25)));
+    let seen = eventually("the overflows that nstat shows", PATIENCE, || {
+        let refused = scene.own.nstat()["TcpExtListenOverflows"] as f64;
+        let seen = daemon.scrape().of_netns("host").listener("127.0.0.1", 8080);
+        (refused >= 20.0 && seen.overflows == Some(refused)).then_some(seen)
+    });
+    let rows = scene.own.ss_listen();
+    let row = rows.iter().find(|row| row.port == 8080).unwrap();
+    let drops = f64::from(row.drops);
+    assert_eq!((row.recv_q, row.send_q), (5, 4));
+    assert_eq!((seen.length, seen.limit, seen.drops), (Some(5.0), Some(4.0), Some(drops)));
+    let scrape = settled(&daemon);
+    for name in ["sock_diag", "unix_diag"] {
+        assert!(feature(&scrape, name), "{name}");
+    }
+    assert!(!feature(&scrape, "namespaces") && !feature(&scrape, "owners"));
+}
