@@ -161,7 +161,9 @@ impl Feature {
             Self::SockDiag => "/proc/net/tcp gives lengths, but no limits and no drops",
             Self::UnixDiag => "there are no Unix listeners",
             Self::Namespaces => "only namespaces that may be entered are sampled",
-            Self::Owners => "only own processes are named as owners",
+            Self::Owners => {
+                "sockets of other accounts have no process, and a unit or container only by their cgroup"
+            }
             Self::Cgroup => {
                 "units and containers are known only through the processes that hold a socket"
             }

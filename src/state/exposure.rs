@@ -58,6 +58,8 @@ pub(super) struct Candidate<K> {
     pub(super) exposure: Exposure,
     /// How much it is worth.
     pub(super) rank: Rank,
+    /// Whether it has a socket.
+    pub(super) is_open: bool,
 }
 
 // === impl Filter ===
@@ -90,6 +92,25 @@ impl Exposure {
     /// Whether it means to have series.
     pub(super) fn is_exposed(self) -> bool {
         matches!(self, Self::Exposed(_))
+    }
+
+    fn is_older_than(self, age: Duration, now: Duration) -> bool {
+        matches!(self, Self::Exposed(since) if now >= since + age)
+    }
+}
+
+// === impl Candidate ===
+
+impl<K> Candidate<K> {
+    /// The same listener, known by a longer way.
+    pub(super) fn with_key<L>(&self, key: L) -> Candidate<L> {
+        let Self { key: _, exposure, rank, is_open } = *self;
+        Candidate { key, exposure, rank, is_open }
+    }
+
+    /// Whether it has series and showed nothing but zeroes.
+    fn is_idle(&self) -> bool {
+        self.exposure.is_exposed() && self.rank == Rank::default()
     }
 }
 
@@ -149,29 +170,27 @@ impl Admission {
         is_due
     }
 
-    /// Who comes in and who goes out. Free places go to the highest rank; a listener gives its place to one of
-    /// higher rank only if it has none itself and had its series for the grace time.
+    /// Who comes in and who goes out. Free places go to the highest rank. Of listeners that showed nothing but
+    /// zeroes, a closed one gives its place to any open one, and an open one, after the grace time, to a busy one.
     pub(super) fn changes<K: Copy + Ord>(
         &self,
         candidates: &[Candidate<K>],
         now: Duration,
     ) -> (Vec<K>, Vec<K>) {
-        let waiting = candidates.iter().filter(|candidate| candidate.exposure == Exposure::Omitted);
-        let mut waiting: Vec<_> = waiting.collect();
-        waiting.sort_by_key(|candidate| (Reverse(candidate.rank), candidate.key));
-        let idle = candidates.iter().filter(|candidate| match candidate.exposure {
-            Exposure::Exposed(since) => candidate.rank == Rank::default() && now >= since + GRACE,
-            _ => false,
-        });
+        let waits = |one: &&Candidate<K>| one.exposure == Exposure::Omitted && one.is_open;
+        let mut waiting: Vec<_> = candidates.iter().filter(waits).collect();
+        waiting.sort_by_key(|one| (Reverse(one.rank), one.key));
         let room = self.max.saturating_sub(self.exposed).min(waiting.len());
         let (free, rest) = waiting.split_at(room);
-        let mut incoming: Vec<K> = free.iter().map(|candidate| candidate.key).collect();
-        let mut outgoing = Vec::new();
-        for (deserving, idle) in rest.iter().take_while(|one| one.rank > Rank::default()).zip(idle)
-        {
-            incoming.push(deserving.key);
-            outgoing.push(idle.key);
-        }
+        let idle = || candidates.iter().filter(|one| one.is_idle());
+        let closed: Vec<K> = idle().filter(|one| !one.is_open).map(|one| one.key).collect();
+        let (any, rest) = rest.split_at(closed.len().min(rest.len()));
+        let long_idle = idle().filter(|one| one.is_open && one.exposure.is_older_than(GRACE, now));
+        let busy = rest.iter().filter(|one| one.rank > Rank::default());
+        let (taking, giving): (Vec<K>, Vec<K>) =
+            busy.zip(long_idle).map(|(busy, idle)| (busy.key, idle.key)).unzip();
+        let incoming = free.iter().chain(any).map(|one| one.key).chain(taking).collect();
+        let outgoing = closed.into_iter().take(any.len()).chain(giving).collect();
         (incoming, outgoing)
     }
 }
@@ -186,7 +205,7 @@ mod tests {
     }
 
     fn candidate(key: u32, exposure: Exposure, overflows: u64) -> Candidate<u32> {
-        Candidate { key, exposure, rank: Rank { overflows, peak: 0 } }
+        Candidate { key, exposure, rank: Rank { overflows, peak: 0 }, is_open: true }
     }
 
     #[test]
@@ -238,5 +257,22 @@ mod tests {
             candidate(7, Exposure::Excluded, 9),
         ];
         assert_eq!(admission.changes(&all, GRACE), (vec![6], vec![3]));
+    }
+
+    #[test]
+    fn a_closed_listener_that_showed_nothing_makes_room_at_once() {
+        let admission =
+            Admission { exposed: 2, omitted: 2, ..Admission::new(Filter::default(), 2) };
+        let closed = |key, exposure, overflows| Candidate {
+            is_open: false,
+            ..candidate(key, exposure, overflows)
+        };
+        let all = [
+            closed(1, Exposure::Exposed(GRACE), 0),
+            closed(2, Exposure::Exposed(GRACE), 3),
+            candidate(3, Exposure::Omitted, 0),
+            closed(4, Exposure::Omitted, 9),
+        ];
+        assert_eq!(admission.changes(&all, GRACE), (vec![3], vec![1]));
     }
 }

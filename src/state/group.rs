@@ -161,6 +161,7 @@ impl<A: Address> Group<A> {
             key,
             exposure: listener.exposure,
             rank: listener.rank(),
+            is_open: listener.is_open(),
         })
     }
 

@@ -371,7 +371,7 @@ fn a_closed_listener_without_series_is_soon_forgotten() {
     let (shown, omitted) = (socket(1, 80), dropped(2, socket(2, 81)));
     story.tick(&[shown], 0).tick(&[shown, omitted], 0).tick(&[shown], 0).tick(&[shown], 0);
     assert_eq!(story.state.omitted(), 1);
-    story.tick_after(Duration::from_secs(5), &[shown], 0);
+    story.tick_after(Duration::from_secs(1), &[shown], 0);
     assert_eq!(story.state.omitted(), 0);
 }
 

@@ -13,7 +13,7 @@ use super::peak::{Peak, Slot};
 use super::socket::Socket;
 
 /// How long a closed listener without series is remembered.
-const UNEXPOSED_GRACE: Duration = Duration::from_secs(5);
+const UNEXPOSED_GRACE: Duration = Duration::from_secs(1);
 
 /// What a listen socket is bound to, and with that the identity of a listener inside its namespace.
 pub(super) trait Address: Copy + Eq + std::hash::Hash {
@@ -204,6 +204,11 @@ impl<A: Address> Listener<A> {
             && !self.suspect.is_suspected()
             // Until the first settlement it has no overflows to show.
             && self.shown.overflows.is_some() == self.shown.drops.is_some()
+    }
+
+    /// Whether it has a socket.
+    pub(super) fn is_open(&self) -> bool {
+        self.closed_at.is_none()
     }
 
     /// Whether connections wait.

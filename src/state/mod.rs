@@ -116,8 +116,7 @@ impl State {
     fn give_places(&mut self) {
         let mut candidates = Vec::new();
         for (name, netns) in &self.namespaces {
-            let of =
-                |Candidate { key, exposure, rank }| Candidate { key: (name, key), exposure, rank };
+            let of = |candidate: Candidate<Key>| candidate.with_key((name, candidate.key));
             candidates.extend(netns.candidates().map(of));
         }
         let (incoming, outgoing) = self.admission.changes(&candidates, self.now);

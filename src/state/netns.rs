@@ -200,11 +200,7 @@ impl Netns {
     /// The listeners, for whoever gives the places.
     pub(super) fn candidates(&self) -> impl Iterator<Item = Candidate<Key>> {
         let of = |protocol| {
-            move |Candidate { key, exposure, rank }| Candidate {
-                key: (protocol, key),
-                exposure,
-                rank,
-            }
+            move |candidate: Candidate<usize>| candidate.with_key((protocol, candidate.key))
         };
         let tcp = self.tcp.candidates().map(of(Protocol::Tcp));
         tcp.chain(self.unix.candidates().map(of(Protocol::Unix)))
