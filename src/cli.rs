@@ -91,7 +91,7 @@ pub struct Sampling {
     #[arg(
         long = "listener.include",
         env = "LISTENQ_LISTENER_INCLUDE",
-        value_name = "REGEX",
+        value_name = "REGEX", value_parser = regex,
         global = true
     )]
     pub include: Option<Regex>,
@@ -100,7 +100,7 @@ pub struct Sampling {
     #[arg(
         long = "listener.exclude",
         env = "LISTENQ_LISTENER_EXCLUDE",
-        value_name = "REGEX",
+        value_name = "REGEX", value_parser = regex,
         global = true
     )]
     pub exclude: Option<Regex>,
@@ -219,6 +219,14 @@ fn sample_interval(text: &str) -> Result<Duration, String> {
     duration_between(text, "10ms", "5s")
 }
 
+/// The last line of a regular expression's error says what is wrong with it.
+fn regex(text: &str) -> Result<Regex, String> {
+    Regex::new(text).map_err(|error| {
+        let error = error.to_string();
+        error.lines().last().unwrap_or_default().trim_start_matches("error: ").into()
+    })
+}
+
 fn discovery_interval(text: &str) -> Result<Duration, String> {
     duration_between(text, "1s", "10s")
 }
@@ -313,6 +321,7 @@ mod tests {
             (["--web.telemetry-path", "metrics"], "begins with /"),
             (["--web.telemetry-path", "/-/healthy"], "kept for health checks"),
             (["--web.telemetry-path", "/{a}"], "not a path"),
+            (["--listener.include", "a("], "unclosed group"),
         ] {
             let error = parse(&args).unwrap_err();
             assert!(error.contains(expected), "{args:?}: {error}");

@@ -1,5 +1,6 @@
 //! The program: reads the command line, runs one command, says in one line what went wrong.
 
+use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -90,7 +91,11 @@ fn usage(error: &clap::Error) -> ExitCode {
     let text = error.to_string();
     let first = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
     let from = variable_of(error).map(|name| format!(" from {name}")).unwrap_or_default();
-    say(&format!("{first}{from} (see listenq --help)"));
+    let allowed = match error.get(ContextKind::ValidValue) {
+        Some(ContextValue::Strings(values)) => format!(": not {}", values.join(" or ")),
+        _ => String::new(),
+    };
+    say(&format!("{first}{allowed}{from} (see listenq --help)"));
     ExitCode::from(USAGE)
 }
 
@@ -100,7 +105,11 @@ fn variable_of(error: &clap::Error) -> Option<String> {
         return None;
     };
     let flag = argument.split_whitespace().next()?;
-    if std::env::args().any(|given| given == flag || given.starts_with(&format!("{flag}="))) {
+    let stands_there = |given: OsString| {
+        let given = given.to_string_lossy();
+        given == flag || given.starts_with(&format!("{flag}="))
+    };
+    if std::env::args_os().any(stands_there) {
         return None;
     }
     let command = Cli::command();

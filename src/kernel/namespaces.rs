@@ -48,8 +48,8 @@ pub fn find(procfs: &Path, rootfs: &Path) -> io::Result<Found> {
         find_mounts(&rootfs.join(directory), &mut found);
     }
     for entry in fs::read_dir(procfs)? {
-        // Reading a directory of processes may fail in the middle; the next look makes up for it.
-        let Ok(entry) = entry else { break };
+        // A look that breaks off is worth nothing: what it did not come to would seem to have ended.
+        let entry = entry?;
         if let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) {
             find_process(pid, entry.path().join("ns/net"), &mut found);
         }

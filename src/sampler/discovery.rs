@@ -26,6 +26,8 @@ pub struct News {
     pub born: Vec<Newcomer>,
     /// Namespaces that nothing holds any more but listenq: they must be let go.
     pub ended: Vec<NetnsId>,
+    /// Owners of namespaces that had none at first.
+    pub owners: Vec<(NetnsId, Arc<Owner>)>,
     /// Namespaces that are there and could not be entered.
     pub inaccessible: usize,
     /// Whether other namespaces could be seen and entered at all.
@@ -55,6 +57,10 @@ pub struct Discovery {
     own: NetnsId,
     names: BTreeMap<NetnsId, Arc<str>>,
     scratch: Scratch,
+    /// Namespaces that could not be entered at the last look.
+    closed: BTreeSet<NetnsId>,
+    /// Namespaces whose owner is not known: a mount may be there before the first process.
+    ownerless: BTreeSet<NetnsId>,
     has_looked: bool,
 }
 
@@ -69,6 +75,8 @@ impl Discovery {
             own,
             names: BTreeMap::from([(own, OWN_NAME.into())]),
             scratch: Scratch::default(),
+            closed: BTreeSet::new(),
+            ownerless: BTreeSet::new(),
             has_looked: false,
         }
     }
@@ -77,10 +85,12 @@ impl Discovery {
     pub fn look(&mut self, owners: &mut Owners) -> News {
         let mut news = News::default();
         match namespaces::find(&self.procfs, &self.rootfs) {
-            Ok(found) => self.compare(&found, owners, &mut news),
+            Ok(found) => {
+                self.compare(&found, owners, &mut news);
+                self.has_looked = true;
+            }
             Err(error) => news.failure = Some(error),
         }
-        self.has_looked = true;
         news
     }
 
@@ -93,11 +103,13 @@ impl Discovery {
             .collect();
         for id in &ended {
             self.names.remove(id);
+            self.ownerless.remove(id);
         }
         news.ended = ended;
-        let mut denied = false;
+        let (mut denied, mut closed) = (false, BTreeSet::new());
         for (id, entrance) in &found.namespaces {
             if self.names.contains_key(id) {
+                self.ask_again(*id, entrance, owners, news);
                 continue;
             }
             match self.enter(*id, entrance, owners) {
@@ -105,10 +117,12 @@ impl Discovery {
                 Err(error) => {
                     denied |= error.kind() == io::ErrorKind::PermissionDenied;
                     news.inaccessible += 1;
+                    closed.insert(*id);
                     tracing::debug!(path = %entrance.path.display(), %error, "a namespace could not be entered");
                 }
             }
         }
+        self.closed = closed;
         news.is_available = !denied && (found.denied == 0 || may_see_others());
     }
 
@@ -125,7 +139,27 @@ impl Discovery {
         let owner = entrance.pid.map(|pid| owners.of_process(pid)).unwrap_or_default();
         let name = self.name(id, entrance, &owner);
         self.names.insert(id, name.clone());
-        Ok(Newcomer { id, name, owner: Arc::new(owner), is_newborn: self.has_looked, reader })
+        if owner.is_unknown() {
+            self.ownerless.insert(id);
+        }
+        // One that was there and could not be entered before has a history.
+        let is_newborn = self.has_looked && !self.closed.contains(&id);
+        Ok(Newcomer { id, name, owner: Arc::new(owner), is_newborn, reader })
+    }
+
+    fn ask_again(
+        &mut self,
+        id: NetnsId,
+        entrance: &Entrance,
+        owners: &mut Owners,
+        news: &mut News,
+    ) {
+        let Some(pid) = entrance.pid.filter(|_| self.ownerless.contains(&id)) else { return };
+        let owner = owners.of_process(pid);
+        if !owner.is_unknown() {
+            self.ownerless.remove(&id);
+            news.owners.push((id, Arc::new(owner)));
+        }
     }
 
     /// A name nobody else has: that of its mount, else of its container, else its inode.
@@ -135,10 +169,11 @@ impl Discovery {
         let unnamed =
             || if owner.container_id.is_empty() { format!("netns:{}", id.0) } else { container() };
         let name = entrance.mount.clone().unwrap_or_else(unnamed);
-        match taken.contains(&*name) {
-            true => format!("{name}~{}", id.0).into(),
-            false => name.into(),
+        let mut unique = name;
+        while taken.contains(&*unique) {
+            unique = format!("{unique}~{}", id.0);
         }
+        unique.into()
     }
 }
 

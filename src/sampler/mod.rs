@@ -263,6 +263,12 @@ impl Sampler {
                 tracing::debug!(netns = %ended.name, "a namespace ended");
             }
         }
+        for (id, owner) in news.owners {
+            let known = self.snapshot.namespaces.iter_mut().find(|netns| netns.id == id);
+            if let Some(netns) = known {
+                netns.owner = owner;
+            }
+        }
         for born in news.born {
             tracing::debug!(netns = %born.name, "sampling a namespace");
             self.readers.push(born.reader);

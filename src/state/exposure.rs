@@ -8,7 +8,8 @@ use regex::Regex;
 
 use crate::view::ListenerName;
 
-use super::GRACE;
+/// For so long at least a listener keeps its series.
+const HOLD: Duration = Duration::from_secs(10);
 
 /// Which listeners may have series at all: the regular expressions look at `netns/protocol/address:port`.
 #[derive(Clone, Debug, Default)]
@@ -170,8 +171,9 @@ impl Admission {
         is_due
     }
 
-    /// Who comes in and who goes out. Free places go to the highest rank. Of listeners that showed nothing but
-    /// zeroes, a closed one gives its place to any open one, and an open one, after the grace time, to a busy one.
+    /// Who comes in and who goes out. Free places go to the highest rank. Of listeners that never held a queue or
+    /// overflowed, a closed one gives its place to any open one, and an open one soon to a busy one: whoever showed
+    /// trouble stays for the grace time at least.
     pub(super) fn changes<K: Copy + Ord>(
         &self,
         candidates: &[Candidate<K>],
@@ -185,7 +187,7 @@ impl Admission {
         let idle = || candidates.iter().filter(|one| one.is_idle());
         let closed: Vec<K> = idle().filter(|one| !one.is_open).map(|one| one.key).collect();
         let (any, rest) = rest.split_at(closed.len().min(rest.len()));
-        let long_idle = idle().filter(|one| one.is_open && one.exposure.is_older_than(GRACE, now));
+        let long_idle = idle().filter(|one| one.is_open && one.exposure.is_older_than(HOLD, now));
         let busy = rest.iter().filter(|one| one.rank > Rank::default());
         let (taking, giving): (Vec<K>, Vec<K>) =
             busy.zip(long_idle).map(|(busy, idle)| (busy.key, idle.key)).unzip();
@@ -198,6 +200,7 @@ impl Admission {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::GRACE;
     use crate::view::Protocol;
 
     fn name(protocol: Protocol, address: &str, port: &str) -> ListenerName {
@@ -246,7 +249,7 @@ mod tests {
         let admission =
             Admission { exposed: 3, omitted: 3, ..Admission::new(Filter::default(), 3) };
         let exposed = |key, since, overflows| candidate(key, Exposure::Exposed(since), overflows);
-        let fresh = GRACE / 2;
+        let fresh = GRACE - HOLD / 2;
         let all = [
             exposed(1, Duration::ZERO, 5),
             exposed(2, fresh, 0),

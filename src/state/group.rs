@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 use slab::Slab;
 
 use crate::snapshot::{Claims, Dump, ListenSocket};
@@ -124,12 +124,20 @@ impl<A: Address> Group<A> {
     /// Takes in owners that were found. Of several claims on a reuseport group, the oldest member's counts.
     pub(super) fn claim(&mut self, claims: &Claims) {
         self.revision += 1;
-        let mut claimed = FxHashSet::default();
+        let mut oldest = FxHashMap::default();
         for socket in self.sockets.living() {
-            if let Some(owner) = claims.get(&socket.inode)
-                && claimed.insert(socket.listener)
-            {
-                self.listeners[socket.listener].shown.owner = owner.clone();
+            let entry = oldest.entry(socket.listener).or_insert(*socket);
+            if socket.born < entry.born {
+                *entry = *socket;
+            }
+        }
+        for socket in self.sockets.living() {
+            let Some(owner) = claims.get(&socket.inode) else { continue };
+            let is_oldest =
+                oldest.get(&socket.listener).is_some_and(|oldest| oldest.born == socket.born);
+            let shown = &mut self.listeners[socket.listener].shown;
+            if is_oldest || shown.owner.is_unknown() {
+                shown.owner = owner.clone();
             }
         }
     }
@@ -200,6 +208,7 @@ impl<A: Address> Group<A> {
     /// The namespace has ended, and with it every listener.
     pub(super) fn close(&mut self, now: Duration) {
         self.sampled_at = None;
+        self.sockets = Sockets::new(0);
         self.at_rest = false;
         self.revision += 1;
         for (_, listener) in &mut self.listeners {

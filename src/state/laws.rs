@@ -376,6 +376,35 @@ fn a_closed_listener_without_series_is_soon_forgotten() {
 }
 
 #[test]
+fn a_namespace_that_comes_back_under_its_inode_is_another() {
+    let mut story = Story::begun_with(&[socket(1, 80)]);
+    story.tick(&[dropped(3, waiting(5, socket(1, 80)))], 3);
+    let sample = story.snapshot.namespaces.remove(0);
+    story.state.fold(&story.snapshot, INTERVAL);
+    story.snapshot.namespaces.push(NetnsSample { is_newborn: true, ..sample });
+    story.overflows = 0;
+    story.tick(&[dropped(2, waiting(5, socket(7, 80)))], 2);
+    assert_eq!((story.drops(80), story.overflows(80)), (2, 2));
+    story.tick_after(GRACE, &[dropped(2, waiting(5, socket(7, 80)))], 0);
+    assert_eq!((story.drops(80), story.state.omitted()), (2, 0));
+}
+
+#[test]
+fn a_namespace_that_comes_back_with_an_unshown_listener_is_no_trouble() {
+    let mut story = Story::capped(1);
+    let sockets = [socket(1, 80), socket(2, 81)];
+    story.tick(&sockets, 0);
+    let sample = story.snapshot.namespaces.remove(0);
+    story.state.fold(&story.snapshot, INTERVAL);
+    story.state.fold(&story.snapshot, Duration::from_secs(2));
+    story.snapshot.claims.insert(0, Arc::default());
+    story.state.fold(&story.snapshot, INTERVAL);
+    story.snapshot.namespaces.push(sample);
+    story.tick(&sockets, 0);
+    assert_eq!((story.netns().listeners.len(), story.state.omitted()), (1, 1));
+}
+
+#[test]
 fn what_does_not_move_is_passed_over_and_time_goes_on() {
     let idle = socket(1, 80);
     let mut story = Story::begun_with(&[idle]);

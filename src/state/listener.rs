@@ -13,7 +13,7 @@ use super::peak::{Peak, Slot};
 use super::socket::Socket;
 
 /// How long a closed listener without series is remembered.
-const UNEXPOSED_GRACE: Duration = Duration::from_secs(1);
+const UNEXPOSED_GRACE: Duration = Duration::from_millis(500);
 
 /// What a listen socket is bound to, and with that the identity of a listener inside its namespace.
 pub(super) trait Address: Copy + Eq + std::hash::Hash {
@@ -193,7 +193,7 @@ impl<A: Address> Listener<A> {
     /// It has no series any more: gives the overflows that they showed.
     pub(super) fn omit(&mut self) -> u64 {
         self.exposure = Exposure::Omitted;
-        self.shown.overflows.replace(0).unwrap_or(0)
+        self.shown.overflows.as_mut().map_or(0, std::mem::take)
     }
 
     /// Whether the same dump again would change nothing.

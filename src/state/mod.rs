@@ -65,7 +65,7 @@ impl State {
         };
         for sample in &snapshot.namespaces {
             match self.namespaces.get_mut(&sample.name) {
-                Some(netns) if netns.id() == sample.id => {
+                Some(netns) if netns.id() == sample.id && !netns.has_ended() => {
                     netns.fold(sample, tick, &mut self.admission)
                 }
                 // Another namespace of the same name is an ordinary counter reset.
@@ -96,11 +96,12 @@ impl State {
     }
 
     fn first_sight(&mut self, sample: &NetnsSample, tick: Tick) {
-        let mut netns = Netns::new(sample);
-        netns.fold(sample, tick, &mut self.admission);
-        if let Some(replaced) = self.namespaces.insert(sample.name.clone(), netns) {
+        if let Some(replaced) = self.namespaces.remove(&sample.name) {
             replaced.leave(&mut self.admission);
         }
+        let mut netns = Netns::new(sample);
+        netns.fold(sample, tick, &mut self.admission);
+        self.namespaces.insert(sample.name.clone(), netns);
     }
 
     fn end_missing(&mut self) {
@@ -109,7 +110,11 @@ impl State {
             if !netns.was_folded_at(now) {
                 netns.end(now, admission);
             }
-            !netns.is_forgotten(now)
+            let is_forgotten = netns.is_forgotten(now);
+            if is_forgotten {
+                netns.leave(admission);
+            }
+            !is_forgotten
         });
     }
 

@@ -83,6 +83,9 @@ impl Netns {
     /// Takes in one sample. What it could not read stays as it was.
     pub(super) fn fold(&mut self, sample: &NetnsSample, tick: Tick, admission: &mut Admission) {
         self.folded_at = tick.now;
+        if !Arc::ptr_eq(&self.owner, &sample.owner) {
+            self.owner = sample.owner.clone();
+        }
         if let Some(settings) = sample.settings {
             self.settings = settings;
         }
@@ -102,6 +105,11 @@ impl Netns {
             }
         }
         self.forget(tick.now, admission);
+    }
+
+    /// Whether it is only remembered: an inode may come to stand for another namespace.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended_at.is_some()
     }
 
     /// Whether it was part of the snapshot taken at `now`.

@@ -19,7 +19,8 @@ pub(crate) struct Slot(u64);
 /// The maxima of one listener's slots.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Peak {
-    maxima: [u32; SLOTS],
+    /// None before the first connection waited: most listeners never hold any.
+    maxima: Option<Box<[u32; SLOTS]>>,
     newest: Slot,
     largest: u32,
 }
@@ -45,8 +46,12 @@ impl Peak {
     /// Takes in a length known to have been reached in `slot`.
     pub(crate) fn record(&mut self, slot: Slot, length: u32) {
         self.slide(slot);
+        if length == 0 {
+            return;
+        }
+        let maxima = self.maxima.get_or_insert_default();
         let place = place(self.newest.0);
-        self.maxima[place] = self.maxima[place].max(length);
+        maxima[place] = maxima[place].max(length);
         self.largest = self.largest.max(length);
     }
 
@@ -60,12 +65,12 @@ impl Peak {
             return;
         }
         // With nothing in any slot there is nothing to forget: the way of every idle listener.
-        if self.largest > 0 {
+        if let (true, Some(maxima)) = (self.largest > 0, &mut self.maxima) {
             let passed = (slot.0 - self.newest.0).min(SLOTS as u64);
             for gone in 0..passed {
-                self.maxima[place(slot.0 - gone)] = 0;
+                maxima[place(slot.0 - gone)] = 0;
             }
-            self.largest = self.maxima.into_iter().max().unwrap_or_default();
+            self.largest = maxima.iter().copied().max().unwrap_or_default();
         }
         self.newest = slot;
     }

@@ -21,6 +21,8 @@ pub(super) struct Socket {
     pub(super) drops: Option<u32>,
     /// Its inode, by which its owner is found.
     pub(super) inode: u32,
+    /// The how manieth socket of its group it is, since listenq began.
+    pub(super) born: u64,
     /// Whether drops were new when it was last seen.
     pub(super) dropped: bool,
     cookie: Cookie,
@@ -41,6 +43,7 @@ pub(super) struct Sockets {
     /// Where the rows of the last dump went, in their order: that of the next dump is nearly always the same.
     order: Vec<usize>,
     gone: FxHashMap<Cookie, Gone>,
+    births: u64,
     dumps: u64,
     /// Dumps to come that still show what was there before.
     baseline_dumps: u64,
@@ -145,11 +148,13 @@ impl Sockets {
             false => Some(0),
         };
         let remembered = self.gone.remove(&row.cookie).map(|gone| gone.drops);
+        self.births += 1;
         let place = self.living.insert(Socket {
             listener,
             queue: row.queue,
             drops: remembered.unwrap_or(born_with),
             inode: row.origin.inode,
+            born: self.births,
             dropped: false,
             cookie: row.cookie,
             seen: 0,
