@@ -9,10 +9,10 @@ use slab::Slab;
 use crate::snapshot::{Claims, Dump, ListenSocket};
 use crate::view::ListenerView;
 
+use super::Tick;
 use super::blame::{Ledger, Suspect};
 use super::exposure::{Admission, Candidate, Exposure};
 use super::listener::{Address, Listener};
-use super::netns::Tick;
 use super::peak::Slot;
 use super::socket::Sockets;
 

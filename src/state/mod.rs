@@ -21,8 +21,8 @@ use crate::view::{NetnsView, View};
 
 pub use exposure::Filter;
 use exposure::{Admission, Candidate};
-use netns::{Key, Netns, Tick};
-use peak::Window;
+use netns::{Key, Netns};
+use peak::{Slot, Window};
 
 /// How long a closed listener, and the drops of a closed socket, are remembered.
 pub const GRACE: Duration = Duration::from_secs(5 * 60);
@@ -34,6 +34,17 @@ pub struct State {
     now: Duration,
     namespaces: BTreeMap<Arc<str>, Netns>,
     admission: Admission,
+}
+
+/// When a sample was taken.
+#[derive(Clone, Copy, Debug)]
+struct Tick {
+    /// On the fold's own clock.
+    now: Duration,
+    /// In seconds since 1970.
+    unix_time: f64,
+    /// The slot of the peak window it falls into.
+    slot: Slot,
 }
 
 // === impl State ===

@@ -9,25 +9,13 @@ use crate::snapshot::{
 };
 use crate::view::{ListenerView, NetnsView, Protocol};
 
-use super::GRACE;
 use super::blame::Ledger;
 use super::exposure::{Admission, Candidate};
 use super::group::Group;
-use super::peak::Slot;
+use super::{GRACE, Tick};
 
 /// A first look may miss sockets; what turns up in the first dumps was there before.
 const BASELINE_DUMPS: u64 = 3;
-
-/// When a sample was taken.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Tick {
-    /// On the fold's own clock.
-    pub(super) now: Duration,
-    /// In seconds since 1970.
-    pub(super) unix_time: f64,
-    /// The slot of the peak window it falls into.
-    pub(super) slot: Slot,
-}
 
 /// A listener of a namespace.
 pub(super) type Key = (Protocol, usize);
