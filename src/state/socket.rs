@@ -21,7 +21,7 @@ pub(super) struct Socket {
     pub(super) drops: Option<u32>,
     /// Its inode, by which its owner is found.
     pub(super) inode: u32,
-    /// The how manieth socket of its group it is, since listenq began.
+    /// Its place in the order in which the sockets of its group were first seen.
     pub(super) born: u64,
     /// Whether drops were new when it was last seen.
     pub(super) dropped: bool,
