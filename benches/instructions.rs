@@ -17,7 +17,7 @@ use gungraun::{Callgrind, EventKind};
 use listenq::exposition;
 use listenq::own::Own;
 use listenq::snapshot::{Counter, Counters, ListenSocket, Snapshot};
-use listenq::state::{Filter, State};
+use listenq::state::{Config, State};
 use listenq::view::View;
 
 use dump::INTERVAL;
@@ -39,7 +39,6 @@ const PUBLISH: u64 = 0;
 /// value of a label anew.
 const RENDER: u64 = 85_000;
 
-const PEAK_WINDOW: Duration = Duration::from_secs(150);
 /// Past the dumps that may still miss what was there before.
 const SETTLED: u32 = 5;
 
@@ -58,7 +57,7 @@ fn recorded(listeners: usize) -> (Vec<Vec<u8>>, Vec<ListenSocket>) {
 
 fn folded(listeners: usize) -> (State, Snapshot) {
     let mut snapshot = dump::snapshot(&dump::listeners(listeners));
-    let mut state = State::new(PEAK_WINDOW, Filter::default(), listeners);
+    let mut state = State::new(Config { max_listeners: listeners, ..Config::default() });
     snapshot.namespaces[0].netstat = Some(overflows(0));
     for _ in 0..SETTLED {
         state.fold(&snapshot, INTERVAL);

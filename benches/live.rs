@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use listenq::kernel::inet_diag::both_families;
 use listenq::sampler::{Config, Sampler};
+use listenq::state;
 use listenq_lab::listener::{Listen, Listener};
 use listenq_lab::netns::Netns;
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
@@ -87,7 +88,7 @@ fn measure_namespaces(count: usize) {
     let listeners: Vec<_> =
         namespaces.iter().map(|netns| netns.run(|| open(LISTENERS_EACH))).collect();
     let bare = namespaces.iter().map(|netns| netns.run(Bare::open)).collect();
-    let config = Config { max_listeners: usize::MAX, ..Config::default() };
+    let config = Config { state: every_listener(), ..Config::default() };
     let duel = fight(Sampler::new(&config).unwrap(), bare);
     let interval = paced(&config).div_f64(config.cpu_budget).max(config.interval);
     println!("{}  {interval:>8.0?}", row(count, &duel));
@@ -151,7 +152,7 @@ fn fight(mut sampler: Sampler, mut bare: Vec<Bare>) -> Duel {
 
 /// Opened inside the namespace. Its counters are those of the main thread's namespace: the same cost.
 fn sampler() -> Sampler {
-    let config = Config { all_namespaces: false, max_listeners: usize::MAX, ..Config::default() };
+    let config = Config { all_namespaces: false, state: every_listener(), ..Config::default() };
     Sampler::new(&config).unwrap()
 }
 
@@ -192,4 +193,8 @@ impl Bare {
             }
         }
     }
+}
+
+fn every_listener() -> state::Config {
+    state::Config { max_listeners: usize::MAX, ..state::Config::default() }
 }

@@ -3,7 +3,7 @@
 //! The way of the data has one direction, and a module names only those before it:
 //!
 //! ```text
-//! kernel ─▶ snapshot ─▶ state ─▶ view ─▶ exposition, list ─▶ http, terminal
+//! kernel ─▶ snapshot ─▶ state ─▶ view ─▶ exposition, report ─▶ http, terminal
 //!       └── sampler turns the handle ──┘
 //! ```
 //!
@@ -11,10 +11,12 @@
 //! * [`owner`] finds who is behind a listen socket;
 //! * [`state`] is what became of all snapshots so far, [`view`] what is shown of it;
 //! * [`sampler`] does both on a timer and publishes the view;
-//! * [`exposition`] and [`list`] write a view down for Prometheus and for people;
+//! * [`diagnosis`] is what a listener's history adds up to;
+//! * [`exposition`] writes a view down for Prometheus, [`report`] for people and their scripts, [`list`] for a terminal;
 //! * [`http`] serves it, [`cli`] and [`serve`] put it all together.
 
 pub mod cli;
+pub mod diagnosis;
 pub mod exposition;
 pub mod http;
 pub mod kernel;
@@ -22,6 +24,7 @@ pub mod list;
 pub mod log;
 pub mod own;
 pub mod owner;
+pub mod report;
 pub mod sampler;
 pub mod serve;
 pub mod snapshot;

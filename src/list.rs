@@ -198,6 +198,8 @@ mod tests {
             full_seconds: None,
             drops: None,
             overflows: None,
+            scan: None,
+            case: None,
         }
     }
 

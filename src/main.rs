@@ -39,7 +39,7 @@ fn run(cli: &Cli) -> Result<()> {
     let mut config = cli.sampling.config();
     if cli.command.is_some() {
         // The cap is for series that are kept: whoever looks once sees all.
-        config.max_listeners = usize::MAX;
+        config.state.max_listeners = usize::MAX;
     }
     match cli.command {
         None => serve::run(&config, &cli.web),

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::diagnosis::{Diagnosis, Evidence};
 use crate::own::Own;
 use crate::owner::Owner;
 use crate::snapshot::{Counters, Settings};
@@ -16,6 +17,8 @@ pub const STALE_AFTER: Duration = Duration::from_secs(10);
 pub struct View {
     /// When it was made, on the fold's own clock.
     pub now: Duration,
+    /// How long a client waits before it gives up (`--client-patience`).
+    pub client_patience: Duration,
     /// The namespaces that are sampled.
     pub namespaces: Vec<NetnsView>,
     /// The sampler's account of itself.
@@ -37,6 +40,8 @@ pub struct NetnsView {
     pub sampled_unix: Option<f64>,
     /// How much time the samples cover.
     pub sampled_seconds: f64,
+    /// The last connection scan; `None` while there is none.
+    pub scan: Option<NetnsScan>,
     /// The kernel's counters.
     pub counters: Counters,
     /// The kernel's settings.
@@ -49,6 +54,17 @@ pub struct NetnsView {
     pub revision: u64,
     /// Its listeners, in no particular order.
     pub listeners: Vec<ListenerView>,
+}
+
+/// When a namespace was scanned.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NetnsScan {
+    /// On the fold's own clock.
+    pub at: Duration,
+    /// In seconds since 1970.
+    pub unix_time: f64,
+    /// Since the scan before; `None` for the first.
+    pub gap: Option<Duration>,
 }
 
 /// What kind of socket listens.
@@ -91,6 +107,45 @@ pub struct ListenerView {
     pub drops: Option<u64>,
     /// Overflows blamed on it; `None` where drops are not known.
     pub overflows: Option<u64>,
+    /// What the last connection scan found; `None` where there was none, or the queue was empty since.
+    pub scan: Option<ScanView>,
+    /// How it came to this; `None` as long as it never held a queue, overflowed or met a full SYN queue.
+    pub case: Option<Arc<Case>>,
+}
+
+/// What a connection scan found at one listener.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ScanView {
+    /// When it was scanned, on the fold's own clock.
+    pub at: Duration,
+    /// Half-open connections; `None` for Unix sockets, which have none.
+    pub syn_queue: Option<u64>,
+    /// How long the connection at the head of the queue has waited.
+    pub oldest: Duration,
+    /// Waiting connections whose client is gone, agreed by two scans; `None` after the first.
+    pub abandoned: Option<u64>,
+    /// Connections accepted per second while the queue was full throughout.
+    pub drain_rate: Option<f64>,
+}
+
+/// The case history of a listener: as it was when it was last looked at, at most a second ago.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Case {
+    /// What its history adds up to.
+    pub evidence: Evidence,
+    /// The diagnoses that hold or have held within the grace time, in order of precedence.
+    pub diagnoses: Vec<Held>,
+    /// The largest length in each of the last [`Case::SLOTS`] slots of [`Case::SLOT`], the oldest first.
+    pub history: Vec<u32>,
+}
+
+/// A diagnosis that holds or has held.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Held {
+    /// Which one.
+    pub diagnosis: Diagnosis,
+    /// Since when it holds, on the fold's own clock; `None` when it does not hold any more.
+    pub since: Option<Duration>,
 }
 
 /// The accept queue of a listener: all its sockets together.
@@ -128,6 +183,46 @@ impl NetnsView {
         };
         sampled_at.is_some_and(|at| now.saturating_sub(at) < STALE_AFTER)
     }
+}
+
+// === impl ListenerView ===
+
+impl ListenerView {
+    /// The diagnoses that hold, in order of precedence.
+    pub fn diagnoses(&self) -> impl Iterator<Item = Held> {
+        let held = self.case.iter().flat_map(|case| &case.diagnoses);
+        held.copied().filter(|held| held.since.is_some())
+    }
+
+    /// How long the connection at the head of the queue has waited: none is no wait at all; otherwise only a scan knows.
+    pub fn oldest(&self) -> Option<Duration> {
+        match self.queue?.length {
+            0 => Some(Duration::ZERO),
+            _ => Some(self.scan?.oldest),
+        }
+    }
+
+    /// Waiting connections whose client is gone.
+    pub fn abandoned(&self) -> Option<u64> {
+        match self.queue?.length {
+            0 => Some(0),
+            _ => self.scan?.abandoned,
+        }
+    }
+
+    /// Connections accepted per second while the queue was full throughout.
+    pub fn drain_rate(&self) -> Option<f64> {
+        self.scan?.drain_rate
+    }
+}
+
+// === impl Case ===
+
+impl Case {
+    /// How long a slot of the history is.
+    pub const SLOT: Duration = Duration::from_secs(5);
+    /// Five minutes of them.
+    pub const SLOTS: usize = 60;
 }
 
 // === impl Protocol ===

@@ -19,7 +19,7 @@ use listenq::snapshot::{
     AcceptQueue, Cookie, Counter, Counters, DeviceName, Dump, ListenAddress, ListenSocket, NetnsId,
     NetnsSample, Origin, Setting, Settings, Snapshot,
 };
-use listenq::state::{Filter, State};
+use listenq::state::{Config, State};
 use listenq::view::View;
 
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -66,7 +66,7 @@ fn netstat(overflows: u64) -> Counters {
 
 /// Five ticks: a server whose queue runs full, a group of two, one bound to an interface, one that closes.
 fn story() -> View {
-    let mut state = State::new(Duration::from_secs(150), Filter::default(), 1000);
+    let mut state = State::new(Config::default());
     let bound = DeviceName::new("eth0");
     for tick in 0..5u32 {
         let full = u32::from(tick == 3);
@@ -221,7 +221,7 @@ proptest! {
     fn law_7_no_label_set_is_exposed_twice(
         ticks in prop::collection::vec((prop::collection::vec(row(), 0..24), 0..9u64), 1..20),
     ) {
-        let mut state = State::new(Duration::from_secs(150), Filter::default(), 1000);
+        let mut state = State::new(Config::default());
         let (mut view, mut overflows) = (View::default(), 0);
         for (sockets, more) in ticks {
             overflows += more;

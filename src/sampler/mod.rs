@@ -22,7 +22,7 @@ use crate::kernel::own_process::OwnProcess;
 use crate::kernel::procfs_file::ReadError;
 use crate::own::{Feature, Own, Source};
 use crate::snapshot::{NetnsId, NetnsSample, Snapshot};
-use crate::state::{Filter, State};
+use crate::state::{self, State};
 
 use discovery::{Discovery, News};
 use health::Health;
@@ -51,12 +51,10 @@ pub struct Config {
     pub discovery_interval: Duration,
     /// The share of a core that samples may use before the interval stretches.
     pub cpu_budget: f64,
-    /// How long a peak is shown.
-    pub peak_window: Duration,
-    /// Which listeners may be shown.
-    pub filter: Filter,
-    /// How many listeners may be shown.
-    pub max_listeners: usize,
+    /// The gap between connection scans.
+    pub scan_interval: Duration,
+    /// What the fold is told.
+    pub state: state::Config,
 }
 
 impl Default for Config {
@@ -68,9 +66,8 @@ impl Default for Config {
             interval: Duration::from_millis(100),
             discovery_interval: Duration::from_secs(5),
             cpu_budget: 0.02,
-            peak_window: Duration::from_secs(150),
-            filter: Filter::default(),
-            max_listeners: 1000,
+            scan_interval: Duration::from_secs(5),
+            state: state::Config::default(),
         }
     }
 }
@@ -127,7 +124,7 @@ impl Sampler {
             health: Health::default(),
             process: OwnProcess::new(&config.procfs),
             process_at: None,
-            state: State::new(config.peak_window, config.filter.clone(), config.max_listeners),
+            state: State::new(config.state.clone()),
             own: Own { target_interval: config.interval, ..Own::default() },
             publisher: Publisher::default(),
             schedule: Schedule::new(config.interval, config.cpu_budget, fastrand::u64(..)),

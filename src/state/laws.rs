@@ -53,7 +53,7 @@ impl Story {
         let namespaces = vec![NetnsSample::new(NetnsId(1), "host".into(), false)];
         let snapshot = Snapshot { unix_time: 1.7e9, namespaces, ..Snapshot::default() };
         Self {
-            state: State::new(Duration::from_secs(150), Filter::default(), max),
+            state: State::new(Config { max_listeners: max, ..Config::default() }),
             snapshot,
             overflows: 1_000,
             last: Vec::new(),

@@ -82,6 +82,8 @@ impl<A: Address> Listener<A> {
                 full_seconds: None,
                 drops: None,
                 overflows: None,
+                scan: None,
+                case: None,
             },
             suspect: Suspect::default(),
             exposure: Exposure::Omitted,

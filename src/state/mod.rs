@@ -27,10 +27,24 @@ use peak::{Slot, Window};
 /// How long a closed listener, and the drops of a closed socket, are remembered.
 pub const GRACE: Duration = Duration::from_secs(5 * 60);
 
+/// What the fold is told once.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// How long a peak is shown.
+    pub peak_window: Duration,
+    /// How long a client waits before it gives up.
+    pub client_patience: Duration,
+    /// Which listeners may be shown.
+    pub filter: Filter,
+    /// How many of them.
+    pub max_listeners: usize,
+}
+
 /// Everything listenq remembers.
 #[derive(Debug)]
 pub struct State {
     window: Window,
+    client_patience: Duration,
     now: Duration,
     namespaces: BTreeMap<Arc<str>, Netns>,
     admission: Admission,
@@ -47,17 +61,29 @@ struct Tick {
     slot: Slot,
 }
 
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            peak_window: Duration::from_secs(150),
+            client_patience: Duration::from_secs(60),
+            filter: Filter::default(),
+            max_listeners: 1000,
+        }
+    }
+}
+
 // === impl State ===
 
 impl State {
-    /// Nothing seen yet; lengths are remembered as peaks for `peak_window`, and at most `max` of the listeners that
-    /// `filter` lets through are shown.
-    pub fn new(peak_window: Duration, filter: Filter, max: usize) -> Self {
+    /// Nothing seen yet.
+    pub fn new(config: Config) -> Self {
+        let Config { peak_window, client_patience, filter, max_listeners } = config;
         Self {
             window: Window::new(peak_window),
+            client_patience,
             now: Duration::ZERO,
             namespaces: BTreeMap::new(),
-            admission: Admission::new(filter, max),
+            admission: Admission::new(filter, max_listeners),
         }
     }
 
@@ -99,6 +125,7 @@ impl State {
     /// Copies what is known into `view`, into the memory it already has where that is enough.
     pub fn show(&self, own: &Own, view: &mut View) {
         view.now = self.now;
+        view.client_patience = self.client_patience;
         view.own.clone_from(own);
         view.namespaces.resize_with(self.namespaces.len(), NetnsView::default);
         for (shown, netns) in view.namespaces.iter_mut().zip(self.namespaces.values()) {

@@ -129,6 +129,7 @@ impl Netns {
             unix_at,
             sampled_unix,
             sampled_seconds,
+            scan,
             counters,
             settings,
             unattributed_overflows,
@@ -144,6 +145,7 @@ impl Netns {
         *unix_at = self.unix.sampled_at();
         *sampled_unix = self.sampled_unix;
         *sampled_seconds = self.sampled_seconds;
+        *scan = None;
         *counters = self.counters;
         *settings = self.settings;
         *unattributed_overflows = self.knows_overflows().then(|| self.ledger.unattributed());

@@ -1,0 +1,303 @@
+//! A view for people and their scripts: every open listener with its numbers, its owner, the settings over it and what
+//! is wrong with it. This is the JSON of `/api/v1/listeners`, and all that table, explanation and page know.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::diagnosis::{Diagnosis, Evidence, Sockets};
+use crate::owner::Owner;
+use crate::snapshot::{Setting, Settings};
+use crate::view::{Case, ListenerView, NetnsView, QueueView, View};
+
+/// Everything there is to say. What is not known is `null`, and an empty name.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// The version of the listenq that made it.
+    pub version: String,
+    /// When the last sample was taken, in seconds since 1970; `null` before the first.
+    pub sampled_at: Option<f64>,
+    /// Mean gap between samples lately.
+    pub sample_interval_seconds: Option<f64>,
+    /// How long a client waits before it gives up (`--client-patience`).
+    pub client_patience_seconds: f64,
+    /// The open listeners, those in trouble first, then the fullest.
+    pub listeners: Vec<Listener>,
+}
+
+/// One listener.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Listener {
+    /// Its network namespace.
+    pub netns: String,
+    /// `tcp` or `unix`.
+    pub protocol: String,
+    /// IP literal, path, or `@` and an abstract name.
+    pub address: String,
+    /// In digits; empty for Unix sockets.
+    pub port: String,
+    /// Who is behind it.
+    #[serde(flatten)]
+    pub owner: Names,
+    /// Listen sockets behind it.
+    pub sockets: u32,
+    /// Connections waiting.
+    pub length: u64,
+    /// What the queue may hold.
+    pub limit: Option<u64>,
+    /// Length / (limit + 1) of the fullest socket: 1 or more is full.
+    pub fullest_ratio: Option<f64>,
+    /// Largest length within the peak window.
+    pub peak_length: u64,
+    /// How long the connection at the head has waited.
+    pub oldest_seconds: Option<f64>,
+    /// Waiting connections whose client is gone.
+    pub abandoned: Option<u64>,
+    /// Connections accepted per second while the queue was full throughout.
+    pub drain_rate: Option<f64>,
+    /// Drain rate x client patience: a longer queue only holds clients who have left.
+    pub useful_limit: Option<f64>,
+    /// Half-open connections.
+    pub syn_queue_length: Option<u64>,
+    /// Segments discarded since the sockets were made, for any reason.
+    pub drops: Option<u64>,
+    /// Overflows blamed on it since listenq watches it.
+    pub overflows: Option<u64>,
+    /// Time during which it was full since listenq watches it.
+    pub full_seconds: Option<f64>,
+    /// The settings of its namespace.
+    pub settings: Caps,
+    /// What is wrong with it, in order of precedence.
+    pub diagnoses: Vec<Diagnosed>,
+    /// What that rests on; `null` as long as there was never any trouble.
+    pub recent: Option<Recent>,
+    /// The largest length in each 5 s of the last five minutes, the oldest first; empty when it held no queue in them.
+    pub history: Vec<u32>,
+}
+
+/// Who is behind a listener; the labels of `listenq_listener_info`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Names {
+    /// Name of the oldest process that holds the socket.
+    pub process: String,
+    /// Its systemd unit.
+    pub unit: String,
+    /// Its container's whole id.
+    pub container_id: String,
+    /// The Kubernetes namespace of its pod.
+    pub k8s_namespace: String,
+    /// Its pod's name.
+    pub k8s_pod: String,
+    /// Its container's name within the pod.
+    pub k8s_container: String,
+}
+
+/// The settings of a namespace that bear on its queues.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Caps {
+    /// `net.core.somaxconn`.
+    pub somaxconn: Option<i64>,
+    /// `net.ipv4.tcp_max_syn_backlog`.
+    pub tcp_max_syn_backlog: Option<i64>,
+    /// `net.ipv4.tcp_syncookies`.
+    pub tcp_syncookies: Option<i64>,
+    /// `net.ipv4.tcp_abort_on_overflow`.
+    pub tcp_abort_on_overflow: Option<i64>,
+}
+
+/// A diagnosis that holds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Diagnosed {
+    /// Which one.
+    pub diagnosis: Diagnosis,
+    /// For how long.
+    pub for_seconds: f64,
+}
+
+/// The evidence: what happened at a listener lately.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Recent {
+    /// How long it has been watched, up to 30 s; the next two are within that time.
+    pub watched_seconds: f64,
+    /// How much of that it was full.
+    pub full_seconds: f64,
+    /// Overflows blamed on it.
+    pub overflows: u64,
+    /// For how long nothing was taken from its queue; `null` without scan.
+    pub untaken_seconds: Option<f64>,
+    /// Sockets at their limit.
+    pub sockets_brimming: u32,
+    /// Sockets whose queue did not become shorter for 10 s.
+    pub sockets_stuck: u32,
+    /// Sockets less than half full.
+    pub sockets_below_half: u32,
+    /// The `somaxconn` that it was opened under and that was raised since, where that is its limit.
+    pub earlier_somaxconn: Option<u32>,
+    /// Half-open connections that are open for 3 s or longer.
+    pub old_half_open: Option<u64>,
+    /// How many may be half open.
+    pub half_open_cap: Option<u64>,
+    /// SYN cookies sent in the namespace in the last 30 s.
+    pub cookies_sent: u64,
+    /// Handshakes finished by a cookie in the namespace in the last 30 s.
+    pub cookies_received: u64,
+}
+
+// === impl Report ===
+
+impl Report {
+    /// What `view` says, `age` after it was made.
+    pub fn new(view: &View, age: Duration) -> Self {
+        let now = view.now + age;
+        let mut listeners: Vec<Listener> = view
+            .namespaces
+            .iter()
+            .flat_map(|netns| netns.listeners.iter().map(move |listener| (netns, listener)))
+            .filter(|(netns, listener)| netns.is_fresh(listener.name.protocol, now))
+            .filter_map(|(netns, listener)| Listener::new(view, netns, listener))
+            .collect();
+        listeners.sort_by(|a, b| a.trouble().cmp(&b.trouble()).then_with(|| a.fullest_first(b)));
+        let sampled_at = view.namespaces.iter().filter_map(|netns| netns.sampled_unix);
+        Self {
+            version: crate::VERSION.into(),
+            sampled_at: sampled_at.reduce(f64::max),
+            sample_interval_seconds: view.own.interval.map(|interval| interval.as_secs_f64()),
+            client_patience_seconds: view.client_patience.as_secs_f64(),
+            listeners,
+        }
+    }
+}
+
+// === impl Listener ===
+
+impl Listener {
+    /// `None` for one that is closed and only remembered.
+    fn new(view: &View, netns: &NetnsView, listener: &ListenerView) -> Option<Self> {
+        let QueueView { length, limit, peak_length, fullest_ratio, socket_drops } =
+            listener.queue?;
+        let name = &listener.name;
+        let drain_rate = listener.drain_rate();
+        Some(Self {
+            netns: netns.name.to_string(),
+            protocol: name.protocol.label().into(),
+            address: name.address.clone(),
+            port: name.port.clone(),
+            owner: Names::new(&listener.owner),
+            sockets: listener.sockets,
+            length,
+            limit,
+            fullest_ratio,
+            peak_length,
+            oldest_seconds: listener.oldest().map(|oldest| oldest.as_secs_f64()),
+            abandoned: listener.abandoned(),
+            drain_rate,
+            useful_limit: drain_rate.map(|rate| rate * view.client_patience.as_secs_f64()),
+            syn_queue_length: listener.scan.and_then(|scan| scan.syn_queue),
+            drops: socket_drops,
+            overflows: listener.overflows,
+            full_seconds: listener.full_seconds,
+            settings: Caps::new(&netns.settings),
+            diagnoses: diagnosed(listener, view.now),
+            recent: listener.case.as_ref().map(|case| Recent::new(&case.evidence)),
+            history: listener.case.as_ref().map_or_else(Vec::new, |case| history(case)),
+        })
+    }
+
+    /// The diagnosis that stands for it, where there is one.
+    pub fn diagnosis(&self) -> Option<Diagnosis> {
+        self.diagnoses.first().map(|diagnosed| diagnosed.diagnosis)
+    }
+
+    /// `address:port`, brackets round IPv6; a path as it is.
+    pub fn endpoint(&self) -> String {
+        let Self { address, port, .. } = self;
+        match (port.is_empty(), address.contains(':')) {
+            (true, _) => address.clone(),
+            (false, true) => format!("[{address}]:{port}"),
+            (false, false) => format!("{address}:{port}"),
+        }
+    }
+
+    /// Sorts by precedence, those without a diagnosis last.
+    fn trouble(&self) -> usize {
+        self.diagnosis().map_or(usize::MAX, |diagnosis| diagnosis as usize)
+    }
+
+    /// Where no limit is known, the longer one.
+    fn fullest_first(&self, other: &Self) -> std::cmp::Ordering {
+        let weight = |one: &Self| one.fullest_ratio.unwrap_or(one.length as f64);
+        weight(other).total_cmp(&weight(self)).then_with(|| self.name().cmp(&other.name()))
+    }
+
+    fn name(&self) -> (&str, &str, &str, u32) {
+        (&self.netns, &self.protocol, &self.address, self.port.parse().unwrap_or(0))
+    }
+}
+
+fn diagnosed(listener: &ListenerView, now: Duration) -> Vec<Diagnosed> {
+    let held = listener.diagnoses().filter_map(|held| {
+        let since = held.since?;
+        let for_seconds = now.saturating_sub(since).as_secs_f64();
+        Some(Diagnosed { diagnosis: held.diagnosis, for_seconds })
+    });
+    held.collect()
+}
+
+fn history(case: &Case) -> Vec<u32> {
+    match case.history.iter().all(|length| *length == 0) {
+        true => Vec::new(),
+        false => case.history.clone(),
+    }
+}
+
+// === impl Names ===
+
+impl Names {
+    fn new(owner: &Owner) -> Self {
+        let Owner { process, unit, container_id, k8s_namespace, k8s_pod, k8s_container } = owner;
+        Self {
+            process: process.to_string(),
+            unit: unit.to_string(),
+            container_id: container_id.to_string(),
+            k8s_namespace: k8s_namespace.to_string(),
+            k8s_pod: k8s_pod.to_string(),
+            k8s_container: k8s_container.to_string(),
+        }
+    }
+}
+
+// === impl Caps ===
+
+impl Caps {
+    fn new(settings: &Settings) -> Self {
+        Self {
+            somaxconn: settings.get(Setting::Somaxconn),
+            tcp_max_syn_backlog: settings.get(Setting::TcpMaxSynBacklog),
+            tcp_syncookies: settings.get(Setting::TcpSyncookies),
+            tcp_abort_on_overflow: settings.get(Setting::TcpAbortOnOverflow),
+        }
+    }
+}
+
+// === impl Recent ===
+
+impl Recent {
+    fn new(evidence: &Evidence) -> Self {
+        let Sockets { all: _, brimming, stuck, below_half } = evidence.sockets;
+        let scan = evidence.scan.as_ref();
+        Self {
+            watched_seconds: evidence.watched.as_secs_f64(),
+            full_seconds: evidence.full.as_secs_f64(),
+            overflows: evidence.overflows,
+            untaken_seconds: scan.map(|scan| scan.untaken.as_secs_f64()),
+            sockets_brimming: brimming,
+            sockets_stuck: stuck,
+            sockets_below_half: below_half,
+            earlier_somaxconn: evidence.earlier_somaxconn,
+            old_half_open: scan.map(|scan| scan.old_half_open),
+            half_open_cap: scan.and_then(|scan| scan.half_open_cap),
+            cookies_sent: evidence.cookies_sent,
+            cookies_received: evidence.cookies_received,
+        }
+    }
+}
