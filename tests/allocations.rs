@@ -23,7 +23,7 @@ use listenq::own::Own;
 use listenq::sampler::netns::{NetnsReader, Tick};
 use listenq::sampler::{Config, Sampler};
 use listenq::snapshot::{ListenSocket, NetnsId, NetnsSample, Origin, Snapshot};
-use listenq::state::{Config, State};
+use listenq::state::{self, State};
 use listenq::view::View;
 use listenq_lab::listener::Listen;
 use listenq_lab::netns::Netns;
@@ -59,7 +59,7 @@ fn decode_fold_and_show_allocate_nothing_at_rest() {
     // Read once, as at start-up: from then on overflows are settled.
     snapshot.namespaces[0].netstat = Some(Netstat::from_file("/proc/net/netstat").unwrap().0);
     let (mut state, own, mut view) =
-        (State::new(Config::default()), Own::default(), View::default());
+        (State::new(state::Config::default()), Own::default(), View::default());
     state.fold(&snapshot, INTERVAL);
     snapshot.namespaces[0].netstat = None;
     let mut tick = || {
@@ -80,7 +80,7 @@ fn decode_fold_and_show_allocate_nothing_at_rest() {
 fn a_reading_of_this_namespace_allocates_nothing_at_rest() {
     let mut reader = NetnsReader::open_own(Path::new("/proc")).unwrap();
     let (mut own, mut state, mut view) =
-        (Own::default(), State::new(Config::default()), View::default());
+        (Own::default(), State::new(state::Config::default()), View::default());
     let namespaces = vec![NetnsSample::new(NetnsId(1), "host".into(), false)];
     let mut snapshot = Snapshot { namespaces, ..Snapshot::default() };
     let mut scratch = Scratch::default();
