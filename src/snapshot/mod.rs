@@ -282,6 +282,13 @@ impl AcceptQueue {
         self.limit.is_some_and(|limit| self.length > limit)
     }
 
+    /// At its limit, or so close that a slow server has just taken one: full but for moments.
+    pub fn is_brimming(self) -> bool {
+        let Some(limit) = self.limit else { return false };
+        let (length, limit) = (u64::from(self.length), u64::from(limit));
+        length > 0 && (length >= limit || length * 10 >= (limit + 1) * 9)
+    }
+
     /// Length over what the queue holds (limit + 1): 1 or more is full.
     pub fn fullness(self) -> Option<f64> {
         let limit = self.limit?;
