@@ -109,12 +109,23 @@ impl NetnsReader {
             let snmp = counters(&self.snmp, text, |text| Snmp::parse(text).map(|snmp| snmp.0));
             sample.snmp = self.health.check(own, Source::Snmp, tick.now, snmp);
         }
-        let scans = self.scans.get_or_insert_with(|| {
-            let reader = self.health.check(own, Source::Scan, tick.now, ConnectionReader::open());
-            Place::new(reader, true)
-        });
-        scans.look(tick.now, sample);
+        if self.scans.is_none() {
+            self.scans = Some(Place::new(self.open_connections(tick, own), true));
+        }
+        if let Some(scans) = &mut self.scans {
+            scans.look(tick.now, sample);
+        }
         moved || sample.unix.is_some()
+    }
+
+    fn open_connections(&mut self, tick: Tick, own: &mut Own) -> Option<ConnectionReader> {
+        match ConnectionReader::open() {
+            Err(error) if error.means_unavailable() => {
+                own.set_feature(Feature::Scan, false);
+                None
+            }
+            opened => self.health.check(own, Source::Scan, tick.now, opened),
+        }
     }
 
     /// Where it stands with connection scans; `None` before the first sample.
