@@ -7,6 +7,7 @@
 //! - [`client`], [`hammer`], [`scan`]: connections that pile up, and segments that only look like trouble;
 //! - [`listenq`], [`http`], [`metrics`], [`exposed`]: the daemon under test, its pages and its metrics;
 //! - [`tool`]: foreign programs that judge what it printed;
+//! - [`browser`]: a headless browser that reads its pages;
 //! - [`seccomp`]: a machine without netlink;
 //! - [`runc`]: real containers;
 //! - [`unix`]: Unix listeners and their clients; [`running`]: programs in the background; [`rootfs`]: a made-up root;
@@ -32,7 +33,9 @@
 )]
 
 pub mod address;
+pub mod browser;
 pub mod client;
+mod devtools;
 mod enter;
 pub mod exposed;
 pub mod hammer;
