@@ -9,6 +9,7 @@
 //! - [`tool`]: foreign programs that judge what it printed;
 //! - [`browser`]: a headless browser that reads its pages;
 //! - [`seccomp`]: a machine without netlink;
+//! - [`web`]: nginx before a PHP pool;
 //! - [`runc`]: real containers;
 //! - [`unix`]: Unix listeners and their clients; [`running`]: programs in the background; [`rootfs`]: a made-up root;
 //! - [`wait`]: polling until something holds;
@@ -56,6 +57,8 @@ mod ss;
 pub mod tool;
 pub mod unix;
 mod view;
+mod visit;
 pub mod wait;
+pub mod web;
 
 pub use rustix::process::Signal;

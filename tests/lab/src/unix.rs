@@ -100,6 +100,13 @@ impl Netns {
     }
 }
 
+/// Connects a non-blocking stream to a path or name: at once, or not at all.
+pub(crate) fn connect(name: &[u8]) -> io::Result<Socket> {
+    let client = new_socket(Kind::Stream)?;
+    client.connect(&address(name)?)?;
+    Ok(client)
+}
+
 fn new_socket(kind: Kind) -> io::Result<Socket> {
     let kind = match kind {
         Kind::Stream => Type::STREAM,
