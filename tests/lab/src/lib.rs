@@ -4,6 +4,7 @@
 //!
 //! - [`netns`]: a private network namespace that is gone after the test, also when it panics;
 //! - [`listener`], [`server`]: listeners of every kind and the pace at which they accept;
+//! - [`process`]: servers that are processes, and can be stopped;
 //! - [`client`], [`hammer`], [`scan`]: connections that pile up, and segments that only look like trouble;
 //! - [`listenq`], [`http`], [`metrics`], [`exposed`]: the daemon under test, its pages and its metrics;
 //! - [`tool`]: foreign programs that judge what it printed;
@@ -47,6 +48,7 @@ pub mod listener;
 pub mod listenq;
 pub mod metrics;
 pub mod netns;
+pub mod process;
 pub mod rootfs;
 pub mod runc;
 pub mod running;

@@ -42,7 +42,8 @@ fn a_stuck_pool_under_a_small_somaxconn_lets_nginx_answer_504() {
     let site = web.start(&ns);
     let row = || ns.ss_listen().into_iter().find(|row| row.port == 9000).unwrap();
     assert_eq!(row().send_q, 128);
-    let outcome = site.load(&ns, load(100.0, 4 * SECOND));
+    let patience = 3 * SECOND;
+    let outcome = site.load(&ns, Load { patience, ..load(100.0, 4 * SECOND) });
     assert!(row().recv_q > 128, "{:?}", row());
     assert!(outcome.status(200) >= 2, "{outcome:?}");
     assert!(outcome.status(504) > 50, "{outcome:?} {}", site.nginx_log());
