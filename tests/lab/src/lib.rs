@@ -6,6 +6,7 @@
 //! - [`listener`], [`server`]: listeners of every kind and the pace at which they accept;
 //! - [`process`]: servers that are processes, and can be stopped;
 //! - [`client`], [`hammer`], [`scan`]: connections that pile up, and segments that only look like trouble;
+//! - [`flood`], [`crowd`]: handshakes that are never finished, and very many that are;
 //! - [`listenq`], [`http`], [`metrics`], [`exposed`]: the daemon under test, its pages and its metrics;
 //! - [`tool`]: foreign programs that judge what it printed;
 //! - [`browser`]: a headless browser that reads its pages;
@@ -37,13 +38,16 @@
 pub mod address;
 pub mod browser;
 pub mod client;
+pub mod crowd;
 mod devtools;
 mod enter;
 pub mod exposed;
+pub mod flood;
 pub mod hammer;
 pub mod http;
 mod launch;
 pub mod limits;
+mod links;
 pub mod listener;
 pub mod listenq;
 pub mod metrics;

@@ -256,7 +256,8 @@ pub fn sweep() {
     }
 }
 
-fn ip(args: &[&str]) -> Result<String> {
+/// Runs `ip` and returns what it printed.
+pub(crate) fn ip(args: &[&str]) -> Result<String> {
     output(Command::new("ip").args(args))
 }
 
