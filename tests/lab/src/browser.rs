@@ -69,6 +69,8 @@ impl Browser {
         let profile = Rootfs::new();
         let mut command: Command = ns.command(CHROMIUM);
         command.args(FLAGS).arg(format!("--user-data-dir={}", profile.path().display()));
+        // What it writes elsewhere would outlive a browser that is killed.
+        command.env("TMPDIR", profile.path()).env("HOME", profile.path());
         let mut devtools = Devtools::start(command.arg("about:blank"))?;
         let session = attach(&mut devtools)?;
         let mut browser = Self { devtools, session, _profile: profile };

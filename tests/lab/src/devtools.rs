@@ -34,6 +34,7 @@ impl Devtools {
     pub(crate) fn start(command: &Command) -> Result<Self> {
         let mut shell = Command::new("sh");
         shell.args(["-c", ONTO_PIPES, "sh"]).arg(command.get_program()).args(command.get_args());
+        shell.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
         shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = shell.process_group(0).spawn().context("starting a shell")?;
         let commands = child.stdin.take().context("stdin is piped")?;
