@@ -218,6 +218,7 @@ impl Sampler {
             match report {
                 Report::Namespaces(news) => self.hear(news),
                 Report::Owners(search) => self.learn(search),
+                Report::HolderGone => self.asked.refresh(),
             }
         }
     }

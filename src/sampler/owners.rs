@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustc_hash::FxHashMap;
 use rustix::thread::{CapabilitySet, capabilities};
 
 use crate::owner::Owner;
 use crate::owner::cgroup::{Placement, telling_path};
 use crate::owner::cgroup_id::CgroupTree;
-use crate::owner::holders::{Found, Holder, Step, Walk};
+use crate::owner::holders::{self, Found, Holder, Step, Walk};
 use crate::owner::kubelet::Kubelet;
 use crate::snapshot::{Claims, Origin};
 
@@ -25,6 +26,8 @@ pub struct Owners {
     rootfs: PathBuf,
     tree: Option<CgroupTree>,
     kubelet: Option<io::Result<Kubelet>>,
+    /// Processes that were found to hold a socket, and when they were started.
+    holders: FxHashMap<u32, u64>,
 }
 
 /// What one search gave.
@@ -52,18 +55,28 @@ impl Owners {
             rootfs: rootfs.to_owned(),
             tree: CgroupTree::find(rootfs),
             kubelet: None,
+            holders: FxHashMap::default(),
         }
+    }
+
+    /// Whether a process that was named has ended since the last call: a socket of its may have been passed on.
+    pub fn have_lost_a_holder(&mut self) -> bool {
+        let (procfs, before) = (&self.procfs, self.holders.len());
+        self.holders.retain(|pid, start_time| holders::runs(procfs, *pid, *start_time));
+        self.holders.len() < before
     }
 
     /// Looks for the owners of these sockets.
     pub fn search(&mut self, wanted: &[Origin]) -> Search {
-        // Pods come and go: their names are read anew for each search that meets one.
-        self.kubelet = None;
+        // Pods come and go: their names are read anew. Whether they can be read is known before one is met.
+        self.kubelet = Some(Kubelet::read(&self.rootfs));
         self.learn_cgroups(wanted);
         let (found, failure) = match self.walk(wanted) {
             Ok(found) => (found, None),
             Err(error) => (Found::default(), Some(error)),
         };
+        let found_holders = found.holders.values();
+        self.holders.extend(found_holders.map(|holder| (holder.pid, holder.start_time)));
         let claims = wanted.iter().filter_map(|origin| self.claim(origin, &found)).collect();
         Search {
             claims,

@@ -1,5 +1,5 @@
-//! The thread off the sampling path: it looks around for namespaces every `--discovery.interval`, and for the owners
-//! of sockets when asked, never with more than a hundredth of a core.
+//! The thread off the sampling path: every `--discovery.interval` it looks around for namespaces and whether the owners
+//! it named still run, and it looks for the owners of sockets when asked, never with more than a hundredth of a core.
 
 use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -22,6 +22,8 @@ pub enum Report {
     Namespaces(News),
     /// Owners.
     Owners(Search),
+    /// A process that owned a socket has ended.
+    HolderGone,
 }
 
 /// A scout at work. Dropping it ends its thread.
@@ -93,10 +95,10 @@ impl Scout {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            for report in [self.look().map(Report::Namespaces), self.search().map(Report::Owners)] {
-                if report.is_some_and(|report| reports.send(report).is_err()) {
-                    return;
-                }
+            let [namespaces, holder] = self.look();
+            let found = [namespaces, holder, self.search().map(Report::Owners)];
+            if found.into_iter().flatten().any(|report| reports.send(report).is_err()) {
+                return;
             }
         }
     }
@@ -106,13 +108,16 @@ impl Scout {
         self.look_due.min(search_due).saturating_duration_since(Instant::now())
     }
 
-    fn look(&mut self) -> Option<News> {
+    fn look(&mut self) -> [Option<Report>; 2] {
         let now = Instant::now();
         if now < self.look_due {
-            return None;
+            return [None, None];
         }
         self.look_due = now + self.interval;
-        Some(self.discovery.as_mut()?.look(&mut self.owners))
+        let owners = &mut self.owners;
+        let news = self.discovery.as_mut().map(|discovery| discovery.look(owners));
+        let is_gone = owners.have_lost_a_holder();
+        [news.map(Report::Namespaces), is_gone.then_some(Report::HolderGone)]
     }
 
     fn search(&mut self) -> Option<Search> {

@@ -1,5 +1,5 @@
-//! Which sockets have no owner yet: those not seen before, and once a minute all of them again, since a socket may
-//! be passed on and a process may be renamed.
+//! Which sockets have no owner yet: those not seen before, and all of them again once a minute and when an owner has
+//! ended, since a socket may be passed on and a process may be renamed.
 
 use std::time::Duration;
 
@@ -23,6 +23,11 @@ impl Asked {
     /// Whether every owner is to be looked for anew.
     pub fn is_due(&self, now: Duration) -> bool {
         now >= self.refresh_due
+    }
+
+    /// Every owner is to be looked for anew.
+    pub fn refresh(&mut self) {
+        self.refresh_due = Duration::ZERO;
     }
 
     /// The sockets of this snapshot to ask for at `now`.
@@ -72,5 +77,17 @@ mod tests {
         assert_eq!(inodes(&[1, 2, 3], 1), [3]);
         assert_eq!(inodes(&[1, 3], 59), [0u32; 0]);
         assert_eq!(inodes(&[1, 3], 60), [1, 3]);
+    }
+
+    #[test]
+    fn all_are_asked_for_again_when_an_owner_has_ended() {
+        let mut asked = Asked::default();
+        let second = Duration::from_secs(1);
+        assert_eq!(asked.wanted(&snapshot(&[1, 2]), second).len(), 2);
+        assert!(!asked.is_due(2 * second));
+        asked.refresh();
+        assert!(asked.is_due(2 * second));
+        assert_eq!(asked.wanted(&snapshot(&[1, 2]), 2 * second).len(), 2);
+        assert!(!asked.is_due(3 * second));
     }
 }
