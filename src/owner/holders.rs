@@ -36,7 +36,7 @@ pub struct Holder {
 
 /// Whether the process that was started at this time still runs: one that has ended but is not yet waited for holds
 /// nothing.
-pub fn runs(procfs: &Path, pid: u32, start_time: u64) -> bool {
+pub fn runs(procfs: &Path, (pid, start_time): (u32, u64)) -> bool {
     let stat = open_directory(CWD, procfs)
         .and_then(|procfs| Process::open(procfs, pid))
         .ok()

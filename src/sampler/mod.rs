@@ -218,7 +218,7 @@ impl Sampler {
             match report {
                 Report::Namespaces(news) => self.hear(news),
                 Report::Owners(search) => self.learn(search),
-                Report::HolderGone => self.asked.refresh(),
+                Report::Orphans(inodes) => self.asked.forget(&inodes),
             }
         }
     }

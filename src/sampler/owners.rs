@@ -5,7 +5,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 use rustix::thread::{CapabilitySet, capabilities};
@@ -17,6 +17,8 @@ use crate::owner::holders::{self, Found, Holder, Step, Walk};
 use crate::owner::kubelet::Kubelet;
 use crate::snapshot::{Claims, Origin};
 
+use super::wanted::REFRESH;
+
 /// A walk over the descriptors of all processes goes so far at once.
 const STEP: Duration = Duration::from_millis(2);
 
@@ -26,8 +28,15 @@ pub struct Owners {
     rootfs: PathBuf,
     tree: Option<CgroupTree>,
     kubelet: Option<io::Result<Kubelet>>,
-    /// Processes that were found to hold a socket, and when they were started.
-    holders: FxHashMap<u32, u64>,
+    /// By inode, which process each socket was last found to be held by.
+    held: FxHashMap<u32, Held>,
+}
+
+/// The process that holds a socket, and when it was looked for.
+struct Held {
+    pid: u32,
+    start_time: u64,
+    at: Instant,
 }
 
 /// What one search gave.
@@ -55,15 +64,24 @@ impl Owners {
             rootfs: rootfs.to_owned(),
             tree: CgroupTree::find(rootfs),
             kubelet: None,
-            holders: FxHashMap::default(),
+            held: FxHashMap::default(),
         }
     }
 
-    /// Whether a process that was named has ended since the last call: a socket of its may have been passed on.
-    pub fn have_lost_a_holder(&mut self) -> bool {
-        let (procfs, before) = (&self.procfs, self.holders.len());
-        self.holders.retain(|pid, start_time| holders::runs(procfs, *pid, *start_time));
-        self.holders.len() < before
+    /// Sockets whose holder has ended since the last call: where they live on, somebody else holds them.
+    pub fn orphans(&mut self) -> Vec<u32> {
+        let (procfs, mut known) = (&self.procfs, FxHashMap::default());
+        let mut orphans = Vec::new();
+        self.held.retain(|inode, held| {
+            let process = (held.pid, held.start_time);
+            let runs = *known.entry(process).or_insert_with(|| holders::runs(procfs, process));
+            if !runs {
+                orphans.push(*inode);
+            }
+            // All sockets that live are looked for anew from time to time.
+            runs && held.at.elapsed() < 2 * REFRESH
+        });
+        orphans
     }
 
     /// Looks for the owners of these sockets.
@@ -75,8 +93,7 @@ impl Owners {
             Ok(found) => (found, None),
             Err(error) => (Found::default(), Some(error)),
         };
-        let found_holders = found.holders.values();
-        self.holders.extend(found_holders.map(|holder| (holder.pid, holder.start_time)));
+        self.keep(wanted, &found);
         let claims = wanted.iter().filter_map(|origin| self.claim(origin, &found)).collect();
         Search {
             claims,
@@ -135,6 +152,14 @@ impl Owners {
             pids
         };
         paths.iter().flat_map(processes).collect()
+    }
+
+    fn keep(&mut self, wanted: &[Origin], found: &Found) {
+        let at = Instant::now();
+        self.held.extend(wanted.iter().filter_map(|origin| {
+            let holder = found.holders.get(&u64::from(origin.inode))?;
+            Some((origin.inode, Held { pid: holder.pid, start_time: holder.start_time, at }))
+        }));
     }
 
     fn claim(&mut self, origin: &Origin, found: &Found) -> Option<(u32, Arc<Owner>)> {

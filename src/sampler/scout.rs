@@ -10,8 +10,9 @@ use crate::snapshot::Origin;
 
 use super::discovery::{Discovery, News};
 use super::owners::{Owners, Search};
+use super::thread_cpu;
 
-/// After a search, the next one waits so many times as long as it took.
+/// After a search, the next one waits so many times as long as it took of a core.
 const REST: u32 = 99;
 /// Sockets come in crowds: a search waits for the rest of its crowd.
 const GATHER: Duration = Duration::from_millis(200);
@@ -22,8 +23,8 @@ pub enum Report {
     Namespaces(News),
     /// Owners.
     Owners(Search),
-    /// A process that owned a socket has ended.
-    HolderGone,
+    /// Sockets whose owner has ended, by their inodes.
+    Orphans(Vec<u32>),
 }
 
 /// A scout at work. Dropping it ends its thread.
@@ -95,8 +96,8 @@ impl Scout {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            let [namespaces, holder] = self.look();
-            let found = [namespaces, holder, self.search().map(Report::Owners)];
+            let [namespaces, orphans] = self.look();
+            let found = [namespaces, orphans, self.search().map(Report::Owners)];
             if found.into_iter().flatten().any(|report| reports.send(report).is_err()) {
                 return;
             }
@@ -116,17 +117,19 @@ impl Scout {
         self.look_due = now + self.interval;
         let owners = &mut self.owners;
         let news = self.discovery.as_mut().map(|discovery| discovery.look(owners));
-        let is_gone = owners.have_lost_a_holder();
-        [news.map(Report::Namespaces), is_gone.then_some(Report::HolderGone)]
+        let orphans = owners.orphans();
+        let orphans = (!orphans.is_empty()).then_some(Report::Orphans(orphans));
+        [news.map(Report::Namespaces), orphans]
     }
 
     fn search(&mut self) -> Option<Search> {
-        let begin = Instant::now();
-        if self.wanted.is_empty() || begin < self.search_due {
+        if self.wanted.is_empty() || Instant::now() < self.search_due {
             return None;
         }
+        // What others do to a busy machine is not this thread's cost.
+        let begin = thread_cpu();
         let search = self.owners.search(&std::mem::take(&mut self.wanted));
-        self.search_due = Instant::now() + begin.elapsed() * REST;
+        self.search_due = Instant::now() + thread_cpu().saturating_sub(begin) * REST;
         Some(search)
     }
 }
