@@ -87,7 +87,9 @@ pub enum Turn {
 impl Record {
     /// A sample: so many wait now, and `full` of the time since the last one was spent full.
     pub(super) fn sampled(&mut self, now: Duration, length: u64, full: Duration) {
-        self.seconds.at(now).full += full;
+        if !full.is_zero() {
+            self.seconds.at(now).full += full;
+        }
         self.lengths.record(now, u32::try_from(length).unwrap_or(u32::MAX));
         if length > 0 {
             self.active_at = now;
@@ -295,10 +297,9 @@ impl Lengths {
     }
 
     fn slide(&mut self, now: Duration) -> usize {
-        let slot = (now.as_millis() / Case::SLOT.as_millis()) as u64;
+        let slot = now.as_secs() / Case::SLOT.as_secs();
         let place = |slot: u64| (slot % Case::SLOTS as u64) as usize;
-        let passed = slot.saturating_sub(self.newest).min(Case::SLOTS as u64);
-        for gone in 0..passed {
+        for gone in 0..slot.saturating_sub(self.newest).min(Case::SLOTS as u64) {
             self.slots[place(slot - gone)] = 0;
         }
         self.newest = self.newest.max(slot);

@@ -233,7 +233,7 @@ mod tests {
                 drops: Some(*drops),
                 origin: Origin::default(),
             };
-            sockets.see(nth, &row, 0)
+            sockets.see(nth, &row, 0, Duration::ZERO)
         };
         let new = rows.iter().enumerate().map(see).sum();
         sockets.end_dump(now, |_| ());

@@ -19,12 +19,17 @@ impl<T: Copy + Default> Trailing<T> {
     /// The value of the second that `now` falls into.
     pub(super) fn at(&mut self, now: Duration) -> &mut T {
         let second = now.as_secs();
-        let passed = second.saturating_sub(self.newest).min(SECONDS as u64);
-        for gone in 0..passed {
+        if second > self.newest {
+            self.slide(second);
+        }
+        &mut self.slots[place(second)]
+    }
+
+    fn slide(&mut self, second: u64) {
+        for gone in 0..(second - self.newest).min(SECONDS as u64) {
             self.slots[place(second - gone)] = T::default();
         }
-        self.newest = self.newest.max(second);
-        &mut self.slots[place(second)]
+        self.newest = second;
     }
 
     /// The values within the window that ends at `now`.
