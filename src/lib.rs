@@ -11,7 +11,7 @@
 //! * [`owner`] finds who is behind a listen socket;
 //! * [`state`] is what became of all snapshots so far, [`view`] what is shown of it;
 //! * [`sampler`] does both on a timer and publishes the view;
-//! * [`diagnosis`] is what a listener's history adds up to;
+//! * [`diagnosis`] is the pure function from evidence to the words for trouble, used by the state;
 //! * [`exposition`] writes a view down for Prometheus, [`report`] for people and their scripts, [`list`] for a terminal;
 //! * [`http`] serves it, [`cli`] and [`serve`] put it all together.
 

@@ -62,7 +62,7 @@ fn run(cli: &Cli) -> Result<()> {
     }
 }
 
-/// Each namespace takes eight descriptors: the soft limit, kept low for `select(2)`, is not meant for that.
+/// Each namespace takes nine descriptors: the soft limit, kept low for `select(2)`, is not meant for that.
 fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, ..limit };

@@ -326,7 +326,7 @@ fn scans_deferred_and_half_closing_clients_are_no_trouble() {
 #[test]
 fn a_server_at_80_percent_of_its_capacity_for_a_minute_is_healthy() {
     let Some(scene) = Scene::new("busy") else { return };
-    let listener = scene.listen(128);
+    let listener = scene.listen(1024);
     let target = listener.target();
     let server = Server::start(listener, Pace::PerSecond(500.0));
     let clients = scene.visitors(target, load(400.0, 60, 10 * SECOND), Manner::default());
