@@ -36,7 +36,7 @@ pub struct Cli {
 }
 
 /// What to do instead of serving.
-#[derive(Clone, Copy, Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     /// Take one sample, print it in the Prometheus text format and end: for a textfile collector. Counters
     /// that need watching over time are 0.
@@ -46,6 +46,11 @@ pub enum Command {
         /// Print JSON: an array of objects, null for what is not known.
         #[arg(long)]
         json: bool,
+    },
+    /// Read a file for --web.config.file and everything it names, and say what is wrong with it, if anything is.
+    CheckWebConfig {
+        /// The file.
+        file: PathBuf,
     },
 }
 
@@ -172,6 +177,11 @@ pub struct Web {
     /// Path under which the metrics are served.
     #[arg(long = "web.telemetry-path", env = "LISTENQ_WEB_TELEMETRY_PATH", value_name = "PATH", default_value = "/metrics", value_parser = telemetry_path)]
     pub telemetry_path: String,
+
+    /// File that says how to secure the endpoint: TLS, users, headers and a rate limit, in the format of
+    /// Prometheus' exporter-toolkit. Read again when it changes.
+    #[arg(long = "web.config.file", env = "LISTENQ_WEB_CONFIG_FILE", value_name = "FILE")]
+    pub config_file: Option<PathBuf>,
 }
 
 /// Which network namespaces to sample.
