@@ -174,6 +174,10 @@ pub struct Web {
     #[arg(long = "web.listen-address", env = "LISTENQ_WEB_LISTEN_ADDRESS", value_name = "ADDRESS", default_value = ":19511", value_parser = listen_address, value_delimiter = ',')]
     pub listen_addresses: Vec<SocketAddr>,
 
+    /// Serve on the sockets that systemd hands over, and on no address of --web.listen-address.
+    #[arg(long = "web.systemd-socket", env = "LISTENQ_WEB_SYSTEMD_SOCKET")]
+    pub systemd_socket: bool,
+
     /// Path under which the metrics are served.
     #[arg(long = "web.telemetry-path", env = "LISTENQ_WEB_TELEMETRY_PATH", value_name = "PATH", default_value = "/metrics", value_parser = telemetry_path)]
     pub telemetry_path: String,

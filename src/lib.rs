@@ -13,7 +13,7 @@
 //! * [`sampler`] does both on a timer and publishes the view;
 //! * [`diagnosis`] is what a listener's history adds up to;
 //! * [`exposition`] writes a view down for Prometheus, [`report`] for people and their scripts, [`list`] for a terminal;
-//! * [`http`] serves it, [`web_config`] says to whom and how, [`cli`] and
+//! * [`http`] serves it, [`web_config`] says to whom and how, [`cli`], [`systemd`] and
 //!   [`serve`] put it all together.
 
 pub mod cli;
@@ -30,6 +30,7 @@ pub mod sampler;
 pub mod serve;
 pub mod snapshot;
 pub mod state;
+pub mod systemd;
 pub mod view;
 pub mod web_config;
 

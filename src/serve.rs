@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use crate::cli::Web;
 use crate::http::{self, Servers};
 use crate::sampler::{Config, Sampler};
+use crate::systemd;
 use crate::web_config::Guarded;
 
 /// Connections that may wait for listenq itself: scrapes are few.
@@ -26,9 +27,13 @@ const WORKERS: usize = 2 + 1;
 /// Serves until SIGTERM or SIGINT.
 pub fn run(config: &Config, web: &Web) -> Result<()> {
     let guarded = web.config_file.as_deref().map(Guarded::start).transpose()?;
-    let listeners = bind_all(&web.listen_addresses)?;
+    let listeners = match web.systemd_socket {
+        true => systemd::listeners()?,
+        false => bind_all(&web.listen_addresses)?,
+    };
     let mut sampler = Sampler::new(config).context("is --path.procfs right?")?;
-    let mut router = http::router(sampler.reader(), &web.telemetry_path);
+    let reader = sampler.reader();
+    let mut router = http::router(reader.clone(), &web.telemetry_path);
     if let Some(guarded) = &guarded {
         router = guarded.protect(router);
         sampler.tell_web_config(guarded.reloaded());
@@ -48,12 +53,15 @@ pub fn run(config: &Config, web: &Web) -> Result<()> {
             serving.spawn(server.context("starting to serve")?);
             tracing::info!(%address, version = crate::VERSION, revision = crate::REVISION, "listening");
         }
+        systemd::ready();
         let result = tokio::select! {
+            () = systemd::beat(reader) => Ok(()),
             result = told_to_stop() => result,
             Some(result) = serving.join_next() => result.context("serving")?.context("serving"),
             _ = &mut ended => bail!("the sampler ended by itself"),
         };
         tracing::info!("stopping");
+        systemd::stopping();
         servers.stop();
         // Nobody listens any more only if the sampler ended: then there is nothing to stop.
         let _ = stop.send(true);
