@@ -36,7 +36,7 @@ pub struct Cli {
 }
 
 /// What to do instead of serving.
-#[derive(Clone, Copy, Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     /// Take one sample, print it in the Prometheus text format and end: for a textfile collector. Counters
     /// that need watching over time are 0.
@@ -46,6 +46,11 @@ pub enum Command {
         /// Print JSON: an array of objects, null for what is not known.
         #[arg(long)]
         json: bool,
+    },
+    /// Read a file for --web.config.file and everything it names, and say what is wrong with it, if anything is.
+    CheckWebConfig {
+        /// The file.
+        file: PathBuf,
     },
 }
 
@@ -169,9 +174,18 @@ pub struct Web {
     #[arg(long = "web.listen-address", env = "LISTENQ_WEB_LISTEN_ADDRESS", value_name = "ADDRESS", default_value = ":19511", value_parser = listen_address, value_delimiter = ',')]
     pub listen_addresses: Vec<SocketAddr>,
 
+    /// Serve on the sockets that systemd hands over, and on no address of --web.listen-address.
+    #[arg(long = "web.systemd-socket", env = "LISTENQ_WEB_SYSTEMD_SOCKET")]
+    pub systemd_socket: bool,
+
     /// Path under which the metrics are served.
     #[arg(long = "web.telemetry-path", env = "LISTENQ_WEB_TELEMETRY_PATH", value_name = "PATH", default_value = "/metrics", value_parser = telemetry_path)]
     pub telemetry_path: String,
+
+    /// File that says how to secure the endpoint: TLS, users, headers and a rate limit, in the format of
+    /// Prometheus' exporter-toolkit. Read again when it changes.
+    #[arg(long = "web.config.file", env = "LISTENQ_WEB_CONFIG_FILE", value_name = "FILE")]
+    pub config_file: Option<PathBuf>,
 }
 
 /// Which network namespaces to sample.

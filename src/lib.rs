@@ -13,7 +13,8 @@
 //! * [`sampler`] does both on a timer and publishes the view;
 //! * [`diagnosis`] is the pure function from evidence to the words for trouble, used by the state;
 //! * [`exposition`] writes a view down for Prometheus, [`report`] for people and their scripts, [`list`] for a terminal;
-//! * [`http`] serves it, [`cli`] and [`serve`] put it all together.
+//! * [`http`] serves it, [`web_config`] says to whom and how, [`cli`], [`systemd`] and
+//!   [`serve`] put it all together.
 
 pub mod cli;
 pub mod diagnosis;
@@ -29,7 +30,9 @@ pub mod sampler;
 pub mod serve;
 pub mod snapshot;
 pub mod state;
+pub mod systemd;
 pub mod view;
+pub mod web_config;
 
 /// The version of this listenq.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -13,7 +13,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use listenq::cli::{Cli, Command};
 use listenq::sampler::publish::Published;
 use listenq::sampler::{Config, Sampler};
-use listenq::{exposition, list, log, serve};
+use listenq::{exposition, list, log, serve, web_config};
 
 /// `EX_USAGE` of sysexits.h.
 const USAGE: u8 = 64;
@@ -41,7 +41,7 @@ fn run(cli: &Cli) -> Result<()> {
         // The cap is for series that are kept: whoever looks once sees all.
         config.state.max_listeners = usize::MAX;
     }
-    match cli.command {
+    match &cli.command {
         None => serve::run(&config, &cli.web),
         Some(Command::Metrics) => {
             let sample = sample_once(&config)?;
@@ -53,12 +53,13 @@ fn run(cli: &Cli) -> Result<()> {
             let rows = list::rows(&sample.view);
             let out = io::stdout().lock();
             let is_terminal = out.is_terminal();
-            let written = match json {
+            let written = match *json {
                 true => list::write_json(&rows, out),
                 false => list::write_table(&rows, is_terminal, out),
             };
             Ok(written?)
         }
+        Some(Command::CheckWebConfig { file }) => Ok(web_config::check(file)?),
     }
 }
 

@@ -1,5 +1,7 @@
 //! What listenq knows of itself: how its sampling goes and what it costs. Plain values, shown as they are.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Where an error can come from: the `source` label of `listenq_sample_errors_total`.
@@ -70,6 +72,10 @@ pub struct Process {
     pub start_time_seconds: Option<f64>,
 }
 
+/// Whether the last change of the web configuration was taken over; set where it is read anew, shown by the sampler.
+#[derive(Clone, Debug)]
+pub struct Reloaded(Arc<AtomicBool>);
+
 /// The sampler's account of itself.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Own {
@@ -97,6 +103,8 @@ pub struct Own {
     pub scans: Durations,
     /// Rows that the kernel sent for them.
     pub scan_rows: u64,
+    /// Whether the last change of the web configuration was taken over; `None` without one.
+    pub web_config_reloaded: Option<bool>,
     /// What this process uses.
     pub process: Option<Process>,
 }
@@ -107,6 +115,26 @@ impl Own {
     /// Notes whether a feature is at hand.
     pub fn set_feature(&mut self, feature: Feature, is_available: bool) {
         self.features[feature as usize] = Some(is_available);
+    }
+}
+
+// === impl Reloaded ===
+
+impl Reloaded {
+    /// Whether it was; true before the first change.
+    pub fn get(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Says how a change went.
+    pub fn set(&self, is_taken_over: bool) {
+        self.0.store(is_taken_over, Ordering::Relaxed);
+    }
+}
+
+impl Default for Reloaded {
+    fn default() -> Self {
+        Self(Arc::new(AtomicBool::new(true)))
     }
 }
 

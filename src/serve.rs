@@ -14,22 +14,33 @@ use tokio::task::JoinSet;
 use crate::cli::Web;
 use crate::http::{self, Servers};
 use crate::sampler::{Config, Sampler};
+use crate::systemd;
+use crate::web_config::Guarded;
 
 /// Connections that may wait for listenq itself: scrapes are few.
 const BACKLOG: i32 = 128;
 /// How long a sample under way may take to end once listenq is told to stop.
 const LAST_SAMPLE: Duration = Duration::from_millis(300);
-/// Threads for rendering scrapes.
-const RENDERERS: usize = 2;
+/// Threads for rendering scrapes, and one more for checking passwords.
+const WORKERS: usize = 2 + 1;
 
 /// Serves until SIGTERM or SIGINT.
 pub fn run(config: &Config, web: &Web) -> Result<()> {
-    let listeners = bind_all(&web.listen_addresses)?;
-    let sampler = Sampler::new(config).context("is --path.procfs right?")?;
-    let router = http::router(sampler.reader(), &web.telemetry_path);
+    let guarded = web.config_file.as_deref().map(Guarded::start).transpose()?;
+    let listeners = match web.systemd_socket {
+        true => systemd::listeners()?,
+        false => bind_all(&web.listen_addresses)?,
+    };
+    let mut sampler = Sampler::new(config).context("is --path.procfs right?")?;
+    let reader = sampler.reader();
+    let mut router = http::router(reader.clone(), &web.telemetry_path);
+    if let Some(guarded) = &guarded {
+        router = guarded.protect(router);
+        sampler.tell_web_config(guarded.reloaded());
+    }
     let runtime = Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(RENDERERS)
+        .max_blocking_threads(WORKERS)
         .build()
         .context("starting the runtime")?;
     let result = runtime.block_on(async {
@@ -38,15 +49,19 @@ pub fn run(config: &Config, web: &Web) -> Result<()> {
         let (mut servers, mut serving) = (Servers::default(), JoinSet::new());
         for listener in listeners {
             let address = listener.local_addr().context("asking for the address listened on")?;
-            serving.spawn(servers.start(listener, router.clone()).context("starting to serve")?);
+            let server = servers.start(listener, router.clone(), guarded.clone());
+            serving.spawn(server.context("starting to serve")?);
             tracing::info!(%address, version = crate::VERSION, revision = crate::REVISION, "listening");
         }
+        systemd::ready();
         let result = tokio::select! {
+            () = systemd::beat(reader) => Ok(()),
             result = told_to_stop() => result,
             Some(result) = serving.join_next() => result.context("serving")?.context("serving"),
             _ = &mut ended => bail!("the sampler ended by itself"),
         };
         tracing::info!("stopping");
+        systemd::stopping();
         servers.stop();
         // Nobody listens any more only if the sampler ended: then there is nothing to stop.
         let _ = stop.send(true);

@@ -127,6 +127,7 @@ fn own() -> Own {
         missed: 1,
         sampled_namespaces: 1,
         target_interval: INTERVAL,
+        web_config_reloaded: Some(true),
         interval: Some(Duration::from_millis(101)),
         process: Some(Process {
             cpu_seconds: 0.25,

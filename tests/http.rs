@@ -14,6 +14,7 @@ use listenq_lab::metrics::Metrics;
 use listenq_lab::netns::Netns;
 use listenq_lab::tool::feed;
 use listenq_lab::wait::eventually;
+use socket2::{Domain, Socket, Type};
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -160,6 +161,34 @@ fn connections_beyond_256_are_closed_and_the_daemon_serves_on() {
     drop((first, idle));
     eventually("the daemon to serve again", PATIENCE, || daemon.is_ready().then_some(()));
     assert_eq!(daemon.get("/metrics", &[]).status, 200);
+}
+
+/// A connection that asks and asks and reads nothing: the kernel's buffers fill, and then the daemon waits.
+fn deaf_client(daemon: &Daemon) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.connect(&daemon.address().into()).unwrap();
+    let mut stream = TcpStream::from(socket);
+    stream.set_nonblocking(true).unwrap();
+    let _ = stream.write(&b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n".repeat(1000));
+    stream
+}
+
+#[test]
+fn clients_that_never_read_lose_their_places_after_thirty_seconds() {
+    if !Netns::require_root() {
+        return;
+    }
+    let (ns, daemon) = scene("deaf");
+    let deaf: Vec<_> = ns.run(|| (0..256).map(|_| deaf_client(&daemon)).collect());
+    let begin = Instant::now();
+    eventually("every place to be taken", PATIENCE, || (!daemon.is_ready()).then_some(()));
+    let free = eventually("a place", 5 * PATIENCE, || daemon.is_ready().then(|| begin.elapsed()));
+    println!("places again after {free:?}");
+    assert!((25..45).contains(&free.as_secs()), "{free:?}");
+    eventually("all places", PATIENCE, || (daemon.descriptors() < 64).then_some(()));
+    assert_eq!(daemon.get("/metrics", &[]).status, 200);
+    drop(deaf);
 }
 
 #[test]

@@ -23,3 +23,12 @@ if [ -n "$complaints" ]; then
     exit 1
 fi
 systemd-analyze security --offline=yes --threshold=25 --no-pager "$root/all/listenq.service" | tail -n 1
+# With the socket and its drop-in.
+mkdir "$root/socket"
+cat "$root/listenq.service" deploy/systemd/socket-activation.conf >"$root/socket/listenq.service"
+cp deploy/systemd/listenq.socket "$root/socket"
+complaints=$(systemd-analyze verify "$root/socket/listenq.socket" "$root/socket/listenq.service" 2>&1 | grep 'listenq\.' || true)
+if [ -n "$complaints" ]; then
+    echo "$complaints" >&2
+    exit 1
+fi

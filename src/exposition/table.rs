@@ -424,6 +424,12 @@ pub const METRICS: &[Metric] = &[
             }
         }),
     ),
+    gauge(
+        "listenq_web_config_last_reload_successful",
+        "Whether the last change of --web.config.file or of a file it names was taken over (1), or was bad and the configuration before it stays (0); absent without that flag.",
+        &[],
+        Value::Own(|own| own.web_config_reloaded.map(f64::from)),
+    ),
     // The process, as every Prometheus client library has it.
     counter(
         "process_cpu_seconds_total",

@@ -1,8 +1,10 @@
 //! The HTTP end: `/metrics`, `/-/healthy`, `/-/ready` and a plain `/`. It answers from the published view and
 //! never touches the kernel.
 
+mod door;
 mod limit;
 mod page;
+mod patience;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -18,11 +20,14 @@ use tower_http::compression::CompressionLayer;
 
 use crate::exposition;
 use crate::sampler::publish::Reader;
+use crate::web_config::Guarded;
 
-use limit::Capped;
+use door::Door;
 
 /// How long a client may take to send the head of a request, and to send the next one.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may take to read what was written to it, once its own buffers and the kernel's are full.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// Connections open at once; more are closed at once.
 const MAX_CONNECTIONS: usize = 256;
 /// How long answers under way may take to finish once listenq is told to stop.
@@ -79,17 +84,18 @@ fn failed(error: &dyn std::fmt::Display) -> Response {
 // === impl Servers ===
 
 impl Servers {
-    /// Serves `router` on `listener` until stopped.
+    /// Serves `router` on `listener` until stopped; over TLS, if the web configuration asks for it.
     pub fn start(
         &mut self,
         listener: TcpListener,
         router: Router,
+        guarded: Option<Guarded>,
     ) -> io::Result<impl Future<Output = io::Result<()>> + use<>> {
         listener.set_nonblocking(true)?;
         let handle = Handle::new();
         self.handles.push(handle.clone());
         let mut server = axum_server::from_tcp(listener)?
-            .acceptor(Capped::new(MAX_CONNECTIONS))
+            .acceptor(Door::new(MAX_CONNECTIONS, guarded))
             .http1_only()
             .first_request_timeout(HEADER_TIMEOUT)
             .handle(handle);

@@ -22,7 +22,7 @@ use crate::kernel::listen::Scratch;
 use crate::kernel::namespaces;
 use crate::kernel::own_process::OwnProcess;
 use crate::kernel::procfs_file::ReadError;
-use crate::own::{Feature, Own, Source};
+use crate::own::{Feature, Own, Reloaded, Source};
 use crate::snapshot::scan::Scan;
 use crate::snapshot::{NetnsId, NetnsSample, Snapshot};
 use crate::state::{self, State};
@@ -89,6 +89,7 @@ pub struct Sampler {
     health: Health,
     process: OwnProcess,
     process_at: Option<Duration>,
+    web_config: Option<Reloaded>,
     state: State,
     own: Own,
     publisher: Publisher,
@@ -132,6 +133,7 @@ impl Sampler {
             health: Health::default(),
             process: OwnProcess::new(&config.procfs),
             process_at: None,
+            web_config: None,
             state: State::new(config.state.clone()),
             own: Own { target_interval: config.interval, ..Own::default() },
             publisher: Publisher::default(),
@@ -166,6 +168,11 @@ impl Sampler {
         self.sample();
     }
 
+    /// Publishes from now on how changes of the web configuration went.
+    pub fn tell_web_config(&mut self, reloaded: Reloaded) {
+        self.web_config = Some(reloaded);
+    }
+
     /// A reader of what this sampler publishes.
     pub fn reader(&self) -> Reader {
         self.publisher.reader()
@@ -189,6 +196,7 @@ impl Sampler {
         self.own.samples += 1;
         self.own.durations.observe(end - start);
         self.read_process(start);
+        self.own.web_config_reloaded = self.web_config.as_ref().map(Reloaded::get);
         self.publish();
         let end = self.epoch.elapsed();
         self.own.missed += self.schedule.sampled(start, end, thread_cpu().saturating_sub(cpu));

@@ -15,6 +15,7 @@
 //! - [`runc`]: real containers;
 //! - [`unix`]: Unix listeners and their clients; [`running`]: programs in the background; [`rootfs`]: a made-up root;
 //! - [`wait`]: polling until something holds;
+//! - [`certificate`]: certificate authorities and what they sign;
 //! - [`address`], [`limits`]: what the others need of addresses and descriptors.
 //!
 //! Traffic goes to loopback and link-local addresses only, and is bounded in count and time.
@@ -37,6 +38,7 @@
 
 pub mod address;
 pub mod browser;
+pub mod certificate;
 pub mod client;
 pub mod crowd;
 mod devtools;

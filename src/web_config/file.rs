@@ -1,0 +1,232 @@
+//! The web configuration as it is written: exporter-toolkit's keys, each value with the line it stands on.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use serde_saphyr::{Error, MergeKeyPolicy, Spanned, from_str_with_options};
+
+/// The whole file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct File {
+    /// TLS, if any.
+    pub tls_server_config: Option<Spanned<Tls>>,
+    /// HTTP headers.
+    pub http_server_config: Option<Http>,
+    /// Users and the bcrypt hashes of their passwords.
+    pub basic_auth_users: Option<BTreeMap<String, Spanned<String>>>,
+    /// How many requests are answered.
+    pub rate_limit: Option<RateLimit>,
+}
+
+/// Certificate, key, who may connect and how.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "the fields are exporter-toolkit's keys, explained in the README")]
+pub struct Tls {
+    pub cert: Option<Spanned<String>>,
+    pub key: Option<Spanned<String>>,
+    pub client_ca: Option<Spanned<String>>,
+    pub cert_file: Option<Spanned<String>>,
+    pub key_file: Option<Spanned<String>>,
+    pub client_ca_file: Option<Spanned<String>>,
+    pub client_auth_type: Option<Spanned<String>>,
+    pub client_allowed_sans: Option<Spanned<Vec<String>>>,
+    pub min_version: Option<Spanned<String>>,
+    pub max_version: Option<Spanned<String>>,
+    pub cipher_suites: Option<Vec<Spanned<String>>>,
+    pub prefer_server_cipher_suites: Option<bool>,
+    pub curve_preferences: Option<Vec<Spanned<String>>>,
+}
+
+/// What concerns HTTP.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Http {
+    /// Read and not used: listenq speaks HTTP/1.1 alone.
+    pub http2: Option<bool>,
+    /// Headers of every answer.
+    pub headers: Option<BTreeMap<String, Spanned<String>>>,
+}
+
+/// A token bucket.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RateLimit {
+    /// Time in which one token comes back, as Go writes durations.
+    pub interval: Option<Spanned<String>>,
+    /// How many tokens there are at most.
+    pub burst: Option<Spanned<i64>>,
+}
+
+/// What is wrong with a line. It never holds a value that may be a secret.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Counted from 1; 0 where there is no such line.
+    pub line: u64,
+    /// What is wrong.
+    pub what: String,
+}
+
+/// What is wrong with a web configuration, and where.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub struct ConfigError {
+    /// The web configuration file.
+    pub path: PathBuf,
+    /// What is wrong in it.
+    pub fault: Fault,
+}
+
+// === impl File ===
+
+impl File {
+    /// Reads what stands in the file.
+    pub fn parse(text: &str) -> Result<Self, Fault> {
+        let options = serde_saphyr::options! {
+            with_snippet: false,
+            merge_keys: MergeKeyPolicy::Error,
+        };
+        // An empty file asks for nothing; to YAML it is null.
+        let file: Result<Option<Self>, Error> = from_str_with_options(text, options);
+        file.map(Option::unwrap_or_default).map_err(|error| Fault::from_yaml(&error))
+    }
+}
+
+// === impl Fault ===
+
+impl Fault {
+    /// A fault of this line.
+    pub fn new(line: u64, what: impl Into<String>) -> Self {
+        Self { line, what: what.into() }
+    }
+
+    /// A fault of this value.
+    pub fn of<T>(value: &Spanned<T>, what: impl Into<String>) -> Self {
+        Self::new(value.referenced.line(), what)
+    }
+
+    /// Tells only what the parser was made to expect: what it met may be a secret.
+    fn from_yaml(error: &Error) -> Self {
+        let line = error.location().map_or(0, |location| location.line());
+        Self::new(line, describe(error))
+    }
+}
+
+fn describe(error: &Error) -> String {
+    match error {
+        Error::SerdeUnknownField { field, expected, .. } => {
+            format!("unknown key {}: not one of {}", shown(field), expected.join(", "))
+        }
+        Error::DuplicateMappingKey { .. } => "this key stands here twice".into(),
+        Error::SerdeInvalidType { expected, .. } | Error::SerdeInvalidValue { expected, .. } => {
+            format!("this is not {expected}")
+        }
+        Error::InvalidScalar { ty, .. } => format!("this is not of type {ty}"),
+        Error::Unexpected { expected, .. } => format!("expected {expected} here"),
+        Error::MergeKeyNotAllowed { .. } => "the merge key << is not read".into(),
+        Error::MultipleDocuments { .. } => "more than one YAML document".into(),
+        Error::AliasError { error, .. } | Error::WithSnippet { error, .. } => describe(error),
+        _ => "not valid YAML for a web configuration".into(),
+    }
+}
+
+/// A word of the file that may be shown: one that looks like a name, and not like a secret.
+pub fn shown(word: &str) -> String {
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
+    match word.len() <= 48 && word.bytes().all(is_name) {
+        true => format!("{word:?}"),
+        false => "(not shown)".into(),
+    }
+}
+
+// === impl ConfigError ===
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { path, fault: Fault { line, what } } = self;
+        match line {
+            0 => write!(f, "{}: {what}", path.display()),
+            line => write!(f, "{}:{line}: {what}", path.display()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fault(text: &str) -> (u64, String) {
+        let Fault { line, what } = File::parse(text).unwrap_err();
+        (line, what)
+    }
+
+    #[test]
+    fn every_key_of_exporter_toolkit_is_known() {
+        let text = "\
+tls_server_config:
+  cert: c
+  key: k
+  client_ca: a
+  cert_file: c.pem
+  key_file: k.pem
+  client_ca_file: a.pem
+  client_auth_type: NoClientCert
+  client_allowed_sans: [a, b]
+  min_version: TLS12
+  max_version: TLS13
+  cipher_suites: [TLS_AES_128_GCM_SHA256]
+  prefer_server_cipher_suites: false
+  curve_preferences: [X25519]
+http_server_config:
+  http2: true
+  headers: {X-Frame-Options: deny}
+basic_auth_users:
+  alice: hash
+rate_limit:
+  interval: 1s
+  burst: 20
+";
+        let file = File::parse(text).unwrap();
+        let tls = file.tls_server_config.unwrap().value;
+        assert_eq!(tls.client_auth_type.as_ref().unwrap().referenced.line(), 8);
+        assert_eq!(tls.curve_preferences.unwrap()[0].value, "X25519");
+        assert_eq!(file.basic_auth_users.unwrap()["alice"].referenced.line(), 19);
+        assert_eq!(file.rate_limit.unwrap().burst.unwrap().value, 20);
+    }
+
+    #[test]
+    fn a_file_without_content_asks_for_nothing() {
+        for text in ["", "\n", "# nothing\n", "---\n", "tls_server_config:\nbasic_auth_users:\n"] {
+            let file = File::parse(text).unwrap_or_else(|fault| panic!("{text:?}: {fault:?}"));
+            assert!(file.tls_server_config.is_none() && file.basic_auth_users.is_none());
+        }
+    }
+
+    #[test]
+    fn a_fault_names_its_line_and_no_value() {
+        let secret = "hunter2 hunter2";
+        for (text, line, what) in [
+            ("a: 1\n".into(), 1, "unknown key \"a\": not one of tls_server_config"),
+            ("rate_limit:\n  rate: 1\n".into(), 2, "unknown key \"rate\": not one of interval"),
+            (format!("rate_limit:\n  burst: {secret}\n"), 2, "this is not of type"),
+            (format!("basic_auth_users: {secret}\n"), 1, ""),
+            (format!("tls_server_config:\n  key: [{secret}]\n"), 2, ""),
+            (format!("tls_server_config:\n  key: x\n  key: {secret}\n"), 3, "twice"),
+            (format!("{secret}\n"), 1, ""),
+            (format!("{secret}: 1\n"), 1, "unknown key (not shown)"),
+            (format!("tls_server_config:\n  key: \"{secret}\n"), 0, ""),
+            (format!("tls_server_config:\n\t{secret}\n"), 2, ""),
+            (format!("a: *{secret}\n"), 1, ""),
+            ("rate_limit: {}\n---\nrate_limit: {}\n".into(), 3, "more than one"),
+            ("a: &x {b: 1}\nrate_limit: {<<: *x}\n".into(), 1, ""),
+            (format!("http_server_config:\n  http2: {secret}\n"), 2, ""),
+        ] {
+            let (at, said) = fault(&text);
+            assert!(line == 0 || at == line, "{text:?} at {at}: {said}");
+            assert!(at > 0 && said.contains(what) && !said.contains("hunter2"), "{text:?}: {said}");
+            assert_eq!(said.lines().count(), 1, "{said}");
+        }
+    }
+}

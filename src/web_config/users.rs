@@ -1,0 +1,181 @@
+//! Who may ask, and the bcrypt hashes of their passwords.
+
+use std::collections::{BTreeMap, HashMap};
+
+use bcrypt::HashParts;
+use serde_saphyr::Spanned;
+
+use super::file::Fault;
+
+/// A hash of this cost takes about a second, and so does every wrong password that anybody sends.
+const MOST_COST: u32 = 14;
+/// bcrypt itself knows none below.
+const LEAST_COST: u32 = 4;
+/// The bytes of a password that bcrypt looks at.
+const MOST_BYTES: usize = 72;
+
+/// The users of a web configuration.
+#[derive(Debug, Default)]
+pub struct Users {
+    hashes: HashMap<String, Hash>,
+    /// The most expensive hash, which stands in for that of a user who is not there.
+    dearest: Option<Hash>,
+}
+
+/// A hash as it is written, and its cost.
+#[derive(Clone, Debug)]
+struct Hash {
+    text: String,
+    cost: u32,
+}
+
+/// A name, a password, and the hash it must match.
+#[derive(Debug)]
+pub struct Claim {
+    user: String,
+    password: Vec<u8>,
+    hash: Hash,
+    /// Whether there is such a user.
+    is_known: bool,
+    /// The cost of the most expensive hash.
+    most_cost: u32,
+}
+
+// === impl Users ===
+
+impl Users {
+    /// Checks the hashes.
+    pub fn parse(users: &BTreeMap<String, Spanned<String>>) -> Result<Self, Fault> {
+        let mut parsed = Self::default();
+        for (name, text) in users {
+            let hash = Hash::parse(text)?;
+            if parsed.dearest.as_ref().is_none_or(|dearest| dearest.cost < hash.cost) {
+                parsed.dearest = Some(hash.clone());
+            }
+            parsed.hashes.insert(name.clone(), hash);
+        }
+        Ok(parsed)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.hashes.len()
+    }
+
+    /// Whether there is none: then everybody may ask.
+    pub fn is_empty(&self) -> bool {
+        self.hashes.is_empty()
+    }
+
+    /// What must be checked of this name and password; `None` where there are no users.
+    pub fn claim(&self, user: &[u8], password: &[u8]) -> Option<Claim> {
+        let dearest = self.dearest.as_ref()?;
+        let user = String::from_utf8_lossy(user).into_owned();
+        let hash = self.hashes.get(&user);
+        Some(Claim {
+            is_known: hash.is_some(),
+            hash: hash.unwrap_or(dearest).clone(),
+            most_cost: dearest.cost,
+            password: password[..password.len().min(MOST_BYTES)].to_vec(),
+            user,
+        })
+    }
+}
+
+// === impl Hash ===
+
+impl Hash {
+    fn parse(text: &Spanned<String>) -> Result<Self, Fault> {
+        let Ok(parts) = text.value.parse::<HashParts>() else {
+            let what = "the password of this user is not a bcrypt hash, as htpasswd -nB prints it";
+            return Err(Fault::of(text, what));
+        };
+        let cost = parts.get_cost();
+        match cost {
+            LEAST_COST..=MOST_COST => Ok(Self { text: text.value.clone(), cost }),
+            _ => {
+                let what = format!(
+                    "the bcrypt cost of this user is {cost}, not {LEAST_COST} to {MOST_COST}: one check would take too long"
+                );
+                Err(Fault::of(text, what))
+            }
+        }
+    }
+}
+
+// === impl Claim ===
+
+impl Claim {
+    /// Whether there is such a user.
+    pub fn is_known(&self) -> bool {
+        self.is_known
+    }
+
+    /// What identifies it: equal only for the same user, password and hash. Nothing of an unknown user may be
+    /// remembered or found again by it: the hash is another user's.
+    pub fn parts(&self) -> [&[u8]; 3] {
+        [self.hash.text.as_bytes(), self.user.as_bytes(), &self.password]
+    }
+
+    /// Checks it, which takes long, and as long for whoever is refused: known or not, cheap hash or dear.
+    pub fn is_true(&self) -> bool {
+        let matches = bcrypt::verify(&self.password, &self.hash.text).unwrap_or(false);
+        if matches && self.is_known {
+            return true;
+        }
+        // Costs are powers of two: c + c + (c + 1) + ... + (n - 1) is n.
+        for cost in self.hash.cost..self.most_cost {
+            let _ = bcrypt::hash_with_salt_bytes(&self.password, cost, [0; 16]);
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::time::{ClockId, clock_gettime};
+
+    use super::*;
+
+    fn users(given: &[(&str, u32)]) -> Users {
+        let hash = |cost| {
+            let parts = bcrypt::hash_with_salt(b"right", cost, [7; 16]).unwrap();
+            Hash { text: parts.to_string(), cost }
+        };
+        let hashes: HashMap<_, _> =
+            given.iter().map(|(name, cost)| ((*name).to_owned(), hash(*cost))).collect();
+        let dearest = hashes.values().max_by_key(|hash| hash.cost).cloned();
+        Users { hashes, dearest }
+    }
+
+    fn is_true(users: &Users, name: &str, password: &str) -> bool {
+        users.claim(name.as_bytes(), password.as_bytes()).unwrap().is_true()
+    }
+
+    #[test]
+    fn only_the_right_password_of_a_known_user_is_true() {
+        let users = users(&[("a", 4), ("b", 5)]);
+        assert!(is_true(&users, "a", "right") && is_true(&users, "b", "right"));
+        // The hash that stands in for unknown users has a password, too.
+        for (name, password) in [("a", "wrong"), ("a", ""), ("c", "right"), ("", "right")] {
+            assert!(!is_true(&users, name, password), "{name} {password}");
+        }
+        assert!(Users::default().claim(b"a", b"right").is_none());
+    }
+
+    #[test]
+    fn refusing_costs_as_much_whatever_the_cost_of_the_hash() {
+        let users = users(&[("cheap", 6), ("dear", 10)]);
+        let now = || clock_gettime(ClockId::ThreadCPUTime);
+        let cost = |name| {
+            let before = now();
+            assert!(!is_true(&users, name, "wrong"));
+            let after = now();
+            (after.tv_sec - before.tv_sec) as f64 + (after.tv_nsec - before.tv_nsec) as f64 / 1e9
+        };
+        let [dear, cheap, unknown] = ["dear", "cheap", "unknown"].map(cost);
+        for other in [cheap, unknown] {
+            assert!((0.6..1.6).contains(&(other / dear)), "{dear} {cheap} {unknown}");
+        }
+    }
+}
