@@ -1,6 +1,8 @@
 //! The laws of the product contract that concern the fold, each a test by that name, told as short stories
 //! of snapshots; and the same over random stories.
 
+mod scans;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 

@@ -1,0 +1,143 @@
+//! What the fold makes of connection scans, told as stories: when their numbers count, and what follows from them.
+
+use super::*;
+use crate::diagnosis::Diagnosis;
+use crate::snapshot::scan::{Local, Scan, ScannedSocket, TcpScan, Waiting};
+use crate::snapshot::{Setting, Settings};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A scan of one socket whose connections have these cookies and ages in seconds.
+fn scan(socket: ListenSocket, rows: &[(u64, u64)]) -> Scan {
+    let ListenAddress { ip, port, .. } = socket.address;
+    let local = Local { ip, port, interface: 0 };
+    let (address, length) = (socket.address, socket.queue.length);
+    let waiting = rows.iter().map(|(cookie, age)| Waiting {
+        cookie: Cookie(*cookie),
+        local,
+        age: Some(SECOND * *age as u32),
+        is_closed: false,
+    });
+    let tcp = TcpScan {
+        sockets: vec![ScannedSocket { address, local, is_v6_only: false, length }],
+        waiting: waiting.collect(),
+        ..TcpScan::default()
+    };
+    Scan { tcp: Some(tcp), ..Scan::default() }
+}
+
+// === impl Story ===
+
+impl Story {
+    /// One tick later, with a scan that found these connections.
+    fn scanned(&mut self, after: Duration, socket: ListenSocket, rows: &[(u64, u64)]) -> &mut Self {
+        self.snapshot.namespaces[0].scan = Some(scan(socket, rows));
+        self.tick_after(after, &[socket], 0);
+        self.snapshot.namespaces[0].scan = None;
+        self
+    }
+
+    fn oldest(&self, port: u16) -> Option<u64> {
+        self.listener(port).oldest().map(|oldest| oldest.as_secs())
+    }
+
+    fn diagnoses(&self, port: u16) -> Vec<Diagnosis> {
+        self.listener(port).diagnoses().map(|held| held.diagnosis).collect()
+    }
+}
+
+#[test]
+fn what_was_not_scanned_is_absent_and_an_empty_queue_waits_for_nothing() {
+    let mut story = Story::begun_with(&[waiting(2, socket(1, 80)), socket(2, 81)]);
+    story.tick(&[waiting(2, socket(1, 80)), socket(2, 81)], 0);
+    assert_eq!((story.oldest(80), story.oldest(81)), (None, Some(0)));
+    let listener = story.listener(80);
+    assert_eq!((listener.abandoned(), listener.drain_rate(), listener.scan), (None, None, None));
+}
+
+#[test]
+fn a_scan_counts_until_the_queue_is_seen_empty() {
+    let queue = waiting(2, socket(1, 80));
+    let mut story = Story::begun_with(&[queue]);
+    story.scanned(INTERVAL, queue, &[(7, 4), (8, 1)]);
+    assert_eq!(story.oldest(80), Some(4));
+    story.tick(&[queue], 0);
+    assert_eq!(story.oldest(80), Some(4));
+    story.tick(&[socket(1, 80)], 0).tick(&[queue], 0);
+    assert_eq!(story.oldest(80), None);
+}
+
+#[test]
+fn a_scan_that_is_too_old_says_nothing() {
+    let queue = waiting(2, socket(1, 80));
+    let mut story = Story::begun_with(&[queue]);
+    story.scanned(INTERVAL, queue, &[(7, 4)]);
+    for _ in 0..14 {
+        story.tick_after(SECOND, &[queue], 0);
+    }
+    assert_eq!(story.oldest(80), Some(4));
+    story.tick_after(SECOND * 2, &[queue], 0);
+    assert_eq!((story.oldest(80), story.listener(80).scan), (None, None));
+    assert!(story.netns().scan.is_some());
+}
+
+#[test]
+fn nothing_taken_for_ten_seconds_is_a_stall_and_its_end_is_told() {
+    let queue = waiting(2, socket(1, 80));
+    let mut story = Story::begun_with(&[socket(1, 80)]);
+    for second in 0..12 {
+        story.scanned(SECOND, queue, &[(7, second + 1), (8, second)]);
+    }
+    assert_eq!(story.diagnoses(80), [Diagnosis::Stalled]);
+    story.tick_after(SECOND, &[], 0).tick_after(SECOND, &[], 0);
+    assert_eq!((story.diagnoses(80), story.listener(80).case), (vec![], None));
+    story.tick_after(SECOND, &[], 0);
+    let told: Vec<Turn> = story.state.take_incidents().map(|incident| incident.turn).collect();
+    assert!(
+        matches!(told[..], [Turn::Started(_), Turn::Ended(span)] if span.peak == 2),
+        "{told:?}"
+    );
+}
+
+#[test]
+fn a_queue_that_moves_on_is_no_stall_however_long_it_is() {
+    let queue = waiting(2, socket(1, 80));
+    let mut story = Story::begun_with(&[socket(1, 80)]);
+    for second in 0..60 {
+        story.scanned(SECOND, queue, &[(second, 12), (second + 1, 11)]);
+    }
+    assert_eq!(story.diagnoses(80), []);
+}
+
+#[test]
+fn a_queue_that_was_full_since_its_head_came_tells_how_fast_it_drains() {
+    let full = waiting(5, socket(1, 80));
+    let mut story = Story::begun_with(&[socket(1, 80)]);
+    story.scanned(SECOND, full, &[(1, 2), (2, 2), (3, 2), (4, 2), (5, 2)]);
+    story.scanned(SECOND, full, &[(3, 2), (4, 1), (5, 1), (6, 0), (7, 0)]);
+    // The head came two seconds ago, when the queue was not yet seen full.
+    assert_eq!(story.listener(80).drain_rate(), None);
+    story.scanned(SECOND, full, &[(5, 2), (6, 1), (7, 1), (8, 0), (9, 0)]);
+    assert_eq!(story.listener(80).drain_rate(), Some(2.5));
+    story.scanned(SECOND, full, &[(5, 3), (6, 2), (7, 2), (8, 1), (9, 1)]);
+    assert_eq!(story.listener(80).drain_rate(), None);
+}
+
+#[test]
+fn only_a_socket_opened_under_the_earlier_cap_has_a_stale_limit() {
+    let near = |cookie, port| {
+        let queue = AcceptQueue { length: 120, limit: Some(128) };
+        ListenSocket { queue, ..socket(cookie, port) }
+    };
+    let mut story = Story::begun_with(&[near(1, 80)]);
+    for somaxconn in [128, 4096] {
+        let mut settings = Settings::default();
+        settings.set(Setting::Somaxconn, somaxconn);
+        story.snapshot.namespaces[0].settings = Some(settings);
+        story.tick_after(SECOND, &[near(1, 80)], 0);
+    }
+    story.snapshot.namespaces[0].settings = None;
+    let both = [near(1, 80), near(2, 81)];
+    story.tick_after(SECOND, &both, 0).tick_after(SECOND, &both, 0);
+    assert_eq!((story.diagnoses(80), story.diagnoses(81)), (vec![Diagnosis::StaleLimit], vec![]));
+}
