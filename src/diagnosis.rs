@@ -10,11 +10,11 @@ pub const WINDOW: Duration = Duration::from_secs(30);
 /// How long a diagnosis holds at least.
 pub const HOLD: Duration = Duration::from_secs(10);
 /// How long nothing may be taken from a queue before it is called stalled.
-const STALL: Duration = Duration::from_secs(10);
+pub const STALL: Duration = Duration::from_secs(10);
 /// Scans come a little early or late: so much of [`STALL`] must lie between the first and the last that agree.
 const STALL_BY_SCANS: Duration = Duration::from_millis(8_500);
 /// How long one socket of a reuseport group must be full: hashing is uneven for moments.
-const LASTING: Duration = Duration::from_secs(1);
+pub const LASTING: Duration = Duration::from_secs(1);
 /// For how long a listener must have been watched before shares of time say anything.
 const WATCHED: Duration = Duration::from_secs(10);
 /// The share of time spent full from which on a server is slow, and below which a burst met a short queue.

@@ -73,7 +73,7 @@ fn raise_descriptor_limit() {
 
 fn sample_once(config: &Config) -> Result<Arc<Published>> {
     let mut sampler = Sampler::new(config).context("is --path.procfs right?")?;
-    sampler.sample_with_owners();
+    sampler.sample_all();
     match sampler.reader().read() {
         Some(published) if published.view.is_ready(published.age()) => Ok(published),
         _ => bail!("the kernel gave no listeners; the reason is in the log line above"),

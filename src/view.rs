@@ -107,7 +107,7 @@ pub struct ListenerView {
     pub drops: Option<u64>,
     /// Overflows blamed on it; `None` where drops are not known.
     pub overflows: Option<u64>,
-    /// What the last connection scan found; `None` where there was none, or the queue was empty since.
+    /// What the last connection scan found; `None` where there was none lately.
     pub scan: Option<ScanView>,
     /// How it came to this; `None` as long as it never held a queue, overflowed or met a full SYN queue.
     pub case: Option<Arc<Case>>,
@@ -120,8 +120,15 @@ pub struct ScanView {
     pub at: Duration,
     /// Half-open connections; `None` for Unix sockets, which have none.
     pub syn_queue: Option<u64>,
-    /// How long the connection at the head of the queue has waited.
-    pub oldest: Duration,
+    /// Who waited; `None` when the queue was seen empty since.
+    pub queue: Option<QueueScan>,
+}
+
+/// What a connection scan found in a listener's queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct QueueScan {
+    /// How long the connection at the head of the queue has waited; `None` when every client has reset.
+    pub oldest: Option<Duration>,
     /// Waiting connections whose client is gone, agreed by two scans; `None` after the first.
     pub abandoned: Option<u64>,
     /// Connections accepted per second while the queue was full throughout.
@@ -185,6 +192,20 @@ impl NetnsView {
     }
 }
 
+// === impl ListenerName ===
+
+impl ListenerName {
+    /// `address:port`, with brackets round IPv6; a Unix socket's name as it is.
+    pub fn endpoint(&self) -> String {
+        let Self { protocol: _, address, port } = self;
+        match (port.is_empty(), address.contains(':')) {
+            (true, _) => address.clone(),
+            (false, true) => format!("[{address}]:{port}"),
+            (false, false) => format!("{address}:{port}"),
+        }
+    }
+}
+
 // === impl ListenerView ===
 
 impl ListenerView {
@@ -198,7 +219,7 @@ impl ListenerView {
     pub fn oldest(&self) -> Option<Duration> {
         match self.queue?.length {
             0 => Some(Duration::ZERO),
-            _ => Some(self.scan?.oldest),
+            _ => self.scan?.queue?.oldest,
         }
     }
 
@@ -206,13 +227,13 @@ impl ListenerView {
     pub fn abandoned(&self) -> Option<u64> {
         match self.queue?.length {
             0 => Some(0),
-            _ => self.scan?.abandoned,
+            _ => self.scan?.queue?.abandoned,
         }
     }
 
     /// Connections accepted per second while the queue was full throughout.
     pub fn drain_rate(&self) -> Option<f64> {
-        self.scan?.drain_rate
+        self.scan?.queue?.drain_rate
     }
 }
 

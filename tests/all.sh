@@ -23,7 +23,7 @@ install() {
 }
 
 step "packages"
-install gcc gzip iproute2 libcap2-bin nginx-light php-fpm procps prometheus python3 runc shellcheck systemd util-linux valgrind
+install chromium gcc gzip iproute2 libcap2-bin nginx-light php-fpm procps prometheus python3 runc shellcheck systemd util-linux valgrind
 rustup component add rustfmt clippy >/dev/null 2>&1 || true
 runner=$(sed -n '/^name = "gungraun"$/{n;s/version = "\(.*\)"/\1/p}' Cargo.lock)
 if [ "$(gungraun-runner --version 2>/dev/null | grep -o '[0-9.]*$')" != "$runner" ]; then

@@ -7,6 +7,7 @@
 
 use std::collections::HashSet;
 use std::fmt::Write;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use proptest::prelude::*;
 use listenq::exposition::table::{Kind, METRICS};
 use listenq::exposition::{self};
 use listenq::own::{Feature, Own, Process, Source};
+use listenq::snapshot::scan::{HalfOpen, Local, Scan, ScannedSocket, TcpScan, Waiting};
 use listenq::snapshot::{
     AcceptQueue, Cookie, Counter, Counters, DeviceName, Dump, ListenAddress, ListenSocket, NetnsId,
     NetnsSample, Origin, Setting, Settings, Snapshot,
@@ -81,10 +83,11 @@ fn story() -> View {
             sockets.push(socket(5, "127.0.0.1", 9000, 0, 0, 0));
         }
         let sample = NetnsSample {
-            tcp: Some(Dump { interval: INTERVAL, is_same: false, sockets }),
             netstat: Some(netstat(100 + 6 * u64::from(tick >= 3))),
             snmp: None,
             settings: Some(settings()),
+            scan: (tick >= 3).then(|| scan(&sockets)),
+            tcp: Some(Dump { interval: INTERVAL, is_same: false, sockets }),
             ..NetnsSample::new(NetnsId(1), "host".into(), false)
         };
         let unix_time = 1_750_000_000.0 + f64::from(tick) / 10.0;
@@ -96,6 +99,26 @@ fn story() -> View {
     let mut view = View::default();
     state.show(&own(), &mut view);
     view
+}
+
+/// Three connections wait at `[::]:443`; the client of one of them is gone.
+fn scan(sockets: &[ListenSocket]) -> Scan {
+    let local = |ip: IpAddr, port| Local { ip, port, interface: 0 };
+    let scanned = sockets.iter().map(|socket| ScannedSocket {
+        address: socket.address,
+        local: local(socket.address.ip, socket.address.port),
+        is_v6_only: false,
+        length: socket.queue.length,
+    });
+    let waiting = (0..3).map(|nth| Waiting {
+        cookie: Cookie(100 + nth),
+        local: local("::1".parse().unwrap(), 443),
+        age: Some(Duration::from_millis(250 * nth)),
+        is_closed: nth == 0,
+    });
+    let half_open = vec![HalfOpen { local: local("10.0.0.1".parse().unwrap(), 80), repeats: 0 }];
+    let tcp = TcpScan { sockets: scanned.collect(), half_open, waiting: waiting.collect() };
+    Scan { tcp: Some(tcp), ..Scan::default() }
 }
 
 fn own() -> Own {

@@ -43,7 +43,7 @@ pub enum Value {
     /// The queue of each listener; absent while its namespace is stale.
     Queue(fn(&QueueView) -> Option<f64>),
     /// Each listener; absent while its namespace is stale.
-    ListenerGauge(fn(&ListenerView) -> Option<f64>),
+    ListenerGauge(fn(&ListenerView, &View) -> Option<f64>),
     /// Each listener.
     Listener(fn(&ListenerView) -> Option<f64>),
     /// Each namespace.
@@ -56,6 +56,8 @@ pub enum Value {
     Own(fn(&Own) -> Option<f64>),
     /// The process listenq runs in.
     Process(fn(&Process) -> Option<f64>),
+    /// The diagnoses of each listener; absent while its namespace is stale.
+    Diagnoses,
     /// Several series of listenq itself, each with its own label values.
     Labelled(fn(&View, &mut Series<'_>)),
     /// Durations of listenq itself.
@@ -104,6 +106,38 @@ pub const METRICS: &[Metric] = &[
         LISTENER,
         Value::Listener(|listener| listener.full_seconds),
     ),
+    gauge(
+        "listenq_accept_queue_oldest_seconds",
+        "How long the longest-waiting connection in the queue has waited, as of the last connection scan (Unix sockets: since it was first seen); 0 when the queue is empty, absent when it was not scanned, and not the wait of those already accepted.",
+        LISTENER,
+        Value::ListenerGauge(|listener, _| Some(listener.oldest()?.as_secs_f64())),
+    ),
+    gauge(
+        "listenq_accept_queue_abandoned",
+        "Waiting connections whose client has closed, half-closed or reset, agreed by two connection scans; a half-closed client may still want its answer, and those accepted and given up later are not counted.",
+        LISTENER,
+        Value::ListenerGauge(|listener, _| Some(listener.abandoned()? as f64)),
+    ),
+    gauge(
+        "listenq_accept_queue_drain_rate",
+        "Connections accepted per second while the queue was full throughout (length over the oldest wait); absent otherwise, and not the rate of a queue with room.",
+        LISTENER,
+        Value::ListenerGauge(|listener, _| listener.drain_rate()),
+    ),
+    gauge(
+        "listenq_accept_queue_useful_limit",
+        "Drain rate times --client-patience: a longer queue only holds clients who have left; absent with the drain rate, and not a limit that is in force.",
+        LISTENER,
+        Value::ListenerGauge(|listener, view| {
+            Some(listener.drain_rate()? * view.client_patience.as_secs_f64())
+        }),
+    ),
+    gauge(
+        "listenq_syn_queue_length",
+        "Half-open connections of the listener, as of the last connection scan; absent when it was not scanned, and not part of the accept queue.",
+        LISTENER,
+        Value::ListenerGauge(|listener, _| Some(listener.scan?.syn_queue? as f64)),
+    ),
     counter(
         "listenq_listener_drops_total",
         "Segments discarded at the listener for any reason (sk_drops), many of them harmless; not a count of refused connections.",
@@ -120,7 +154,7 @@ pub const METRICS: &[Metric] = &[
         "listenq_listener_sockets",
         "Listen sockets behind the listener now, several with SO_REUSEPORT; 0 while a closed listener is still remembered.",
         LISTENER,
-        Value::ListenerGauge(|listener| Some(f64::from(listener.sockets))),
+        Value::ListenerGauge(|listener, _| Some(f64::from(listener.sockets))),
     ),
     gauge(
         "listenq_listener_info",
@@ -155,6 +189,12 @@ pub const METRICS: &[Metric] = &[
                 }
             }
         }),
+    ),
+    gauge(
+        "listenq_listener_diagnosis",
+        "Whether a kind of trouble holds at the listener (1) or has held within the last five minutes (0); what never held is absent, and each holds for 10 s at least.",
+        &["netns", "protocol", "address", "port", "diagnosis"],
+        Value::Diagnoses,
     ),
     // Per namespace: the kernel's counters.
     kernel_counter(
@@ -284,6 +324,18 @@ pub const METRICS: &[Metric] = &[
         NETNS,
         Value::Netns(|netns| netns.sampled_unix),
     ),
+    gauge(
+        "listenq_netns_scan_timestamp_seconds",
+        "When the last connection scan of the namespace began, in seconds since 1970; scan gauges are as of then, and gone when that is too long ago.",
+        NETNS,
+        Value::Netns(|netns| Some(netns.scan?.unix_time)),
+    ),
+    gauge(
+        "listenq_netns_scan_interval_seconds",
+        "Time between the last two connection scans of the namespace; idle ones are scanned seldom, and it is not what --scan.interval asks for.",
+        NETNS,
+        Value::Netns(|netns| Some(netns.scan?.gap?.as_secs_f64())),
+    ),
     // listenq itself.
     gauge(
         "listenq_build_info",
@@ -332,6 +384,19 @@ pub const METRICS: &[Metric] = &[
         labels: &[],
         value: Value::Durations(|own| &own.durations),
     },
+    Metric {
+        name: "listenq_scan_duration_seconds",
+        kind: Kind::Histogram,
+        help: "How long connection scans took, one namespace each, on the clock; not processor time, which is never more than 1 % of a core.",
+        labels: &[],
+        value: Value::Durations(|own| &own.scans),
+    },
+    counter(
+        "listenq_scan_rows_total",
+        "Sockets that the kernel listed for connection scans; not the connections that it had to walk.",
+        &[],
+        Value::Own(|own| Some(own.scan_rows as f64)),
+    ),
     gauge(
         "listenq_namespaces",
         "Network namespaces by state: sampled, or there and inaccessible; those that cannot even be seen are not counted.",
@@ -439,7 +504,9 @@ impl Metric {
             Value::Queue(value) => {
                 each_listener(view, Some(age), series, |listener| value(listener.queue.as_ref()?));
             }
-            Value::ListenerGauge(value) => each_listener(view, Some(age), series, value),
+            Value::ListenerGauge(value) => {
+                each_listener(view, Some(age), series, |listener| value(listener, view));
+            }
             Value::Listener(value) => each_listener(view, None, series, value),
             Value::Netns(value) => each_netns(view, None, series, value),
             Value::Counter(counter) => {
@@ -453,6 +520,7 @@ impl Metric {
             Value::Own(value) => one(value(&view.own), series),
             Value::Process(value) => one(view.own.process.as_ref().and_then(value), series),
             Value::Labelled(each) => each(view, series),
+            Value::Diagnoses => each_diagnosis(view, age, series),
             Value::Durations(_) => {}
         }
     }
@@ -485,18 +553,38 @@ fn each_listener(
     series: &mut Series<'_>,
     value: impl Fn(&ListenerView) -> Option<f64>,
 ) {
-    for netns in &view.namespaces {
-        let is_shown = |protocol| age.is_none_or(|age| netns.is_fresh(protocol, view.now + age));
-        let (tcp, unix) = (is_shown(Protocol::Tcp), is_shown(Protocol::Unix));
-        for listener in &netns.listeners {
-            let name = &*listener.name;
-            let is_shown = match name.protocol {
-                Protocol::Tcp => tcp,
-                Protocol::Unix => unix,
-            };
-            if let Some(value) = value(listener).filter(|_| is_shown) {
-                series(&[&netns.name, name.protocol.label(), &name.address, &name.port], value);
-            }
+    for (netns, listener) in shown(view, age) {
+        if let Some(value) = value(listener) {
+            series(&labels(netns, listener), value);
         }
     }
+}
+
+fn each_diagnosis(view: &View, age: Duration, series: &mut Series<'_>) {
+    for (netns, listener) in shown(view, Some(age)) {
+        for held in listener.case.iter().flat_map(|case| &case.diagnoses) {
+            let [netns, protocol, address, port] = labels(netns, listener);
+            let labels = [netns, protocol, address, port, held.diagnosis.label()];
+            series(&labels, f64::from(held.since.is_some()));
+        }
+    }
+}
+
+/// With `age`, only listeners of a protocol whose last good sample is young enough.
+fn shown(view: &View, age: Option<Duration>) -> impl Iterator<Item = (&NetnsView, &ListenerView)> {
+    view.namespaces.iter().flat_map(move |netns| {
+        let is_shown = |protocol| age.is_none_or(|age| netns.is_fresh(protocol, view.now + age));
+        let (tcp, unix) = (is_shown(Protocol::Tcp), is_shown(Protocol::Unix));
+        let listeners =
+            netns.listeners.iter().filter(move |listener| match listener.name.protocol {
+                Protocol::Tcp => tcp,
+                Protocol::Unix => unix,
+            });
+        listeners.map(move |listener| (netns, listener))
+    })
+}
+
+fn labels<'a>(netns: &'a NetnsView, listener: &'a ListenerView) -> [&'a str; 4] {
+    let name = &*listener.name;
+    [&netns.name, name.protocol.label(), &name.address, &name.port]
 }

@@ -19,6 +19,8 @@ const SKMEMINFO: u16 = 7;
 const CGROUP_ID: u16 = 21;
 /// `SK_MEMINFO_DROPS`: the ninth u32 of SKMEMINFO.
 const DROPS: std::ops::Range<usize> = 32..36;
+/// `INET_DIAG_REQ_BYTECODE`.
+const REQ_BYTECODE: u16 = 1;
 /// `TCPDIAG_GETSOCK`: the request that came before `SOCK_DIAG_BY_FAMILY`.
 const TCPDIAG_GETSOCK: u16 = 18;
 /// `TCP_LISTEN`.
@@ -33,19 +35,18 @@ pub struct Row {
     pub interface: u32,
 }
 
-/// Asks for the listeners of both families in one walk of the table: the older request with
-/// `struct inet_diag_req`, whose family the kernel leaves open.
+/// A dump of both families in one walk of the table: the older request with `struct inet_diag_req`, whose family the
+/// kernel leaves open.
+#[derive(Clone, Debug, Default)]
+pub struct Request {
+    states: u32,
+    extensions: u8,
+    filter: Option<Vec<u8>>,
+}
+
+/// Asks for the listeners of both families.
 pub fn both_families() -> Vec<u8> {
-    const LENGTH: usize = 16 + 60;
-    const EXTENSIONS_AT: usize = 16 + 3;
-    const STATES_AT: usize = 16 + 4 + 48;
-    let mut request = vec![0; LENGTH];
-    request[0..4].copy_from_slice(&(LENGTH as u32).to_ne_bytes());
-    request[4..6].copy_from_slice(&TCPDIAG_GETSOCK.to_ne_bytes());
-    request[6..8].copy_from_slice(&(NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
-    request[EXTENSIONS_AT] = 1 << (SKMEMINFO - 1);
-    request[STATES_AT..STATES_AT + 4].copy_from_slice(&(1u32 << LISTEN).to_ne_bytes());
-    request
+    Request::states(&[LISTEN]).with(SKMEMINFO).build()
 }
 
 /// Asks for the listeners of IPv4, then of IPv6: two walks, for kernels that refuse the older request.
@@ -83,6 +84,48 @@ pub fn decode_row(payload: &[u8]) -> Result<Option<Row>, DumpError> {
         origin: Origin { inode: header.inode, cgroup },
     };
     Ok(Some(Row { socket, interface: id.interface_id }))
+}
+
+// === impl Request ===
+
+impl Request {
+    /// Asks for the sockets in these states.
+    pub fn states(states: &[u8]) -> Self {
+        let states = states.iter().fold(0, |mask, state| mask | 1u32 << state);
+        Self { states, ..Self::default() }
+    }
+
+    /// Asks for this attribute, too.
+    pub fn with(mut self, attribute: u16) -> Self {
+        self.extensions |= 1 << (attribute - 1);
+        self
+    }
+
+    /// Only sockets that this byte-code accepts, if there is any.
+    pub fn filtered(self, filter: Option<Vec<u8>>) -> Self {
+        Self { filter, ..self }
+    }
+
+    /// The whole message.
+    pub fn build(&self) -> Vec<u8> {
+        const HEADER: usize = 16;
+        const EXTENSIONS_AT: usize = HEADER + 3;
+        const STATES_AT: usize = HEADER + 4 + 48;
+        const FIXED: usize = HEADER + 60;
+        let mut request = vec![0; FIXED];
+        request[4..6].copy_from_slice(&TCPDIAG_GETSOCK.to_ne_bytes());
+        request[6..8].copy_from_slice(&(NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
+        request[EXTENSIONS_AT] = self.extensions;
+        request[STATES_AT..STATES_AT + 4].copy_from_slice(&self.states.to_ne_bytes());
+        if let Some(filter) = &self.filter {
+            request.extend((4 + filter.len() as u16).to_ne_bytes());
+            request.extend(REQ_BYTECODE.to_ne_bytes());
+            request.extend(filter);
+        }
+        let length = request.len() as u32;
+        request[0..4].copy_from_slice(&length.to_ne_bytes());
+        request
+    }
 }
 
 #[derive(Default)]

@@ -1,6 +1,7 @@
 //! The edge to the kernel: netlink and procfs readers. Receiving holds no logic and decoding holds no
 //! file; what they bring is a [`snapshot`](crate::snapshot).
 
+pub mod connections;
 pub mod device;
 pub mod diag_stream;
 pub mod inet_diag;
@@ -9,6 +10,7 @@ pub mod namespaces;
 pub mod netlink;
 pub mod netstat;
 pub mod own_process;
+pub mod port_filter;
 pub mod proc_tcp;
 pub mod procfs_file;
 pub mod sysctl;

@@ -3,10 +3,11 @@
 
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NlasIterator, Parseable};
 use netlink_packet_sock_diag::SockDiagMessage;
-use netlink_packet_sock_diag::constants::{UNIX_DIAG_NAME, UNIX_DIAG_RQLEN};
+use netlink_packet_sock_diag::constants::{UNIX_DIAG_ICONS, UNIX_DIAG_NAME, UNIX_DIAG_RQLEN};
 use netlink_packet_sock_diag::unix::{ShowFlags, StateFlags, UnixRequest, UnixResponseHeader};
 
 use super::diag_stream::{DumpError, malformed};
+use crate::snapshot::scan::UnixQueue;
 use crate::snapshot::{AcceptQueue, Cookie, ListenSocket, Origin, UnixName};
 
 /// `struct unix_diag_msg` up to its attributes.
@@ -14,14 +15,22 @@ const MESSAGE: usize = 16;
 /// `TCP_LISTEN`, for Unix sockets too.
 const LISTEN: u8 = 10;
 
+/// The longest queue whose clients the kernel can list: a datagram has 32 KiB, and four bytes are for each.
+pub const LONGEST_QUEUE: u32 = 7_500;
+
 /// Asks for the listening sockets with their names and queues.
 pub fn request() -> Vec<u8> {
-    let request = UnixRequest {
-        state_flags: StateFlags::LISTEN,
-        inode: 0,
-        show_flags: ShowFlags::NAME | ShowFlags::RQLEN,
-        cookie: [0xff; 8],
-    };
+    dump(ShowFlags::NAME | ShowFlags::RQLEN)
+}
+
+/// Asks for the listening sockets with their names and who waits in their queues.
+pub fn queue_request() -> Vec<u8> {
+    dump(ShowFlags::NAME | ShowFlags::ICONS)
+}
+
+fn dump(show_flags: ShowFlags) -> Vec<u8> {
+    let request =
+        UnixRequest { state_flags: StateFlags::LISTEN, inode: 0, show_flags, cookie: [0xff; 8] };
     let mut message = NetlinkMessage::from(SockDiagMessage::UnixRequest(request));
     message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
     message.finalize();
@@ -53,6 +62,29 @@ pub fn decode_row(payload: &[u8]) -> Result<Option<ListenSocket<UnixName>>, Dump
         drops: None,
         origin: Origin { inode: header.inode, cgroup: None },
     }))
+}
+
+/// Decodes one row of the other request; `None` when it is not a listening socket with a name and a queue.
+pub fn decode_queue(payload: &[u8]) -> Result<Option<UnixQueue>, DumpError> {
+    let header = UnixResponseHeader::parse(payload).map_err(malformed)?;
+    if header.state != LISTEN {
+        return Ok(None);
+    }
+    let (mut name, mut clients) = (None, Vec::new());
+    for attribute in NlasIterator::new(payload.get(MESSAGE..).unwrap_or_default()) {
+        let attribute = attribute.map_err(malformed)?;
+        match attribute.kind() {
+            UNIX_DIAG_NAME => name = UnixName::new(attribute.value()),
+            UNIX_DIAG_ICONS => {
+                let inodes = attribute.value().as_chunks().0;
+                clients = inodes.iter().map(|inode| u32::from_ne_bytes(*inode)).collect();
+            }
+            _ => {}
+        }
+    }
+    let cookie = Cookie::from_halves(header.cookie);
+    let queue = name.map(|address| UnixQueue { cookie, address, clients });
+    Ok(queue.filter(|queue| !queue.clients.is_empty()))
 }
 
 /// `struct unix_diag_rqlen`: length, then limit.

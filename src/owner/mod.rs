@@ -39,6 +39,16 @@ pub struct Owner {
 // === impl Owner ===
 
 impl Owner {
+    /// Where it runs, by the most telling name: pod, container or unit.
+    pub fn place(&self) -> String {
+        let Self { process: _, unit, container_id, k8s_namespace, k8s_pod, k8s_container } = self;
+        match (k8s_pod.is_empty(), container_id.is_empty()) {
+            (false, _) => [&**k8s_namespace, k8s_pod, k8s_container].join("/"),
+            (true, false) => container_id.chars().take(12).collect(),
+            (true, true) => unit.to_string(),
+        }
+    }
+
     /// Whether nothing at all is known.
     pub fn is_unknown(&self) -> bool {
         let Self { process, unit, container_id, k8s_namespace, k8s_pod, k8s_container } = self;

@@ -3,9 +3,11 @@
 
 pub mod discovery;
 pub mod health;
+pub mod incidents;
 pub mod netns;
 pub mod owners;
 pub mod publish;
+pub mod scanning;
 pub mod schedule;
 pub mod scout;
 pub mod wanted;
@@ -21,6 +23,7 @@ use crate::kernel::namespaces;
 use crate::kernel::own_process::OwnProcess;
 use crate::kernel::procfs_file::ReadError;
 use crate::own::{Feature, Own, Source};
+use crate::snapshot::scan::Scan;
 use crate::snapshot::{NetnsId, NetnsSample, Snapshot};
 use crate::state::{self, State};
 
@@ -29,6 +32,7 @@ use health::Health;
 use netns::{NetnsReader, Tick};
 use owners::{Owners, Search};
 use publish::{Publisher, Reader};
+use scanning::{Place, Scanning};
 use schedule::Schedule;
 use scout::{Report, Scouting};
 use wanted::Asked;
@@ -79,6 +83,8 @@ pub struct Sampler {
     snapshot: Snapshot,
     work: Option<Work>,
     scouting: Option<Scouting>,
+    scan_interval: Duration,
+    scanning: Option<Scanning>,
     asked: Asked,
     health: Health,
     process: OwnProcess,
@@ -120,6 +126,8 @@ impl Sampler {
             snapshot: Snapshot { namespaces: vec![own_sample], ..Snapshot::default() },
             work: None,
             scouting: None,
+            scan_interval: config.scan_interval,
+            scanning: None,
             asked: Asked::default(),
             health: Health::default(),
             process: OwnProcess::new(&config.procfs),
@@ -145,9 +153,11 @@ impl Sampler {
         Ok(sampler)
     }
 
-    /// Takes one sample, looks for the owners at once, and publishes both: for whoever looks only once.
-    pub fn sample_with_owners(&mut self) {
+    /// Takes one sample, looks for the owners and those who wait at once, and publishes all: for whoever looks only
+    /// once.
+    pub fn sample_all(&mut self) {
         self.sample();
+        self.scan_queues();
         let now = self.epoch.elapsed();
         let wanted = self.asked.wanted(&self.snapshot, now);
         if let Some(search) = self.work.as_mut().map(|work| work.owners.search(&wanted)) {
@@ -172,6 +182,8 @@ impl Sampler {
             self.last.replace(start).map_or(Duration::ZERO, |last| start.saturating_sub(last));
         self.state.fold(&self.snapshot, elapsed);
         self.snapshot.claims.clear();
+        self.snapshot.namespaces.iter_mut().for_each(|netns| netns.scan = None);
+        self.state.take_incidents().for_each(|incident| incidents::say(&incident));
         self.count_omitted();
         let end = self.epoch.elapsed();
         self.own.samples += 1;
@@ -187,6 +199,7 @@ impl Sampler {
     /// Samples on the timer until `stop` says so or its sender is gone.
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
         self.start_scouting();
+        self.start_scanning();
         loop {
             let due = self.epoch + self.schedule.due();
             tokio::select! {
@@ -194,11 +207,53 @@ impl Sampler {
                 _ = stop.wait_for(|stop| *stop) => return,
                 () = tokio::time::sleep_until(due.into()) => {
                     self.hear_reports();
+                    self.hear_scans();
                     self.sample();
                     self.ask_for_owners();
                 }
             }
         }
+    }
+
+    /// Scans every namespace with a queue here and now.
+    fn scan_queues(&mut self) {
+        let (own, health, now) = (&mut self.own, &mut self.health, self.epoch.elapsed());
+        for (reader, sample) in self.readers.iter_mut().zip(&mut self.snapshot.namespaces) {
+            let place = reader.scans().filter(|place| place.holds_a_queue());
+            if let Some(reader) = place.and_then(Place::reader) {
+                let scan = reader.scan(&mut self.scratch.datagram);
+                sample.scan = health.check(own, Source::Scan, now, scan);
+            }
+        }
+    }
+
+    /// Hears what was scanned, and gives more to scan.
+    fn hear_scans(&mut self) {
+        let now = self.epoch.elapsed();
+        let Some(scanning) = &mut self.scanning else { return };
+        if let Some(report) = scanning.report(now) {
+            let (age, took, rows) = (report.age(), report.took, report.rows);
+            self.own.scans.observe(took);
+            self.own.scan_rows += rows;
+            let features = self.own.features;
+            let is_available =
+                !report.result.as_ref().is_err_and(|error| error.means_unavailable());
+            self.own.set_feature(Feature::Scan, is_available);
+            let scan = self.health.check(&mut self.own, Source::Scan, now, report.result);
+            let mut known = self.readers.iter_mut().zip(&mut self.snapshot.namespaces);
+            // A namespace that ended meanwhile is let go here, with the reader.
+            if let Some((reader, sample)) = known.find(|(_, sample)| sample.id == report.id) {
+                if let Some(place) = reader.scans() {
+                    place.give_back(report.reader, now);
+                }
+                sample.scan = scan.map(|scan| Scan { age, ..scan });
+            }
+            self.say_what_is_missing(features);
+        }
+        let Some(scanning) = &mut self.scanning else { return };
+        let places = self.readers.iter_mut().zip(&self.snapshot.namespaces);
+        scanning
+            .give(now, places.filter_map(|(reader, sample)| Some((sample.id, reader.scans()?))));
     }
 
     fn start_scouting(&mut self) {
@@ -207,6 +262,11 @@ impl Sampler {
             let scouting = Scouting::start(discovery, interval, owners);
             self.scouting = self.health.check(&mut self.own, Source::Namespaces, now, scouting);
         }
+    }
+
+    fn start_scanning(&mut self) {
+        let (now, scanning) = (self.epoch.elapsed(), Scanning::start(self.scan_interval));
+        self.scanning = self.health.check(&mut self.own, Source::Scan, now, scanning);
     }
 
     fn hear_reports(&mut self) {

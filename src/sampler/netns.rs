@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::kernel::connections::ConnectionReader;
 use crate::kernel::listen::{ListenError, ListenReader, Scratch};
 use crate::kernel::netstat::{Netstat, Snmp};
 use crate::kernel::procfs_file::{ProcfsFile, ReadError, Text};
@@ -13,6 +14,7 @@ use crate::own::{Feature, Own, Source};
 use crate::snapshot::{Counters, Dump, ListenSocket, NetnsSample, UnixName};
 
 use super::health::Health;
+use super::scanning::Place;
 
 /// What moves rarely is read at least so often.
 const SLOW: Duration = Duration::from_secs(1);
@@ -25,6 +27,8 @@ pub struct NetnsReader {
     netstat: ProcfsFile,
     snmp: ProcfsFile,
     sysctls: Sysctls,
+    /// Where it stands with connection scans; set up at the first sample in the own namespace.
+    scans: Option<Place>,
     health: Health,
     spare_tcp: Vec<ListenSocket>,
     spare_unix: Vec<ListenSocket<UnixName>>,
@@ -56,6 +60,7 @@ impl NetnsReader {
     pub fn open_here(procfs: &Path, scratch: &mut Scratch) -> Result<Self, ListenError> {
         let mut reader = Self::open(procfs, procfs.join("thread-self/net"))?;
         reader.listen = Some(ListenReader::open(&reader.net, scratch)?);
+        reader.scans = Some(Place::new(ConnectionReader::open().ok(), false));
         Ok(reader)
     }
 
@@ -66,6 +71,7 @@ impl NetnsReader {
             sysctls: Sysctls::open(procfs),
             net,
             listen: None,
+            scans: None,
             health: Health::default(),
             spare_tcp: Vec::new(),
             spare_unix: Vec::new(),
@@ -103,7 +109,28 @@ impl NetnsReader {
             let snmp = counters(&self.snmp, text, |text| Snmp::parse(text).map(|snmp| snmp.0));
             sample.snmp = self.health.check(own, Source::Snmp, tick.now, snmp);
         }
+        if self.scans.is_none() {
+            self.scans = Some(Place::new(self.open_connections(tick, own), true));
+        }
+        if let Some(scans) = &mut self.scans {
+            scans.look(tick.now, sample);
+        }
         moved || sample.unix.is_some()
+    }
+
+    fn open_connections(&mut self, tick: Tick, own: &mut Own) -> Option<ConnectionReader> {
+        match ConnectionReader::open() {
+            Err(error) if error.means_unavailable() => {
+                own.set_feature(Feature::Scan, false);
+                None
+            }
+            opened => self.health.check(own, Source::Scan, tick.now, opened),
+        }
+    }
+
+    /// Where it stands with connection scans; `None` before the first sample.
+    pub fn scans(&mut self) -> Option<&mut Place> {
+        self.scans.as_mut()
     }
 
     /// Whether any drop or socket moved since the last good dump.

@@ -1,6 +1,8 @@
 //! What one sample saw, in the kernel's own terms: plain values, copied out of netlink and procfs and
 //! given their meaning here, where they enter. No file, clock or socket.
 
+pub mod scan;
+
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,6 +11,8 @@ use std::time::Duration;
 use rustc_hash::FxHashMap;
 
 use crate::owner::Owner;
+
+use scan::Scan;
 
 /// The kernel's name for one listen socket inside its namespace (`idiag_cookie`); where only
 /// `/proc/net/tcp` answers, the socket's inode stands in.
@@ -160,6 +164,8 @@ pub struct NetnsSample {
     pub snmp: Option<Counters>,
     /// The five settings under `/proc/sys/net`.
     pub settings: Option<Settings>,
+    /// A connection scan that ended since the last sample.
+    pub scan: Option<Scan>,
 }
 
 /// What one sample read, of every namespace.
@@ -216,6 +222,7 @@ impl NetnsSample {
             netstat: None,
             snmp: None,
             settings: None,
+            scan: None,
         }
     }
 }
@@ -273,6 +280,13 @@ impl AcceptQueue {
     /// Full means more than the limit: the kernel admits limit + 1.
     pub fn is_full(self) -> bool {
         self.limit.is_some_and(|limit| self.length > limit)
+    }
+
+    /// At its limit, or so close that a slow server has just taken one: full but for moments.
+    pub fn is_brimming(self) -> bool {
+        let Some(limit) = self.limit else { return false };
+        let (length, limit) = (u64::from(self.length), u64::from(limit));
+        length > 0 && (length >= limit || length * 10 >= (limit + 1) * 9)
     }
 
     /// Length over what the queue holds (limit + 1): 1 or more is full.

@@ -3,14 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::diagnosis::{Evidence, WINDOW};
 use crate::snapshot::{ListenAddress, UnixName};
-use crate::view::{ListenerName, ListenerView, Protocol, QueueView};
+use crate::view::{ListenerName, ListenerView, Protocol, QueueScan, QueueView, ScanView};
 
-use super::GRACE;
 use super::blame::Suspect;
 use super::exposure::{Exposure, Rank};
-use super::peak::{Peak, Slot};
+use super::peak::Peak;
+use super::record::{Record, Turn};
+use super::scans::Verdict;
 use super::socket::Socket;
+use super::{GRACE, Tick};
+
+/// So many half-open connections at once are worth remembering.
+pub(super) const MANY_HALF_OPEN: u64 = 16;
 
 /// How long a closed listener without series is remembered.
 const UNEXPOSED_GRACE: Duration = Duration::from_millis(500);
@@ -32,6 +38,13 @@ pub(super) struct Listener<A> {
     pub(super) suspect: Suspect,
     /// Whether it has series.
     pub(super) exposure: Exposure,
+    /// What is remembered of it, if there was ever anything to remember.
+    pub(super) record: Option<Box<Record>>,
+    /// An incident that ended when it was closed.
+    turn: Option<Turn>,
+    opened_at: Duration,
+    /// How much of the time before this sample it was full.
+    full_for: Duration,
     tally: Tally,
     full: bool,
     peak: Peak,
@@ -49,6 +62,7 @@ struct Tally {
     limit: Option<u64>,
     fullest: Option<f64>,
     full: bool,
+    brimming: u32,
     drops: Option<u64>,
 }
 
@@ -70,7 +84,7 @@ impl Address for UnixName {
 
 impl<A: Address> Listener<A> {
     /// A listener just seen for the first time.
-    pub(super) fn new(address: A) -> Self {
+    pub(super) fn new(address: A, now: Duration) -> Self {
         Self {
             address,
             shown: ListenerView {
@@ -87,6 +101,10 @@ impl<A: Address> Listener<A> {
             },
             suspect: Suspect::default(),
             exposure: Exposure::Omitted,
+            record: None,
+            turn: None,
+            opened_at: now,
+            full_for: Duration::ZERO,
             tally: Tally::default(),
             full: false,
             peak: Peak::default(),
@@ -102,6 +120,7 @@ impl<A: Address> Listener<A> {
         if let Some(queue) = &self.shown.queue {
             self.shown.connection_seconds += queue.length as f64 * seconds;
         }
+        self.full_for = if self.full { gap } else { Duration::ZERO };
         if self.full {
             self.shown.full_seconds = self.shown.full_seconds.map(|full| full + seconds);
         }
@@ -127,6 +146,7 @@ impl<A: Address> Listener<A> {
             tally.fullest = Some(tally.fullest.map_or(fullness, |fullest| fullest.max(fullness)));
         }
         tally.full |= queue.is_full();
+        tally.brimming += u32::from(queue.is_brimming());
         if socket.dropped {
             let limit = queue.limit.unwrap_or(0);
             self.lift = Some(self.lift.map_or(limit, |lift| lift.min(limit)));
@@ -134,15 +154,18 @@ impl<A: Address> Listener<A> {
     }
 
     /// All sockets are added up.
-    pub(super) fn end_sample(&mut self, slot: Slot, now: Duration) {
+    pub(super) fn end_sample(&mut self, tick: Tick) {
         let tally = self.tally;
         self.shown.sockets = tally.sockets;
         self.full = tally.full;
         if tally.sockets == 0 {
-            return self.close(now);
+            return self.close(tick.now);
         }
-        self.closed_at = None;
-        self.peak.record(slot, u32::try_from(tally.length).unwrap_or(u32::MAX));
+        if self.closed_at.take().is_some() {
+            self.opened_at = tick.now;
+        }
+        self.remember(tick.now);
+        self.peak.record(tick.slot, u32::try_from(tally.length).unwrap_or(u32::MAX));
         if tally.limit.is_some() {
             self.shown.full_seconds.get_or_insert(0.0);
         }
@@ -158,16 +181,95 @@ impl<A: Address> Listener<A> {
         });
     }
 
+    fn remember(&mut self, now: Duration) {
+        let Tally { sockets, length, brimming, .. } = self.tally;
+        if length > 0 {
+            self.record.get_or_insert_default();
+        } else if let Some(scan) = &mut self.shown.scan {
+            scan.queue = None;
+        }
+        if let Some(record) = &mut self.record {
+            record.sampled(now, length, self.full_for);
+            record.brimming(now, brimming > 0, brimming == sockets);
+            if length == 0 {
+                record.emptied();
+            }
+        }
+    }
+
+    /// A scan at `at` found its sockets to hold `length` connections, and so many handshakes under way.
+    pub(super) fn scanned(
+        &mut self,
+        at: Duration,
+        length: u64,
+        half_open: Option<[u64; 2]>,
+        look: impl FnOnce(&mut Record) -> Verdict,
+    ) {
+        let syn_queue = half_open.map(|[all, _]| all);
+        let mut view = ScanView { at, syn_queue, queue: None };
+        if length > 0 || syn_queue.is_some_and(|all| all >= MANY_HALF_OPEN) {
+            self.record.get_or_insert_default();
+        }
+        if let Some(record) = &mut self.record {
+            let verdict = (length > 0).then(|| look(record));
+            record.scanned(at, length, verdict, half_open.unwrap_or_default());
+            view.queue = verdict.map(|verdict| QueueScan {
+                oldest: verdict.oldest,
+                abandoned: verdict.abandoned,
+                drain_rate: record.drain_rate(at, length, verdict),
+            });
+        }
+        self.shown.scan = Some(view);
+    }
+
+    /// The last scan is too old to say anything.
+    pub(super) fn forget_scan(&mut self) {
+        self.shown.scan = None;
+        if let Some(record) = &mut self.record {
+            record.forget_scan();
+        }
+    }
+
+    /// Draws the conclusions from what is remembered; `evidence` comes with what others know.
+    pub(super) fn conclude(&mut self, now: Duration, evidence: Evidence) -> Option<Turn> {
+        let record = self.record.as_mut()?;
+        let (case, turn) = record.conclude(
+            now,
+            Evidence {
+                watched: now.saturating_sub(self.opened_at).min(WINDOW),
+                peak_ratio: peak_ratio(self.shown.queue.as_ref()),
+                ..evidence
+            },
+        );
+        self.shown.case = Some(case);
+        if record.is_over(now) {
+            (self.record, self.shown.case) = (None, None);
+        }
+        turn
+    }
+
+    /// An incident that ended because it was closed.
+    pub(super) fn take_turn(&mut self) -> Option<Turn> {
+        self.turn.take()
+    }
+
     /// It has no socket any more: its counters stay for the grace time, its gauges go.
     pub(super) fn close(&mut self, now: Duration) {
         (self.shown.sockets, self.shown.queue, self.full) = (0, None, false);
+        (self.shown.scan, self.shown.case) = (None, None);
+        if let Some(turn) = self.record.take().and_then(|mut record| record.end()) {
+            self.turn = Some(turn);
+        }
         self.closed_at.get_or_insert(now);
     }
 
     /// Takes the charge that its suspect was given, and gives the part that it does not show. An overflow that can
     /// only be its own proves that a queue was full, though no sample saw it.
-    pub(super) fn charged(&mut self, slot: Slot) -> u64 {
+    pub(super) fn charged(&mut self, tick: Tick) -> u64 {
         let (charge, certain) = self.suspect.charge();
+        if charge > 0 && self.is_open() {
+            self.record.get_or_insert_default().overflowed(tick.now, charge);
+        }
         if self.shown.drops.is_some() {
             let overflows = self.shown.overflows.get_or_insert(0);
             if self.exposure.is_exposed() {
@@ -176,7 +278,7 @@ impl<A: Address> Listener<A> {
         }
         self.overflows += charge;
         if let (true, Some(limit)) = (certain, self.lift) {
-            self.peak.record(slot, limit.saturating_add(1));
+            self.peak.record(tick.slot, limit.saturating_add(1));
             if let Some(queue) = &mut self.shown.queue {
                 queue.peak_length = u64::from(self.peak.largest());
             }
@@ -204,6 +306,7 @@ impl<A: Address> Listener<A> {
             && self.tally.length == 0
             && self.peak.largest() == 0
             && !self.suspect.is_suspected()
+            && self.record.is_none()
             // Until the first settlement it has no overflows to show.
             && self.shown.overflows.is_some() == self.shown.drops.is_some()
     }
@@ -224,6 +327,12 @@ impl<A: Address> Listener<A> {
         let remembered = if self.exposure.is_exposed() { GRACE } else { UNEXPOSED_GRACE };
         self.closed_at.is_some_and(|closed| now.saturating_sub(closed) >= remembered)
     }
+}
+
+fn peak_ratio(queue: Option<&QueueView>) -> f64 {
+    let ratio =
+        queue.and_then(|queue| Some(queue.peak_length as f64 / (queue.limit? as f64 + 1.0)));
+    ratio.unwrap_or(0.0)
 }
 
 /// A sum in which one unknown part makes the whole unknown.

@@ -1,6 +1,7 @@
 //! What became of all samples so far. [`State::fold`] takes in one snapshot after another and knows no clock:
 //! time comes in as a value.
 
+mod attribution;
 mod blame;
 mod exposure;
 mod group;
@@ -9,20 +10,25 @@ mod laws;
 mod listener;
 mod netns;
 mod peak;
+mod record;
+mod scans;
 mod socket;
+mod trailing;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::own::Own;
+use crate::owner::Owner;
 use crate::snapshot::{NetnsSample, Snapshot};
-use crate::view::{NetnsView, View};
+use crate::view::{ListenerName, NetnsView, View};
 
 pub use exposure::Filter;
 use exposure::{Admission, Candidate};
 use netns::{Key, Netns};
 use peak::{Slot, Window};
+pub use record::{Span, Turn};
 
 /// How long a closed listener, and the drops of a closed socket, are remembered.
 pub const GRACE: Duration = Duration::from_secs(5 * 60);
@@ -48,6 +54,22 @@ pub struct State {
     now: Duration,
     namespaces: BTreeMap<Arc<str>, Netns>,
     admission: Admission,
+    incidents: Vec<Incident>,
+}
+
+/// An incident that started or ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Incident {
+    /// The namespace.
+    pub netns: Arc<str>,
+    /// The listener.
+    pub name: Arc<ListenerName>,
+    /// Who is behind it.
+    pub owner: Arc<Owner>,
+    /// What is told.
+    pub turn: Turn,
+    /// When, on the fold's own clock.
+    pub at: Duration,
 }
 
 /// When a sample was taken.
@@ -84,6 +106,7 @@ impl State {
             now: Duration::ZERO,
             namespaces: BTreeMap::new(),
             admission: Admission::new(filter, max_listeners),
+            incidents: Vec::new(),
         }
     }
 
@@ -103,7 +126,8 @@ impl State {
         for sample in &snapshot.namespaces {
             match self.namespaces.get_mut(&sample.name) {
                 Some(netns) if netns.id() == sample.id && !netns.has_ended() => {
-                    netns.fold(sample, tick, &mut self.admission)
+                    netns.fold(sample, tick, &mut self.admission);
+                    netns.conclude(tick.now, &mut self.incidents);
                 }
                 // Another namespace of the same name is an ordinary counter reset.
                 _ => self.first_sight(sample, tick),
@@ -120,6 +144,11 @@ impl State {
         if self.admission.is_due(self.now) {
             self.give_places();
         }
+    }
+
+    /// Incidents that started or ended since this was last asked.
+    pub fn take_incidents(&mut self) -> impl Iterator<Item = Incident> {
+        self.incidents.drain(..)
     }
 
     /// Copies what is known into `view`, into the memory it already has where that is enough.
@@ -143,10 +172,11 @@ impl State {
     }
 
     fn end_missing(&mut self) {
-        let (now, admission) = (self.now, &mut self.admission);
+        let (now, admission, incidents) = (self.now, &mut self.admission, &mut self.incidents);
         self.namespaces.retain(|_, netns| {
             if !netns.was_folded_at(now) {
                 netns.end(now, admission);
+                netns.conclude(now, incidents);
             }
             let is_forgotten = netns.is_forgotten(now);
             if is_forgotten {

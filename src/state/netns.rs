@@ -4,18 +4,30 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::owner::Owner;
+use crate::snapshot::scan::Scan;
 use crate::snapshot::{
-    Claims, Counter, Counters, ListenAddress, NetnsId, NetnsSample, Settings, UnixName,
+    Claims, Counter, Counters, ListenAddress, NetnsId, NetnsSample, Setting, Settings, UnixName,
 };
-use crate::view::{ListenerView, NetnsView, Protocol};
+use crate::view::{ListenerView, NetnsScan, NetnsView, Protocol};
 
 use super::blame::Ledger;
 use super::exposure::{Admission, Candidate};
-use super::group::Group;
-use super::{GRACE, Tick};
+use super::group::{Context, Group};
+use super::trailing::Trailing;
+use super::{GRACE, Incident, Tick};
 
 /// A first look may miss sockets; what turns up in the first dumps was there before.
 const BASELINE_DUMPS: u64 = 3;
+
+/// How often conclusions are drawn.
+const CONCLUDE: Duration = Duration::from_secs(1);
+
+/// A scan is too old to say anything after so much time, or so many gaps between scans.
+const SCAN_STALE: Duration = Duration::from_secs(15);
+const SCAN_STALE_GAPS: u32 = 3;
+
+/// Earlier caps that are remembered.
+const RAISES: usize = 8;
 
 /// A listener of a namespace.
 pub(super) type Key = (Protocol, usize);
@@ -34,6 +46,13 @@ pub(super) struct Netns {
     settings: Settings,
     sampled_unix: Option<f64>,
     sampled_seconds: f64,
+    scan: Option<NetnsScan>,
+    scan_is_shown: bool,
+    /// SYN cookies sent, and received.
+    cookies: Trailing<[u64; 2]>,
+    /// Earlier values of `somaxconn`, and when each was raised.
+    raised: Vec<(u32, Duration)>,
+    concluded_at: Duration,
     unexposed: u64,
     folded_at: Duration,
     ended_at: Option<Duration>,
@@ -57,6 +76,11 @@ impl Netns {
             settings: Settings::default(),
             sampled_unix: None,
             sampled_seconds: 0.0,
+            scan: None,
+            scan_is_shown: false,
+            cookies: Trailing::default(),
+            raised: Vec::new(),
+            concluded_at: Duration::ZERO,
             unexposed: 0,
             folded_at: Duration::ZERO,
             ended_at: None,
@@ -75,6 +99,7 @@ impl Netns {
             self.owner = sample.owner.clone();
         }
         if let Some(settings) = sample.settings {
+            self.note_raise(&settings, tick.now);
             self.settings = settings;
         }
         if let Some(dump) = &sample.unix {
@@ -87,12 +112,73 @@ impl Netns {
             self.sampled_seconds += credited.as_secs_f64();
             self.sampled_unix = Some(tick.unix_time);
             self.tcp.admit(admission, &self.name, tick.now);
-            let overflows = self.fold_counters(sample);
+            let overflows = self.fold_counters(sample, tick.now);
             if self.knows_overflows() {
-                self.unexposed += self.tcp.settle(&mut self.ledger, overflows, tick.slot);
+                self.unexposed += self.tcp.settle(&mut self.ledger, overflows, tick);
             }
         }
+        if let Some(scan) = &sample.scan {
+            self.take_scan(scan, tick);
+        }
         self.forget(tick.now, admission);
+    }
+
+    /// Draws the conclusions of the last second, and tells which incidents started or ended with them.
+    pub(super) fn conclude(&mut self, now: Duration, incidents: &mut Vec<Incident>) {
+        if now.saturating_sub(self.concluded_at) < CONCLUDE && !self.has_ended() {
+            return;
+        }
+        self.concluded_at = now;
+        if self.scan_is_shown && self.scan.is_none_or(|scan| is_stale(scan, now)) {
+            self.scan_is_shown = false;
+            self.tcp.forget_scan();
+            self.unix.forget_scan();
+        }
+        let context = self.context(now);
+        let mut told = |name: &Arc<_>, owner: &Arc<_>, turn| {
+            let (netns, name, owner) = (self.name.clone(), Arc::clone(name), Arc::clone(owner));
+            incidents.push(Incident { netns, name, owner, turn, at: now });
+        };
+        self.tcp.conclude(&context, &mut told);
+        self.unix.conclude(&context, &mut told);
+    }
+
+    fn context(&self, now: Duration) -> Context {
+        let cookies = self.cookies.within(now);
+        let [cookies_sent, cookies_received] =
+            cookies.fold([0, 0], |[sent, received], [s, r]| [sent + s, received + r]);
+        let (settings, raised) = (self.settings, self.raised.clone());
+        Context { now, settings, raised, cookies_sent, cookies_received }
+    }
+
+    fn take_scan(&mut self, scan: &Scan, tick: Tick) {
+        let at = tick.now.saturating_sub(scan.age);
+        let before = self.scan.replace(NetnsScan {
+            at,
+            unix_time: tick.unix_time - scan.age.as_secs_f64(),
+            gap: None,
+        });
+        self.scan_is_shown = true;
+        if let (Some(new), Some(before)) = (&mut self.scan, before) {
+            new.gap = Some(at.saturating_sub(before.at));
+        }
+        if let Some(tcp) = &scan.tcp {
+            self.tcp.take_scan(at, tcp);
+        }
+        if let Some(queues) = &scan.unix {
+            self.unix.take_scan(at, queues);
+        }
+    }
+
+    fn note_raise(&mut self, settings: &Settings, now: Duration) {
+        let of = |settings: &Settings| u32::try_from(settings.get(Setting::Somaxconn)?).ok();
+        let (Some(before), Some(after)) = (of(&self.settings), of(settings)) else { return };
+        if after > before {
+            self.raised.retain(|(value, _)| *value != before);
+            self.raised.push((before, now));
+            let too_many = self.raised.len().saturating_sub(RAISES);
+            self.raised.drain(..too_many);
+        }
     }
 
     /// Whether it is only remembered: an inode may come to stand for another namespace.
@@ -111,6 +197,7 @@ impl Netns {
             self.ended_at = Some(now);
             self.tcp.close(now);
             self.unix.close(now);
+            self.scan = None;
         }
         self.forget(now, admission);
     }
@@ -145,7 +232,7 @@ impl Netns {
         *unix_at = self.unix.sampled_at();
         *sampled_unix = self.sampled_unix;
         *sampled_seconds = self.sampled_seconds;
-        *scan = None;
+        *scan = self.scan;
         *counters = self.counters;
         *settings = self.settings;
         *unattributed_overflows = self.knows_overflows().then(|| self.ledger.unattributed());
@@ -168,8 +255,9 @@ impl Netns {
     }
 
     /// Takes over the counters; the growth of `ListenOverflows` since it was last read, if it was read.
-    fn fold_counters(&mut self, sample: &NetnsSample) -> Option<u64> {
+    fn fold_counters(&mut self, sample: &NetnsSample, now: Duration) -> Option<u64> {
         let before = self.counters.get(Counter::ListenOverflows);
+        self.count_cookies(sample, now);
         for counters in [&sample.netstat, &sample.snmp].into_iter().flatten() {
             self.counters.update(counters);
         }
@@ -177,6 +265,19 @@ impl Netns {
         // The first reading is a baseline, but in a namespace that came up under watch.
         let baseline = if self.is_newborn { 0 } else { after };
         Some(after.saturating_sub(before.unwrap_or(baseline)))
+    }
+
+    fn count_cookies(&mut self, sample: &NetnsSample, now: Duration) {
+        let Some(netstat) = &sample.netstat else { return };
+        let sums = self.cookies.at(now);
+        for (sum, counter) in
+            sums.iter_mut().zip([Counter::SyncookiesSent, Counter::SyncookiesRecv])
+        {
+            if let (Some(before), Some(after)) = (self.counters.get(counter), netstat.get(counter))
+            {
+                *sum += after.saturating_sub(before);
+            }
+        }
     }
 
     /// Without drops nobody can be charged; without the kernel's counter there is nothing to charge.
@@ -226,4 +327,9 @@ impl Netns {
             admission.leave(candidate.exposure);
         }
     }
+}
+
+fn is_stale(scan: NetnsScan, now: Duration) -> bool {
+    let gaps = scan.gap.unwrap_or_default() * SCAN_STALE_GAPS;
+    now.saturating_sub(scan.at) > gaps.max(SCAN_STALE)
 }

@@ -25,6 +25,12 @@ pub(super) struct Socket {
     pub(super) born: u64,
     /// Whether drops were new when it was last seen.
     pub(super) dropped: bool,
+    /// When it was first seen.
+    pub(super) first_seen: Duration,
+    /// When its queue last became shorter, or began.
+    pub(super) fell_at: Duration,
+    /// Since when it is at its limit.
+    pub(super) brimming_since: Option<Duration>,
     cookie: Cookie,
     seen: u64,
 }
@@ -49,6 +55,21 @@ pub(super) struct Sockets {
     baseline_dumps: u64,
     is_baseline: bool,
     seen: usize,
+}
+
+// === impl Socket ===
+
+impl Socket {
+    fn moved(&mut self, queue: AcceptQueue, now: Duration) {
+        if queue.length < self.queue.length || self.queue.length == 0 {
+            self.fell_at = now;
+        }
+        match queue.is_brimming() {
+            true => _ = self.brimming_since.get_or_insert(now),
+            false => self.brimming_since = None,
+        }
+        self.queue = queue;
+    }
 }
 
 // === impl Sockets ===
@@ -88,8 +109,9 @@ impl Sockets {
         nth: usize,
         row: &ListenSocket<impl Copy>,
         listener: usize,
+        now: Duration,
     ) -> u64 {
-        let place = self.place(nth, row.cookie).unwrap_or_else(|| self.insert(row, listener));
+        let place = self.place(nth, row.cookie).unwrap_or_else(|| self.insert(row, listener, now));
         match self.order.get_mut(nth) {
             Some(expected) => *expected = place,
             None => self.order.push(place),
@@ -98,7 +120,7 @@ impl Sockets {
         self.seen += usize::from(socket.seen != self.dumps);
         let drops = new_drops(socket.drops, row.drops);
         socket.listener = listener;
-        socket.queue = row.queue;
+        socket.moved(row.queue, now);
         socket.drops = row.drops;
         socket.dropped = drops > 0;
         socket.seen = self.dumps;
@@ -142,7 +164,7 @@ impl Sockets {
         expected.filter(is_there).or_else(|| self.by_cookie.get(&cookie).copied())
     }
 
-    fn insert(&mut self, row: &ListenSocket<impl Copy>, listener: usize) -> usize {
+    fn insert(&mut self, row: &ListenSocket<impl Copy>, listener: usize, now: Duration) -> usize {
         let born_with = match self.is_baseline {
             true => row.drops,
             false => Some(0),
@@ -156,6 +178,9 @@ impl Sockets {
             inode: row.origin.inode,
             born: self.births,
             dropped: false,
+            first_seen: now,
+            fell_at: now,
+            brimming_since: None,
             cookie: row.cookie,
             seen: 0,
         });

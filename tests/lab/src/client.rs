@@ -60,6 +60,17 @@ pub fn reset(clients: Vec<Socket>) {
     }
 }
 
+/// Lets clients say something: those who were deferred are accepted only now.
+///
+/// # Panics
+///
+/// When one has lost its connection.
+pub fn say(clients: &[Socket], text: &[u8]) {
+    for client in clients {
+        client.send(text).expect("a connected client");
+    }
+}
+
 /// Whether the client side of the handshake is over (the server may still have refused its last ACK).
 #[must_use]
 pub fn is_connected(client: &Socket) -> bool {

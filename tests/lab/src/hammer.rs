@@ -1,6 +1,6 @@
 //! Owns open-loop load: clients that arrive at a rate whatever the server does, and leave when they lose patience.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -12,11 +12,10 @@ use rustix::buffer::spare_capacity;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::Errno;
-use socket2::Socket;
 
-use crate::address::ensure_local;
-use crate::client::connect;
 use crate::limits::raise_descriptor_limit;
+pub use crate::visit::{Manner, Target};
+use crate::visit::{News, Visit};
 
 /// The longest sleep between two looks at the clock.
 const TURN: Duration = Duration::from_millis(5);
@@ -51,21 +50,34 @@ pub struct Tally {
     pub failed: u64,
     /// Not begun because too many others were open.
     pub skipped: u64,
+    /// Of those that gave up: the handshake was not over.
+    pub unconnected: u64,
+    /// Of those that failed: nobody listened.
+    pub refused: u64,
+    /// Of those that failed: reset by the server.
+    pub reset: u64,
+    /// Of those that failed: a full Unix queue said "try again".
+    pub again: u64,
+}
+
+/// What became of clients who may have been answered.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// How they fared.
+    pub tally: Tally,
+    /// How many of those served got an answer that begins with this line; an empty one is no answer.
+    pub answers: BTreeMap<String, u64>,
 }
 
 /// The clients now open, oldest first by their number.
-struct Crowd {
-    address: SocketAddr,
+struct Crowd<'a> {
+    target: Target,
     load: Load,
+    manner: &'a Manner,
     epoll: OwnedFd,
-    open: HashMap<u64, Client>,
+    open: HashMap<u64, Visit>,
     leaving: VecDeque<(Instant, u64)>,
-    tally: Tally,
-}
-
-struct Client {
-    socket: Socket,
-    connected: bool,
+    outcome: Outcome,
 }
 
 /// Sends clients to `address` as `load` says and returns when the last has been served or has left.
@@ -86,7 +98,21 @@ pub fn hammer(address: SocketAddr, load: Load) -> Tally {
 ///
 /// When the address is not local or the load is not bounded.
 pub fn try_hammer(address: SocketAddr, load: Load) -> Result<Tally> {
-    ensure_local(address)?;
+    Ok(try_visit(&address.into(), load, &Manner::default())?.tally)
+}
+
+/// As [`hammer`], to a TCP or Unix listener, with clients that say something and are answered.
+///
+/// # Panics
+///
+/// When the address is not local or the load is not bounded.
+#[must_use]
+pub fn visit(target: impl Into<Target>, load: Load, manner: &Manner) -> Outcome {
+    try_visit(&target.into(), load, manner).unwrap_or_else(|e| panic!("{e:#}"))
+}
+
+fn try_visit(target: &Target, load: Load, manner: &Manner) -> Result<Outcome> {
+    target.ensure_local()?;
     ensure!(
         load.rate > 0.0 && load.rate <= 1e6,
         "a rate is above 0 and at most a million per second"
@@ -94,16 +120,16 @@ pub fn try_hammer(address: SocketAddr, load: Load) -> Result<Tally> {
     ensure!(load.lasting <= LONGEST && load.patience <= LONGEST, "a load lasts at most an hour");
     raise_descriptor_limit();
     let epoll = epoll::create(CreateFlags::CLOEXEC).context("making an epoll descriptor")?;
-    let tally = Tally::default();
-    let crowd =
-        Crowd { address, load, epoll, open: HashMap::new(), leaving: VecDeque::new(), tally };
+    let (open, leaving, outcome) = (HashMap::new(), VecDeque::new(), Outcome::default());
+    let target = target.clone();
+    let crowd = Crowd { target, load, manner, epoll, open, leaving, outcome };
     crowd.run().context("waiting for clients")
 }
 
 // === impl Crowd ===
 
-impl Crowd {
-    fn run(mut self) -> io::Result<Tally> {
+impl Crowd<'_> {
+    fn run(mut self) -> io::Result<Outcome> {
         let (begin, mut arrived) = (Instant::now(), 0);
         loop {
             let elapsed = begin.elapsed().min(self.load.lasting);
@@ -113,7 +139,7 @@ impl Crowd {
             }
             arrived = due;
             if elapsed == self.load.lasting && self.open.is_empty() {
-                return Ok(self.tally);
+                return Ok(self.outcome);
             }
             self.serve()?;
             self.leave();
@@ -122,24 +148,24 @@ impl Crowd {
 
     fn arrive(&mut self, n: u64) {
         if self.open.len() >= self.load.at_once {
-            self.tally.skipped += 1;
+            self.outcome.tally.skipped += 1;
             return;
         }
-        self.tally.started += 1;
+        self.outcome.tally.started += 1;
         match self.begin(n) {
-            Ok(socket) => {
-                self.open.insert(n, Client { socket, connected: false });
+            Ok(client) => {
+                self.open.insert(n, client);
                 self.leaving.push_back((Instant::now() + self.load.patience, n));
             }
-            Err(_) => self.tally.failed += 1,
+            Err(e) => self.outcome.tally.fail(&e),
         }
     }
 
-    fn begin(&self, n: u64) -> io::Result<Socket> {
-        let socket = connect(self.address, n as usize)?;
+    fn begin(&self, n: u64) -> io::Result<Visit> {
+        let client = Visit::begin(&self.target, n as usize)?;
         let news = EventFlags::OUT | EventFlags::IN | EventFlags::RDHUP | EventFlags::ET;
-        epoll::add(&self.epoll, &socket, EventData::new_u64(n), news)?;
-        Ok(socket)
+        epoll::add(&self.epoll, client.socket(), EventData::new_u64(n), news)?;
+        Ok(client)
     }
 
     /// Waits a little for news of the clients and takes note of it.
@@ -161,17 +187,16 @@ impl Crowd {
         let Some(client) = self.open.get_mut(&n) else {
             return;
         };
-        let failed = flags.contains(EventFlags::ERR);
-        if flags.contains(EventFlags::OUT) && !failed && !client.connected {
-            client.connected = true;
-            self.tally.connected += 1;
-        }
-        if failed {
-            self.tally.failed += 1;
-        } else if flags.intersects(EventFlags::RDHUP | EventFlags::HUP) {
-            self.tally.served += 1;
-        } else {
-            return;
+        let (before, tally) = (client.connected, &mut self.outcome.tally);
+        let news = client.note(flags, self.manner);
+        tally.connected += u64::from(client.connected && !before);
+        match news {
+            News::Nothing => return,
+            News::Served(answer) => {
+                tally.served += 1;
+                *self.outcome.answers.entry(answer).or_default() += 1;
+            }
+            News::Failed(e) => tally.fail(&e),
         }
         self.open.remove(&n);
     }
@@ -181,19 +206,54 @@ impl Crowd {
         let now = Instant::now();
         while let Some((_, n)) = self.leaving.pop_front_if(|(end, _)| *end <= now) {
             if let Some(client) = self.open.remove(&n) {
-                self.tally.gave_up += 1;
-                drop(client.socket);
+                self.outcome.tally.gave_up += 1;
+                self.outcome.tally.unconnected += u64::from(!client.connected);
+                client.leave(self.manner);
             }
         }
     }
 }
 
+// === impl Outcome ===
+
+impl Outcome {
+    /// How many answers have this HTTP status.
+    #[must_use]
+    pub fn status(&self, status: u16) -> u64 {
+        let (status, mut count) = (status.to_string(), 0);
+        for (line, n) in &self.answers {
+            count += if line.split(' ').nth(1) == Some(&status) { *n } else { 0 };
+        }
+        count
+    }
+
+    /// How many were told something.
+    #[must_use]
+    pub fn answered(&self) -> u64 {
+        self.answers.iter().filter(|(line, _)| !line.is_empty()).map(|(_, n)| n).sum()
+    }
+}
+
 // === impl Tally ===
+
+impl Tally {
+    fn fail(&mut self, e: &io::Error) {
+        self.failed += 1;
+        match Errno::from_io_error(e) {
+            Some(Errno::CONNREFUSED) => self.refused += 1,
+            Some(Errno::CONNRESET) => self.reset += 1,
+            Some(Errno::AGAIN) => self.again += 1,
+            _ => {}
+        }
+    }
+}
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { started, connected, served, gave_up, failed, skipped } = self;
+        let Self { started, connected, served, gave_up, failed, skipped, .. } = self;
+        let Self { unconnected, refused, reset, again, .. } = self;
         write!(f, "started={started} connected={connected} served={served} ")?;
-        write!(f, "gave_up={gave_up} failed={failed} skipped={skipped}")
+        write!(f, "gave_up={gave_up} failed={failed} skipped={skipped} ")?;
+        write!(f, "unconnected={unconnected} refused={refused} reset={reset} again={again}")
     }
 }

@@ -4,10 +4,14 @@
 //!
 //! - [`netns`]: a private network namespace that is gone after the test, also when it panics;
 //! - [`listener`], [`server`]: listeners of every kind and the pace at which they accept;
+//! - [`process`]: servers that are processes, and can be stopped;
 //! - [`client`], [`hammer`], [`scan`]: connections that pile up, and segments that only look like trouble;
+//! - [`flood`], [`crowd`]: handshakes that are never finished, and very many that are;
 //! - [`listenq`], [`http`], [`metrics`], [`exposed`]: the daemon under test, its pages and its metrics;
 //! - [`tool`]: foreign programs that judge what it printed;
+//! - [`browser`]: a headless browser that reads its pages;
 //! - [`seccomp`]: a machine without netlink;
+//! - [`web`]: nginx before a PHP pool;
 //! - [`runc`]: real containers;
 //! - [`unix`]: Unix listeners and their clients; [`running`]: programs in the background; [`rootfs`]: a made-up root;
 //! - [`wait`]: polling until something holds;
@@ -32,17 +36,23 @@
 )]
 
 pub mod address;
+pub mod browser;
 pub mod client;
+pub mod crowd;
+mod devtools;
 mod enter;
 pub mod exposed;
+pub mod flood;
 pub mod hammer;
 pub mod http;
 mod launch;
 pub mod limits;
+mod links;
 pub mod listener;
 pub mod listenq;
 pub mod metrics;
 pub mod netns;
+pub mod process;
 pub mod rootfs;
 pub mod runc;
 pub mod running;
@@ -53,6 +63,8 @@ mod ss;
 pub mod tool;
 pub mod unix;
 mod view;
+mod visit;
 pub mod wait;
+pub mod web;
 
 pub use rustix::process::Signal;

@@ -12,6 +12,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::address::{parse, reachable};
 use crate::limits::raise_descriptor_limit;
+use crate::server::Accept;
 use crate::wait::within;
 
 /// How long to try again when somebody else took a free port first.
@@ -166,6 +167,12 @@ impl Listen {
 
 // === impl Listener ===
 
+impl Accept for Listener {
+    fn listen_socket(&self) -> &Socket {
+        &self.socket
+    }
+}
+
 impl Listener {
     /// Where it listens, with the port the kernel chose.
     #[must_use]
@@ -213,14 +220,12 @@ impl Listener {
 
     /// Accepts what waits now, one by one.
     pub fn drain(&self) -> impl Iterator<Item = Socket> + '_ {
-        std::iter::from_fn(|| self.socket.accept().ok().map(|(connection, _)| connection))
+        accepted(&self.socket)
     }
 
     /// Waits until a connection is there or `timeout` has passed.
     pub fn wait(&self, timeout: Duration) {
-        let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
-        let timeout = Timespec::try_from(timeout).expect("time-outs are short");
-        let _ = poll(&mut fds, Some(&timeout));
+        wait_for(&self.socket, timeout);
     }
 
     /// Stops listening (`shutdown(2)`) and listens again with another backlog, on the same descriptor.
@@ -232,6 +237,22 @@ impl Listener {
         self.socket.shutdown(std::net::Shutdown::Both).expect("shutdown of a listen socket");
         self.socket.listen(backlog).expect("listen after shutdown");
     }
+}
+
+/// Accepts what waits now, one by one; who accepts later reads without waiting.
+pub(crate) fn accepted(socket: &Socket) -> impl Iterator<Item = Socket> + '_ {
+    std::iter::from_fn(|| {
+        let (connection, _) = socket.accept().ok()?;
+        connection.set_nonblocking(true).ok()?;
+        Some(connection)
+    })
+}
+
+/// Waits until a connection is there or `timeout` has passed.
+pub(crate) fn wait_for(socket: &Socket, timeout: Duration) {
+    let mut fds = [PollFd::new(socket, PollFlags::IN)];
+    let timeout = Timespec::try_from(timeout).expect("time-outs are short");
+    let _ = poll(&mut fds, Some(&timeout));
 }
 
 fn local_address(socket: &Socket) -> io::Result<SocketAddr> {

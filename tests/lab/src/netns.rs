@@ -207,6 +207,12 @@ impl Netns {
         fs::metadata(self.path()).expect("the namespace is there").ino()
     }
 
+    /// How many processes, without the calling one, are inside.
+    #[must_use]
+    pub fn processes(&self) -> usize {
+        self.pids().len()
+    }
+
     /// Processes whose network namespace this is, without the calling one.
     fn pids(&self) -> Vec<Pid> {
         let text = ip(&["netns", "pids", &self.name]).unwrap_or_default();
@@ -250,7 +256,8 @@ pub fn sweep() {
     }
 }
 
-fn ip(args: &[&str]) -> Result<String> {
+/// Runs `ip` and returns what it printed.
+pub(crate) fn ip(args: &[&str]) -> Result<String> {
     output(Command::new("ip").args(args))
 }
 

@@ -14,7 +14,7 @@ use crate::address::ensure_local;
 const LONGEST: Duration = Duration::from_secs(3600);
 
 const FIN: u8 = 0x01;
-const SYN: u8 = 0x02;
+pub(crate) const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
 
 /// A kind of segment no listener wants.
@@ -89,7 +89,7 @@ fn source(to: SocketAddrV4, n: u32) -> SocketAddrV4 {
 }
 
 /// A TCP header without options or data, with its checksum.
-fn segment(from: SocketAddrV4, to: SocketAddrV4, flags: u8) -> [u8; 20] {
+pub(crate) fn segment(from: SocketAddrV4, to: SocketAddrV4, flags: u8) -> [u8; 20] {
     let mut header = [0; 20];
     header[0..2].copy_from_slice(&from.port().to_be_bytes());
     header[2..4].copy_from_slice(&to.port().to_be_bytes());

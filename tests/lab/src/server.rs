@@ -1,6 +1,7 @@
 //! Owns servers: a thread that accepts from one listener at a chosen pace.
 
 use std::collections::VecDeque;
+use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -9,10 +10,14 @@ use std::time::{Duration, Instant};
 
 use socket2::Socket;
 
-use crate::listener::Listener;
+use crate::listener::{Listener, accepted, wait_for};
 
 /// The longest a server sleeps before it looks whether it shall stop.
 const TURN: Duration = Duration::from_millis(20);
+/// The longest it sleeps while clients may say something.
+const SHORT_TURN: Duration = Duration::from_millis(1);
+/// A client that says nothing is sent away after this.
+const MOST_SILENT: Duration = Duration::from_secs(10);
 
 /// How a server accepts.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -27,19 +32,34 @@ pub enum Pace {
     Bursts(Duration),
 }
 
+/// What a server does with a connection it accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Service {
+    /// Closes it when it was held so long.
+    Hold(Duration),
+    /// Waits for the first that the client says, or for its end, answers this, and closes.
+    Answer(Vec<u8>),
+}
+
+/// What connections are accepted from: a non-blocking listen socket.
+pub trait Accept: Send + 'static {
+    /// The socket itself.
+    fn listen_socket(&self) -> &Socket;
+}
+
 /// A running server. It stops when dropped.
 #[derive(Debug)]
-pub struct Server {
+pub struct Server<L = Listener> {
     accepted: Arc<AtomicU64>,
     stop: Sender<()>,
-    thread: Option<JoinHandle<Listener>>,
+    thread: Option<JoinHandle<L>>,
 }
 
 /// What the server's thread works with.
-struct Worker {
-    listener: Listener,
+struct Worker<L> {
+    listener: L,
     pace: Pace,
-    hold: Duration,
+    service: Service,
     held: VecDeque<(Instant, Socket)>,
     next: Instant,
     accepted: Arc<AtomicU64>,
@@ -48,22 +68,28 @@ struct Worker {
 
 // === impl Server ===
 
-impl Server {
+impl<L: Accept> Server<L> {
     /// Serves `listener` at this pace; each connection is closed as soon as it is accepted.
     #[must_use]
-    pub fn start(listener: Listener, pace: Pace) -> Self {
+    pub fn start(listener: L, pace: Pace) -> Self {
         Self::start_holding(listener, pace, Duration::ZERO)
     }
 
     /// Serves `listener` at this pace; each connection is closed when it was held for `hold`.
     #[must_use]
-    pub fn start_holding(listener: Listener, pace: Pace, hold: Duration) -> Self {
+    pub fn start_holding(listener: L, pace: Pace, hold: Duration) -> Self {
+        Self::start_serving(listener, pace, Service::Hold(hold))
+    }
+
+    /// Serves `listener` at this pace, each connection in this way.
+    #[must_use]
+    pub fn start_serving(listener: L, pace: Pace, service: Service) -> Self {
         let accepted = Arc::new(AtomicU64::new(0));
         let (stop, stopped) = channel();
         let worker = Worker {
             listener,
             pace,
-            hold,
+            service,
             held: VecDeque::new(),
             next: Instant::now(),
             accepted: Arc::clone(&accepted),
@@ -74,7 +100,7 @@ impl Server {
 
     /// One server, with a thread of its own, for each of the listeners.
     #[must_use]
-    pub fn start_each(listeners: impl IntoIterator<Item = Listener>, pace: Pace) -> Vec<Self> {
+    pub fn start_each(listeners: impl IntoIterator<Item = L>, pace: Pace) -> Vec<Self> {
         listeners.into_iter().map(|listener| Self::start(listener, pace)).collect()
     }
 
@@ -89,14 +115,14 @@ impl Server {
     /// # Panics
     ///
     /// When the server's thread panicked.
-    pub fn stop(mut self) -> Listener {
+    pub fn stop(mut self) -> L {
         let thread = self.thread.take().expect("only stop and drop take the thread");
         let _ = self.stop.send(());
         thread.join().expect("the server's thread panicked")
     }
 }
 
-impl Drop for Server {
+impl<L> Drop for Server<L> {
     fn drop(&mut self) {
         let _ = self.stop.send(());
         if let Some(thread) = self.thread.take() {
@@ -105,12 +131,24 @@ impl Drop for Server {
     }
 }
 
+// === impl Service ===
+
+impl Service {
+    /// How long to keep a fresh connection; `None` when there is nothing left to do for it.
+    fn begin(&self, connection: &Socket) -> Option<Duration> {
+        match self {
+            Self::Hold(hold) => (*hold > Duration::ZERO).then_some(*hold),
+            Self::Answer(text) => (!answered(connection, text)).then_some(MOST_SILENT),
+        }
+    }
+}
+
 // === impl Worker ===
 
-impl Worker {
-    fn run(mut self) -> Listener {
+impl<L: Accept> Worker<L> {
+    fn run(mut self) -> L {
         loop {
-            let pause = self.turn();
+            let pause = self.turn().min(self.longest());
             if self.stop.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
                 return self.listener;
             }
@@ -127,7 +165,7 @@ impl Worker {
                 return until_next.min(TURN);
             }
             Pace::Fast => {
-                self.listener.wait(TURN);
+                wait_for(self.listener.listen_socket(), self.longest());
                 self.take(usize::MAX);
             }
             Pace::PerSecond(rate) => self.take_one(rate),
@@ -141,27 +179,49 @@ impl Worker {
 
     /// Takes one connection if it comes in time; one taken late does not delay the next.
     fn take_one(&mut self, rate: f64) {
-        self.listener.wait(TURN);
+        wait_for(self.listener.listen_socket(), self.longest());
         if self.take(1) == 1 {
             self.next = (self.next + Duration::from_secs_f64(1.0 / rate)).max(Instant::now());
         }
     }
 
+    /// Who has clients that may say something must not sleep long.
+    fn longest(&self) -> Duration {
+        let answers = matches!(self.service, Service::Answer(_)) && !self.held.is_empty();
+        if answers { SHORT_TURN } else { TURN }
+    }
+
     fn take(&mut self, most: usize) -> usize {
         let mut taken = 0;
-        for connection in self.listener.drain().take(most) {
+        for connection in accepted(self.listener.listen_socket()).take(most) {
             taken += 1;
             self.accepted.fetch_add(1, Ordering::Relaxed);
-            if self.hold > Duration::ZERO {
-                self.held.push_back((Instant::now() + self.hold, connection));
+            if let Some(hold) = self.service.begin(&connection) {
+                self.held.push_back((Instant::now() + hold, connection));
             }
         }
         taken
     }
 
-    /// Closes what was held long enough.
+    /// Closes what was held long enough, and answers those who said something.
     fn release(&mut self) {
         let now = Instant::now();
         while self.held.pop_front_if(|(end, _)| *end <= now).is_some() {}
+        if let Service::Answer(text) = &self.service {
+            self.held.retain(|(_, connection)| !answered(connection, text));
+        }
     }
+}
+
+/// Answers a client that has said something or ended its half. One that left is as good as answered.
+fn answered(connection: &Socket, text: &[u8]) -> bool {
+    let mut connection = connection;
+    match connection.read(&mut [0; 4096]) {
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => return false,
+        Err(_) => {}
+        Ok(_) => {
+            let _ = connection.write_all(text);
+        }
+    }
+    true
 }

@@ -1,14 +1,18 @@
-//! Owns Unix listeners: streams and packets, at paths and at abstract names, and clients that keep still.
+//! Owns Unix listeners: streams and packets, at paths and at abstract names, and clients that keep still or wait in line.
 
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rustix::io::Errno;
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use crate::listener::accepted;
 use crate::netns::{Netns, output};
+use crate::server::Accept;
 
 /// Whether a connection is a stream or a row of packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +50,15 @@ impl UnixListener {
     /// When the kernel refuses.
     #[must_use]
     pub fn open(kind: Kind, name: impl AsRef<[u8]>, backlog: i32) -> Self {
+        Self::try_open(kind, name, backlog).unwrap_or_else(|e| panic!("{e:#}"))
+    }
+
+    /// As [`UnixListener::open`].
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn try_open(kind: Kind, name: impl AsRef<[u8]>, backlog: i32) -> Result<Self> {
         let name = name.as_ref().to_vec();
         let open = || -> io::Result<Socket> {
             let socket = new_socket(kind)?;
@@ -53,8 +66,9 @@ impl UnixListener {
             socket.listen(backlog)?;
             Ok(socket)
         };
-        let socket = open().unwrap_or_else(|e| panic!("listening at {name:?}: {e}"));
-        Self { socket, kind, name }
+        let told = || format!("listening at {:?}", String::from_utf8_lossy(&name));
+        let socket = open().with_context(told)?;
+        Ok(Self { socket, kind, name })
     }
 
     /// Connects until `n` clients wait or the queue takes no more, and gives those that wait.
@@ -78,7 +92,13 @@ impl UnixListener {
 
     /// Accepts all that wait, closes them, and says how many they were.
     pub fn accept_all(&self) -> usize {
-        std::iter::from_fn(|| self.socket.accept().ok()).count()
+        accepted(&self.socket).count()
+    }
+}
+
+impl Accept for UnixListener {
+    fn listen_socket(&self) -> &Socket {
+        &self.socket
     }
 }
 
@@ -98,6 +118,54 @@ impl Netns {
         let row = rows.next()?.unwrap();
         rows.next().is_none().then_some(row)
     }
+}
+
+/// What became of clients that waited for a place in a queue.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Waited {
+    /// Connected in time.
+    pub connected: usize,
+    /// Got no place within their patience.
+    pub gave_up: usize,
+    /// Failed for another reason.
+    pub failed: usize,
+}
+
+/// `n` clients that block in `connect(2)`, each for at most `patience`, all at once, and then leave.
+///
+/// A full queue makes them wait inside the kernel, where no counter and no queue shows them.
+///
+/// # Panics
+///
+/// When there are more than 500, each of which is a thread, or one panicked.
+#[must_use]
+pub fn wait_in_line(name: impl AsRef<[u8]>, n: usize, patience: Duration) -> Waited {
+    assert!(n <= 500, "each client is a thread");
+    let name = name.as_ref();
+    let results: Vec<io::Result<()>> = thread::scope(|scope| {
+        let client = || scope.spawn(|| connect_within(name, patience));
+        let clients: Vec<_> = (0..n).map(|_| client()).collect();
+        clients.into_iter().map(|client| client.join().expect("a client")).collect()
+    });
+    let again = |e: &io::Error| Errno::from_io_error(e) == Some(Errno::AGAIN);
+    results.iter().fold(Waited::default(), |waited, result| match result {
+        Ok(()) => Waited { connected: waited.connected + 1, ..waited },
+        Err(e) if again(e) => Waited { gave_up: waited.gave_up + 1, ..waited },
+        Err(_) => Waited { failed: waited.failed + 1, ..waited },
+    })
+}
+
+fn connect_within(name: &[u8], patience: Duration) -> io::Result<()> {
+    let client = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    client.set_write_timeout(Some(patience))?;
+    client.connect(&address(name)?)
+}
+
+/// Connects a non-blocking stream to a path or name: at once, or not at all.
+pub(crate) fn connect(name: &[u8]) -> io::Result<Socket> {
+    let client = new_socket(Kind::Stream)?;
+    client.connect(&address(name)?)?;
+    Ok(client)
 }
 
 fn new_socket(kind: Kind) -> io::Result<Socket> {

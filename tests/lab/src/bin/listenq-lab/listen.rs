@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use listenq_lab::listener::{Listen, Listener};
-use listenq_lab::server::{Pace, Server};
+use listenq_lab::server::{Accept, Pace, Server, Service};
+use listenq_lab::unix::{Kind, UnixListener};
 
 use crate::seconds;
 
 /// What to listen on, and how to serve it.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Where to listen; port 0 lets the kernel choose.
+    /// Where to listen: an address, whose port 0 lets the kernel choose, or a path for a Unix stream.
     #[arg(default_value = "127.0.0.1:0")]
     address: String,
     /// The argument of listen(2).
@@ -43,6 +44,9 @@ pub(crate) struct Args {
     /// How long each accepted connection is kept open.
     #[arg(long, default_value_t = 0)]
     hold_ms: u64,
+    /// Waits for a client to say something or to end its half, answers this line, and closes.
+    #[arg(long, value_name = "LINE", conflicts_with = "hold_ms")]
+    answer: Option<String>,
     /// Seconds until the end, at most an hour.
     #[arg(long = "for", default_value = "60", value_parser = seconds)]
     lasting: Duration,
@@ -51,21 +55,36 @@ pub(crate) struct Args {
 impl Args {
     /// Opens everything, prints a line per address, serves, and prints what was accepted.
     pub(crate) fn run(self) -> Result<()> {
+        if self.address.starts_with('/') {
+            let listener = UnixListener::try_open(Kind::Stream, &self.address, self.backlog)?;
+            println!("{}", self.address);
+            return self.serve(vec![listener]);
+        }
         let listeners = self.open()?;
-        let hold = Duration::from_millis(self.hold_ms);
         for listener in &listeners {
             println!("{}", listener.addr());
         }
+        self.serve(listeners)
+    }
+
+    fn serve<L: Accept>(&self, listeners: Vec<L>) -> Result<()> {
         stdout().flush()?;
-        let serve = |listener| Server::start_holding(listener, self.pace, hold);
+        let serve = |listener| Server::<L>::start_serving(listener, self.pace, self.service());
         // Who never accepts needs no thread.
         let (idle, served) =
             if self.pace == Pace::Never { (listeners, vec![]) } else { (vec![], listeners) };
-        let servers: Vec<Server> = served.into_iter().map(serve).collect();
+        let servers: Vec<Server<L>> = served.into_iter().map(serve).collect();
         thread::sleep(self.lasting);
         println!("accepted={}", servers.iter().map(Server::accepted).sum::<u64>());
         drop(idle);
         Ok(())
+    }
+
+    fn service(&self) -> Service {
+        match &self.answer {
+            Some(line) => Service::Answer(format!("{line}\n").into_bytes()),
+            None => Service::Hold(Duration::from_millis(self.hold_ms)),
+        }
     }
 
     fn open(&self) -> Result<Vec<Listener>> {

@@ -1,5 +1,8 @@
 //! The listeners of one namespace and protocol, and the sockets behind them.
 
+mod conclude;
+mod scan;
+
 use std::cmp::Reverse;
 use std::time::Duration;
 
@@ -9,12 +12,13 @@ use slab::Slab;
 use crate::snapshot::{Claims, Dump, ListenSocket};
 use crate::view::ListenerView;
 
-use super::Tick;
-use super::blame::{Ledger, Suspect};
-use super::exposure::{Admission, Candidate, Exposure};
-use super::listener::{Address, Listener};
-use super::peak::Slot;
-use super::socket::Sockets;
+use crate::state::Tick;
+use crate::state::blame::{Ledger, Suspect};
+use crate::state::exposure::{Admission, Candidate, Exposure};
+use crate::state::listener::{Address, Listener};
+use crate::state::socket::Sockets;
+
+pub(super) use conclude::Context;
 
 /// Time is credited only over gaps of at most so many intervals: a longer one is a stall or a suspend.
 const CREDITED_INTERVALS: u32 = 10;
@@ -92,7 +96,7 @@ impl<A: Address> Group<A> {
         }
         self.sockets.begin_dump();
         for (nth, row) in dump.sockets.iter().enumerate() {
-            self.see(nth, row);
+            self.see(nth, row, tick.now);
         }
         let listeners = &mut self.listeners;
         self.sockets.end_dump(tick.now, |socket| {
@@ -103,7 +107,7 @@ impl<A: Address> Group<A> {
         }
         self.at_rest = self.sockets.are_all_seen();
         for (_, listener) in &mut self.listeners {
-            listener.end_sample(tick.slot, tick.now);
+            listener.end_sample(tick);
             if listener.holds_a_queue() {
                 listener.suspect.queued(ledger);
             }
@@ -147,7 +151,7 @@ impl<A: Address> Group<A> {
         &mut self,
         ledger: &mut Ledger,
         overflows: Option<u64>,
-        slot: Slot,
+        tick: Tick,
     ) -> u64 {
         if self.at_rest {
             ledger.settle(overflows, &mut []);
@@ -160,7 +164,7 @@ impl<A: Address> Group<A> {
             .filter(|suspect| suspect.is_suspected())
             .collect();
         ledger.settle(overflows, &mut suspects);
-        self.listeners.iter_mut().map(|(_, listener)| listener.charged(slot)).sum()
+        self.listeners.iter_mut().map(|(_, listener)| listener.charged(tick)).sum()
     }
 
     /// The listeners, for whoever gives the places.
@@ -225,22 +229,22 @@ impl<A: Address> Group<A> {
         }
     }
 
-    fn see(&mut self, nth: usize, row: &ListenSocket<A>) {
+    fn see(&mut self, nth: usize, row: &ListenSocket<A>, now: Duration) {
         let listener = match self.sockets.listener_of(nth, row.cookie) {
             Some(known) if self.listeners[known].address == row.address => known,
-            _ => self.listener_at(row.address),
+            _ => self.listener_at(row.address, now),
         };
-        let drops = self.sockets.see(nth, row, listener);
+        let drops = self.sockets.see(nth, row, listener, now);
         if drops > 0 {
             self.listeners[listener].dropped(drops);
         }
         self.drops_missing |= row.drops.is_none();
     }
 
-    fn listener_at(&mut self, address: A) -> usize {
+    fn listener_at(&mut self, address: A, now: Duration) -> usize {
         let (listeners, newcomers) = (&mut self.listeners, &mut self.newcomers);
         *self.by_address.entry(address).or_insert_with(|| {
-            let key = listeners.insert(Listener::new(address));
+            let key = listeners.insert(Listener::new(address, now));
             newcomers.push(key);
             key
         })

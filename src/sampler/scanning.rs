@@ -1,0 +1,301 @@
+//! Connection scans: which namespace is scanned next and when, and the thread that does it, off the sampling path. A scan
+//! walks every connection of the machine, so scans together never use more than a hundredth of a core.
+
+use std::io;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::kernel::connections::ConnectionReader;
+use crate::kernel::diag_stream::DumpError;
+use crate::kernel::netlink::Datagram;
+use crate::snapshot::scan::Scan;
+use crate::snapshot::{Counter, Counters, NetnsId, NetnsSample};
+
+use super::thread_cpu;
+
+/// After a scan, the next one waits so many times as long as it took of a processor.
+const REST: u32 = 99;
+/// The gap between scans of a namespace in which a queue is filling up or does not empty.
+const UNDER_PRESSURE: Duration = Duration::from_secs(1);
+/// A namespace with neither a queue nor handshakes that fail is scanned so many times less often.
+const IDLE: u32 = 12;
+/// A queue that never was empty for so long is pressure.
+const LASTING: Duration = Duration::from_secs(1);
+/// For how long the SYN counters count as moving.
+const MOVING: Duration = Duration::from_secs(3);
+
+/// What one namespace gives reason to, and the reader that scans it: it is here, or with the scanner.
+pub struct Place {
+    reader: Option<ConnectionReader>,
+    is_own: bool,
+    scanned_at: Option<Duration>,
+    tcp: Queues,
+    unix: Queues,
+    syn_sum: Option<u64>,
+    syn_moved_at: Option<Duration>,
+}
+
+/// The queues of one protocol, as last sampled.
+#[derive(Clone, Copy, Debug, Default)]
+struct Queues {
+    wait_since: Option<Duration>,
+    is_brimming: bool,
+}
+
+/// The thread at work, and when it may be given more. Dropping it ends the thread.
+pub struct Scanning {
+    interval: Duration,
+    free_at: Duration,
+    is_busy: bool,
+    tasks: Sender<Task>,
+    reports: Receiver<Report>,
+}
+
+struct Task {
+    id: NetnsId,
+    reader: ConnectionReader,
+}
+
+/// A scan that ended.
+pub struct Report {
+    /// Of which namespace.
+    pub id: NetnsId,
+    /// To be given back to it.
+    pub reader: ConnectionReader,
+    /// What it found.
+    pub result: Result<Scan, DumpError>,
+    /// How long it took.
+    pub took: Duration,
+    /// How many rows the kernel sent for it.
+    pub rows: u64,
+    cpu: Duration,
+    at: Instant,
+}
+
+// === impl Place ===
+
+impl Place {
+    /// The place of a namespace; without a reader it is never scanned.
+    pub fn new(reader: Option<ConnectionReader>, is_own: bool) -> Self {
+        let (tcp, unix) = (Queues::default(), Queues::default());
+        Self { reader, is_own, scanned_at: None, tcp, unix, syn_sum: None, syn_moved_at: None }
+    }
+
+    /// Sees to what a sample taken at `now` gives reason to.
+    pub fn look(&mut self, now: Duration, sample: &NetnsSample) {
+        if let Some(dump) = sample.tcp.as_ref().filter(|dump| !dump.is_same) {
+            self.tcp.look(now, dump.sockets.iter().map(|socket| socket.queue));
+        }
+        if let Some(dump) = &sample.unix {
+            self.unix.look(now, dump.sockets.iter().map(|socket| socket.queue));
+        }
+        if let Some(sum) = sample.netstat.as_ref().and_then(failing_handshakes)
+            && self.syn_sum.replace(sum).is_some_and(|before| before != sum)
+        {
+            self.syn_moved_at = Some(now);
+        }
+    }
+
+    /// Takes the reader back after a scan that ended at `now`.
+    pub fn give_back(&mut self, reader: ConnectionReader, now: Duration) {
+        self.reader = Some(reader);
+        self.scanned_at = Some(now);
+    }
+
+    /// Lends the reader out, for a scan on this thread.
+    pub fn reader(&mut self) -> Option<&mut ConnectionReader> {
+        self.reader.as_mut()
+    }
+
+    /// Whether a scan would find somebody waiting.
+    pub fn holds_a_queue(&self) -> bool {
+        self.tcp.wait_since.or(self.unix.wait_since).is_some()
+    }
+
+    /// Since when it is due, if it is; the more urgent ones are due for longer in proportion to their interval.
+    fn overdue(&self, now: Duration, interval: Duration) -> Option<f64> {
+        self.reader.as_ref()?;
+        let interval = self.interval(now, interval);
+        let Some(scanned_at) = self.scanned_at else { return Some(f64::INFINITY) };
+        let share = now.saturating_sub(scanned_at).as_secs_f64() / interval.as_secs_f64();
+        (share >= 1.0).then_some(share)
+    }
+
+    fn interval(&self, now: Duration, interval: Duration) -> Duration {
+        let moves = self.syn_moved_at.is_some_and(|at| now.saturating_sub(at) < MOVING);
+        if moves || self.tcp.press(now) || self.unix.press(now) {
+            interval.min(UNDER_PRESSURE)
+        } else if self.is_own || self.holds_a_queue() {
+            interval
+        } else {
+            interval * IDLE
+        }
+    }
+}
+
+/// Moves when a SYN queue is full or handshakes are left open.
+fn failing_handshakes(netstat: &Counters) -> Option<u64> {
+    let counters =
+        [Counter::TcpReqQFullDoCookies, Counter::TcpReqQFullDrop, Counter::SyncookiesSent];
+    counters.into_iter().filter_map(|counter| netstat.get(counter)).reduce(|a, b| a.wrapping_add(b))
+}
+
+// === impl Queues ===
+
+impl Queues {
+    fn look(&mut self, now: Duration, queues: impl Iterator<Item = crate::snapshot::AcceptQueue>) {
+        let (mut waits, mut brims) = (false, false);
+        for queue in queues {
+            waits |= queue.length > 0;
+            brims |= queue.is_brimming();
+        }
+        self.is_brimming = brims;
+        match waits {
+            true => _ = self.wait_since.get_or_insert(now),
+            false => self.wait_since = None,
+        }
+    }
+
+    fn press(&self, now: Duration) -> bool {
+        self.is_brimming
+            || self.wait_since.is_some_and(|since| now.saturating_sub(since) >= LASTING)
+    }
+}
+
+// === impl Scanning ===
+
+impl Scanning {
+    /// Starts the thread; `interval` is between two scans of a namespace with a queue.
+    pub fn start(interval: Duration) -> io::Result<Self> {
+        let (tasks, given) = channel();
+        let (sender, reports) = channel();
+        thread::Builder::new().name("scanner".into()).spawn(move || work(&given, &sender))?;
+        Ok(Self { interval, free_at: Duration::ZERO, is_busy: false, tasks, reports })
+    }
+
+    /// Sends the scanner to the namespace that needs it most, if any does and the budget allows.
+    pub fn give<'a>(
+        &mut self,
+        now: Duration,
+        places: impl Iterator<Item = (NetnsId, &'a mut Place)>,
+    ) {
+        if self.is_busy || now < self.free_at {
+            return;
+        }
+        let due = |(id, place): (NetnsId, &'a mut Place)| {
+            Some((place.overdue(now, self.interval)?, id, place))
+        };
+        let neediest = places.filter_map(due).max_by(|(a, ..), (b, ..)| a.total_cmp(b));
+        let Some((_, id, place)) = neediest else { return };
+        if let Some(reader) = place.reader.take() {
+            // If the thread is gone, nothing is scanned any more: that it went was said in the log.
+            self.is_busy = self.tasks.send(Task { id, reader }).is_ok();
+        }
+    }
+
+    /// The scan that ended since the last call, if any.
+    pub fn report(&mut self, now: Duration) -> Option<Report> {
+        let report = self.reports.try_recv().ok()?;
+        self.is_busy = false;
+        self.free_at = now + report.cpu * REST;
+        Some(report)
+    }
+}
+
+// === impl Report ===
+
+impl Report {
+    /// Scans on this thread.
+    fn new(Task { id, mut reader }: Task, datagram: &mut Datagram) -> Self {
+        let (at, cpu, rows) = (Instant::now(), thread_cpu(), reader.rows());
+        let result = reader.scan(datagram);
+        let (took, cpu) = (at.elapsed(), thread_cpu().saturating_sub(cpu));
+        let rows = reader.rows() - rows;
+        Self { id, reader, result, took, rows, cpu, at }
+    }
+
+    /// How long ago the scan began.
+    pub fn age(&self) -> Duration {
+        self.at.elapsed()
+    }
+}
+
+/// Works until nobody asks or listens any more.
+fn work(tasks: &Receiver<Task>, reports: &Sender<Report>) {
+    let mut datagram = Datagram::default();
+    while let Ok(task) = tasks.recv() {
+        if reports.send(Report::new(task, &mut datagram)).is_err() {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::AcceptQueue;
+
+    const INTERVAL: Duration = Duration::from_secs(5);
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn place(is_own: bool, lengths: &[u32]) -> Place {
+        let mut place = Place::new(ConnectionReader::open().ok(), is_own);
+        place.scanned_at = Some(seconds(100));
+        let queues = lengths.iter().map(|length| AcceptQueue { length: *length, limit: Some(10) });
+        place.tcp.look(seconds(99), queues);
+        place
+    }
+
+    /// How long after its last scan a place is due.
+    fn gap(place: &Place) -> u64 {
+        let is_due = |gap: &u64| place.overdue(seconds(100 + gap), INTERVAL).is_some();
+        (0..100).find(is_due).unwrap()
+    }
+
+    #[test]
+    fn trouble_is_scanned_often_and_idleness_seldom() {
+        assert_eq!(gap(&place(false, &[0])), 60);
+        assert_eq!(gap(&place(true, &[0])), 5);
+        assert_eq!(gap(&place(false, &[0, 10])), 1);
+        // Somebody has waited since second 99.
+        assert_eq!(gap(&place(false, &[1])), 1);
+        let mut moving = place(false, &[0]);
+        moving.syn_moved_at = Some(seconds(100));
+        assert_eq!(gap(&moving), 1);
+    }
+
+    #[test]
+    fn one_never_scanned_comes_first_and_one_without_a_reader_never() {
+        let mut fresh = place(false, &[0]);
+        fresh.scanned_at = None;
+        assert_eq!(fresh.overdue(seconds(100), INTERVAL), Some(f64::INFINITY));
+        fresh.reader = None;
+        assert_eq!(fresh.overdue(seconds(100), INTERVAL), None);
+    }
+
+    #[test]
+    fn the_scanner_rests_a_hundred_times_as_long_as_it_works() {
+        let mut scanning = Scanning::start(INTERVAL).unwrap();
+        let mut place = place(true, &[10]);
+        place.scanned_at = None;
+        scanning.give(seconds(1), [(NetnsId(1), &mut place)].into_iter());
+        assert!(scanning.is_busy && place.reader.is_none());
+        let report = loop {
+            if let Some(report) = scanning.report(seconds(2)) {
+                break report;
+            }
+            thread::sleep(Duration::from_millis(1));
+        };
+        assert_eq!(report.id, NetnsId(1));
+        assert!(report.result.is_ok() && report.rows > 0);
+        assert_eq!(scanning.free_at, seconds(2) + report.cpu * REST);
+        let free_at = scanning.free_at;
+        place.give_back(report.reader, seconds(2));
+        scanning.give(free_at - Duration::from_nanos(1), [(NetnsId(1), &mut place)].into_iter());
+        assert!(place.reader.is_some());
+    }
+}

@@ -1,0 +1,67 @@
+//! What happened within the last half minute, by the second.
+
+use std::time::Duration;
+
+use crate::diagnosis::WINDOW;
+
+const SECONDS: usize = WINDOW.as_secs() as usize;
+
+/// One value for each of the last [`WINDOW`]'s seconds.
+#[derive(Clone, Debug)]
+pub(super) struct Trailing<T> {
+    slots: [T; SECONDS],
+    newest: u64,
+}
+
+// === impl Trailing ===
+
+impl<T: Copy + Default> Trailing<T> {
+    /// The value of the second that `now` falls into.
+    pub(super) fn at(&mut self, now: Duration) -> &mut T {
+        let second = now.as_secs();
+        let passed = second.saturating_sub(self.newest).min(SECONDS as u64);
+        for gone in 0..passed {
+            self.slots[place(second - gone)] = T::default();
+        }
+        self.newest = self.newest.max(second);
+        &mut self.slots[place(second)]
+    }
+
+    /// The values within the window that ends at `now`.
+    pub(super) fn within(&self, now: Duration) -> impl Iterator<Item = T> {
+        let passed = now.as_secs().saturating_sub(self.newest);
+        let kept = (SECONDS as u64).saturating_sub(passed).min(self.newest + 1);
+        (0..kept).map(|back| self.slots[place(self.newest - back)])
+    }
+}
+
+impl<T: Copy + Default> Default for Trailing<T> {
+    fn default() -> Self {
+        Self { slots: [T::default(); SECONDS], newest: 0 }
+    }
+}
+
+fn place(second: u64) -> usize {
+    (second % SECONDS as u64) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_older_than_the_window_is_forgotten() {
+        let mut trailing = Trailing::default();
+        let at = |millis| Duration::from_millis(millis);
+        *trailing.at(at(500)) += 1;
+        *trailing.at(at(900)) += 1;
+        *trailing.at(at(10_000)) += 5;
+        let sum = |trailing: &Trailing<u32>, now| trailing.within(at(now)).sum::<u32>();
+        assert_eq!(
+            [10_000, 29_999, 30_000, 39_999, 40_000].map(|now| sum(&trailing, now)),
+            [7, 7, 5, 5, 0]
+        );
+        *trailing.at(at(1_000_000)) += 9;
+        assert_eq!(sum(&trailing, 1_000_000), 9);
+    }
+}

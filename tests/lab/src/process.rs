@@ -1,0 +1,157 @@
+//! Owns servers that are processes of their own, so that a test can stop one as `kill -STOP` does.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::address::{parse, reachable};
+use crate::netns::{Netns, output};
+use crate::wait::eventually;
+
+/// How long a process may take to listen, to stop and to go on.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The lab's tool, as cargo and the kernel call it.
+const TOOL: &str = "listenq-lab";
+
+/// A process that listens: `listenq-lab listen`. It is killed when dropped, also while it is stopped.
+#[derive(Debug)]
+pub struct ServerProcess {
+    child: Child,
+    address: String,
+}
+
+// === impl ServerProcess ===
+
+impl ServerProcess {
+    /// Starts it inside `ns` at an address, whose port may be 0, or at the path of a Unix stream, and waits
+    /// until it listens. The flags are those of `listenq-lab listen`, such as `--backlog=4`, `--pace=fast`,
+    /// `--answer=ok`, `--defer-accept=5`. It ends by itself after ten minutes.
+    ///
+    /// # Panics
+    ///
+    /// When it does not listen.
+    #[must_use]
+    pub fn listen(ns: &Netns, address: &str, flags: &[&str]) -> Self {
+        let mut command = ns.command(tool());
+        command.args(["listen", address, "--for=600"]).args(flags);
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let child = command.spawn().unwrap_or_else(|e| panic!("starting {command:?}: {e}"));
+        let mut process = Self { child, address: String::new() };
+        let said = process.child.stdout.take().expect("stdout is piped");
+        BufReader::new(said).read_line(&mut process.address).expect("a line of text");
+        assert!(process.address.ends_with('\n'), "{command:?} does not listen");
+        process.address.pop();
+        process
+    }
+
+    /// Starts `n` of them at one address (`SO_REUSEPORT`), each a process of its own.
+    ///
+    /// # Panics
+    ///
+    /// When one does not listen.
+    #[must_use]
+    pub fn group(ns: &Netns, n: usize, address: &str, flags: &[&str]) -> Vec<Self> {
+        let flags = [flags, &["--reuseport"]].concat();
+        let mut members: Vec<Self> = Vec::with_capacity(n);
+        for _ in 0..n {
+            let address = members.first().map_or(address, |first| first.address()).to_owned();
+            members.push(Self::listen(ns, &address, &flags));
+        }
+        members
+    }
+
+    /// Where it listens, with the port the kernel chose: an address or a path.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Where clients connect to.
+    ///
+    /// # Panics
+    ///
+    /// When it listens at a path.
+    #[must_use]
+    pub fn target(&self) -> SocketAddr {
+        reachable(parse(&self.address).expect("the address of a TCP listener"))
+    }
+
+    /// Its process id; the kernel calls it `listenq-lab`.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Stops it (`SIGSTOP`) and waits until all its threads stand still; the kernel goes on queueing for it.
+    ///
+    /// # Panics
+    ///
+    /// When it does not stop.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+        eventually("a stopped process", PATIENCE, || self.stands_still().then_some(()));
+    }
+
+    /// Lets it go on (`SIGCONT`).
+    ///
+    /// # Panics
+    ///
+    /// When it does not.
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+        eventually("a running process", PATIENCE, || (!self.stands_still()).then_some(()));
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("it runs");
+    }
+
+    /// Whether every thread is in state `T`.
+    fn stands_still(&self) -> bool {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("it runs").flatten();
+        let stopped = |task: &Path| {
+            let stat = fs::read_to_string(task.join("stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+        };
+        tasks.map(|task| task.path()).all(|task| stopped(&task))
+    }
+}
+
+impl Drop for ServerProcess {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if self.address.starts_with('/') {
+            let _ = fs::remove_file(&self.address);
+        }
+    }
+}
+
+/// The lab's tool beside the running test, built if need be: cargo builds it for the lab's own tests only.
+///
+/// # Panics
+///
+/// When it cannot be built.
+#[must_use]
+pub fn tool() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let this = std::env::current_exe().expect("the running program has a path");
+        let profile = this.parent().and_then(Path::parent).expect("target/<profile>/deps/<test>");
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut build = Command::new(cargo);
+        build.args(["build", "--quiet", "--locked", "--workspace", "--bin", TOOL]);
+        build.arg("--target-dir").arg(profile.parent().expect("target"));
+        if profile.ends_with("release") {
+            build.arg("--release");
+        }
+        output(build.current_dir(env!("CARGO_MANIFEST_DIR"))).unwrap();
+        profile.join(TOOL)
+    })
+}
