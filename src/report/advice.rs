@@ -2,8 +2,8 @@
 
 use crate::diagnosis::Diagnosis;
 use crate::report::Listener;
-use crate::report::cap::{self, Cap, Target};
 use crate::report::evidence;
+use crate::report::limit::{self, Cap, Target};
 use crate::report::place::{Place, ss};
 use crate::report::servers::{self, Backlog, Effect, Server};
 use crate::report::words::{count, many, rate, time};
@@ -165,7 +165,7 @@ impl<'a> Case<'a> {
     }
 
     fn short_queue(&self) -> (Vec<String>, Vec<String>) {
-        let steps = match cap::target(self.listener) {
+        let steps = match limit::target(self.listener) {
             Target::LongEnough => vec![self.more_capacity()],
             Target::Useful { limit } => {
                 let why = "more than that is accepted only after clients have left";
@@ -199,7 +199,8 @@ impl<'a> Case<'a> {
             format!("Have it call listen(2) again: {}.", self.relisten()),
             format!("Then look at the limit, the Send-Q of {check}."),
         ];
-        if let Target::Enough { limit, .. } | Target::Useful { limit } = cap::target(self.listener)
+        if let Target::Enough { limit, .. } | Target::Useful { limit } =
+            limit::target(self.listener)
             && self.has_directive()
         {
             let set = self.set_backlog(limit);
@@ -258,9 +259,9 @@ impl<'a> Case<'a> {
         if !self.has_directive() {
             return None;
         }
-        let useful = cap::useful_per_socket(self.listener)?.max(1);
+        let useful = limit::useful_per_socket(self.listener)?.max(1);
         let drain_rate = self.listener.drain_rate?;
-        (cap::per_socket(self.listener)? > useful).then(|| {
+        (limit::per_socket(self.listener)? > useful).then(|| {
             format!(
                 "Lower the limit to {}: it accepts {}, and whoever stands further back has left when it is their \
                  turn. For that, {}; {}.",
@@ -331,7 +332,7 @@ impl<'a> Case<'a> {
         }
         let set = self.set_backlog(limit);
         let relisten = self.relisten();
-        steps.push(match cap::binding(self.listener) {
+        steps.push(match limit::binding(self.listener) {
             Cap::Somaxconn(_) => {
                 format!("Then {set}, unless it asks for that much already; {relisten}.")
             }

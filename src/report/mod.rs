@@ -2,12 +2,12 @@
 //! is wrong with it. This is the JSON of `/api/v1/listeners`, and all that table, explanation and page know.
 //!
 //! * [`evidence`] says what a diagnosis rests on, [`advice`] what to do about it;
-//! * [`cap`] is why a limit is what it is, [`servers`] how each server's is set;
+//! * [`limit`] is why a limit is what it is, [`servers`] how each server's is set;
 //! * [`place`] writes commands for the listener's namespace, [`words`] numbers for people.
 
 pub mod advice;
-pub mod cap;
 pub mod evidence;
+pub mod limit;
 pub mod place;
 pub mod servers;
 pub mod words;
@@ -240,6 +240,15 @@ impl Listener {
         }
     }
 
+    /// `netns/protocol/address:port`, as the filters see it; a Unix socket has no port.
+    pub fn described(&self) -> String {
+        let Self { netns, protocol, address, port, .. } = self;
+        match port.is_empty() {
+            true => format!("{netns}/{protocol}/{address}"),
+            false => format!("{netns}/{protocol}/{address}:{port}"),
+        }
+    }
+
     /// Sorts by precedence, those without a diagnosis last.
     fn trouble(&self) -> usize {
         self.diagnosis().map_or(usize::MAX, |diagnosis| diagnosis as usize)
@@ -295,6 +304,16 @@ impl Names {
             k8s_namespace: k8s_namespace.to_string(),
             k8s_pod: k8s_pod.to_string(),
             k8s_container: k8s_container.to_string(),
+        }
+    }
+
+    /// Where it runs, by the most telling name: pod, container or unit.
+    pub fn place(&self) -> String {
+        let Self { process: _, unit, container_id, k8s_namespace, k8s_pod, k8s_container } = self;
+        match (k8s_pod.is_empty(), container_id.is_empty()) {
+            (false, _) => [k8s_namespace.as_str(), k8s_pod, k8s_container].join("/"),
+            (true, false) => container_id.chars().take(12).collect(),
+            (true, true) => unit.clone(),
         }
     }
 }
