@@ -13,6 +13,7 @@ use listenq_lab::rootfs::Rootfs;
 use listenq_lab::running::Running;
 use listenq_lab::tool::require_tool;
 use listenq_lab::wait::eventually;
+use rustix::process::{Pid, Signal, kill_process};
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -229,6 +230,26 @@ fn an_owner_that_changes_leaves_no_second_series_and_no_counter_behind() {
         assert_eq!(after.fallen_since(&before), [""; 0]);
         before = after;
     }
+}
+
+/// The refresh of all owners comes once a minute, and is not waited for.
+#[test]
+fn a_socket_that_is_passed_on_has_a_new_owner_when_the_old_one_ends() {
+    if !root_and(&["python3"]) {
+        return;
+    }
+    let ns = Netns::new("heir");
+    let server = prefork(&ns, 8087, "lq-first", &["lq-heir"]);
+    eventually("the heir", PATIENCE, || (holders(&ns, "lq-heir") == 1).then_some(()));
+    let daemon = Launch::new(BIN).args(&["--discovery.interval=1s"]).inside(&ns).start();
+    await_owner(&daemon, "127.0.0.1", "8087", "lq-first");
+    let before = daemon.scrape();
+    // Nobody waits for it: what is left of it holds nothing. Its worker keeps the socket.
+    let first = Pid::from_raw(server.pid() as i32).unwrap();
+    kill_process(first, Signal::KILL).unwrap();
+    await_owner(&daemon, "127.0.0.1", "8087", "lq-heir");
+    assert_list_agrees(&ns, &daemon);
+    assert_eq!(daemon.scrape().fallen_since(&before), [""; 0]);
 }
 
 #[test]

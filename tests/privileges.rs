@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 #![allow(clippy::disallowed_types, reason = "a namespace without a mount is held by a program")]
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Command;
 use std::time::Duration;
 
@@ -12,7 +12,10 @@ use listenq_lab::listener::{Listen, Listener};
 use listenq_lab::listenq::{Daemon, Launch};
 use listenq_lab::metrics::Metrics;
 use listenq_lab::netns::Netns;
+use listenq_lab::rootfs::Rootfs;
+use listenq_lab::runc::{Container, Network, Recipe, fresh_id};
 use listenq_lab::running::Running;
+use listenq_lab::tool::require_tool;
 use listenq_lab::wait::eventually;
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
@@ -69,14 +72,8 @@ impl Scene {
 
     /// Starts a daemon as user 65534 with these capabilities and no others.
     fn start(&self, capabilities: &str) -> Daemon {
-        let names = capabilities.split(',').filter(|name| !name.is_empty());
-        let set: String = names.fold("-all".into(), |set, name| format!("{set},+{name}"));
-        let [inherited, ambient, bounding] =
-            ["inh-caps", "ambient-caps", "bounding-set"].map(|what| format!("--{what}={set}"));
-        let ids = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"];
-        let words = [&ids[..], &[&inherited, &ambient, &bounding]].concat();
         let flags = ["--netns=all", "--discovery.interval=1s", OURS];
-        Launch::new(BIN).args(&flags).through(&words).inside(&self.own).start()
+        start(&self.own, capabilities, &flags)
     }
 
     fn powers(&self, scrape: &Metrics) -> Powers {
@@ -90,6 +87,17 @@ impl Scene {
             owner: scrape.value("listenq_listener_info", &owner).is_some(),
         }
     }
+}
+
+/// Starts a daemon inside `own` as user 65534 with these capabilities and no others.
+fn start(own: &Netns, capabilities: &str, flags: &[&str]) -> Daemon {
+    let names = capabilities.split(',').filter(|name| !name.is_empty());
+    let set: String = names.fold("-all".into(), |set, name| format!("{set},+{name}"));
+    let [inherited, ambient, bounding] =
+        ["inh-caps", "ambient-caps", "bounding-set"].map(|what| format!("--{what}={set}"));
+    let ids = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"];
+    let words = [&ids[..], &[&inherited, &ambient, &bounding]].concat();
+    Launch::new(BIN).args(flags).through(&words).inside(own).start()
 }
 
 /// A scrape by when there was time to find everything twice.
@@ -168,4 +176,30 @@ fn nobody_sees_the_own_listeners_as_root_does() {
         assert!(feature(&scrape, name), "{name}");
     }
     assert!(!feature(&scrape, "namespaces") && !feature(&scrape, "owners"));
+}
+
+/// The kubelet makes its directory so that only root may list it.
+#[test]
+fn names_of_pods_take_the_capability_to_list_the_kubelets_directory() {
+    if !Netns::require_root() || !require_tool("runc") || !require_tool("/usr/bin/python3") {
+        return;
+    }
+    let (own, root, id) = (Netns::new("kubelet"), Rootfs::new(), fresh_id());
+    let uid = "36b6d6be-73b1-065a-f369-b3985edafa09";
+    root.file(&format!("var/log/pods/shop_web-0_{uid}/app/0.log"), "");
+    fs::set_permissions(root.path().join("var/log/pods"), Permissions::from_mode(0o700)).unwrap();
+    let cgroup = format!("/kubepods/pod{uid}/{id}");
+    let network = Network::At(own.path());
+    let _pod = Container::start(&Recipe { id, cgroup, network, port: 18_089 });
+    let flags = ["--discovery.interval=1s", OURS, &root.flag()];
+    let pod = [("port", "18089"), ("k8s_namespace", "shop"), ("k8s_pod", "web-0")];
+    for (capabilities, is_named) in [("sys_admin,sys_ptrace", false), (ALL, true)] {
+        let daemon = start(&own, capabilities, &flags);
+        let scrape = settled(&daemon);
+        let named = scrape.value("listenq_listener_info", &pod).is_some();
+        assert_eq!((named, feature(&scrape, "kubelet")), (is_named, is_named), "{capabilities}");
+        let missing = missing(&daemon, &scrape);
+        let lines = missing.iter().find(|(name, _)| name == "kubelet").map(|(_, lines)| *lines);
+        assert_eq!(lines, (!is_named).then_some(1), "{capabilities}");
+    }
 }

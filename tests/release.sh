@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What takes tools or time, run by hand before a release: fuzzing for minutes, the live benchmark. The gate is tests/all.sh.
+# What takes tools or time, run by hand before a release: fuzzing for minutes, the live benchmarks. The gate is tests/all.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 seconds=${FUZZ_SECONDS:-300}
@@ -11,3 +11,4 @@ for target in netlink_datagram netstat; do
     RUSTC_BOOTSTRAP=1 cargo fuzz run "$target" "fuzz/corpus/$target" "fuzz/seeds/$target" -- -max_total_time="$seconds"
 done
 cargo bench --bench live
+cargo bench --bench scan

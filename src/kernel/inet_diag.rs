@@ -14,7 +14,7 @@ use crate::snapshot::{AcceptQueue, Cookie, ListenAddress, ListenSocket, Origin};
 /// `struct inet_diag_msg` up to its attributes.
 const MESSAGE: usize = 72;
 /// `INET_DIAG_SKMEMINFO`.
-const SKMEMINFO: u16 = 7;
+pub(super) const SKMEMINFO: u16 = 7;
 /// `INET_DIAG_CGROUP_ID`, from Linux 5.9 on; it comes before SKMEMINFO.
 const CGROUP_ID: u16 = 21;
 /// `SK_MEMINFO_DROPS`: the ninth u32 of SKMEMINFO.

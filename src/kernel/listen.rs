@@ -1,10 +1,13 @@
 //! The listen sockets of one namespace. TCP by the best way this kernel has: one netlink walk for both
-//! families, else one for each, else `/proc/net/tcp`. Unix by netlink or not at all.
+//! families, and between such walks a question for each socket they found; else a walk for each family, else
+//! `/proc/net/tcp`. Unix by netlink or not at all.
 
 use std::path::Path;
 
+use super::ask::Questions;
 use super::device::Devices;
 use super::diag_stream::DumpError;
+use super::inet_diag::Row;
 use super::netlink::{Channel, Datagram, LastDump};
 use super::proc_tcp::{self, RowError};
 use super::procfs_file::{ProcfsFile, ReadError, Text};
@@ -32,7 +35,14 @@ pub struct Scratch {
     pub datagram: Datagram,
     /// For procfs.
     pub text: Text,
-    /// Rows bound to an interface, by place and interface index.
+    rows: Rows,
+}
+
+/// What a reading gives, until it is known to be whole.
+#[derive(Default)]
+struct Rows {
+    sockets: Vec<ListenSocket>,
+    /// Those bound to an interface, by place and interface index.
     bound: Vec<(usize, u32)>,
 }
 
@@ -40,16 +50,11 @@ pub struct Scratch {
 pub struct ListenReader {
     way: Way,
     unix_request: Vec<u8>,
-    devices: Devices,
 }
 
 /// How TCP listeners are read. Decided once: the identities of the two ways do not mix.
 enum Way {
-    Netlink {
-        channel: Channel,
-        requests: Vec<Vec<u8>>,
-        last: LastDump,
-    },
+    Netlink(Netlink),
     /// Unix listeners may still be had by netlink.
     Procfs {
         files: Vec<ProcfsFile>,
@@ -57,41 +62,62 @@ enum Way {
     },
 }
 
+struct Netlink {
+    channel: Channel,
+    requests: Vec<Vec<u8>>,
+    last: LastDump,
+    questions: Questions,
+    devices: Devices,
+}
+
 // === impl ListenReader ===
 
 impl ListenReader {
     /// Finds the best way in the calling thread's namespace; `net` is a directory like `/proc/net`.
     pub fn open(net: &Path, scratch: &mut Scratch) -> Result<Self, ListenError> {
-        let way = match Way::netlink(scratch) {
+        let way = match Netlink::open(scratch) {
             Err(error) if error.means_unavailable() => Way::procfs(net)?,
-            way => way?,
+            netlink => Way::Netlink(netlink?),
         };
-        Ok(Self { way, unix_request: unix_diag::request(), devices: Devices::default() })
+        Ok(Self { way, unix_request: unix_diag::request() })
     }
 
     /// Whether netlink answers for TCP.
     pub fn has_sock_diag(&self) -> bool {
-        matches!(self.way, Way::Netlink { .. })
+        matches!(self.way, Way::Netlink(_))
     }
 
-    /// Puts the TCP listen sockets of now into `sockets`, which holds those of the last reading; what it holds after
-    /// an error is worth nothing. Gives whether nothing at all moved since then.
+    /// Puts the TCP listen sockets of now into `sockets`, which holds those of the last good reading, and goes on to
+    /// hold them after an error. Gives whether nothing at all moved since then.
     pub fn read_tcp(
         &mut self,
         scratch: &mut Scratch,
         sockets: &mut Vec<ListenSocket>,
     ) -> Result<bool, ListenError> {
         match &mut self.way {
-            Way::Netlink { channel, requests, last } => {
-                Ok(dump_tcp(channel, requests, last, &mut self.devices, scratch, sockets)?)
-            }
+            Way::Netlink(netlink) => Ok(netlink.dump(scratch, sockets)?),
             Way::Procfs { files, .. } => {
-                sockets.clear();
+                let Scratch { text, rows, .. } = scratch;
+                rows.clear();
                 for file in files {
-                    proc_tcp::parse(file.read(&mut scratch.text)?, sockets)?;
+                    proc_tcp::parse(file.read(text)?, &mut rows.sockets)?;
                 }
-                Ok(false)
+                Ok(rows.replace(sockets))
             }
+        }
+    }
+
+    /// Asks for the TCP listen sockets that the last whole reading gave, and for no others: does with the answers
+    /// what [`read_tcp`](Self::read_tcp) does. `None` when only a whole reading can tell, and nothing was touched: the
+    /// sockets are too many, hide each other, or one of them is gone or not what it was.
+    pub fn ask_tcp(
+        &mut self,
+        scratch: &mut Scratch,
+        sockets: &mut Vec<ListenSocket>,
+    ) -> Option<bool> {
+        match &mut self.way {
+            Way::Netlink(netlink) => netlink.ask(scratch, sockets),
+            Way::Procfs { .. } => None,
         }
     }
 
@@ -102,7 +128,7 @@ impl ListenReader {
         sockets: &mut Vec<ListenSocket<UnixName>>,
     ) -> Result<bool, ListenError> {
         sockets.clear();
-        let (Way::Netlink { channel, .. } | Way::Procfs { channel: Some(channel), .. }) =
+        let (Way::Netlink(Netlink { channel, .. }) | Way::Procfs { channel: Some(channel), .. }) =
             &mut self.way
         else {
             return Ok(false);
@@ -120,8 +146,8 @@ impl ListenReader {
 
     /// Looks up the names of interfaces anew from now on.
     pub fn forget_devices(&mut self) {
-        if let (true, Way::Netlink { last, .. }) = (self.devices.forget(), &mut self.way) {
-            last.forget();
+        if let Way::Netlink(netlink) = &mut self.way {
+            netlink.forget_devices();
         }
     }
 }
@@ -151,58 +177,112 @@ fn try_out(
     Ok(())
 }
 
-/// Whether the answer was the same as the last, to the byte: then `sockets` is right as it is.
-fn dump_tcp(
-    channel: &mut Channel,
-    requests: &mut [Vec<u8>],
-    last: &mut LastDump,
-    devices: &mut Devices,
-    scratch: &mut Scratch,
-    sockets: &mut Vec<ListenSocket>,
-) -> Result<bool, DumpError> {
-    let Scratch { datagram, bound, .. } = scratch;
-    bound.clear();
-    let mut is_first = true;
-    let mut row = |payload: &[u8]| {
-        if std::mem::take(&mut is_first) {
-            sockets.clear();
-        }
-        if let Some(row) = inet_diag::decode_row(payload)? {
-            if row.interface != 0 {
-                bound.push((sockets.len(), row.interface));
-            }
-            sockets.push(row.socket);
-        }
-        Ok(())
-    };
-    let is_same = match requests {
-        [both] => channel.dump_unless_same(both, datagram, last, &mut row)?,
-        each => {
-            for request in each {
-                channel.dump(request, datagram, &mut row)?;
-            }
-            false
-        }
-    };
-    if is_first && !is_same {
-        // There was no row at all.
-        sockets.clear();
+// === impl Netlink ===
+
+impl Netlink {
+    fn open(scratch: &mut Scratch) -> Result<Self, DumpError> {
+        let mut channel = Channel::open()?;
+        Ok(Self {
+            requests: find_requests(&mut channel, scratch)?,
+            channel,
+            last: LastDump::default(),
+            questions: Questions::default(),
+            devices: Devices::default(),
+        })
     }
-    for (place, interface) in &*bound {
-        sockets[*place].address.device = Some(devices.name(&*channel, *interface));
+
+    /// Whether the sockets are those of last time: then `sockets` is right as it is.
+    fn dump(
+        &mut self,
+        scratch: &mut Scratch,
+        sockets: &mut Vec<ListenSocket>,
+    ) -> Result<bool, DumpError> {
+        let Self { channel, requests, last, questions, devices } = self;
+        let Scratch { datagram, rows, .. } = scratch;
+        rows.clear();
+        let mut row = |payload: &[u8]| {
+            inet_diag::decode_row(payload)?.into_iter().for_each(|row| rows.push(row));
+            Ok(())
+        };
+        match &mut requests[..] {
+            [both] => {
+                if channel.dump_unless_same(both, datagram, last, &mut row)? {
+                    return Ok(true);
+                }
+                questions.renew(last);
+            }
+            each => {
+                for request in each {
+                    channel.dump(request, datagram, &mut row)?;
+                }
+            }
+        }
+        rows.name_devices(devices, channel);
+        Ok(rows.replace(sockets))
     }
-    Ok(is_same)
+
+    /// The same, when every answer is good.
+    fn ask(&mut self, scratch: &mut Scratch, sockets: &mut Vec<ListenSocket>) -> Option<bool> {
+        let Self { channel, last, questions, devices, .. } = self;
+        if !questions.are_askable() {
+            return None;
+        }
+        let Scratch { datagram, rows, .. } = scratch;
+        rows.clear();
+        if questions.ask(channel, datagram, |row| rows.push(row)).ok()? {
+            return Some(true);
+        }
+        rows.name_devices(devices, channel);
+        let is_same = rows.replace(sockets);
+        if !is_same {
+            // The next dump may be that of before: then it is not the same.
+            last.forget();
+        }
+        Some(is_same)
+    }
+
+    fn forget_devices(&mut self) {
+        if self.devices.forget() {
+            self.last.forget();
+            self.questions.forget();
+        }
+    }
+}
+
+// === impl Rows ===
+
+impl Rows {
+    fn clear(&mut self) {
+        self.sockets.clear();
+        self.bound.clear();
+    }
+
+    fn push(&mut self, row: Row) {
+        if row.interface != 0 {
+            self.bound.push((self.sockets.len(), row.interface));
+        }
+        self.sockets.push(row.socket);
+    }
+
+    fn name_devices(&mut self, devices: &mut Devices, channel: &Channel) {
+        for (place, interface) in &self.bound {
+            self.sockets[*place].address.device = Some(devices.name(channel, *interface));
+        }
+    }
+
+    /// Puts these rows in place of `sockets`. Gives whether they are the same.
+    fn replace(&mut self, sockets: &mut Vec<ListenSocket>) -> bool {
+        let is_same = self.sockets == *sockets;
+        if !is_same {
+            std::mem::swap(&mut self.sockets, sockets);
+        }
+        is_same
+    }
 }
 
 // === impl Way ===
 
 impl Way {
-    fn netlink(scratch: &mut Scratch) -> Result<Self, DumpError> {
-        let mut channel = Channel::open()?;
-        let requests = find_requests(&mut channel, scratch)?;
-        Ok(Self::Netlink { channel, requests, last: LastDump::default() })
-    }
-
     /// Without IPv6 in the kernel there is no tcp6.
     fn procfs(net: &Path) -> Result<Self, ReadError> {
         let mut files = vec![ProcfsFile::open(net.join("tcp"))?];

@@ -1,4 +1,5 @@
-//! A `NETLINK_SOCK_DIAG` socket: sends a dump request and receives its datagrams until the kernel closes it.
+//! A `NETLINK_SOCK_DIAG` socket: sends a dump request and receives its datagrams until the kernel closes it, or sends
+//! requests that are answered with a datagram each.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -17,8 +18,8 @@ const BUFFER: usize = 32 * 1024;
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Datagrams were lost (`netlink(7)`).
 const ENOBUFS: i32 = 105;
-/// The sequence number of dumps that are compared: it stands in every message.
-const SAME: u32 = 1;
+/// The sequence number of what is compared: it stands in every message.
+pub(super) const SAME: u32 = 1;
 /// Where `nlmsg_seq` stands in a netlink header.
 const SEQUENCE_AT: std::ops::Range<usize> = 8..12;
 
@@ -33,7 +34,7 @@ pub struct Channel {
 /// The memory that datagrams are received into: one for all channels.
 pub struct Datagram(Box<[u8]>);
 
-/// The datagrams of a whole dump, to tell whether the next one is the same.
+/// The datagrams of a whole dump, or of all answers, to tell whether the next ones are the same.
 #[derive(Default)]
 pub struct LastDump {
     bytes: Vec<u8>,
@@ -41,9 +42,34 @@ pub struct LastDump {
     ends: Vec<usize>,
 }
 
+/// What ends the datagrams that are received.
+#[derive(Clone, Copy)]
+enum End {
+    /// The kernel says so.
+    Said,
+    /// There are so many, and all are there when the requests are sent.
+    Count(usize),
+}
+
 // === impl LastDump ===
 
 impl LastDump {
+    /// Whether none is kept: of one without rows there is its end.
+    pub(super) fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// Hands over each row's payload once more.
+    pub(super) fn each_row(
+        &self,
+        mut row: impl FnMut(&[u8]) -> Result<(), DumpError>,
+    ) -> Result<(), DumpError> {
+        (0..self.ends.len()).try_for_each(|nth| {
+            let datagram = self.datagram(nth).unwrap_or_default();
+            diag_stream::decode(datagram, SAME, &mut row).map(drop)
+        })
+    }
+
     fn datagram(&self, nth: usize) -> Option<&[u8]> {
         let start = nth.checked_sub(1).map_or(Some(0), |before| self.ends.get(before).copied())?;
         self.bytes.get(start..*self.ends.get(nth)?)
@@ -99,7 +125,7 @@ impl Channel {
         self.sequence = self.sequence.wrapping_add(1).max(SAME + 1);
         self.request(request, self.sequence, datagram)?;
         loop {
-            let length = self.receive(datagram)?;
+            let length = self.receive(datagram, RecvFlags::empty())?;
             if diag_stream::decode(&datagram.0[..length], self.sequence, &mut row)?
                 == Progress::Done
             {
@@ -118,7 +144,29 @@ impl Channel {
         last: &mut LastDump,
         mut row: impl FnMut(&[u8]) -> Result<(), DumpError>,
     ) -> Result<bool, DumpError> {
-        let result = self.compare(request, datagram, last, &mut row);
+        let sent = self.request(request, SAME, datagram);
+        let result = sent.and_then(|()| self.compare(End::Said, datagram, last, &mut row));
+        if result.is_err() {
+            last.forget();
+        }
+        result
+    }
+
+    /// Sends `requests` (whole messages with the sequence number [`SAME`]), each of which is answered with one row in
+    /// a datagram of its own, and does the same with the answers.
+    pub(super) fn ask(
+        &mut self,
+        requests: &[u8],
+        count: usize,
+        datagram: &mut Datagram,
+        last: &mut LastDump,
+        mut row: impl FnMut(&[u8]) -> Result<(), DumpError>,
+    ) -> Result<bool, DumpError> {
+        if count == 0 {
+            return Ok(true);
+        }
+        let sent = self.send(requests, datagram);
+        let result = sent.and_then(|()| self.compare(End::Count(count), datagram, last, &mut row));
         if result.is_err() {
             last.forget();
         }
@@ -127,15 +175,14 @@ impl Channel {
 
     fn compare(
         &mut self,
-        request: &mut [u8],
+        end: End,
         datagram: &mut Datagram,
         last: &mut LastDump,
         row: &mut impl FnMut(&[u8]) -> Result<(), DumpError>,
     ) -> Result<bool, DumpError> {
-        self.request(request, SAME, datagram)?;
         let (mut nth, mut is_same) = (0, true);
         loop {
-            let length = self.receive(datagram)?;
+            let length = self.receive(datagram, end.flags())?;
             let datagram = &datagram.0[..length];
             let progress = if is_same && last.datagram(nth) == Some(datagram) {
                 // A dump that was kept ended with its last datagram.
@@ -143,19 +190,13 @@ impl Channel {
             } else {
                 if std::mem::take(&mut is_same) {
                     last.truncate(nth);
-                    for kept in 0..nth {
-                        diag_stream::decode(
-                            last.datagram(kept).unwrap_or_default(),
-                            SAME,
-                            &mut *row,
-                        )?;
-                    }
+                    last.each_row(&mut *row)?;
                 }
                 last.push(datagram);
                 diag_stream::decode(datagram, SAME, &mut *row)?
             };
             nth += 1;
-            if progress == Progress::Done {
+            if end.is_reached(nth, progress) {
                 self.has_leftovers = false;
                 return Ok(is_same);
             }
@@ -168,10 +209,14 @@ impl Channel {
         sequence: u32,
         datagram: &mut Datagram,
     ) -> Result<(), DumpError> {
-        self.drop_leftovers(datagram)?;
         request[SEQUENCE_AT].copy_from_slice(&sequence.to_ne_bytes());
+        self.send(request, datagram)
+    }
+
+    fn send(&mut self, requests: &[u8], datagram: &mut Datagram) -> Result<(), DumpError> {
+        self.drop_leftovers(datagram)?;
         self.has_leftovers = true;
-        retried(|| self.socket.send(request, 0)).map(drop)
+        retried(|| self.socket.send(requests, 0)).map(drop)
     }
 
     /// The kernel starts no dump before the last one was read to its end.
@@ -189,15 +234,34 @@ impl Channel {
         Ok(())
     }
 
-    fn receive(&self, datagram: &mut Datagram) -> Result<usize, DumpError> {
+    fn receive(&self, datagram: &mut Datagram, flags: RecvFlags) -> Result<usize, DumpError> {
         // With MSG_TRUNC the length is the datagram's own, also when it did not fit.
-        let flags = RecvFlags::TRUNC.bits() as i32;
+        let flags = (flags | RecvFlags::TRUNC).bits() as i32;
         let room = datagram.0.len();
         let length = retried(|| self.socket.recv(&mut &mut *datagram.0, flags))?;
         match length {
             0 => Err(DumpError::Malformed("an empty datagram".into())),
             length if length > room => Err(DumpError::Truncated { length, room }),
             length => Ok(length),
+        }
+    }
+}
+
+// === impl End ===
+
+impl End {
+    /// What is there already need not be waited for.
+    fn flags(self) -> RecvFlags {
+        match self {
+            Self::Said => RecvFlags::empty(),
+            Self::Count(_) => RecvFlags::DONTWAIT,
+        }
+    }
+
+    fn is_reached(self, datagrams: usize, progress: Progress) -> bool {
+        match self {
+            Self::Said => progress == Progress::Done,
+            Self::Count(count) => datagrams == count,
         }
     }
 }

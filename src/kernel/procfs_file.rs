@@ -59,12 +59,27 @@ impl ProcfsFile {
 
     /// Its text as it is now.
     pub fn read<'text>(&self, text: &'text mut Text) -> Result<&'text str, ReadError> {
-        let length = self.fill(&mut text.0).map_err(|error| ReadError::new(&self.path, error))?;
+        self.read_until(text, |_| false)
+    }
+
+    /// The same of a file that the kernel writes in one piece (a counter file, a setting; no table): it has ended where a
+    /// reading left room, and need not be read once more to see that.
+    pub fn read_piece<'text>(&self, text: &'text mut Text) -> Result<&'text str, ReadError> {
+        self.read_until(text, |room_left| room_left > 0)
+    }
+
+    fn read_until<'text>(
+        &self,
+        text: &'text mut Text,
+        has_ended: impl Fn(usize) -> bool,
+    ) -> Result<&'text str, ReadError> {
+        let length =
+            self.fill(&mut text.0, has_ended).map_err(|error| ReadError::new(&self.path, error))?;
         std::str::from_utf8(&text.0[..length])
             .map_err(|error| ReadError::invalid(&self.path, error))
     }
 
-    fn fill(&self, buffer: &mut Vec<u8>) -> io::Result<usize> {
+    fn fill(&self, buffer: &mut Vec<u8>, has_ended: impl Fn(usize) -> bool) -> io::Result<usize> {
         let mut length = 0;
         loop {
             if length == buffer.len() {
@@ -72,7 +87,12 @@ impl ProcfsFile {
             }
             match self.file.read_at(&mut buffer[length..], length as u64) {
                 Ok(0) => return Ok(length),
-                Ok(more) => length += more,
+                Ok(more) => {
+                    length += more;
+                    if has_ended(buffer.len() - length) {
+                        return Ok(length);
+                    }
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
@@ -91,6 +111,18 @@ mod tests {
         let first = file.read(&mut text).unwrap().to_owned();
         assert!(first.starts_with(&std::process::id().to_string()), "{first}");
         assert!(file.read(&mut text).unwrap().starts_with(&std::process::id().to_string()));
+    }
+
+    #[test]
+    fn a_file_of_one_piece_is_whole_however_small_the_buffer() {
+        let file = ProcfsFile::open("/proc/net/netstat".into()).unwrap();
+        let mut text = Text(vec![0; 64]);
+        for _ in 0..2 {
+            let read = file.read_piece(&mut text).unwrap();
+            assert!(read.starts_with("TcpExt: ") && read.ends_with('\n'), "{read}");
+            assert_eq!(read.lines().count() % 2, 0, "{read}");
+            assert!(read.contains("\nIpExt: "), "{read}");
+        }
     }
 
     #[test]

@@ -37,7 +37,7 @@ impl Sysctls {
 
 fn value(file: &Result<ProcfsFile, ReadError>, text: &mut Text) -> Result<i64, String> {
     let file = file.as_ref().map_err(ToString::to_string)?;
-    let text = file.read(text).map_err(|error| error.to_string())?;
+    let text = file.read_piece(text).map_err(|error| error.to_string())?;
     text.trim().parse().map_err(|_| format!("{}: {text:?} is no number", file.path().display()))
 }
 

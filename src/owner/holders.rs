@@ -34,6 +34,16 @@ pub struct Holder {
     pub cgroup: String,
 }
 
+/// Whether the process that was started at this time still runs: one that has ended but is not yet waited for holds
+/// nothing.
+pub fn runs(procfs: &Path, (pid, start_time): (u32, u64)) -> bool {
+    let stat = open_directory(CWD, procfs)
+        .and_then(|procfs| Process::open(procfs, pid))
+        .ok()
+        .and_then(|process| process.stat());
+    stat.is_some_and(|stat| stat.starttime == start_time && !matches!(stat.state, 'Z' | 'X'))
+}
+
 /// Whether a walk has more to look at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -106,9 +116,13 @@ impl Walk {
         self
     }
 
-    /// Whether [`Walk::step`] has looked at all the processes that it was to look at first.
+    /// Whether [`Walk::step`] has looked at all the processes that it was to look at first, and at no others: of
+    /// those, a worker may be seen before its master.
     pub fn has_looked_at_first(&self) -> bool {
-        self.has_begun_listing || self.pids.is_empty() && self.current.is_none()
+        !self.has_begun_listing
+            && !self.first.is_empty()
+            && self.pids.is_empty()
+            && self.current.is_none()
     }
 
     /// Whether every wanted socket has a holder that does not merely pass it on. There may be an older one yet.
@@ -116,11 +130,12 @@ impl Walk {
         self.wanted.values().all(|claim| claim.is_some_and(|claim| !claim.passes_sockets_on))
     }
 
-    /// Goes on for about so long: at least by a directory's next 4 KiB, about 170 descriptors.
+    /// Goes on for about so long: at least by a directory's next 4 KiB, about 170 descriptors. Stops once before it
+    /// goes on from the processes to look at first to all others.
     pub fn step(&mut self, budget: Duration) -> io::Result<Step> {
         let begin = Instant::now();
         while self.turn()? {
-            if begin.elapsed() >= budget {
+            if begin.elapsed() >= budget || self.has_looked_at_first() {
                 return Ok(Step::More);
             }
         }
@@ -356,6 +371,7 @@ mod tests {
         }
         assert!(walk.has_found_all());
         assert_eq!(walk.step(Duration::MAX).unwrap(), Step::Done);
+        assert!(!walk.has_looked_at_first());
         let found = walk.finish();
         assert_eq!((found.holders[&42].pid, found.descriptors), (11, 2));
     }

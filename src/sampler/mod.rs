@@ -275,6 +275,7 @@ impl Sampler {
             match report {
                 Report::Namespaces(news) => self.hear(news),
                 Report::Owners(search) => self.learn(search),
+                Report::Orphans(inodes) => self.asked.forget(&inodes),
             }
         }
     }

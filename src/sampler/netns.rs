@@ -1,6 +1,14 @@
-//! What to read of one namespace, and when: the TCP dump always; the counters, which cost as much, when a drop or
+//! What to read of one namespace, and when: the TCP listeners always; the counters, which cost as much, when a drop or
 //! a socket moved and at least once a second; Unix listeners while a queue holds something and at least once a
-//! second; the settings once a second.
+//! second; the settings every four seconds.
+//!
+//! TCP listeners are dumped or, where they are few, asked for one by one, which is cheaper but finds no new ones.
+//! They are dumped whenever the counters are read, so at least once a second too, at once when an answer is not what it
+//! should be, and for some samples after anything moved: who is to be charged with an overflow must not be a
+//! socket that nobody has seen. So a new listener may be seen a second late, and is charged in full all the same.
+//!
+//! Where samples are stretched, because they cost more than they may, a second becomes as long as ten of them, and two
+//! seconds at most.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,13 +19,22 @@ use crate::kernel::netstat::{Netstat, Snmp};
 use crate::kernel::procfs_file::{ProcfsFile, ReadError, Text};
 use crate::kernel::sysctl::Sysctls;
 use crate::own::{Feature, Own, Source};
-use crate::snapshot::{Counters, Dump, ListenSocket, NetnsSample, UnixName};
+use crate::snapshot::{Counter, Counters, Dump, ListenSocket, NetnsSample, UnixName};
 
 use super::health::Health;
 use super::scanning::Place;
 
-/// What moves rarely is read at least so often.
+/// What moves rarely is read at least so often, when samples come as often as they are meant to.
 const SLOW: Duration = Duration::from_secs(1);
+/// Where they do not, because they cost more than they may, every so many samples, and at least so often: these
+/// readings are most of the cost.
+const SLOW_SAMPLES: u32 = 10;
+const SLOWEST: Duration = Duration::from_secs(2);
+/// The settings are read at least so often: five files, and nobody sets them every day.
+const SETTINGS: Duration = Duration::from_secs(4);
+/// So many samples after something moved are dumps: as long as an overflow waits for whom to charge, and a socket
+/// that one dump missed for the dump that misses it again.
+const WATCHFUL: u8 = 3;
 
 /// The readers of one namespace. They stay in it, whatever thread uses them.
 pub struct NetnsReader {
@@ -32,7 +49,12 @@ pub struct NetnsReader {
     health: Health,
     spare_tcp: Vec<ListenSocket>,
     spare_unix: Vec<ListenSocket<UnixName>>,
+    /// Whether `spare_tcp` may hold what was never passed on.
+    failed: bool,
     fingerprint: u64,
+    overflows: Option<u64>,
+    /// So many samples to come are dumps.
+    watchful: u8,
     unix_waits: bool,
     counters_due: Duration,
     unix_due: Duration,
@@ -46,6 +68,15 @@ pub struct Tick {
     pub now: Duration,
     /// The interval at which samples are meant to come just now.
     pub interval: Duration,
+}
+
+// === impl Tick ===
+
+impl Tick {
+    /// The pace of what moves rarely.
+    fn slow(self) -> Duration {
+        SLOW.max((self.interval * SLOW_SAMPLES).min(SLOWEST))
+    }
 }
 
 // === impl NetnsReader ===
@@ -75,7 +106,10 @@ impl NetnsReader {
             health: Health::default(),
             spare_tcp: Vec::new(),
             spare_unix: Vec::new(),
+            failed: false,
             fingerprint: 0,
+            overflows: None,
+            watchful: 0,
             unix_waits: false,
             counters_due: Duration::ZERO,
             unix_due: Duration::ZERO,
@@ -92,22 +126,20 @@ impl NetnsReader {
         scratch: &mut Scratch,
     ) -> bool {
         (sample.netstat, sample.snmp, sample.settings) = (None, None, None);
-        if is_due(&mut self.settings_due, tick.now) {
+        if tick.now >= self.settings_due {
+            self.settings_due = tick.now + jittered(SETTINGS);
             let reading = self.sysctls.read(&mut scratch.text);
             sample.settings = self.health.check(own, Source::Sysctl, tick.now, reading);
-            if let Some(listen) = &mut self.listen {
-                listen.forget_devices();
-            }
         }
-        let moved = self.read_tcp(tick, sample, own, scratch);
+        let counters_due = tick.now >= self.counters_due;
+        if let (true, Some(listen)) = (counters_due, &mut self.listen) {
+            listen.forget_devices();
+        }
+        let moved = self.read_tcp(tick, counters_due, sample, own, scratch);
         self.read_unix(tick, sample, own, scratch);
-        if sample.tcp.is_some() && (is_due(&mut self.counters_due, tick.now) || moved) {
-            let text = &mut scratch.text;
-            let netstat =
-                counters(&self.netstat, text, |text| Netstat::parse(text).map(|netstat| netstat.0));
-            sample.netstat = self.health.check(own, Source::Netstat, tick.now, netstat);
-            let snmp = counters(&self.snmp, text, |text| Snmp::parse(text).map(|snmp| snmp.0));
-            sample.snmp = self.health.check(own, Source::Snmp, tick.now, snmp);
+        if sample.tcp.is_some() && (counters_due || moved) {
+            self.counters_due = tick.now + jittered(tick.slow());
+            self.read_counters(tick, sample, own, scratch);
         }
         if self.scans.is_none() {
             self.scans = Some(Place::new(self.open_connections(tick, own), true));
@@ -133,32 +165,73 @@ impl NetnsReader {
         self.scans.as_mut()
     }
 
-    /// Whether any drop or socket moved since the last good dump.
+    fn read_counters(
+        &mut self,
+        tick: Tick,
+        sample: &mut NetnsSample,
+        own: &mut Own,
+        scratch: &mut Scratch,
+    ) {
+        let text = &mut scratch.text;
+        let netstat =
+            counters(&self.netstat, text, |text| Netstat::parse(text).map(|netstat| netstat.0));
+        sample.netstat = self.health.check(own, Source::Netstat, tick.now, netstat);
+        let snmp = counters(&self.snmp, text, |text| Snmp::parse(text).map(|snmp| snmp.0));
+        sample.snmp = self.health.check(own, Source::Snmp, tick.now, snmp);
+        let overflows = sample.netstat.and_then(|netstat| netstat.get(Counter::ListenOverflows));
+        if overflows != self.overflows {
+            self.overflows = overflows;
+            self.watchful = WATCHFUL;
+        }
+    }
+
+    /// Whether any drop or socket moved since the last good reading.
     fn read_tcp(
         &mut self,
         tick: Tick,
+        whole: bool,
         sample: &mut NetnsSample,
         own: &mut Own,
         scratch: &mut Scratch,
     ) -> bool {
         let last = sample.tcp.take().map(|dump| dump.sockets);
         let mut sockets = last.unwrap_or_else(|| std::mem::take(&mut self.spare_tcp));
-        let reading =
-            self.listen(scratch).and_then(|listen| listen.read_tcp(scratch, &mut sockets));
+        let reading = self.listeners(whole, scratch, &mut sockets);
         let reading = self.health.check(own, Source::InetDiag, tick.now, reading);
         if let Some(listen) = &self.listen {
             own.set_feature(Feature::SockDiag, listen.has_sock_diag());
         }
         let Some(is_same) = reading else {
-            self.spare_tcp = sockets;
+            (self.spare_tcp, self.failed) = (sockets, true);
             return false;
         };
+        let is_same = !std::mem::take(&mut self.failed) && is_same;
         let before = self.fingerprint;
         if !is_same {
             self.fingerprint = fingerprint(&sockets);
         }
+        let moved = before != self.fingerprint;
+        self.watchful = if moved { WATCHFUL } else { self.watchful.saturating_sub(1) };
         sample.tcp = Some(Dump { interval: tick.interval, is_same, sockets });
-        before != self.fingerprint
+        moved
+    }
+
+    /// Asks for the listeners where that is enough, and else dumps them. Gives whether nothing changed.
+    fn listeners(
+        &mut self,
+        whole: bool,
+        scratch: &mut Scratch,
+        sockets: &mut Vec<ListenSocket>,
+    ) -> Result<bool, ListenError> {
+        let (may_ask, before) = (!whole && self.watchful == 0, self.fingerprint);
+        let listen = self.listen(scratch)?;
+        let asked = if may_ask { listen.ask_tcp(scratch, sockets) } else { None };
+        match asked {
+            Some(true) => Ok(true),
+            // Queues alone need no dump.
+            Some(false) if fingerprint(sockets) == before => Ok(false),
+            asked => Ok(listen.read_tcp(scratch, sockets)? && asked.is_none()),
+        }
     }
 
     fn read_unix(
@@ -171,7 +244,11 @@ impl NetnsReader {
         if let Some(dump) = sample.unix.take() {
             self.spare_unix = dump.sockets;
         }
-        if !is_due(&mut self.unix_due, tick.now) && !self.unix_waits {
+        let is_due = tick.now >= self.unix_due;
+        if is_due {
+            self.unix_due = tick.now + jittered(tick.slow());
+        }
+        if !is_due && !self.unix_waits {
             return;
         }
         let mut sockets = std::mem::take(&mut self.spare_unix);
@@ -182,7 +259,7 @@ impl NetnsReader {
                 self.unix_waits = sockets.iter().any(|socket| socket.queue.length > 0);
                 own.set_feature(Feature::UnixDiag, true);
                 // Between two dumps a queue that held nothing may wait for the slow pace.
-                let interval = tick.interval.max(SLOW);
+                let interval = tick.interval.max(tick.slow());
                 sample.unix = Some(Dump { interval, is_same: false, sockets });
             }
             Some(false) => own.set_feature(Feature::UnixDiag, false),
@@ -203,17 +280,13 @@ fn counters<E: std::fmt::Display>(
     text: &mut Text,
     parse: impl FnOnce(&str) -> Result<Counters, E>,
 ) -> Result<Counters, ReadError> {
-    let parsed = parse(file.read(text)?).map_err(|error| error.to_string());
+    let parsed = parse(file.read_piece(text)?).map_err(|error| error.to_string());
     parsed.map_err(|error| ReadError::invalid(file.path(), error))
 }
 
-/// Whether `due` has come; then the next time is within the slow pace, and not that of everything else.
-fn is_due(due: &mut Duration, now: Duration) -> bool {
-    let is_due = now >= *due;
-    if is_due {
-        *due = now + SLOW.mul_f64(0.75 + 0.2 * fastrand::f64());
-    }
-    is_due
+/// Somewhat less than `pace`, and not in step with anything else.
+fn jittered(pace: Duration) -> Duration {
+    pace.mul_f64(0.75 + 0.2 * fastrand::f64())
 }
 
 /// Differs, but for chance, when any socket came, went or dropped something; the order does not matter.

@@ -5,16 +5,19 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rustc_hash::FxHashMap;
 use rustix::thread::{CapabilitySet, capabilities};
 
 use crate::owner::Owner;
 use crate::owner::cgroup::{Placement, telling_path};
 use crate::owner::cgroup_id::CgroupTree;
-use crate::owner::holders::{Found, Holder, Step, Walk};
+use crate::owner::holders::{self, Found, Holder, Step, Walk};
 use crate::owner::kubelet::Kubelet;
 use crate::snapshot::{Claims, Origin};
+
+use super::wanted::REFRESH;
 
 /// A walk over the descriptors of all processes goes so far at once.
 const STEP: Duration = Duration::from_millis(2);
@@ -25,6 +28,15 @@ pub struct Owners {
     rootfs: PathBuf,
     tree: Option<CgroupTree>,
     kubelet: Option<io::Result<Kubelet>>,
+    /// By inode, which process each socket was last found to be held by.
+    held: FxHashMap<u32, Held>,
+}
+
+/// The process that holds a socket, and when it was looked for.
+struct Held {
+    pid: u32,
+    start_time: u64,
+    at: Instant,
 }
 
 /// What one search gave.
@@ -52,18 +64,36 @@ impl Owners {
             rootfs: rootfs.to_owned(),
             tree: CgroupTree::find(rootfs),
             kubelet: None,
+            held: FxHashMap::default(),
         }
+    }
+
+    /// Sockets whose holder has ended since the last call: where they live on, somebody else holds them.
+    pub fn orphans(&mut self) -> Vec<u32> {
+        let (procfs, mut known) = (&self.procfs, FxHashMap::default());
+        let mut orphans = Vec::new();
+        self.held.retain(|inode, held| {
+            let process = (held.pid, held.start_time);
+            let runs = *known.entry(process).or_insert_with(|| holders::runs(procfs, process));
+            if !runs {
+                orphans.push(*inode);
+            }
+            // All sockets that live are looked for anew from time to time.
+            runs && held.at.elapsed() < 2 * REFRESH
+        });
+        orphans
     }
 
     /// Looks for the owners of these sockets.
     pub fn search(&mut self, wanted: &[Origin]) -> Search {
-        // Pods come and go: their names are read anew for each search that meets one.
-        self.kubelet = None;
+        // Pods come and go: their names are read anew. Whether they can be read is known before one is met.
+        self.kubelet = Some(Kubelet::read(&self.rootfs));
         self.learn_cgroups(wanted);
         let (found, failure) = match self.walk(wanted) {
             Ok(found) => (found, None),
             Err(error) => (Found::default(), Some(error)),
         };
+        self.keep(wanted, &found);
         let claims = wanted.iter().filter_map(|origin| self.claim(origin, &found)).collect();
         Search {
             claims,
@@ -122,6 +152,14 @@ impl Owners {
             pids
         };
         paths.iter().flat_map(processes).collect()
+    }
+
+    fn keep(&mut self, wanted: &[Origin], found: &Found) {
+        let at = Instant::now();
+        self.held.extend(wanted.iter().filter_map(|origin| {
+            let holder = found.holders.get(&u64::from(origin.inode))?;
+            Some((origin.inode, Held { pid: holder.pid, start_time: holder.start_time, at }))
+        }));
     }
 
     fn claim(&mut self, origin: &Origin, found: &Found) -> Option<(u32, Arc<Owner>)> {

@@ -1,5 +1,5 @@
-//! The thread off the sampling path: it looks around for namespaces every `--discovery.interval`, and for the owners
-//! of sockets when asked, never with more than a hundredth of a core.
+//! The thread off the sampling path: every `--discovery.interval` it looks around for namespaces and whether the owners
+//! it named still run, and it looks for the owners of sockets when asked, never with more than a hundredth of a core.
 
 use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -10,8 +10,9 @@ use crate::snapshot::Origin;
 
 use super::discovery::{Discovery, News};
 use super::owners::{Owners, Search};
+use super::thread_cpu;
 
-/// After a search, the next one waits so many times as long as it took.
+/// After a search, the next one waits so many times as long as it took of a core.
 const REST: u32 = 99;
 /// Sockets come in crowds: a search waits for the rest of its crowd.
 const GATHER: Duration = Duration::from_millis(200);
@@ -22,6 +23,8 @@ pub enum Report {
     Namespaces(News),
     /// Owners.
     Owners(Search),
+    /// Sockets whose owner has ended, by their inodes.
+    Orphans(Vec<u32>),
 }
 
 /// A scout at work. Dropping it ends its thread.
@@ -93,10 +96,10 @@ impl Scout {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            for report in [self.look().map(Report::Namespaces), self.search().map(Report::Owners)] {
-                if report.is_some_and(|report| reports.send(report).is_err()) {
-                    return;
-                }
+            let [namespaces, orphans] = self.look();
+            let found = [namespaces, orphans, self.search().map(Report::Owners)];
+            if found.into_iter().flatten().any(|report| reports.send(report).is_err()) {
+                return;
             }
         }
     }
@@ -106,22 +109,27 @@ impl Scout {
         self.look_due.min(search_due).saturating_duration_since(Instant::now())
     }
 
-    fn look(&mut self) -> Option<News> {
+    fn look(&mut self) -> [Option<Report>; 2] {
         let now = Instant::now();
         if now < self.look_due {
-            return None;
+            return [None, None];
         }
         self.look_due = now + self.interval;
-        Some(self.discovery.as_mut()?.look(&mut self.owners))
+        let owners = &mut self.owners;
+        let news = self.discovery.as_mut().map(|discovery| discovery.look(owners));
+        let orphans = owners.orphans();
+        let orphans = (!orphans.is_empty()).then_some(Report::Orphans(orphans));
+        [news.map(Report::Namespaces), orphans]
     }
 
     fn search(&mut self) -> Option<Search> {
-        let begin = Instant::now();
-        if self.wanted.is_empty() || begin < self.search_due {
+        if self.wanted.is_empty() || Instant::now() < self.search_due {
             return None;
         }
+        // What others do to a busy machine is not this thread's cost.
+        let begin = thread_cpu();
         let search = self.owners.search(&std::mem::take(&mut self.wanted));
-        self.search_due = Instant::now() + begin.elapsed() * REST;
+        self.search_due = Instant::now() + thread_cpu().saturating_sub(begin) * REST;
         Some(search)
     }
 }

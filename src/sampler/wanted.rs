@@ -1,5 +1,5 @@
-//! Which sockets have no owner yet: those not seen before, and once a minute all of them again, since a socket may
-//! be passed on and a process may be renamed.
+//! Which sockets have no owner yet: those not seen before, those whose owner has ended, and once a minute all of
+//! them again, since a socket may be passed on and a process may be renamed.
 
 use std::time::Duration;
 
@@ -8,26 +8,36 @@ use rustc_hash::FxHashSet;
 use crate::snapshot::{Origin, Snapshot};
 
 /// How often every owner is looked for anew.
-const REFRESH: Duration = Duration::from_secs(60);
+pub(super) const REFRESH: Duration = Duration::from_secs(60);
 
 /// The sockets that were asked for.
 #[derive(Debug, Default)]
 pub struct Asked {
     inodes: FxHashSet<u32>,
+    has_forgotten: bool,
     refresh_due: Duration,
 }
 
 // === impl Asked ===
 
 impl Asked {
-    /// Whether every owner is to be looked for anew.
+    /// Whether there may be sockets to ask for though none came up.
     pub fn is_due(&self, now: Duration) -> bool {
-        now >= self.refresh_due
+        now >= self.refresh_due || self.has_forgotten
+    }
+
+    /// The owners of these sockets, if they live on, are to be looked for anew.
+    pub fn forget(&mut self, inodes: &[u32]) {
+        self.has_forgotten = true;
+        for inode in inodes {
+            self.inodes.remove(inode);
+        }
     }
 
     /// The sockets of this snapshot to ask for at `now`.
     pub fn wanted(&mut self, snapshot: &Snapshot, now: Duration) -> Vec<Origin> {
-        if self.is_due(now) {
+        self.has_forgotten = false;
+        if now >= self.refresh_due {
             self.refresh_due = now + REFRESH;
             // Sockets that are gone go from the memory, too.
             self.inodes.clear();
@@ -72,5 +82,18 @@ mod tests {
         assert_eq!(inodes(&[1, 2, 3], 1), [3]);
         assert_eq!(inodes(&[1, 3], 59), [0u32; 0]);
         assert_eq!(inodes(&[1, 3], 60), [1, 3]);
+    }
+
+    #[test]
+    fn an_orphan_is_asked_for_again_if_it_lives() {
+        let mut asked = Asked::default();
+        let second = Duration::from_secs(1);
+        assert_eq!(asked.wanted(&snapshot(&[1, 2, 3]), second).len(), 3);
+        assert!(!asked.is_due(2 * second));
+        asked.forget(&[1, 2]);
+        assert!(asked.is_due(2 * second));
+        let wanted = asked.wanted(&snapshot(&[2, 3]), 2 * second);
+        assert_eq!(wanted.iter().map(|origin| origin.inode).collect::<Vec<_>>(), [2]);
+        assert!(!asked.is_due(3 * second));
     }
 }

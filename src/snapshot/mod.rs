@@ -74,12 +74,13 @@ pub struct Origin {
     pub cgroup: Option<u64>,
 }
 
-/// The rows of one complete LISTEN dump. Not atomic: a living socket may be missing, another twice.
+/// The rows of one complete LISTEN dump. Not atomic: a living socket may be missing, another twice. Or answers for
+/// each socket of the last dump, when nothing in them says that another dump is needed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dump<A = ListenAddress> {
     /// The interval at which such dumps are meant to come just now.
     pub interval: Duration,
-    /// Whether it is the last good dump once more, to the byte.
+    /// Whether it says the same as the last good one: nothing moved.
     pub is_same: bool,
     /// The rows, in the kernel's order.
     pub sockets: Vec<ListenSocket<A>>,

@@ -1,6 +1,7 @@
 //! Which listen sockets live. Dumps are not atomic: a socket missing from one of them still lives, missing
 //! from two it is gone, and its last drops are remembered in case it comes back.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
@@ -9,6 +10,10 @@ use slab::Slab;
 use crate::snapshot::{AcceptQueue, Cookie, ListenSocket};
 
 use super::GRACE;
+
+/// Of so many sockets that are gone the last drops are remembered, in each namespace. Those that come back come
+/// back soon: two dumps running had missed them.
+const MOST_GONE: usize = 4096;
 
 /// A listen socket, as last seen.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +54,8 @@ pub(super) struct Sockets {
     /// Where the rows of the last dump went, in their order: that of the next dump is nearly always the same.
     order: Vec<usize>,
     gone: FxHashMap<Cookie, Gone>,
+    /// When which of them went, the oldest first; some have come back since.
+    went: VecDeque<(Duration, Cookie)>,
     births: u64,
     dumps: u64,
     /// Dumps to come that still show what was there before.
@@ -133,12 +140,14 @@ impl Sockets {
             return;
         }
         let (dumps, gone, by_cookie) = (self.dumps, &mut self.gone, &mut self.by_cookie);
+        let went = &mut self.went;
         self.living.retain(|_, socket| {
             let stays = socket.seen + 1 >= dumps;
             if !stays {
                 // One that never dropped anything may come back as a newborn.
                 if socket.drops != Some(0) {
                     gone.insert(socket.cookie, Gone { drops: socket.drops, at: now });
+                    went.push_back((now, socket.cookie));
                 }
                 by_cookie.remove(&socket.cookie);
                 vanished(*socket);
@@ -147,9 +156,17 @@ impl Sockets {
         });
     }
 
-    /// Forgets sockets that were gone for the grace time.
+    /// Forgets sockets that were gone for the grace time, and the oldest of too many.
     pub(super) fn forget(&mut self, now: Duration) {
-        self.gone.retain(|_, gone| now.saturating_sub(gone.at) < GRACE);
+        while let Some((at, cookie)) = self.went.front().copied()
+            && (self.went.len() > MOST_GONE || now.saturating_sub(at) >= GRACE)
+        {
+            self.went.pop_front();
+            // It may have come back, and even have gone again.
+            if self.gone.get(&cookie).is_some_and(|gone| gone.at == at) {
+                self.gone.remove(&cookie);
+            }
+        }
     }
 
     /// The sockets that live.
@@ -201,6 +218,58 @@ fn new_drops(before: Option<u32>, after: Option<u32>) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::snapshot::Origin;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// One dump of sockets with so many drops each; gives the new drops of all.
+    fn dump(sockets: &mut Sockets, now: Duration, rows: &[(u64, u32)]) -> u64 {
+        sockets.begin_dump();
+        let see = |(nth, (cookie, drops)): (usize, &(u64, u32))| {
+            let row = ListenSocket {
+                cookie: Cookie(*cookie),
+                address: (),
+                queue: AcceptQueue::default(),
+                drops: Some(*drops),
+                origin: Origin::default(),
+            };
+            sockets.see(nth, &row, 0)
+        };
+        let new = rows.iter().enumerate().map(see).sum();
+        sockets.end_dump(now, |_| ());
+        sockets.forget(now);
+        new
+    }
+
+    #[test]
+    fn a_socket_that_comes_back_within_the_grace_time_has_only_its_new_drops() {
+        let mut sockets = Sockets::new(0);
+        let seen = [(0, &[(1, 7)][..]), (1, &[]), (2, &[]), (3, &[(1, 9)]), (4, &[]), (5, &[])];
+        let new = seen.map(|(second, rows)| dump(&mut sockets, SECOND * second, rows));
+        assert_eq!(new, [7, 0, 0, 2, 0, 0]);
+        assert_eq!((sockets.gone.len(), sockets.went.len()), (1, 2));
+        // What it left when it went first is over; what it left when it went again is not.
+        let later = SECOND * 3 + GRACE;
+        assert_eq!(dump(&mut sockets, later, &[(1, 10)]), 1);
+        assert_eq!(dump(&mut sockets, later + GRACE, &[]), 0);
+        assert_eq!((sockets.gone.len(), sockets.went.len()), (0, 0));
+    }
+
+    #[test]
+    fn of_too_many_that_are_gone_the_oldest_are_forgotten_first() {
+        let mut sockets = Sockets::new(0);
+        let crowd =
+            |from: u64| -> Vec<(u64, u32)> { (from..from + 3000).map(|n| (n, 5)).collect() };
+        for (n, from) in [0, 3000].into_iter().enumerate() {
+            let at = SECOND * n as u32 * 10;
+            assert_eq!(dump(&mut sockets, at, &crowd(from)), 15_000);
+            assert_eq!(dump(&mut sockets, at + SECOND, &[]), 0);
+            assert_eq!(dump(&mut sockets, at + 2 * SECOND, &[]), 0);
+        }
+        assert_eq!((sockets.gone.len(), sockets.went.len()), (MOST_GONE, MOST_GONE));
+        // The second crowd is remembered whole.
+        assert_eq!(dump(&mut sockets, 20 * SECOND, &crowd(3000)), 0);
+    }
 
     #[test]
     fn drops_wrap_and_never_step_back() {

@@ -1,0 +1,262 @@
+//! Owns listeners that are asked for one by one: every kind answers as a dump has it, what cannot be asked is dumped,
+//! and who comes in between is charged all the same.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use listenq::kernel::ask::MOST;
+use listenq::kernel::listen::{ListenReader, Scratch};
+use listenq::snapshot::ListenSocket;
+use listenq_lab::client::fill;
+use listenq_lab::listener::{Listen, Listener};
+use listenq_lab::listenq::Launch;
+use listenq_lab::netns::Netns;
+use listenq_lab::wait::eventually;
+
+const BIN: &str = env!("CARGO_BIN_EXE_listenq");
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// A reader with what it knows.
+struct Known {
+    reader: ListenReader,
+    scratch: Scratch,
+    sockets: Vec<ListenSocket>,
+}
+
+// === impl Known ===
+
+impl Known {
+    /// The listeners of the calling thread's namespace.
+    fn here() -> Self {
+        let mut scratch = Scratch::default();
+        let reader = ListenReader::open(Path::new("/proc/thread-self/net"), &mut scratch).unwrap();
+        let mut known = Self { reader, scratch, sockets: Vec::new() };
+        known.dump();
+        known
+    }
+
+    /// Whether nothing changed.
+    fn dump(&mut self) -> bool {
+        self.reader.read_tcp(&mut self.scratch, &mut self.sockets).unwrap()
+    }
+
+    /// Whether nothing changed, if all could be asked for.
+    fn ask(&mut self) -> Option<bool> {
+        self.reader.ask_tcp(&mut self.scratch, &mut self.sockets)
+    }
+
+    /// A program that another test starts holds a closed socket for a moment, until it is one.
+    fn dump_until(&mut self, sockets: usize) {
+        eventually(&format!("{sockets} sockets"), PATIENCE, || {
+            self.dump();
+            (self.sockets.len() == sockets).then_some(())
+        });
+    }
+
+    fn port(&self, nth: usize) -> u16 {
+        self.sockets[nth].address.port
+    }
+}
+
+/// What another reader finds by a dump.
+fn dumped() -> Vec<ListenSocket> {
+    Known::here().sockets
+}
+
+fn tcp(address: &str) -> Listen {
+    Listen::tcp(address).backlog(4)
+}
+
+/// Sets of listeners in which one might be taken for another.
+fn sets() -> Vec<Vec<Listen>> {
+    let v6 = |v6only| tcp("[::]:8080").v6only(v6only);
+    vec![
+        vec![],
+        vec![tcp("127.0.0.1:8080"), tcp("[::1]:8080"), tcp("127.0.0.1:8081")],
+        vec![tcp("0.0.0.0:8080"), v6(true), tcp("[::1]:8081")],
+        vec![v6(false)],
+        vec![v6(false).reuseport(), tcp("0.0.0.0:8080").reuseport()],
+        vec![tcp("0.0.0.0:8080").reuseport(), tcp("127.0.0.1:8080").reuseport()],
+        vec![
+            v6(false).reuseport(),
+            tcp("127.0.0.1:8080").reuseport(),
+            tcp("[::1]:8080").reuseport(),
+        ],
+        vec![tcp("0.0.0.0:8080").device("lo"), v6(true).device("lo")],
+        vec![tcp("0.0.0.0:8080").device("lo"), tcp("0.0.0.0:8080").device("lq0")],
+        vec![tcp("[::ffff:127.0.0.1]:8080"), tcp("127.0.0.1:8081")],
+        vec![tcp("127.0.0.1:8080").mptcp(), tcp("[::]:8081").mptcp()],
+        (0..MOST).map(|n| tcp(&format!("127.0.0.1:{}", 8080 + n))).collect(),
+    ]
+}
+
+#[test]
+fn every_kind_of_listener_answers_as_a_dump_has_it() {
+    if !Netns::require_root() {
+        return;
+    }
+    let ns = Netns::new("kinds");
+    let _link = ns.add_link("lq0");
+    ns.run(|| {
+        for set in sets() {
+            eventually("the last set to be gone", PATIENCE, || dumped().is_empty().then_some(()));
+            let listeners: Vec<Listener> = set.iter().map(Listen::open).collect();
+            let mut known = Known::here();
+            assert_eq!(known.sockets.len(), set.len());
+            assert_eq!(known.ask(), Some(true), "{set:?}");
+            let mut clients = Vec::new();
+            for listener in &listeners {
+                let target = listener.target();
+                let target = SocketAddr::new(target.ip().to_canonical(), target.port());
+                clients.extend(fill(target, 2));
+                assert_eq!(known.ask(), Some(false), "{set:?}");
+                assert_eq!(known.ask(), Some(true), "{set:?}");
+                assert_eq!(known.sockets, dumped(), "{set:?}");
+                assert!(known.dump(), "{set:?}");
+                assert_eq!(known.ask(), Some(true), "{set:?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn drops_and_a_full_queue_are_in_an_answer() {
+    if !Netns::require_root() {
+        return;
+    }
+    Netns::new("drops").run(|| {
+        let listeners = [tcp("127.0.0.1:8080").open(), tcp("[::]:8081").open()];
+        let mut known = Known::here();
+        drop(fill(listeners[1].target(), 25));
+        assert_eq!(known.ask(), Some(false));
+        let full = known.sockets.iter().find(|socket| socket.address.port == 8081).unwrap();
+        assert!(full.queue.is_full() && full.drops >= Some(20), "{full:?}");
+        assert_eq!(known.sockets, dumped());
+    });
+}
+
+/// With `SO_REUSEPORT` on both, the kernel's lookup ends at the first that fits, be it the worse.
+#[test]
+fn one_that_is_never_found_is_dumped_from_then_on() {
+    if !Netns::require_root() {
+        return;
+    }
+    Netns::new("never").run(|| {
+        let member = tcp("0.0.0.0:8080").reuseport();
+        let _both = [member.clone().device("lo").open(), member.open()];
+        let mut known = Known::here();
+        let before = known.sockets.clone();
+        for _ in 0..3 {
+            assert_eq!((known.ask(), &known.sockets), (None, &before));
+            assert!(known.dump());
+        }
+    });
+}
+
+#[test]
+fn what_hides_another_or_is_one_too_many_is_dumped() {
+    if !Netns::require_root() {
+        return;
+    }
+    Netns::new("hidden").run(|| {
+        let member = tcp("127.0.0.1:8080").reuseport();
+        let one = member.open();
+        let mut known = Known::here();
+        assert_eq!(known.ask(), Some(true));
+        let other = member.open();
+        // Whether the kernel finds the old one or the new one, no answer is wrong.
+        assert_ne!(known.ask(), Some(false));
+        assert!(!known.dump());
+        assert_eq!(known.ask(), None);
+        assert!(known.dump());
+        assert_eq!(known.ask(), None);
+        drop(other);
+        known.dump_until(1);
+        assert_eq!(known.ask(), Some(true));
+        let crowd: Vec<Listener> =
+            (0..MOST).map(|n| tcp(&format!("127.0.0.1:{}", 9000 + n)).open()).collect();
+        assert!(!known.dump());
+        assert_eq!(known.ask(), None);
+        drop(crowd);
+        known.dump_until(1);
+        assert_eq!((known.ask(), known.port(0)), (Some(true), one.port()));
+    });
+}
+
+#[test]
+fn a_socket_that_is_gone_moved_or_another_by_now_is_dumped() {
+    if !Netns::require_root() {
+        return;
+    }
+    Netns::new("gone").run(|| {
+        let stays = tcp("127.0.0.1:8080").open();
+        for instead in [None, Some("127.0.0.1:8081"), Some("0.0.0.0:8081")] {
+            let goes = tcp("127.0.0.1:8081").open();
+            let mut known = Known::here();
+            assert_eq!(known.ask(), Some(true));
+            let before = known.sockets.clone();
+            drop(goes);
+            let instead = instead
+                .map(|address| eventually(address, PATIENCE, || tcp(address).try_open().ok()));
+            eventually("an answer to be missing", PATIENCE, || known.ask().is_none().then_some(()));
+            assert_eq!(known.sockets, before);
+            assert!(!known.dump());
+            assert_eq!(known.sockets.len(), 1 + instead.iter().len());
+            assert_eq!(known.ask(), Some(true));
+            drop(instead);
+            known.dump_until(1);
+        }
+        let moves = tcp("0.0.0.0:8082").open();
+        let mut known = Known::here();
+        moves.socket().bind_device(Some(b"lo")).unwrap();
+        assert_eq!(known.ask(), None);
+        assert!(!known.dump());
+        assert_eq!(known.ask(), Some(true));
+        moves.socket().bind_device(None).unwrap();
+        assert_eq!(known.ask(), None);
+        assert!(!known.dump());
+        assert_eq!(known.ask(), Some(true));
+        moves.shutdown_then_listen(9);
+        assert_eq!(known.ask(), Some(false));
+        assert_eq!(known.sockets, dumped());
+        drop(stays);
+    });
+}
+
+/// Each is open for a second and more, as long as it may take until it is seen.
+#[test]
+fn who_comes_in_between_two_dumps_is_charged_in_full() {
+    if !Netns::require_root() {
+        return;
+    }
+    let ns = Netns::new("between");
+    let old = ns.run(|| tcp("127.0.0.1:8080").open());
+    let daemon = Launch::new(BIN).inside(&ns).start();
+    // Past the dumps whose sockets count as there before.
+    std::thread::sleep(Duration::from_secs(1));
+    let mut listeners = vec![old];
+    for n in 1..=6u16 {
+        let listener = ns.run(|| tcp(&format!("127.0.0.1:{}", 8080 + n)).open());
+        // Some of them serve at once: what is left of the burst are its drops.
+        drop(ns.run(|| fill(listener.target(), 5 + 3 * usize::from(n))));
+        if n % 2 == 0 {
+            assert!(listener.accept_all() >= 5);
+        }
+        listeners.push(listener);
+        // At rest again, and out of step with the second.
+        std::thread::sleep(Duration::from_millis(1300 + 170 * u64::from(n)));
+    }
+    let scrape = eventually("every overflow of nstat to be charged", PATIENCE, || {
+        let scrape = daemon.scrape();
+        let blame = scrape.blame();
+        let nstat = ns.nstat()["TcpExtListenOverflows"] as f64;
+        (blame.kernel == nstat && blame.charged() == nstat).then_some(scrape)
+    });
+    assert_eq!((scrape.blame().unattributed, scrape.blame().unexposed), (0.0, 0.0));
+    let charged: Vec<Option<f64>> =
+        (8080..=8086).map(|port| scrape.listener("127.0.0.1", port).overflows).collect();
+    let refused = std::iter::once(0.0).chain((1..=6).map(|n| 3.0 * f64::from(n)));
+    assert_eq!(charged, refused.map(Some).collect::<Vec<_>>());
+}

@@ -1,0 +1,341 @@
+//! Owns the diagnoses: real servers in real trouble, each called by its own name and by no other; and healthy ones in
+//! whom much happens, called by none.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
+#![allow(clippy::print_stdout, reason = "the measured figures are for the reader of --nocapture")]
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use listenq_lab::client::{fill, reset};
+use listenq_lab::flood::Flood;
+use listenq_lab::hammer::{Load, Manner, Outcome, visit};
+use listenq_lab::listener::{Listen, Listener};
+use listenq_lab::listenq::Daemon;
+use listenq_lab::netns::Netns;
+use listenq_lab::process::ServerProcess;
+use listenq_lab::scan::{Stray, stray_segments};
+use listenq_lab::server::{Pace, Server, Service};
+use listenq_lab::tool::require_tool;
+use listenq_lab::wait::eventually;
+use listenq_lab::web::{PHP, Pool, Web};
+
+const BIN: &str = env!("CARGO_BIN_EXE_listenq");
+const SECOND: Duration = Duration::from_secs(1);
+/// A diagnosis takes 10 s of evidence, and scans come a second apart.
+const PATIENCE: Duration = Duration::from_secs(25);
+
+/// A namespace with a daemon in it.
+struct Scene {
+    ns: Netns,
+    daemon: Daemon,
+}
+
+// === impl Scene ===
+
+impl Scene {
+    /// `None` without root, which is said.
+    fn new(hint: &str) -> Option<Self> {
+        Self::within(Netns::require_root().then(|| Netns::new(hint))?)
+    }
+
+    fn within(ns: Netns) -> Option<Self> {
+        let daemon = Daemon::start(Some(&ns), BIN.as_ref(), &["--client-patience=2s"]);
+        Some(Self { ns, daemon })
+    }
+
+    fn listen(&self, backlog: i32) -> Listener {
+        self.ns.run(|| Listen::tcp("127.0.0.1:0").backlog(backlog).open())
+    }
+
+    /// The diagnoses that hold, of all listeners together.
+    fn diagnoses(&self) -> BTreeSet<String> {
+        let scrape = self.daemon.scrape();
+        let all = scrape.series("listenq_listener_diagnosis").into_iter();
+        all.filter(|(_, value)| *value == 1.0)
+            .map(|(labels, _)| labels["diagnosis"].clone())
+            .collect()
+    }
+
+    /// Waits until exactly these diagnoses hold.
+    #[track_caller]
+    fn await_diagnoses(&self, expected: &[&str]) {
+        let expected: BTreeSet<String> = expected.iter().map(ToString::to_string).collect();
+        let begin = Instant::now();
+        let mut last = BTreeSet::new();
+        while begin.elapsed() < PATIENCE {
+            last = self.diagnoses();
+            if last == expected {
+                println!("{expected:?} after {:.1} s", begin.elapsed().as_secs_f64());
+                return;
+            }
+            thread::sleep(SECOND / 5);
+        }
+        panic!(
+            "waited for {expected:?}, found {last:?}; the log:\n{}",
+            self.daemon.log().join("\n")
+        );
+    }
+
+    /// Every diagnosis that ever held while `trouble` lasts.
+    fn diagnoses_during<T>(&self, trouble: JoinHandle<T>) -> (BTreeSet<String>, T) {
+        let mut all = BTreeSet::new();
+        while !trouble.is_finished() {
+            all.extend(self.diagnoses_for(SECOND / 5));
+        }
+        (all, trouble.join().unwrap())
+    }
+
+    /// Every diagnosis that holds at some time from now on.
+    fn diagnoses_for(&self, time: Duration) -> BTreeSet<String> {
+        let begin = Instant::now();
+        let mut all = BTreeSet::new();
+        while begin.elapsed() < time {
+            all.extend(self.diagnoses());
+            thread::sleep(SECOND / 5);
+        }
+        all
+    }
+
+    fn visitors(&self, target: SocketAddr, load: Load, manner: Manner) -> JoinHandle<Outcome> {
+        self.ns.spawn(move || visit(target, load, &manner))
+    }
+
+    fn log_has(&self, words: &[&str]) -> bool {
+        self.daemon.log().iter().any(|line| words.iter().all(|word| line.contains(word)))
+    }
+}
+
+fn load(rate: f64, seconds: u64, patience: Duration) -> Load {
+    Load { rate, lasting: Duration::from_secs(seconds), patience, at_once: 4000 }
+}
+
+#[test]
+fn a_stopped_server_is_stalled() {
+    let Some(scene) = Scene::new("stopped") else { return };
+    let server = ServerProcess::listen(&scene.ns, "127.0.0.1:0", &["--backlog=8", "--pace=fast"]);
+    server.pause();
+    let target = server.target();
+    let clients = scene.ns.run(|| fill(target, 5));
+    scene.await_diagnoses(&["stalled"]);
+    assert!(scene.log_has(&[
+        "level=warn",
+        "trouble at a listener",
+        "diagnosis=stalled",
+        "process=listenq-lab"
+    ]));
+    server.resume();
+    scene.await_diagnoses(&[]);
+    assert!(scene.log_has(&[
+        "level=info",
+        "trouble at a listener is over",
+        "diagnoses=stalled",
+        "peak=5"
+    ]));
+    drop(clients);
+}
+
+#[test]
+fn a_stopped_server_whose_clients_have_reset_is_stalled_too() {
+    let Some(scene) = Scene::new("stopped-reset") else { return };
+    let server = ServerProcess::listen(&scene.ns, "127.0.0.1:0", &["--backlog=8", "--pace=fast"]);
+    server.pause();
+    let target = server.target();
+    let clients = scene.ns.run(|| fill(target, 5));
+    thread::sleep(SECOND);
+    reset(clients);
+    scene.await_diagnoses(&["stalled", "abandoned"]);
+}
+
+#[test]
+fn a_stopped_server_on_a_unix_socket_is_stalled() {
+    let Some(scene) = Scene::new("stopped-unix") else { return };
+    let path = std::env::temp_dir().join(format!("lq-stalled-{}.sock", std::process::id()));
+    let server =
+        ServerProcess::listen(&scene.ns, path.to_str().unwrap(), &["--backlog=8", "--pace=fast"]);
+    server.pause();
+    let target = path.clone();
+    let clients =
+        scene.ns.spawn(move || visit(&target, load(2.0, 3, 60 * SECOND), &Manner::default()));
+    scene.await_diagnoses(&["stalled"]);
+    server.resume();
+    scene.await_diagnoses(&[]);
+    clients.join().unwrap();
+}
+
+#[test]
+fn one_stuck_member_of_a_group_is_an_imbalance_and_no_stall() {
+    let Some(scene) = Scene::new("imbalance") else { return };
+    let members =
+        ServerProcess::group(&scene.ns, 4, "127.0.0.1:0", &["--backlog=8", "--pace=fast"]);
+    members[2].pause();
+    let clients =
+        scene.visitors(members[0].target(), load(40.0, 16, SECOND / 2), Manner::default());
+    let (all, _) = scene.diagnoses_during(clients);
+    assert!(all.contains("imbalance") && !all.contains("stalled"), "{all:?}");
+}
+
+#[test]
+fn a_slow_server_whose_clients_give_up_is_slow_and_its_queue_abandoned() {
+    let Some(scene) = Scene::new("slow") else { return };
+    let listener = scene.listen(40);
+    let target = listener.target();
+    let server = Server::start(listener, Pace::PerSecond(10.0));
+    let clients = scene.visitors(target, load(60.0, 25, SECOND), Manner::saying("hello"));
+    let (all, outcome) = scene.diagnoses_during(clients);
+    println!("{:?}", outcome.tally);
+    let expected = ["abandoned", "slow_accept"].map(String::from);
+    assert_eq!(all, BTreeSet::from(expected));
+    drop(server);
+}
+
+#[test]
+fn a_burst_against_a_short_backlog_of_a_fast_server_is_a_short_queue() {
+    let Some(scene) = Scene::new("burst") else { return };
+    let listener = scene.listen(4);
+    let target = listener.target();
+    let server = Server::start(listener, Pace::Bursts(SECOND / 20));
+    thread::sleep(11 * SECOND);
+    let clients = scene.ns.run(|| fill(target, 60));
+    scene.await_diagnoses(&["short_queue"]);
+    drop((clients, server));
+    let text = scene.daemon.scrape();
+    assert!(text.at(target).overflows > Some(0.0));
+}
+
+#[test]
+fn a_pool_with_a_clamped_backlog_behind_nginx_is_slow_and_abandoned() {
+    let Some(ns) = Netns::require_root().then(|| Netns::new("pool")) else { return };
+    if !(require_tool("nginx") && require_tool(PHP)) {
+        return;
+    }
+    ns.sysctl("net.core.somaxconn", 128);
+    let web =
+        Web::new(Pool::Tcp).backlog(511).workers(2).takes(SECOND / 2).read_timeout(2 * SECOND);
+    let site = web.start(&ns);
+    let scene = Scene::within(ns).unwrap();
+    let nginx = site.address();
+    let clients = scene.visitors(nginx, load(100.0, 25, 30 * SECOND), Manner::http_get("/"));
+    let (all, outcome) = scene.diagnoses_during(clients);
+    println!("{:?}, {} answers 504", outcome.tally, outcome.status(504));
+    assert_eq!(all, BTreeSet::from(["abandoned", "slow_accept"].map(String::from)));
+    assert!(outcome.status(504) > 0);
+    let pool = scene.daemon.scrape().at(site.pool().parse().unwrap());
+    assert_eq!(pool.limit, Some(128.0));
+}
+
+#[test]
+fn a_fast_pool_with_a_backlog_of_8_under_bursts_is_a_short_queue() {
+    let Some(ns) = Netns::require_root().then(|| Netns::new("fast-pool")) else { return };
+    if !(require_tool("nginx") && require_tool(PHP)) {
+        return;
+    }
+    let site = Web::new(Pool::Tcp).backlog(8).workers(4).start(&ns);
+    let scene = Scene::within(ns).unwrap();
+    thread::sleep(11 * SECOND);
+    let nginx = site.address();
+    let bursts = scene.ns.spawn(move || {
+        for _ in 0..8 {
+            let burst = Load { lasting: SECOND / 50, ..load(5000.0, 0, 10 * SECOND) };
+            assert!(visit(nginx, burst, &Manner::http_get("/")).tally.started > 50);
+            thread::sleep(SECOND);
+        }
+    });
+    let (all, ()) = scene.diagnoses_during(bursts);
+    assert_eq!(all, BTreeSet::from(["short_queue".into()]));
+}
+
+#[test]
+fn a_raised_somaxconn_under_a_running_server_is_a_stale_limit() {
+    let Some(ns) = Netns::require_root().then(|| Netns::new("stale")) else { return };
+    ns.sysctl("net.core.somaxconn", 16);
+    let scene = Scene::within(ns).unwrap();
+    let listener = scene.listen(4096);
+    let target = listener.target();
+    let server = Server::start(listener, Pace::PerSecond(5.0));
+    thread::sleep(3 * SECOND);
+    scene.ns.sysctl("net.core.somaxconn", 4096);
+    // Nobody has left yet.
+    let clients = scene.visitors(target, load(30.0, 15, 20 * SECOND), Manner::default());
+    let all = scene.diagnoses_for(15 * SECOND);
+    assert_eq!(all, BTreeSet::from(["slow_accept", "stale_limit"].map(String::from)));
+    drop(server);
+    clients.join().unwrap();
+}
+
+#[test]
+fn a_flood_of_syns_is_a_syn_flood() {
+    let Some(scene) = Scene::new("flood") else { return };
+    let listener = scene.listen(32);
+    let target = listener.target();
+    let server = Server::start(listener, Pace::Fast);
+    let flood = Flood::start(&scene.ns, target, 6000, 300.0);
+    scene.await_diagnoses(&["syn_flood"]);
+    drop((flood, server));
+}
+
+#[test]
+fn sixty_real_clients_in_one_round_trip_are_no_flood() {
+    let Some(scene) = Scene::new("crowd") else { return };
+    let there = Netns::new("crowd-there");
+    let [here, _] = scene.ns.slow_link_to(&there, 200);
+    let listener = scene.ns.run(|| Listen::tcp(format!("{here}:0")).backlog(16).open());
+    let target = listener.target();
+    let server = Server::start(listener, Pace::Fast);
+    let rounds = there.spawn(move || {
+        for _ in 0..10 {
+            let clients = fill(target, 60);
+            thread::sleep(SECOND);
+            drop(clients);
+        }
+    });
+    let (all, ()) = scene.diagnoses_during(rounds);
+    let cookies = scene.daemon.scrape().value("listenq_netns_syncookies_sent_total", &[]).unwrap();
+    println!("{cookies} cookies, {} accepted", server.accepted());
+    assert!(cookies > 0.0 && !all.contains("syn_flood"), "{cookies} cookies: {all:?}");
+}
+
+#[test]
+fn scans_deferred_and_half_closing_clients_are_no_trouble() {
+    let Some(scene) = Scene::new("harmless") else { return };
+    let answer = || Service::Answer(b"ok\n".to_vec());
+    let plain = scene.listen(128);
+    let deferred = scene.ns.run(|| Listen::tcp("127.0.0.1:0").backlog(128).defer_accept(5).open());
+    let (plain_at, deferred_at) = (plain.target(), deferred.target());
+    let servers = [
+        Server::start_serving(plain, Pace::Fast, answer()),
+        Server::start_serving(deferred, Pace::Fast, answer()),
+    ];
+    let half_closing =
+        scene.visitors(plain_at, load(200.0, 20, SECOND), Manner::saying("a").half_closing());
+    let late = scene.visitors(deferred_at, load(100.0, 20, SECOND), Manner::saying("b"));
+    for _ in 0..20 {
+        for kind in [Stray::Null, Stray::SynFin, Stray::Rst] {
+            scene.ns.run(|| stray_segments(plain_at, kind, 20, Duration::ZERO));
+        }
+        assert_eq!(scene.diagnoses(), BTreeSet::new());
+        thread::sleep(SECOND);
+    }
+    let answered = [half_closing, late].map(|clients| clients.join().unwrap().answered());
+    assert!(answered[0] > 3500 && answered[1] > 1500, "{answered:?}");
+    assert_eq!(scene.diagnoses(), BTreeSet::new());
+    drop(servers);
+}
+
+#[test]
+fn a_server_at_80_percent_of_its_capacity_for_a_minute_is_healthy() {
+    let Some(scene) = Scene::new("busy") else { return };
+    let listener = scene.listen(128);
+    let target = listener.target();
+    let server = Server::start(listener, Pace::PerSecond(500.0));
+    let clients = scene.visitors(target, load(400.0, 60, 10 * SECOND), Manner::default());
+    let (all, outcome) = scene.diagnoses_during(clients);
+    assert_eq!(all, BTreeSet::new());
+    assert!(outcome.tally.served > 20_000, "{outcome:?}");
+    assert!(
+        eventually("the queue", SECOND, || scene.daemon.scrape().at(target).connection_seconds)
+            > 0.0
+    );
+    drop(server);
+}
