@@ -153,7 +153,9 @@ impl<'a> Case<'a> {
 
     fn slow_accept(&self) -> (Vec<String>, Vec<String>) {
         let mut steps = vec![self.more_capacity(), self.look_at_workers()];
-        steps.push("Until then shed load in front of it: a rate limit, or other machines.".into());
+        steps.push(
+            "Shed load in front of it until it keeps up: a rate limit, or other machines.".into(),
+        );
         steps.extend(self.lower());
         let longer = match self.drain_time() {
             Some(text) => format!("Do not raise the backlog: {text}; a longer queue only adds to that."),
@@ -506,7 +508,7 @@ mod tests {
                 "Let php-fpm8.2 accept more: `pm.max_children` in the file of the pool (pool.d/*.conf).",
                 "See what keeps its workers: `ss -tlnp 'sport = :9000'` names the process (PID), `strace -f -p \
                  PID` what it waits for.",
-                "Until then shed load in front of it: a rate limit, or other machines.",
+                "Shed load in front of it until it keeps up: a rate limit, or other machines.",
                 "Lower the limit to 600: it accepts 10 a second, and whoever stands further back has left when \
                  it is their turn. For that, set `listen.backlog = 600` in the file of the pool (pool.d/*.conf) \
                  (default: 511, newer versions all that somaxconn allows); restart php-fpm8.2 (a reload keeps \

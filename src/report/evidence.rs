@@ -64,11 +64,11 @@ fn abandoned(listener: &Listener) -> String {
 }
 
 fn slow_accept(listener: &Listener, recent: &Recent) -> String {
-    let full = format!(
-        "Full for {} of the last {}",
-        time(recent.full_seconds),
-        time(recent.watched_seconds)
-    );
+    let window = time(recent.watched_seconds);
+    let full = match time(recent.full_seconds) {
+        full if full == window => format!("Full for the last {window}"),
+        full => format!("Full for {full} of the last {window}"),
+    };
     let overflows = match listener.overflows {
         Some(_) => format!(", with {} in that time", many(recent.overflows, "overflow")),
         None => String::new(),
@@ -241,7 +241,7 @@ mod tests {
         let unix = Listener { overflows: None, drain_rate: None, ..full() };
         assert_eq!(
             said(Diagnosis::SlowAccept, window(30.0, 0), unix),
-            "Full for 30 s of the last 30 s; 129 connections wait (limit 128), the first for 8.3 s."
+            "Full for the last 30 s; 129 connections wait (limit 128), the first for 8.3 s."
         );
     }
 }

@@ -288,7 +288,7 @@ slow_accept, for 2 min: Connections come faster than the server accepts them.
   Full for 24 s of the last 30 s, with 1,200 overflows in that time; 129 connections wait (limit
   128), the first for 8.3 s; it accepts 4.0 a second.
   What to do:
-  1. Until then shed load in front of it: a rate limit, or other machines.
+  1. Shed load in front of it until it keeps up: a rate limit, or other machines.
   What not to do:
   - Do not raise the backlog: it accepts 4.0 a second, so a full queue of 128 is a wait of 32 s
     already; a longer queue only adds to that.
