@@ -12,7 +12,8 @@
 //! * [`state`] is what became of all snapshots so far, [`view`] what is shown of it;
 //! * [`sampler`] does both on a timer and publishes the view;
 //! * [`diagnosis`] is the pure function from evidence to the words for trouble, used by the state;
-//! * [`exposition`] writes a view down for Prometheus, [`report`] for people and their scripts, [`list`] for a terminal;
+//! * [`exposition`] writes a view down for Prometheus, [`report`] for people and their scripts, [`terminal`] prints that,
+//!   its own or that of a daemon asked by [`remote`];
 //! * [`http`] serves it, [`web_config`] says to whom and how, [`cli`], [`systemd`] and
 //!   [`serve`] put it all together.
 
@@ -21,16 +22,17 @@ pub mod diagnosis;
 pub mod exposition;
 pub mod http;
 pub mod kernel;
-pub mod list;
 pub mod log;
 pub mod own;
 pub mod owner;
+pub mod remote;
 pub mod report;
 pub mod sampler;
 pub mod serve;
 pub mod snapshot;
 pub mod state;
 pub mod systemd;
+pub mod terminal;
 pub mod view;
 pub mod web_config;
 
