@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use listenq_lab::client::{fill, reset};
 use listenq_lab::flood::Flood;
+use listenq_lab::hammer::{Load, hammer};
 use listenq_lab::listener::{Listen, Listener};
 use listenq_lab::listenq::Daemon;
 use listenq_lab::metrics::Metrics;
@@ -216,11 +217,10 @@ fn the_drain_rate_is_known_while_the_queue_is_full_and_only_then() {
     }
     let ns = Netns::new("drain");
     let (slow, idle) = (listen(&ns, "127.0.0.1:0", 20), listen(&ns, "127.0.0.1:0", 20));
+    let target = slow.target();
     let server = Server::start(slow, Pace::PerSecond(20.0));
-    let target = server_address(&ns);
     let daemon = Daemon::start(Some(&ns), BIN.as_ref(), &["--client-patience=3s"]);
     let clients = ns.spawn(move || {
-        use listenq_lab::hammer::{Load, hammer};
         let lasting = Duration::from_secs(9);
         hammer(target, Load { rate: 60.0, lasting, patience: Duration::from_secs(4), at_once: 500 })
     });
@@ -241,10 +241,4 @@ fn the_drain_rate_is_known_while_the_queue_is_full_and_only_then() {
         of(&daemon.scrape(), "listenq_accept_queue_drain_rate", target).is_none().then_some(())
     });
     drop(server);
-}
-
-/// The first listener of the namespace that is served.
-fn server_address(ns: &Netns) -> SocketAddr {
-    let rows = ns.ss_listen();
-    format!("127.0.0.1:{}", rows.iter().map(|row| row.port).min().unwrap()).parse().unwrap()
 }
