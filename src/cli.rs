@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use regex::Regex;
 
+use crate::remote::Url;
 use crate::sampler::Config;
 use crate::state::{self, Filter};
 
@@ -14,7 +15,7 @@ use crate::state::{self, Filter};
 /// accepted, how many may, and how many the kernel refused.
 ///
 /// Without a command it serves. Every flag is also an environment variable: --sample.interval is
-/// LISTENQ_SAMPLE_INTERVAL. Exit status: 0 done, 1 something failed, 64 wrong usage.
+/// LISTENQ_SAMPLE_INTERVAL. Exit status: 0 done, 1 something failed, 64 wrong usage (check: see there).
 #[derive(Clone, Debug, Parser)]
 #[command(name = "listenq", version = crate::LONG_VERSION, args_conflicts_with_subcommands = false)]
 pub struct Cli {
@@ -36,17 +37,71 @@ pub struct Cli {
 }
 
 /// What to do instead of serving.
-#[derive(Clone, Copy, Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     /// Take one sample, print it in the Prometheus text format and end: for a textfile collector. Counters
     /// that need watching over time are 0.
     Metrics,
-    /// Take one sample and print a table of the listeners, the fullest first.
+    /// Print a table of the listeners, those in trouble first, then the fullest: what the daemon knows, else one sample.
     List {
         /// Print JSON: an array of objects, null for what is not known.
         #[arg(long)]
         json: bool,
+        /// Whom to ask.
+        #[command(flatten)]
+        ask: Ask,
     },
+    /// Say in plain English what is going on with a listener and why, what to do about it, and what not.
+    Explain {
+        /// The listener: ADDRESS:PORT, PORT, a Unix socket's path, the end of it or @NAME; NETNS/ may stand before it.
+        /// Without it, the listener most in trouble.
+        #[arg(value_name = "LISTENER")]
+        target: Option<String>,
+        /// Print JSON: an object for each listener, null for what is not known.
+        #[arg(long)]
+        json: bool,
+        /// Whom to ask, and how long to watch.
+        #[command(flatten)]
+        watch: Watch,
+    },
+    /// Print a line for each listener in trouble and end with the exit status of a Nagios plugin: 0 none, 1 warning, 2
+    /// critical, 3 not known or wrong usage.
+    Check {
+        /// Whom to ask, and how long to watch.
+        #[command(flatten)]
+        watch: Watch,
+    },
+}
+
+/// Whom to ask.
+#[derive(Clone, Debug, Args)]
+pub struct Ask {
+    /// Ask the daemon at this URL; `none` asks nobody and samples. Without it, the daemon of this machine is asked at
+    /// http://localhost:19511, and if none answers, listenq samples. User and password stand as in
+    /// http://USER:PASSWORD@HOST:PORT.
+    #[arg(long = "url", env = "LISTENQ_URL", value_name = "URL", value_parser = daemon)]
+    pub url: Option<Daemon>,
+}
+
+/// Whom to ask, and how long to watch where nobody answers.
+#[derive(Clone, Debug, Args)]
+pub struct Watch {
+    /// Whom to ask.
+    #[command(flatten)]
+    pub ask: Ask,
+
+    /// How long to watch where no daemon answers. A diagnosis needs ten seconds; 1s to 1h.
+    #[arg(long = "for", env = "LISTENQ_FOR", value_name = "DURATION", default_value = "12s", value_parser = watch_time)]
+    pub duration: Duration,
+}
+
+/// A daemon to ask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Daemon {
+    /// This one.
+    At(Url),
+    /// None at all.
+    Never,
 }
 
 /// How to sample.
@@ -252,6 +307,17 @@ fn client_patience(text: &str) -> Result<Duration, String> {
     duration_between(text, "10ms", "1day")
 }
 
+fn watch_time(text: &str) -> Result<Duration, String> {
+    duration_between(text, "1s", "1h")
+}
+
+fn daemon(text: &str) -> Result<Daemon, String> {
+    match text {
+        "none" => Ok(Daemon::Never),
+        url => url.parse().map(Daemon::At),
+    }
+}
+
 fn peak_window(text: &str) -> Result<Duration, String> {
     duration_between(text, "1s", "1day")
 }
@@ -321,7 +387,10 @@ mod tests {
 
     #[test]
     fn every_flag_has_its_environment_variable() {
-        for arg in Cli::command().get_arguments() {
+        let command = Cli::command();
+        let of_commands = command.get_subcommands().flat_map(|command| command.get_arguments());
+        let is_env = |arg: &&clap::Arg| arg.get_env().is_some();
+        for arg in command.get_arguments().chain(of_commands.filter(is_env)) {
             if let (Some(long), Some(env)) = (arg.get_long(), arg.get_env()) {
                 let expected = format!("LISTENQ_{}", long.replace(['.', '-'], "_").to_uppercase());
                 assert_eq!(env.to_str(), Some(expected.as_str()));

@@ -12,7 +12,8 @@
 //! * [`state`] is what became of all snapshots so far, [`view`] what is shown of it;
 //! * [`sampler`] does both on a timer and publishes the view;
 //! * [`diagnosis`] is what a listener's history adds up to;
-//! * [`exposition`] writes a view down for Prometheus, [`report`] for people and their scripts, [`list`] for a terminal;
+//! * [`exposition`] writes a view down for Prometheus, [`report`] for people and their scripts, [`terminal`] prints that,
+//!   its own or that of a daemon asked by [`remote`];
 //! * [`http`] serves it, [`cli`] and [`serve`] put it all together.
 
 pub mod cli;
@@ -20,15 +21,16 @@ pub mod diagnosis;
 pub mod exposition;
 pub mod http;
 pub mod kernel;
-pub mod list;
 pub mod log;
 pub mod own;
 pub mod owner;
+pub mod remote;
 pub mod report;
 pub mod sampler;
 pub mod serve;
 pub mod snapshot;
 pub mod state;
+pub mod terminal;
 pub mod view;
 
 /// The version of this listenq.

@@ -3,17 +3,17 @@
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
-use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use listenq::cli::{Cli, Command};
-use listenq::sampler::publish::Published;
-use listenq::sampler::{Config, Sampler};
-use listenq::{exposition, list, log, serve};
+use listenq::sampler::Config;
+use listenq::terminal::source::{self, Known, Sampling};
+use listenq::terminal::{check, explain, list};
+use listenq::{exposition, log, serve};
 
 /// `EX_USAGE` of sysexits.h.
 const USAGE: u8 = 64;
@@ -24,42 +24,87 @@ fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     match run(&cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
-        Err(error) => {
-            say(&format!("{error:#}"));
-            ExitCode::FAILURE
-        }
+        Err(error) => fail(&format!("{error:#}"), ExitCode::FAILURE),
     }
 }
 
-fn run(cli: &Cli) -> Result<()> {
-    log::init(cli.log).context("starting the log")?;
+/// A plugin says on standard output that it does not know, and ends with its own status for that.
+fn fail(line: &str, code: ExitCode) -> ExitCode {
+    if !is_plugin() {
+        say(line);
+        return code;
+    }
+    // Where standard output is gone nobody is left to tell.
+    let _ = check::write_unknown(line, &mut io::stdout());
+    ExitCode::from(check::Level::Unknown as u8)
+}
+
+/// Whether the first command on the command line is `check`, though the line may be wrong.
+fn is_plugin() -> bool {
+    let command = Cli::command();
+    let mut arguments = std::env::args_os().skip(1);
+    let first = arguments.find(|argument| {
+        argument.to_str().is_some_and(|argument| command.find_subcommand(argument).is_some())
+    });
+    first.is_some_and(|name| name == "check")
+}
+
+fn run(cli: &Cli) -> Result<ExitCode> {
+    log::init(cli.log, cli.command.is_none()).context("starting the log")?;
     raise_descriptor_limit();
     let mut config = cli.sampling.config();
-    if cli.command.is_some() {
-        // The cap is for series that are kept: whoever looks once sees all.
-        config.state.max_listeners = usize::MAX;
-    }
-    match cli.command {
-        None => serve::run(&config, &cli.web),
-        Some(Command::Metrics) => {
-            let sample = sample_once(&config)?;
-            let text = exposition::render(&sample.view, sample.age())?;
-            Ok(io::stdout().write_all(text.as_bytes())?)
+    let Some(command) = &cli.command else {
+        serve::run(&config, &cli.web)?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    // The cap is for series that are kept: whoever looks once sees all.
+    config.state.max_listeners = usize::MAX;
+    match command {
+        Command::Metrics => metrics(&config)?,
+        Command::List { json, ask } => list(&source::report(ask, &config, Sampling::Once)?, *json)?,
+        Command::Explain { target, json, watch } => {
+            let sampling = Sampling::For(watch.duration);
+            explain(&source::report(&watch.ask, &config, sampling)?, target.as_deref(), *json)?;
         }
-        Some(Command::List { json }) => {
-            let sample = sample_once(&config)?;
-            let rows = list::rows(&sample.view);
-            let out = io::stdout().lock();
-            let is_terminal = out.is_terminal();
-            let written = match json {
-                true => list::write_json(&rows, out),
-                false => list::write_table(&rows, is_terminal, out),
-            };
-            Ok(written?)
+        Command::Check { watch } => {
+            let sampling = Sampling::For(watch.duration);
+            let known = source::report(&watch.ask, &config, sampling)?;
+            return Ok(ExitCode::from(check::write(&known, &mut io::stdout().lock())? as u8));
         }
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn metrics(config: &Config) -> Result<()> {
+    let sample = source::sample_once(config)?;
+    let text = exposition::render(&sample.view, sample.age())?;
+    Ok(io::stdout().write_all(text.as_bytes())?)
+}
+
+fn list(known: &Known, json: bool) -> Result<()> {
+    say(&known.origin);
+    let out = io::stdout().lock();
+    let (listeners, is_terminal) = (&known.report.listeners, out.is_terminal());
+    let written = match json {
+        true => list::write_json(listeners, out),
+        false => list::write_table(listeners, is_terminal, out),
+    };
+    Ok(written?)
+}
+
+fn explain(known: &Known, target: Option<&str>, json: bool) -> Result<()> {
+    let chosen = explain::chosen(known, target)?;
+    let out = io::stdout().lock();
+    let written = match json {
+        true => {
+            say(&known.origin);
+            explain::write_json(&chosen, out)
+        }
+        false => explain::write_text(known, &chosen, out),
+    };
+    Ok(written?)
 }
 
 /// Each namespace takes eight descriptors: the soft limit, kept low for `select(2)`, is not meant for that.
@@ -71,16 +116,7 @@ fn raise_descriptor_limit() {
     }
 }
 
-fn sample_once(config: &Config) -> Result<Arc<Published>> {
-    let mut sampler = Sampler::new(config).context("is --path.procfs right?")?;
-    sampler.sample_all();
-    match sampler.reader().read() {
-        Some(published) if published.view.is_ready(published.age()) => Ok(published),
-        _ => bail!("the kernel gave no listeners; the reason is in the log line above"),
-    }
-}
-
-/// Help and version are no errors; anything else is one line and exit status 64.
+/// Help and version are no errors; anything else is one line and exit status 64, or 3 for a plugin.
 fn usage(error: &clap::Error) -> ExitCode {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         return match error.print() {
@@ -95,8 +131,7 @@ fn usage(error: &clap::Error) -> ExitCode {
         Some(ContextValue::Strings(values)) => format!(": not {}", values.join(" or ")),
         _ => String::new(),
     };
-    say(&format!("{first}{allowed}{from} (see listenq --help)"));
-    ExitCode::from(USAGE)
+    fail(&format!("{first}{allowed}{from} (see listenq --help)"), ExitCode::from(USAGE))
 }
 
 /// The environment variable that a bad value came from, if it did not stand on the command line.
@@ -113,7 +148,8 @@ fn variable_of(error: &clap::Error) -> Option<String> {
         return None;
     }
     let command = Cli::command();
-    let mut arguments = command.get_arguments();
+    let of_commands = command.get_subcommands().flat_map(|command| command.get_arguments());
+    let mut arguments = command.get_arguments().chain(of_commands);
     let argument = arguments.find(|argument| argument.get_long() == flag.strip_prefix("--"))?;
     argument.get_env().map(|name| name.to_string_lossy().into_owned())
 }

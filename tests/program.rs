@@ -48,6 +48,9 @@ fn wrong_usage_is_one_line_that_names_flag_and_value() {
         (vec!["--log.format=xml"], vec!["--log.format", "xml"]),
         (vec!["no-such-command"], vec!["no-such-command"]),
         (vec!["list", "--no-such-flag"], vec!["--no-such-flag"]),
+        (vec!["list", "--url=https://web1:19511"], vec!["--url", "web1", "https is not supported"]),
+        (vec!["explain", "80", "443"], vec!["443"]),
+        (vec!["explain", "--for=0s"], vec!["--for", "0s", "1s"]),
     ] {
         assert_one_line(&run(&args), USAGE, &words);
     }
@@ -55,7 +58,12 @@ fn wrong_usage_is_one_line_that_names_flag_and_value() {
 
 #[test]
 fn an_unreadable_procfs_is_one_line_that_names_it() {
-    for args in [&["--web.listen-address=127.0.0.1:0"][..], &["list"], &["metrics"]] {
+    for args in [
+        &["--web.listen-address=127.0.0.1:0"][..],
+        &["list", "--url=none"],
+        &["explain", "--url=none"],
+        &["metrics"],
+    ] {
         let args = [args, &["--path.procfs=/nowhere/proc"]].concat();
         assert_one_line(&run(&args), 1, &["/nowhere/proc", "--path.procfs"]);
     }
@@ -79,6 +87,27 @@ fn the_environment_sets_what_flags_set_and_flags_win() {
 fn a_bad_value_in_the_environment_names_its_variable() {
     let output = Launch::new(BIN).env("LISTENQ_SAMPLE_INTERVAL", "fast").run();
     assert_one_line(&output, USAGE, &["LISTENQ_SAMPLE_INTERVAL", "fast"]);
+    let output = Launch::new(BIN).args(&["explain"]).env("LISTENQ_URL", "web1").run();
+    assert_one_line(&output, USAGE, &["LISTENQ_URL", "web1", "http://"]);
+}
+
+#[test]
+fn a_plugin_that_cannot_tell_says_so_on_standard_output_and_ends_with_3() {
+    let without_procfs = vec!["check", "--url=none", "--path.procfs=/nowhere/proc"];
+    for (args, words) in [
+        (vec!["check", "--no-such-flag"], vec!["--no-such-flag"]),
+        (vec!["--netns=own", "check", "--for=soon"], vec!["--for", "soon"]),
+        (vec!["check", "--url=web1:19511"], vec!["--url", "web1:19511"]),
+        (without_procfs, vec!["/nowhere/proc", "--path.procfs"]),
+    ] {
+        let output = run(&args);
+        assert_eq!((output.status.code(), output.stderr.as_str()), (Some(3), ""), "{args:?}");
+        assert_eq!(output.stdout.lines().count(), 1, "{}", output.stdout);
+        assert!(output.stdout.starts_with("LISTENQ UNKNOWN - "), "{}", output.stdout);
+        for word in words {
+            assert!(output.stdout.contains(word), "no {word:?} in {:?}", output.stdout);
+        }
+    }
 }
 
 #[test]

@@ -1,5 +1,16 @@
 //! A view for people and their scripts: every open listener with its numbers, its owner, the settings over it and what
 //! is wrong with it. This is the JSON of `/api/v1/listeners`, and all that table, explanation and page know.
+//!
+//! * [`evidence`] says what a diagnosis rests on, [`advice`] what to do about it;
+//! * [`limit`] is why a limit is what it is, [`servers`] how each server's is set;
+//! * [`place`] writes commands for the listener's namespace, [`words`] numbers for people.
+
+pub mod advice;
+pub mod evidence;
+pub mod limit;
+pub mod place;
+pub mod servers;
+pub mod words;
 
 use std::time::Duration;
 
@@ -7,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::diagnosis::{Diagnosis, Evidence, Sockets};
 use crate::owner::Owner;
+use crate::report::advice::Advice;
 use crate::snapshot::{Setting, Settings};
 use crate::view::{Case, ListenerView, NetnsView, QueueView, View};
 
@@ -112,6 +124,14 @@ pub struct Diagnosed {
     pub diagnosis: Diagnosis,
     /// For how long.
     pub for_seconds: f64,
+    /// What the word means.
+    pub meaning: String,
+    /// Why it is said of this listener: one sentence with the numbers.
+    pub evidence: String,
+    /// What to do, in this order.
+    pub advice: Vec<String>,
+    /// What would not help or make it worse.
+    pub avoid: Vec<String>,
 }
 
 /// The evidence: what happened at a listener lately.
@@ -177,7 +197,7 @@ impl Listener {
             listener.queue?;
         let name = &listener.name;
         let drain_rate = listener.drain_rate();
-        Some(Self {
+        let mut made = Self {
             netns: netns.name.to_string(),
             protocol: name.protocol.label().into(),
             address: name.address.clone(),
@@ -197,10 +217,12 @@ impl Listener {
             overflows: listener.overflows,
             full_seconds: listener.full_seconds,
             settings: Caps::new(&netns.settings),
-            diagnoses: diagnosed(listener, view.now),
+            diagnoses: Vec::new(),
             recent: listener.case.as_ref().map(|case| Recent::new(&case.evidence)),
             history: listener.case.as_ref().map_or_else(Vec::new, |case| history(case)),
-        })
+        };
+        made.diagnoses = diagnosed(listener, view.now, &made);
+        Some(made)
     }
 
     /// The diagnosis that stands for it, where there is one.
@@ -215,6 +237,15 @@ impl Listener {
             (true, _) => address.clone(),
             (false, true) => format!("[{address}]:{port}"),
             (false, false) => format!("{address}:{port}"),
+        }
+    }
+
+    /// `netns/protocol/address:port`, as the filters see it; a Unix socket has no port.
+    pub fn described(&self) -> String {
+        let Self { netns, protocol, address, port, .. } = self;
+        match port.is_empty() {
+            true => format!("{netns}/{protocol}/{address}"),
+            false => format!("{netns}/{protocol}/{address}:{port}"),
         }
     }
 
@@ -234,11 +265,11 @@ impl Listener {
     }
 }
 
-fn diagnosed(listener: &ListenerView, now: Duration) -> Vec<Diagnosed> {
-    let held = listener.diagnoses().filter_map(|held| {
-        let since = held.since?;
-        let for_seconds = now.saturating_sub(since).as_secs_f64();
-        Some(Diagnosed { diagnosis: held.diagnosis, for_seconds })
+/// The diagnoses that hold, with what there is to say of them for `listener`.
+fn diagnosed(view: &ListenerView, now: Duration, listener: &Listener) -> Vec<Diagnosed> {
+    let held = view.diagnoses().filter_map(|held| {
+        let for_seconds = now.saturating_sub(held.since?).as_secs_f64();
+        Some(Diagnosed::new(listener, held.diagnosis, for_seconds))
     });
     held.collect()
 }
@@ -247,6 +278,17 @@ fn history(case: &Case) -> Vec<u32> {
     match case.history.iter().all(|length| *length == 0) {
         true => Vec::new(),
         false => case.history.clone(),
+    }
+}
+
+// === impl Diagnosed ===
+
+impl Diagnosed {
+    /// `diagnosis` of `listener`, which holds for so long.
+    pub fn new(listener: &Listener, diagnosis: Diagnosis, for_seconds: f64) -> Self {
+        let Advice { meaning, evidence, steps, avoid } = advice::for_listener(listener, diagnosis);
+        let meaning = meaning.into();
+        Self { diagnosis, for_seconds, meaning, evidence, advice: steps, avoid }
     }
 }
 
@@ -262,6 +304,16 @@ impl Names {
             k8s_namespace: k8s_namespace.to_string(),
             k8s_pod: k8s_pod.to_string(),
             k8s_container: k8s_container.to_string(),
+        }
+    }
+
+    /// Where it runs, by the most telling name: pod, container or unit.
+    pub fn place(&self) -> String {
+        let Self { process: _, unit, container_id, k8s_namespace, k8s_pod, k8s_container } = self;
+        match (k8s_pod.is_empty(), container_id.is_empty()) {
+            (false, _) => [k8s_namespace.as_str(), k8s_pod, k8s_container].join("/"),
+            (true, false) => container_id.chars().take(12).collect(),
+            (true, true) => unit.clone(),
         }
     }
 }

@@ -68,12 +68,15 @@ pub(super) struct Candidate<K> {
 impl Filter {
     /// Whether a listener of namespace `netns` may have series.
     pub fn admits(&self, netns: &str, name: &ListenerName) -> bool {
-        if self.include.is_none() && self.exclude.is_none() {
-            return true;
-        }
-        let text = described(netns, name);
-        self.include.as_ref().is_none_or(|include| include.is_match(&text))
-            && !self.exclude.as_ref().is_some_and(|exclude| exclude.is_match(&text))
+        // Nearly always: then there is no text to make.
+        let is_open = self.include.is_none() && self.exclude.is_none();
+        is_open || self.admits_text(&described(netns, name))
+    }
+
+    /// Whether a listener may be shown that is called so: `netns/protocol/address:port`.
+    pub fn admits_text(&self, text: &str) -> bool {
+        self.include.as_ref().is_none_or(|include| include.is_match(text))
+            && !self.exclude.as_ref().is_some_and(|exclude| exclude.is_match(text))
     }
 }
 

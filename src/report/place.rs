@@ -1,0 +1,131 @@
+//! Commands that look at a listener, written for the network namespace it is in.
+
+use crate::report::Listener;
+use crate::report::words::quoted;
+
+/// The network namespace of a listener, as far as commands and settings go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// listenq's own.
+    Host,
+    /// One that `ip netns` knows by this name.
+    Named(String),
+    /// That of a pod, known by a container in it.
+    Pod(String),
+    /// That of a container.
+    Container(String),
+    /// One without any name.
+    Nameless,
+}
+
+// === impl Place ===
+
+impl Place {
+    /// Where `listener` is.
+    pub fn of(listener: &Listener) -> Self {
+        let Listener { netns, owner, .. } = listener;
+        let id: String = owner.container_id.chars().take(12).collect();
+        match (netns.as_str(), id.is_empty(), owner.k8s_pod.is_empty()) {
+            ("host", ..) => Self::Host,
+            (_, false, false) => Self::Pod(id),
+            (_, false, true) => Self::Container(id),
+            (netns, ..) if netns.starts_with("netns:") => Self::Nameless,
+            (netns, ..) => Self::Named(netns.into()),
+        }
+    }
+
+    /// `command`, to be run there.
+    pub fn run(&self, command: &str) -> String {
+        let pid = match self {
+            Self::Host => return format!("`{command}`"),
+            Self::Named(name) => return format!("`ip netns exec {} {command}`", quoted(name)),
+            Self::Pod(id) => {
+                let template = "--output go-template --template '{{.info.pid}}'";
+                format!("crictl inspect {template} {}", quoted(id))
+            }
+            Self::Container(id) => {
+                format!("docker inspect --format '{{{{.State.Pid}}}}' {}", quoted(id))
+            }
+            Self::Nameless => "lsns --type net".into(),
+        };
+        format!("`nsenter --target PID --net {command}` with PID from `{pid}`")
+    }
+
+    /// How to set `net.core.somaxconn` there so that it lasts. A container's namespace is made anew with it.
+    pub fn set_somaxconn(&self, value: u64) -> String {
+        let setting = format!("net.core.somaxconn={value}");
+        match self {
+            Self::Host => format!(
+                "`sysctl -w {setting}`, and the same line in a file in /etc/sysctl.d to make it last"
+            ),
+            Self::Named(_) | Self::Nameless => self.run(&format!("sysctl -w {setting}")),
+            Self::Container(_) => format!(
+                "`docker run --sysctl {setting}` (in compose `sysctls:`), which makes the container anew"
+            ),
+            Self::Pod(_) => format!(
+                "{setting} in `securityContext.sysctls` of the pod (the kubelet must allow it: \
+                 --allowed-unsafe-sysctls=net.core.somaxconn)"
+            ),
+        }
+    }
+}
+
+/// `ss` with these flags, for this listener alone.
+pub fn ss(listener: &Listener, flags: &str) -> String {
+    let Listener { address, port, .. } = listener;
+    match port.is_empty() {
+        // A filter of `ss` does not take every name.
+        true => format!("ss -xl{flags} | grep -F -- {}", quoted(address)),
+        false => format!("ss -tln{flags} 'sport = :{port}'"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::Names;
+
+    fn at(netns: &str, container_id: &str, k8s_pod: &str) -> String {
+        let owner = Names {
+            container_id: container_id.into(),
+            k8s_pod: k8s_pod.into(),
+            ..Names::default()
+        };
+        Place::of(&Listener { netns: netns.into(), owner, ..Listener::default() }).run("nstat")
+    }
+
+    #[test]
+    fn a_command_goes_to_where_the_listener_is() {
+        let id = "0123456789abcdef";
+        assert_eq!(at("host", "", ""), "`nstat`");
+        assert_eq!(at("host", id, "web-1"), "`nstat`");
+        assert_eq!(at("blue", "", ""), "`ip netns exec blue nstat`");
+        assert_eq!(at("a b", "", ""), "`ip netns exec 'a b' nstat`");
+        let entered = "`nsenter --target PID --net nstat` with PID from ";
+        let docker = "`docker inspect --format '{{.State.Pid}}' 0123456789ab`";
+        assert_eq!(at("0123456789ab", id, ""), format!("{entered}{docker}"));
+        let crictl =
+            "`crictl inspect --output go-template --template '{{.info.pid}}' 0123456789ab`";
+        assert_eq!(at("0123456789ab", id, "web-1"), format!("{entered}{crictl}"));
+        assert_eq!(at("netns:4026532201", "", ""), format!("{entered}`lsns --type net`"));
+    }
+
+    #[test]
+    fn somaxconn_is_set_where_the_listener_is() {
+        let set = |place: Place| place.set_somaxconn(512);
+        assert!(set(Place::Host).starts_with("`sysctl -w net.core.somaxconn=512`, "));
+        let named = "`ip netns exec blue sysctl -w net.core.somaxconn=512`";
+        assert_eq!(set(Place::Named("blue".into())), named);
+        let run = "`docker run --sysctl net.core.somaxconn=512` ";
+        assert!(set(Place::Container("0123".into())).starts_with(run));
+        assert!(set(Place::Pod("0123".into())).contains("`securityContext.sysctls`"));
+    }
+
+    #[test]
+    fn ss_is_asked_for_this_listener() {
+        let tcp = Listener { address: "::".into(), port: "80".into(), ..Listener::default() };
+        assert_eq!(ss(&tcp, "p"), "ss -tlnp 'sport = :80'");
+        let unix = Listener { address: "@a b".into(), ..Listener::default() };
+        assert_eq!(ss(&unix, "p"), "ss -xlp | grep -F -- '@a b'");
+    }
+}

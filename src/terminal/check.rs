@@ -1,0 +1,218 @@
+//! `listenq check`: a plugin for Nagios and its like. One line for each listener in trouble, and an exit code.
+
+use std::cmp::Reverse;
+use std::fmt;
+use std::io::{self, Write};
+
+use crate::diagnosis::Diagnosis;
+use crate::report::words::many;
+use crate::report::{Diagnosed, Listener, Report};
+use crate::terminal::owner;
+use crate::terminal::source::Known;
+
+/// More lines than this nobody reads in a notification.
+const MOST_LINES: usize = 20;
+
+/// How bad it is; the discriminant is the exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// No listener is in trouble.
+    Ok = 0,
+    /// Somebody should look at it.
+    Warning = 1,
+    /// Clients are turned away, or nobody is served.
+    Critical = 2,
+    /// It could not be found out.
+    Unknown = 3,
+}
+
+/// A listener in trouble.
+struct Trouble<'a> {
+    level: Level,
+    listener: &'a Listener,
+    /// The worst of its diagnoses.
+    worst: &'a Diagnosed,
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ok => "OK",
+            Self::Warning => "WARNING",
+            Self::Critical => "CRITICAL",
+            Self::Unknown => "UNKNOWN",
+        })
+    }
+}
+
+/// Writes what is wrong, the worst first, and says how bad that is.
+pub fn write(known: &Known, out: &mut impl Write) -> io::Result<Level> {
+    let Known { report, origin } = known;
+    if report.listeners.is_empty() {
+        write_unknown(&format!("no listener has a fresh sample ({origin})"), out)?;
+        return Ok(Level::Unknown);
+    }
+    let all = many(report.listeners.len() as u64, "listener");
+    let troubles = troubles(report);
+    let level = troubles.first().map_or(Level::Ok, |worst| worst.level);
+    let summary = match troubles.first() {
+        Some(worst) => format!("{worst}; {} of {all} in trouble", troubles.len()),
+        None => format!("{all}, none in trouble"),
+    };
+    let summary = without_pipe(&format!("{summary} ({origin})"));
+    writeln!(out, "LISTENQ {level} - {summary} | {}", performance(report, troubles.len()))?;
+    let rest = troubles.iter().skip(1);
+    for trouble in rest.clone().take(MOST_LINES) {
+        writeln!(out, "{}: {}", trouble.level, without_pipe(&trouble.to_string()))?;
+    }
+    match rest.len() {
+        0..=MOST_LINES => {}
+        rest => writeln!(out, "and {} more: listenq list", rest - MOST_LINES)?,
+    }
+    Ok(level)
+}
+
+/// Writes why nothing can be said.
+pub fn write_unknown(why: &str, out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "LISTENQ {} - {}", Level::Unknown, without_pipe(why))
+}
+
+fn troubles(report: &Report) -> Vec<Trouble<'_>> {
+    let mut troubles: Vec<Trouble<'_>> = report.listeners.iter().filter_map(Trouble::of).collect();
+    // Stable: among equals the order of the report, by precedence, stays.
+    troubles.sort_by_key(|trouble| Reverse(trouble.level));
+    troubles
+}
+
+fn performance(report: &Report, unhealthy: usize) -> String {
+    let overflows: u64 = report.listeners.iter().filter_map(|listener| listener.overflows).sum();
+    let all = report.listeners.len();
+    format!("listeners={all};;;0 unhealthy={unhealthy};;;0;{all} overflows={overflows}c;;;0")
+}
+
+/// What follows a pipe is taken for numbers.
+fn without_pipe(text: &str) -> String {
+    text.replace('|', "\\x7C")
+}
+
+// === impl Trouble ===
+
+impl<'a> Trouble<'a> {
+    fn of(listener: &'a Listener) -> Option<Self> {
+        let levels = listener.diagnoses.iter().map(|held| (level(listener, held.diagnosis), held));
+        // Of several as bad, the first stands for it.
+        let (level, worst) = levels.min_by_key(|(level, _)| Reverse(*level))?;
+        Some(Self { level, listener, worst })
+    }
+}
+
+impl fmt::Display for Trouble<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { listener, worst: Diagnosed { diagnosis, evidence, .. }, .. } = self;
+        write!(f, "{} at {}", diagnosis.label(), listener.described())?;
+        if let Some(owner) = owner(&listener.owner) {
+            write!(f, ", {owner}")?;
+        }
+        write!(f, ": {}", evidence.trim_end_matches('.'))
+    }
+}
+
+/// Critical is what turns clients away, and goes on.
+fn level(listener: &Listener, diagnosis: Diagnosis) -> Level {
+    match diagnosis {
+        Diagnosis::Stalled => Level::Critical,
+        Diagnosis::SlowAccept if turns_away(listener) => Level::Critical,
+        _ => Level::Warning,
+    }
+}
+
+/// A Unix socket has no count of overflows: there it is being full.
+fn turns_away(listener: &Listener) -> bool {
+    match listener.overflows {
+        Some(_) => listener.recent.is_some_and(|recent| recent.overflows > 0),
+        None => listener.fullest_ratio.is_some_and(|ratio| ratio >= 1.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::{Names, Recent};
+
+    fn listener(port: &str, diagnoses: &[Diagnosis], overflows: u64) -> Listener {
+        let mut listener = Listener {
+            netns: "host".into(),
+            protocol: "tcp".into(),
+            address: "::".into(),
+            port: port.into(),
+            owner: Names { process: "a|b".into(), ..Names::default() },
+            length: 9,
+            limit: Some(8),
+            fullest_ratio: Some(1.0),
+            overflows: Some(overflows),
+            recent: Some(Recent { overflows, watched_seconds: 30.0, ..Recent::default() }),
+            ..Listener::default()
+        };
+        listener.diagnoses =
+            diagnoses.iter().map(|diagnosis| Diagnosed::new(&listener, *diagnosis, 60.0)).collect();
+        listener
+    }
+
+    fn written(listeners: Vec<Listener>) -> (Level, String) {
+        let report = Report { listeners, ..Report::default() };
+        let known = Known { report, origin: "took one sample".into() };
+        let mut out = Vec::new();
+        let level = write(&known, &mut out).unwrap();
+        (level, String::from_utf8(out).unwrap())
+    }
+
+    #[test]
+    fn one_line_says_that_all_is_well() {
+        let calm = vec![listener("80", &[], 0), listener("81", &[], 3)];
+        let line = "LISTENQ OK - 2 listeners, none in trouble (took one sample) | listeners=2;;;0 \
+                    unhealthy=0;;;0;2 overflows=3c;;;0\n";
+        assert_eq!(written(calm), (Level::Ok, line.into()));
+    }
+
+    #[test]
+    fn the_worst_is_the_summary_and_the_rest_follows() {
+        let listeners = vec![
+            listener("80", &[Diagnosis::Imbalance], 5),
+            listener("81", &[Diagnosis::Abandoned, Diagnosis::SlowAccept], 41),
+            listener("82", &[], 0),
+        ];
+        let expected = "\
+LISTENQ CRITICAL - slow_accept at host/tcp/:::81, a\\x7Cb: Full for 0 s of the last 30 s, with 41 overflows in that time; \
+9 connections wait (limit 8); 2 of 3 listeners in trouble (took one sample) | listeners=3;;;0 unhealthy=2;;;0;3 overflows=46c;;;0
+WARNING: imbalance at host/tcp/:::80, a\\x7Cb: Nothing is taken from 0 of 0 sockets, while 0 are less than half full; \
+9 connections wait (limit 8)
+";
+        assert_eq!(written(listeners), (Level::Critical, expected.into()));
+    }
+
+    #[test]
+    fn critical_is_what_turns_clients_away() {
+        let level = |diagnosis, overflows| written(vec![listener("80", &[diagnosis], overflows)]).0;
+        assert_eq!(level(Diagnosis::Stalled, 0), Level::Critical);
+        assert_eq!(level(Diagnosis::SlowAccept, 1), Level::Critical);
+        assert_eq!(level(Diagnosis::SlowAccept, 0), Level::Warning);
+        assert_eq!(level(Diagnosis::ShortQueue, 9), Level::Warning);
+        let unix = Listener { overflows: None, ..listener("", &[Diagnosis::SlowAccept], 0) };
+        assert_eq!(written(vec![unix]).0, Level::Critical);
+    }
+
+    #[test]
+    fn no_listener_at_all_is_unknown() {
+        let (level, text) = written(vec![]);
+        assert_eq!((level, level as u8), (Level::Unknown, 3));
+        assert!(text.starts_with("LISTENQ UNKNOWN - no listener"), "{text}");
+    }
+
+    #[test]
+    fn a_page_is_enough() {
+        let many = (0..50).map(|_| listener("80", &[Diagnosis::Stalled], 0)).collect();
+        let (_, text) = written(many);
+        assert_eq!(text.lines().count(), 22);
+        assert!(text.ends_with("and 29 more: listenq list\n"), "{text}");
+    }
+}

@@ -1,0 +1,348 @@
+//! `listenq explain`: what is going on with a listener and why, what to do about it and what not.
+
+use std::collections::HashSet;
+use std::io::{self, Write};
+
+use anyhow::{Result, bail};
+
+use crate::report::limit::{self, Cap};
+use crate::report::words::{count, many, rate, time};
+use crate::report::{Diagnosed, Listener, Report, advice, evidence};
+use crate::terminal::source::Known;
+use crate::terminal::target::{Found, find};
+use crate::terminal::{owner, title, write_filled};
+
+/// The listeners meant by `target`; without one, the listener most in trouble, if any is.
+pub fn chosen<'a>(known: &'a Known, target: Option<&str>) -> Result<Vec<&'a Listener>> {
+    let Known { report, origin } = known;
+    let listeners = &report.listeners;
+    let Some(target) = target else {
+        return Ok(listeners.iter().take(1).filter(|first| !first.diagnoses.is_empty()).collect());
+    };
+    match find(listeners, target) {
+        Found::Listeners(found) => Ok(found),
+        Found::Ambiguous(several) => {
+            bail!("{target:?} may be any of {} ({origin})", names(&several))
+        }
+        Found::None(near) if near.is_empty() => {
+            let all = many(listeners.len() as u64, "listener");
+            bail!("{target:?} is none of the {all} that listenq list shows ({origin})")
+        }
+        Found::None(near) => {
+            bail!("{target:?} is no listener; near it: {} ({origin})", names(&near))
+        }
+    }
+}
+
+fn names(listeners: &[&Listener]) -> String {
+    let names: Vec<String> = listeners.iter().map(|listener| listener.described()).collect();
+    names.join(", ")
+}
+
+/// Writes the listeners as JSON objects, one after the other.
+pub fn write_json(listeners: &[&Listener], mut out: impl Write) -> io::Result<()> {
+    for listener in listeners {
+        serde_json::to_writer_pretty(&mut out, listener)?;
+        writeln!(out)?;
+    }
+    Ok(())
+}
+
+/// Writes the listeners in plain English.
+pub fn write_text(known: &Known, chosen: &[&Listener], mut out: impl Write) -> io::Result<()> {
+    writeln!(out, "{}", known.origin)?;
+    if chosen.is_empty() {
+        writeln!(out)?;
+        return write_all_is_well(&known.report, &mut out);
+    }
+    for listener in chosen {
+        writeln!(out)?;
+        write_listener(listener, &mut out)?;
+    }
+    Ok(())
+}
+
+fn write_all_is_well(report: &Report, out: &mut impl Write) -> io::Result<()> {
+    let all = many(report.listeners.len() as u64, "listener");
+    writeln!(out, "All is well: {all}, none in trouble.")?;
+    match report.listeners.iter().find(|listener| listener.length > 0) {
+        Some(fullest) => {
+            let text =
+                format!("The fullest is {}: {}.", title(fullest), evidence::waiting(fullest));
+            write_filled(out, "", &text)
+        }
+        None => writeln!(out, "No connection waits to be accepted."),
+    }
+}
+
+fn write_listener(listener: &Listener, out: &mut impl Write) -> io::Result<()> {
+    let words: Vec<&str> = listener.diagnoses.iter().map(|held| held.diagnosis.label()).collect();
+    let verdict = if words.is_empty() { "nothing is wrong".into() } else { words.join(", ") };
+    writeln!(out, "{}: {verdict}", title(listener))?;
+    let owner = owner(&listener.owner).unwrap_or("owner not known".into());
+    writeln!(out, "{owner}\n")?;
+    for (label, fact) in facts(listener) {
+        write_filled(out, &format!("  {label:<10} "), &fact)?;
+    }
+    let mut said = HashSet::new();
+    for diagnosed in &listener.diagnoses {
+        write_diagnosed(diagnosed, &mut said, out)?;
+    }
+    if !listener.diagnoses.is_empty() {
+        writeln!(out)?;
+        write_filled(out, "", advice::cost_of_full(listener))?;
+    }
+    Ok(())
+}
+
+/// What holds for several diagnoses is said once.
+fn write_diagnosed<'a>(
+    diagnosed: &'a Diagnosed,
+    said: &mut HashSet<&'a str>,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    let Diagnosed { diagnosis, for_seconds, meaning, evidence, advice, avoid } = diagnosed;
+    writeln!(out)?;
+    let label = format!("{}, for {}: ", diagnosis.label(), time(*for_seconds));
+    write_filled(out, "", &format!("{label}{meaning}"))?;
+    write_filled(out, "  ", evidence)?;
+    let steps: Vec<&str> =
+        advice.iter().map(String::as_str).filter(|step| said.insert(step)).collect();
+    if !steps.is_empty() {
+        writeln!(out, "  What to do:")?;
+    }
+    for (place, step) in steps.iter().enumerate() {
+        write_filled(out, &format!("  {}. ", place + 1), step)?;
+    }
+    let avoid: Vec<&str> =
+        avoid.iter().map(String::as_str).filter(|text| said.insert(text)).collect();
+    if !avoid.is_empty() {
+        writeln!(out, "  What not to do:")?;
+    }
+    avoid.iter().try_for_each(|text| write_filled(out, "  - ", text))
+}
+
+/// The numbers, each with its label.
+fn facts(listener: &Listener) -> Vec<(&'static str, String)> {
+    let mut facts = vec![("queue", queue(listener)), ("limit", limit_text(listener))];
+    if let Some(drain_rate) = listener.drain_rate {
+        facts.push(("accepts", format!("{} while the queue is full", rate(drain_rate))));
+    }
+    if let Some(overflows) = listener.overflows {
+        let recent = match listener.recent {
+            Some(recent) if recent.overflows > 0 => {
+                let window = time(recent.watched_seconds);
+                format!(", of these {} in the last {window}", count(recent.overflows))
+            }
+            _ => String::new(),
+        };
+        facts.push(("overflows", format!("{} since it is watched{recent}", count(overflows))));
+    }
+    if let Some(half_open @ 1..) = listener.syn_queue_length {
+        facts.push(("SYN queue", many(half_open, "half-open connection")));
+    }
+    if listener.sockets > 1 {
+        facts.push(("sockets", format!("{} (SO_REUSEPORT)", count(listener.sockets.into()))));
+    }
+    facts
+}
+
+fn queue(listener: &Listener) -> String {
+    let gone = match listener.abandoned {
+        Some(gone @ 1..) => format!(", {} without a client", count(gone)),
+        _ => String::new(),
+    };
+    let peak = count(listener.peak_length);
+    format!("{}{gone}; at most {peak} lately", evidence::waiting(listener))
+}
+
+fn limit_text(listener: &Listener) -> String {
+    let Some(limit) = listener.limit else { return "not known".into() };
+    let each = if listener.sockets > 1 { " in all" } else { "" };
+    let somaxconn = listener.settings.somaxconn.map_or(0, i64::unsigned_abs);
+    let why = match limit::binding(listener) {
+        Cap::Somaxconn(limit) if limit == somaxconn => {
+            ", that is net.core.somaxconn: the server may have asked for more".into()
+        }
+        Cap::Somaxconn(_) => format!(
+            ", taken before net.core.somaxconn became {}: a restart would lower it",
+            count(somaxconn)
+        ),
+        Cap::Backlog(_) => {
+            format!(", as the server asked; net.core.somaxconn would allow {}", count(somaxconn))
+        }
+        Cap::Unknown => String::new(),
+    };
+    let useful = match listener.useful_limit {
+        Some(useful) => {
+            format!("; useful up to {}, as far as clients have patience", count(useful as u64))
+        }
+        None => String::new(),
+    };
+    format!("{}{each}{why}{useful}", count(limit))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diagnosis::Diagnosis;
+    use crate::report::{Caps, Names, Recent};
+
+    fn php() -> Listener {
+        let mut php = Listener {
+            netns: "host".into(),
+            protocol: "tcp".into(),
+            address: "127.0.0.1".into(),
+            port: "9000".into(),
+            owner: Names {
+                process: "php-fpm8.2".into(),
+                unit: "php8.2-fpm.service".into(),
+                ..Names::default()
+            },
+            sockets: 1,
+            length: 129,
+            limit: Some(128),
+            fullest_ratio: Some(1.0),
+            peak_length: 129,
+            oldest_seconds: Some(8.284),
+            abandoned: Some(119),
+            drain_rate: Some(4.0),
+            useful_limit: Some(240.0),
+            overflows: Some(3_436),
+            settings: Caps { somaxconn: Some(128), ..Caps::default() },
+            recent: Some(Recent {
+                watched_seconds: 30.0,
+                full_seconds: 24.1,
+                overflows: 1_200,
+                ..Recent::default()
+            }),
+            ..Listener::default()
+        };
+        php.diagnoses = [Diagnosis::Abandoned, Diagnosis::SlowAccept]
+            .map(|diagnosis| Diagnosed::new(&php, diagnosis, 125.0))
+            .into();
+        php
+    }
+
+    fn idle() -> Listener {
+        let settings = Caps { somaxconn: Some(4_096), ..Caps::default() };
+        Listener {
+            address: "::".into(),
+            port: "443".into(),
+            length: 0,
+            limit: Some(511),
+            peak_length: 3,
+            overflows: Some(0),
+            settings,
+            diagnoses: Vec::new(),
+            recent: None,
+            oldest_seconds: Some(0.0),
+            abandoned: Some(0),
+            drain_rate: None,
+            useful_limit: None,
+            owner: Names::default(),
+            ..php()
+        }
+    }
+
+    fn known(listeners: Vec<Listener>) -> Known {
+        let report = Report { listeners, ..Report::default() };
+        Known { report, origin: "watched for 12s".into() }
+    }
+
+    fn text(listeners: Vec<Listener>, target: Option<&str>) -> String {
+        let known = known(listeners);
+        let chosen = chosen(&known, target).unwrap();
+        let mut out = Vec::new();
+        write_text(&known, &chosen, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn the_listener_most_in_trouble_is_explained() {
+        let expected = "\
+watched for 12s
+
+127.0.0.1:9000 (tcp, netns host): abandoned, slow_accept
+php-fpm8.2 (php8.2-fpm.service)
+
+  queue      129 connections wait (limit 128), the first for 8.3 s, 119 without a client; at most
+             129 lately
+  limit      128, that is net.core.somaxconn: the server may have asked for more; useful up to 240,
+             as far as clients have patience
+  accepts    4.0 a second while the queue is full
+  overflows  3,436 since it is watched, of these 1,200 in the last 30 s
+
+abandoned, for 2 min: Clients leave before they are accepted: the wait is longer than their
+patience.
+  119 of 129 waiting connections have no client any more; the first has waited 8.3 s.
+  What to do:
+  1. Let php-fpm8.2 accept more: `pm.max_children` in the file of the pool (pool.d/*.conf).
+  2. See what keeps its workers: `ss -tlnp 'sport = :9000'` names the process (PID), `strace -f -p
+     PID` what it waits for.
+  What not to do:
+  - Do not raise the backlog: clients leave before they are accepted, and the server then works for
+    clients who are gone.
+
+slow_accept, for 2 min: Connections come faster than the server accepts them.
+  Full for 24 s of the last 30 s, with 1,200 overflows in that time; 129 connections wait (limit
+  128), the first for 8.3 s; it accepts 4.0 a second.
+  What to do:
+  1. Shed load in front of it until it keeps up: a rate limit, or other machines.
+  What not to do:
+  - Do not raise the backlog: it accepts 4.0 a second, so a full queue of 128 is a wait of 32 s
+    already; a longer queue only adds to that.
+
+A client that meets the full queue hears nothing and tries again after 1, 3 and 7 s (from Linux 6.5
+on every second at first): it is slow by that, or times out.
+";
+        assert_eq!(text(vec![php(), idle()], None), expected);
+    }
+
+    #[test]
+    fn a_listener_without_trouble_has_its_numbers() {
+        let expected = "\
+watched for 12s
+
+[::]:443 (tcp, netns host): nothing is wrong
+owner not known
+
+  queue      0 connections wait (limit 511); at most 3 lately
+  limit      511, as the server asked; net.core.somaxconn would allow 4,096
+  overflows  0 since it is watched
+";
+        assert_eq!(text(vec![php(), idle()], Some("443")), expected);
+    }
+
+    #[test]
+    fn where_nothing_is_wrong_a_line_says_so() {
+        let text = text(vec![idle(), idle()], None);
+        assert!(
+            text.contains("\nAll is well: 2 listeners, none in trouble.\nNo connection"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn what_was_not_found_is_named_with_what_is_near() {
+        let known = known(vec![php(), idle()]);
+        let error = |target| chosen(&known, Some(target)).unwrap_err().to_string();
+        assert_eq!(
+            error("10.0.0.1:9000"),
+            "\"10.0.0.1:9000\" is no listener; near it: host/tcp/127.0.0.1:9000 (watched for 12s)"
+        );
+        assert_eq!(
+            error("1"),
+            "\"1\" is no listener; near it: host/tcp/127.0.0.1:9000 (watched for 12s)"
+        );
+        assert!(error("25").starts_with("\"25\" is none of the 2 listeners"), "{}", error("25"));
+    }
+
+    #[test]
+    fn json_is_the_listener_itself() {
+        let php = php();
+        let mut out = Vec::new();
+        write_json(&[&php], &mut out).unwrap();
+        assert_eq!(serde_json::from_slice::<Listener>(&out).unwrap(), php);
+    }
+}

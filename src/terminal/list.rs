@@ -1,0 +1,170 @@
+//! `listenq list`: the table of listeners, for a person or as JSON.
+
+use std::io::{self, Write};
+
+use crate::report::Listener;
+use crate::report::words::time;
+use crate::snapshot::escaped;
+
+const COLUMNS: usize = 14;
+const HEADINGS: [&str; COLUMNS] = [
+    "NETNS",
+    "PROTO",
+    "ADDRESS",
+    "PORT",
+    "LENGTH",
+    "LIMIT",
+    "FULL",
+    "WAIT",
+    "GONE",
+    "SOCKETS",
+    "DROPS",
+    "DIAGNOSIS",
+    "PROCESS",
+    "OWNER",
+];
+/// From the port to the drops there are numbers: aligned to the right.
+const NUMBERS: std::ops::RangeInclusive<usize> = 3..=10;
+/// From here on a queue is worth a look.
+const NEARLY_FULL: f64 = 0.8;
+
+/// Writes the listeners as one JSON array.
+pub fn write_json(listeners: &[Listener], mut out: impl Write) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut out, listeners)?;
+    writeln!(out)
+}
+
+/// Writes the listeners as an aligned table; those full or in trouble in red and nearly full ones in yellow if `colour`.
+pub fn write_table(listeners: &[Listener], colour: bool, mut out: impl Write) -> io::Result<()> {
+    let rows: Vec<[String; COLUMNS]> = listeners.iter().map(cells).collect();
+    let mut widths = HEADINGS.map(str::len);
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    writeln!(out, "{}", line(&HEADINGS, &widths))?;
+    for (listener, row) in listeners.iter().zip(&rows) {
+        let (start, end) = match colour {
+            true => colours(listener),
+            false => ("", ""),
+        };
+        writeln!(out, "{start}{}{end}", line(row, &widths))?;
+    }
+    Ok(())
+}
+
+fn line(cells: &[impl AsRef<str>; COLUMNS], widths: &[usize; COLUMNS]) -> String {
+    let mut line = String::new();
+    for (column, (cell, width)) in cells.iter().zip(widths).enumerate() {
+        let padding = " ".repeat(width - cell.as_ref().chars().count());
+        let is_number = NUMBERS.contains(&column);
+        let (before, after) = if is_number { (&*padding, "") } else { ("", &*padding) };
+        line.extend([before, cell.as_ref(), after, "  "]);
+    }
+    line.truncate(line.trim_end().len());
+    line
+}
+
+fn cells(listener: &Listener) -> [String; COLUMNS] {
+    let known = |value: Option<u64>| value.map_or("-".into(), |value| value.to_string());
+    let Listener { netns, protocol, address, port, owner, .. } = listener;
+    let words: Vec<&str> = listener.diagnoses.iter().map(|held| held.diagnosis.label()).collect();
+    [
+        netns.clone(),
+        protocol.clone(),
+        address.clone(),
+        port.clone(),
+        listener.length.to_string(),
+        known(listener.limit),
+        listener.fullest_ratio.map_or("-".into(), |ratio| format!("{:.0}%", ratio * 100.0)),
+        listener.oldest_seconds.map_or("-".into(), time),
+        known(listener.abandoned),
+        listener.sockets.to_string(),
+        known(listener.drops),
+        if words.is_empty() { "-".into() } else { words.join(",") },
+        escaped(owner.process.as_bytes()),
+        escaped(owner.place().as_bytes()),
+    ]
+}
+
+fn colours(listener: &Listener) -> (&'static str, &'static str) {
+    const RED: (&str, &str) = ("\u{1b}[31m", "\u{1b}[0m");
+    const YELLOW: (&str, &str) = ("\u{1b}[33m", "\u{1b}[0m");
+    match listener.fullest_ratio {
+        _ if !listener.diagnoses.is_empty() => RED,
+        Some(ratio) if ratio >= 1.0 => RED,
+        Some(ratio) if ratio >= NEARLY_FULL => YELLOW,
+        _ => ("", ""),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diagnosis::Diagnosis;
+    use crate::report::Diagnosed;
+
+    fn listener(address: &str, port: &str, length: u64, limit: Option<u64>) -> Listener {
+        Listener {
+            netns: "host".into(),
+            protocol: "tcp".into(),
+            address: address.into(),
+            port: port.into(),
+            sockets: 1,
+            length,
+            limit,
+            peak_length: length,
+            fullest_ratio: limit.map(|limit| length as f64 / (limit as f64 + 1.0)),
+            drops: Some(3),
+            ..Listener::default()
+        }
+    }
+
+    fn table(listeners: &[Listener], colour: bool) -> String {
+        let mut text = Vec::new();
+        write_table(listeners, colour, &mut text).unwrap();
+        String::from_utf8(text).unwrap()
+    }
+
+    #[test]
+    fn the_table_has_a_line_for_each_listener() {
+        let mut full = Listener {
+            oldest_seconds: Some(8.284),
+            abandoned: Some(119),
+            ..listener("127.0.0.1", "9000", 129, Some(128))
+        };
+        full.owner.process = "php-fpm8.2".into();
+        full.owner.unit = "php8.2-fpm.service".into();
+        full.diagnoses = vec![Diagnosed::new(&full, Diagnosis::SlowAccept, 1.0)];
+        let expected = "\
+NETNS  PROTO  ADDRESS    PORT  LENGTH  LIMIT  FULL   WAIT  GONE  SOCKETS  DROPS  DIAGNOSIS    PROCESS     OWNER
+host   tcp    127.0.0.1  9000     129    128  100%  8.3 s   119        1      3  slow_accept  php-fpm8.2  php8.2-fpm.service
+host   tcp    0.0.0.0      80       0    511    0%      -     -        1      3  -
+";
+        assert_eq!(table(&[full, listener("0.0.0.0", "80", 0, Some(511))], false), expected);
+    }
+
+    #[test]
+    fn what_is_not_known_is_null_and_a_dash() {
+        let listeners = [listener("::1", "80", 2, None)];
+        let mut json = Vec::new();
+        write_json(&listeners, &mut json).unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        assert_eq!(json[0]["limit"], serde_json::Value::Null);
+        assert_eq!(json[0]["length"], 2);
+        let text = table(&listeners, true);
+        assert!(text.contains("       2      -     -     -     -        1"), "{text}");
+    }
+
+    #[test]
+    fn colour_marks_full_queues_and_trouble_only_when_asked() {
+        let mut stuck = listener("::1", "82", 1, Some(5));
+        stuck.diagnoses = vec![Diagnosed::new(&stuck, Diagnosis::Stalled, 1.0)];
+        let all = [listener("::1", "80", 6, Some(5)), listener("::1", "81", 5, Some(5)), stuck];
+        let text = table(&all, true);
+        assert_eq!(text.matches("\u{1b}[31mhost").count(), 2, "{text:?}");
+        assert_eq!(text.matches("\u{1b}[33mhost").count(), 1, "{text:?}");
+        assert!(!table(&all, false).contains('\u{1b}'));
+    }
+}

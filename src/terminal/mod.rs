@@ -1,0 +1,83 @@
+//! What is printed for people and their scripts on a terminal: `list`, `explain`, `check`.
+//!
+//! * [`source`] asks a daemon, or samples; [`target`] finds the listeners somebody means;
+//! * [`list`], [`explain`] and [`check`] write the report down, each in its way.
+
+pub mod check;
+pub mod explain;
+pub mod list;
+pub mod source;
+pub mod target;
+
+use std::io::{self, Write};
+
+use crate::report::{Listener, Names};
+use crate::snapshot::escaped;
+
+/// Longer lines are hard to read.
+const WIDTH: usize = 100;
+
+/// `php-fpm8.2 (php8.2-fpm.service)`, as far as known.
+fn owner(names: &Names) -> Option<String> {
+    let [process, place] = [names.process.as_str(), &names.place()].map(|t| escaped(t.as_bytes()));
+    match (process.is_empty(), place.is_empty()) {
+        (true, true) => None,
+        (true, false) => Some(place),
+        (false, true) => Some(process),
+        (false, false) => Some(format!("{process} ({place})")),
+    }
+}
+
+/// `127.0.0.1:9000 (tcp, netns host)`.
+fn title(listener: &Listener) -> String {
+    let Listener { protocol, netns, .. } = listener;
+    format!("{} ({protocol}, netns {netns})", listener.endpoint())
+}
+
+/// Writes `text` in lines of at most [`WIDTH`] characters: `first` before the first one, as much room before the others.
+fn write_filled(out: &mut impl Write, first: &str, text: &str) -> io::Result<()> {
+    let indent = " ".repeat(first.chars().count());
+    let mut line = first.to_owned();
+    let mut is_begun = false;
+    for word in text.split(' ') {
+        if is_begun && line.chars().count() + 1 + word.chars().count() > WIDTH {
+            writeln!(out, "{line}")?;
+            line = indent.clone();
+            is_begun = false;
+        }
+        if is_begun {
+            line.push(' ');
+        }
+        line.push_str(word);
+        is_begun = true;
+    }
+    writeln!(out, "{line}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_text_is_broken_between_words_and_indented() {
+        let mut out = Vec::new();
+        write_filled(&mut out, "  1. ", &"word ".repeat(30)).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 2);
+        assert!(lines[0].starts_with("  1. word") && lines[0].len() <= WIDTH, "{text}");
+        assert!(lines[1].starts_with("     word word"), "{text}");
+    }
+
+    #[test]
+    fn an_owner_is_named_as_far_as_known() {
+        let names = |process: &str, unit: &str| Names {
+            process: process.into(),
+            unit: unit.into(),
+            ..Names::default()
+        };
+        assert_eq!(owner(&names("nginx", "nginx.service")).unwrap(), "nginx (nginx.service)");
+        assert_eq!(owner(&names("\u{1b}[2J", "")).unwrap(), "\\x1B[2J");
+        assert_eq!(owner(&names("", "")), None);
+    }
+}

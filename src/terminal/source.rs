@@ -1,0 +1,117 @@
+//! Where a report comes from: a running daemon, which knows the history, or samples of our own.
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tokio::runtime::Builder;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::cli::{Ask, Daemon};
+use crate::remote;
+use crate::report::{Listener, Report};
+use crate::sampler::publish::{Published, Reader};
+use crate::sampler::{Config, Sampler};
+
+/// How long the local daemon may take when nobody said that there is one.
+const LOCAL_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a daemon may take that was asked for by its URL.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A report, and how we came by it.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// What is known.
+    pub report: Report,
+    /// `asked the daemon at …`, or why not, and what was done instead.
+    pub origin: String,
+}
+
+/// How to sample where no daemon answers.
+#[derive(Clone, Copy, Debug)]
+pub enum Sampling {
+    /// Once.
+    Once,
+    /// On the timer, for so long.
+    For(Duration),
+}
+
+/// Asks the daemon, or samples.
+pub fn report(ask: &Ask, config: &Config, sampling: Sampling) -> Result<Known> {
+    let (url, patience) = match &ask.url {
+        Some(Daemon::Never) => return sampled(config, sampling, None),
+        Some(Daemon::At(url)) => (url.clone(), PATIENCE),
+        None => (remote::LOCAL.parse().map_err(anyhow::Error::msg)?, LOCAL_PATIENCE),
+    };
+    match remote::fetch(&url, patience) {
+        Ok(report) => {
+            let report = Report { listeners: admitted(report.listeners, config), ..report };
+            Ok(Known { report, origin: format!("asked the daemon at {url}") })
+        }
+        Err(failure) if ask.url.is_some() => {
+            Err(anyhow::Error::new(failure).context("asking the daemon of --url"))
+        }
+        Err(failure) => sampled(config, sampling, Some(failure)),
+    }
+}
+
+/// The filters hold for what a daemon says, too.
+fn admitted(listeners: Vec<Listener>, config: &Config) -> Vec<Listener> {
+    let admits = |listener: &Listener| config.state.filter.admits_text(&listener.described());
+    listeners.into_iter().filter(admits).collect()
+}
+
+fn sampled(config: &Config, sampling: Sampling, failure: Option<remote::Failure>) -> Result<Known> {
+    let why = failure.map_or_else(String::new, |failure| format!("{}: ", failure.as_absence()));
+    let (published, did) = match sampling {
+        Sampling::Once => (sample_once(config)?, "took one sample".into()),
+        Sampling::For(duration) => {
+            let duration_text = humantime::format_duration(duration);
+            say_on_terminal(&format!("{why}watching for {duration_text}"));
+            (watch(config, duration)?, format!("watched for {duration_text}"))
+        }
+    };
+    let report = Report::new(&published.view, published.age());
+    Ok(Known { report, origin: format!("{why}{did}") })
+}
+
+/// Takes one sample, with owners and those who wait.
+pub fn sample_once(config: &Config) -> Result<Arc<Published>> {
+    let mut sampler = open(config)?;
+    sampler.sample_all();
+    last_of(&sampler.reader())
+}
+
+fn watch(config: &Config, duration: Duration) -> Result<Arc<Published>> {
+    let sampler = open(config)?;
+    let reader = sampler.reader();
+    let runtime =
+        Builder::new_current_thread().enable_time().build().context("starting the sampler")?;
+    // Held until the time is over: the sampler stops when its sender is gone.
+    let (_stop, stopped) = watch::channel(false);
+    runtime.block_on(async {
+        let _ = timeout(duration, sampler.run(stopped)).await;
+    });
+    last_of(&reader)
+}
+
+fn open(config: &Config) -> Result<Sampler> {
+    Sampler::new(config).context("is --path.procfs right?")
+}
+
+fn last_of(reader: &Reader) -> Result<Arc<Published>> {
+    match reader.read() {
+        Some(published) if published.view.is_ready(published.age()) => Ok(published),
+        _ => bail!("the kernel gave no listeners; the reason is in the log line above"),
+    }
+}
+
+/// Somebody waits in front of it.
+fn say_on_terminal(line: &str) {
+    let mut stderr = io::stderr();
+    if stderr.is_terminal() {
+        let _ = writeln!(stderr, "listenq: {line} …");
+    }
+}

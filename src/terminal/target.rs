@@ -1,0 +1,152 @@
+//! Which listeners somebody means by `9000`, `127.0.0.1:9000`, `host/tcp/[::]:443`, `/run/php/www.sock` or `www.sock`.
+
+use crate::report::Listener;
+
+/// How many near matches are worth a line.
+const NEAR: usize = 5;
+
+/// What was found.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Found<'a> {
+    /// These are meant.
+    Listeners(Vec<&'a Listener>),
+    /// It may be one of several sockets.
+    Ambiguous(Vec<&'a Listener>),
+    /// None; these look alike.
+    None(Vec<&'a Listener>),
+}
+
+/// The listeners that `text` means: by whole name, else by port, else by the end of a path.
+pub fn find<'a>(listeners: &'a [Listener], text: &str) -> Found<'a> {
+    let matching = |is_meant: fn(&Listener, &str) -> bool| -> Vec<&Listener> {
+        listeners.iter().filter(|listener| is_meant(listener, within(listener, text))).collect()
+    };
+    for is_meant in [is_name, is_port] {
+        let found = matching(is_meant);
+        if !found.is_empty() {
+            return Found::Listeners(found);
+        }
+    }
+    let ends = matching(is_end);
+    let is_one = ends.windows(2).all(|pair| pair[0].address == pair[1].address);
+    match (ends.is_empty(), is_one) {
+        (true, _) => Found::None(near(listeners, text)),
+        (false, true) => Found::Listeners(ends),
+        (false, false) => Found::Ambiguous(ends),
+    }
+}
+
+/// What is left of `text` when it begins with the listener's namespace, its protocol, or both.
+fn within<'a>(listener: &Listener, text: &'a str) -> &'a str {
+    let without = |text: &'a str, start: &str| text.strip_prefix(start)?.strip_prefix('/');
+    let text = without(text, &listener.netns).unwrap_or(text);
+    without(text, &listener.protocol).unwrap_or(text)
+}
+
+fn is_name(listener: &Listener, text: &str) -> bool {
+    let Listener { address, port, .. } = listener;
+    // The regular expressions of the filters know IPv6 without brackets.
+    text == listener.endpoint() || (!port.is_empty() && text == format!("{address}:{port}"))
+}
+
+fn is_port(listener: &Listener, text: &str) -> bool {
+    let port = text.strip_prefix(':').unwrap_or(text);
+    !port.is_empty() && listener.port == port
+}
+
+fn is_end(listener: &Listener, text: &str) -> bool {
+    listener.port.is_empty() && !text.is_empty() && listener.address.ends_with(text)
+}
+
+fn near<'a>(listeners: &'a [Listener], text: &str) -> Vec<&'a Listener> {
+    let last = text.rsplit(['/', ':']).next().unwrap_or(text);
+    let looks_alike = |listener: &&Listener| {
+        let Listener { address, port, owner, .. } = listener;
+        !last.is_empty() && (port == last || address.contains(last) || owner.process.contains(last))
+    };
+    listeners.iter().filter(looks_alike).take(NEAR).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::Names;
+
+    fn listener(netns: &str, protocol: &str, address: &str, port: &str) -> Listener {
+        Listener {
+            netns: netns.into(),
+            protocol: protocol.into(),
+            address: address.into(),
+            port: port.into(),
+            ..Listener::default()
+        }
+    }
+
+    fn all() -> Vec<Listener> {
+        vec![
+            listener("host", "tcp", "0.0.0.0", "80"),
+            listener("host", "tcp", "::", "80"),
+            listener("blue", "tcp", "0.0.0.0", "80"),
+            listener("host", "unix", "/run/php/www.sock", ""),
+            listener("host", "unix", "/run/app/www.sock", ""),
+            listener("blue", "unix", "/run/app/www.sock", ""),
+            listener("host", "unix", "@bus", ""),
+            Listener {
+                owner: Names { process: "redis-server".into(), ..Names::default() },
+                ..listener("host", "tcp", "127.0.0.1", "6379")
+            },
+        ]
+    }
+
+    /// Places in [`all`].
+    #[track_caller]
+    fn assert_found(text: &str, places: &[usize]) {
+        let all = all();
+        let expected = places.iter().map(|place| &all[*place]).collect();
+        assert_eq!(find(&all, text), Found::Listeners(expected), "{text}");
+    }
+
+    #[test]
+    fn a_whole_name_means_one_listener_of_each_namespace() {
+        assert_found("0.0.0.0:80", &[0, 2]);
+        assert_found("[::]:80", &[1]);
+        assert_found(":::80", &[1]);
+        assert_found("@bus", &[6]);
+        assert_found("/run/app/www.sock", &[4, 5]);
+    }
+
+    #[test]
+    fn a_namespace_and_a_protocol_narrow_it() {
+        assert_found("blue/tcp/0.0.0.0:80", &[2]);
+        assert_found("blue/0.0.0.0:80", &[2]);
+        assert_found("host/tcp/:::80", &[1]);
+        assert_found("blue/unix//run/app/www.sock", &[5]);
+        assert_found("blue/80", &[2]);
+        assert_found("tcp/80", &[0, 1, 2]);
+    }
+
+    #[test]
+    fn a_port_means_all_who_listen_there() {
+        assert_found("80", &[0, 1, 2]);
+        assert_found(":6379", &[7]);
+    }
+
+    #[test]
+    fn the_end_of_a_path_must_be_of_one_path() {
+        assert_found("php/www.sock", &[3]);
+        assert_found("app/www.sock", &[4, 5]);
+        let all = all();
+        let three = vec![&all[3], &all[4], &all[5]];
+        assert_eq!(find(&all, "www.sock"), Found::Ambiguous(three));
+    }
+
+    #[test]
+    fn what_is_not_there_shows_what_looks_alike() {
+        let all = all();
+        let near = |text: &str| find(&all, text);
+        assert_eq!(near("10.0.0.1:6379"), Found::None(vec![&all[7]]));
+        assert_eq!(near("redis"), Found::None(vec![&all[7]]));
+        assert_eq!(near("/run/php/api.sock"), Found::None(vec![]));
+        assert_eq!(near(""), Found::None(vec![]));
+    }
+}

@@ -1,0 +1,284 @@
+//! Owns `list`, `explain` and `check`: what they print and how they end, whether a daemon answers or not.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use listenq::diagnosis::Diagnosis;
+use listenq::report::{Caps, Diagnosed, Listener, Names, Recent, Report};
+use listenq_lab::client::fill;
+use listenq_lab::listener::Listen;
+use listenq_lab::listenq::{Launch, Output};
+use listenq_lab::netns::Netns;
+
+const BIN: &str = env!("CARGO_BIN_EXE_listenq");
+/// Where the daemon of a machine is.
+const LOCAL: &str = "127.0.0.1:19511";
+
+/// Something that answers every request with the same bytes, and the heads of these requests.
+struct Fake {
+    address: SocketAddr,
+    requests: Receiver<String>,
+}
+
+impl Fake {
+    /// Answers so wherever the calling thread is; with nothing, it keeps its clients waiting.
+    fn answering(address: &str, answer: impl Into<Vec<u8>>) -> Self {
+        let (listener, answer) = (TcpListener::bind(address).unwrap(), answer.into());
+        let address = listener.local_addr().unwrap();
+        let (send, requests) = channel();
+        thread::spawn(move || {
+            let mut kept = Vec::new();
+            for stream in listener.incoming() {
+                let (mut stream, mut head) = (stream.unwrap(), [0; 4_096]);
+                let length = stream.read(&mut head).unwrap();
+                let _ = send.send(String::from_utf8_lossy(&head[..length]).to_lowercase());
+                match answer.is_empty() {
+                    true => kept.push(stream),
+                    false => stream.write_all(&answer).unwrap(),
+                }
+            }
+        });
+        Self { address, requests }
+    }
+
+    fn url(&self) -> String {
+        format!("--url=http://{}", self.address)
+    }
+}
+
+fn response(status: &str, body: &str) -> String {
+    format!(
+        "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+fn report_response() -> String {
+    response("200 OK", &serde_json::to_string(&report()).unwrap())
+}
+
+fn php() -> Listener {
+    let names = |process: &str| Names { process: process.into(), ..Names::default() };
+    let mut php = Listener {
+        netns: "host".into(),
+        protocol: "tcp".into(),
+        address: "127.0.0.1".into(),
+        port: "9000".into(),
+        owner: names("php-fpm8.2"),
+        sockets: 1,
+        length: 129,
+        limit: Some(128),
+        fullest_ratio: Some(1.0),
+        peak_length: 129,
+        oldest_seconds: Some(8.3),
+        abandoned: Some(119),
+        overflows: Some(3_436),
+        settings: Caps { somaxconn: Some(128), ..Caps::default() },
+        recent: Some(Recent {
+            overflows: 1_200,
+            full_seconds: 24.0,
+            watched_seconds: 30.0,
+            ..Recent::default()
+        }),
+        ..Listener::default()
+    };
+    php.diagnoses = vec![Diagnosed::new(&php, Diagnosis::SlowAccept, 60.0)];
+    php
+}
+
+fn report() -> Report {
+    let idle = Listener { port: "9001".into(), length: 0, diagnoses: Vec::new(), ..php() };
+    Report { listeners: vec![php(), idle], ..Report::default() }
+}
+
+fn run(args: &[&str]) -> Output {
+    Launch::new(BIN).args(args).run()
+}
+
+#[track_caller]
+fn assert_fails(output: &Output, words: &[&str]) {
+    assert_eq!((output.status.code(), output.stdout.as_str()), (Some(1), ""), "{}", output.stderr);
+    assert_eq!(output.stderr.lines().count(), 1, "{}", output.stderr);
+    for word in words {
+        assert!(output.stderr.contains(word), "no {word:?} in {:?}", output.stderr);
+    }
+}
+
+#[test]
+fn explain_says_what_the_daemon_knows() {
+    let fake = Fake::answering("127.0.0.1:0", report_response());
+    let output = run(&["explain", &fake.url()]);
+    assert_eq!((output.status.code(), output.stderr.as_str()), (Some(0), ""));
+    let begin = format!(
+        "asked the daemon at http://{}\n\n127.0.0.1:9000 (tcp, netns host): slow_accept\nphp-fpm8.2\n",
+        fake.address
+    );
+    assert!(output.stdout.starts_with(&begin), "{}", output.stdout);
+    for words in [
+        "Full for 24 s of the last 30 s, with 1,200 overflows in that time; 129 connections wait",
+        "  1. Let php-fpm8.2 accept more: `pm.max_children` in ",
+        "  - Do not raise the backlog: ",
+    ] {
+        assert!(output.stdout.contains(words), "no {words:?} in {}", output.stdout);
+    }
+    assert!(fake.requests.recv().unwrap().starts_with("get /api/v1/listeners http/1.1\r\n"));
+}
+
+#[test]
+fn json_is_what_the_daemon_said_of_the_listener() {
+    let fake = Fake::answering("127.0.0.1:0", report_response());
+    let output = run(&["explain", "--json", "host/tcp/127.0.0.1:9000", &fake.url()]);
+    assert_eq!(serde_json::from_str::<Listener>(&output.stdout).unwrap(), php());
+    assert!(output.stderr.starts_with("listenq: asked the daemon at "), "{}", output.stderr);
+    let output = run(&["list", "--json", &fake.url()]);
+    assert_eq!(serde_json::from_str::<Vec<Listener>>(&output.stdout).unwrap(), report().listeners);
+    assert!(output.stderr.starts_with("listenq: asked the daemon at "), "{}", output.stderr);
+}
+
+#[test]
+fn the_filters_hold_for_what_a_daemon_says() {
+    let fake = Fake::answering("127.0.0.1:0", report_response());
+    let output = run(&["list", "--listener.exclude=:9000$", &fake.url()]);
+    assert_eq!(output.stdout.lines().count(), 2, "{}", output.stdout);
+    assert!(output.stdout.contains(" 9001 "), "{}", output.stdout);
+}
+
+#[test]
+fn check_ends_with_the_status_of_the_worst() {
+    let fake = Fake::answering("127.0.0.1:0", report_response());
+    let output = run(&["check", &fake.url()]);
+    assert_eq!((output.status.code(), output.stderr.as_str()), (Some(2), ""));
+    let line = format!(
+        "LISTENQ CRITICAL - slow_accept at host/tcp/127.0.0.1:9000, php-fpm8.2: Full for 24 s of the last 30 s, with \
+         1,200 overflows in that time; 129 connections wait (limit 128), the first for 8.3 s; 1 of 2 listeners in \
+         trouble (asked the daemon at http://{}) | listeners=2;;;0 unhealthy=1;;;0;2 overflows=6872c;;;0\n",
+        fake.address
+    );
+    assert_eq!(output.stdout, line);
+}
+
+#[test]
+fn a_listener_that_is_not_there_is_named_with_those_near_it() {
+    let fake = Fake::answering("127.0.0.1:0", report_response());
+    let output = run(&["explain", "10.0.0.1:9001", &fake.url()]);
+    assert_fails(
+        &output,
+        &["\"10.0.0.1:9001\"", "near it: host/tcp/127.0.0.1:9001", "asked the daemon"],
+    );
+    let output = run(&["explain", "25", &fake.url()]);
+    assert_fails(&output, &["\"25\"", "none of the 2 listeners"]);
+}
+
+#[test]
+fn user_and_password_are_sent_and_never_shown() {
+    let fake = Fake::answering("127.0.0.1:0", response("401 Unauthorized", ""));
+    let url = format!("--url=http://me:secret@{}", fake.address);
+    let output = run(&["list", &url]);
+    assert_fails(&output, &["401", "password", &fake.address.to_string()]);
+    assert!(!output.stderr.contains("secret"), "{}", output.stderr);
+    // "me:secret" in base64, in lower case as all of the head.
+    let head = fake.requests.recv().unwrap();
+    assert!(head.contains("authorization: basic bwu6c2vjcmv0"), "{head}");
+}
+
+#[test]
+fn a_daemon_that_was_asked_for_and_gives_no_report_is_an_error() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let output = run(&["explain", &format!("--url=http://{free}")]);
+    assert_fails(&output, &["--url", &free.to_string(), "connection refused"]);
+    for (answer, words) in [
+        (response("404 Not Found", ""), ["404", "is it listenq"]),
+        (response("200 OK", "<html>"), ["something else than a report", "line 1"]),
+        (
+            response("200 OK", "{\"version\":\"9\"}"),
+            ["something else than a report", "missing field"],
+        ),
+        ("SSH-2.0-OpenSSH_9.2\r\n".into(), ["--url", "does not answer"]),
+    ] {
+        let fake = Fake::answering("127.0.0.1:0", answer);
+        assert_fails(&run(&["list", &fake.url()]), &words);
+        let plugin = run(&["check", &fake.url()]);
+        assert_eq!((plugin.status.code(), plugin.stderr.as_str()), (Some(3), ""));
+        assert!(plugin.stdout.starts_with("LISTENQ UNKNOWN - "), "{}", plugin.stdout);
+        assert!(plugin.stdout.contains(words[0]), "{}", plugin.stdout);
+    }
+}
+
+#[test]
+fn the_daemon_of_the_machine_is_asked_without_being_told() {
+    if !Netns::require_root() {
+        return;
+    }
+    let ns = Netns::new("asked");
+    let _fake = ns.run(|| Fake::answering(LOCAL, report_response()));
+    let output = Launch::new(BIN).args(&["explain", "9001"]).inside(&ns).run();
+    let begin =
+        "asked the daemon at http://localhost:19511\n\n127.0.0.1:9001 (tcp, netns host): nothing";
+    assert!(output.stdout.starts_with(begin), "{}", output.stdout);
+}
+
+#[test]
+fn without_a_daemon_listenq_samples_and_says_why() {
+    if !Netns::require_root() {
+        return;
+    }
+    for (answer, why) in [
+        (None, "no daemon at http://localhost:19511 (connection refused): took one sample"),
+        (Some(response("404 Not Found", "")), "http://localhost:19511 answered 404: "),
+        (
+            Some(String::new()),
+            "no daemon at http://localhost:19511 (not within 2s): took one sample",
+        ),
+    ] {
+        let ns = Netns::new("alone");
+        let listener = ns.run(|| Listen::tcp("127.0.0.1:0").backlog(5).open());
+        let _fake = answer.map(|answer| ns.run(|| Fake::answering(LOCAL, answer)));
+        let began = Instant::now();
+        let output = Launch::new(BIN).args(&["list", "--json"]).inside(&ns).run();
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+        assert!(output.stderr.contains(why), "{}", output.stderr);
+        let listed: Vec<Listener> = serde_json::from_str(&output.stdout).unwrap();
+        let port = listener.port().to_string();
+        let found = listed.iter().find(|found| found.port == port).unwrap();
+        assert_eq!((found.limit, found.length), (Some(5), 0));
+    }
+}
+
+#[test]
+fn a_server_that_never_accepts_is_found_by_watching_alone() {
+    if !Netns::require_root() {
+        return;
+    }
+    let ns = Netns::new("watched");
+    let listener = ns.run(|| Listen::tcp("127.0.0.1:0").backlog(4).open());
+    let _waiting = ns.run(|| fill(listener.target(), 20));
+    let command = |args: &[&str]| Launch::new(BIN).args(args).inside(&ns).run();
+    let port = listener.port().to_string();
+    let (explained, checked) = thread::scope(|scope| {
+        let checked = scope.spawn(|| command(&["check"]));
+        let explained = command(&["explain", &port, "--for=14s"]);
+        (explained, checked.join().unwrap())
+    });
+    assert_eq!((explained.status.code(), explained.stderr.as_str()), (Some(0), ""));
+    let begin = format!(
+        "no daemon at http://localhost:19511 (connection refused): watched for 14s\n\n127.0.0.1:{port} (tcp, netns host): stalled"
+    );
+    assert!(explained.stdout.starts_with(&begin), "{}", explained.stdout);
+    assert!(
+        explained.stdout.contains("5 connections wait (limit 4), the first for 1"),
+        "{}",
+        explained.stdout
+    );
+    assert_eq!(
+        (checked.status.code(), checked.stderr.as_str()),
+        (Some(2), ""),
+        "{}",
+        checked.stdout
+    );
+    let begin = format!("LISTENQ CRITICAL - stalled at host/tcp/127.0.0.1:{port}, ");
+    assert!(checked.stdout.starts_with(&begin), "{}", checked.stdout);
+}
