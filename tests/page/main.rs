@@ -5,6 +5,7 @@
 mod api;
 mod driven;
 mod made;
+mod picture;
 mod plain;
 
 /// The program under test.
