@@ -11,6 +11,10 @@ use crate::remote::Url;
 use crate::sampler::Config;
 use crate::state::{self, Filter};
 
+/// Below these the metrics cannot be.
+const KEPT_PATHS: [(&str, &str); 3] =
+    [("/-/", "health checks"), ("/api/", "the JSON"), ("/static/", "the page")];
+
 /// Prometheus exporter for Linux listen queues: for every listening socket, how many connections wait to be
 /// accepted, how many may, and how many the kernel refused.
 ///
@@ -368,9 +372,9 @@ fn telemetry_path(text: &str) -> Result<String, String> {
     if !text.starts_with('/') || !text.bytes().all(is_plain) {
         return Err("not a path of letters, digits and /-._~ that begins with /".into());
     }
-    match text.starts_with("/-/") {
-        true => Err("/-/ is kept for health checks".into()),
-        false => Ok(text.into()),
+    match KEPT_PATHS.iter().find(|(kept, _)| text.starts_with(kept)) {
+        Some((kept, what)) => Err(format!("{kept} is kept for {what}")),
+        None => Ok(text.into()),
     }
 }
 
@@ -424,6 +428,7 @@ mod tests {
             (["--web.listen-address", "localhost:80"], "names are not looked up"),
             (["--web.telemetry-path", "metrics"], "begins with /"),
             (["--web.telemetry-path", "/-/healthy"], "kept for health checks"),
+            (["--web.telemetry-path", "/api/metrics"], "kept for the JSON"),
             (["--web.telemetry-path", "/{a}"], "not a path"),
             (["--listener.include", "a("], "unclosed group"),
         ] {

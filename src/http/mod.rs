@@ -1,10 +1,13 @@
-//! The HTTP end: `/metrics`, `/-/healthy`, `/-/ready` and a plain `/`. It answers from the published view and
-//! never touches the kernel.
+//! The HTTP end: `/metrics`, `/api/v1/listeners`, `/-/healthy`, `/-/ready` and the live page at `/`. It answers from
+//! the published view and never touches the kernel.
 
+mod api;
+mod asset;
 mod door;
 mod limit;
 mod page;
 mod patience;
+mod render;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -12,8 +15,9 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::map_response;
+use axum::response::Response;
 use axum::routing::get;
 use axum_server::Handle;
 use tower_http::compression::CompressionLayer;
@@ -39,30 +43,42 @@ pub struct Servers {
     handles: Vec<Handle<SocketAddr>>,
 }
 
-/// What is served where.
+/// What every answer says to a browser: nothing is loaded, framed, sent or guessed but what the page itself is made of.
+const HEADERS: [(HeaderName, &str); 3] = [
+    (
+        header::CONTENT_SECURITY_POLICY,
+        "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; \
+         base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    ),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::REFERRER_POLICY, "no-referrer"),
+];
+
+/// What is served where. Metrics at `/` leave no room for the page; what it shows stays at `/api/v1/listeners`.
 pub fn router(reader: Reader, telemetry_path: &str) -> Router {
     let mut router = Router::new()
         .route(telemetry_path, get(metrics))
+        .route("/api/v1/listeners", get(api::listeners))
         .route("/-/healthy", get(|| async { "listenq is healthy.\n" }))
         .route("/-/ready", get(ready));
     if telemetry_path != "/" {
-        let page = page::render(telemetry_path);
-        router = router.route("/", get(|| async { page }));
+        router = router.merge(page::router(telemetry_path));
     }
-    router.with_state(reader).layer(CompressionLayer::new())
+    router.with_state(reader).layer(map_response(with_headers)).layer(CompressionLayer::new())
+}
+
+async fn with_headers(mut response: Response) -> Response {
+    for (name, value) in HEADERS {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
 }
 
 async fn metrics(State(reader): State<Reader>) -> Response {
-    // Rendering is work, not waiting: away from the thread that answers everybody else.
-    let text = tokio::task::spawn_blocking(move || {
-        let published = reader.read().unwrap_or_default();
+    render::answer(exposition::CONTENT_TYPE, reader, |published| {
         exposition::render(&published.view, published.age())
-    });
-    match text.await {
-        Ok(Ok(text)) => ([(header::CONTENT_TYPE, exposition::CONTENT_TYPE)], text).into_response(),
-        Ok(Err(error)) => failed(&error),
-        Err(error) => failed(&error),
-    }
+    })
+    .await
 }
 
 async fn ready(State(reader): State<Reader>) -> (StatusCode, &'static str) {
@@ -74,11 +90,6 @@ async fn ready(State(reader): State<Reader>) -> (StatusCode, &'static str) {
             "listenq has no good sample of the last 10 seconds.\n",
         ),
     }
-}
-
-fn failed(error: &dyn std::fmt::Display) -> Response {
-    tracing::error!(%error, "the exposition could not be written");
-    (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response()
 }
 
 // === impl Servers ===

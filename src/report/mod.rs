@@ -17,6 +17,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::diagnosis::{Diagnosis, Evidence, Sockets};
+use crate::own::{Feature, Own};
 use crate::owner::Owner;
 use crate::report::advice::Advice;
 use crate::snapshot::{Setting, Settings};
@@ -33,8 +34,25 @@ pub struct Report {
     pub sample_interval_seconds: Option<f64>,
     /// How long a client waits before it gives up (`--client-patience`).
     pub client_patience_seconds: f64,
+    /// Network namespaces that are sampled.
+    pub namespaces: usize,
+    /// Network namespaces that are there and could not be entered.
+    pub namespaces_inaccessible: usize,
+    /// Listeners that are left out because of `--listener.max`.
+    pub listeners_omitted: usize,
+    /// What does not work here for want of a privilege or a kernel module.
+    pub missing_features: Vec<MissingFeature>,
     /// The open listeners, those in trouble first, then the fullest.
     pub listeners: Vec<Listener>,
+}
+
+/// A feature that is not available.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MissingFeature {
+    /// The `feature` label of `listenq_feature_available`.
+    pub feature: String,
+    /// What its want costs.
+    pub cost: String,
 }
 
 /// One listener.
@@ -183,9 +201,24 @@ impl Report {
             sampled_at: sampled_at.reduce(f64::max),
             sample_interval_seconds: view.own.interval.map(|interval| interval.as_secs_f64()),
             client_patience_seconds: view.client_patience.as_secs_f64(),
+            namespaces: view.own.sampled_namespaces,
+            namespaces_inaccessible: view.own.inaccessible_namespaces,
+            listeners_omitted: view.own.omitted_listeners,
+            missing_features: missing(&view.own),
             listeners,
         }
     }
+}
+
+fn missing(own: &Own) -> Vec<MissingFeature> {
+    let is_missing = |feature: &Feature| own.features[*feature as usize] == Some(false);
+    let missing = Feature::ALL.into_iter().filter(is_missing);
+    missing
+        .map(|feature| MissingFeature {
+            feature: feature.label().into(),
+            cost: feature.cost().into(),
+        })
+        .collect()
 }
 
 // === impl Listener ===

@@ -183,15 +183,15 @@ pub struct Snapshot {
 /// Owners by the inode of their sockets.
 pub type Claims = FxHashMap<u32, Arc<Owner>>;
 
-/// Bytes that are not UTF-8, control characters and backslashes are written `\xHH`: whatever a name holds, it is
-/// safe to show, and two names never look the same.
+/// Bytes that are not UTF-8, control characters, marks of direction and backslashes are written `\xHH`: whatever a name
+/// holds, it is safe to show, and two names never look the same.
 pub fn escaped(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
         for character in chunk.valid().chars() {
             match character {
                 '\\' => escape_into(&mut text, b"\\"),
-                c if c.is_control() => {
+                c if c.is_control() || is_direction_mark(c) => {
                     escape_into(&mut text, c.encode_utf8(&mut [0; 4]).as_bytes())
                 }
                 c => text.push(c),
@@ -200,6 +200,11 @@ pub fn escaped(bytes: &[u8]) -> String {
         escape_into(&mut text, chunk.invalid());
     }
     text
+}
+
+/// Characters that are not seen but turn round the text after them.
+fn is_direction_mark(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 fn escape_into(text: &mut String, bytes: &[u8]) {
@@ -468,6 +473,8 @@ mod tests {
         assert_eq!(label(b"\0app\0x"), Some("@app\\x00x".into()));
         assert_eq!(label(b"@app"), Some("\\x40app".into()));
         assert_eq!(label(b"a\\b\xff\n\""), Some("a\\x5Cb\\xFF\\x0A\"".into()));
+        // Turns the text after it round.
+        assert_eq!(label("a\u{202e}b".as_bytes()), Some("a\\xE2\\x80\\xAEb".into()));
         assert_eq!(label(b""), None);
         assert_eq!(label(&[b'a'; 109]), None);
         assert!(label(&[b'a'; 108]).is_some());

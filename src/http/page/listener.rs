@@ -1,0 +1,223 @@
+//! One listener on the page: a card when it is in trouble, a row that opens while it holds connections, a line of a
+//! table when it is idle. Only what the report says is shown, and what it does not know is left out.
+
+use maud::{Markup, html};
+
+use crate::report::limit::{self, Cap};
+use crate::report::words::{count, rate, time};
+use crate::report::{Diagnosed, Listener};
+use crate::snapshot::escaped;
+
+use super::chart;
+use super::format::percent;
+use super::text::with_code;
+
+/// From here on a queue is worth a look.
+const NEARLY_FULL: f64 = 0.8;
+
+/// Everything about a listener in trouble.
+pub(super) fn card(listener: &Listener) -> Markup {
+    html! {
+        article.card data-key=(key(listener)) {
+            header {
+                h3 { bdi { (listener.endpoint()) } }
+                (place(listener))
+            }
+            div.body {
+                div {
+                    (queue(listener))
+                    @for (place, diagnosed) in listener.diagnoses.iter().enumerate() {
+                        @if place == 0 { (diagnosis(diagnosed)) } @else { (further(diagnosed)) }
+                    }
+                }
+                div { (figure(listener)) (facts(listener)) }
+            }
+        }
+    }
+}
+
+/// A listener that holds or held connections; opens to everything about it.
+pub(super) fn row(listener: &Listener) -> Markup {
+    html! {
+        details data-key=(key(listener)) {
+            summary { (head(listener)) }
+            div.body {
+                div { (queue(listener)) (facts(listener)) }
+                (figure(listener))
+            }
+        }
+    }
+}
+
+/// The same where there are too many to tell everything about each.
+pub(super) fn short_row(listener: &Listener) -> Markup {
+    html! { div.summary data-key=(key(listener)) { (head(listener)) } }
+}
+
+/// A listener that held no connection for five minutes.
+pub(super) fn idle(listener: &Listener) -> Markup {
+    let known = |number: Option<u64>| number.map(count);
+    html! {
+        tr data-key=(key(listener)) {
+            th scope="row" { bdi { (listener.endpoint()) } }
+            td { bdi { (listener.netns) } }
+            td { (owner(listener)) }
+            td { (known(listener.limit).unwrap_or_default()) }
+            td.usual[listener.sockets == 1] { (listener.sockets) }
+            td.usual[listener.overflows == Some(0)] { (known(listener.overflows).unwrap_or_default()) }
+        }
+    }
+}
+
+/// What stands for it from one refresh to the next.
+fn key(listener: &Listener) -> String {
+    [&*listener.netns, &*listener.protocol, &*listener.endpoint()].join("/")
+}
+
+fn head(listener: &Listener) -> Markup {
+    let Listener { length, limit, peak_length, .. } = listener;
+    html! {
+        span.who { bdi { (listener.endpoint()) } small { (owner(listener)) } }
+        span.where { bdi { (listener.netns) } }
+        (chart::spark(&listener.history, *limit))
+        span.queue { b { (count(*length)) } @if let Some(limit) = limit { " of " (count(*limit)) } (bar(listener)) }
+        span.peak { small { "peak" } " " (count(*peak_length)) }
+        span.wait {
+            @if let Some(diagnosed) = listener.diagnoses.first() { (badge(diagnosed)) }
+            @else if let Some(oldest) = listener.oldest_seconds { small { "oldest" } " " (time(oldest)) }
+        }
+    }
+}
+
+fn queue(listener: &Listener) -> Markup {
+    html! {
+        p.queue {
+            b { (count(listener.length)) } " waiting"
+            @if let Some(limit) = listener.limit { ", limit " b { (count(limit)) } }
+            ", peak " b { (count(listener.peak_length)) }
+        }
+        (bar(listener))
+    }
+}
+
+fn figure(listener: &Listener) -> Markup {
+    html! { @if !listener.history.is_empty() { (chart::figure(&listener.history, listener.limit)) } }
+}
+
+/// What there is to know besides the queue itself.
+fn facts(listener: &Listener) -> Markup {
+    let facts = [
+        ("Oldest waits", listener.oldest_seconds.map(time)),
+        ("Abandoned", listener.abandoned.map(count)),
+        ("Overflows", listener.overflows.map(count)),
+        ("Time full", listener.full_seconds.map(time)),
+        ("Drain rate", listener.drain_rate.map(rate)),
+        ("Useful limit", listener.useful_limit.map(|limit| count(limit.round() as u64))),
+        ("Limit set by", limit_set_by(listener).map(Into::into)),
+        ("somaxconn", listener.settings.somaxconn.map(|number| number.to_string())),
+        ("Sockets", Some(count(listener.sockets.into()))),
+        ("SYN queue", listener.syn_queue_length.map(count)),
+        ("Drops of any kind", listener.drops.map(count)),
+    ];
+    let known = facts.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    html! { dl { @for (name, value) in known { div { dt { (name) } dd { (value) } } } } }
+}
+
+fn limit_set_by(listener: &Listener) -> Option<&'static str> {
+    match limit::binding(listener) {
+        Cap::Somaxconn(_) => Some("somaxconn"),
+        Cap::Backlog(_) => Some("listen backlog"),
+        Cap::Unknown => None,
+    }
+}
+
+/// How full the fullest socket is, in words and as a bar.
+fn bar(listener: &Listener) -> Markup {
+    let Some(ratio) = listener.fullest_ratio else { return html! {} };
+    let class = match ratio {
+        ratio if ratio >= 1.0 => "bar full",
+        ratio if ratio >= NEARLY_FULL => "bar high",
+        _ => "bar",
+    };
+    html! {
+        span.fullness {
+            svg class=(class) viewBox="0 0 100 1" preserveAspectRatio="none" aria-hidden="true" {
+                rect width=((ratio.min(1.0) * 100.0).ceil()) height="1" {}
+            }
+            small { (percent(ratio)) }
+        }
+    }
+}
+
+/// The diagnosis that stands for the listener.
+fn diagnosis(diagnosed: &Diagnosed) -> Markup {
+    html! {
+        section.diagnosis {
+            h4 { (badge(diagnosed)) small { " for " (time(diagnosed.for_seconds)) } }
+            (explanation(diagnosed))
+        }
+    }
+}
+
+/// One that holds besides: often the same trouble seen from another side.
+fn further(diagnosed: &Diagnosed) -> Markup {
+    html! {
+        details.diagnosis {
+            summary { (badge(diagnosed)) small { " for " (time(diagnosed.for_seconds)) } }
+            (explanation(diagnosed))
+        }
+    }
+}
+
+/// What it means, what it rests on, what to do and what not.
+fn explanation(diagnosed: &Diagnosed) -> Markup {
+    let Diagnosed { diagnosis: _, for_seconds: _, meaning, evidence, advice, avoid } = diagnosed;
+    html! {
+        p { strong { (with_code(meaning)) } " " (with_code(evidence)) }
+        ol { @for step in advice { li { (with_code(step)) } } }
+        ul { @for step in avoid { li { (with_code(step)) } } }
+    }
+}
+
+fn badge(diagnosed: &Diagnosed) -> Markup {
+    html! { span.badge { (diagnosed.diagnosis.label()) } }
+}
+
+/// Where a card's listener is and whose it is.
+fn place(listener: &Listener) -> Markup {
+    html! {
+        p.place {
+            span { (listener.protocol) } span { "netns " bdi { (listener.netns) } }
+            @let names = names(listener);
+            @if names.is_empty() { span { "owner not known" } }
+            @for (what, name) in names { span { (what) " " bdi { (name) } } }
+        }
+    }
+}
+
+/// What is known of the owner. Names from the system may hold any bytes.
+fn names(listener: &Listener) -> Vec<(&'static str, String)> {
+    let owner = &listener.owner;
+    let pod = [&owner.k8s_namespace, &owner.k8s_pod, &owner.k8s_container];
+    let pod = pod.into_iter().filter(|name| !name.is_empty()).map(String::as_str);
+    let names = [
+        ("process", owner.process.clone()),
+        ("unit", owner.unit.clone()),
+        ("pod", pod.collect::<Vec<_>>().join("/")),
+        ("container", owner.container_id.chars().take(12).collect()),
+    ];
+    let known = names.into_iter().filter(|(_, name)| !name.is_empty());
+    known.map(|(what, name)| (what, escaped(name.as_bytes()))).collect()
+}
+
+/// The owner in few words: the process, and the most telling name of where it runs.
+fn owner(listener: &Listener) -> Markup {
+    let known = [listener.owner.process.clone(), listener.owner.place()];
+    let known: Vec<String> = known.into_iter().filter(|name| !name.is_empty()).collect();
+    html! {
+        @for (place, name) in known.iter().enumerate() {
+            @if place > 0 { " · " }
+            bdi { (escaped(name.as_bytes())) }
+        }
+    }
+}

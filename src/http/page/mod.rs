@@ -1,0 +1,256 @@
+//! The live page at `/`: what the report says, as HTML that is whole without script. The script asks for the same page
+//! again and again, and changes what differs.
+
+mod chart;
+mod filter;
+mod format;
+mod listener;
+mod text;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{RawQuery, State};
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use maud::{DOCTYPE, Markup, html};
+
+use crate::report::words::{many, time};
+use crate::report::{Listener, Report};
+use crate::sampler::publish::Reader;
+use crate::snapshot::escaped;
+
+use super::asset::{ICON, SCRIPT, STYLE};
+use super::render;
+
+use filter::Filter;
+
+/// So many listeners are told about in full, those in trouble first; a page of thousands would be of no use to anybody.
+const IN_FULL: usize = 100;
+
+/// What every page of this process has in common.
+#[derive(Clone, Debug, Default)]
+struct Page {
+    /// The name of the machine; empty where it is not known.
+    host: String,
+    /// Links are relative, so that the page works behind a proxy, below any path.
+    metrics: String,
+}
+
+/// What one page shows.
+#[derive(Debug)]
+struct Content<'a> {
+    report: &'a Report,
+    /// Whether any namespace has a good sample young enough.
+    is_ready: bool,
+    filter: &'a Filter,
+    listeners: Vec<&'a Listener>,
+}
+
+/// The page and what it is made of.
+pub(super) fn router(telemetry_path: &str) -> Router<Reader> {
+    let page = Arc::new(Page::new(telemetry_path));
+    let page = move |State(reader): State<Reader>, RawQuery(query): RawQuery| {
+        answer(page.clone(), reader, query)
+    };
+    let mut router = Router::new().route("/", get(page));
+    for asset in [STYLE, SCRIPT, ICON] {
+        router = router.route(asset.path, get(move || async move { asset }));
+    }
+    router
+}
+
+async fn answer(page: Arc<Page>, reader: Reader, query: Option<String>) -> Response {
+    let answer = render::answer("text/html; charset=utf-8", reader, move |published| {
+        let age = published.age();
+        let report = Report::new(&published.view, age);
+        let filter = Filter::from_query(&query.unwrap_or_default());
+        let content = Content::new(&report, published.view.is_ready(age), &filter);
+        Ok::<_, Infallible>(page.html(&content).into_string())
+    });
+    ([(header::CACHE_CONTROL, "no-store")], answer.await).into_response()
+}
+
+// === impl Page ===
+
+impl Page {
+    fn new(telemetry_path: &str) -> Self {
+        let host = rustix::system::uname();
+        Self { host: escaped(host.nodename().to_bytes()), metrics: format!(".{telemetry_path}") }
+    }
+
+    fn html(&self, content: &Content<'_>) -> Markup {
+        html! {
+            (DOCTYPE)
+            html lang="en" {
+                (self.head(content))
+                body {
+                    (self.header(content.filter))
+                    main #live {
+                        (content.facts())
+                        (content.listeners())
+                    }
+                    footer { "listenq " (crate::VERSION) " (" (crate::REVISION) ")" }
+                }
+            }
+        }
+    }
+
+    fn head(&self, content: &Content<'_>) -> Markup {
+        html! {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                title { (content.title()) (self.host) " · listenq" }
+                link rel="icon" href=(ICON.link());
+                link rel="stylesheet" href=(STYLE.link());
+                script src=(SCRIPT.link()) defer {}
+            }
+        }
+    }
+
+    fn header(&self, filter: &Filter) -> Markup {
+        html! {
+            header {
+                h1 { "listenq" @if !self.host.is_empty() { " " bdi { (self.host) } } }
+                nav aria-label="Other answers" {
+                    a href=(self.metrics) { "Metrics" }
+                    a href="./api/v1/listeners" { "JSON" }
+                    a href="./-/healthy" { "Healthy" }
+                    a href="./-/ready" { "Ready" }
+                }
+                form role="search" action="./" {
+                    input type="search" name="filter" value=(filter.text) autocomplete="off" spellcheck="false"
+                        aria-label="Filter" placeholder="address, port, process, unit, pod, diagnosis";
+                    button { "Filter" }
+                }
+                p #status role="status" { noscript { "Reload for newer numbers." } }
+                button #pause type="button" hidden { "Pause" }
+            }
+        }
+    }
+}
+
+// === impl Content ===
+
+impl<'a> Content<'a> {
+    fn new(report: &'a Report, is_ready: bool, filter: &'a Filter) -> Self {
+        let listeners = report.listeners.iter().filter(|listener| filter.passes(listener));
+        Self { report, is_ready, filter, listeners: listeners.collect() }
+    }
+
+    /// How many are in trouble, for who looks at many tabs.
+    fn title(&self) -> String {
+        let in_trouble = self.listeners.iter().filter(|listener| is_in_trouble(listener)).count();
+        if in_trouble > 0 { format!("({in_trouble}) ") } else { String::new() }
+    }
+
+    /// What was looked at, and what was not.
+    fn facts(&self) -> Markup {
+        let Report { namespaces, namespaces_inaccessible, listeners_omitted, .. } = self.report;
+        html! {
+            ul.facts {
+                li { (many(self.report.listeners.len() as u64, "listener")) }
+                li {
+                    (many(*namespaces as u64, "network namespace"))
+                    @if *namespaces_inaccessible > 0 { ", " (namespaces_inaccessible) " more could not be entered" }
+                }
+                @if let Some(interval) = self.report.sample_interval_seconds {
+                    li { "sampled every " (format::milliseconds(interval)) }
+                }
+                @if let Some(at) = self.report.sampled_at.and_then(format::time) {
+                    li { "last at " time datetime=(at) { (at.replace('T', " ").replace('Z', " UTC")) } }
+                }
+                li { "clients taken to wait " (time(self.report.client_patience_seconds)) }
+                @if *listeners_omitted > 0 { li { (listeners_omitted) " more left out by --listener.max" } }
+            }
+            (self.warnings())
+        }
+    }
+
+    fn warnings(&self) -> Markup {
+        html! {
+            @if !self.is_ready {
+                p.warning { strong { "No good sample of the last 10 seconds." } " The log of listenq says why." }
+            }
+            @for missing in &self.report.missing_features {
+                p.missing { "Without " code { (missing.feature) } ": " (missing.cost) "." }
+            }
+        }
+    }
+
+    fn listeners(&self) -> Markup {
+        let is_idle = |listener: &Listener| listener.length == 0 && listener.history.is_empty();
+        let (trouble, calm): (Vec<_>, Vec<_>) =
+            self.listeners.iter().copied().partition(|l| is_in_trouble(l));
+        let (idle, busy): (Vec<_>, Vec<_>) = calm.into_iter().partition(|l| is_idle(l));
+        html! {
+            @if !self.filter.is_empty() {
+                p.matches { (self.listeners.len()) " of " (many(self.report.listeners.len() as u64, "listener")) " match" }
+            }
+            (self.in_trouble(&trouble))
+            (self.busy(&busy, IN_FULL.saturating_sub(trouble.len())))
+            (idle_table(&idle))
+        }
+    }
+
+    fn in_trouble(&self, listeners: &[&Listener]) -> Markup {
+        let (in_full, rest) = listeners.split_at(listeners.len().min(IN_FULL));
+        html! {
+            section.trouble {
+                h2 { "In trouble " span { (listeners.len()) } }
+                @for listener in in_full { (listener::card(listener)) }
+                @if !rest.is_empty() { div.rows { @for listener in rest { (listener::short_row(listener)) } } }
+                @if listeners.is_empty() && self.is_ready { p.none { (self.nobody()) } }
+            }
+        }
+    }
+
+    fn nobody(&self) -> &'static str {
+        match (self.filter.is_empty(), self.listeners.is_empty()) {
+            (true, _) => "No listener is in trouble.",
+            (false, true) => "No listener matches.",
+            (false, false) => "No listener that matches is in trouble.",
+        }
+    }
+
+    fn busy(&self, listeners: &[&Listener], in_full: usize) -> Markup {
+        let (in_full, rest) = listeners.split_at(listeners.len().min(in_full));
+        html! {
+            @if !listeners.is_empty() {
+                section.busy {
+                    h2 { "In use " span { (listeners.len()) } }
+                    div.rows {
+                        @for listener in in_full { (listener::row(listener)) }
+                        @for listener in rest { (listener::short_row(listener)) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn idle_table(listeners: &[&Listener]) -> Markup {
+    html! {
+        @if !listeners.is_empty() {
+            section.idle {
+                h2 { "Idle " span { (listeners.len()) } }
+                table {
+                    thead { tr {
+                        @for heading in ["Listener", "Namespace", "Owner", "Limit", "Sockets", "Overflows"] {
+                            th scope="col" { (heading) }
+                        }
+                    } }
+                    tbody { @for listener in listeners { (listener::idle(listener)) } }
+                }
+            }
+        }
+    }
+}
+
+fn is_in_trouble(listener: &Listener) -> bool {
+    !listener.diagnoses.is_empty()
+}

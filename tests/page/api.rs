@@ -1,0 +1,113 @@
+//! The JSON of `/api/v1/listeners`.
+
+use std::collections::BTreeSet;
+
+use listenq::diagnosis::Diagnosis;
+use listenq::report::Report;
+use listenq_lab::client::fill;
+use listenq_lab::listener::Listen;
+use listenq_lab::listenq::Launch;
+use listenq_lab::netns::Netns;
+use listenq_lab::wait::eventually;
+use serde_json::Value;
+
+use crate::BIN;
+use crate::made::{PATIENCE, Site, lively};
+
+/// The path of each value: `listeners[].settings.somaxconn`. What is in a list is in every element of it.
+fn paths(value: &Value, at: &str, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                let dot = if at.is_empty() { "" } else { "." };
+                let path = format!("{at}{dot}{name}");
+                paths(value, &path, found);
+                found.insert(path);
+            }
+        }
+        Value::Array(elements) => {
+            found.insert(format!("{at}[]"));
+            elements.iter().for_each(|element| paths(element, &format!("{at}[]"), found));
+        }
+        _ => {}
+    }
+}
+
+/// The first column of the README's table, in order.
+fn documented() -> Vec<String> {
+    let readme = include_str!("../../README.md");
+    let (_, rest) = readme.split_once("<!-- api -->").unwrap();
+    let (table, _) = rest.split_once("<!-- /api -->").unwrap();
+    let rows = table.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
+    rows.map(|(path, _)| path.to_owned()).collect()
+}
+
+#[test]
+fn every_field_is_in_the_readme_and_nothing_else() {
+    if !Netns::require_root() {
+        return;
+    }
+    let ns = Netns::new("fields");
+    let site = Site::serve(&ns, lively());
+    let json: Value = serde_json::from_str(&site.text("/api/v1/listeners")).unwrap();
+    let mut found = BTreeSet::new();
+    paths(&json, "", &mut found);
+    let is_list = |path: &String| found.contains(&format!("{path}[]"));
+    let fields = found.iter().filter(|path| !is_list(path));
+    let rows = documented();
+    let documented: BTreeSet<String> = rows.iter().cloned().collect();
+    assert_eq!(documented.len(), rows.len(), "no field twice");
+    // A list of objects needs no row of its own.
+    let implied = |path: &&String| found.iter().any(|other| other.starts_with(&format!("{path}.")));
+    let missing: Vec<_> = fields.filter(|path| !documented.contains(*path)).collect();
+    assert_eq!(missing.into_iter().filter(|path| !implied(path)).count(), 0, "{found:#?}");
+    let unknown: Vec<_> = documented.difference(&found).collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
+}
+
+#[test]
+fn a_real_daemon_answers_with_a_report() {
+    if !Netns::require_root() {
+        return;
+    }
+    let ns = Netns::new("report");
+    let listener = ns.run(|| Listen::tcp("127.0.0.1:0").backlog(4).open());
+    let daemon = Launch::new(BIN).inside(&ns).start();
+    let _clients = ns.run(|| fill(listener.target(), 3));
+    let report = eventually("three connections", PATIENCE, || {
+        let answer = daemon.get("/api/v1/listeners", &[]);
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.header("content-type"), Some("application/json"));
+        assert_eq!(answer.header("cache-control"), Some("no-store"));
+        let value: Value = serde_json::from_str(answer.text()).unwrap();
+        let report: Report = serde_json::from_value(value.clone()).unwrap();
+        assert_eq!(serde_json::to_value(&report).unwrap(), value);
+        (report.listeners.first()?.length == 3).then_some(report)
+    });
+    let [first, own] = &report.listeners[..] else { panic!("{report:#?}") };
+    assert_eq!((first.endpoint(), first.limit), (listener.addr().to_string(), Some(4)));
+    assert_eq!(own.endpoint(), daemon.address().to_string());
+    assert_eq!((report.namespaces, report.listeners_omitted), (1, 0));
+    assert!(report.sampled_at.unwrap() > 1_700_000_000.0, "{report:#?}");
+}
+
+#[test]
+fn those_in_trouble_stand_first_by_precedence_and_then_the_fullest() {
+    if !Netns::require_root() {
+        return;
+    }
+    let ns = Netns::new("order");
+    let site = Site::serve(&ns, lively());
+    let report: Report = serde_json::from_str(&site.text("/api/v1/listeners")).unwrap();
+    let first: Vec<_> =
+        report.listeners.iter().take(5).map(|l| (l.diagnosis(), l.endpoint())).collect();
+    let expected = [
+        (Some(Diagnosis::Abandoned), "127.0.0.1:9000"),
+        (Some(Diagnosis::ShortQueue), "0.0.0.0:6379"),
+        (None, "[::]:443"),
+        (None, "/run/php/php8.2-fpm.sock"),
+        (None, "10.0.0.7%eth0:8080"),
+    ];
+    assert_eq!(first, expected.map(|(diagnosis, endpoint)| (diagnosis, endpoint.to_owned())));
+    assert_eq!(report.missing_features.len(), 1);
+}

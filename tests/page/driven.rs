@@ -1,0 +1,243 @@
+//! The page in a browser that runs its script.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use listenq_lab::browser::{Browser, CHROMIUM, Scheme};
+use listenq_lab::client::fill;
+use listenq_lab::listener::Listen;
+use listenq_lab::listenq::{Daemon, Launch};
+use listenq_lab::netns::Netns;
+use listenq_lab::tool::require_tool;
+use listenq_lab::{Signal, wait::eventually};
+
+use crate::BIN;
+use crate::made::{HOSTILE, PATIENCE, Site, hostile, lively};
+
+/// Longer than the page waits between two questions.
+const TURN: Duration = Duration::from_millis(2_500);
+
+fn ready() -> bool {
+    Netns::require_root() && require_tool(CHROMIUM)
+}
+
+fn open(ns: &Netns, url: &str) -> Browser {
+    let mut browser = Browser::start(ns);
+    browser.view(1_280, 800, Scheme::Light);
+    browser.open(url);
+    browser
+}
+
+fn daemon(ns: &Netns) -> (Daemon, String) {
+    let daemon = Launch::new(BIN).inside(ns).start();
+    // Chromium listens on a Unix socket of its own.
+    let url = format!("http://{}/?filter=tcp", daemon.address());
+    (daemon, url)
+}
+
+/// Waits until some element that the selector finds has this text.
+#[track_caller]
+fn await_text(browser: &mut Browser, selector: &str, text: &str) {
+    let found = format!("document.querySelectorAll({selector:?})");
+    browser.await_true(&format!("[...{found}].some(e => e.innerText.includes({text:?}))"));
+}
+
+/// Nothing went wrong, and nobody but `url`'s own server was asked for anything.
+#[track_caller]
+fn assert_clean(browser: &mut Browser, url: &str) {
+    assert_eq!(browser.errors(), [""; 0]);
+    let requests = browser.requests();
+    assert!(requests.len() > 3, "{requests:?}");
+    let (site, _) = url.rsplit_once('/').unwrap();
+    assert!(requests.iter().all(|request| request.starts_with(site)), "{requests:?}");
+}
+
+#[test]
+fn the_page_follows_what_happens_without_being_loaded_again() {
+    if !ready() {
+        return;
+    }
+    let ns = Netns::new("live");
+    let first = ns.run(|| Listen::tcp("127.0.0.1:0").backlog(4).open());
+    let (_daemon, url) = daemon(&ns);
+    let mut browser = open(&ns, &url);
+    assert_eq!(browser.texts("[data-key]").len(), 2);
+    browser.evaluate("window.mark = 1");
+    let second = ns.run(|| Listen::tcp("127.0.0.1:0").backlog(9).open());
+    await_text(&mut browser, "[data-key]", &second.addr().to_string());
+    let _clients = ns.run(|| fill(first.target(), 3));
+    await_text(&mut browser, ".queue b", "3");
+    let _more = ns.run(|| fill(first.target(), 1));
+    await_text(&mut browser, ".queue b", "4");
+    drop(second);
+    browser.await_true("document.querySelectorAll('[data-key]').length === 2");
+    assert_eq!(browser.evaluate("window.mark"), 1);
+    assert_eq!(browser.texts("#status"), ["Live"]);
+    assert_clean(&mut browser, &url);
+}
+
+#[test]
+fn a_filter_works_while_it_is_typed_and_stays() {
+    if !ready() {
+        return;
+    }
+    let ns = Netns::new("typed");
+    let site = Site::serve(&ns, lively());
+    let url = site.url("/");
+    let mut browser = open(&ns, &url);
+    assert_eq!(browser.evaluate("document.querySelectorAll('[data-key]').length"), 26);
+    browser.type_into("input", "php tcp");
+    browser.await_true("document.querySelectorAll('[data-key]').length === 1");
+    assert_eq!(browser.texts("h3"), ["127.0.0.1:9000"]);
+    assert_eq!(browser.texts(".matches"), ["1 of 26 listeners match"]);
+    assert_eq!(browser.evaluate("location.search"), "?filter=php+tcp");
+    let asked = browser.requests().len();
+    browser.await_true(&requests_beyond(asked + 1));
+    assert_eq!(browser.texts("h3"), ["127.0.0.1:9000"]);
+    assert_eq!(
+        browser.evaluate("document.activeElement === document.querySelector('input')"),
+        true
+    );
+    let filtered = site.url("/?filter=php+tcp");
+    browser.open(&filtered);
+    assert_eq!(browser.evaluate("document.querySelector('input').value"), "php tcp");
+    browser.type_into("input", "");
+    browser.await_true("document.querySelectorAll('[data-key]').length === 26");
+    assert_clean(&mut browser, &url);
+}
+
+/// An expression: whether the page has asked for itself so often since it was loaded.
+fn requests_beyond(number: usize) -> String {
+    format!("performance.getEntriesByType('resource').length >= {number}")
+}
+
+#[test]
+fn what_the_reader_did_outlasts_a_refresh() {
+    if !ready() {
+        return;
+    }
+    let ns = Netns::new("kept");
+    let site = Site::serve(&ns, lively());
+    let url = site.url("/");
+    let mut browser = open(&ns, &url);
+    browser.click(".rows summary");
+    browser.evaluate(
+        "scrollTo(0, 400), getSelection().selectAllChildren(document.querySelector('tbody th'))",
+    );
+    let open = "document.querySelectorAll('.rows [open] .body').length";
+    let state = format!("[{open}, scrollY, String(getSelection())].join()");
+    let before = browser.evaluate(&state);
+    assert_eq!(before, "1,400,127.0.0.1:5000");
+    browser.await_true(&requests_beyond(4));
+    assert_eq!(browser.evaluate(&state), before);
+    assert_clean(&mut browser, &url);
+}
+
+#[test]
+fn it_rests_while_nobody_looks_and_when_told_to() {
+    if !ready() {
+        return;
+    }
+    let ns = Netns::new("rests");
+    let site = Site::serve(&ns, lively());
+    let mut browser = open(&ns, &site.url("/"));
+    let hide = |hidden: bool| {
+        format!(
+            "Object.defineProperty(document, 'hidden', {{ value: {hidden}, configurable: true }}), \
+             document.dispatchEvent(new Event('visibilitychange'))"
+        )
+    };
+    let pause = "document.getElementById('pause').click()";
+    for (stop, go_on) in [(hide(true), hide(false)), (pause.into(), pause.into())] {
+        browser.evaluate(&stop);
+        let asked = browser.requests().len();
+        std::thread::sleep(TURN);
+        assert_eq!(browser.requests().len(), asked);
+        browser.evaluate(&go_on);
+        eventually("a refresh", PATIENCE, || (browser.requests().len() > asked).then_some(()));
+    }
+    assert_eq!(browser.texts("#pause"), ["Pause"]);
+}
+
+#[test]
+fn a_daemon_that_is_gone_is_said_to_be() {
+    if !ready() {
+        return;
+    }
+    let ns = Netns::new("gone");
+    let (mut daemon, url) = daemon(&ns);
+    let mut browser = open(&ns, &url);
+    await_text(&mut browser, "#status", "Live");
+    let _ = daemon.stop(Signal::TERM);
+    await_text(&mut browser, "#status", "No answer since");
+    assert_eq!(browser.evaluate("document.body.className"), "stale");
+    let address = format!("--web.listen-address={}", daemon.address());
+    let _again = Launch::new(BIN).args(&[&address]).inside(&ns).start();
+    await_text(&mut browser, "#status", "Live");
+    assert_eq!(browser.evaluate("document.body.className"), "");
+}
+
+#[test]
+fn it_fits_a_desk_and_a_phone_by_day_and_by_night() {
+    if !ready() {
+        return;
+    }
+    let ns = Netns::new("sizes");
+    let site = Site::serve(&ns, lively());
+    let shots = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let mut browser = Browser::start(&ns);
+    for (width, scheme) in
+        [(1_280, Scheme::Light), (1_280, Scheme::Dark), (390, Scheme::Light), (390, Scheme::Dark)]
+    {
+        browser.view(width, 800, scheme);
+        browser.open(&site.url("/"));
+        browser.evaluate("document.querySelectorAll('details').forEach(row => row.open = true)");
+        let png = browser.screenshot();
+        fs::write(shots.join(format!("page-{width}-{scheme:?}.png")), &png).unwrap();
+        assert_eq!(browser.evaluate("document.documentElement.scrollWidth"), width);
+        let cut = "[...document.querySelectorAll('main :not(svg *)')].filter(e => e.scrollWidth > e.clientWidth + 1 && \
+                   e.clientWidth > 0).map(e => e.tagName + ' ' + e.className)";
+        assert_eq!(browser.evaluate(cut), serde_json::json!([]), "{width} {scheme:?}");
+        let light = browser.evaluate(
+            "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).every(c => c > 128)",
+        );
+        assert_eq!(light, scheme == Scheme::Light);
+    }
+}
+
+#[test]
+fn names_with_markup_in_them_are_read_as_they_are() {
+    if !ready() {
+        return;
+    }
+    let ns = Netns::new("markup");
+    let site = Site::serve(&ns, hostile());
+    let mut browser = open(&ns, &site.url("/"));
+    assert_eq!(browser.texts(".card h3 bdi"), [HOSTILE]);
+    assert_eq!(browser.evaluate("[document.scripts.length, document.images.length].join()"), "1,0");
+    browser.type_into("input", HOSTILE);
+    browser
+        .await_true("document.querySelector('.matches')?.innerText === '3 of 3 listeners match'");
+    assert_eq!(browser.evaluate("[document.scripts.length, document.images.length].join()"), "1,0");
+    assert_clean(&mut browser, &site.url("/"));
+}
+
+#[test]
+fn it_is_whole_where_scripts_may_not_run_and_needs_no_repair() {
+    if !ready() {
+        return;
+    }
+    let ns = Netns::new("noscript");
+    let site = Site::serve(&ns, lively());
+    let mut browser = Browser::start(&ns);
+    browser.allow_script(false);
+    browser.open(&site.url("/"));
+    assert_eq!(browser.texts("[data-key]").len(), 26);
+    assert_eq!(browser.texts("#status"), ["Reload for newer numbers."]);
+    assert_eq!(browser.evaluate("document.getElementById('pause').checkVisibility()"), false);
+    // What a browser makes of the markup is what was sent: nothing was closed, moved or dropped by it.
+    let sent = site.text("/").replace("<!DOCTYPE html>", "").replace(" defer>", " defer=\"\">");
+    assert_eq!(browser.dom(), sent.replace(" hidden>", " hidden=\"\">"));
+    assert_eq!(browser.errors(), [""; 0]);
+}
