@@ -1,5 +1,5 @@
-//! Owns the diagnoses: real servers in real trouble, each called by its own name and by no other; and healthy ones in
-//! whom much happens, called by none.
+//! Owns the diagnoses: real servers in real trouble, each called by its own name and by no other, in metric, JSON, page,
+//! `explain` and `check` alike; and healthy ones in whom much happens, called by none.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 #![allow(clippy::print_stdout, reason = "the measured figures are for the reader of --nocapture")]
 
@@ -8,11 +8,12 @@ use std::net::SocketAddr;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use listenq::report::Report;
 use listenq_lab::client::{fill, reset};
 use listenq_lab::flood::Flood;
 use listenq_lab::hammer::{Load, Manner, Outcome, visit};
 use listenq_lab::listener::{Listen, Listener};
-use listenq_lab::listenq::Daemon;
+use listenq_lab::listenq::{Daemon, Output, run};
 use listenq_lab::netns::Netns;
 use listenq_lab::process::ServerProcess;
 use listenq_lab::scan::{Stray, stray_segments};
@@ -78,6 +79,44 @@ impl Scene {
         );
     }
 
+    /// Waits until exactly these diagnoses hold, the first of them first, and are said wherever a person looks. Gives
+    /// what `explain` says.
+    #[track_caller]
+    fn await_said(&self, expected: &[&str]) -> String {
+        self.await_diagnoses(expected);
+        let answer = self.daemon.get("/api/v1/listeners", &[]);
+        let report: Report = serde_json::from_str(answer.text()).unwrap();
+        let worst = &report.listeners[0];
+        let said: Vec<&str> = worst.diagnoses.iter().map(|one| one.diagnosis.label()).collect();
+        assert_eq!(said, expected);
+        let page = self.daemon.get("/", &[]).text().to_owned();
+        let (explained, checked) = (self.ask("explain"), self.ask("check"));
+        for word in expected {
+            assert!(page.contains(word), "the page does not say {word}:\n{page}");
+            assert!(explained.stdout.contains(word), "explain does not say {word}: {explained:?}");
+        }
+        // It says the most severe one, which need not be the first.
+        let says_one = expected.iter().any(|word| checked.stdout.contains(word));
+        let says_where = checked.stdout.contains(&worst.endpoint());
+        assert!(says_one && says_where && checked.status.code() > Some(0), "{checked:?}");
+        explained.stdout
+    }
+
+    /// Nothing is wrong, and `explain` and `check` say so.
+    #[track_caller]
+    fn assert_well(&self) {
+        assert_eq!(self.diagnoses(), BTreeSet::new());
+        let codes = ["explain", "check"].map(|command| self.ask(command).status.code());
+        assert_eq!(codes, [Some(0); 2]);
+        assert!(self.ask("check").stdout.starts_with("LISTENQ OK"));
+    }
+
+    /// What a command says of this daemon.
+    fn ask(&self, command: &str) -> Output {
+        let url = format!("http://{}", self.daemon.address());
+        run(Some(&self.ns), BIN.as_ref(), &[command, "--url", &url])
+    }
+
     /// Every diagnosis that ever held while `trouble` lasts.
     fn diagnoses_during<T>(&self, trouble: JoinHandle<T>) -> (BTreeSet<String>, T) {
         let mut all = BTreeSet::new();
@@ -118,7 +157,8 @@ fn a_stopped_server_is_stalled() {
     server.pause();
     let target = server.target();
     let clients = scene.ns.run(|| fill(target, 5));
-    scene.await_diagnoses(&["stalled"]);
+    let explained = scene.await_said(&["stalled"]);
+    assert!(!explained.contains("sysctl -w"), "{explained}");
     assert!(scene.log_has(&[
         "level=warn",
         "trouble at a listener",
@@ -127,6 +167,7 @@ fn a_stopped_server_is_stalled() {
     ]));
     server.resume();
     scene.await_diagnoses(&[]);
+    scene.assert_well();
     assert!(scene.log_has(&[
         "level=info",
         "trouble at a listener is over",
@@ -145,7 +186,7 @@ fn a_stopped_server_whose_clients_have_reset_is_stalled_too() {
     let clients = scene.ns.run(|| fill(target, 5));
     thread::sleep(SECOND);
     reset(clients);
-    scene.await_diagnoses(&["stalled", "abandoned"]);
+    scene.await_said(&["stalled", "abandoned"]);
 }
 
 #[test]
@@ -158,7 +199,7 @@ fn a_stopped_server_on_a_unix_socket_is_stalled() {
     let target = path.clone();
     let clients =
         scene.ns.spawn(move || visit(&target, load(2.0, 3, 60 * SECOND), &Manner::default()));
-    scene.await_diagnoses(&["stalled"]);
+    scene.await_said(&["stalled"]);
     server.resume();
     scene.await_diagnoses(&[]);
     clients.join().unwrap();
@@ -172,8 +213,9 @@ fn one_stuck_member_of_a_group_is_an_imbalance_and_no_stall() {
     members[2].pause();
     let clients =
         scene.visitors(members[0].target(), load(40.0, 16, SECOND / 2), Manner::default());
+    scene.await_said(&["imbalance"]);
     let (all, _) = scene.diagnoses_during(clients);
-    assert!(all.contains("imbalance") && !all.contains("stalled"), "{all:?}");
+    assert!(!all.contains("stalled"), "{all:?}");
 }
 
 #[test]
@@ -183,6 +225,7 @@ fn a_slow_server_whose_clients_give_up_is_slow_and_its_queue_abandoned() {
     let target = listener.target();
     let server = Server::start(listener, Pace::PerSecond(10.0));
     let clients = scene.visitors(target, load(60.0, 25, SECOND), Manner::saying("hello"));
+    scene.await_said(&["abandoned", "slow_accept"]);
     let (all, outcome) = scene.diagnoses_during(clients);
     println!("{:?}", outcome.tally);
     let expected = ["abandoned", "slow_accept"].map(String::from);
@@ -198,7 +241,8 @@ fn a_burst_against_a_short_backlog_of_a_fast_server_is_a_short_queue() {
     let server = Server::start(listener, Pace::Bursts(SECOND / 20));
     thread::sleep(11 * SECOND);
     let clients = scene.ns.run(|| fill(target, 60));
-    scene.await_diagnoses(&["short_queue"]);
+    let explained = scene.await_said(&["short_queue"]);
+    assert!(explained.contains("limit      4"), "{explained}");
     drop((clients, server));
     let text = scene.daemon.scrape();
     assert!(text.at(target).overflows > Some(0.0));
@@ -217,6 +261,10 @@ fn a_pool_with_a_clamped_backlog_behind_nginx_is_slow_and_abandoned() {
     let scene = Scene::within(ns).unwrap();
     let nginx = site.address();
     let clients = scene.visitors(nginx, load(100.0, 25, 30 * SECOND), Manner::http_get("/"));
+    let explained = scene.await_said(&["abandoned", "slow_accept"]);
+    assert!(explained.contains("pm.max_children"), "{explained}");
+    let raises = ["sysctl -w", "listen.backlog ="].map(|advice| explained.contains(advice));
+    assert_eq!(raises, [false; 2], "{explained}");
     let (all, outcome) = scene.diagnoses_during(clients);
     println!("{:?}, {} answers 504", outcome.tally, outcome.status(504));
     assert_eq!(all, BTreeSet::from(["abandoned", "slow_accept"].map(String::from)));
@@ -242,6 +290,8 @@ fn a_fast_pool_with_a_backlog_of_8_under_bursts_is_a_short_queue() {
             thread::sleep(SECOND);
         }
     });
+    let explained = scene.await_said(&["short_queue"]);
+    assert!(explained.contains("listen.backlog"), "{explained}");
     let (all, ()) = scene.diagnoses_during(bursts);
     assert_eq!(all, BTreeSet::from(["short_queue".into()]));
 }
@@ -258,7 +308,8 @@ fn a_raised_somaxconn_under_a_running_server_is_a_stale_limit() {
     scene.ns.sysctl("net.core.somaxconn", 4096);
     // Nobody has left yet.
     let clients = scene.visitors(target, load(30.0, 15, 20 * SECOND), Manner::default());
-    let all = scene.diagnoses_for(15 * SECOND);
+    scene.await_said(&["slow_accept", "stale_limit"]);
+    let all = scene.diagnoses_for(SECOND);
     assert_eq!(all, BTreeSet::from(["slow_accept", "stale_limit"].map(String::from)));
     drop(server);
     clients.join().unwrap();
@@ -271,7 +322,7 @@ fn a_flood_of_syns_is_a_syn_flood() {
     let target = listener.target();
     let server = Server::start(listener, Pace::Fast);
     let flood = Flood::start(&scene.ns, target, 6000, 300.0);
-    scene.await_diagnoses(&["syn_flood"]);
+    scene.await_said(&["syn_flood"]);
     drop((flood, server));
 }
 
@@ -319,7 +370,7 @@ fn scans_deferred_and_half_closing_clients_are_no_trouble() {
     }
     let answered = [half_closing, late].map(|clients| clients.join().unwrap().answered());
     assert!(answered[0] > 3500 && answered[1] > 1500, "{answered:?}");
-    assert_eq!(scene.diagnoses(), BTreeSet::new());
+    scene.assert_well();
     drop(servers);
 }
 
@@ -332,6 +383,7 @@ fn a_server_at_80_percent_of_its_capacity_for_a_minute_is_healthy() {
     let clients = scene.visitors(target, load(400.0, 60, 10 * SECOND), Manner::default());
     let (all, outcome) = scene.diagnoses_during(clients);
     assert_eq!(all, BTreeSet::new());
+    scene.assert_well();
     assert!(outcome.tally.served > 20_000, "{outcome:?}");
     assert!(
         eventually("the queue", SECOND, || scene.daemon.scrape().at(target).connection_seconds)
