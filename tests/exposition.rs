@@ -66,14 +66,17 @@ fn netstat(overflows: u64) -> Counters {
     counters
 }
 
-/// Five ticks: a server whose queue runs full, a group of two, one bound to an interface, one that closes.
+/// Five ticks: a server whose queue runs full, a group of two, one bound to an interface, one that closes. Then twelve
+/// seconds, after which it is clear that the full queue was a short one.
 fn story() -> View {
     let mut state = State::new(Config::default());
     let bound = DeviceName::new("eth0");
-    for tick in 0..5u32 {
+    let mut now = Duration::ZERO;
+    for tick in 0..9u32 {
+        let interval = if tick < 5 { INTERVAL } else { Duration::from_secs(3) };
         let full = u32::from(tick == 3);
         let mut sockets = vec![
-            socket(1, "0.0.0.0", 80, full * 129, 128, full * 12),
+            socket(1, "0.0.0.0", 80, full * 129, 128, u32::from(tick >= 3) * 12),
             socket(2, "::", 443, 1, 511, 0),
             socket(3, "::", 443, 2, 511, 0),
             socket(4, "fe80::1", 22, 0, 128, 0),
@@ -87,13 +90,14 @@ fn story() -> View {
             snmp: None,
             settings: Some(settings()),
             scan: (tick >= 3).then(|| scan(&sockets)),
-            tcp: Some(Dump { interval: INTERVAL, is_same: false, sockets }),
+            tcp: Some(Dump { interval, is_same: false, sockets }),
             ..NetnsSample::new(NetnsId(1), "host".into(), false)
         };
-        let unix_time = 1_750_000_000.0 + f64::from(tick) / 10.0;
+        now += interval;
+        let unix_time = 1_750_000_000.0 + now.as_secs_f64();
         state.fold(
             &Snapshot { unix_time, namespaces: vec![sample], ..Snapshot::default() },
-            INTERVAL,
+            interval,
         );
     }
     let mut view = View::default();
@@ -176,7 +180,7 @@ fn law_10_a_stale_namespace_has_counters_and_no_gauges() {
         assert!(!name.contains("_total{"), "{name} is a counter");
     }
     assert!(
-        stale.contains("listenq_netns_last_sample_timestamp_seconds{netns=\"host\"} 1750000000.4")
+        stale.contains("listenq_netns_last_sample_timestamp_seconds{netns=\"host\"} 1750000012.5")
     );
 }
 

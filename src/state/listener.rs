@@ -279,6 +279,9 @@ impl<A: Address> Listener<A> {
         self.overflows += charge;
         if let (true, Some(limit)) = (certain, self.lift) {
             self.peak.record(tick.slot, limit.saturating_add(1));
+            if let Some(record) = &mut self.record {
+                record.peaked(tick.now, limit.saturating_add(1));
+            }
             if let Some(queue) = &mut self.shown.queue {
                 queue.peak_length = u64::from(self.peak.largest());
             }

@@ -108,6 +108,14 @@ impl Record {
         }
     }
 
+    /// An overflow proves that so many waited, though no sample saw them.
+    pub(super) fn peaked(&mut self, now: Duration, length: u32) {
+        self.lengths.record(now, length);
+        if let Some(incident) = &mut self.incident {
+            incident.peak = incident.peak.max(length.into());
+        }
+    }
+
     /// Notes whether any, and whether all, of its sockets are at their limit.
     pub(super) fn brimming(&mut self, now: Duration, any: bool, all: bool) {
         for (since, brims) in [(&mut self.brimming_since, any), (&mut self.all_brimming_since, all)]
