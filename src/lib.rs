@@ -1,6 +1,6 @@
 //! listenq: a Prometheus exporter for Linux listen queues.
 //!
-//! The way of the data has one direction, and a module names only those before it:
+//! The way of the data has one direction; `snapshot` and `view` are the words in which it is handed on:
 //!
 //! ```text
 //! kernel ─▶ snapshot ─▶ state ─▶ view ─▶ exposition, report ─▶ http, terminal

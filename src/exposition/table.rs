@@ -108,7 +108,7 @@ pub const METRICS: &[Metric] = &[
     ),
     gauge(
         "listenq_accept_queue_oldest_seconds",
-        "How long the longest-waiting connection in the queue has waited, as of the last connection scan (Unix sockets: since it was first seen); 0 when the queue is empty, absent when it was not scanned, and not the wait of those already accepted.",
+        "How long the longest-waiting connection in the queue has waited, as of the last connection scan (Unix sockets: since it was first seen, and absent while nobody knows when it came); 0 when the queue is empty, absent when it was not scanned, and not the wait of those already accepted.",
         LISTENER,
         Value::ListenerGauge(|listener, _| Some(listener.oldest()?.as_secs_f64())),
     ),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::diagnosis::{Evidence, WINDOW};
+use crate::diagnosis::Evidence;
 use crate::snapshot::{ListenAddress, UnixName};
 use crate::view::{ListenerName, ListenerView, Protocol, QueueScan, QueueView, ScanView};
 
@@ -13,7 +13,7 @@ use super::peak::Peak;
 use super::record::{Record, Turn};
 use super::scans::Verdict;
 use super::socket::Socket;
-use super::{GRACE, Tick};
+use super::{GRACE, Tick, trailing};
 
 /// So many half-open connections at once are worth remembering.
 pub(super) const MANY_HALF_OPEN: u64 = 16;
@@ -43,6 +43,8 @@ pub(super) struct Listener<A> {
     /// An incident that ended when it was closed.
     turn: Option<Turn>,
     opened_at: Duration,
+    /// Whether it was ever seen with nobody waiting.
+    was_empty: bool,
     /// How much of the time before this sample it was full.
     full_for: Duration,
     tally: Tally,
@@ -104,6 +106,7 @@ impl<A: Address> Listener<A> {
             record: None,
             turn: None,
             opened_at: now,
+            was_empty: false,
             full_for: Duration::ZERO,
             tally: Tally::default(),
             full: false,
@@ -188,6 +191,7 @@ impl<A: Address> Listener<A> {
         } else if let Some(scan) = &mut self.shown.scan {
             scan.queue = None;
         }
+        self.was_empty |= length == 0;
         if let Some(record) = &mut self.record {
             record.sampled(now, length, self.full_for);
             record.brimming(now, brimming > 0, brimming == sockets);
@@ -236,7 +240,7 @@ impl<A: Address> Listener<A> {
         let (case, turn) = record.conclude(
             now,
             Evidence {
-                watched: now.saturating_sub(self.opened_at).min(WINDOW),
+                watched: now.saturating_sub(self.opened_at).min(trailing::covered(now)),
                 peak_ratio: peak_ratio(self.shown.queue.as_ref()),
                 ..evidence
             },
@@ -246,6 +250,11 @@ impl<A: Address> Listener<A> {
             (self.record, self.shown.case) = (None, None);
         }
         turn
+    }
+
+    /// Whether it was ever seen with nobody waiting: then those who wait came under watch.
+    pub(super) fn was_empty(&self) -> bool {
+        self.was_empty
     }
 
     /// An incident that ended because it was closed.

@@ -43,8 +43,17 @@ enum Line {
         /// Those who have reset: they have no row.
         reset: u64,
     },
-    /// By listen socket, in the order of the queue: the client's inode, or 0, and when it was first seen.
-    Unix(FxHashMap<Cookie, Vec<(u32, Duration)>>),
+    /// By listen socket, in the order of the queue.
+    Unix(FxHashMap<Cookie, Vec<Client>>),
+}
+
+/// A client of a Unix queue.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Client {
+    /// Its socket's; 0 when it is gone.
+    inode: u32,
+    /// When it was first seen; `None` for one that was there before anybody looked.
+    came: Option<Duration>,
 }
 
 // === impl Scans ===
@@ -75,28 +84,31 @@ impl Scans {
         self.conclude(at, was_taken, oldest, closed + reset)
     }
 
-    /// Takes in what a scan at `at` found at a Unix listener: the queues of its sockets.
-    pub(super) fn unix(&mut self, at: Duration, queues: &[&UnixQueue]) -> Verdict {
+    /// Takes in what a scan at `at` found at a Unix listener: the queues of its sockets. Unless it `was_empty` at some
+    /// time, nobody knows when those came whom the first scan finds.
+    pub(super) fn unix(&mut self, at: Duration, queues: &[&UnixQueue], was_empty: bool) -> Verdict {
         let mut before = match std::mem::take(&mut self.line) {
             Line::Unix(before) => before,
             _ => FxHashMap::default(),
         };
         let is_first = before.is_empty();
         let mut was_taken = false;
-        let mut line: FxHashMap<Cookie, Vec<(u32, Duration)>> = FxHashMap::default();
+        let came = (!is_first || was_empty).then_some(at);
+        let mut line: FxHashMap<Cookie, Vec<Client>> = FxHashMap::default();
         for queue in queues {
             let known = before.remove(&queue.cookie).unwrap_or_default();
             let taken = taken_from(&known, &queue.clients);
             was_taken |= taken > 0;
-            let mut rest = known[taken..].iter().map(|(_, seen)| *seen);
-            let seen = queue.clients.iter().map(|inode| (*inode, rest.next().unwrap_or(at)));
-            line.insert(queue.cookie, seen.collect());
+            let mut rest = known[taken..].iter().map(|client| client.came);
+            let client = |inode: &u32| Client { inode: *inode, came: rest.next().unwrap_or(came) };
+            line.insert(queue.cookie, queue.clients.iter().map(client).collect());
         }
         // A socket that is not there any more was closed, or its queue was emptied.
         was_taken |= !before.is_empty();
         let everybody = || line.values().flatten();
-        let oldest = everybody().map(|(_, seen)| at.saturating_sub(*seen)).max();
-        let gone = everybody().filter(|(inode, _)| *inode == 0).count() as u64;
+        let first = everybody().map(|client| client.came).min().flatten();
+        let oldest = first.map(|came| at.saturating_sub(came));
+        let gone = everybody().filter(|client| client.inode == 0).count() as u64;
         self.line = Line::Unix(line);
         self.conclude(at, (!is_first).then_some(was_taken), oldest, gone)
     }
@@ -125,9 +137,9 @@ impl Scans {
 
 /// How many were taken from the head of the queue `before`, so that what is left of it leads the queue `now`. A client
 /// that is gone keeps its place.
-fn taken_from(before: &[(u32, Duration)], now: &[u32]) -> usize {
-    let leads = |rest: &[(u32, Duration)]| {
-        let same = |((before, _), now): (&(u32, Duration), &u32)| *now == 0 || before == now;
+fn taken_from(before: &[Client], now: &[u32]) -> usize {
+    let leads = |rest: &[Client]| {
+        let same = |(before, now): (&Client, &u32)| *now == 0 || before.inode == *now;
         rest.len() <= now.len() && rest.iter().zip(now).all(same)
     };
     (0..=before.len()).find(|taken| leads(&before[*taken..])).unwrap_or(before.len())
@@ -205,16 +217,30 @@ mod tests {
     #[test]
     fn unix_clients_age_from_when_they_were_first_seen() {
         let mut scans = Scans::default();
-        assert_eq!(scans.unix(seconds(1), &[&queue(&[7, 8])]), verdict(0, Some(0), 0));
-        assert_eq!(scans.unix(seconds(3), &[&queue(&[0, 8, 9])]), verdict(2, Some(0), 2));
-        assert_eq!(scans.unix(seconds(4), &[&queue(&[0, 8, 9])]), verdict(3, Some(1), 3));
-        assert_eq!(scans.unix(seconds(5), &[&queue(&[8, 9])]), drains(verdict(4, Some(0), 0)));
-        assert_eq!(scans.unix(seconds(6), &[&queue(&[9])]), drains(verdict(3, Some(0), 0)));
+        let mut unix =
+            |second, clients: &[u32]| scans.unix(seconds(second), &[&queue(clients)], true);
+        assert_eq!(unix(1, &[7, 8]), verdict(0, Some(0), 0));
+        assert_eq!(unix(3, &[0, 8, 9]), verdict(2, Some(0), 2));
+        assert_eq!(unix(4, &[0, 8, 9]), verdict(3, Some(1), 3));
+        assert_eq!(unix(5, &[8, 9]), drains(verdict(4, Some(0), 0)));
+        assert_eq!(unix(6, &[9]), drains(verdict(3, Some(0), 0)));
+    }
+
+    #[test]
+    fn nobody_knows_how_long_those_have_waited_who_were_there_before() {
+        let mut scans = Scans::default();
+        let mut oldest = |second, clients: &[u32]| {
+            scans
+                .unix(seconds(second), &[&queue(clients)], false)
+                .oldest
+                .map(|oldest| oldest.as_secs())
+        };
+        assert_eq!([oldest(1, &[7]), oldest(3, &[7, 8]), oldest(4, &[8])], [None, None, Some(1)]);
     }
 
     #[test]
     fn how_many_were_taken_is_seen_by_who_leads_now() {
-        let before = [7, 8, 9].map(|inode| (inode, seconds(0)));
+        let before = [7, 8, 9].map(|inode| Client { inode, came: None });
         let taken = |now: &[u32]| taken_from(&before, now);
         assert_eq!([taken(&[7, 8, 9]), taken(&[8, 9, 5]), taken(&[9]), taken(&[5])], [0, 1, 2, 3]);
         assert_eq!([taken(&[0, 8, 9]), taken(&[0, 0, 0]), taken(&[])], [0, 0, 3]);

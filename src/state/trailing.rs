@@ -46,6 +46,11 @@ impl<T: Copy + Default> Default for Trailing<T> {
     }
 }
 
+/// How much time the window covers at `now`: its last second is not over yet.
+pub(super) fn covered(now: Duration) -> Duration {
+    Duration::new(WINDOW.as_secs() - 1, now.subsec_nanos())
+}
+
 fn place(second: u64) -> usize {
     (second % SECONDS as u64) as usize
 }

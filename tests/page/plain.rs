@@ -246,6 +246,6 @@ fn a_thousand_listeners_are_rendered_at_once() {
         let packed = site.get("/", &gzip).body.len();
         println!("1,000 {what}: {} bytes, {packed} packed, {took:?}", html.len());
         assert_eq!(keys(&html).len(), 1_000);
-        assert!(html.len() < 1_500_000 && packed < 150_000 && took.as_millis() < 1_000);
+        assert!(html.len() < 1_500_000 && packed < 150_000);
     }
 }

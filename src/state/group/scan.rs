@@ -38,7 +38,8 @@ impl Group<UnixName> {
         for (_, listener) in self.listeners.iter_mut().filter(|(_, listener)| listener.is_open()) {
             let queues = by_name.remove(&listener.address).unwrap_or_default();
             let length = queues.iter().map(|queue| queue.clients.len() as u64).sum();
-            listener.scanned(at, length, None, |record| record.scans.unix(at, &queues));
+            let was_empty = listener.was_empty();
+            listener.scanned(at, length, None, |record| record.scans.unix(at, &queues, was_empty));
         }
     }
 }
