@@ -56,7 +56,7 @@ export function make(plan: Plan): Dashboard {
         .description(plan.about)
         .tags(['listenq'])
         .time({ from: 'now-1h', to: 'now' })
-        .refresh('30s')
+        .refresh('1m')
         .timezone('browser')
         .tooltip(DashboardCursorSync.Crosshair)
         .withVariable(new DatasourceVariableBuilder('datasource').label('Data source').type('prometheus'))

@@ -3,7 +3,7 @@ import type { Dashboard } from '@grafana/grafana-foundation-sdk/dashboard';
 
 import { link, make, marks, type Section, several, to, toListener } from './dashboard.js';
 import { colored, type Column, diagnosisColumn, lines, linked, number, rows, sorted, type Words } from './panel.js';
-import { FLEET, inTrouble, LISTENER, orZero, perSampledSecond, rate, withOwner, worstDiagnosis } from './query.js';
+import { FLEET, inTrouble, LISTENER, orZero, perSampledSecond, rate, topTen, withOwner, worstDiagnosis } from './query.js';
 
 const LABELS = ['instance', 'netns', 'protocol', 'address', 'port', 'process', 'unit', 'k8s_namespace', 'k8s_pod'];
 const NOBODY = 'No instance reports under this job: is listenq scraped, and is the job chosen above its own?';
@@ -107,16 +107,16 @@ function trouble() {
     };
     const columns: Column[] = [
         diagnosisColumn(withOwner(worstDiagnosis(FLEET), FLEET)),
-        { name: 'length', expr: troubledMax('listenq_accept_queue_length') },
-        { name: 'limit', expr: troubledMax('listenq_accept_queue_limit') },
-        { name: 'oldest wait', unit: 's', expr: troubledMax('listenq_accept_queue_oldest_seconds') },
-        { name: 'overflows', unit: 'cps', expr: inTrouble(`sum by (${LISTENER}) (${rate('listenq_listener_overflows_total', FLEET)})`, FLEET), properties: colored([[0.001, 'red']]) },
+        { name: 'length', expr: troubledMax(`listenq_accept_queue_length{${FLEET}}`) },
+        { name: 'limit', expr: troubledMax(`listenq_accept_queue_limit{${FLEET}}`) },
+        { name: 'oldest wait', unit: 's', expr: troubledMax(`listenq_accept_queue_oldest_seconds{${FLEET}}`) },
+        { name: 'overflows', unit: 'cps', expr: troubledMax(rate('listenq_listener_overflows_total', FLEET)), properties: colored([[0.001, 'red']]) },
     ];
     return sorted(toOne(words, columns), 'overflows');
 }
 
-function troubledMax(metric: string): string {
-    return inTrouble(`max by (${LISTENER}) (${metric}{${FLEET}})`, FLEET);
+function troubledMax(series: string): string {
+    return `max by (${LISTENER}) (${inTrouble(series, FLEET)})`;
 }
 
 function top(): Section {
@@ -133,8 +133,7 @@ function topOverflows() {
         unit: 'cps',
         empty: 'No connection is turned away.',
     };
-    const expr = `topk(10, sum by (${LISTENER}) (${rate('listenq_listener_overflows_total', FLEET)}) > 0)`;
-    return ranking(words, 'overflows', expr);
+    return ranking(words, 'overflows', topTen(rate('listenq_listener_overflows_total', FLEET)));
 }
 
 function topFull() {
@@ -145,7 +144,7 @@ function topFull() {
         empty: 'No queue is full at any time.',
     };
     const share = perSampledSecond('listenq_accept_queue_full_seconds_total', FLEET, FLEET);
-    return ranking(words, 'time full', `topk(10, ${share} > 0)`);
+    return ranking(words, 'time full', topTen(share));
 }
 
 function topWait() {
@@ -155,8 +154,7 @@ function topWait() {
         unit: 's',
         empty: 'No connection waits.',
     };
-    const expr = `topk(10, max by (${LISTENER}) (listenq_accept_queue_oldest_seconds{${FLEET}}) > 0)`;
-    return ranking(words, 'oldest wait', expr);
+    return ranking(words, 'oldest wait', topTen(`listenq_accept_queue_oldest_seconds{${FLEET}}`));
 }
 
 function topAbandoned() {
@@ -166,8 +164,7 @@ function topAbandoned() {
         unit: 'short',
         empty: 'No waiting client has left.',
     };
-    const expr = `topk(10, max by (${LISTENER}) (listenq_accept_queue_abandoned{${FLEET}}) > 0)`;
-    return ranking(words, 'abandoned', expr);
+    return ranking(words, 'abandoned', topTen(`listenq_accept_queue_abandoned{${FLEET}}`));
 }
 
 function ranking(words: Words, name: string, expr: string) {

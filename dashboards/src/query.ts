@@ -39,19 +39,18 @@ export function rate(metric: string, scope: string): string {
 
 /** The mean length, or another share of sampled time: both counters are of the same samples. */
 export function perSampledSecond(metric: string, scope: string, netns: string): string {
-    return (
-        `sum by (${LISTENER}) (${rate(metric, scope)}) / on (instance, netns) group_left () ` +
-        `sum by (instance, netns) (${rate('listenq_netns_sampled_seconds_total', netns)})`
-    );
+    const sampled = `sum by (instance, netns) (${rate('listenq_netns_sampled_seconds_total', netns)})`;
+    return `${rate(metric, scope)} / on (instance, netns) group_left () ${sampled}`;
 }
 
-/** Adds the owner to listeners, and keeps those whose owner is not known. */
+/** Adds the owner to listeners: each has exactly one series of listenq_listener_info, also when nobody is known. */
 export function withOwner(listeners: string, scope: string): string {
-    return (
-        `(${listeners}) * on (${LISTENER}) group_left (${OWNER}) ` +
-        `max by (${LISTENER}, ${OWNER}) (listenq_listener_info{${scope}}) ` +
-        `or on (${LISTENER}) (${listeners})`
-    );
+    return `${listeners} * on (${LISTENER}) group_left (${OWNER}) listenq_listener_info{${scope}}`;
+}
+
+/** The ten with the most, as listeners: few are above 0, so that is looked at before anything is made of them. */
+export function topTen(series: string): string {
+    return `max by (${LISTENER}) (topk(10, ${series} > 0))`;
 }
 
 /** The diagnosis that counts most at each listener, as a number: see `rankMapping`. */
