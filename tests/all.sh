@@ -38,7 +38,7 @@ cargo fmt --check --manifest-path fuzz/Cargo.toml
 step "lint"
 cargo clippy --workspace --all-targets --locked -- -D warnings
 cargo clippy --manifest-path fuzz/Cargo.toml --locked -- -D warnings
-shellcheck tests/*.sh dashboards/*.sh .ci/run
+shellcheck tests/*.sh dashboards/*.sh dashboards/preview/*.sh .ci/run
 
 step "documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet

@@ -2,10 +2,11 @@
 import type { Dashboard } from '@grafana/grafana-foundation-sdk/dashboard';
 
 import { link, make, marks, type Section, several, to, toListener } from './dashboard.js';
-import { colored, type Column, diagnosisColumn, lines, linked, number, rows, sorted, type Words } from './panel.js';
-import { FLEET, inTrouble, LISTENER, orZero, perSampledSecond, rate, topTen, withOwner, worstDiagnosis } from './query.js';
+import { colored, type Column, diagnosisColumn, inDiagnosisColors, lines, linked, number, rows, sorted, type Words } from './panel.js';
+import { ageOfSample, FLEET, inTrouble, LISTENER, orZero, perSampledSecond, rate, topTen, withOwner, worstDiagnosis } from './query.js';
 
-const LABELS = ['instance', 'netns', 'protocol', 'address', 'port', 'process', 'unit', 'k8s_namespace', 'k8s_pod'];
+const LABELS = ['instance', 'netns', 'address', 'port', 'process'];
+const MORE = ['protocol', 'unit', 'k8s_namespace', 'k8s_pod'];
 const NOBODY = 'No instance reports under this job: is listenq scraped, and is the job chosen above its own?';
 const TROUBLE = `listenq_listener_diagnosis{${FLEET}} == 1`;
 
@@ -42,7 +43,7 @@ function troubled() {
     const words = {
         title: 'Listeners in trouble',
         about: 'Listeners with at least one diagnosis that holds now. Anything above 0 is worth a look; the table below names them.',
-        unit: 'short',
+        unit: 'none',
         empty: NOBODY,
     };
     return number(words, orZero(`count(count by (${LISTENER}) (${TROUBLE}))`, FLEET), [[1, 'red']]);
@@ -62,7 +63,7 @@ function waiting() {
     const words = {
         title: 'Connections waiting',
         about: 'Connections that wait to be accepted at this instant, all listeners together. A small number is normal; one that stays is not.',
-        unit: 'short',
+        unit: 'none',
         empty: NOBODY,
     };
     return number(words, `sum(listenq_accept_queue_length{${FLEET}})`, []);
@@ -72,7 +73,7 @@ function listeners() {
     const words = {
         title: 'Listeners watched',
         about: 'Listeners that have series, all instances together. A sudden fall means that instances or namespaces are not seen any more.',
-        unit: 'short',
+        unit: 'none',
         empty: NOBODY,
     };
     return number(words, `count(listenq_listener_sockets{${FLEET}})`, []);
@@ -82,7 +83,7 @@ function down() {
     const words = {
         title: 'Instances down',
         about: 'Instances that Prometheus could not scrape last time: nothing below tells of them.',
-        unit: 'short',
+        unit: 'none',
         empty: NOBODY,
     };
     return number(words, `sum(1 - up{${FLEET}})`, [[1, 'red']]);
@@ -92,7 +93,7 @@ function unseen() {
     const words = {
         title: 'Namespaces not seen',
         about: 'Network namespaces that are there but may not be entered: their listeners are missing here. listenq needs CAP_SYS_ADMIN and CAP_SYS_PTRACE for them.',
-        unit: 'short',
+        unit: 'none',
         empty: NOBODY,
     };
     return number(words, `sum(listenq_namespaces{${FLEET}, state="inaccessible"})`, [[1, 'orange']]);
@@ -102,7 +103,7 @@ function trouble() {
     const words = {
         title: 'Listeners in trouble now',
         about: 'Every listener with a diagnosis that holds now, with its owner. Of several diagnoses the one that counts most is shown. Click an address to see the listener.',
-        unit: 'short',
+        unit: 'none',
         empty: 'No listener is in trouble, as long as "Instances down" says 0.',
     };
     const columns: Column[] = [
@@ -161,7 +162,7 @@ function topAbandoned() {
     const words = {
         title: 'Most abandoned',
         about: 'Waiting connections whose client has already closed: work that nobody wants any more. The queue is deeper than the patience of its clients.',
-        unit: 'short',
+        unit: 'none',
         empty: 'No waiting client has left.',
     };
     return ranking(words, 'abandoned', topTen(`listenq_accept_queue_abandoned{${FLEET}}`));
@@ -172,7 +173,7 @@ function ranking(words: Words, name: string, expr: string) {
 }
 
 function toOne(words: Words, columns: Column[]) {
-    const table = rows(words, LABELS, columns);
+    const table = rows(words, LABELS, columns, MORE);
     const host = to('listenq-host', [], ['instance']);
     const listener = toListener([], ['instance', 'netns', 'protocol', 'address', 'port']);
     linked(table, 'instance', 'Show the host', `${host}&\${__url_time_range}`);
@@ -187,10 +188,11 @@ function diagnosesOverTime() {
     const words = {
         title: 'Listeners in trouble by diagnosis',
         about: 'How many listeners had each diagnosis. A listener with two is counted in both.',
-        unit: 'short',
+        unit: 'none',
         empty: 'No listener was in trouble.',
     };
-    return lines(words, [{ name: '{{diagnosis}}', expr: `sum by (diagnosis) (listenq_listener_diagnosis{${FLEET}})` }]);
+    const query = { name: '{{diagnosis}}', expr: `sum by (diagnosis) (listenq_listener_diagnosis{${FLEET}})` };
+    return inDiagnosisColors(lines(words, [query]).decimals(0));
 }
 
 function overflowsOverTime() {
@@ -211,19 +213,19 @@ function itself(): Section {
 function stale() {
     const words = {
         title: 'Oldest sample',
-        about: 'Age of the last good sample of the namespace that is worst off, the ten worst instances. Above 10 s its gauges are absent.',
+        about: 'How old the last good sample of the namespace that is worst off was at the scrape, the ten worst instances. Far below a second is normal; above 10 s its gauges are absent.',
         unit: 's',
         empty: NOBODY,
     };
-    const expr = `topk(10, time() - min by (instance) (listenq_netns_last_sample_timestamp_seconds{${FLEET}}))`;
-    return lines(words, [{ name: '{{instance}}', expr }], [[60, 'red']]);
+    const expr = `topk(10, max by (instance) (${ageOfSample(FLEET)}))`;
+    return lines(words, [{ name: '{{instance}}', expr }], [[10, 'red']]);
 }
 
 function lost() {
     const words = {
         title: 'Features missing',
         about: 'On how many instances a feature of listenq lacks a privilege or a kernel module. Without sock_diag there are no limits and no overflows.',
-        unit: 'short',
+        unit: 'none',
         empty: 'Every feature works on every instance that reports.',
     };
     return rows(words, ['feature'], [{ name: 'instances', expr: `count by (feature) (listenq_feature_available{${FLEET}} == 0)` }]);
@@ -233,7 +235,7 @@ function versions() {
     const words = {
         title: 'Versions',
         about: 'How many instances run which listenq. More than one line is a rollout under way, or one that got stuck.',
-        unit: 'short',
+        unit: 'none',
         empty: NOBODY,
     };
     const expr = `count by (version, revision) (listenq_build_info{${FLEET}})`;

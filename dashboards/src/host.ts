@@ -3,7 +3,7 @@ import type { Dashboard } from '@grafana/grafana-foundation-sdk/dashboard';
 
 import { link, make, marks, one, ownPage, type Section, several, toListener } from './dashboard.js';
 import { bands, colored, type Column, diagnosisColumn, LIMIT, lines, linked, named, number, type Query, rows, sorted } from './panel.js';
-import { HOST, LISTENER, NAMESPACES, orZero, rate, worstDiagnosis } from './query.js';
+import { ageOfSample, HOST, LISTENER, NAMESPACES, orZero, rate, worstDiagnosis } from './query.js';
 
 const SILENT = 'This instance does not report: is it down, or chosen wrongly above?';
 const NO_NAMESPACE = 'No namespace with this name reports: is it gone, or chosen wrongly above?';
@@ -38,7 +38,7 @@ function troubled() {
     const words = {
         title: 'Listeners in trouble',
         about: 'Listeners of the chosen namespaces with at least one diagnosis that holds now.',
-        unit: 'short',
+        unit: 'none',
         empty: SILENT,
     };
     const expr = `count(count by (${LISTENER}) (listenq_listener_diagnosis{${NAMESPACES}} == 1))`;
@@ -59,7 +59,7 @@ function sampled() {
     const words = {
         title: 'Namespaces sampled',
         about: 'Network namespaces whose listeners are seen.',
-        unit: 'short',
+        unit: 'none',
         empty: SILENT,
     };
     return number(words, `listenq_namespaces{${HOST}, state="sampled"}`, []);
@@ -69,7 +69,7 @@ function inaccessible() {
     const words = {
         title: 'Namespaces not seen',
         about: 'Network namespaces that are there but may not be entered: their listeners are missing. listenq needs CAP_SYS_ADMIN and CAP_SYS_PTRACE for them.',
-        unit: 'short',
+        unit: 'none',
         empty: SILENT,
     };
     return number(words, `listenq_namespaces{${HOST}, state="inaccessible"}`, [[1, 'orange']]);
@@ -79,7 +79,7 @@ function omitted() {
     const words = {
         title: 'Listeners omitted',
         about: 'Listeners without series because of --listener.max. Their overflows count as unexposed.',
-        unit: 'short',
+        unit: 'none',
         empty: SILENT,
     };
     return number(words, `listenq_listeners_omitted{${HOST}}`, [[1, 'orange']]);
@@ -88,11 +88,11 @@ function omitted() {
 function age() {
     const words = {
         title: 'Age of the data',
-        about: 'Time since the last good sample of the chosen namespace that is worst off. From 10 s on its gauges are absent.',
+        about: 'How old the last good sample of the chosen namespace that is worst off was at the last scrape. From 10 s on its gauges are absent.',
         unit: 's',
         empty: NO_NAMESPACE,
     };
-    return number(words, `time() - min(listenq_netns_last_sample_timestamp_seconds{${NAMESPACES}})`, [[30, 'orange'], [60, 'red']]);
+    return number(words, `max(${ageOfSample(NAMESPACES)})`, [[2, 'orange'], [10, 'red']]);
 }
 
 function listeners(): Section {
@@ -109,12 +109,13 @@ function allListeners() {
     const words = {
         title: 'All listeners',
         about: 'Every listener of the chosen namespaces as it is now, the fullest first, with its owner. Click an address to see the listener.',
-        unit: 'short',
+        unit: 'none',
         empty: NO_NAMESPACE,
     };
-    const labels = ['netns', 'protocol', 'address', 'port', 'process', 'unit', 'k8s_namespace', 'k8s_pod'];
+    const labels = ['netns', 'address', 'port', 'process'];
+    const more = ['protocol', 'unit', 'k8s_namespace', 'k8s_pod'];
     const columns: Column[] = [
-        { name: '', expr: `max by (${labels.join(', ')}) (listenq_listener_info{${NAMESPACES}})` },
+        { name: '', expr: `max by (${[...labels, ...more].join(', ')}) (listenq_listener_info{${NAMESPACES}})` },
         diagnosisColumn(listenerMax(worstDiagnosis(NAMESPACES))),
         { name: 'fullest', unit: 'percentunit', expr: listenerMax(`listenq_accept_queue_fullest_ratio{${NAMESPACES}}`), properties: colored([[0.8, 'orange'], [1, 'red']]) },
         { name: 'length', expr: listenerMax(`listenq_accept_queue_length{${NAMESPACES}}`) },
@@ -125,7 +126,7 @@ function allListeners() {
         { name: 'sockets', expr: listenerMax(`listenq_listener_sockets{${NAMESPACES}}`) },
     ];
     const url = toListener(['instance'], ['netns', 'protocol', 'address', 'port']);
-    return sorted(linked(rows(words, labels, columns), 'address', 'Show the listener', url), 'fullest');
+    return sorted(linked(rows(words, labels, columns, more), 'address', 'Show the listener', url), 'fullest');
 }
 
 function listenerMax(series: string): string {
@@ -137,9 +138,9 @@ function fullest() {
         title: 'Fullest listeners',
         about: 'Length over limit + 1 of the fullest socket, the ten fullest listeners at any time. At 100 % the next connection is turned away.',
         unit: 'percentunit',
-        empty: NO_NAMESPACE,
+        empty: 'No queue held anything at a scrape.',
     };
-    return lines(words, [byListener(`topk(10, listenq_accept_queue_fullest_ratio{${NAMESPACES}})`)], [[0.8, 'orange'], [1, 'red']]);
+    return lines(words, [byListener(`topk(10, listenq_accept_queue_fullest_ratio{${NAMESPACES}} > 0)`)], [[0.8, 'orange'], [1, 'red']]);
 }
 
 function overflowsByListener() {
@@ -172,14 +173,14 @@ function byListener(expr: string): Query {
 }
 
 function namespaces(): Section {
-    return { title: 'Namespaces', lines: [{ height: 9, panels: [[24, settings()]] }] };
+    return { title: 'Namespaces', lines: [{ height: 7, panels: [[24, settings()]] }] };
 }
 
 function settings() {
     const words = {
         title: 'Namespaces and their settings',
         about: 'Every chosen namespace, whose it is, what caps its queues, and how it is seen. somaxconn binds at the next listen(2); tcp_max_syn_backlog is no cap on the accept queue.',
-        unit: 'short',
+        unit: 'none',
         empty: NO_NAMESPACE,
     };
     const labels = ['netns', 'container_id', 'k8s_namespace', 'k8s_pod'];
@@ -191,14 +192,15 @@ function settings() {
         setting('tcp_abort_on_overflow'),
         setting('tcp_syncookies'),
         setting('tcp_synack_retries'),
-        { name: 'age of sample', unit: 's', expr: `time() - max by (netns) (listenq_netns_last_sample_timestamp_seconds{${NAMESPACES}})` },
+        { name: 'age of sample', unit: 's', expr: `max by (netns) (${ageOfSample(NAMESPACES)})` },
         { name: 'age of scan', unit: 's', expr: `time() - max by (netns) (listenq_netns_scan_timestamp_seconds{${NAMESPACES}})` },
     ];
     return rows(words, labels, columns);
 }
 
 function setting(name: string): Column {
-    return { name, expr: `max by (netns) (listenq_netns_${name}{${NAMESPACES}})` };
+    const properties = [{ id: 'custom.width', value: 165 }];
+    return { name, expr: `max by (netns) (listenq_netns_${name}{${NAMESPACES}})`, properties };
 }
 
 function kernel(): Section {
@@ -274,7 +276,7 @@ function lengths() {
     const words = {
         title: 'Connections waiting',
         about: 'Accepted by no process yet, and half-open, all listeners of a namespace together. Lines that climb and stay are trouble.',
-        unit: 'short',
+        unit: 'none',
         empty: NO_NAMESPACE,
     };
     return lines(words, [
@@ -408,7 +410,10 @@ function scanRows() {
 function health(): Section {
     return {
         title: 'listenq: process',
-        lines: [{ height: 8, panels: [[4, cpu()], [4, memory()], [4, descriptors()], [3, threads()], [3, uptime()], [3, webConfig()], [3, version()]] }],
+        lines: [
+            { height: 8, panels: [[8, cpu()], [8, memory()], [8, descriptors()]] },
+            { height: 4, panels: [[6, threads()], [6, uptime()], [6, webConfig()], [6, version()]] },
+        ],
     };
 }
 
@@ -439,7 +444,7 @@ function descriptors() {
     const words = {
         title: 'File descriptors',
         about: 'Open ones against the limit of the process: a few for each namespace. At the limit, namespaces cannot be entered any more.',
-        unit: 'short',
+        unit: 'none',
         empty: SILENT,
     };
     return lines(words, [
@@ -452,7 +457,7 @@ function threads() {
     const words = {
         title: 'Threads',
         about: 'Threads of listenq: a handful, and one for a moment while it enters a namespace.',
-        unit: 'short',
+        unit: 'none',
         empty: SILENT,
     };
     return number(words, `process_threads{${HOST}}`, []);

@@ -75,7 +75,7 @@ function overflowed() {
     const words = {
         title: 'Overflows in this time',
         about: 'Connections turned away at this listener within the chosen time range, because its accept queue was full. In health it is 0.',
-        unit: 'short',
+        unit: 'none',
         empty: 'A Unix listener has no such counter in the kernel; else the listener is not known.',
     };
     return number(words, `increase(listenq_listener_overflows_total{${ONE}}[$__range])`, [[0.5, 'red']]).decimals(0);
@@ -95,7 +95,7 @@ function sockets() {
     const words = {
         title: 'Sockets',
         about: 'Listen sockets behind the listener: several with SO_REUSEPORT, 0 when it is closed and only remembered.',
-        unit: 'short',
+        unit: 'none',
         empty: UNKNOWN,
     };
     return number(words, `listenq_listener_sockets{${ONE}}`, []);
@@ -125,14 +125,14 @@ function diagnoses() {
 }
 
 function queue(): Section {
-    return { title: 'Queue', lines: [{ height: 9, panels: [[16, length()], [8, full()]] }] };
+    return { title: 'Queue', lines: [{ height: 11, panels: [[16, length()], [8, full()]] }] };
 }
 
 function length() {
     const words = {
         title: 'Length against limit',
         about: 'Length at the scrape, the largest of the peak window, and the mean over all samples. A peak at the limit with a low mean is a burst; a mean at the limit is a server that is too slow.',
-        unit: 'short',
+        unit: 'none',
         empty: UNKNOWN,
     };
     const mean = perSampledSecond('listenq_accept_queue_connection_seconds_total', ONE, NETNS);
@@ -176,7 +176,7 @@ function abandoned() {
     const words = {
         title: 'Abandoned',
         about: 'Waiting connections whose client has closed, half-closed or reset, beside all that wait. When most are abandoned, the server works for clients who have left: a longer queue makes it worse.',
-        unit: 'short',
+        unit: 'none',
         empty: UNSCANNED,
     };
     return lines(words, [
@@ -189,7 +189,7 @@ function useful() {
     const words = {
         title: 'Drain rate and useful limit',
         about: 'Connections accepted per second while the queue was full throughout, and the longest queue that clients would still outwait (drain rate times --client-patience). A limit above it only holds clients who leave.',
-        unit: 'short',
+        unit: 'none',
         empty: 'The queue was not full throughout at any scan: the drain rate is not known, and not needed.',
     };
     return lines(words, [
@@ -239,7 +239,7 @@ function halfOpen() {
     const words = {
         title: 'Half-open connections',
         about: 'Handshakes begun and not finished, as of the last scan, against the cap that the accept queue limit puts on them too. At the cap with an accept queue that is not full: a SYN flood, or very many clients at once.',
-        unit: 'short',
+        unit: 'none',
         empty: UNSCANNED,
     };
     return lines(words, [
@@ -269,7 +269,7 @@ function limit() {
     const words = {
         title: 'Limit of the queue',
         about: 'min(listen backlog, somaxconn) at the time of listen(2), summed over the sockets of the listener.',
-        unit: 'short',
+        unit: 'none',
         empty: UNKNOWN,
     };
     return number(words, `listenq_accept_queue_limit{${ONE}}`, []);
@@ -279,7 +279,7 @@ function somaxconn() {
     const words = {
         title: 'somaxconn',
         about: 'net.core.somaxconn of the namespace: the cap on the backlog of listen(2). It binds at the next listen call: restart or reload the server after a change.',
-        unit: 'short',
+        unit: 'none',
         empty: UNKNOWN,
     };
     return number(words, `listenq_netns_somaxconn{${NETNS}}`, []);
@@ -301,7 +301,7 @@ function synBacklog() {
     const words = {
         title: 'tcp_max_syn_backlog',
         about: 'net.ipv4.tcp_max_syn_backlog: caps half-open connections where SYN cookies are off. Not a cap on the accept queue: raising it cures no overflow.',
-        unit: 'short',
+        unit: 'none',
         empty: UNKNOWN,
     };
     return number(words, `listenq_netns_tcp_max_syn_backlog{${NETNS}}`, []);

@@ -113,8 +113,13 @@ export function bands(words: Words, query: Query, states: ValueMap): statetimeli
         .withTarget(range(query, 'A'));
 }
 
-/** A table of what holds now: labels first, then a column for each query. */
-export function rows(words: Words, labels: string[], columns: Column[]): table.PanelBuilder {
+/** How wide the columns of labels are whose values are short. */
+const WIDTHS: Record<string, number> = { netns: 110, protocol: 75, port: 65 };
+/** How wide the others are: a table scrolls sideways rather than to cut numbers off. */
+const COLUMN_WIDTH = 110;
+
+/** A table of what holds now: labels, a column for each query, and the labels that matter less. */
+export function rows(words: Words, labels: string[], columns: Column[], more: string[] = []): table.PanelBuilder {
     const panel = dress(new table.PanelBuilder(), words)
         .thresholds(thresholds([]))
         .cellHeight(common.TableCellHeight.Sm)
@@ -125,11 +130,19 @@ export function rows(words: Words, labels: string[], columns: Column[]): table.P
     if (columns.length > 1) {
         panel.withTransformation({ id: 'merge', options: {} });
     }
-    for (const { name, unit, properties } of columns) {
-        const all = [...(unit ? [{ id: 'unit', value: unit }] : []), ...(properties ?? [])];
+    // A port is no amount.
+    for (const label of [...labels, ...more]) {
+        const width = WIDTHS[label];
+        const narrow = width ? [{ id: 'custom.width', value: width }] : [];
+        panel.overrideByName(label, [{ id: 'unit', value: 'string' }, ...narrow]);
+    }
+    for (const { name, unit, properties } of columns.filter(({ name }) => name !== '')) {
+        const own = unit ? [{ id: 'unit', value: unit }] : [];
+        const width = columns.length > 1 ? [{ id: 'custom.width', value: COLUMN_WIDTH }] : [];
+        const all = [...own, ...width, ...(properties ?? [])];
         if (all.length > 0) panel.overrideByName(name, all);
     }
-    return panel.withTransformation(organize(labels, columns));
+    return panel.withTransformation(organize(labels, columns, more));
 }
 
 /** Makes the cells of a column links. */
@@ -162,6 +175,14 @@ export function rankMapping(): ValueMap {
         type: MappingType.ValueToText,
         options: { ...options, '0': { text: 'none', color: 'green', index: DIAGNOSES.length } },
     };
+}
+
+/** Gives lines that are called by a diagnosis its color. */
+export function inDiagnosisColors(panel: timeseries.PanelBuilder): timeseries.PanelBuilder {
+    for (const { name, color } of DIAGNOSES) {
+        panel.overrideByName(name, [{ id: 'color', value: { mode: 'fixed', fixedColor: color } }]);
+    }
+    return panel;
 }
 
 /** Names single values. */
@@ -228,11 +249,11 @@ function refId(i: number): string {
 }
 
 /** Orders and names the columns; those without a name are not for people. */
-function organize(labels: string[], columns: Column[]) {
+function organize(labels: string[], columns: Column[], more: string[]) {
     const field = (i: number) => (columns.length > 1 ? `Value #${refId(i)}` : 'Value');
     const shown = columns.map(({ name }, i) => ({ name, field: field(i) }));
     const hidden = shown.filter(({ name }) => name === '').map(({ field }) => field);
-    const order = [...labels, ...shown.map(({ field }) => field)];
+    const order = [...labels, ...shown.map(({ field }) => field), ...more];
     return {
         id: 'organize',
         options: {

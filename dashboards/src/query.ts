@@ -66,6 +66,12 @@ export function inTrouble(listeners: string, scope: string): string {
     return `${listeners} and on (${LISTENER}) (listenq_listener_diagnosis{${scope}} == 1)`;
 }
 
+/** How old the last good sample of a namespace was when it was scraped. */
+export function ageOfSample(scope: string): string {
+    const last = `listenq_netns_last_sample_timestamp_seconds{${scope}}`;
+    return `timestamp(${last}) - ${last}`;
+}
+
 /** A number that is 0 where nothing counts, but absent where nothing reports. */
 export function orZero(expr: string, scope: string): string {
     return `${expr} or 0 * count(listenq_build_info{${scope}})`;
