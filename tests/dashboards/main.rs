@@ -153,7 +153,7 @@ fn prometheus_answers_every_query_at_rest_and_in_trouble() {
 
     let servers = [slow, left].map(|listener| Server::start(listener, Pace::PerSecond(5.0)));
     let load = |rate, patience| Load { rate, lasting: 20 * SECOND, patience, at_once: 4000 };
-    let patient = ns.spawn(move || visit(targets[0], load(30.0, 60 * SECOND), &Manner::default()));
+    let patient = ns.spawn(move || visit(targets[0], load(30.0, 10 * SECOND), &Manner::default()));
     let hurried = ns.spawn(move || visit(targets[1], load(40.0, SECOND), &Manner::saying("hello")));
     assert_answers(&prometheus, &values, &may_be_empty(&["ever"]));
     drop(servers);
