@@ -24,6 +24,7 @@ install() {
 
 step "packages"
 install chromium curl gcc gzip iproute2 libcap2-bin nginx-light openssl php-fpm procps prometheus python3 runc shellcheck systemd util-linux valgrind
+command -v npm >/dev/null || install nodejs npm
 rustup component add rustfmt clippy >/dev/null 2>&1 || true
 runner=$(sed -n '/^name = "gungraun"$/{n;s/version = "\(.*\)"/\1/p}' Cargo.lock)
 if [ "$(gungraun-runner --version 2>/dev/null | grep -o '[0-9.]*$')" != "$runner" ]; then
@@ -37,7 +38,7 @@ cargo fmt --check --manifest-path fuzz/Cargo.toml
 step "lint"
 cargo clippy --workspace --all-targets --locked -- -D warnings
 cargo clippy --manifest-path fuzz/Cargo.toml --locked -- -D warnings
-shellcheck tests/*.sh .ci/run
+shellcheck tests/*.sh dashboards/*.sh dashboards/preview/*.sh .ci/run
 
 step "documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
@@ -49,6 +50,9 @@ step "deploy files"
 promtool check config --syntax-only deploy/prometheus/scrape.yml
 promtool check metrics <tests/golden/metrics.txt
 tests/unit.sh
+
+step "dashboards"
+dashboards/check.sh
 
 step "instruction counts"
 cargo bench --locked --bench instructions

@@ -1,0 +1,86 @@
+// Owns what Prometheus answers, as the frames that its data source in Grafana makes of it.
+import { type DataFrame, FieldType, type Labels, toDataFrame } from '@grafana/data';
+
+/** A query of a panel. */
+export interface Target {
+    refId: string;
+    expr: string;
+    legendFormat?: string;
+    range?: boolean;
+    format?: string;
+}
+
+/** What is shown: from when to when, in seconds, with these values of the variables. */
+export interface Look {
+    prometheus: string;
+    from: number;
+    to: number;
+    variables: Record<string, string>;
+}
+
+interface Series {
+    metric: Labels;
+    value?: [number, string];
+    values?: [number, string][];
+}
+
+const STEPS = 200;
+
+/** Replaces variables as Grafana does. */
+export function fill(text: string, { variables, from, to }: Look): string {
+    const times = { rate_interval: '20s', range: `${to - from}s`, interval: '5s' };
+    const all = { ...Object.fromEntries(Object.entries(times).map(([k, v]) => [`__${k}`, v])), ...variables };
+    return text.replace(/\$\{?(\w+)(?::\w+)?\}?/g, (whole, name: string) => all[name] ?? whole);
+}
+
+/** The frames of one query. */
+export async function ask(target: Target, look: Look, several: boolean): Promise<DataFrame[]> {
+    const query = encodeURIComponent(fill(target.expr, look));
+    const step = Math.max(1, Math.round((look.to - look.from) / STEPS));
+    const path = target.range
+        ? `query_range?query=${query}&start=${look.from}&end=${look.to}&step=${step}`
+        : `query?query=${query}&time=${look.to}`;
+    const answer = await (await fetch(`${look.prometheus}/api/v1/${path}`)).json();
+    if (answer.status !== 'success') throw new Error(`${target.expr}: ${answer.error}`);
+    const result: Series[] = answer.data.result;
+    if (target.format === 'table') return result.length > 0 ? [table(target, result, several)] : [];
+    return result.map((series) => line(target, series));
+}
+
+function line(target: Target, { metric, value, values }: Series): DataFrame {
+    const points = values ?? (value ? [value] : []);
+    const name = (target.legendFormat ?? '').replace(/\{\{(\w+)\}\}/g, (_, label: string) => metric[label] ?? '');
+    return toDataFrame({
+        refId: target.refId,
+        fields: [
+            { name: 'Time', type: FieldType.time, values: points.map(([at]) => at * 1000) },
+            {
+                name: 'Value',
+                type: FieldType.number,
+                labels: metric,
+                config: { displayNameFromDS: name },
+                values: points.map(([, v]) => (v === 'NaN' ? null : Number(v))),
+            },
+        ],
+    });
+}
+
+function table(target: Target, result: Series[], several: boolean): DataFrame {
+    const labels = [...new Set(result.flatMap(({ metric }) => Object.keys(metric)))].sort();
+    return toDataFrame({
+        refId: target.refId,
+        fields: [
+            { name: 'Time', type: FieldType.time, values: result.map(({ value }) => (value?.[0] ?? 0) * 1000) },
+            ...labels.map((label) => ({
+                name: label,
+                type: FieldType.string,
+                values: result.map(({ metric }) => metric[label] ?? ''),
+            })),
+            {
+                name: several ? `Value #${target.refId}` : 'Value',
+                type: FieldType.number,
+                values: result.map(({ value }) => Number(value?.[1])),
+            },
+        ],
+    });
+}

@@ -1,0 +1,330 @@
+// Owns the Listener dashboard: everything about one listener.
+import type { Dashboard } from '@grafana/grafana-foundation-sdk/dashboard';
+
+import { link, make, marks, one, ownPage, type Section } from './dashboard.js';
+import { bands, LIMIT, lines, named, number, rankMapping, rows } from './panel.js';
+import { HOST, NETNS, ONE, perSampledSecond, rate, worstDiagnosis } from './query.js';
+
+const UNKNOWN = 'This listener has no series at this time: is it chosen right above? A closed one is forgotten after five minutes.';
+const UNSCANNED = 'Not known: the namespace was not scanned, or not lately (busy ones go first).';
+
+export function listener(): Dashboard {
+    return make({
+        uid: 'listenq-listener',
+        title: 'listenq / Listener',
+        about: 'One listener: its queue against its limit, how long connections wait, what was refused, why, and who owns it.',
+        variables: [
+            one('instance', 'Instance', 'listenq_build_info{job="$job"}'),
+            one('netns', 'Namespace', `listenq_netns_info{${HOST}}`),
+            one('protocol', 'Protocol', `listenq_listener_info{${NETNS}}`),
+            one('address', 'Address', `listenq_listener_info{${NETNS}, protocol="$protocol"}`),
+            one('port', 'Port', `listenq_listener_info{${NETNS}, protocol="$protocol", address="$address"}`),
+        ],
+        links: [link('Fleet', 'listenq-fleet', []), link('Host', 'listenq-host', ['instance', 'netns']), ownPage()],
+        annotations: [
+            marks('Alerts', `ALERTS{alertname=~"ListenQueue.+", alertstate="firing", ${ONE}}`, '{{alertname}}', 'red'),
+            marks('Diagnoses', `listenq_listener_diagnosis{${ONE}} == 1`, '{{diagnosis}}', 'orange'),
+        ],
+        sections: [now(), queue(), waiting(), refused(), synQueue(), caps()],
+    });
+}
+
+function now(): Section {
+    return {
+        title: 'Now',
+        lines: [
+            { height: 4, panels: [[4, diagnosis()], [4, fullest()], [4, oldestNow()], [4, overflowed()], [4, fullNow()], [4, sockets()]] },
+            { height: 4, panels: [[24, owner()]] },
+            { height: 6, panels: [[24, diagnoses()]] },
+        ],
+    };
+}
+
+function diagnosis() {
+    const words = {
+        title: 'Diagnosis',
+        about: 'The diagnosis that counts most of those that hold now. The band below shows all of them and when they held.',
+        unit: 'none',
+        empty: UNKNOWN,
+    };
+    const expr = `max(${worstDiagnosis(ONE)} or 0 * listenq_listener_info{${ONE}})`;
+    return number(words, expr, []).mappings([rankMapping()]);
+}
+
+function fullest() {
+    const words = {
+        title: 'Fullness',
+        about: 'Length over limit + 1 of the fullest socket of the listener, at this instant. At 100 % the next connection is turned away.',
+        unit: 'percentunit',
+        empty: UNKNOWN,
+    };
+    return number(words, `listenq_accept_queue_fullest_ratio{${ONE}}`, [[0.8, 'orange'], [1, 'red']]);
+}
+
+function oldestNow() {
+    const words = {
+        title: 'Oldest wait',
+        about: 'How long the connection at the head of the queue has waited, as of the last connection scan; not the wait of those already accepted.',
+        unit: 's',
+        empty: UNSCANNED,
+    };
+    return number(words, `listenq_accept_queue_oldest_seconds{${ONE}}`, [[1, 'orange'], [5, 'red']]);
+}
+
+function overflowed() {
+    const words = {
+        title: 'Overflows in this time',
+        about: 'Connections turned away at this listener within the chosen time range, because its accept queue was full. In health it is 0.',
+        unit: 'none',
+        empty: 'A Unix listener has no such counter in the kernel; else the listener is not known.',
+    };
+    return number(words, `increase(listenq_listener_overflows_total{${ONE}}[$__range])`, [[0.5, 'red']]).decimals(0);
+}
+
+function fullNow() {
+    const words = {
+        title: 'Time full',
+        about: 'Share of sampled time during which a socket of the listener was full, lately. From 20 % on the server accepts too slowly.',
+        unit: 'percentunit',
+        empty: UNKNOWN,
+    };
+    return number(words, perSampledSecond('listenq_accept_queue_full_seconds_total', ONE, NETNS), [[0.001, 'orange'], [0.2, 'red']]);
+}
+
+function sockets() {
+    const words = {
+        title: 'Sockets',
+        about: 'Listen sockets behind the listener: several with SO_REUSEPORT, 0 when it is closed and only remembered.',
+        unit: 'none',
+        empty: UNKNOWN,
+    };
+    return number(words, `listenq_listener_sockets{${ONE}}`, []);
+}
+
+function owner() {
+    const words = {
+        title: 'Owner',
+        about: 'Who is behind the listener, as far as listenq may see: an empty cell is not known, or does not apply.',
+        unit: 'none',
+        empty: UNKNOWN,
+    };
+    const labels = ['process', 'unit', 'container_id', 'k8s_namespace', 'k8s_pod', 'k8s_container'];
+    const expr = `max by (${labels.join(', ')}) (listenq_listener_info{${ONE}})`;
+    return rows(words, labels, [{ name: '', expr }]);
+}
+
+function diagnoses() {
+    const words = {
+        title: 'Diagnoses',
+        about: 'When each kind of trouble held. Several may hold at once; each holds for 10 s at least and is shown as over for five minutes after.',
+        unit: 'none',
+        empty: 'No trouble within this time, if the owner above is known.',
+    };
+    const states = named([0, 'over', 'transparent'], [1, 'holds', 'red']);
+    return bands(words, { name: '{{diagnosis}}', expr: `max by (diagnosis) (listenq_listener_diagnosis{${ONE}})` }, states);
+}
+
+function queue(): Section {
+    return { title: 'Queue', lines: [{ height: 11, panels: [[16, length()], [8, full()]] }] };
+}
+
+function length() {
+    const words = {
+        title: 'Length against limit',
+        about: 'Length at the scrape, the largest of the peak window, and the mean over all samples. A peak at the limit with a low mean is a burst; a mean at the limit is a server that is too slow.',
+        unit: 'none',
+        empty: UNKNOWN,
+    };
+    const mean = perSampledSecond('listenq_accept_queue_connection_seconds_total', ONE, NETNS);
+    return lines(words, [
+        { name: 'length', expr: `listenq_accept_queue_length{${ONE}}` },
+        { name: 'peak', expr: `listenq_accept_queue_peak_length{${ONE}}` },
+        { name: 'mean', expr: mean },
+        { name: 'limit', expr: `listenq_accept_queue_limit{${ONE}}` },
+    ]).overrideByName('limit', LIMIT);
+}
+
+function full() {
+    const words = {
+        title: 'Time full and fullness',
+        about: 'Share of sampled time with a full socket, and how full the fullest was at the scrape. Time full counts; the other is one instant.',
+        unit: 'percentunit',
+        empty: UNKNOWN,
+    };
+    const queries = [
+        { name: 'time full', expr: perSampledSecond('listenq_accept_queue_full_seconds_total', ONE, NETNS) },
+        { name: 'fullest socket', expr: `listenq_accept_queue_fullest_ratio{${ONE}}` },
+    ];
+    return lines(words, queries, [[0.2, 'red']]).axisSoftMax(1);
+}
+
+function waiting(): Section {
+    return { title: 'Waiting', lines: [{ height: 8, panels: [[8, oldest()], [8, abandoned()], [8, useful()]] }] };
+}
+
+function oldest() {
+    const words = {
+        title: 'Wait at the head of the queue',
+        about: 'How long the connection at the head of the queue had waited at each scan. A line that climbs steadily is a server that accepts nothing.',
+        unit: 's',
+        empty: UNSCANNED,
+    };
+    return lines(words, [{ name: 'oldest wait', expr: `listenq_accept_queue_oldest_seconds{${ONE}}` }]);
+}
+
+function abandoned() {
+    const words = {
+        title: 'Abandoned',
+        about: 'Waiting connections whose client has closed, half-closed or reset, beside all that wait. When most are abandoned, the server works for clients who have left: a longer queue makes it worse.',
+        unit: 'none',
+        empty: UNSCANNED,
+    };
+    return lines(words, [
+        { name: 'abandoned', expr: `listenq_accept_queue_abandoned{${ONE}}` },
+        { name: 'waiting', expr: `listenq_accept_queue_length{${ONE}}` },
+    ]);
+}
+
+function useful() {
+    const words = {
+        title: 'Drain rate and useful limit',
+        about: 'Connections accepted per second while the queue was full throughout, and the longest queue that clients would still outwait (drain rate times --client-patience). A limit above it only holds clients who leave.',
+        unit: 'none',
+        empty: 'The queue was not full throughout at any scan: the drain rate is not known, and not needed.',
+    };
+    return lines(words, [
+        { name: 'drain rate', expr: `listenq_accept_queue_drain_rate{${ONE}}` },
+        { name: 'useful limit', expr: `listenq_accept_queue_useful_limit{${ONE}}` },
+        { name: 'limit', expr: `listenq_accept_queue_limit{${ONE}} and listenq_accept_queue_useful_limit{${ONE}}` },
+    ])
+        .overrideByName('drain rate', [{ id: 'unit', value: 'cps' }, { id: 'custom.axisPlacement', value: 'right' }])
+        .overrideByName('limit', LIMIT);
+}
+
+function refused(): Section {
+    return { title: 'Refused', lines: [{ height: 8, panels: [[12, overflows()], [12, namespace()]] }] };
+}
+
+function overflows() {
+    const words = {
+        title: 'Overflows against drops',
+        about: 'Overflows are connections turned away: bad. Drops are segments discarded for any reason, scans and repeated SYNs among them: without overflows they are no trouble of the queue.',
+        unit: 'cps',
+        empty: 'A Unix listener has no such counters in the kernel; else the listener is not known.',
+    };
+    return lines(words, [
+        { name: 'overflows', expr: rate('listenq_listener_overflows_total', ONE) },
+        { name: 'drops', expr: rate('listenq_listener_drops_total', ONE) },
+    ]);
+}
+
+function namespace() {
+    const words = {
+        title: 'Overflows of the whole namespace',
+        about: 'What the kernel counted (ListenOverflows), and the part that no listener could be charged with. If it is more than this listener has, others overflow too.',
+        unit: 'cps',
+        empty: UNKNOWN,
+    };
+    return lines(words, [
+        { name: 'all listeners', expr: rate('listenq_netns_listen_overflows_total', NETNS) },
+        { name: 'unattributed', expr: rate('listenq_netns_unattributed_overflows_total', NETNS) },
+    ]);
+}
+
+function synQueue(): Section {
+    return { title: 'SYN queue', lines: [{ height: 8, panels: [[12, halfOpen()], [12, cookies()]] }] };
+}
+
+function halfOpen() {
+    const words = {
+        title: 'Half-open connections',
+        about: 'Handshakes begun and not finished, as of the last scan, against the cap that the accept queue limit puts on them too. At the cap with an accept queue that is not full: a SYN flood, or very many clients at once.',
+        unit: 'none',
+        empty: UNSCANNED,
+    };
+    return lines(words, [
+        { name: 'half-open', expr: `listenq_syn_queue_length{${ONE}}` },
+        { name: 'limit', expr: `listenq_accept_queue_limit{${ONE}}` },
+    ]).overrideByName('limit', LIMIT);
+}
+
+function cookies() {
+    const words = {
+        title: 'SYN cookies of the namespace',
+        about: 'Cookies sent because a SYN queue was full, and those that came back. Sent far above received: the senders are not there, a flood. Both alike: real clients, and a short queue.',
+        unit: 'cps',
+        empty: UNKNOWN,
+    };
+    return lines(words, [
+        { name: 'sent', expr: rate('listenq_netns_syncookies_sent_total', NETNS) },
+        { name: 'received', expr: rate('listenq_netns_syncookies_recv_total', NETNS) },
+    ]);
+}
+
+function caps(): Section {
+    return { title: 'Caps', lines: [{ height: 4, panels: [[4, limit()], [4, somaxconn()], [4, binding()], [4, synBacklog()], [4, abort()], [4, cookiesOn()]] }] };
+}
+
+function limit() {
+    const words = {
+        title: 'Limit of the queue',
+        about: 'min(listen backlog, somaxconn) at the time of listen(2), summed over the sockets of the listener.',
+        unit: 'none',
+        empty: UNKNOWN,
+    };
+    return number(words, `listenq_accept_queue_limit{${ONE}}`, []);
+}
+
+function somaxconn() {
+    const words = {
+        title: 'somaxconn',
+        about: 'net.core.somaxconn of the namespace: the cap on the backlog of listen(2). It binds at the next listen call: restart or reload the server after a change.',
+        unit: 'none',
+        empty: UNKNOWN,
+    };
+    return number(words, `listenq_netns_somaxconn{${NETNS}}`, []);
+}
+
+function binding() {
+    const words = {
+        title: 'Which cap binds',
+        about: 'Whether the limit of each socket is somaxconn, then raise that first and the backlog of the server next; or lower, then the server asked for no more.',
+        unit: 'none',
+        empty: UNKNOWN,
+    };
+    const each = `listenq_accept_queue_limit{${ONE}} / (listenq_listener_sockets{${ONE}} > 0)`;
+    const expr = `${each} == bool on (instance, netns) group_left () listenq_netns_somaxconn{${NETNS}}`;
+    return number(words, expr, []).mappings([named([0, "server's backlog", 'text'], [1, 'somaxconn', 'text'])]);
+}
+
+function synBacklog() {
+    const words = {
+        title: 'tcp_max_syn_backlog',
+        about: 'net.ipv4.tcp_max_syn_backlog: caps half-open connections where SYN cookies are off. Not a cap on the accept queue: raising it cures no overflow.',
+        unit: 'none',
+        empty: UNKNOWN,
+    };
+    return number(words, `listenq_netns_tcp_max_syn_backlog{${NETNS}}`, []);
+}
+
+function abort() {
+    const words = {
+        title: 'tcp_abort_on_overflow',
+        about: 'What a client hears that is turned away: nothing, so that it tries again; or a reset, so that it fails at once.',
+        unit: 'none',
+        empty: UNKNOWN,
+    };
+    const values = named([0, 'client not told', 'text'], [1, 'reset', 'orange']);
+    return number(words, `listenq_netns_tcp_abort_on_overflow{${NETNS}}`, []).mappings([values]);
+}
+
+function cookiesOn() {
+    const words = {
+        title: 'tcp_syncookies',
+        about: 'Whether a full SYN queue is answered with cookies. Without them a flood fills it and real clients stay outside.',
+        unit: 'none',
+        empty: UNKNOWN,
+    };
+    const values = named([0, 'never', 'orange'], [1, 'when full', 'green'], [2, 'always', 'text']);
+    return number(words, `listenq_netns_tcp_syncookies{${NETNS}}`, []).mappings([values]);
+}

@@ -1,0 +1,267 @@
+// Owns how panels look: one function for each kind, so that all of a kind look alike.
+import type { Builder } from '@grafana/grafana-foundation-sdk/cog';
+import * as common from '@grafana/grafana-foundation-sdk/common';
+import {
+    DashboardLinkBuilder,
+    type DynamicConfigValue,
+    FieldColorBuilder,
+    FieldColorModeId,
+    MappingType,
+    ThresholdsConfigBuilder,
+    ThresholdsMode,
+    type ValueMap,
+} from '@grafana/grafana-foundation-sdk/dashboard';
+import * as prometheus from '@grafana/grafana-foundation-sdk/prometheus';
+import * as stat from '@grafana/grafana-foundation-sdk/stat';
+import * as statetimeline from '@grafana/grafana-foundation-sdk/statetimeline';
+import * as table from '@grafana/grafana-foundation-sdk/table';
+import * as timeseries from '@grafana/grafana-foundation-sdk/timeseries';
+
+import { DIAGNOSES, rank } from './query.js';
+
+/** What every panel says of itself. */
+export interface Words {
+    title: string;
+    /** What the panel shows, what it is not, and what is bad. */
+    about: string;
+    unit: string;
+    /** What it means that there is nothing to show. */
+    empty: string;
+}
+
+/** A query and the name of what it gives: a legend, or the column of a table. */
+export interface Query {
+    name: string;
+    expr: string;
+}
+
+/** A step of a threshold: from this value on, this color. */
+export type Step = [from: number, color: string];
+
+/** A column of a table that is not a label. */
+export interface Column extends Query {
+    unit?: string;
+    properties?: DynamicConfigValue[];
+}
+
+export const DATASOURCE = { type: 'prometheus', uid: '${datasource}' };
+
+/** The colors of a series that stands for a limit. */
+export const LIMIT: DynamicConfigValue[] = [
+    { id: 'color', value: { mode: 'fixed', fixedColor: 'red' } },
+    { id: 'custom.lineStyle', value: { fill: 'dash', dash: [10, 10] } },
+    { id: 'custom.fillOpacity', value: 0 },
+];
+
+/** Lines over time. */
+export function lines(words: Words, queries: Query[], steps?: Step[]): timeseries.PanelBuilder {
+    const panel = dress(new timeseries.PanelBuilder(), words)
+        .min(0)
+        .lineWidth(1)
+        .fillOpacity(10)
+        .showPoints(common.VisibilityMode.Auto)
+        .spanNulls(false)
+        .colorScheme(new FieldColorBuilder().mode(FieldColorModeId.PaletteClassic))
+        .legend(
+            new common.VizLegendOptionsBuilder()
+                .showLegend(true)
+                .displayMode(common.LegendDisplayMode.Table)
+                .placement(common.LegendPlacement.Bottom)
+                .calcs(['lastNotNull', 'max']),
+        )
+        .tooltip(multiTooltip());
+    if (steps) {
+        panel
+            .thresholds(thresholds(steps))
+            .thresholdsStyle(
+                new common.GraphThresholdsStyleConfigBuilder().mode(common.GraphThresholdsStyleMode.Dashed),
+            );
+    }
+    queries.forEach((query, i) => panel.withTarget(range(query, refId(i))));
+    return panel;
+}
+
+/** One number, as of now, and whether it is a bad one. */
+export function number(words: Words, expr: string, steps: Step[]): stat.PanelBuilder {
+    return dress(new stat.PanelBuilder(), words)
+        .thresholds(thresholds(steps))
+        .colorScheme(new FieldColorBuilder().mode(FieldColorModeId.Thresholds))
+        .colorMode(common.BigValueColorMode.Value)
+        .graphMode(common.BigValueGraphMode.None)
+        .textMode(common.BigValueTextMode.Value)
+        .reduceOptions(new common.ReduceDataOptionsBuilder().calcs(['lastNotNull']))
+        .withTarget(instant({ name: words.title, expr }, 'A'));
+}
+
+/** Bands that tell which state held when. */
+export function bands(words: Words, query: Query, states: ValueMap): statetimeline.PanelBuilder {
+    return dress(new statetimeline.PanelBuilder(), words)
+        .mappings([states])
+        .colorScheme(new FieldColorBuilder().mode(FieldColorModeId.Thresholds))
+        .thresholds(thresholds([]))
+        .mergeValues(true)
+        .showValue(common.VisibilityMode.Auto)
+        .rowHeight(0.8)
+        .fillOpacity(80)
+        .legend(
+            new common.VizLegendOptionsBuilder()
+                .showLegend(false)
+                .displayMode(common.LegendDisplayMode.List)
+                .placement(common.LegendPlacement.Bottom),
+        )
+        .tooltip(multiTooltip())
+        .withTarget(range(query, 'A'));
+}
+
+/** How wide the columns of labels are whose values are short. */
+const WIDTHS: Record<string, number> = { netns: 110, protocol: 75, port: 65 };
+/** How wide the others are: a table scrolls sideways rather than to cut numbers off. */
+const COLUMN_WIDTH = 110;
+
+/** A table of what holds now: labels, a column for each query, and the labels that matter less. */
+export function rows(words: Words, labels: string[], columns: Column[], more: string[] = []): table.PanelBuilder {
+    const panel = dress(new table.PanelBuilder(), words)
+        .thresholds(thresholds([]))
+        .cellHeight(common.TableCellHeight.Sm)
+        .filterable(true)
+        // What a cell does not know is not what the whole table says when it is empty.
+        .overrideByRegexp('.*', [{ id: 'noValue', value: '–' }]);
+    columns.forEach((column, i) => panel.withTarget(instantTable(column, refId(i))));
+    if (columns.length > 1) {
+        panel.withTransformation({ id: 'merge', options: {} });
+    }
+    // A port is no amount.
+    for (const label of [...labels, ...more]) {
+        const width = WIDTHS[label];
+        const narrow = width ? [{ id: 'custom.width', value: width }] : [];
+        panel.overrideByName(label, [{ id: 'unit', value: 'string' }, ...narrow]);
+    }
+    for (const { name, unit, properties } of columns.filter(({ name }) => name !== '')) {
+        const own = unit ? [{ id: 'unit', value: unit }] : [];
+        const width = columns.length > 1 ? [{ id: 'custom.width', value: COLUMN_WIDTH }] : [];
+        const all = [...own, ...width, ...(properties ?? [])];
+        if (all.length > 0) panel.overrideByName(name, all);
+    }
+    return panel.withTransformation(organize(labels, columns, more));
+}
+
+/** Makes the cells of a column links. */
+export function linked(panel: table.PanelBuilder, column: string, title: string, url: string): table.PanelBuilder {
+    const link = new DashboardLinkBuilder(title).url(url).build();
+    return panel.overrideByName(column, [
+        { id: 'links', value: [{ title: link.title, url: link.url, targetBlank: false }] },
+    ]);
+}
+
+/** Puts the highest value of a column on top. */
+export function sorted(panel: table.PanelBuilder, column: string): table.PanelBuilder {
+    return panel.sortBy([new common.TableSortByFieldStateBuilder().displayName(column).desc(true)]);
+}
+
+/** Gives the cells of a column the color of its value. */
+export function colored(steps: Step[]): DynamicConfigValue[] {
+    return [
+        { id: 'thresholds', value: thresholds(steps).build() },
+        { id: 'custom.cellOptions', value: { type: 'color-text' } },
+    ];
+}
+
+/** Names the numbers of `worstDiagnosis`. */
+export function rankMapping(): ValueMap {
+    const options = Object.fromEntries(
+        DIAGNOSES.map(({ name, color }, i) => [String(rank(i)), { text: name, color, index: i }]),
+    );
+    return {
+        type: MappingType.ValueToText,
+        options: { ...options, '0': { text: 'none', color: 'green', index: DIAGNOSES.length } },
+    };
+}
+
+/** Gives lines that are called by a diagnosis its color. */
+export function inDiagnosisColors(panel: timeseries.PanelBuilder): timeseries.PanelBuilder {
+    for (const { name, color } of DIAGNOSES) {
+        panel.overrideByName(name, [{ id: 'color', value: { mode: 'fixed', fixedColor: color } }]);
+    }
+    return panel;
+}
+
+/** Names single values. */
+export function named(...values: [value: number, text: string, color: string][]): ValueMap {
+    const options = values.map(([value, text, color], index) => [String(value), { text, color, index }]);
+    return { type: MappingType.ValueToText, options: Object.fromEntries(options) };
+}
+
+/** The column that shows `worstDiagnosis`. */
+export function diagnosisColumn(expr: string): Column {
+    const properties = [
+        { id: 'mappings', value: [rankMapping()] },
+        { id: 'custom.cellOptions', value: { type: 'color-text' } },
+    ];
+    return { name: 'diagnosis', expr, properties };
+}
+
+interface Dressable<T> {
+    title(title: string): T;
+    description(description: string): T;
+    unit(unit: string): T;
+    noValue(noValue: string): T;
+    datasource(datasource: common.DataSourceRef): T;
+}
+
+function dress<T extends Dressable<T>>(panel: T, { title, about, unit, empty }: Words): T {
+    return panel.title(title).description(about).unit(unit).noValue(empty).datasource(DATASOURCE);
+}
+
+function thresholds(steps: Step[]): Builder<ReturnType<ThresholdsConfigBuilder['build']>> & ThresholdsConfigBuilder {
+    const all = [{ value: null, color: 'green' }, ...steps.map(([value, color]) => ({ value, color }))];
+    return new ThresholdsConfigBuilder().mode(ThresholdsMode.Absolute).steps(all);
+}
+
+function multiTooltip(): common.VizTooltipOptionsBuilder {
+    return new common.VizTooltipOptionsBuilder()
+        .mode(common.TooltipDisplayMode.Multi)
+        .sort(common.SortOrder.Descending);
+}
+
+function query({ name, expr }: Query, refId: string): prometheus.DataqueryBuilder {
+    return new prometheus.DataqueryBuilder()
+        .datasource(DATASOURCE)
+        .editorMode(prometheus.QueryEditorMode.Code)
+        .expr(expr)
+        .legendFormat(name)
+        .refId(refId);
+}
+
+function range(what: Query, refId: string): prometheus.DataqueryBuilder {
+    return query(what, refId).range();
+}
+
+function instant(what: Query, refId: string): prometheus.DataqueryBuilder {
+    return query(what, refId).instant();
+}
+
+function instantTable(what: Query, refId: string): prometheus.DataqueryBuilder {
+    return instant(what, refId).format(prometheus.PromQueryFormat.Table);
+}
+
+function refId(i: number): string {
+    return String.fromCharCode('A'.charCodeAt(0) + i);
+}
+
+/** Orders and names the columns; those without a name are not for people. */
+function organize(labels: string[], columns: Column[], more: string[]) {
+    const field = (i: number) => (columns.length > 1 ? `Value #${refId(i)}` : 'Value');
+    const shown = columns.map(({ name }, i) => ({ name, field: field(i) }));
+    const hidden = shown.filter(({ name }) => name === '').map(({ field }) => field);
+    const order = [...labels, ...shown.map(({ field }) => field), ...more];
+    return {
+        id: 'organize',
+        options: {
+            excludeByName: Object.fromEntries(['Time', ...hidden].map((name) => [name, true])),
+            indexByName: Object.fromEntries(order.map((name, i) => [name, i])),
+            renameByName: Object.fromEntries(
+                shown.filter(({ name }) => name !== '').map(({ name, field }) => [field, name]),
+            ),
+        },
+    };
+}

@@ -1,0 +1,48 @@
+// Owns the check against Grafana's own types: what is written is one of these, with no property that they do not know.
+import type * as grafana from '@grafana/schema';
+import type * as stat from '@grafana/schema/dist/esm/raw/composable/stat/panelcfg/x/StatPanelCfg_types.gen';
+import type * as statetimeline from '@grafana/schema/dist/esm/raw/composable/statetimeline/panelcfg/x/StateTimelinePanelCfg_types.gen';
+import type * as table from '@grafana/schema/dist/esm/raw/composable/table/panelcfg/x/TablePanelCfg_types.gen';
+import type * as timeseries from '@grafana/schema/dist/esm/raw/composable/timeseries/panelcfg/x/TimeSeriesPanelCfg_types.gen';
+
+/** A type as JSON has it: an enum is its values. */
+type Json<T> = T extends boolean | null | undefined
+    ? T
+    : T extends string
+      ? `${T}`
+      : T extends number
+        ? `${T}` extends `${infer N extends number}`
+            ? N
+            : number
+        : unknown extends T
+          ? T
+          : { [K in keyof T]: Json<T[K]> };
+
+type Fields<Custom> = Omit<grafana.FieldConfigSource, 'defaults'> & {
+    defaults: Omit<grafana.FieldConfig, 'custom'> & { custom?: Custom };
+};
+
+type PanelOf<Type, Options, Custom> = Omit<grafana.Panel, 'type' | 'options' | 'fieldConfig'> & {
+    type: Type;
+    options?: Options;
+    fieldConfig?: Fields<Custom>;
+};
+
+type Known =
+    | PanelOf<'stat', Partial<stat.Options>, never>
+    | PanelOf<'statetimeline' | 'state-timeline', Partial<statetimeline.Options>, Partial<statetimeline.FieldConfig>>
+    | PanelOf<'table', Partial<table.Options>, Partial<table.FieldConfig>>
+    | PanelOf<'timeseries', Partial<timeseries.Options>, Partial<timeseries.FieldConfig>>
+    | grafana.RowPanel;
+
+/** The schema leaves the queries of a panel open, but not those of an annotation; both belong to the data source. */
+type Annotation = Omit<grafana.AnnotationQuery, 'target'> & {
+    target?: Record<string, unknown>;
+    expr?: string;
+    titleFormat?: string;
+};
+
+/** A dashboard as Grafana's schema has it, made of the kinds of panels that are used here. */
+export type Checked = Json<
+    Omit<grafana.Dashboard, 'panels' | 'annotations'> & { panels: Known[]; annotations: { list: Annotation[] } }
+>;

@@ -1,0 +1,124 @@
+//! Owns the committed JSON of the dashboards, as the tests need it: panels, queries, variables, links.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::Value;
+
+/// The dashboards, by uid and title.
+pub(crate) const ALL: [(&str, &str); 3] = [
+    ("listenq-fleet", "listenq / Fleet"),
+    ("listenq-listener", "listenq / Listener"),
+    ("listenq-host", "listenq / Host"),
+];
+
+/// One dashboard.
+pub(crate) struct Dashboard {
+    pub(crate) uid: &'static str,
+    pub(crate) json: Value,
+}
+
+/// One query of a panel, an annotation or a variable.
+#[derive(Clone)]
+pub(crate) struct Query {
+    /// Dashboard, panel and query, for a person who looks for it.
+    pub(crate) place: String,
+    /// As written, with variables.
+    pub(crate) expr: String,
+    /// Over time, or as of now.
+    pub(crate) is_range: bool,
+}
+
+/// What stands for the variables of a dashboard.
+pub(crate) type Values<'a> = BTreeMap<&'a str, &'a str>;
+
+// === impl Dashboard ===
+
+impl Dashboard {
+    pub(crate) fn read_all() -> Vec<Self> {
+        ALL.iter().map(|(uid, _)| Self::read(uid)).collect()
+    }
+
+    fn read(uid: &'static str) -> Self {
+        let path =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("dashboards").join(format!("{uid}.json"));
+        let text = std::fs::read_to_string(&path).unwrap();
+        Self { uid, json: serde_json::from_str(&text).unwrap() }
+    }
+
+    /// Everything on the grid, headings among it.
+    pub(crate) fn grid(&self) -> &[Value] {
+        self.json["panels"].as_array().unwrap()
+    }
+
+    /// Everything but headings.
+    pub(crate) fn panels(&self) -> impl Iterator<Item = &Value> {
+        self.grid().iter().filter(|panel| panel["type"] != "row")
+    }
+
+    pub(crate) fn variables(&self) -> &[Value] {
+        self.json["templating"]["list"].as_array().unwrap()
+    }
+
+    /// Every query that Grafana sends for this dashboard.
+    pub(crate) fn queries(&self) -> Vec<Query> {
+        let panels = self.panels().flat_map(|panel| {
+            let title = panel["title"].as_str().unwrap();
+            panel["targets"].as_array().unwrap().iter().map(move |target| (title, target))
+        });
+        let annotations = self.json["annotations"]["list"].as_array().unwrap().iter();
+        let annotations = annotations.map(|mark| (mark["name"].as_str().unwrap(), &mark["target"]));
+        let shown = panels.chain(annotations).map(|(title, target)| Query {
+            place: format!("{} | {title} | {}", self.uid, target["refId"].as_str().unwrap()),
+            expr: target["expr"].as_str().unwrap().to_owned(),
+            is_range: target["range"] == true,
+        });
+        shown.chain(self.variables().iter().filter_map(|v| self.variable_query(v))).collect()
+    }
+
+    /// The series whose labels are the values of a variable.
+    fn variable_query(&self, variable: &Value) -> Option<Query> {
+        let query = variable["query"]["query"].as_str()?;
+        let (series, label) = query.strip_prefix("label_values(")?.rsplit_once(", ")?;
+        let name = variable["name"].as_str().unwrap();
+        assert_eq!(label.trim_end_matches(')'), name);
+        let place = format!("{} | ${name} | {name}", self.uid);
+        Some(Query { place, expr: series.to_owned(), is_range: false })
+    }
+
+    /// The query with its variables replaced as Grafana does it; those with several values are all of them.
+    pub(crate) fn fill(&self, expr: &str, values: &Values<'_>) -> String {
+        let mut filled = expr.to_owned();
+        for (name, time) in [("rate_interval", "10s"), ("range", "60s"), ("interval", "5s")] {
+            filled = filled.replace(&format!("$__{name}"), time);
+        }
+        for variable in self.variables() {
+            let name = variable["name"].as_str().unwrap();
+            let value = match variable["multi"] == true {
+                true => ".*".to_owned(),
+                false => values.get(name).unwrap_or(&"").replace('\\', "\\\\").replace('"', "\\\""),
+            };
+            filled = filled.replace(&format!("\"${name}\""), &format!("\"{value}\""));
+        }
+        assert!(!filled.contains('$'), "{}: a variable that nobody fills in {filled}", self.uid);
+        filled
+    }
+
+    /// The address of every link.
+    pub(crate) fn links(&self) -> Vec<&str> {
+        let mut found = Vec::new();
+        collect_links(&self.json, &mut found);
+        found
+    }
+}
+
+fn collect_links<'a>(json: &'a Value, found: &mut Vec<&'a str>) {
+    match json {
+        Value::Object(members) => {
+            found.extend(members.get("url").and_then(Value::as_str));
+            members.values().for_each(|member| collect_links(member, found));
+        }
+        Value::Array(members) => members.iter().for_each(|member| collect_links(member, found)),
+        _ => {}
+    }
+}

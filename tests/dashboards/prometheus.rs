@@ -1,0 +1,91 @@
+//! Owns a real Prometheus beside the daemon under test: what it scrapes, and what it answers.
+
+use std::fmt::Write;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use listenq_lab::http::get;
+use listenq_lab::netns::Netns;
+use listenq_lab::running::Running;
+use listenq_lab::wait::eventually;
+use serde_json::Value;
+
+const START: Duration = Duration::from_secs(20);
+const ADDRESS: &str = "127.0.0.1:9090";
+
+/// A Prometheus inside a namespace, with its data in a directory of its own. Both go when dropped.
+pub(crate) struct Prometheus {
+    netns: PathBuf,
+    address: SocketAddr,
+    directory: PathBuf,
+    _running: Running,
+}
+
+// === impl Prometheus ===
+
+impl Prometheus {
+    /// Starts it and waits until it is ready; it scrapes `target` once a second under the job `listenq`.
+    pub(crate) fn start(ns: &Netns, target: SocketAddr) -> Self {
+        let directory = std::env::temp_dir().join(ns.name());
+        fs::create_dir_all(&directory).unwrap();
+        let config = directory.join("prometheus.yml");
+        let text = format!(
+            "global: {{scrape_interval: 1s}}\n\
+             scrape_configs: [{{job_name: listenq, static_configs: [{{targets: ['{target}']}}]}}]\n"
+        );
+        fs::write(&config, text).unwrap();
+        let mut command = ns.command("prometheus");
+        command
+            .arg(format!("--config.file={}", config.display()))
+            .arg(format!("--storage.tsdb.path={}", directory.join("data").display()))
+            .arg(format!("--web.listen-address={ADDRESS}"))
+            .arg("--log.level=error");
+        let running = Running::start_as(&mut command, "prometheus");
+        let address = ADDRESS.parse().unwrap();
+        let prometheus = Self { netns: ns.path(), address, directory, _running: running };
+        eventually("prometheus", START, || prometheus.is_ready().then_some(()));
+        prometheus
+    }
+
+    /// How many series a query has now, or had within the last half minute.
+    ///
+    /// # Panics
+    ///
+    /// When the query is refused, with what Prometheus says.
+    pub(crate) fn series(&self, expr: &str, is_range: bool) -> usize {
+        let query = encode(expr);
+        let path = match is_range {
+            false => format!("/api/v1/query?query={query}"),
+            true => {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+                format!("/api/v1/query_range?query={query}&start={}&end={now}&step=2", now - 30)
+            }
+        };
+        let answer = get(Some(&self.netns), self.address, &path, &[]).unwrap();
+        assert_eq!(answer.status, 200, "{expr}: {}", answer.text());
+        let answer: Value = serde_json::from_str(answer.text()).unwrap();
+        answer["data"]["result"].as_array().unwrap().len()
+    }
+
+    fn is_ready(&self) -> bool {
+        get(Some(&self.netns), self.address, "/-/ready", &[]).is_ok_and(|a| a.status == 200)
+    }
+}
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+fn encode(text: &str) -> String {
+    text.bytes().fold(String::new(), |mut encoded, byte| {
+        match byte.is_ascii_alphanumeric() {
+            true => encoded.push(byte.into()),
+            false => write!(encoded, "%{byte:02X}").unwrap(),
+        }
+        encoded
+    })
+}

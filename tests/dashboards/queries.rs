@@ -1,0 +1,104 @@
+//! Owns what a query names: metrics and labels that listenq has.
+
+use std::collections::BTreeSet;
+
+use listenq::exposition::table::{Kind, METRICS};
+use promql_parser::label::Labels;
+use promql_parser::parser::{Expr, LabelModifier, VectorMatchCardinality, VectorSelector, parse};
+use promql_parser::util::{ExprVisitor, walk_expr};
+
+/// What Prometheus puts on every series it scrapes.
+const SCRAPED: [&str; 2] = ["job", "instance"];
+/// What Prometheus itself makes, and its labels: the alerts' own are those of listenq.
+const FOREIGN: [(&str, &[&str]); 2] =
+    [("up", &[]), ("ALERTS", &["alertname", "alertstate", "severity"])];
+
+/// The metrics of the table that a query names.
+///
+/// # Panics
+///
+/// When it does not parse, or names a metric or a label that does not exist.
+pub(crate) fn metrics_of(place: &str, expr: &str) -> BTreeSet<&'static str> {
+    let parsed = parse(expr).unwrap_or_else(|e| panic!("{place}: {e}: {expr}"));
+    let mut reader = Reader { place, named: BTreeSet::new() };
+    walk_expr(&mut reader, &parsed).unwrap_or_else(|wrong| panic!("{place}: {wrong}: {expr}"));
+    reader.named
+}
+
+struct Reader<'a> {
+    place: &'a str,
+    named: BTreeSet<&'static str>,
+}
+
+// === impl Reader ===
+
+impl ExprVisitor for Reader<'_> {
+    type Error = String;
+
+    fn pre_visit(&mut self, expr: &Expr) -> Result<bool, String> {
+        match expr {
+            Expr::VectorSelector(selector) => self.select(selector)?,
+            Expr::MatrixSelector(selector) => self.select(&selector.vs)?,
+            Expr::Aggregate(aggregate) => check_modifier(aggregate.modifier.as_ref())?,
+            Expr::Binary(binary) => {
+                if let Some(modifier) = &binary.modifier {
+                    check_modifier(modifier.matching.as_ref())?;
+                    check_card(&modifier.card)?;
+                }
+            }
+            _ => {}
+        }
+        Ok(true)
+    }
+}
+
+impl Reader<'_> {
+    fn select(&mut self, selector: &VectorSelector) -> Result<(), String> {
+        let name = selector.name.as_deref().ok_or("a selector without a metric")?;
+        let labels = self.labels_of(name)?;
+        for matcher in &selector.matchers.matchers {
+            let label = matcher.name.as_str();
+            if !SCRAPED.contains(&label) && !labels.contains(&label) {
+                return Err(format!("{name} has no label {label}"));
+            }
+        }
+        match selector.matchers.matchers.iter().any(|matcher| matcher.name == "job") {
+            true => Ok(()),
+            false if self.place.contains("| $job |") => Ok(()),
+            false => Err(format!("{name} of every job")),
+        }
+    }
+
+    fn labels_of(&mut self, name: &str) -> Result<Vec<&'static str>, String> {
+        if let Some((_, labels)) = FOREIGN.iter().find(|(foreign, _)| *foreign == name) {
+            return Ok([labels, &["netns", "protocol", "address", "port"][..]].concat());
+        }
+        let is_named = |metric: &str, kind| match kind {
+            Kind::Histogram => name.strip_suffix("_bucket") == Some(metric),
+            Kind::Gauge | Kind::Counter => name == metric,
+        };
+        let metric = METRICS.iter().find(|metric| is_named(metric.name, metric.kind));
+        let metric = metric.ok_or_else(|| format!("there is no metric {name}"))?;
+        self.named.insert(metric.name);
+        Ok(metric.labels.to_vec())
+    }
+}
+
+fn check_modifier(modifier: Option<&LabelModifier>) -> Result<(), String> {
+    modifier.map_or(Ok(()), |modifier| check_labels(modifier.labels()))
+}
+
+fn check_card(card: &VectorMatchCardinality) -> Result<(), String> {
+    card.labels().map_or(Ok(()), check_labels)
+}
+
+/// Whether every one is a label of some metric.
+fn check_labels(labels: &Labels) -> Result<(), String> {
+    let ours = METRICS.iter().flat_map(|metric| metric.labels).copied();
+    let foreign = FOREIGN.iter().flat_map(|(_, labels)| *labels).copied();
+    let known: BTreeSet<&str> = ours.chain(foreign).chain(SCRAPED).chain(["le"]).collect();
+    match labels.labels.iter().find(|label| !known.contains(label.as_str())) {
+        Some(label) => Err(format!("no metric has a label {label}")),
+        None => Ok(()),
+    }
+}
