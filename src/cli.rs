@@ -432,6 +432,7 @@ mod tests {
             (["--web.listen-address", "localhost:80"], "names are not looked up"),
             (["--web.telemetry-path", "metrics"], "begins with /"),
             (["--web.telemetry-path", "/-/healthy"], "kept for health checks"),
+            (["--web.telemetry-path", "/runbooks/"], "kept for the runbooks"),
             (["--web.telemetry-path", "/api/metrics"], "kept for the JSON"),
             (["--web.telemetry-path", "/{a}"], "not a path"),
             (["--listener.include", "a("], "unclosed group"),
