@@ -12,8 +12,12 @@ use crate::sampler::Config;
 use crate::state::{self, Filter};
 
 /// Below these the metrics cannot be.
-const KEPT_PATHS: [(&str, &str); 3] =
-    [("/-/", "health checks"), ("/api/", "the JSON"), ("/static/", "the page")];
+const KEPT_PATHS: [(&str, &str); 4] = [
+    ("/-/", "health checks"),
+    ("/api/", "the JSON"),
+    ("/runbooks/", "the runbooks"),
+    ("/static/", "the page"),
+];
 
 /// Prometheus exporter for Linux listen queues: for every listening socket, how many connections wait to be
 /// accepted, how many may, and how many the kernel refused.
@@ -428,6 +432,7 @@ mod tests {
             (["--web.listen-address", "localhost:80"], "names are not looked up"),
             (["--web.telemetry-path", "metrics"], "begins with /"),
             (["--web.telemetry-path", "/-/healthy"], "kept for health checks"),
+            (["--web.telemetry-path", "/runbooks/"], "kept for the runbooks"),
             (["--web.telemetry-path", "/api/metrics"], "kept for the JSON"),
             (["--web.telemetry-path", "/{a}"], "not a path"),
             (["--listener.include", "a("], "unclosed group"),

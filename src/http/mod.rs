@@ -1,5 +1,5 @@
-//! The HTTP end: `/metrics`, `/api/v1/listeners`, `/-/healthy`, `/-/ready` and the live page at `/`. It answers from
-//! the published view and never touches the kernel.
+//! The HTTP end: `/metrics`, `/api/v1/listeners`, `/runbooks/`, `/-/healthy`, `/-/ready` and the live page at `/`. It
+//! answers from the published view and never touches the kernel.
 
 mod api;
 mod asset;
@@ -8,6 +8,7 @@ mod limit;
 mod page;
 mod patience;
 mod render;
+pub mod runbooks;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -59,6 +60,7 @@ pub fn router(reader: Reader, telemetry_path: &str) -> Router {
     let mut router = Router::new()
         .route(telemetry_path, get(metrics))
         .route("/api/v1/listeners", get(api::listeners))
+        .merge(runbooks::router())
         .route("/-/healthy", get(|| async { "listenq is healthy.\n" }))
         .route("/-/ready", get(ready));
     if telemetry_path != "/" {

@@ -1,0 +1,171 @@
+//! Owns that alerts, runbooks, README, dashboards and the table of metrics agree with each other.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use listenq::diagnosis::Diagnosis;
+use listenq::exposition::table::{Kind, METRICS};
+use listenq::http::runbooks::RUNBOOKS;
+use listenq_lab::listenq::Launch;
+use listenq_lab::netns::Netns;
+use regex::Regex;
+
+const BIN: &str = env!("CARGO_BIN_EXE_listenq");
+
+fn root(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root(path)).unwrap()
+}
+
+/// Every file of this kind in a folder and below, but for what npm puts there; none when there is no such folder.
+fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path());
+    let entries = entries.filter(|path| !path.ends_with("node_modules"));
+    let inside = |path: PathBuf| match path.is_dir() {
+        true => files(&path, extension),
+        false => vec![path],
+    };
+    let wanted = |path: &PathBuf| path.extension().is_some_and(|end| end == extension);
+    entries.flat_map(inside).filter(wanted).collect()
+}
+
+/// The alerts of alerts.yml.
+fn alerts() -> BTreeSet<String> {
+    let text = read("deploy/prometheus/alerts.yml");
+    let names = text.lines().filter_map(|line| line.trim().strip_prefix("- alert: "));
+    names.map(str::to_owned).collect()
+}
+
+/// Everything written that names metrics, with its place. The README's table is the table of metrics itself.
+fn texts() -> Vec<(String, String)> {
+    let mut paths = files(&root("deploy/runbooks"), "md");
+    paths.extend(files(&root("deploy/prometheus"), "yml"));
+    paths.extend(files(&root("tests/rules"), "yml"));
+    paths.extend(files(&root("dashboards"), "json"));
+    let mut texts: Vec<_> = paths
+        .iter()
+        .filter(|path| !path.file_name().unwrap().to_string_lossy().starts_with("package"))
+        .map(|path| (path.display().to_string(), fs::read_to_string(path).unwrap()))
+        .collect();
+    let readme = read("README.md");
+    let (before, rest) = readme.split_once("<!-- metrics -->").unwrap();
+    let (_, after) = rest.split_once("<!-- /metrics -->").unwrap();
+    texts.push(("README.md".into(), format!("{before}{after}")));
+    texts
+}
+
+/// The names of metrics in a text; a recorded one (`level:metric:operations`) is none.
+fn metrics_in(text: &str) -> BTreeSet<String> {
+    let name = Regex::new(r"[a-zA-Z_:][a-zA-Z0-9_:]*").unwrap();
+    let names = name.find_iter(text).map(|found| found.as_str());
+    let ours = names.filter(|name| name.starts_with("listenq_") || name.starts_with("process_"));
+    let ours = ours.filter(|name| !name.contains(':') && *name != "process_");
+    ours.map(str::to_owned).collect()
+}
+
+/// Every name a metric has in the exposition.
+fn exposed() -> BTreeSet<String> {
+    let names = METRICS.iter().flat_map(|metric| {
+        let ends: &[&str] =
+            if metric.kind == Kind::Histogram { &["", "_bucket", "_sum", "_count"] } else { &[""] };
+        ends.iter().map(|end| format!("{}{end}", metric.name))
+    });
+    names.collect()
+}
+
+#[test]
+fn every_alert_has_a_runbook_and_every_runbook_an_alert() {
+    let served: BTreeSet<_> = RUNBOOKS.iter().map(|runbook| runbook.alert.to_owned()).collect();
+    let stem = |path: PathBuf| path.file_stem().unwrap().to_str().unwrap().to_owned();
+    let written: BTreeSet<_> =
+        files(&root("deploy/runbooks"), "md").into_iter().map(stem).collect();
+    assert_eq!(served, alerts());
+    assert_eq!(written, alerts());
+}
+
+#[test]
+fn every_runbook_says_what_it_is_how_to_confirm_and_what_not_to_do() {
+    let alert = Regex::new("ListenQueue[A-Za-z]+").unwrap();
+    for runbook in RUNBOOKS {
+        let headings: Vec<_> = runbook.text.lines().filter(|line| line.starts_with('#')).collect();
+        let title = format!("# {}", runbook.alert);
+        let [what, confirm, causes, not] = [
+            "## What it means",
+            "## Confirm",
+            "## Causes, the likeliest first, and the change for each",
+            "## Do not",
+        ];
+        assert_eq!(headings, [&title, what, confirm, causes, not], "{}", runbook.alert);
+        assert!(runbook.text.contains("Worked: "), "{}", runbook.alert);
+        let by_hand = ["ss -", "nstat -"].iter().any(|tool| runbook.text.contains(tool));
+        assert!(by_hand, "{} needs listenq to be confirmed", runbook.alert);
+        for other in alert.find_iter(runbook.text) {
+            assert!(alerts().contains(other.as_str()), "{}: {}", runbook.alert, other.as_str());
+        }
+    }
+}
+
+#[test]
+fn every_metric_that_is_named_anywhere_exists() {
+    let exposed = exposed();
+    for (place, text) in texts() {
+        let unknown: Vec<_> =
+            metrics_in(&text).into_iter().filter(|name| !exposed.contains(name)).collect();
+        assert!(unknown.is_empty(), "{place} names {unknown:?}");
+    }
+}
+
+#[test]
+fn every_metric_is_used_or_explained_somewhere() {
+    let named: BTreeSet<_> = texts().iter().flat_map(|(_, text)| metrics_in(text)).collect();
+    let unused: Vec<_> =
+        METRICS.iter().map(|metric| metric.name).filter(|name| !named.contains(*name)).collect();
+    assert!(unused.is_empty(), "nobody says what these are for: {unused:#?}");
+}
+
+#[test]
+fn every_diagnosis_leads_to_an_alert_and_no_alert_asks_for_another() {
+    let text = read("deploy/prometheus/alerts.yml");
+    let asked = Regex::new(r#"diagnosis=~?"([a-z_|]+)""#).unwrap();
+    let asked: BTreeSet<_> = asked
+        .captures_iter(&text)
+        .flat_map(|found| found[1].split('|').map(str::to_owned).collect::<Vec<_>>())
+        .collect();
+    assert_eq!(asked, Diagnosis::ALL.iter().map(|one| one.label().to_owned()).collect());
+}
+
+#[test]
+fn no_rule_looks_at_drops() {
+    let text = read("deploy/prometheus/alerts.yml");
+    let drops: Vec<_> =
+        metrics_in(&text).into_iter().filter(|name| name.contains("drop")).collect();
+    assert!(drops.is_empty(), "{drops:?}");
+}
+
+#[test]
+fn the_daemon_serves_each_runbook_under_the_name_of_its_alert() {
+    if !Netns::require_root() {
+        return;
+    }
+    let ns = Netns::new("runbooks");
+    let daemon = Launch::new(BIN).inside(&ns).start();
+    let list = daemon.get("/runbooks/", &[]);
+    assert_eq!((list.status, list.header("content-type")), (200, Some("text/html; charset=utf-8")));
+    let link = Regex::new("<a href=\"([^\"]+)\">").unwrap();
+    let links: BTreeSet<_> =
+        link.captures_iter(list.text()).map(|found| found[1].to_owned()).collect();
+    assert_eq!(links, alerts());
+    for alert in links {
+        let answer = daemon.get(&format!("/runbooks/{alert}"), &[]);
+        let kind = answer.header("content-type");
+        assert_eq!((answer.status, kind), (200, Some("text/plain; charset=utf-8")));
+        assert_eq!(answer.text(), read(&format!("deploy/runbooks/{alert}.md")));
+    }
+    assert_eq!(daemon.get("/runbooks/ListenQueueNothing", &[]).status, 404);
+    assert_eq!(daemon.get("/runbooks/..%2FREADME", &[]).status, 404);
+}

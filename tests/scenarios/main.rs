@@ -1,0 +1,148 @@
+//! Owns the scenario run: every trouble sets off its own alert and no other, and health sets off none, through a real
+//! Prometheus and a real Alertmanager with the files that are shipped.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
+#![allow(clippy::print_stdout, reason = "the table is for the reader of --nocapture")]
+
+mod scenes;
+mod stack;
+mod table;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use listenq_lab::netns::Netns;
+use listenq_lab::tool::require_tool;
+use listenq_lab::web::PHP;
+
+use scenes::Scene;
+use stack::{Notice, Stack};
+use table::{Fired, ITSELF, Table, Verdict, short};
+
+const BIN: &str = env!("CARGO_BIN_EXE_listenq");
+/// The slowest alert that a scene sets off: three minutes of slow accepting, and some seconds before and after.
+const RUN: Duration = Duration::from_secs(250);
+/// From the beginning of a sustained overflow to the notification.
+const IN_TIME: Duration = Duration::from_secs(120);
+
+#[test]
+fn every_trouble_sets_off_its_own_alert_and_no_other() {
+    let tools = ["prometheus", "prometheus-alertmanager", "nginx", PHP];
+    if !Netns::require_root() || !tools.into_iter().all(require_tool) {
+        return;
+    }
+    let table = Table::read();
+    let stack = Stack::start(BIN);
+    let began = play();
+    let mut notices = stack.notices();
+    notices.retain(is_ours);
+    let fired = first_notices(&notices, &began);
+    let verdicts = table.judge(&fired);
+    table.print(&verdicts);
+    let mut wrong: Vec<_> = verdicts.iter().filter_map(Verdict::complaint).collect();
+    wrong.extend(late(&fired));
+    wrong.extend(misdirected(&notices));
+    wrong.extend(unsaid(&notices));
+    assert!(wrong.is_empty(), "{wrong:#?}\n{}", stack.daemon.log().join("\n"));
+}
+
+#[test]
+fn the_table_has_every_scene_and_every_alert() {
+    let table = Table::read();
+    let played = scenes::ALL.iter().map(|(name, _)| *name).chain([ITSELF]);
+    assert_eq!(table.rows.keys().copied().collect::<BTreeSet<_>>(), played.collect());
+    let text = include_str!("../../deploy/prometheus/alerts.yml");
+    let names = text.lines().filter_map(|line| line.trim().strip_prefix("- alert: "));
+    assert_eq!(table.alerts(), names.map(short).collect());
+}
+
+#[test]
+fn a_missing_alert_a_forbidden_one_and_one_from_nowhere_are_wrong() {
+    let table = Table::read();
+    let expected = table
+        .rows
+        .iter()
+        .flat_map(|(scene, row)| row.expected.iter().map(move |alert| (*scene, *alert)));
+    let all: Vec<(&str, &str)> = expected.collect();
+    let fired = |of: &[(&str, &str)]| -> Fired {
+        of.iter()
+            .map(|(scene, alert)| ((scene.to_string(), alert.to_string()), Duration::ZERO))
+            .collect()
+    };
+    let complaints = |fired: Fired| -> Vec<String> {
+        table.judge(&fired).iter().filter_map(Verdict::complaint).collect()
+    };
+    assert_eq!(complaints(fired(&all)), Vec::<String>::new());
+    let strays = [("idle", "Overflowed"), ("elsewhere", "Stalled"), ("stopped", "Overflowed")];
+    let wrong = complaints(fired(&[&all[1..], &strays].concat()));
+    let missing = format!("{}: {} MISSING", all[0].0, all[0].1);
+    let expected = [&missing, "elsewhere: Stalled FORBIDDEN", "idle: Overflowed FORBIDDEN"];
+    assert_eq!(wrong, expected);
+}
+
+/// Plays all scenes to their end, and says when the trouble of each began.
+fn play() -> BTreeMap<String, Instant> {
+    let begin = Instant::now();
+    let scenes = scenes::ALL.map(|(name, doings)| {
+        thread::spawn(move || {
+            let scene = Scene::until(begin + RUN, name);
+            doings(&scene);
+            (name.to_owned(), scene.began())
+        })
+    });
+    let mut began = BTreeMap::from([(ITSELF.to_owned(), begin)]);
+    began.extend(scenes.map(|scene| scene.join().unwrap()));
+    began
+}
+
+fn first_notices(notices: &[Notice], began: &BTreeMap<String, Instant>) -> Fired {
+    let mut fired = Fired::new();
+    for notice in notices.iter().filter(|notice| notice.is_firing) {
+        let scene = scene_of(notice);
+        let alert = short(notice.labels["alertname"].as_str().unwrap()).to_owned();
+        let after = began
+            .get(&scene)
+            .map_or(Duration::ZERO, |began| notice.at.saturating_duration_since(*began));
+        fired.entry((scene, alert)).or_insert(after);
+    }
+    fired
+}
+
+/// listenq sees the namespaces of other tests, too: their listeners are left out, what the kernel counts in them is not.
+fn is_ours(notice: &Notice) -> bool {
+    let netns = notice.labels["netns"].as_str().unwrap_or_default();
+    !netns.starts_with("lq-") || netns.starts_with(&format!("lq-{}-", std::process::id()))
+}
+
+/// The namespace is called `lq-<pid>-<n>-<scene>`.
+fn scene_of(notice: &Notice) -> String {
+    let netns = notice.labels["netns"].as_str().unwrap_or_default();
+    netns.splitn(4, '-').nth(3).unwrap_or(ITSELF).to_owned()
+}
+
+/// Pages that came too late.
+fn late(fired: &Fired) -> Vec<String> {
+    let pages = fired.iter().filter(|((_, alert), _)| alert == "Overflowing" || alert == "Stalled");
+    pages
+        .filter(|(_, after)| **after > IN_TIME)
+        .map(|((scene, alert), after)| format!("{scene} set off {alert} after {after:?}"))
+        .collect()
+}
+
+/// What went to the pager and is not critical, or the other way round.
+fn misdirected(notices: &[Notice]) -> Vec<String> {
+    let is_right =
+        |notice: &&Notice| (notice.labels["severity"] == "critical") == (notice.to == "/pages");
+    notices.iter().filter(|notice| !is_right(notice)).map(|notice| format!("{notice:?}")).collect()
+}
+
+/// Pages that do not name owner and diagnosis, or whose template failed.
+fn unsaid(notices: &[Notice]) -> Vec<String> {
+    let says = |notice: &&Notice| {
+        let text = notice.annotations["description"].as_str().unwrap_or_default();
+        let is_page = notice.to == "/pages" && notice.is_firing;
+        let names = !text.contains("Owner: not known") && !text.contains("none at this moment");
+        !text.is_empty() && !text.contains("error") && (names || !is_page)
+    };
+    notices.iter().filter(|notice| !says(notice)).map(|notice| format!("{notice:?}")).collect()
+}

@@ -1,0 +1,191 @@
+//! Owns the real stack: listenq, Prometheus and Alertmanager in a namespace of their own, with the files that are shipped,
+//! and a receiver that keeps every notification.
+
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use listenq_lab::http;
+use listenq_lab::listenq::{Daemon, Launch};
+use listenq_lab::netns::Netns;
+use listenq_lab::rootfs::Rootfs;
+use listenq_lab::running::Running;
+use listenq_lab::wait::eventually;
+use serde_json::Value;
+
+const START: Duration = Duration::from_secs(30);
+/// Where alertmanager.yml sends to.
+const RECEIVER: &str = "127.0.0.1:9095";
+const LISTENQ: &str = "127.0.0.1:19511";
+const PROMETHEUS: &str = "127.0.0.1:9090";
+const ALERTMANAGER: &str = "127.0.0.1:9093";
+
+/// One alert in one notification.
+#[derive(Clone, Debug)]
+pub(crate) struct Notice {
+    /// The path it was sent to.
+    pub(crate) to: String,
+    pub(crate) at: Instant,
+    pub(crate) is_firing: bool,
+    pub(crate) labels: Value,
+    pub(crate) annotations: Value,
+}
+
+/// All of it, running. Dropping it ends everything.
+pub(crate) struct Stack {
+    pub(crate) daemon: Daemon,
+    receiver: Receiver,
+    // In this order they end.
+    _prometheus: Running,
+    _alertmanager: Running,
+    _root: Rootfs,
+    ns: Netns,
+}
+
+struct Receiver {
+    notices: Arc<Mutex<Vec<Notice>>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+// === impl Stack ===
+
+impl Stack {
+    /// Starts everything, and waits until Prometheus has scraped.
+    pub(crate) fn start(binary: &str) -> Self {
+        let (ns, root) = (Netns::new("stack"), Rootfs::new());
+        let receiver = Receiver::start(&ns);
+        let ours = format!("--listener.include=^lq-{}-", std::process::id());
+        let flags = ["--netns=all", "--web.listen-address=127.0.0.1:19511", &ours];
+        let daemon = Launch::new(binary).args(&flags).inside(&ns).start();
+        let stack = Self {
+            daemon,
+            receiver,
+            _prometheus: prometheus(&ns, &root),
+            _alertmanager: alertmanager(&ns, &root),
+            _root: root,
+            ns,
+        };
+        stack.await_ready();
+        stack
+    }
+
+    /// Every notification so far.
+    pub(crate) fn notices(&self) -> Vec<Notice> {
+        self.receiver.notices.lock().unwrap().clone()
+    }
+
+    /// What Prometheus answers to an instant query, as JSON.
+    pub(crate) fn query(&self, path: &str) -> String {
+        let answer = http::get(Some(&self.ns.path()), PROMETHEUS.parse().unwrap(), path, &[]);
+        answer.unwrap().text().to_owned()
+    }
+
+    fn await_ready(&self) {
+        let is_ready = |address: &str| {
+            http::get(Some(&self.ns.path()), address.parse().unwrap(), "/-/ready", &[])
+                .is_ok_and(|answer| answer.status == 200)
+        };
+        eventually("Prometheus and Alertmanager", START, || {
+            (is_ready(PROMETHEUS) && is_ready(ALERTMANAGER)).then_some(())
+        });
+        eventually("a scrape", START, || {
+            self.query("/api/v1/query?query=listenq_build_info").contains("19511").then_some(())
+        });
+    }
+}
+
+fn shipped(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/prometheus").join(name)
+}
+
+fn prometheus(ns: &Netns, root: &Rootfs) -> Running {
+    let config = format!(
+        "global: {{scrape_interval: 5s, evaluation_interval: 5s}}\n\
+         rule_files: [{alerts}]\n\
+         alerting: {{alertmanagers: [{{static_configs: [{{targets: ['{ALERTMANAGER}']}}]}}]}}\n\
+         scrape_configs: [{{job_name: listenq, static_configs: [{{targets: ['{LISTENQ}']}}]}}]\n",
+        alerts = shipped("alerts.yml").display()
+    );
+    let mut command = ns.command("prometheus");
+    command.arg("--config.file").arg(root.file("prometheus.yml", config));
+    command.arg("--storage.tsdb.path").arg(root.place("prometheus"));
+    command.args(["--log.level=warn", "--web.listen-address", PROMETHEUS]);
+    Running::start_as(&mut command, "prometheus")
+}
+
+fn alertmanager(ns: &Netns, root: &Rootfs) -> Running {
+    let mut command = ns.command("prometheus-alertmanager");
+    command.arg("--config.file").arg(shipped("alertmanager.yml"));
+    command.arg("--storage.path").arg(root.place("alertmanager"));
+    command.args(["--log.level=warn", "--cluster.listen-address=", "--web.listen-address"]);
+    Running::start_as(command.arg(ALERTMANAGER), "prometheus-aler")
+}
+
+// === impl Receiver ===
+
+impl Receiver {
+    fn start(ns: &Netns) -> Self {
+        let listener = ns.run(|| TcpListener::bind(RECEIVER)).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let (notices, stop) = (Arc::default(), Arc::new(AtomicBool::new(false)));
+        let (kept, stopped) = (Arc::clone(&notices), Arc::clone(&stop));
+        let thread = thread::spawn(move || receive(&listener, &kept, &stopped));
+        Self { notices, stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+fn receive(listener: &TcpListener, kept: &Mutex<Vec<Notice>>, stopped: &AtomicBool) {
+    while !stopped.load(Ordering::Relaxed) {
+        match listener.accept() {
+            Ok((stream, _)) => kept.lock().unwrap().extend(notices(stream)),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => thread::sleep(Duration::from_millis(20)),
+            Err(e) => panic!("accepting a notification: {e}"),
+        }
+    }
+}
+
+/// Reads one request and answers it.
+fn notices(stream: TcpStream) -> Vec<Notice> {
+    stream.set_nonblocking(false).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let mut reader = BufReader::new(stream);
+    let (mut to, mut length) = (String::new(), 0);
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).unwrap();
+        if line.trim().is_empty() {
+            break;
+        }
+        if let Some(rest) = line.strip_prefix("POST ") {
+            to = rest.split(' ').next().unwrap().to_owned();
+        } else if let Some(rest) = line.to_lowercase().strip_prefix("content-length:") {
+            length = rest.trim().parse().unwrap();
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).unwrap();
+    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    reader.get_mut().write_all(answer).unwrap();
+    let body: Value = serde_json::from_slice(&body).unwrap();
+    let alerts = body["alerts"].as_array().cloned().unwrap_or_default();
+    let notice = |alert: Value| Notice {
+        to: to.clone(),
+        at: Instant::now(),
+        is_firing: alert["status"] == "firing",
+        labels: alert["labels"].clone(),
+        annotations: alert["annotations"].clone(),
+    };
+    alerts.into_iter().map(notice).collect()
+}
