@@ -278,12 +278,6 @@ fn a_server_that_never_accepts_is_found_by_watching_alone() {
     let _waiting = ns.run(|| fill(listener.target(), 20));
     let command = |args: &[&str]| Launch::new(BIN).args(args).inside(&ns).run();
     let port = listener.port().to_string();
-    let brief = ["explain", "check"].map(|name| command(&[name, "--for=3s"]));
-    assert_eq!(brief.each_ref().map(|output| output.status.code()), [Some(0), Some(3)]);
-    let words = ["netns host): no diagnosis yet: watched for ", "(watched for only "];
-    for (output, words) in brief.iter().zip(words) {
-        assert!(output.stdout.contains(words), "no {words:?} in {}", output.stdout);
-    }
     let (explained, checked) = thread::scope(|scope| {
         let checked = scope.spawn(|| command(&["check"]));
         let explained = command(&["explain", &port, "--for=14s"]);
@@ -309,4 +303,10 @@ fn a_server_that_never_accepts_is_found_by_watching_alone() {
     assert!(checked.stdout.starts_with("LISTENQ CRITICAL - stalled"), "{}", checked.stdout);
     let place = format!(" at host/tcp/127.0.0.1:{port}, ");
     assert!(checked.stdout.contains(&place), "{}", checked.stdout);
+    let brief = ["explain", "check"].map(|name| command(&[name, "--for=3s"]));
+    assert_eq!(brief.each_ref().map(|output| output.status.code()), [Some(0), Some(3)]);
+    let words = ["netns host): no diagnosis yet: watched for ", "(watched for only "];
+    for (output, words) in brief.iter().zip(words) {
+        assert!(output.stdout.contains(words), "no {words:?} in {}", output.stdout);
+    }
 }
