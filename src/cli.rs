@@ -91,7 +91,7 @@ pub enum Command {
 pub struct Ask {
     /// Ask the daemon at this URL; `none` asks nobody and samples. Without it, the daemon of this machine is asked at
     /// http://localhost:19511, and if none answers, listenq samples. User and password stand as in
-    /// http://USER:PASSWORD@HOST:PORT.
+    /// http://USER:PASSWORD@HOST:PORT, percent-encoded.
     #[arg(long = "url", env = "LISTENQ_URL", value_name = "URL", value_parser = daemon)]
     pub url: Option<Daemon>,
 }
@@ -179,6 +179,7 @@ pub struct Sampling {
         env = "LISTENQ_LISTENER_MAX",
         value_name = "COUNT",
         default_value = "1000",
+        value_parser = whole_number,
         global = true
     )]
     pub max: usize,
@@ -355,6 +356,10 @@ fn duration_between(text: &str, least: &str, most: &str) -> Result<Duration, Str
     }
 }
 
+fn whole_number(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|_| "not a whole number".into())
+}
+
 fn share(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(share) if share > 0.0 && share <= 1.0 => Ok(share),
@@ -436,6 +441,7 @@ mod tests {
             (["--web.telemetry-path", "/api/metrics"], "kept for the JSON"),
             (["--web.telemetry-path", "/{a}"], "not a path"),
             (["--listener.include", "a("], "unclosed group"),
+            (["--listener.max", "x"], "not a whole number"),
         ] {
             let error = parse(&args).unwrap_err();
             assert!(error.contains(expected), "{args:?}: {error}");

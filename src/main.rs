@@ -13,10 +13,12 @@ use listenq::cli::{Cli, Command};
 use listenq::sampler::Config;
 use listenq::terminal::source::{self, Known, Sampling};
 use listenq::terminal::{check, explain, list};
-use listenq::{exposition, log, serve, web_config};
+use listenq::{exposition, log, remote, serve, web_config};
 
 /// `EX_USAGE` of sysexits.h.
 const USAGE: u8 = 64;
+/// What was under way when standard output failed.
+const WRITING: &str = "writing standard output";
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -71,9 +73,13 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         Command::Check { watch } => {
             let sampling = Sampling::For(watch.duration);
             let known = source::report(&watch.ask, &config, sampling)?;
-            return Ok(ExitCode::from(check::write(&known, &mut io::stdout().lock())? as u8));
+            let level = check::write(&known, &mut io::stdout().lock()).context(WRITING)?;
+            return Ok(ExitCode::from(level as u8));
         }
-        Command::CheckWebConfig { file } => web_config::check(file)?,
+        Command::CheckWebConfig { file } => {
+            web_config::check(file)?;
+            writeln!(io::stdout(), "{} is good", file.display()).context(WRITING)?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -81,7 +87,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
 fn metrics(config: &Config) -> Result<()> {
     let sample = source::sample_once(config)?;
     let text = exposition::render(&sample.view, sample.age())?;
-    Ok(io::stdout().write_all(text.as_bytes())?)
+    io::stdout().write_all(text.as_bytes()).context(WRITING)
 }
 
 fn list(known: &Known, json: bool) -> Result<()> {
@@ -92,7 +98,7 @@ fn list(known: &Known, json: bool) -> Result<()> {
         true => list::write_json(listeners, out),
         false => list::write_table(listeners, is_terminal, out),
     };
-    Ok(written?)
+    written.context(WRITING)
 }
 
 fn explain(known: &Known, target: Option<&str>, json: bool) -> Result<()> {
@@ -105,7 +111,7 @@ fn explain(known: &Known, target: Option<&str>, json: bool) -> Result<()> {
         }
         false => explain::write_text(known, &chosen, out),
     };
-    Ok(written?)
+    written.context(WRITING)
 }
 
 /// Each namespace takes nine descriptors: the soft limit, kept low for `select(2)`, is not meant for that.
@@ -125,14 +131,35 @@ fn usage(error: &clap::Error) -> ExitCode {
             Err(_) => ExitCode::FAILURE,
         };
     }
-    let text = error.to_string();
-    let first = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
-    let from = variable_of(error).map(|name| format!(" from {name}")).unwrap_or_default();
-    let allowed = match error.get(ContextKind::ValidValue) {
-        Some(ContextValue::Strings(values)) => format!(": not {}", values.join(" or ")),
-        _ => String::new(),
+    let from = variable_of(error).map(|name| format!("from {name}; ")).unwrap_or_default();
+    let line = format!("{} ({from}see listenq --help)", what_is_wrong(error));
+    fail(&line, ExitCode::from(USAGE))
+}
+
+/// The error in one line that names argument and value, and holds no password.
+fn what_is_wrong(error: &clap::Error) -> String {
+    let strings = |kind| match error.get(kind) {
+        Some(ContextValue::Strings(values)) => values.clone(),
+        Some(ContextValue::String(value)) => vec![value.clone()],
+        _ => Vec::new(),
     };
-    fail(&format!("{first}{allowed}{from} (see listenq --help)"), ExitCode::from(USAGE))
+    if error.kind() == ErrorKind::MissingRequiredArgument {
+        return format!("{} is missing", strings(ContextKind::InvalidArg).join(", "));
+    }
+    let mut text = error.to_string();
+    let values = strings(ContextKind::InvalidValue);
+    for given in values.iter().chain(&strings(ContextKind::InvalidArg)) {
+        if given.contains('@') {
+            text = text.replace(given, &remote::masked(given));
+        }
+    }
+    let first = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+    let allowed = strings(ContextKind::ValidValue).join(" or ");
+    match (allowed.is_empty(), values.iter().all(String::is_empty)) {
+        (true, _) => first.into(),
+        (false, true) => format!("{first}: {allowed}"),
+        (false, false) => format!("{first}: not {allowed}"),
+    }
 }
 
 /// The environment variable that a bad value came from, if it did not stand on the command line.

@@ -4,8 +4,12 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use percent_encoding::percent_decode_str;
 use thiserror::Error;
 use ureq::http::Uri;
+use ureq::http::header::AUTHORIZATION;
 
 use crate::report::Report;
 
@@ -19,10 +23,12 @@ const MOST_BYTES: u64 = 1 << 28;
 /// The URL of a daemon.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Url {
-    /// Of its report, with user and password.
+    /// Of its report, without user and password.
     full: String,
     /// As it may be shown.
     shown: String,
+    /// The value of the `Authorization` header.
+    authorization: Option<String>,
 }
 
 /// Why there is no report.
@@ -68,21 +74,64 @@ impl FromStr for Url {
         if !text.starts_with("http://") {
             return Err("does not begin with http://".into());
         }
-        let uri: Uri = text.parse().map_err(|error| format!("not a URL: {error}"))?;
-        let authority = uri.authority().map_or("", |authority| authority.as_str());
-        let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-        if uri.host().is_none_or(str::is_empty) {
-            return Err("has no host".into());
+        let rest = &text["http://".len()..];
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let (authority, path) = rest.split_at(end);
+        if path.contains('@') {
+            return Err(
+                "has an @ after the host: in a password / is %2F, ? is %3F and # is %23".into()
+            );
         }
-        if uri.query().is_some() {
-            return Err("has a query: only the address of a daemon is needed".into());
-        }
-        let path = uri.path().trim_end_matches('/');
-        let path = path.strip_suffix(PATH).unwrap_or(path);
+        let (credentials, host) = match authority.rsplit_once('@') {
+            Some((credentials, host)) => (Some(credentials), host),
+            None => (None, authority),
+        };
+        // Nothing said of this part can hold the password.
+        let path = checked_path(host, path)?;
         Ok(Self {
-            full: format!("http://{authority}{path}{PATH}"),
+            full: format!("http://{host}{path}{PATH}"),
             shown: format!("http://{host}{path}"),
+            authorization: credentials.map(basic),
         })
+    }
+}
+
+/// The path of `http://HOST:PORT/PATH` up to that of the report, if the whole is the address of a daemon.
+fn checked_path(host: &str, path: &str) -> Result<String, String> {
+    let text = format!("http://{host}{path}");
+    let uri: Uri = text.parse().map_err(|error| format!("not a URL: {error}"))?;
+    if uri.host().is_none_or(str::is_empty) {
+        return Err("has no host".into());
+    }
+    let after_address = host.rsplit(']').next().unwrap_or(host);
+    if let Some((_, port)) = after_address.rsplit_once(':')
+        && !port.parse::<u16>().is_ok_and(|port| port > 0)
+    {
+        return Err(format!("{port:?} is not a port from 1 to 65535"));
+    }
+    if uri.query().is_some() {
+        return Err("has a query: only the address of a daemon is needed".into());
+    }
+    let path = uri.path().trim_end_matches('/');
+    Ok(path.strip_suffix(PATH).unwrap_or(path).into())
+}
+
+/// `USER:PASSWORD` as HTTP wants it, the percent-encoding of URLs taken off.
+fn basic(credentials: &str) -> String {
+    let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
+    let mut plain: Vec<u8> = percent_decode_str(user).collect();
+    plain.push(b':');
+    plain.extend(percent_decode_str(password));
+    format!("Basic {}", STANDARD.encode(plain))
+}
+
+/// `text` with `***` for what may be a password: a URL that is none is shown in an error.
+pub fn masked(text: &str) -> String {
+    let begin = text.find("://").map_or(0, |scheme| scheme + "://".len());
+    let (scheme, rest) = text.split_at(begin);
+    match rest.rsplit_once('@').map(|(credentials, host)| (credentials.split_once(':'), host)) {
+        Some((Some((user, _)), host)) => format!("{scheme}{user}:***@{host}"),
+        _ => text.into(),
     }
 }
 
@@ -122,10 +171,16 @@ pub fn fetch(url: &Url, patience: Duration) -> Result<Report, Failure> {
         .user_agent(concat!("listenq/", env!("CARGO_PKG_VERSION")))
         .build()
         .new_agent();
-    let mut answer = agent.get(&url.full).call().map_err(silent)?;
+    let request = agent.get(&url.full);
+    let request = match &url.authorization {
+        Some(authorization) => request.header(AUTHORIZATION, authorization),
+        None => request,
+    };
+    let mut answer = request.call().map_err(silent)?;
     let status = answer.status().as_u16();
     if status != 200 {
-        return Err(Failure::Refused { url: url.clone(), status, hint: hint(status) });
+        let hint = hint(status, url.authorization.is_some());
+        return Err(Failure::Refused { url: url.clone(), status, hint });
     }
     let body = answer.body_mut().with_config().limit(MOST_BYTES).read_to_vec().map_err(silent)?;
     serde_json::from_slice(&body)
@@ -144,8 +199,9 @@ fn reason(error: ureq::Error, patience: Duration) -> String {
     }
 }
 
-fn hint(status: u16) -> &'static str {
+fn hint(status: u16, has_password: bool) -> &'static str {
     match status {
+        401 if has_password => ": user or password is wrong",
         401 | 403 => ": it wants a user and a password, as in http://USER:PASSWORD@HOST:PORT",
         404 => ": is it listenq, and not an older one?",
         503 => ": it has no sample to show",
@@ -158,7 +214,7 @@ mod tests {
     use super::*;
 
     fn parsed(text: &str) -> Result<(String, String), String> {
-        text.parse().map(|Url { full, shown }| (full, shown))
+        text.parse().map(|Url { full, shown, .. }| (full, shown))
     }
 
     #[track_caller]
@@ -182,8 +238,38 @@ mod tests {
     #[test]
     fn a_password_is_never_shown() {
         let text = "http://me:secret@web1:19511";
-        assert_parsed(text, "http://me:secret@web1:19511/api/v1/listeners", "http://web1:19511");
+        assert_parsed(text, "http://web1:19511/api/v1/listeners", "http://web1:19511");
         assert!(!format!("{:?}", text.parse::<Url>()).contains("secret"));
+        for (text, shown) in [
+            (text, "http://me:***@web1:19511"),
+            ("http://me:sec/ret@web1", "http://me:***@web1"),
+            ("http://me:s@cret@web1:0/@", "http://me:***@"),
+            ("me:secret@web1", "me:***@web1"),
+            ("http://web1:19511", "http://web1:19511"),
+            ("http://me@web1", "http://me@web1"),
+        ] {
+            assert_eq!(masked(text), shown);
+        }
+        for text in ["http://me:secret@", "http://me:secret@web1:x", "http://me:sec/ret@web1"] {
+            let error = parsed(text).unwrap_err();
+            assert!(!error.contains("sec"), "{error}");
+        }
+    }
+
+    #[test]
+    fn user_and_password_are_percent_decoded() {
+        let authorization = |text: &str| text.parse::<Url>().unwrap().authorization;
+        // What stands in base64 is "me:s@cret/%".
+        let expected = Some("Basic bWU6c0BjcmV0LyU=".into());
+        assert_eq!(authorization("http://me:s%40cret%2F%25@web1"), expected);
+        assert_eq!(authorization("http://me:s@cret%2f%@web1"), expected);
+        assert_eq!(authorization("http://web1"), None);
+    }
+
+    #[test]
+    fn a_wrong_password_is_told_from_a_missing_one() {
+        assert_eq!(hint(401, true), ": user or password is wrong");
+        assert!(hint(401, false).starts_with(": it wants a user"));
     }
 
     #[test]
@@ -193,6 +279,10 @@ mod tests {
             ("web1:19511", "does not begin with http://"),
             ("http://", "not a URL"),
             ("http://:80", "has no host"),
+            ("http://web1:", "\"\" is not a port"),
+            ("http://web1:0", "\"0\" is not a port"),
+            ("http://[::1]:99999", "\"99999\" is not a port"),
+            ("http://web1/a@b", "has an @ after the host"),
             ("http://web1/?a=b", "has a query"),
         ] {
             let error = parsed(text).unwrap_err();

@@ -49,10 +49,31 @@ fn wrong_usage_is_one_line_that_names_flag_and_value() {
         (vec!["no-such-command"], vec!["no-such-command"]),
         (vec!["list", "--no-such-flag"], vec!["--no-such-flag"]),
         (vec!["list", "--url=https://web1:19511"], vec!["--url", "web1", "https is not supported"]),
+        (vec!["list", "--url=http://web1:99999"], vec!["--url", "\"99999\" is not a port"]),
         (vec!["explain", "80", "443"], vec!["443"]),
+        (vec!["check-web-config"], vec!["<FILE> is missing"]),
+        (vec!["--netns"], vec!["--netns <WHICH>", "none was supplied: all or own"]),
+        (vec!["--netns=some"], vec!["--netns <WHICH>", "'some'", ": not all or own"]),
+        (vec!["--listener.max=x"], vec!["--listener.max", "'x'", "not a whole number"]),
         (vec!["explain", "--for=0s"], vec!["--for", "0s", "1s"]),
     ] {
         assert_one_line(&run(&args), USAGE, &words);
+    }
+}
+
+#[test]
+fn a_password_is_in_no_error() {
+    for url in ["http://me:secret@web1:0", "http://me:sec/secret@web1", "me:secret@web1"] {
+        let output = run(&["list", "--url", url]);
+        assert_one_line(&output, USAGE, &["--url", "me:***@web1"]);
+        assert!(!output.stderr.contains("sec"), "{}", output.stderr);
+        let output = Launch::new(BIN).args(&["list"]).env("LISTENQ_URL", url).run();
+        assert_one_line(
+            &output,
+            USAGE,
+            &["me:***@web1", " (from LISTENQ_URL; see listenq --help)"],
+        );
+        assert!(!output.stderr.contains("sec"), "{}", output.stderr);
     }
 }
 

@@ -145,6 +145,24 @@ fn the_filters_hold_for_what_a_daemon_says() {
     let output = run(&["list", "--listener.exclude=:9000$", &fake.url()]);
     assert_eq!(output.stdout.lines().count(), 2, "{}", output.stdout);
     assert!(output.stdout.contains(" 9001 "), "{}", output.stdout);
+    let output = run(&["check", "--listener.include=none", &fake.url()]);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(
+        output.stdout.contains("UNKNOWN - no listener matches the filters ("),
+        "{}",
+        output.stdout
+    );
+}
+
+#[test]
+fn of_what_a_daemon_says_only_the_own_namespace_is_shown_where_that_is_asked_for() {
+    let mut report = report();
+    report.listeners[0].netns = "blue".into();
+    let answer = response("200 OK", &serde_json::to_string(&report).unwrap());
+    let fake = Fake::answering("127.0.0.1:0", answer);
+    let output = run(&["list", "--netns=own", &fake.url()]);
+    assert_eq!(output.stdout.lines().count(), 2, "{}", output.stdout);
+    assert!(output.stdout.contains("\nhost "), "{}", output.stdout);
 }
 
 #[test]
@@ -170,15 +188,15 @@ fn a_listener_that_is_not_there_is_named_with_those_near_it() {
         &["\"10.0.0.1:9001\"", "near it: host/tcp/127.0.0.1:9001", "asked the daemon"],
     );
     let output = run(&["explain", "25", &fake.url()]);
-    assert_fails(&output, &["\"25\"", "none of the 2 listeners"]);
+    assert_fails(&output, &["\"25\"", "no listener of the 2 that"]);
 }
 
 #[test]
 fn user_and_password_are_sent_and_never_shown() {
     let fake = Fake::answering("127.0.0.1:0", response("401 Unauthorized", ""));
-    let url = format!("--url=http://me:secret@{}", fake.address);
+    let url = format!("--url=http://me:s%65cret@{}", fake.address);
     let output = run(&["list", &url]);
-    assert_fails(&output, &["401", "password", &fake.address.to_string()]);
+    assert_fails(&output, &["401", "user or password is wrong", &fake.address.to_string()]);
     assert!(!output.stderr.contains("secret"), "{}", output.stderr);
     // "me:secret" in base64, in lower case as all of the head.
     let head = fake.requests.recv().unwrap();
@@ -216,8 +234,7 @@ fn the_daemon_of_the_machine_is_asked_without_being_told() {
     let ns = Netns::new("asked");
     let _fake = ns.run(|| Fake::answering(LOCAL, report_response()));
     let output = Launch::new(BIN).args(&["explain", "9001"]).inside(&ns).run();
-    let begin =
-        "asked the daemon at http://localhost:19511\n\n127.0.0.1:9001 (tcp, netns host): nothing";
+    let begin = "asked the daemon at http://localhost:19511\n\n127.0.0.1:9001 (tcp, netns host): no trouble seen";
     assert!(output.stdout.starts_with(begin), "{}", output.stdout);
 }
 
@@ -227,7 +244,10 @@ fn without_a_daemon_listenq_samples_and_says_why() {
         return;
     }
     for (answer, why) in [
-        (None, "no daemon at http://localhost:19511 (connection refused): took one sample"),
+        (
+            None,
+            "no daemon at http://localhost:19511 (connection refused): took one sample, which makes no diagnosis\n",
+        ),
         (Some(response("404 Not Found", "")), "http://localhost:19511 answered 404: "),
         (
             Some(String::new()),
@@ -279,6 +299,14 @@ fn a_server_that_never_accepts_is_found_by_watching_alone() {
         "{}",
         checked.stdout
     );
-    let begin = format!("LISTENQ CRITICAL - stalled at host/tcp/127.0.0.1:{port}, ");
-    assert!(checked.stdout.starts_with(&begin), "{}", checked.stdout);
+    // More may hold besides, which then follows from it.
+    assert!(checked.stdout.starts_with("LISTENQ CRITICAL - stalled"), "{}", checked.stdout);
+    let place = format!(" at host/tcp/127.0.0.1:{port}, ");
+    assert!(checked.stdout.contains(&place), "{}", checked.stdout);
+    let brief = ["explain", "check"].map(|name| command(&[name, "--for=3s"]));
+    assert_eq!(brief.each_ref().map(|output| output.status.code()), [Some(0), Some(3)]);
+    let words = ["netns host): no diagnosis yet: watched for ", "(watched for only "];
+    for (output, words) in brief.iter().zip(words) {
+        assert!(output.stdout.contains(words), "no {words:?} in {}", output.stdout);
+    }
 }

@@ -60,6 +60,9 @@ pub const fn meaning(diagnosis: Diagnosis) -> &'static str {
 /// What `diagnosis` means for `listener`, and what to do about it.
 pub fn for_listener(listener: &Listener, diagnosis: Diagnosis) -> Advice {
     let case = Case::new(listener);
+    if let Some(cause) = cause(listener, diagnosis) {
+        return follows(listener, diagnosis, cause);
+    }
     let (steps, avoid) = match diagnosis {
         Diagnosis::Imbalance => case.imbalance(),
         Diagnosis::Stalled => case.stalled(),
@@ -71,6 +74,26 @@ pub fn for_listener(listener: &Listener, diagnosis: Diagnosis) -> Advice {
     };
     let evidence = evidence::sentence(listener, diagnosis);
     Advice { meaning: meaning(diagnosis), evidence, steps, avoid }
+}
+
+/// The diagnosis that `diagnosis` only follows from.
+pub fn cause(listener: &Listener, diagnosis: Diagnosis) -> Option<Diagnosis> {
+    let may_follow = matches!(diagnosis, Diagnosis::SlowAccept | Diagnosis::ShortQueue);
+    let causes = [Diagnosis::Imbalance, Diagnosis::Stalled];
+    causes.into_iter().find(|cause| may_follow && listener.holds(*cause))
+}
+
+/// Advice of its own would contradict that about the cause.
+fn follows(listener: &Listener, diagnosis: Diagnosis, cause: Diagnosis) -> Advice {
+    let meaning = match cause {
+        Diagnosis::Imbalance => {
+            "This follows from imbalance: one socket is full while others have room."
+        }
+        _ => "This follows from stalled: the queue fills because nothing is taken from it.",
+    };
+    let step = format!("Do what is said of {}.", cause.label());
+    let evidence = evidence::sentence(listener, diagnosis);
+    Advice { meaning, evidence, steps: vec![step], avoid: Vec::new() }
 }
 
 /// What a client that meets the full queue sees.
@@ -109,9 +132,13 @@ impl<'a> Case<'a> {
     }
 
     fn imbalance(&self) -> (Vec<String>, Vec<String>) {
+        let which = match self.listener.recent.map_or(0, |recent| recent.sockets_brimming) {
+            0 => "stuck socket, the one with the largest Recv-Q",
+            _ => "full socket, the one whose Recv-Q is near its Send-Q",
+        };
         let steps = vec![
             format!(
-                "Find the full socket, the one whose Recv-Q is near its Send-Q, and its process: {}.",
+                "Find the {which}, and its process: {}.",
                 self.place.run(&ss(self.listener, "mp"))
             ),
             "See where that process (PID) hangs: `cat /proc/PID/stack`, `strace -f -p PID`. Restart it; the \
@@ -397,7 +424,7 @@ impl<'a> Case<'a> {
 mod tests {
     use super::*;
     use crate::report::servers::SERVERS;
-    use crate::report::{Caps, Names, Recent};
+    use crate::report::{Caps, Diagnosed, Names, Recent};
 
     fn listener(process: &str, limit: u64, somaxconn: i64) -> Listener {
         Listener {
@@ -524,6 +551,30 @@ mod tests {
         );
         let short = steps(&slow("php-fpm8.2", 128, 4_096), Diagnosis::SlowAccept);
         assert!(!short.contains("Lower"), "{short}");
+    }
+
+    #[test]
+    fn what_follows_from_another_diagnosis_has_no_advice_of_its_own() {
+        let mut stuck = listener("redis-server", 8, 4_096);
+        for (cause, follower) in [
+            (Diagnosis::Stalled, Diagnosis::SlowAccept),
+            (Diagnosis::Imbalance, Diagnosis::ShortQueue),
+        ] {
+            stuck.diagnoses = Vec::new();
+            stuck.diagnoses = vec![Diagnosed::new(&stuck, cause, 1.0)];
+            let advice = for_listener(&stuck, follower);
+            assert_eq!(advice.steps, [format!("Do what is said of {}.", cause.label())]);
+            assert!(advice.avoid.is_empty() && advice.meaning.contains(cause.label()));
+            assert!(!advice.evidence.contains("burst"), "{}", advice.evidence);
+        }
+    }
+
+    #[test]
+    fn a_socket_that_is_stuck_is_not_called_full() {
+        let mut group = listener("nginx", 128, 128);
+        assert!(steps(&group, Diagnosis::Imbalance).starts_with("Find the stuck socket, "));
+        group.recent = Some(Recent { sockets_brimming: 1, ..Recent::default() });
+        assert!(steps(&group, Diagnosis::Imbalance).starts_with("Find the full socket, "));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::diagnosis::Diagnosis;
 use crate::report::words::{count, many, rate, time};
-use crate::report::{Listener, Recent};
+use crate::report::{Listener, Recent, advice};
 
 /// Why `diagnosis` is made of `listener`.
 pub fn sentence(listener: &Listener, diagnosis: Diagnosis) -> String {
@@ -82,11 +82,13 @@ fn slow_accept(listener: &Listener, recent: &Recent) -> String {
 
 fn short_queue(listener: &Listener, recent: &Recent) -> String {
     let limit = match listener.limit {
-        Some(limit) => format!("its limit of {}", count(limit)),
-        None => "its limit".into(),
+        // No burst was it.
+        _ if advice::cause(listener, Diagnosis::ShortQueue).is_some() => String::new(),
+        Some(limit) => format!(": a burst went over its limit of {}", count(limit)),
+        None => ": a burst went over its limit".into(),
     };
     format!(
-        "{} in the last {}, and full for only {} of it: a burst went over {limit}.",
+        "{} in the last {}, and full for only {} of it{limit}.",
         many(recent.overflows, "overflow"),
         time(recent.watched_seconds),
         time(recent.full_seconds),

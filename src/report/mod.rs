@@ -23,6 +23,9 @@ use crate::report::advice::Advice;
 use crate::snapshot::{Setting, Settings};
 use crate::view::{Case, ListenerView, NetnsView, QueueView, View};
 
+/// Seconds that a listener is watched before anything is said of its trouble.
+pub const DIAGNOSIS_TAKES: u64 = 10;
+
 /// Everything there is to say. What is not known is `null`, and an empty name.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
@@ -97,7 +100,7 @@ pub struct Listener {
     pub full_seconds: Option<f64>,
     /// The settings of its namespace.
     pub settings: Caps,
-    /// What is wrong with it, in order of precedence.
+    /// What is wrong with it, in order of precedence; empty when nothing is, or nothing is known yet.
     pub diagnoses: Vec<Diagnosed>,
     /// What that rests on; `null` as long as there was never any trouble.
     pub recent: Option<Recent>,
@@ -254,8 +257,35 @@ impl Listener {
             recent: listener.case.as_ref().map(|case| Recent::new(&case.evidence)),
             history: listener.case.as_ref().map_or_else(Vec::new, |case| history(case)),
         };
-        made.diagnoses = diagnosed(listener, view.now, &made);
+        // In order of precedence: each knows those that it may follow from.
+        for held in listener.diagnoses() {
+            let Some(since) = held.since else { continue };
+            let for_seconds = view.now.saturating_sub(since).as_secs_f64();
+            made.diagnoses.push(Diagnosed::new(&made, held.diagnosis, for_seconds));
+        }
         Some(made)
+    }
+
+    /// Whether `diagnosis` holds.
+    pub fn holds(&self, diagnosis: Diagnosis) -> bool {
+        self.diagnoses.iter().any(|held| held.diagnosis == diagnosis)
+    }
+
+    /// Whether its queue, or one of its queues, is full.
+    pub fn is_full(&self) -> bool {
+        self.fullest_ratio.is_some_and(|ratio| ratio >= 1.0)
+    }
+
+    /// How long it has been watched, where it shows trouble and that is too short for a diagnosis: in whole seconds,
+    /// 0 where not known.
+    pub fn watched_too_briefly(&self) -> Option<u64> {
+        let watched = self.recent.map(|recent| recent.watched_seconds as u64);
+        let has_overflows =
+            watched.is_some() && self.overflows.is_some_and(|overflows| overflows > 0);
+        let waits = self.length > 0 && self.oldest_seconds.is_some_and(|oldest| oldest > 1.0);
+        let shows_trouble = self.is_full() || has_overflows || waits;
+        let watched = watched.unwrap_or(0);
+        (shows_trouble && self.diagnoses.is_empty() && watched < DIAGNOSIS_TAKES).then_some(watched)
     }
 
     /// The diagnosis that stands for it, where there is one.
@@ -271,6 +301,11 @@ impl Listener {
             (false, true) => format!("[{address}]:{port}"),
             (false, false) => format!("{address}:{port}"),
         }
+    }
+
+    /// `netns/protocol/address:port` with brackets round IPv6, for people.
+    pub fn named(&self) -> String {
+        format!("{}/{}/{}", self.netns, self.protocol, self.endpoint())
     }
 
     /// `netns/protocol/address:port`, as the filters see it; a Unix socket has no port.
@@ -296,15 +331,6 @@ impl Listener {
     fn name(&self) -> (&str, &str, &str, u32) {
         (&self.netns, &self.protocol, &self.address, self.port.parse().unwrap_or(0))
     }
-}
-
-/// The diagnoses that hold, with what there is to say of them for `listener`.
-fn diagnosed(view: &ListenerView, now: Duration, listener: &Listener) -> Vec<Diagnosed> {
-    let held = view.diagnoses().filter_map(|held| {
-        let for_seconds = now.saturating_sub(held.since?).as_secs_f64();
-        Some(Diagnosed::new(listener, held.diagnosis, for_seconds))
-    });
-    held.collect()
 }
 
 fn history(case: &Case) -> Vec<u32> {

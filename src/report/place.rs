@@ -29,7 +29,7 @@ impl Place {
             ("host", ..) => Self::Host,
             (_, false, false) => Self::Pod(id),
             (_, false, true) => Self::Container(id),
-            (netns, ..) if netns.starts_with("netns:") => Self::Nameless,
+            (netns, ..) if netns.starts_with("netns:") || !is_real(netns) => Self::Nameless,
             (netns, ..) => Self::Named(netns.into()),
         }
     }
@@ -70,12 +70,31 @@ impl Place {
     }
 }
 
+/// Whether `ip netns` knows this name: not with what was written for bytes of it, or added to tell it from another.
+fn is_real(name: &str) -> bool {
+    let is_digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let is_unique_by_inode = name.rsplit_once('~').is_some_and(|(_, inode)| is_digits(inode));
+    !name.contains("\\x") && !is_unique_by_inode
+}
+
+/// The longest part of a name in which every byte is as it was.
+fn longest_real(name: &str) -> &str {
+    let parts = name.split("\\x").enumerate();
+    // Two digits belong to the escape before them.
+    let real =
+        parts.map(|(place, part)| if place == 0 { part } else { part.get(2..).unwrap_or("") });
+    real.max_by_key(|part| part.len()).unwrap_or("")
+}
+
 /// `ss` with these flags, for this listener alone.
 pub fn ss(listener: &Listener, flags: &str) -> String {
     let Listener { address, port, .. } = listener;
     match port.is_empty() {
         // A filter of `ss` does not take every name.
-        true => format!("ss -xl{flags} | grep -F -- {}", quoted(address)),
+        true => match longest_real(address) {
+            "" => format!("ss -xl{flags}"),
+            part => format!("ss -xl{flags} | grep -F -- {}", quoted(part)),
+        },
         false => format!("ss -tln{flags} 'sport = :{port}'"),
     }
 }
@@ -107,7 +126,10 @@ mod tests {
         let crictl =
             "`crictl inspect --output go-template --template '{{.info.pid}}' 0123456789ab`";
         assert_eq!(at("0123456789ab", id, "web-1"), format!("{entered}{crictl}"));
-        assert_eq!(at("netns:4026532201", "", ""), format!("{entered}`lsns --type net`"));
+        for nameless in ["netns:4026532201", "blue~4026532201", "a\\x0Ab"] {
+            assert_eq!(at(nameless, "", ""), format!("{entered}`lsns --type net`"));
+        }
+        assert_eq!(at("blue~green", "", ""), "`ip netns exec 'blue~green' nstat`");
     }
 
     #[test]
@@ -127,5 +149,7 @@ mod tests {
         assert_eq!(ss(&tcp, "p"), "ss -tlnp 'sport = :80'");
         let unix = Listener { address: "@a b".into(), ..Listener::default() };
         assert_eq!(ss(&unix, "p"), "ss -xlp | grep -F -- '@a b'");
+        let unix = Listener { address: "@\\x0Aname\\x5Cb".into(), ..unix };
+        assert_eq!(ss(&unix, "p"), "ss -xlp | grep -F -- name");
     }
 }

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 
 use crate::diagnosis::Diagnosis;
 use crate::report::words::many;
-use crate::report::{Diagnosed, Listener, Report};
+use crate::report::{DIAGNOSIS_TAKES, Diagnosed, Listener, Report, evidence};
 use crate::terminal::owner;
 use crate::terminal::source::Known;
 
@@ -30,7 +30,7 @@ pub enum Level {
 struct Trouble<'a> {
     level: Level,
     listener: &'a Listener,
-    /// The worst of its diagnoses.
+    /// The worst of its diagnoses, whose evidence is shown.
     worst: &'a Diagnosed,
 }
 
@@ -47,19 +47,19 @@ impl fmt::Display for Level {
 
 /// Writes what is wrong, the worst first, and says how bad that is.
 pub fn write(known: &Known, out: &mut impl Write) -> io::Result<Level> {
-    let Known { report, origin } = known;
-    if report.listeners.is_empty() {
-        write_unknown(&format!("no listener has a fresh sample ({origin})"), out)?;
+    let Known { report, origin, .. } = known;
+    if let Some(why) = known.nothing() {
+        write_unknown(&format!("{why} ({origin})"), out)?;
         return Ok(Level::Unknown);
     }
     let all = many(report.listeners.len() as u64, "listener");
     let troubles = troubles(report);
-    let level = troubles.first().map_or(Level::Ok, |worst| worst.level);
+    let level = troubles.first().map_or_else(|| level_of_calm(known), |worst| worst.level);
     let summary = match troubles.first() {
         Some(worst) => format!("{worst}; {} of {all} in trouble", troubles.len()),
         None => format!("{all}, none in trouble"),
     };
-    let summary = without_pipe(&format!("{summary} ({origin})"));
+    let summary = without_pipe(&format!("{summary}{} ({origin})", unclear(report)));
     writeln!(out, "LISTENQ {level} - {summary} | {}", performance(report, troubles.len()))?;
     let rest = troubles.iter().skip(1);
     for trouble in rest.clone().take(MOST_LINES) {
@@ -75,6 +75,23 @@ pub fn write(known: &Known, out: &mut impl Write) -> io::Result<Level> {
 /// Writes why nothing can be said.
 pub fn write_unknown(why: &str, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "LISTENQ {} - {}", Level::Unknown, without_pipe(why))
+}
+
+/// Where nothing is diagnosed: a full queue that we watched ourselves for too short a time is not known to be well.
+fn level_of_calm(known: &Known) -> Level {
+    let is_short = known.sampled_for.is_some_and(|time| time.as_secs() < DIAGNOSIS_TAKES);
+    match is_short && known.report.listeners.iter().any(Listener::is_full) {
+        true => Level::Unknown,
+        false => Level::Ok,
+    }
+}
+
+/// The first listener that shows trouble and is not watched for long enough to tell which.
+fn unclear(report: &Report) -> String {
+    let unclear = report.listeners.iter().find_map(|l| Some((l, l.watched_too_briefly()?)));
+    let Some((listener, watched)) = unclear else { return String::new() };
+    let (name, waiting) = (listener.named(), evidence::waiting(listener));
+    format!("; {name}: {waiting} (watched for only {watched} s)")
 }
 
 fn troubles(report: &Report) -> Vec<Trouble<'_>> {
@@ -108,8 +125,10 @@ impl<'a> Trouble<'a> {
 
 impl fmt::Display for Trouble<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { listener, worst: Diagnosed { diagnosis, evidence, .. }, .. } = self;
-        write!(f, "{} at {}", diagnosis.label(), listener.described())?;
+        let Self { listener, worst: Diagnosed { evidence, .. }, .. } = self;
+        let words: Vec<&str> =
+            listener.diagnoses.iter().map(|held| held.diagnosis.label()).collect();
+        write!(f, "{} at {}", words.join(", "), listener.named())?;
         if let Some(owner) = owner(&listener.owner) {
             write!(f, ", {owner}")?;
         }
@@ -130,12 +149,14 @@ fn level(listener: &Listener, diagnosis: Diagnosis) -> Level {
 fn turns_away(listener: &Listener) -> bool {
     match listener.overflows {
         Some(_) => listener.recent.is_some_and(|recent| recent.overflows > 0),
-        None => listener.fullest_ratio.is_some_and(|ratio| ratio >= 1.0),
+        None => listener.is_full(),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::report::{Names, Recent};
 
@@ -159,8 +180,13 @@ mod tests {
     }
 
     fn written(listeners: Vec<Listener>) -> (Level, String) {
+        written_after(listeners, None)
+    }
+
+    fn written_after(listeners: Vec<Listener>, sampled_for: Option<Duration>) -> (Level, String) {
         let report = Report { listeners, ..Report::default() };
-        let known = Known { report, origin: "took one sample".into() };
+        let origin = "took one sample".into();
+        let known = Known { report, origin, sampled_for, ..Known::default() };
         let mut out = Vec::new();
         let level = write(&known, &mut out).unwrap();
         (level, String::from_utf8(out).unwrap())
@@ -182,9 +208,9 @@ mod tests {
             listener("82", &[], 0),
         ];
         let expected = "\
-LISTENQ CRITICAL - slow_accept at host/tcp/:::81, a\\x7Cb: Full for 0 s of the last 30 s, with 41 overflows in that time; \
+LISTENQ CRITICAL - abandoned, slow_accept at host/tcp/[::]:81, a\\x7Cb: Full for 0 s of the last 30 s, with 41 overflows in that time; \
 9 connections wait (limit 8); 2 of 3 listeners in trouble (took one sample) | listeners=3;;;0 unhealthy=2;;;0;3 overflows=46c;;;0
-WARNING: imbalance at host/tcp/:::80, a\\x7Cb: Nothing is taken from 0 of 0 sockets, while 0 are less than half full; \
+WARNING: imbalance at host/tcp/[::]:80, a\\x7Cb: Nothing is taken from 0 of 0 sockets, while 0 are less than half full; \
 9 connections wait (limit 8)
 ";
         assert_eq!(written(listeners), (Level::Critical, expected.into()));
@@ -205,7 +231,28 @@ WARNING: imbalance at host/tcp/:::80, a\\x7Cb: Nothing is taken from 0 of 0 sock
     fn no_listener_at_all_is_unknown() {
         let (level, text) = written(vec![]);
         assert_eq!((level, level as u8), (Level::Unknown, 3));
-        assert!(text.starts_with("LISTENQ UNKNOWN - no listener"), "{text}");
+        assert_eq!(text, "LISTENQ UNKNOWN - no listener here (took one sample)\n");
+        let known = Known { is_filtered: true, ..Known::default() };
+        assert_eq!(known.nothing(), Some("no listener matches the filters"));
+    }
+
+    #[test]
+    fn what_was_watched_too_briefly_is_not_said_to_be_well() {
+        let young = || {
+            let recent = Recent { watched_seconds: 3.7, ..Recent::default() };
+            Listener { recent: Some(recent), ..listener("80", &[], 0) }
+        };
+        let words = "1 listener, none in trouble; host/tcp/[::]:80: 9 connections wait (limit 8) \
+                     (watched for only 3 s) (took one sample) | ";
+        for (sampled_for, level) in [
+            (None, Level::Ok),
+            (Some(Duration::from_secs(4)), Level::Unknown),
+            (Some(Duration::from_secs(12)), Level::Ok),
+        ] {
+            let (got, text) = written_after(vec![young()], sampled_for);
+            assert_eq!(got, level);
+            assert!(text.starts_with(&format!("LISTENQ {level} - {words}")), "{text}");
+        }
     }
 
     #[test]

@@ -5,28 +5,34 @@ use std::io::{self, Write};
 
 use anyhow::{Result, bail};
 
+use crate::diagnosis::Diagnosis;
 use crate::report::limit::{self, Cap};
 use crate::report::words::{count, many, rate, time};
-use crate::report::{Diagnosed, Listener, Report, advice, evidence};
+use crate::report::{DIAGNOSIS_TAKES, Diagnosed, Listener, Report, advice, evidence};
 use crate::terminal::source::Known;
 use crate::terminal::target::{Found, find};
 use crate::terminal::{owner, title, write_filled};
 
-/// The listeners meant by `target`; without one, the listener most in trouble, if any is.
+/// The listeners meant by `target`; without one, the listener most in trouble, or one that may be.
 pub fn chosen<'a>(known: &'a Known, target: Option<&str>) -> Result<Vec<&'a Listener>> {
-    let Known { report, origin } = known;
+    let Known { report, origin, .. } = known;
     let listeners = &report.listeners;
     let Some(target) = target else {
-        return Ok(listeners.iter().take(1).filter(|first| !first.diagnoses.is_empty()).collect());
+        let in_trouble = listeners.first().filter(|first| !first.diagnoses.is_empty());
+        let unclear = || listeners.iter().find(|one| one.watched_too_briefly().is_some());
+        return Ok(in_trouble.or_else(unclear).into_iter().collect());
     };
+    if let Some(why) = known.nothing() {
+        bail!("{why} ({origin})");
+    }
     match find(listeners, target) {
         Found::Listeners(found) => Ok(found),
         Found::Ambiguous(several) => {
             bail!("{target:?} may be any of {} ({origin})", names(&several))
         }
         Found::None(near) if near.is_empty() => {
-            let all = many(listeners.len() as u64, "listener");
-            bail!("{target:?} is none of the {all} that listenq list shows ({origin})")
+            let all = count(listeners.len() as u64);
+            bail!("{target:?} is no listener of the {all} that listenq list shows ({origin})")
         }
         Found::None(near) => {
             bail!("{target:?} is no listener; near it: {} ({origin})", names(&near))
@@ -35,8 +41,11 @@ pub fn chosen<'a>(known: &'a Known, target: Option<&str>) -> Result<Vec<&'a List
 }
 
 fn names(listeners: &[&Listener]) -> String {
-    let names: Vec<String> = listeners.iter().map(|listener| listener.described()).collect();
-    names.join(", ")
+    let name = |listener: &&Listener| match listener.address.as_str() {
+        "0.0.0.0" | "::" => format!("{} (any address)", listener.named()),
+        _ => listener.named(),
+    };
+    listeners.iter().map(name).collect::<Vec<_>>().join(", ")
 }
 
 /// Writes the listeners as JSON objects, one after the other.
@@ -53,7 +62,10 @@ pub fn write_text(known: &Known, chosen: &[&Listener], mut out: impl Write) -> i
     writeln!(out, "{}", known.origin)?;
     if chosen.is_empty() {
         writeln!(out)?;
-        return write_all_is_well(&known.report, &mut out);
+        return match known.nothing() {
+            Some(why) => writeln!(out, "{why}"),
+            None => write_all_is_well(&known.report, &mut out),
+        };
     }
     for listener in chosen {
         writeln!(out)?;
@@ -76,9 +88,7 @@ fn write_all_is_well(report: &Report, out: &mut impl Write) -> io::Result<()> {
 }
 
 fn write_listener(listener: &Listener, out: &mut impl Write) -> io::Result<()> {
-    let words: Vec<&str> = listener.diagnoses.iter().map(|held| held.diagnosis.label()).collect();
-    let verdict = if words.is_empty() { "nothing is wrong".into() } else { words.join(", ") };
-    writeln!(out, "{}: {verdict}", title(listener))?;
+    writeln!(out, "{}: {}", title(listener), verdict(listener))?;
     let owner = owner(&listener.owner).unwrap_or("owner not known".into());
     writeln!(out, "{owner}\n")?;
     for (label, fact) in facts(listener) {
@@ -93,6 +103,18 @@ fn write_listener(listener: &Listener, out: &mut impl Write) -> io::Result<()> {
         write_filled(out, "", advice::cost_of_full(listener))?;
     }
     Ok(())
+}
+
+fn verdict(listener: &Listener) -> String {
+    let words: Vec<&str> = listener.diagnoses.iter().map(|held| held.diagnosis.label()).collect();
+    match (words.is_empty(), listener.watched_too_briefly()) {
+        (false, _) => words.join(", "),
+        (true, None) => "no trouble seen".into(),
+        (true, Some(0)) => format!("no diagnosis yet: it takes {DIAGNOSIS_TAKES} s"),
+        (true, Some(watched)) => {
+            format!("no diagnosis yet: watched for {watched} s, it takes {DIAGNOSIS_TAKES} s")
+        }
+    }
 }
 
 /// What holds for several diagnoses is said once.
@@ -158,7 +180,13 @@ fn queue(listener: &Listener) -> String {
 
 fn limit_text(listener: &Listener) -> String {
     let Some(limit) = listener.limit else { return "not known".into() };
-    let each = if listener.sockets > 1 { " in all" } else { "" };
+    let limit = match (listener.sockets, limit::per_socket(listener)) {
+        (2.., Some(each)) if each * u64::from(listener.sockets) == limit => {
+            format!("{} each, {} in all", count(each), count(limit))
+        }
+        (2.., _) => format!("{} in all", count(limit)),
+        _ => count(limit),
+    };
     let somaxconn = listener.settings.somaxconn.map_or(0, i64::unsigned_abs);
     let why = match limit::binding(listener) {
         Cap::Somaxconn(limit) if limit == somaxconn => {
@@ -174,18 +202,18 @@ fn limit_text(listener: &Listener) -> String {
         Cap::Unknown => String::new(),
     };
     let useful = match listener.useful_limit {
-        Some(useful) => {
+        // Where clients leave, their patience is shorter than it was said to be.
+        Some(useful) if !listener.holds(Diagnosis::Abandoned) => {
             format!("; useful up to {}, as far as clients have patience", count(useful as u64))
         }
-        None => String::new(),
+        _ => String::new(),
     };
-    format!("{}{each}{why}{useful}", count(limit))
+    format!("{limit}{why}{useful}")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnosis::Diagnosis;
     use crate::report::{Caps, Names, Recent};
 
     fn php() -> Listener {
@@ -231,6 +259,7 @@ mod tests {
             port: "443".into(),
             length: 0,
             limit: Some(511),
+            fullest_ratio: Some(0.0),
             peak_length: 3,
             overflows: Some(0),
             settings,
@@ -247,7 +276,7 @@ mod tests {
 
     fn known(listeners: Vec<Listener>) -> Known {
         let report = Report { listeners, ..Report::default() };
-        Known { report, origin: "watched for 12s".into() }
+        Known { report, origin: "watched for 12s".into(), ..Known::default() }
     }
 
     fn text(listeners: Vec<Listener>, target: Option<&str>) -> String {
@@ -268,8 +297,7 @@ php-fpm8.2 (php8.2-fpm.service)
 
   queue      129 connections wait (limit 128), the first for 8.3 s, 119 without a client; at most
              129 lately
-  limit      128, that is net.core.somaxconn: the server may have asked for more; useful up to 240,
-             as far as clients have patience
+  limit      128, that is net.core.somaxconn: the server may have asked for more
   accepts    4.0 a second while the queue is full
   overflows  3,436 since it is watched, of these 1,200 in the last 30 s
 
@@ -304,7 +332,7 @@ on every second at first): it is slow by that, or times out.
         let expected = "\
 watched for 12s
 
-[::]:443 (tcp, netns host): nothing is wrong
+[::]:443 (tcp, netns host): no trouble seen
 owner not known
 
   queue      0 connections wait (limit 511); at most 3 lately
@@ -312,6 +340,41 @@ owner not known
   overflows  0 since it is watched
 ";
         assert_eq!(text(vec![php(), idle()], Some("443")), expected);
+    }
+
+    #[test]
+    fn a_queue_that_was_watched_briefly_has_no_diagnosis_yet() {
+        let young = |recent| Listener { diagnoses: Vec::new(), recent, ..php() };
+        let recent = Recent { watched_seconds: 3.7, ..Recent::default() };
+        for (listener, words) in [
+            (young(Some(recent)), "no diagnosis yet: watched for 3 s, it takes 10 s"),
+            (young(None), "no diagnosis yet: it takes 10 s"),
+            (young(php().recent), "no trouble seen"),
+            (Listener { overflows: Some(9), ..idle() }, "no trouble seen"),
+        ] {
+            assert_eq!(verdict(&listener), words);
+        }
+        let text = text(vec![idle(), young(Some(recent))], None);
+        assert!(text.contains("netns host): no diagnosis yet: watched"), "{text}");
+    }
+
+    #[test]
+    fn the_limit_of_a_group_is_given_for_each_and_for_all() {
+        let group = Listener { sockets: 8, limit: Some(128), ..idle() };
+        assert!(
+            limit_text(&group).starts_with("16 each, 128 in all, as"),
+            "{}",
+            limit_text(&group)
+        );
+        let calm = Listener { diagnoses: Vec::new(), ..php() };
+        assert!(limit_text(&calm).contains("useful up to 240, "), "{}", limit_text(&calm));
+    }
+
+    #[test]
+    fn where_there_is_no_listener_a_line_says_so() {
+        assert_eq!(text(vec![], None), "watched for 12s\n\nno listener here\n");
+        let error = chosen(&known(vec![]), Some("80")).unwrap_err().to_string();
+        assert_eq!(error, "no listener here (watched for 12s)");
     }
 
     #[test]
@@ -335,7 +398,14 @@ owner not known
             error("1"),
             "\"1\" is no listener; near it: host/tcp/127.0.0.1:9000 (watched for 12s)"
         );
-        assert!(error("25").starts_with("\"25\" is none of the 2 listeners"), "{}", error("25"));
+        assert_eq!(
+            error("10.0.0.1:443"),
+            "\"10.0.0.1:443\" is no listener; near it: host/tcp/[::]:443 (any address) (watched for 12s)"
+        );
+        assert_eq!(
+            error("25"),
+            "\"25\" is no listener of the 2 that listenq list shows (watched for 12s)"
+        );
     }
 
     #[test]

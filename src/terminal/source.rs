@@ -18,15 +18,19 @@ use crate::sampler::{Config, Sampler};
 /// How long the local daemon may take when nobody said that there is one.
 const LOCAL_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a daemon may take that was asked for by its URL.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(8);
 
 /// A report, and how we came by it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Known {
     /// What is known.
     pub report: Report,
     /// `asked the daemon at …`, or why not, and what was done instead.
     pub origin: String,
+    /// For how long listenq sampled itself; `None` where a daemon was asked.
+    pub sampled_for: Option<Duration>,
+    /// Whether there are filters for listeners.
+    pub is_filtered: bool,
 }
 
 /// How to sample where no daemon answers.
@@ -36,6 +40,19 @@ pub enum Sampling {
     Once,
     /// On the timer, for so long.
     For(Duration),
+}
+
+// === impl Known ===
+
+impl Known {
+    /// Why there is no listener to speak of, where there is none.
+    pub fn nothing(&self) -> Option<&'static str> {
+        match (self.report.listeners.is_empty(), self.is_filtered) {
+            (false, _) => None,
+            (true, false) => Some("no listener here"),
+            (true, true) => Some("no listener matches the filters"),
+        }
+    }
 }
 
 /// Asks the daemon, or samples.
@@ -48,7 +65,8 @@ pub fn report(ask: &Ask, config: &Config, sampling: Sampling) -> Result<Known> {
     match remote::fetch(&url, patience) {
         Ok(report) => {
             let report = Report { listeners: admitted(report.listeners, config), ..report };
-            Ok(Known { report, origin: format!("asked the daemon at {url}") })
+            let origin = format!("asked the daemon at {url}");
+            Ok(Known { report, origin, sampled_for: None, is_filtered: is_filtered(config) })
         }
         Err(failure) if ask.url.is_some() => {
             Err(anyhow::Error::new(failure).context("asking the daemon of --url"))
@@ -57,24 +75,36 @@ pub fn report(ask: &Ask, config: &Config, sampling: Sampling) -> Result<Known> {
     }
 }
 
-/// The filters hold for what a daemon says, too.
+fn is_filtered(config: &Config) -> bool {
+    let filter = &config.state.filter;
+    filter.include.is_some() || filter.exclude.is_some()
+}
+
+/// The filters and `--netns own` hold for what a daemon says, too.
 fn admitted(listeners: Vec<Listener>, config: &Config) -> Vec<Listener> {
-    let admits = |listener: &Listener| config.state.filter.admits_text(&listener.described());
+    let admits = |listener: &Listener| {
+        (config.all_namespaces || listener.netns == "host")
+            && config.state.filter.admits_text(&listener.described())
+    };
     listeners.into_iter().filter(admits).collect()
 }
 
 fn sampled(config: &Config, sampling: Sampling, failure: Option<remote::Failure>) -> Result<Known> {
     let why = failure.map_or_else(String::new, |failure| format!("{}: ", failure.as_absence()));
-    let (published, did) = match sampling {
-        Sampling::Once => (sample_once(config)?, "took one sample".into()),
+    let (published, did, sampled_for) = match sampling {
+        Sampling::Once => {
+            let did = "took one sample, which makes no diagnosis".into();
+            (sample_once(config)?, did, Duration::ZERO)
+        }
         Sampling::For(duration) => {
             let duration_text = humantime::format_duration(duration);
             say_on_terminal(&format!("{why}watching for {duration_text}"));
-            (watch(config, duration)?, format!("watched for {duration_text}"))
+            (watch(config, duration)?, format!("watched for {duration_text}"), duration)
         }
     };
     let report = Report::new(&published.view, published.age());
-    Ok(Known { report, origin: format!("{why}{did}") })
+    let (origin, is_filtered) = (format!("{why}{did}"), is_filtered(config));
+    Ok(Known { report, origin, sampled_for: Some(sampled_for), is_filtered })
 }
 
 /// Takes one sample, with owners and those who wait.

@@ -3,6 +3,7 @@
 
 use maud::{Markup, html};
 
+use crate::diagnosis::Diagnosis;
 use crate::report::limit::{self, Cap};
 use crate::report::words::{count, rate, time};
 use crate::report::{Diagnosed, Listener};
@@ -106,13 +107,15 @@ fn figure(listener: &Listener) -> Markup {
 
 /// What there is to know besides the queue itself.
 fn facts(listener: &Listener) -> Markup {
+    // Where clients leave, their patience is shorter than it was said to be.
+    let useful_limit = listener.useful_limit.filter(|_| !listener.holds(Diagnosis::Abandoned));
     let facts = [
         ("Oldest waits", listener.oldest_seconds.map(time)),
         ("Abandoned", listener.abandoned.map(count)),
         ("Overflows", listener.overflows.map(count)),
         ("Time full", listener.full_seconds.map(time)),
         ("Drain rate", listener.drain_rate.map(rate)),
-        ("Useful limit", listener.useful_limit.map(|limit| count(limit.round() as u64))),
+        ("Useful limit", useful_limit.map(|limit| count(limit.round() as u64))),
         ("Limit set by", limit_set_by(listener).map(Into::into)),
         ("somaxconn", listener.settings.somaxconn.map(|number| number.to_string())),
         ("Sockets", Some(count(listener.sockets.into()))),
