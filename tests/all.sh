@@ -37,7 +37,7 @@ cargo fmt --check --manifest-path fuzz/Cargo.toml
 
 step "lint"
 cargo clippy --workspace --all-targets --locked -- -D warnings
-cargo clippy --test scenarios --locked -- -D warnings
+cargo clippy --test diagnosis --test scenarios --locked -- -D warnings
 cargo clippy --manifest-path fuzz/Cargo.toml --locked -- -D warnings
 shellcheck tests/*.sh dashboards/*.sh dashboards/preview/*.sh .ci/run
 
@@ -46,6 +46,7 @@ RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
 
 step "tests"
 cargo test --workspace --locked
+cargo test --locked --test diagnosis -- --test-threads 5
 
 step "deploy files"
 promtool check config --syntax-only deploy/prometheus/scrape.yml
