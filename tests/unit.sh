@@ -1,34 +1,41 @@
 #!/usr/bin/env bash
-# Checks the systemd unit: that systemd understands it, and that it leaves little exposed.
+# Checks the systemd unit, alone and with each drop-in: that systemd understands it, and that it leaves little exposed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# `verify` wants the program to be there.
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
-sed 's|^ExecStart=/usr/bin/listenq|ExecStart=/bin/true|' deploy/systemd/listenq.service >"$root/listenq.service"
-complaints=$(systemd-analyze verify "$root/listenq.service" 2>&1 | grep listenq.service || true)
-if [ -n "$complaints" ]; then
-    echo "$complaints" >&2
-    exit 1
-fi
+
+# The unit in a directory of its own; a drop-in is read after it, and so is what stands below it.
+unit() {
+    mkdir "$root/$1"
+    # `verify` wants the program to be there.
+    sed 's|^ExecStart=/usr/bin/listenq|ExecStart=/bin/true|' deploy/systemd/listenq.service |
+        cat - "${@:2}" >"$root/$1/listenq.service"
+}
+
+verify() {
+    local complaints
+    complaints=$(systemd-analyze verify "$@" 2>&1 | grep 'listenq\.' || true)
+    if [ -n "$complaints" ]; then
+        echo "$complaints" >&2
+        exit 1
+    fi
+}
+
 # The threshold is ten times the score.
-systemd-analyze security --offline=yes --threshold=15 --no-pager "$root/listenq.service" | tail -n 1
-# A drop-in is read after the unit; so is what stands below it.
-mkdir "$root/all"
-cat "$root/listenq.service" deploy/systemd/all-namespaces.conf >"$root/all/listenq.service"
-complaints=$(systemd-analyze verify "$root/all/listenq.service" 2>&1 | grep listenq.service || true)
-if [ -n "$complaints" ]; then
-    echo "$complaints" >&2
-    exit 1
-fi
-systemd-analyze security --offline=yes --threshold=25 --no-pager "$root/all/listenq.service" | tail -n 1
-# With the socket and its drop-in.
-mkdir "$root/socket"
-cat "$root/listenq.service" deploy/systemd/socket-activation.conf >"$root/socket/listenq.service"
+exposure() {
+    systemd-analyze security --offline=yes --threshold="$2" --no-pager "$root/$1/listenq.service" | tail -n 1
+}
+
+unit alone
+verify "$root/alone/listenq.service"
+exposure alone 15
+
+unit all deploy/systemd/all-namespaces.conf
+verify "$root/all/listenq.service"
+exposure all 25
+
+unit socket deploy/systemd/socket-activation.conf
 cp deploy/systemd/listenq.socket "$root/socket"
-complaints=$(systemd-analyze verify "$root/socket/listenq.socket" "$root/socket/listenq.service" 2>&1 | grep 'listenq\.' || true)
-if [ -n "$complaints" ]; then
-    echo "$complaints" >&2
-    exit 1
-fi
+verify "$root/socket/listenq.socket" "$root/socket/listenq.service"
