@@ -54,7 +54,8 @@ fn main() {
 fn compare(size: u32) {
     let listener = Listen::tcp("127.0.0.1:0").backlog(64).open();
     let _waiting = fill(listener.target(), 20);
-    let (mut reader, mut channel) = (ConnectionReader::open().unwrap(), Channel::open().unwrap());
+    let (mut reader, mut channel) =
+        (ConnectionReader::open().unwrap().unwrap(), Channel::open().unwrap());
     let mut datagram = Datagram::default();
     let mut bare: Vec<Vec<u8>> = [
         Request::states(&[SYN_RECV]).with(INFO),

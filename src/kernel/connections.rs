@@ -9,15 +9,13 @@ use netlink_packet_sock_diag::inet::InetResponseHeader;
 
 use super::device::Devices;
 use super::diag_stream::{DumpError, malformed};
-use super::inet_diag::Request;
+use super::inet_diag::{LISTEN, MESSAGE, Request};
 use super::netlink::{Channel, Datagram};
 use super::port_filter::only_ports;
 use super::unix_diag;
 use crate::snapshot::scan::{HalfOpen, Local, Scan, ScannedSocket, TcpScan, UnixQueue, Waiting};
 use crate::snapshot::{Cookie, ListenAddress};
 
-/// `struct inet_diag_msg` up to its attributes.
-const MESSAGE: usize = 72;
 /// `INET_DIAG_INFO`.
 const INFO: u16 = 2;
 /// `INET_DIAG_SKV6ONLY`.
@@ -32,7 +30,6 @@ const REPEATS: usize = 3;
 const ESTABLISHED: u8 = 1;
 const SYN_RECV: u8 = 3;
 const CLOSE_WAIT: u8 = 8;
-const LISTEN: u8 = 10;
 
 /// Scans the namespace it was opened in. It keeps that namespace alive.
 pub struct ConnectionReader {
@@ -52,9 +49,12 @@ struct ListenRow {
 // === impl ConnectionReader ===
 
 impl ConnectionReader {
-    /// Opens a reader in the calling thread's namespace.
-    pub fn open() -> Result<Self, DumpError> {
-        Ok(Self { channel: Channel::open()?, devices: Devices::default(), rows: 0 })
+    /// Opens a reader in the calling thread's namespace; `None` where there is no netlink.
+    pub fn open() -> Result<Option<Self>, DumpError> {
+        match Channel::open() {
+            Err(error) if error.means_unavailable() => Ok(None),
+            channel => Ok(Some(Self { channel: channel?, devices: Devices::default(), rows: 0 })),
+        }
     }
 
     /// Rows that the kernel has sent so far.
@@ -218,7 +218,7 @@ mod tests {
     use super::*;
 
     fn scan() -> Scan {
-        ConnectionReader::open().unwrap().scan(&mut Datagram::default()).unwrap()
+        ConnectionReader::open().unwrap().unwrap().scan(&mut Datagram::default()).unwrap()
     }
 
     #[test]

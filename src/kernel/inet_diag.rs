@@ -12,7 +12,7 @@ use super::diag_stream::{DumpError, malformed};
 use crate::snapshot::{AcceptQueue, Cookie, ListenAddress, ListenSocket, Origin};
 
 /// `struct inet_diag_msg` up to its attributes.
-const MESSAGE: usize = 72;
+pub(super) const MESSAGE: usize = 72;
 /// `INET_DIAG_SKMEMINFO`.
 pub(super) const SKMEMINFO: u16 = 7;
 /// `INET_DIAG_CGROUP_ID`, from Linux 5.9 on; it comes before SKMEMINFO.
@@ -24,7 +24,7 @@ const REQ_BYTECODE: u16 = 1;
 /// `TCPDIAG_GETSOCK`: the request that came before `SOCK_DIAG_BY_FAMILY`.
 const TCPDIAG_GETSOCK: u16 = 18;
 /// `TCP_LISTEN`.
-const LISTEN: u8 = 10;
+pub(super) const LISTEN: u8 = 10;
 
 /// A row as the kernel sends it: the interface is still an index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

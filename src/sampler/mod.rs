@@ -216,6 +216,7 @@ impl Sampler {
                 () = tokio::time::sleep_until(due.into()) => {
                     self.hear_reports();
                     self.hear_scans();
+                    self.ask_for_scans();
                     self.sample();
                     self.ask_for_owners();
                 }
@@ -235,33 +236,36 @@ impl Sampler {
         }
     }
 
-    /// Hears what was scanned, and gives more to scan.
+    /// Takes in what was scanned.
     fn hear_scans(&mut self) {
         let now = self.epoch.elapsed();
-        let Some(scanning) = &mut self.scanning else { return };
-        if let Some(report) = scanning.report(now) {
-            let (age, took, rows) = (report.age(), report.took, report.rows);
-            self.own.scans.observe(took);
-            self.own.scan_rows += rows;
-            let features = self.own.features;
-            let is_available =
-                !report.result.as_ref().is_err_and(|error| error.means_unavailable());
-            self.own.set_feature(Feature::Scan, is_available);
-            let scan = self.health.check(&mut self.own, Source::Scan, now, report.result);
-            let mut known = self.readers.iter_mut().zip(&mut self.snapshot.namespaces);
-            // A namespace that ended meanwhile is let go here, with the reader.
-            if let Some((reader, sample)) = known.find(|(_, sample)| sample.id == report.id) {
-                if let Some(place) = reader.scans() {
-                    place.give_back(report.reader, now);
-                }
-                sample.scan = scan.map(|scan| Scan { age, ..scan });
+        let Some(report) = self.scanning.as_mut().and_then(|scanning| scanning.report(now)) else {
+            return;
+        };
+        let age = report.age();
+        self.own.scans.observe(report.took);
+        self.own.scan_rows += report.rows;
+        let features = self.own.features;
+        let is_available = !report.result.as_ref().is_err_and(|error| error.means_unavailable());
+        self.own.set_feature(Feature::Scan, is_available);
+        self.say_what_is_missing(features);
+        let scan = self.health.check(&mut self.own, Source::Scan, now, report.result);
+        let mut known = self.readers.iter_mut().zip(&mut self.snapshot.namespaces);
+        // A namespace that ended meanwhile is let go here, with the reader.
+        if let Some((reader, sample)) = known.find(|(_, sample)| sample.id == report.id) {
+            if let Some(place) = reader.scans() {
+                place.give_back(report.reader, now);
             }
-            self.say_what_is_missing(features);
+            sample.scan = scan.map(|scan| Scan { age, ..scan });
         }
+    }
+
+    /// Gives the next namespace to scan.
+    fn ask_for_scans(&mut self) {
         let Some(scanning) = &mut self.scanning else { return };
         let places = self.readers.iter_mut().zip(&self.snapshot.namespaces);
-        scanning
-            .give(now, places.filter_map(|(reader, sample)| Some((sample.id, reader.scans()?))));
+        let places = places.filter_map(|(reader, sample)| Some((sample.id, reader.scans()?)));
+        scanning.give(self.epoch.elapsed(), places);
     }
 
     fn start_scouting(&mut self) {

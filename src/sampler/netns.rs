@@ -91,7 +91,7 @@ impl NetnsReader {
     pub fn open_here(procfs: &Path, scratch: &mut Scratch) -> Result<Self, ListenError> {
         let mut reader = Self::open(procfs, procfs.join("thread-self/net"))?;
         reader.listen = Some(ListenReader::open(&reader.net, scratch)?);
-        reader.scans = Some(Place::new(ConnectionReader::open().ok(), false));
+        reader.scans = Some(Place::new(ConnectionReader::open()?, false));
         Ok(reader)
     }
 
@@ -151,13 +151,11 @@ impl NetnsReader {
     }
 
     fn open_connections(&mut self, tick: Tick, own: &mut Own) -> Option<ConnectionReader> {
-        match ConnectionReader::open() {
-            Err(error) if error.means_unavailable() => {
-                own.set_feature(Feature::Scan, false);
-                None
-            }
-            opened => self.health.check(own, Source::Scan, tick.now, opened),
+        let opened = self.health.check(own, Source::Scan, tick.now, ConnectionReader::open())?;
+        if opened.is_none() {
+            own.set_feature(Feature::Scan, false);
         }
+        opened
     }
 
     /// Where it stands with connection scans; `None` before the first sample.

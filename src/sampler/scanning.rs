@@ -243,7 +243,7 @@ mod tests {
     }
 
     fn place(is_own: bool, lengths: &[u32]) -> Place {
-        let mut place = Place::new(ConnectionReader::open().ok(), is_own);
+        let mut place = Place::new(ConnectionReader::open().unwrap(), is_own);
         place.scanned_at = Some(seconds(100));
         let queues = lengths.iter().map(|length| AcceptQueue { length: *length, limit: Some(10) });
         place.tcp.look(seconds(99), queues);
