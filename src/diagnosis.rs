@@ -16,7 +16,7 @@ const STALL_BY_SCANS: Duration = Duration::from_millis(8_500);
 /// How long one socket of a reuseport group must be full: hashing is uneven for moments.
 pub const LASTING: Duration = Duration::from_secs(1);
 /// For how long a listener must have been watched before shares of time say anything.
-const WATCHED: Duration = Duration::from_secs(10);
+pub const WATCHED: Duration = Duration::from_secs(10);
 /// The share of time spent full from which on a server is slow, and below which a burst met a short queue.
 const SLOW_SHARE: f64 = 0.2;
 /// The share of a queue without clients from which on it is called abandoned.
@@ -26,7 +26,7 @@ const ABANDONED_LEAST: u64 = 2;
 /// Clients leave queues that make them wait; a half-closed client of a fast server is no trouble.
 const ABANDONED_WAIT: Duration = Duration::from_millis(500);
 /// The share of the queue at which a peak is near the limit.
-const NEARLY_FULL: f64 = 0.8;
+pub const NEARLY_FULL: f64 = 0.8;
 
 /// A kind of trouble, in order of precedence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -67,6 +67,8 @@ pub struct Evidence {
     pub sockets: Sockets,
     /// What the last scan found; `None` when there is none young enough.
     pub scan: Option<ScanEvidence>,
+    /// How many may be half open; `None` where that is not known.
+    pub half_open_cap: Option<u64>,
     /// The `somaxconn` that it was opened under and that was raised since, where that is its limit.
     pub earlier_somaxconn: Option<u32>,
     /// SYN cookies sent in its namespace within [`WINDOW`].
@@ -103,8 +105,6 @@ pub struct ScanEvidence {
     pub half_open: u64,
     /// Those of them that are open for 3 s or longer: their SYN-ACK was repeated twice.
     pub old_half_open: u64,
-    /// How many may be half open; `None` where that is not known.
-    pub half_open_cap: Option<u64>,
 }
 
 /// Several diagnoses.
@@ -237,7 +237,7 @@ impl Evidence {
     fn is_flooded(&self) -> bool {
         let Some(scan) = self.scan else { return false };
         let is_at_cap =
-            scan.half_open_cap.is_some_and(|cap| scan.half_open > 0 && scan.half_open >= cap);
+            self.half_open_cap.is_some_and(|cap| scan.half_open > 0 && scan.half_open >= cap);
         let is_left_open = scan.old_half_open * 2 > scan.half_open
             || self.cookies_sent > self.cookies_received.saturating_mul(4).saturating_add(100);
         is_at_cap && is_left_open && self.brimming.is_zero()
@@ -258,7 +258,8 @@ mod tests {
         Evidence {
             watched: WINDOW,
             sockets: Sockets { all: 1, below_half: 1, ..Sockets::default() },
-            scan: Some(ScanEvidence { half_open_cap: Some(128), ..ScanEvidence::default() }),
+            scan: Some(ScanEvidence::default()),
+            half_open_cap: Some(128),
             ..Evidence::default()
         }
     }

@@ -197,12 +197,29 @@ impl NetnsView {
 impl ListenerName {
     /// `address:port`, with brackets round IPv6; a Unix socket's name as it is.
     pub fn endpoint(&self) -> String {
-        let Self { protocol: _, address, port } = self;
-        match (port.is_empty(), address.contains(':')) {
-            (true, _) => address.clone(),
-            (false, true) => format!("[{address}]:{port}"),
-            (false, false) => format!("{address}:{port}"),
-        }
+        endpoint(&self.address, &self.port)
+    }
+
+    /// `netns/protocol/address:port`, as the filters see it; a Unix socket has no port.
+    pub fn described(&self, netns: &str) -> String {
+        described(netns, self.protocol.label(), &self.address, &self.port)
+    }
+}
+
+/// `address:port`, with brackets round IPv6; without a port, the address as it is.
+pub fn endpoint(address: &str, port: &str) -> String {
+    match (port.is_empty(), address.contains(':')) {
+        (true, _) => address.into(),
+        (false, true) => format!("[{address}]:{port}"),
+        (false, false) => format!("{address}:{port}"),
+    }
+}
+
+/// `netns/protocol/address:port`, and `netns/protocol/address` without a port.
+pub fn described(netns: &str, protocol: &str, address: &str, port: &str) -> String {
+    match port.is_empty() {
+        true => format!("{netns}/{protocol}/{address}"),
+        false => format!("{netns}/{protocol}/{address}:{port}"),
     }
 }
 
@@ -234,6 +251,11 @@ impl ListenerView {
     /// Connections accepted per second while the queue was full throughout.
     pub fn drain_rate(&self) -> Option<f64> {
         self.scan?.queue?.drain_rate
+    }
+
+    /// How many of them wait no longer than `patience`: a longer queue only holds clients who have left.
+    pub fn useful_limit(&self, patience: Duration) -> Option<f64> {
+        Some(self.drain_rate()? * patience.as_secs_f64())
     }
 }
 

@@ -8,7 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use listenq::diagnosis::Diagnosis;
-use listenq::report::{Caps, Diagnosed, Listener, Names, Recent, Report};
+use listenq::owner::Owner;
+use listenq::report::{Caps, Diagnosed, Listener, Recent, Report};
 use listenq_lab::client::fill;
 use listenq_lab::listener::Listen;
 use listenq_lab::listenq::{Launch, Output};
@@ -62,7 +63,7 @@ fn report_response() -> String {
 }
 
 fn php() -> Listener {
-    let names = |process: &str| Names { process: process.into(), ..Names::default() };
+    let names = |process: &str| Owner { process: process.into(), ..Owner::default() };
     let mut php = Listener {
         netns: "host".into(),
         protocol: "tcp".into(),

@@ -128,9 +128,7 @@ pub const METRICS: &[Metric] = &[
         "listenq_accept_queue_useful_limit",
         "Drain rate times --client-patience: a longer queue only holds clients who have left; absent with the drain rate, and not a limit that is in force.",
         LISTENER,
-        Value::ListenerGauge(|listener, view| {
-            Some(listener.drain_rate()? * view.client_patience.as_secs_f64())
-        }),
+        Value::ListenerGauge(|listener, view| listener.useful_limit(view.client_patience)),
     ),
     gauge(
         "listenq_syn_queue_length",

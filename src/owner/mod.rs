@@ -9,6 +9,8 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 pub mod cgroup;
 pub mod cgroup_id;
 mod claim;
@@ -20,7 +22,7 @@ mod process;
 mod text;
 
 /// The owner of a listen socket. What is not known is empty.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {
     /// Name (`comm`) of the oldest process that holds the socket: a prefork master, not a worker.
     pub process: Arc<str>,

@@ -119,7 +119,7 @@ pub fn cost_of_full(listener: &Listener) -> &'static str {
 
 impl<'a> Case<'a> {
     fn new(listener: &'a Listener) -> Self {
-        let process = listener.owner.process.as_str();
+        let process = &*listener.owner.process;
         Self {
             listener,
             place: Place::of(listener),
@@ -423,8 +423,9 @@ impl<'a> Case<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::owner::Owner;
     use crate::report::servers::SERVERS;
-    use crate::report::{Caps, Diagnosed, Names, Recent};
+    use crate::report::{Caps, Diagnosed, Recent};
 
     fn listener(process: &str, limit: u64, somaxconn: i64) -> Listener {
         Listener {
@@ -432,7 +433,7 @@ mod tests {
             protocol: "tcp".into(),
             address: "127.0.0.1".into(),
             port: "9000".into(),
-            owner: Names { process: process.into(), ..Names::default() },
+            owner: Owner { process: process.into(), ..Owner::default() },
             sockets: 1,
             length: limit + 1,
             limit: Some(limit),

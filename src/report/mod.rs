@@ -16,15 +16,15 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::diagnosis::{Diagnosis, Evidence, Sockets};
+use crate::diagnosis::{Diagnosis, Evidence, Sockets, WATCHED};
 use crate::own::{Feature, Own};
 use crate::owner::Owner;
 use crate::report::advice::Advice;
 use crate::snapshot::{Setting, Settings};
-use crate::view::{Case, ListenerView, NetnsView, QueueView, View};
+use crate::view::{self, Case, ListenerView, NetnsView, QueueView, View};
 
 /// Seconds that a listener is watched before anything is said of its trouble.
-pub const DIAGNOSIS_TAKES: u64 = 10;
+pub const DIAGNOSIS_TAKES: u64 = WATCHED.as_secs();
 
 /// Everything there is to say. What is not known is `null`, and an empty name.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -71,7 +71,7 @@ pub struct Listener {
     pub port: String,
     /// Who is behind it.
     #[serde(flatten)]
-    pub owner: Names,
+    pub owner: Owner,
     /// Listen sockets behind it.
     pub sockets: u32,
     /// Connections waiting.
@@ -106,23 +106,6 @@ pub struct Listener {
     pub recent: Option<Recent>,
     /// The largest length in each 5 s of the last five minutes, the oldest first; empty when it held no queue in them.
     pub history: Vec<u32>,
-}
-
-/// Who is behind a listener; the labels of `listenq_listener_info`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Names {
-    /// Name of the oldest process that holds the socket.
-    pub process: String,
-    /// Its systemd unit.
-    pub unit: String,
-    /// Its container's whole id.
-    pub container_id: String,
-    /// The Kubernetes namespace of its pod.
-    pub k8s_namespace: String,
-    /// Its pod's name.
-    pub k8s_pod: String,
-    /// Its container's name within the pod.
-    pub k8s_container: String,
 }
 
 /// The settings of a namespace that bear on its queues.
@@ -232,13 +215,12 @@ impl Listener {
         let QueueView { length, limit, peak_length, fullest_ratio, socket_drops } =
             listener.queue?;
         let name = &listener.name;
-        let drain_rate = listener.drain_rate();
         let mut made = Self {
             netns: netns.name.to_string(),
             protocol: name.protocol.label().into(),
             address: name.address.clone(),
             port: name.port.clone(),
-            owner: Names::new(&listener.owner),
+            owner: Owner::clone(&listener.owner),
             sockets: listener.sockets,
             length,
             limit,
@@ -246,8 +228,8 @@ impl Listener {
             peak_length,
             oldest_seconds: listener.oldest().map(|oldest| oldest.as_secs_f64()),
             abandoned: listener.abandoned(),
-            drain_rate,
-            useful_limit: drain_rate.map(|rate| rate * view.client_patience.as_secs_f64()),
+            drain_rate: listener.drain_rate(),
+            useful_limit: listener.useful_limit(view.client_patience),
             syn_queue_length: listener.scan.and_then(|scan| scan.syn_queue),
             drops: socket_drops,
             overflows: listener.overflows,
@@ -295,12 +277,7 @@ impl Listener {
 
     /// `address:port`, brackets round IPv6; a path as it is.
     pub fn endpoint(&self) -> String {
-        let Self { address, port, .. } = self;
-        match (port.is_empty(), address.contains(':')) {
-            (true, _) => address.clone(),
-            (false, true) => format!("[{address}]:{port}"),
-            (false, false) => format!("{address}:{port}"),
-        }
+        view::endpoint(&self.address, &self.port)
     }
 
     /// `netns/protocol/address:port` with brackets round IPv6, for people.
@@ -311,10 +288,7 @@ impl Listener {
     /// `netns/protocol/address:port`, as the filters see it; a Unix socket has no port.
     pub fn described(&self) -> String {
         let Self { netns, protocol, address, port, .. } = self;
-        match port.is_empty() {
-            true => format!("{netns}/{protocol}/{address}"),
-            false => format!("{netns}/{protocol}/{address}:{port}"),
-        }
+        view::described(netns, protocol, address, port)
     }
 
     /// Sorts by precedence, those without a diagnosis last.
@@ -351,32 +325,6 @@ impl Diagnosed {
     }
 }
 
-// === impl Names ===
-
-impl Names {
-    fn new(owner: &Owner) -> Self {
-        let Owner { process, unit, container_id, k8s_namespace, k8s_pod, k8s_container } = owner;
-        Self {
-            process: process.to_string(),
-            unit: unit.to_string(),
-            container_id: container_id.to_string(),
-            k8s_namespace: k8s_namespace.to_string(),
-            k8s_pod: k8s_pod.to_string(),
-            k8s_container: k8s_container.to_string(),
-        }
-    }
-
-    /// Where it runs, by the most telling name: pod, container or unit.
-    pub fn place(&self) -> String {
-        let Self { process: _, unit, container_id, k8s_namespace, k8s_pod, k8s_container } = self;
-        match (k8s_pod.is_empty(), container_id.is_empty()) {
-            (false, _) => [k8s_namespace.as_str(), k8s_pod, k8s_container].join("/"),
-            (true, false) => container_id.chars().take(12).collect(),
-            (true, true) => unit.clone(),
-        }
-    }
-}
-
 // === impl Caps ===
 
 impl Caps {
@@ -406,7 +354,7 @@ impl Recent {
             sockets_below_half: below_half,
             earlier_somaxconn: evidence.earlier_somaxconn,
             old_half_open: scan.map(|scan| scan.old_half_open),
-            half_open_cap: scan.and_then(|scan| scan.half_open_cap),
+            half_open_cap: scan.and(evidence.half_open_cap),
             cookies_sent: evidence.cookies_sent,
             cookies_received: evidence.cookies_received,
         }

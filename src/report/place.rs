@@ -102,13 +102,13 @@ pub fn ss(listener: &Listener, flags: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::Names;
+    use crate::owner::Owner;
 
     fn at(netns: &str, container_id: &str, k8s_pod: &str) -> String {
-        let owner = Names {
+        let owner = Owner {
             container_id: container_id.into(),
             k8s_pod: k8s_pod.into(),
-            ..Names::default()
+            ..Owner::default()
         };
         Place::of(&Listener { netns: netns.into(), owner, ..Listener::default() }).run("nstat")
     }

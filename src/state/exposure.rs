@@ -70,23 +70,13 @@ impl Filter {
     pub fn admits(&self, netns: &str, name: &ListenerName) -> bool {
         // Nearly always: then there is no text to make.
         let is_open = self.include.is_none() && self.exclude.is_none();
-        is_open || self.admits_text(&described(netns, name))
+        is_open || self.admits_text(&name.described(netns))
     }
 
     /// Whether a listener may be shown that is called so: `netns/protocol/address:port`.
     pub fn admits_text(&self, text: &str) -> bool {
         self.include.as_ref().is_none_or(|include| include.is_match(text))
             && !self.exclude.as_ref().is_some_and(|exclude| exclude.is_match(text))
-    }
-}
-
-/// `netns/protocol/address:port`; a Unix socket has no port.
-fn described(netns: &str, name: &ListenerName) -> String {
-    let ListenerName { protocol, address, port } = name;
-    let protocol = protocol.label();
-    match port.is_empty() {
-        true => format!("{netns}/{protocol}/{address}"),
-        false => format!("{netns}/{protocol}/{address}:{port}"),
     }
 }
 

@@ -11,6 +11,7 @@ mod listener;
 mod netns;
 mod peak;
 mod record;
+mod ring;
 mod scans;
 mod socket;
 mod trailing;

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use super::ring::Ring;
+
 /// The window is covered to within one part in so many.
 const SLOTS: usize = 31;
 
@@ -20,8 +22,7 @@ pub(crate) struct Slot(u64);
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Peak {
     /// None before the first connection waited: most listeners never hold any.
-    maxima: Option<Box<[u32; SLOTS]>>,
-    newest: Slot,
+    maxima: Option<Box<Ring<u32, SLOTS>>>,
     largest: u32,
 }
 
@@ -44,40 +45,25 @@ impl Window {
 
 impl Peak {
     /// Takes in a length known to have been reached in `slot`.
-    pub(crate) fn record(&mut self, slot: Slot, length: u32) {
-        self.slide(slot);
-        if length == 0 {
+    pub(crate) fn record(&mut self, Slot(slot): Slot, length: u32) {
+        // With nothing in any slot there is nothing to forget: the way of every idle listener.
+        if self.largest == 0 && length == 0 {
             return;
         }
         let maxima = self.maxima.get_or_insert_default();
-        let place = place(self.newest.0);
-        maxima[place] = maxima[place].max(length);
-        self.largest = self.largest.max(length);
+        let slides = slot > maxima.newest();
+        let maximum = maxima.at(slot);
+        *maximum = length.max(*maximum);
+        self.largest = match slides {
+            true => maxima.until(slot).max().unwrap_or_default(),
+            false => self.largest.max(length),
+        };
     }
 
     /// The largest length of the window that ended with the last record.
     pub(crate) fn largest(&self) -> u32 {
         self.largest
     }
-
-    fn slide(&mut self, slot: Slot) {
-        if slot <= self.newest {
-            return;
-        }
-        // With nothing in any slot there is nothing to forget: the way of every idle listener.
-        if let (true, Some(maxima)) = (self.largest > 0, &mut self.maxima) {
-            let passed = (slot.0 - self.newest.0).min(SLOTS as u64);
-            for gone in 0..passed {
-                maxima[place(slot.0 - gone)] = 0;
-            }
-            self.largest = maxima.iter().copied().max().unwrap_or_default();
-        }
-        self.newest = slot;
-    }
-}
-
-fn place(slot: u64) -> usize {
-    (slot % SLOTS as u64) as usize
 }
 
 #[cfg(test)]

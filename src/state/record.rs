@@ -9,6 +9,7 @@ use crate::view::{Case, Held};
 
 use super::GRACE;
 use super::listener::MANY_HALF_OPEN;
+use super::ring::Ring;
 use super::scans::{Scans, Verdict};
 use super::trailing::Trailing;
 
@@ -40,11 +41,8 @@ struct Second {
 }
 
 /// The largest lengths of the last five minutes, by [`Case::SLOT`].
-#[derive(Clone, Debug)]
-struct Lengths {
-    slots: [u32; Case::SLOTS],
-    newest: u64,
-}
+#[derive(Clone, Debug, Default)]
+struct Lengths(Ring<u32, { Case::SLOTS }>);
 
 /// How one diagnosis holds.
 #[derive(Clone, Copy, Debug, Default)]
@@ -149,7 +147,6 @@ impl Record {
             abandoned: abandoned.unwrap_or(0),
             half_open,
             old_half_open,
-            half_open_cap: None,
         });
         if let Some(incident) = &mut self.incident {
             incident.abandoned = incident.abandoned.max(abandoned.unwrap_or(0));
@@ -195,8 +192,7 @@ impl Record {
             holding.hear(now, diagnoses.contains(diagnosis));
         }
         let turn = self.turn(now, &evidence);
-        let case =
-            Case { evidence, diagnoses: self.diagnoses(now), history: self.lengths.all(now) };
+        let case = Case { evidence, diagnoses: self.shown(now), history: self.lengths.all(now) };
         (Arc::new(case), turn)
     }
 
@@ -222,15 +218,13 @@ impl Record {
             overflows: self.seconds.within(now).map(|second| second.overflows).sum(),
             brimming: self.brimming_since.map_or(Duration::ZERO, |since| now.saturating_sub(since)),
             was_slow: lately(self.slow_at),
-            scan: self.scanned.map(|scan| ScanEvidence {
-                half_open_cap: evidence.scan.and_then(|context| context.half_open_cap),
-                ..scan
-            }),
+            scan: self.scanned,
             ..evidence
         }
     }
 
-    fn diagnoses(&self, now: Duration) -> Vec<Held> {
+    /// Those that hold or have held within the grace time, in order of precedence.
+    fn shown(&self, now: Duration) -> Vec<Held> {
         let pairs = Diagnosis::ALL.into_iter().zip(&self.held);
         let shown = pairs.filter(|(_, holding)| holding.is_shown(now));
         shown.map(|(diagnosis, holding)| Held { diagnosis, since: holding.since }).collect()
@@ -289,35 +283,21 @@ impl Holding {
 
 impl Lengths {
     fn record(&mut self, now: Duration, length: u32) {
-        let slot = self.slide(now);
-        self.slots[slot] = self.slots[slot].max(length);
+        let slot = self.0.at(Self::slot(now));
+        *slot = length.max(*slot);
     }
 
     /// The oldest first; the slot that `now` falls into is the last.
-    fn all(&mut self, now: Duration) -> Vec<u32> {
-        let newest = self.slide(now);
-        let (newer, older) = self.slots.split_at(newest + 1);
-        [older, newer].concat()
+    fn all(&self, now: Duration) -> Vec<u32> {
+        self.0.until(Self::slot(now)).collect()
     }
 
-    fn largest(&mut self, now: Duration) -> u32 {
-        self.all(now).into_iter().max().unwrap_or(0)
+    fn largest(&self, now: Duration) -> u32 {
+        self.0.until(Self::slot(now)).max().unwrap_or(0)
     }
 
-    fn slide(&mut self, now: Duration) -> usize {
-        let slot = now.as_secs() / Case::SLOT.as_secs();
-        let place = |slot: u64| (slot % Case::SLOTS as u64) as usize;
-        for gone in 0..slot.saturating_sub(self.newest).min(Case::SLOTS as u64) {
-            self.slots[place(slot - gone)] = 0;
-        }
-        self.newest = self.newest.max(slot);
-        place(self.newest)
-    }
-}
-
-impl Default for Lengths {
-    fn default() -> Self {
-        Self { slots: [0; Case::SLOTS], newest: 0 }
+    fn slot(now: Duration) -> u64 {
+        now.as_secs() / Case::SLOT.as_secs()
     }
 }
 

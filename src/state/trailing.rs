@@ -4,55 +4,31 @@ use std::time::Duration;
 
 use crate::diagnosis::WINDOW;
 
+use super::ring::Ring;
+
 const SECONDS: usize = WINDOW.as_secs() as usize;
 
 /// One value for each of the last [`WINDOW`]'s seconds.
-#[derive(Clone, Debug)]
-pub(super) struct Trailing<T> {
-    slots: [T; SECONDS],
-    newest: u64,
-}
+#[derive(Clone, Debug, Default)]
+pub(super) struct Trailing<T: Copy + Default>(Ring<T, SECONDS>);
 
 // === impl Trailing ===
 
 impl<T: Copy + Default> Trailing<T> {
     /// The value of the second that `now` falls into.
     pub(super) fn at(&mut self, now: Duration) -> &mut T {
-        let second = now.as_secs();
-        if second > self.newest {
-            self.slide(second);
-        }
-        &mut self.slots[place(second)]
-    }
-
-    fn slide(&mut self, second: u64) {
-        for gone in 0..(second - self.newest).min(SECONDS as u64) {
-            self.slots[place(second - gone)] = T::default();
-        }
-        self.newest = second;
+        self.0.at(now.as_secs())
     }
 
     /// The values within the window that ends at `now`.
     pub(super) fn within(&self, now: Duration) -> impl Iterator<Item = T> {
-        let passed = now.as_secs().saturating_sub(self.newest);
-        let kept = (SECONDS as u64).saturating_sub(passed).min(self.newest + 1);
-        (0..kept).map(|back| self.slots[place(self.newest - back)])
-    }
-}
-
-impl<T: Copy + Default> Default for Trailing<T> {
-    fn default() -> Self {
-        Self { slots: [T::default(); SECONDS], newest: 0 }
+        self.0.until(now.as_secs())
     }
 }
 
 /// How much time the window covers at `now`: its last second is not over yet.
 pub(super) fn covered(now: Duration) -> Duration {
     Duration::new(WINDOW.as_secs() - 1, now.subsec_nanos())
-}
-
-fn place(second: u64) -> usize {
-    (second % SECONDS as u64) as usize
 }
 
 #[cfg(test)]

@@ -158,7 +158,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::report::{Names, Recent};
+    use crate::owner::Owner;
+    use crate::report::Recent;
 
     fn listener(port: &str, diagnoses: &[Diagnosis], overflows: u64) -> Listener {
         let mut listener = Listener {
@@ -166,7 +167,7 @@ mod tests {
             protocol: "tcp".into(),
             address: "::".into(),
             port: port.into(),
-            owner: Names { process: "a|b".into(), ..Names::default() },
+            owner: Owner { process: "a|b".into(), ..Owner::default() },
             length: 9,
             limit: Some(8),
             fullest_ratio: Some(1.0),

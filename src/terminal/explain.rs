@@ -214,7 +214,8 @@ fn limit_text(listener: &Listener) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{Caps, Names, Recent};
+    use crate::owner::Owner;
+    use crate::report::{Caps, Recent};
 
     fn php() -> Listener {
         let mut php = Listener {
@@ -222,10 +223,10 @@ mod tests {
             protocol: "tcp".into(),
             address: "127.0.0.1".into(),
             port: "9000".into(),
-            owner: Names {
+            owner: Owner {
                 process: "php-fpm8.2".into(),
                 unit: "php8.2-fpm.service".into(),
-                ..Names::default()
+                ..Owner::default()
             },
             sockets: 1,
             length: 129,
@@ -269,7 +270,7 @@ mod tests {
             abandoned: Some(0),
             drain_rate: None,
             useful_limit: None,
-            owner: Names::default(),
+            owner: Owner::default(),
             ..php()
         }
     }

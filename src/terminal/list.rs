@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use crate::diagnosis::NEARLY_FULL;
 use crate::report::Listener;
 use crate::report::words::time;
 use crate::snapshot::escaped;
@@ -25,8 +26,6 @@ const HEADINGS: [&str; COLUMNS] = [
 ];
 /// From the port to the drops there are numbers: aligned to the right.
 const NUMBERS: std::ops::RangeInclusive<usize> = 3..=10;
-/// From here on a queue is worth a look.
-const NEARLY_FULL: f64 = 0.8;
 
 /// Writes the listeners as one JSON array.
 pub fn write_json(listeners: &[Listener], mut out: impl Write) -> io::Result<()> {

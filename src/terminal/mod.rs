@@ -11,15 +11,16 @@ pub mod target;
 
 use std::io::{self, Write};
 
-use crate::report::{Listener, Names};
+use crate::owner::Owner;
+use crate::report::Listener;
 use crate::snapshot::escaped;
 
 /// Longer lines are hard to read.
 const WIDTH: usize = 100;
 
 /// `php-fpm8.2 (php8.2-fpm.service)`, as far as known.
-fn owner(names: &Names) -> Option<String> {
-    let [process, place] = [names.process.as_str(), &names.place()].map(|t| escaped(t.as_bytes()));
+fn owner(names: &Owner) -> Option<String> {
+    let [process, place] = [&*names.process, &names.place()].map(|t| escaped(t.as_bytes()));
     match (process.is_empty(), place.is_empty()) {
         (true, true) => None,
         (true, false) => Some(place),
@@ -71,10 +72,10 @@ mod tests {
 
     #[test]
     fn an_owner_is_named_as_far_as_known() {
-        let names = |process: &str, unit: &str| Names {
+        let names = |process: &str, unit: &str| Owner {
             process: process.into(),
             unit: unit.into(),
-            ..Names::default()
+            ..Owner::default()
         };
         assert_eq!(owner(&names("nginx", "nginx.service")).unwrap(), "nginx (nginx.service)");
         assert_eq!(owner(&names("\u{1b}[2J", "")).unwrap(), "\\x1B[2J");

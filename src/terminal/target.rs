@@ -70,7 +70,7 @@ fn near<'a>(listeners: &'a [Listener], text: &str) -> Vec<&'a Listener> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::Names;
+    use crate::owner::Owner;
 
     fn listener(netns: &str, protocol: &str, address: &str, port: &str) -> Listener {
         Listener {
@@ -92,7 +92,7 @@ mod tests {
             listener("blue", "unix", "/run/app/www.sock", ""),
             listener("host", "unix", "@bus", ""),
             Listener {
-                owner: Names { process: "redis-server".into(), ..Names::default() },
+                owner: Owner { process: "redis-server".into(), ..Owner::default() },
                 ..listener("host", "tcp", "127.0.0.1", "6379")
             },
         ]

@@ -1,6 +1,7 @@
 //! Which listeners the reader asked for.
 
-use crate::report::{Listener, Names};
+use crate::owner::Owner;
+use crate::report::Listener;
 
 /// Words that must all occur, in any case, in what a listener is called, who owns it or what is wrong with it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,12 +42,12 @@ impl Filter {
 /// All that can be asked for, in lines, so that no word is found across two of them.
 fn searched(listener: &Listener) -> String {
     let Listener { netns, protocol, owner, diagnoses, .. } = listener;
-    let Names { process, unit, container_id, k8s_namespace, k8s_pod, k8s_container } = owner;
+    let Owner { process, unit, container_id, k8s_namespace, k8s_pod, k8s_container } = owner;
     let endpoint = listener.endpoint();
-    let names = [netns, protocol, &endpoint, process, unit, container_id];
-    let pod = [k8s_namespace, k8s_pod, k8s_container];
+    let names: [&str; 6] = [netns, protocol, &endpoint, process, unit, container_id];
+    let pod: [&str; 3] = [k8s_namespace, k8s_pod, k8s_container];
     let diagnoses = diagnoses.iter().map(|diagnosed| diagnosed.diagnosis.label());
-    let all = names.into_iter().chain(pod).map(String::as_str).chain(diagnoses);
+    let all = names.into_iter().chain(pod).chain(diagnoses);
     all.collect::<Vec<_>>().join("\n")
 }
 
@@ -60,10 +61,10 @@ mod tests {
             protocol: "tcp".into(),
             address: "::1".into(),
             port: "8080".into(),
-            owner: Names {
+            owner: Owner {
                 process: "Nginx".into(),
                 unit: "web.service".into(),
-                ..Names::default()
+                ..Owner::default()
             },
             ..Listener::default()
         }

@@ -3,7 +3,7 @@
 
 use maud::{Markup, html};
 
-use crate::diagnosis::Diagnosis;
+use crate::diagnosis::{Diagnosis, NEARLY_FULL};
 use crate::report::limit::{self, Cap};
 use crate::report::words::{count, rate, time};
 use crate::report::{Diagnosed, Listener};
@@ -12,9 +12,6 @@ use crate::snapshot::escaped;
 use super::chart;
 use super::format::percent;
 use super::text::with_code;
-
-/// From here on a queue is worth a look.
-const NEARLY_FULL: f64 = 0.8;
 
 /// Everything about a listener in trouble.
 pub(super) fn card(listener: &Listener) -> Markup {
@@ -202,10 +199,10 @@ fn place(listener: &Listener) -> Markup {
 fn names(listener: &Listener) -> Vec<(&'static str, String)> {
     let owner = &listener.owner;
     let pod = [&owner.k8s_namespace, &owner.k8s_pod, &owner.k8s_container];
-    let pod = pod.into_iter().filter(|name| !name.is_empty()).map(String::as_str);
+    let pod = pod.into_iter().filter(|name| !name.is_empty()).map(|name| &**name);
     let names = [
-        ("process", owner.process.clone()),
-        ("unit", owner.unit.clone()),
+        ("process", owner.process.to_string()),
+        ("unit", owner.unit.to_string()),
         ("pod", pod.collect::<Vec<_>>().join("/")),
         ("container", owner.container_id.chars().take(12).collect()),
     ];
@@ -215,7 +212,7 @@ fn names(listener: &Listener) -> Vec<(&'static str, String)> {
 
 /// The owner in few words: the process, and the most telling name of where it runs.
 fn owner(listener: &Listener) -> Markup {
-    let known = [listener.owner.process.clone(), listener.owner.place()];
+    let known = [listener.owner.process.to_string(), listener.owner.place()];
     let known: Vec<String> = known.into_iter().filter(|name| !name.is_empty()).collect();
     html! {
         @for (place, name) in known.iter().enumerate() {

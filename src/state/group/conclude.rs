@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
-use crate::diagnosis::{Evidence, LASTING, STALL, ScanEvidence};
+use crate::diagnosis::{Evidence, LASTING, STALL};
 use crate::owner::Owner;
 use crate::snapshot::{Setting, Settings};
 use crate::state::listener::Address;
@@ -43,6 +43,7 @@ impl<A: Address> Group<A> {
             return;
         }
         let mut evidence = self.evidence(context);
+        self.revision += u64::from(!evidence.is_empty());
         for (key, listener) in &mut self.listeners {
             let ended = listener.take_turn();
             let concluded = evidence.remove(&key).and_then(|of| listener.conclude(context.now, of));
@@ -51,7 +52,6 @@ impl<A: Address> Group<A> {
                     told(&listener.shown.name, &listener.shown.owner, turn);
                 }
             }
-            self.revision += 1;
         }
     }
 
@@ -96,10 +96,7 @@ impl Context {
         if self.raised.iter().any(|raise| earlier(&raise)) {
             evidence.earlier_somaxconn = Some(limit);
         }
-        let scan = evidence
-            .scan
-            .get_or_insert(ScanEvidence { half_open_cap: Some(0), ..ScanEvidence::default() });
-        scan.half_open_cap = scan.half_open_cap.map(|cap| cap + self.half_open_cap(limit));
+        *evidence.half_open_cap.get_or_insert(0) += self.half_open_cap(limit);
     }
 
     /// With cookies the SYN queue may hold as many as the accept queue; without, three quarters of its own cap at most.

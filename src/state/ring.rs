@@ -1,0 +1,67 @@
+//! A trailing window of numbered slots in constant space: what slides out is forgotten.
+
+/// The values of the last `N` slots. What was never written is the default.
+#[derive(Clone, Debug)]
+pub(super) struct Ring<T, const N: usize> {
+    slots: [T; N],
+    newest: u64,
+}
+
+// === impl Ring ===
+
+impl<T: Copy + Default, const N: usize> Ring<T, N> {
+    /// The value of this slot, to be changed; the window slides so that it holds the slot. One older than the window
+    /// counts as its newest.
+    pub(super) fn at(&mut self, slot: u64) -> &mut T {
+        if slot > self.newest {
+            for gone in 0..(slot - self.newest).min(N as u64) {
+                self.slots[place::<N>(slot - gone)] = T::default();
+            }
+            self.newest = slot;
+        }
+        &mut self.slots[place::<N>(self.newest)]
+    }
+
+    /// The slot that was written last.
+    pub(super) fn newest(&self) -> u64 {
+        self.newest
+    }
+
+    /// The values of the window that ends with `slot`, the oldest first.
+    pub(super) fn until(&self, slot: u64) -> impl Iterator<Item = T> {
+        (0..N as u64).map(move |nth| {
+            let wanted = (slot + 1 + nth).checked_sub(N as u64);
+            let is_known = |wanted: &u64| *wanted <= self.newest && self.newest - wanted < N as u64;
+            wanted.filter(is_known).map_or(T::default(), |wanted| self.slots[place::<N>(wanted)])
+        })
+    }
+}
+
+impl<T: Copy + Default, const N: usize> Default for Ring<T, N> {
+    fn default() -> Self {
+        Self { slots: [T::default(); N], newest: 0 }
+    }
+}
+
+fn place<const N: usize>(slot: u64) -> usize {
+    (slot % N as u64) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_older_than_the_window_is_forgotten() {
+        let mut ring: Ring<u32, 4> = Ring::default();
+        *ring.at(1) += 2;
+        *ring.at(1) += 1;
+        *ring.at(3) += 5;
+        let until = |ring: &Ring<u32, 4>, slot| ring.until(slot).collect::<Vec<_>>();
+        assert_eq!(until(&ring, 3), [0, 3, 0, 5]);
+        assert_eq!(until(&ring, 5), [0, 5, 0, 0]);
+        assert_eq!(until(&ring, 1_000), [0; 4]);
+        *ring.at(1_000) += 9;
+        assert_eq!((ring.newest(), until(&ring, 1_000)), (1_000, vec![0, 0, 0, 9]));
+    }
+}
