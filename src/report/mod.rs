@@ -275,6 +275,12 @@ impl Listener {
         self.diagnoses.first().map(|diagnosed| diagnosed.diagnosis)
     }
 
+    /// The words of all its diagnoses, in order of precedence; empty when there is none.
+    pub fn words(&self, separator: &str) -> String {
+        let words = self.diagnoses.iter().map(|held| held.diagnosis.label());
+        words.collect::<Vec<_>>().join(separator)
+    }
+
     /// `address:port`, brackets round IPv6; a path as it is.
     pub fn endpoint(&self) -> String {
         view::endpoint(&self.address, &self.port)

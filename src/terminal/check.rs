@@ -126,9 +126,7 @@ impl<'a> Trouble<'a> {
 impl fmt::Display for Trouble<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { listener, worst: Diagnosed { evidence, .. }, .. } = self;
-        let words: Vec<&str> =
-            listener.diagnoses.iter().map(|held| held.diagnosis.label()).collect();
-        write!(f, "{} at {}", words.join(", "), listener.named())?;
+        write!(f, "{} at {}", listener.words(", "), listener.named())?;
         if let Some(owner) = owner(&listener.owner) {
             write!(f, ", {owner}")?;
         }

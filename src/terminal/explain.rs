@@ -106,9 +106,9 @@ fn write_listener(listener: &Listener, out: &mut impl Write) -> io::Result<()> {
 }
 
 fn verdict(listener: &Listener) -> String {
-    let words: Vec<&str> = listener.diagnoses.iter().map(|held| held.diagnosis.label()).collect();
+    let words = listener.words(", ");
     match (words.is_empty(), listener.watched_too_briefly()) {
-        (false, _) => words.join(", "),
+        (false, _) => words,
         (true, None) => "no trouble seen".into(),
         (true, Some(0)) => format!("no diagnosis yet: it takes {DIAGNOSIS_TAKES} s"),
         (true, Some(watched)) => {

@@ -68,7 +68,7 @@ fn line(cells: &[impl AsRef<str>; COLUMNS], widths: &[usize; COLUMNS]) -> String
 fn cells(listener: &Listener) -> [String; COLUMNS] {
     let known = |value: Option<u64>| value.map_or("-".into(), |value| value.to_string());
     let Listener { netns, protocol, address, port, owner, .. } = listener;
-    let words: Vec<&str> = listener.diagnoses.iter().map(|held| held.diagnosis.label()).collect();
+    let words = listener.words(",");
     [
         netns.clone(),
         protocol.clone(),
@@ -81,7 +81,7 @@ fn cells(listener: &Listener) -> [String; COLUMNS] {
         known(listener.abandoned),
         listener.sockets.to_string(),
         known(listener.drops),
-        if words.is_empty() { "-".into() } else { words.join(",") },
+        if words.is_empty() { "-".into() } else { words },
         escaped(owner.process.as_bytes()),
         escaped(owner.place().as_bytes()),
     ]

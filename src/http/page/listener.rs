@@ -16,7 +16,7 @@ use super::text::with_code;
 /// Everything about a listener in trouble.
 pub(super) fn card(listener: &Listener) -> Markup {
     html! {
-        article.card data-key=(key(listener)) {
+        article.card data-key=(listener.named()) {
             header {
                 h3 { bdi { (listener.endpoint()) } }
                 (place(listener))
@@ -37,7 +37,7 @@ pub(super) fn card(listener: &Listener) -> Markup {
 /// A listener that holds or held connections; opens to everything about it.
 pub(super) fn row(listener: &Listener) -> Markup {
     html! {
-        details data-key=(key(listener)) {
+        details data-key=(listener.named()) {
             summary { (head(listener)) }
             div.body {
                 div { (queue(listener)) (facts(listener)) }
@@ -49,14 +49,14 @@ pub(super) fn row(listener: &Listener) -> Markup {
 
 /// The same where there are too many to tell everything about each.
 pub(super) fn short_row(listener: &Listener) -> Markup {
-    html! { div.summary data-key=(key(listener)) { (head(listener)) } }
+    html! { div.summary data-key=(listener.named()) { (head(listener)) } }
 }
 
 /// A listener that held no connection for five minutes.
 pub(super) fn idle(listener: &Listener) -> Markup {
     let known = |number: Option<u64>| number.map(count);
     html! {
-        tr data-key=(key(listener)) {
+        tr data-key=(listener.named()) {
             th scope="row" { bdi { (listener.endpoint()) } }
             td { bdi { (listener.netns) } }
             td { (owner(listener)) }
@@ -65,11 +65,6 @@ pub(super) fn idle(listener: &Listener) -> Markup {
             td.usual[listener.overflows == Some(0)] { (known(listener.overflows).unwrap_or_default()) }
         }
     }
-}
-
-/// What stands for it from one refresh to the next.
-fn key(listener: &Listener) -> String {
-    [&*listener.netns, &*listener.protocol, &*listener.endpoint()].join("/")
 }
 
 fn head(listener: &Listener) -> Markup {
