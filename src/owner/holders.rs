@@ -21,18 +21,7 @@ use rustix::io::Errno;
 use super::claim::Claim;
 use super::process::{Process, has_ended, is_denied};
 
-/// A process that holds a listen socket.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Holder {
-    /// Its id in the pid namespace of the procfs that was walked.
-    pub pid: u32,
-    /// When it was started, in ticks since boot: with the pid this is the process and no later one.
-    pub start_time: u64,
-    /// Its name, without line breaks and whatever is not UTF-8 replaced; 15 bytes at most in the kernel.
-    pub comm: String,
-    /// The text of its `cgroup` file, for [`telling_path`](super::cgroup::telling_path).
-    pub cgroup: String,
-}
+pub use super::claim::Holder;
 
 /// Whether the process that was started at this time still runs: one that has ended but is not yet waited for holds
 /// nothing.

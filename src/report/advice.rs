@@ -60,7 +60,7 @@ pub const fn meaning(diagnosis: Diagnosis) -> &'static str {
 /// What `diagnosis` means for `listener`, and what to do about it.
 pub fn for_listener(listener: &Listener, diagnosis: Diagnosis) -> Advice {
     let case = Case::new(listener);
-    if let Some(cause) = cause(listener, diagnosis) {
+    if let Some(cause) = listener.cause_of(diagnosis) {
         return follows(listener, diagnosis, cause);
     }
     let (steps, avoid) = match diagnosis {
@@ -74,13 +74,6 @@ pub fn for_listener(listener: &Listener, diagnosis: Diagnosis) -> Advice {
     };
     let evidence = evidence::sentence(listener, diagnosis);
     Advice { meaning: meaning(diagnosis), evidence, steps, avoid }
-}
-
-/// The diagnosis that `diagnosis` only follows from.
-pub fn cause(listener: &Listener, diagnosis: Diagnosis) -> Option<Diagnosis> {
-    let may_follow = matches!(diagnosis, Diagnosis::SlowAccept | Diagnosis::ShortQueue);
-    let causes = [Diagnosis::Imbalance, Diagnosis::Stalled];
-    causes.into_iter().find(|cause| may_follow && listener.holds(*cause))
 }
 
 /// Advice of its own would contradict that about the cause.

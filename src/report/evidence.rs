@@ -2,7 +2,7 @@
 
 use crate::diagnosis::Diagnosis;
 use crate::report::words::{count, many, rate, time};
-use crate::report::{Listener, Recent, advice};
+use crate::report::{Listener, Recent};
 
 /// Why `diagnosis` is made of `listener`.
 pub fn sentence(listener: &Listener, diagnosis: Diagnosis) -> String {
@@ -83,7 +83,7 @@ fn slow_accept(listener: &Listener, recent: &Recent) -> String {
 fn short_queue(listener: &Listener, recent: &Recent) -> String {
     let limit = match listener.limit {
         // No burst was it.
-        _ if advice::cause(listener, Diagnosis::ShortQueue).is_some() => String::new(),
+        _ if listener.cause_of(Diagnosis::ShortQueue).is_some() => String::new(),
         Some(limit) => format!(": a burst went over its limit of {}", count(limit)),
         None => ": a burst went over its limit".into(),
     };

@@ -275,6 +275,13 @@ impl Listener {
         self.diagnoses.first().map(|diagnosed| diagnosed.diagnosis)
     }
 
+    /// The diagnosis that `diagnosis` of it only follows from.
+    pub fn cause_of(&self, diagnosis: Diagnosis) -> Option<Diagnosis> {
+        let may_follow = matches!(diagnosis, Diagnosis::SlowAccept | Diagnosis::ShortQueue);
+        let causes = [Diagnosis::Imbalance, Diagnosis::Stalled];
+        causes.into_iter().find(|cause| may_follow && self.holds(*cause))
+    }
+
     /// The words of all its diagnoses, in order of precedence; empty when there is none.
     pub fn words(&self, separator: &str) -> String {
         let words = self.diagnoses.iter().map(|held| held.diagnosis.label());

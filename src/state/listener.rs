@@ -10,13 +10,10 @@ use crate::view::{ListenerName, ListenerView, Protocol, QueueScan, QueueView, Sc
 use super::blame::Suspect;
 use super::exposure::{Exposure, Rank};
 use super::peak::Peak;
-use super::record::{Record, Turn};
+use super::record::{MANY_HALF_OPEN, Record, Turn};
 use super::scans::Verdict;
 use super::socket::Socket;
 use super::{GRACE, Tick, trailing};
-
-/// So many half-open connections at once are worth remembering.
-pub(super) const MANY_HALF_OPEN: u64 = 16;
 
 /// How long a closed listener without series is remembered.
 const UNEXPOSED_GRACE: Duration = Duration::from_millis(500);

@@ -8,10 +8,12 @@ use crate::diagnosis::{Diagnoses, Diagnosis, Evidence, HOLD, ScanEvidence, WINDO
 use crate::view::{Case, Held};
 
 use super::GRACE;
-use super::listener::MANY_HALF_OPEN;
 use super::ring::Ring;
 use super::scans::{Scans, Verdict};
 use super::trailing::Trailing;
+
+/// So many half-open connections at once are worth remembering.
+pub(super) const MANY_HALF_OPEN: u64 = 16;
 
 const DIAGNOSES: usize = Diagnosis::ALL.len();
 
