@@ -1,7 +1,7 @@
-//! The exposition as a whole: the golden file, the metric table of the README, the rules of naming, and that
+//! The exposition as a whole: the golden file, the table of docs/metrics.md, the rules of naming, and that
 //! no label set is ever exposed twice.
 //!
-//! `LISTENQ_RENEW=1 cargo test --test exposition` writes the golden file and the README's table anew.
+//! `LISTENQ_RENEW=1 cargo test --test exposition` writes the golden file and the table of docs/metrics.md anew.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
 
@@ -185,18 +185,18 @@ fn law_10_a_stale_namespace_has_counters_and_no_gauges() {
 }
 
 #[test]
-fn the_readme_has_the_table_of_metrics() {
+fn the_reference_has_the_table_of_metrics() {
     let mut table = String::from("| metric | type | labels | meaning |\n|---|---|---|---|\n");
     for metric in METRICS {
         let kind = format!("{:?}", metric.kind).to_lowercase();
         let labels = metric.labels.join(", ");
         writeln!(table, "| `{}` | {kind} | {labels} | {} |", metric.name, metric.help).unwrap();
     }
-    let readme = std::fs::read_to_string(root("README.md")).unwrap();
-    let (before, rest) = readme.split_once("<!-- metrics -->\n").expect("the table's begin");
+    let reference = std::fs::read_to_string(root("docs/metrics.md")).unwrap();
+    let (before, rest) = reference.split_once("<!-- metrics -->\n").expect("the table's begin");
     let (_, after) = rest.split_once("<!-- /metrics -->").expect("the table's end");
     assert_is_file(
-        "README.md",
+        "docs/metrics.md",
         &format!("{before}<!-- metrics -->\n{table}<!-- /metrics -->{after}"),
     );
 }

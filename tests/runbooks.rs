@@ -1,4 +1,4 @@
-//! Owns that alerts, runbooks, README, dashboards and the table of metrics agree with each other.
+//! Owns that alerts, runbooks, README, docs, dashboards and the table of metrics agree with each other.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
 
 use std::collections::BTreeSet;
@@ -41,21 +41,25 @@ fn alerts() -> BTreeSet<String> {
     names.map(str::to_owned).collect()
 }
 
-/// Everything written that names metrics, with its place. The README's table is the table of metrics itself.
+/// Everything written that names metrics, with its place. The table of docs/metrics.md is left out: it is the table
+/// of metrics itself.
 fn texts() -> Vec<(String, String)> {
     let mut paths = files(&root("deploy/runbooks"), "md");
     paths.extend(files(&root("deploy/prometheus"), "yml"));
     paths.extend(files(&root("tests/rules"), "yml"));
     paths.extend(files(&root("dashboards"), "json"));
+    paths.extend(files(&root("docs"), "md"));
+    paths.push(root("README.md"));
     let mut texts: Vec<_> = paths
         .iter()
         .filter(|path| !path.file_name().unwrap().to_string_lossy().starts_with("package"))
         .map(|path| (path.display().to_string(), fs::read_to_string(path).unwrap()))
         .collect();
-    let readme = read("README.md");
-    let (before, rest) = readme.split_once("<!-- metrics -->").unwrap();
+    let reference = texts.iter_mut().find(|(place, _)| place.ends_with("docs/metrics.md"));
+    let (_, reference) = reference.unwrap();
+    let (before, rest) = reference.split_once("<!-- metrics -->").unwrap();
     let (_, after) = rest.split_once("<!-- /metrics -->").unwrap();
-    texts.push(("README.md".into(), format!("{before}{after}")));
+    *reference = format!("{before}{after}");
     texts
 }
 

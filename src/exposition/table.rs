@@ -1,5 +1,5 @@
 //! The one table of metrics: name, type, help, labels and where the value comes from. The collector, the
-//! README, the golden file and the tests all read it.
+//! table of docs/metrics.md, the golden file and the tests all read it.
 
 use std::time::Duration;
 

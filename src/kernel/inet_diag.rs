@@ -134,7 +134,7 @@ struct Attributes {
     cgroup: Option<u64>,
 }
 
-/// The drops are the last thing wanted; kernels before 4.6 send a shorter SKMEMINFO without them.
+/// The drops are the last thing wanted; kernels before 4.7 send a shorter SKMEMINFO without them.
 fn attributes(bytes: &[u8]) -> Result<Attributes, DumpError> {
     let mut attributes = Attributes::default();
     for attribute in NlasIterator::new(bytes) {

@@ -33,17 +33,17 @@ fn paths(value: &Value, at: &str, found: &mut BTreeSet<String>) {
     }
 }
 
-/// The first column of the README's table, in order.
+/// The first column of the reference's table, in order.
 fn documented() -> Vec<String> {
-    let readme = include_str!("../../README.md");
-    let (_, rest) = readme.split_once("<!-- api -->").unwrap();
+    let reference = include_str!("../../docs/api.md");
+    let (_, rest) = reference.split_once("<!-- api -->").unwrap();
     let (table, _) = rest.split_once("<!-- /api -->").unwrap();
     let rows = table.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
     rows.map(|(path, _)| path.to_owned()).collect()
 }
 
 #[test]
-fn every_field_is_in_the_readme_and_nothing_else() {
+fn every_field_is_in_the_reference_and_nothing_else() {
     if !Netns::require_root() {
         return;
     }
