@@ -1,4 +1,4 @@
-//! The one table of metrics: name, type, help, labels and where the value comes from. The collector, the
+//! The one table of metrics: name, type, help, labels and where the value comes from. The exposition, the
 //! table of docs/metrics.md, the golden file and the tests all read it.
 
 use std::time::Duration;
@@ -23,8 +23,20 @@ pub struct Metric {
     pub value: Value,
 }
 
-/// Takes the label values and the value of one series after the other.
-pub type Series<'a> = dyn FnMut(&[&str], f64) + 'a;
+/// Takes one series after the other: whose it is, the values of the labels that it has beyond those of its subject, and
+/// its value.
+pub type Series<'a> = dyn FnMut(Subject<'_>, &[&str], f64) + 'a;
+
+/// Whose series it is. Its labels come first, and all its series share them.
+#[derive(Clone, Copy)]
+pub enum Subject<'a> {
+    /// listenq itself: no labels.
+    Own,
+    /// The namespace at this place.
+    Netns(usize, &'a NetnsView),
+    /// The listener at this place, all namespaces counted through, and its namespace.
+    Listener(usize, &'a NetnsView, &'a ListenerView),
+}
 
 /// The type of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,8 +76,10 @@ pub enum Value {
     Durations(fn(&Own) -> &Durations),
 }
 
-const LISTENER: &[&str] = &["netns", "protocol", "address", "port"];
-const NETNS: &[&str] = &["netns"];
+/// The labels of a listener.
+pub const LISTENER: &[&str] = &["netns", "protocol", "address", "port"];
+/// The label of a namespace.
+pub const NETNS: &[&str] = &["netns"];
 
 /// Every metric.
 pub const METRICS: &[Metric] = &[
@@ -170,21 +184,12 @@ pub const METRICS: &[Metric] = &[
             "k8s_container",
         ],
         Value::Labelled(|view, series| {
-            for netns in &view.namespaces {
-                for ListenerView { name, owner, .. } in &netns.listeners {
-                    let Owner {
-                        process,
-                        unit,
-                        container_id,
-                        k8s_namespace,
-                        k8s_pod,
-                        k8s_container,
-                    } = &**owner;
-                    let listener = [&*netns.name, name.protocol.label(), &name.address, &name.port];
-                    let owner: [&str; 6] =
-                        [process, unit, container_id, k8s_namespace, k8s_pod, k8s_container];
-                    series(&[&listener[..], &owner[..]].concat(), 1.0);
-                }
+            for (subject, listener) in listeners(view, None) {
+                let Owner { process, unit, container_id, k8s_namespace, k8s_pod, k8s_container } =
+                    &*listener.owner;
+                let owner: [&str; 6] =
+                    [process, unit, container_id, k8s_namespace, k8s_pod, k8s_container];
+                series(subject, &owner, 1.0);
             }
         }),
     ),
@@ -304,8 +309,9 @@ pub const METRICS: &[Metric] = &[
         "A constant 1 labelled by the container and pod the namespace was made for; an empty label is not known, or does not apply.",
         &["netns", "container_id", "k8s_namespace", "k8s_pod"],
         Value::Labelled(|view, series| {
-            for NetnsView { name, owner, .. } in &view.namespaces {
-                series(&[name, &owner.container_id, &owner.k8s_namespace, &owner.k8s_pod], 1.0);
+            for (subject, netns) in namespaces(view) {
+                let Owner { container_id, k8s_namespace, k8s_pod, .. } = &*netns.owner;
+                series(subject, &[container_id, k8s_namespace, k8s_pod], 1.0);
             }
         }),
     ),
@@ -339,7 +345,7 @@ pub const METRICS: &[Metric] = &[
         "listenq_build_info",
         "A constant 1 labelled by version and revision of listenq; not the version of the kernel.",
         &["version", "revision"],
-        Value::Labelled(|_, series| series(&[crate::VERSION, crate::REVISION], 1.0)),
+        Value::Labelled(|_, series| series(Subject::Own, &[crate::VERSION, crate::REVISION], 1.0)),
     ),
     gauge(
         "listenq_sample_interval_seconds",
@@ -371,7 +377,7 @@ pub const METRICS: &[Metric] = &[
         &["source"],
         Value::Labelled(|view, series| {
             for source in Source::ALL {
-                series(&[source.label()], view.own.errors[source as usize] as f64);
+                series(Subject::Own, &[source.label()], view.own.errors[source as usize] as f64);
             }
         }),
     ),
@@ -400,8 +406,8 @@ pub const METRICS: &[Metric] = &[
         "Network namespaces by state: sampled, or there and inaccessible; those that cannot even be seen are not counted.",
         &["state"],
         Value::Labelled(|view, series| {
-            series(&["sampled"], view.own.sampled_namespaces as f64);
-            series(&["inaccessible"], view.own.inaccessible_namespaces as f64);
+            series(Subject::Own, &["sampled"], view.own.sampled_namespaces as f64);
+            series(Subject::Own, &["inaccessible"], view.own.inaccessible_namespaces as f64);
         }),
     ),
     gauge(
@@ -417,7 +423,7 @@ pub const METRICS: &[Metric] = &[
         Value::Labelled(|view, series| {
             for feature in Feature::ALL {
                 if let Some(available) = view.own.features[feature as usize] {
-                    series(&[feature.label()], f64::from(available));
+                    series(Subject::Own, &[feature.label()], f64::from(available));
                 }
             }
         }),
@@ -532,7 +538,7 @@ impl Metric {
 
 fn one(value: Option<f64>, series: &mut Series<'_>) {
     if let Some(value) = value {
-        series(&[], value);
+        series(Subject::Own, &[], value);
     }
 }
 
@@ -543,10 +549,10 @@ fn each_netns(
     series: &mut Series<'_>,
     value: impl Fn(&NetnsView) -> Option<f64>,
 ) {
-    for netns in &view.namespaces {
+    for (subject, netns) in namespaces(view) {
         let is_shown = age.is_none_or(|age| netns.is_fresh(Protocol::Tcp, view.now + age));
         if let Some(value) = value(netns).filter(|_| is_shown) {
-            series(&[&netns.name], value);
+            series(subject, &[], value);
         }
     }
 }
@@ -557,38 +563,59 @@ fn each_listener(
     series: &mut Series<'_>,
     value: impl Fn(&ListenerView) -> Option<f64>,
 ) {
-    for (netns, listener) in shown(view, age) {
+    for (subject, listener) in listeners(view, age) {
         if let Some(value) = value(listener) {
-            series(&labels(netns, listener), value);
+            series(subject, &[], value);
         }
     }
 }
 
 fn each_diagnosis(view: &View, age: Duration, series: &mut Series<'_>) {
-    for (netns, listener) in shown(view, Some(age)) {
+    for (subject, listener) in listeners(view, Some(age)) {
         for held in listener.case.iter().flat_map(|case| &case.diagnoses) {
-            let [netns, protocol, address, port] = labels(netns, listener);
-            let labels = [netns, protocol, address, port, held.diagnosis.label()];
-            series(&labels, f64::from(held.since.is_some()));
+            series(subject, &[held.diagnosis.label()], f64::from(held.since.is_some()));
         }
     }
 }
 
-/// With `age`, only listeners of a protocol whose last good sample is young enough.
-fn shown(view: &View, age: Option<Duration>) -> impl Iterator<Item = (&NetnsView, &ListenerView)> {
-    view.namespaces.iter().flat_map(move |netns| {
-        let is_shown = |protocol| age.is_none_or(|age| netns.is_fresh(protocol, view.now + age));
-        let (tcp, unix) = (is_shown(Protocol::Tcp), is_shown(Protocol::Unix));
-        let listeners =
-            netns.listeners.iter().filter(move |listener| match listener.name.protocol {
-                Protocol::Tcp => tcp,
-                Protocol::Unix => unix,
-            });
-        listeners.map(move |listener| (netns, listener))
-    })
+/// Every namespace, in the order of their places.
+pub fn namespaces(view: &View) -> impl Iterator<Item = (Subject<'_>, &NetnsView)> {
+    view.namespaces.iter().enumerate().map(|(place, netns)| (Subject::Netns(place, netns), netns))
 }
 
-fn labels<'a>(netns: &'a NetnsView, listener: &'a ListenerView) -> [&'a str; 4] {
-    let name = &*listener.name;
-    [&netns.name, name.protocol.label(), &name.address, &name.port]
+/// Every listener, in the order of their places; with `age`, only those of a protocol whose last good sample is young
+/// enough.
+pub fn listeners(
+    view: &View,
+    age: Option<Duration>,
+) -> impl Iterator<Item = (Subject<'_>, &ListenerView)> {
+    let all = view.namespaces.iter().flat_map(move |netns| {
+        let is_shown = |protocol| age.is_none_or(|age| netns.is_fresh(protocol, view.now + age));
+        let (tcp, unix) = (is_shown(Protocol::Tcp), is_shown(Protocol::Unix));
+        netns.listeners.iter().map(move |listener| {
+            let is_shown = match listener.name.protocol {
+                Protocol::Tcp => tcp,
+                Protocol::Unix => unix,
+            };
+            (netns, listener, is_shown)
+        })
+    });
+    all.enumerate()
+        .filter(|(_, (.., is_shown))| *is_shown)
+        .map(|(place, (netns, listener, _))| (Subject::Listener(place, netns, listener), listener))
+}
+
+// === impl Subject ===
+
+impl<'a> Subject<'a> {
+    /// The values of its labels, in the order of their names.
+    pub fn labels(self) -> impl Iterator<Item = &'a str> {
+        let (netns, listener) = match self {
+            Self::Own => (None, None),
+            Self::Netns(_, netns) => (Some(&*netns.name), None),
+            Self::Listener(_, netns, listener) => (Some(&*netns.name), Some(&*listener.name)),
+        };
+        let listener = listener.map(|name| [name.protocol.label(), &name.address, &name.port]);
+        netns.into_iter().chain(listener.into_iter().flatten())
+    }
 }

@@ -1,0 +1,164 @@
+//! Metrics of listeners and namespaces as lines of text. The labels of each listener are written once for all its series.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use crate::view::View;
+
+use super::table::{self, Kind, LISTENER, Metric, NETNS, Subject};
+
+/// Room for a name, the separators and a number beside the labels.
+const LINE: usize = 64;
+/// Room for names and HELP of the whole table.
+const HEADS: usize = 32 * 1024;
+/// How many series most listeners have.
+const SERIES: usize = 13;
+/// All whole numbers below are whole as a float, too.
+const WHOLE: f64 = (1u64 << 53) as f64;
+
+/// The text so far, and the labels to come back to.
+pub(super) struct Lines {
+    text: String,
+    namespaces: Blocks,
+    listeners: Blocks,
+}
+
+/// The labels of one subject after the other, each from the brace on and without the closing one.
+#[derive(Default)]
+struct Blocks {
+    text: String,
+    ends: Vec<usize>,
+}
+
+// === impl Blocks ===
+
+impl Blocks {
+    fn push(&mut self, names: &[&str], subject: Subject<'_>) {
+        write_labels(&mut self.text, '{', names, subject.labels());
+        self.ends.push(self.text.len());
+    }
+
+    fn get(&self, place: usize) -> &str {
+        let start = place.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.text[start..self.ends[place]]
+    }
+}
+
+// === impl Lines ===
+
+impl Lines {
+    /// No line yet, but the labels of everything in `view`.
+    pub(super) fn new(view: &View) -> Self {
+        let (mut namespaces, mut listeners) = (Blocks::default(), Blocks::default());
+        table::namespaces(view).for_each(|(subject, _)| namespaces.push(NETNS, subject));
+        table::listeners(view, None).for_each(|(subject, _)| listeners.push(LISTENER, subject));
+        let room = SERIES * (listeners.text.len() + LINE * listeners.ends.len());
+        Self { text: String::with_capacity(HEADS + room), namespaces, listeners }
+    }
+
+    /// The text so far, for others to add to.
+    pub(super) fn text(&mut self) -> &mut String {
+        &mut self.text
+    }
+
+    /// The whole text.
+    pub(super) fn finish(self) -> String {
+        self.text
+    }
+
+    /// Writes down every series of `metric` in `view`, `age` after that was made.
+    pub(super) fn write(&mut self, metric: &Metric, view: &View, age: Duration) {
+        let Self { text, namespaces, listeners } = self;
+        let mut is_first = true;
+        metric.each(view, age, &mut |subject, more, value| {
+            if std::mem::take(&mut is_first) {
+                write_head(text, metric);
+            }
+            let (labels, own) = match subject {
+                Subject::Own => ("", 0),
+                Subject::Netns(place, _) => (namespaces.get(place), NETNS.len()),
+                Subject::Listener(place, ..) => (listeners.get(place), LISTENER.len()),
+            };
+            text.push_str(metric.name);
+            text.push_str(labels);
+            if !more.is_empty() {
+                write_labels(text, ',', &metric.labels[own..], more.iter().copied());
+            }
+            text.push_str("} ");
+            write_number(text, value);
+            text.push('\n');
+        });
+    }
+}
+
+fn write_head(text: &mut String, metric: &Metric) {
+    let Metric { name, help, .. } = metric;
+    let kind = match metric.kind {
+        Kind::Gauge => "gauge",
+        Kind::Counter => "counter",
+        Kind::Histogram => "histogram",
+    };
+    for part in ["# HELP ", name, " ", help, "\n# TYPE ", name, " ", kind, "\n"] {
+        text.push_str(part);
+    }
+}
+
+fn write_labels<'a>(
+    text: &mut String,
+    mut separator: char,
+    names: &[&str],
+    values: impl Iterator<Item = &'a str>,
+) {
+    for (name, value) in names.iter().zip(values) {
+        text.push(std::mem::replace(&mut separator, ','));
+        text.push_str(name);
+        text.push_str("=\"");
+        write_escaped(text, value);
+        text.push('"');
+    }
+}
+
+fn write_escaped(text: &mut String, value: &str) {
+    let mut rest = value;
+    while let Some(at) = rest.find(['\\', '"', '\n']) {
+        let (plain, special) = rest.split_at(at);
+        text.push_str(plain);
+        text.push_str(match special.as_bytes()[0] {
+            b'\\' => "\\\\",
+            b'"' => "\\\"",
+            _ => "\\n",
+        });
+        rest = &special[1..];
+    }
+    text.push_str(rest);
+}
+
+/// A float is written as the shortest text that gives it back, which takes long; most numbers are whole, and small.
+fn write_number(text: &mut String, value: f64) {
+    let whole = value as u64;
+    // Writing to a string cannot fail.
+    let _ = match value {
+        _ if value == 0.0 && value.is_sign_positive() => text.write_char('0'),
+        _ if whole > 0 && value < WHOLE && whole as f64 == value => write!(text, "{whole}"),
+        _ => write!(text, "{value}"),
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn number(value: f64) -> String {
+        let mut text = String::new();
+        write_number(&mut text, value);
+        text
+    }
+
+    #[test]
+    fn a_number_is_written_as_a_float_is() {
+        let values = [0.0, -0.0, 1.0, -1.0, 0.1, 129.0, 1.5e9, WHOLE - 1.0, WHOLE, 1e300, 5e-324];
+        for value in values.into_iter().chain([f64::INFINITY, f64::NEG_INFINITY, f64::NAN]) {
+            assert_eq!(number(value), value.to_string());
+        }
+    }
+}
