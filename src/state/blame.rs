@@ -9,6 +9,9 @@
 //! 2. one tick later, to the others up to their drops above the noise they show without any overflow;
 //! 3. with them, to a listener whose socket vanished while it was overflowing: its last drops went with it;
 //! 4. three ticks later, to nobody: it is unattributed.
+//!
+//! The oldest overflow is charged first, and the oldest drops answer for it: bursts in ticks running that no sample
+//! saw each have their own.
 
 /// For how many ticks an overflow waits for somebody to be charged with it.
 const PATIENCE: usize = 3;
@@ -28,6 +31,8 @@ pub(crate) struct Suspect {
     charged_at: Option<u64>,
     vanished: bool,
     charge: u64,
+    /// New drops that a charge of this tick rests on.
+    spent: u64,
     certain: bool,
 }
 
@@ -70,11 +75,20 @@ impl Suspect {
         self.fresh > 0 || self.leftover > 0 || self.vanished || self.charge > 0
     }
 
-    fn take(&mut self, ledger: &Ledger, charge: u64) {
+    fn take(&mut self, tick: u64, charge: u64) {
         self.charge += charge;
         if charge > 0 {
-            self.charged_at = Some(ledger.tick);
+            self.charged_at = Some(tick);
         }
+    }
+
+    /// Takes a charge for which its drops answer: those left of the tick before for the `late` part of it, since the new
+    /// ones may belong to overflows that still wait.
+    fn pay(&mut self, tick: u64, charge: u64, late: u64) {
+        let old = late.min(charge).min(self.leftover);
+        self.leftover -= old;
+        self.spent += charge - old;
+        self.take(tick, charge);
     }
 
     fn noise(&self, clean: u64) -> u64 {
@@ -89,7 +103,7 @@ impl Suspect {
 
     /// Drops of this tick that are neither charged nor noise.
     fn excess(&self, clean: u64) -> u64 {
-        self.fresh.saturating_sub(self.charge.max(self.noise(clean)))
+        self.fresh.saturating_sub(self.spent.max(self.noise(clean)))
     }
 }
 
@@ -107,7 +121,7 @@ impl Ledger {
         self.tick += 1;
         self.age(overflows.unwrap_or(0));
         for suspect in suspects.iter_mut() {
-            suspect.charge = 0;
+            (suspect.charge, suspect.spent) = (0, 0);
             suspect.certain = false;
         }
         let evidence = self.outstanding() > 0;
@@ -139,10 +153,14 @@ impl Ledger {
         self.pending.iter().sum()
     }
 
+    /// What was there before this tick.
+    fn waited(&self) -> u64 {
+        self.pending[1..].iter().sum()
+    }
+
     fn charge(&mut self, suspects: &mut [&mut Suspect]) {
         let alone = suspects.iter().filter(|suspect| suspect.is_suspected()).count() == 1;
-        let (tick, clean) = (self.tick, self.clean);
-        let waited = self.pending[1..].iter().sum();
+        let (tick, clean, waited) = (self.tick, self.clean, self.waited());
         self.share(0, suspects, |suspect| match within(suspect.queued_at, tick) {
             true => suspect.fresh,
             false => 0,
@@ -157,9 +175,12 @@ impl Ledger {
     /// Charges overflows of `age` and older, each suspect in proportion to its `cap` and at most that.
     fn share(&mut self, age: usize, suspects: &mut [&mut Suspect], cap: impl Fn(&Suspect) -> u64) {
         let caps: Vec<u64> = suspects.iter().map(|suspect| cap(suspect)).collect();
+        let waited = self.waited();
         let charged = self.draw(age, caps.iter().sum());
-        for (suspect, charge) in suspects.iter_mut().zip(proportional(charged, &caps)) {
-            suspect.take(self, charge);
+        let late = proportional(charged.min(waited), &caps);
+        let charges = proportional(charged, &caps).zip(late);
+        for (suspect, (charge, late)) in suspects.iter_mut().zip(charges) {
+            suspect.pay(self.tick, charge, late);
         }
     }
 
@@ -171,7 +192,7 @@ impl Ledger {
         if weights.contains(&1) {
             let charged = self.draw(0, waited);
             for (suspect, charge) in suspects.iter_mut().zip(proportional(charged, &weights)) {
-                suspect.take(self, charge);
+                suspect.take(self.tick, charge);
             }
         }
     }
@@ -267,6 +288,27 @@ mod tests {
         assert_eq!(settle(&mut ledger, &mut suspects, Some(5), [10]), [0]);
         assert_eq!(settle(&mut ledger, &mut suspects, None, [0]), [5]);
         assert_eq!(suspects[0].charge(), (5, true));
+    }
+
+    #[test]
+    fn each_of_two_bursts_between_samples_is_charged_one_tick_later() {
+        let mut ledger = Ledger::default();
+        let mut suspects = [Suspect::default()];
+        let bursts = [(25, 25), (30, 30), (0, 0)];
+        let charges = bursts
+            .map(|(overflows, drops)| settle(&mut ledger, &mut suspects, Some(overflows), [drops]));
+        assert_eq!(charges, [[0], [25], [30]]);
+    }
+
+    #[test]
+    fn drops_of_a_burst_that_a_queue_shows_do_not_pay_for_the_burst_before_it() {
+        let mut ledger = Ledger::default();
+        let mut suspects = [Suspect::default()];
+        assert_eq!(settle(&mut ledger, &mut suspects, Some(25), [25]), [0]);
+        suspects[0].queued(&ledger);
+        assert_eq!(settle(&mut ledger, &mut suspects, Some(30), [30]), [30]);
+        assert_eq!(settle(&mut ledger, &mut suspects, None, [0]), [25]);
+        assert_eq!((ledger.outstanding(), ledger.unattributed()), (0, 0));
     }
 
     #[test]
