@@ -24,7 +24,10 @@ pub struct File {
 /// Certificate, key, who may connect and how.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-#[expect(missing_docs, reason = "the fields are exporter-toolkit's keys, explained in docs/web-config.md")]
+#[expect(
+    missing_docs,
+    reason = "the fields are exporter-toolkit's keys, explained in docs/web-config.md"
+)]
 pub struct Tls {
     pub cert: Option<Spanned<String>>,
     pub key: Option<Spanned<String>>,

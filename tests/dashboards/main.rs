@@ -139,7 +139,7 @@ fn prometheus_answers_every_query_at_rest_and_in_trouble() {
     let left = ns.run(|| Listen::tcp("127.0.0.1:8081").backlog(40).open());
     let targets = [slow.target(), left.target()];
     let daemon = daemon(&ns);
-    let prometheus = Prometheus::start(&ns, daemon.address());
+    let prometheus = Prometheus::start(&ns, &[daemon.address()]);
     let instance = daemon.address().to_string();
     let values = Values::from([
         ("job", "listenq"),
@@ -173,7 +173,7 @@ fn a_listener_with_any_name_is_chosen_by_its_labels() {
     let target = format!("[{}%{}]:80", link.address, link.ifindex);
     let tcp = ns.run(|| [Listen::tcp(target).device("wan").open(), Listen::tcp("[::]:443").open()]);
     let daemon = daemon(&ns);
-    let prometheus = Prometheus::start(&ns, daemon.address());
+    let prometheus = Prometheus::start(&ns, &[daemon.address()]);
     let instance = daemon.address().to_string();
     let listeners = eventually("listeners", PATIENCE, || {
         let series = daemon.scrape().series("listenq_listener_info");

@@ -26,14 +26,15 @@ pub(crate) struct Prometheus {
 // === impl Prometheus ===
 
 impl Prometheus {
-    /// Starts it and waits until it is ready; it scrapes `target` once a second under the job `listenq`.
-    pub(crate) fn start(ns: &Netns, target: SocketAddr) -> Self {
+    /// Starts it and waits until it is ready; it scrapes the targets once a second under the job `listenq`.
+    pub(crate) fn start(ns: &Netns, targets: &[SocketAddr]) -> Self {
         let directory = std::env::temp_dir().join(ns.name());
         fs::create_dir_all(&directory).unwrap();
         let config = directory.join("prometheus.yml");
+        let targets: Vec<_> = targets.iter().map(SocketAddr::to_string).collect();
         let text = format!(
             "global: {{scrape_interval: 1s}}\n\
-             scrape_configs: [{{job_name: listenq, static_configs: [{{targets: ['{target}']}}]}}]\n"
+             scrape_configs: [{{job_name: listenq, static_configs: [{{targets: {targets:?}}}]}}]\n"
         );
         fs::write(&config, text).unwrap();
         let mut command = ns.command("prometheus");

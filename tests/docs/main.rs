@@ -1,0 +1,395 @@
+//! Owns that the documentation is true: its links lead somewhere, its commands run and print what is shown of them, its queries
+//! are answered and its configurations are taken by who reads them.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
+
+mod page;
+#[path = "../dashboards/prometheus.rs"]
+mod prometheus;
+#[path = "../dashboards/queries.rs"]
+mod queries;
+mod questions;
+mod sandbox;
+mod shape;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::net::TcpStream;
+use std::path::Path;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use clap::CommandFactory;
+use listenq::cli::Cli;
+use listenq_lab::certificate::{Authority, Subject};
+use listenq_lab::client::fill;
+use listenq_lab::flood::Flood;
+use listenq_lab::hammer::{Load, Manner, visit};
+use listenq_lab::listener::Listen;
+use listenq_lab::listenq::{Daemon, Launch};
+use listenq_lab::netns::Netns;
+use listenq_lab::rootfs::Rootfs;
+use listenq_lab::running::Running;
+use listenq_lab::tool::{feed, require_tool};
+use listenq_lab::wait::{eventually, within};
+use listenq_lab::web::{PHP, Pool, Site, Web};
+use serde_json::Value;
+
+use page::{Block, Page, root};
+use prometheus::Prometheus;
+use queries::metrics_of;
+use sandbox::{Ran, Sandbox};
+use shape::missing;
+
+const BIN: &str = env!("CARGO_BIN_EXE_listenq");
+const SECOND: Duration = Duration::from_secs(1);
+/// Two diagnoses take half a minute of evidence on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Where the other exporter is.
+const NODE_EXPORTER: &str = "127.0.0.1:9100";
+
+/// Blocks that are shown and not run, by their first line, each with its reason.
+const NOT_RUN: [(&str, &str); 1] =
+    [("  kernel                 sampler thread", "a drawing of how data goes")];
+
+/// Commands that a test cannot run as they stand: what is run instead, and why.
+const INSTEAD: [(&str, &str, &str); 5] = [
+    ("cargo run --release", "listenq --version", "the daemon of the scene is what it starts"),
+    ("cargo build --release", "test -x target/release/listenq", "cargo has built what it tests"),
+    (
+        "systemctl enable --now listenq",
+        "systemctl enable listenq",
+        "no systemd is there to start it",
+    ),
+    ("systemctl daemon-reload", "systemd-analyze verify listenq.service", "nor to read it again"),
+    ("systemctl restart listenq", "systemctl is-enabled listenq", "nor to restart it"),
+];
+
+/// Who judges a configuration, by a key that it has: a program and its words. Grafana is too large to be here.
+const READERS: [(&str, &[&str]); 4] = [
+    ("tls_server_config", &[BIN, "check-web-config"]),
+    ("rule_files", &["promtool", "check", "config"]),
+    ("scrape_configs", &["promtool", "check", "config"]),
+    ("apiVersion", &[]),
+];
+
+/// Programs whose calls between backticks are run, too.
+const PROGRAMS: [&str; 4] = ["listenq ", "ss ", "nstat ", "htpasswd "];
+
+/// Flags of other programs.
+const FOREIGN_FLAGS: [&str; 1] = ["--collector.netstat.fields"];
+
+/// The site of the README: a pool whose backlog was cut, too slow for its visitors, behind nginx.
+struct Scene {
+    sandbox: Sandbox,
+    _visitors: JoinHandle<()>,
+    _site: Site,
+}
+
+// === impl Scene ===
+
+impl Scene {
+    /// `None` where it cannot be.
+    fn start(hint: &str, lasting: Duration) -> Option<Self> {
+        let tools = ["nginx", PHP, "htpasswd"];
+        if !Netns::require_root() || !tools.iter().all(|tool| require_tool(tool)) {
+            return None;
+        }
+        let ns = Netns::new(hint);
+        ns.sysctl("net.core.somaxconn", 128);
+        let web = Web::new(Pool::Tcp).backlog(511).workers(2).takes(SECOND / 2);
+        let site = web.read_timeout(2 * SECOND).start(&ns);
+        let nginx = site.address();
+        let load = Load { rate: 100.0, lasting, patience: 25 * SECOND, at_once: 2_000 };
+        let visitors = ns.spawn(move || drop(visit(nginx, load, &Manner::http_get("/"))));
+        Some(Self { sandbox: Sandbox::new(ns), _visitors: visitors, _site: site })
+    }
+
+    /// Starts the daemon of the machine, where commands look for it, and waits until it knows what is wrong.
+    fn daemon(&self) -> Daemon {
+        let address = ["--web.listen-address=:19511"];
+        let daemon = Launch::new(BIN).args(&address).inside(&self.sandbox.ns).start();
+        let held = |diagnosis| {
+            let labels = [("port", "9000"), ("diagnosis", diagnosis)];
+            daemon.scrape().value("listenq_listener_diagnosis", &labels) == Some(1.0)
+        };
+        eventually("a pool that is abandoned and slow", PATIENCE, || {
+            (held("abandoned") && held("slow_accept")).then_some(())
+        });
+        daemon
+    }
+}
+
+/// The blocks of one kind, on every page.
+fn blocks(kind: &str) -> Vec<Block> {
+    let all = Page::read_all().into_iter().flat_map(|page| page.blocks());
+    all.filter(|block| block.kind == kind).collect()
+}
+
+/// The commands of a console block, each with what is shown of it.
+fn session(block: &Block) -> Vec<(&str, &str)> {
+    let parts = block.text.strip_prefix("$ ").expect(&block.place).split("\n$ ");
+    parts.map(|part| part.split_once('\n').unwrap_or((part, ""))).collect()
+}
+
+fn runnable(script: &str) -> String {
+    let line = |line: &str| match INSTEAD.iter().find(|(written, ..)| *written == line) {
+        Some((_, instead, _)) => format!("{instead}\n"),
+        None => format!("{line}\n"),
+    };
+    script.lines().map(line).collect()
+}
+
+#[test]
+fn every_block_is_run_or_there_is_a_reason() {
+    let pages = Page::read_all();
+    let all: Vec<Block> = pages.iter().flat_map(Page::blocks).collect();
+    let checked = ["sh", "console", "promql", "yaml"];
+    let begins = |block: &Block, line: &str| block.text.starts_with(line);
+    for block in all.iter().filter(|block| !checked.contains(&&*block.kind)) {
+        let reason = NOT_RUN.iter().find(|(line, _)| begins(block, line));
+        assert!(reason.is_some(), "{}: who runs this?", block.place);
+    }
+    for (line, _) in NOT_RUN {
+        assert!(all.iter().any(|block| begins(block, line)), "{line} is nowhere any more");
+    }
+    for (line, ..) in INSTEAD {
+        let is_there = |block: &&Block| block.text.lines().any(|other| other == line);
+        assert!(all.iter().any(|block| is_there(&block)), "{line} is nowhere any more");
+    }
+}
+
+#[test]
+fn every_link_leads_somewhere() {
+    let mut pages = Page::read_all();
+    pages.push(Page::read("CONTRIBUTING.md"));
+    for page in &pages {
+        for link in page.links().iter().filter(|link| !link.contains("://")) {
+            let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let target = match path.is_empty() {
+                true => root(&page.path),
+                false => root(&page.path).parent().unwrap().join(path),
+            };
+            let place = page.path.display();
+            assert!(target.exists(), "{place}: {link} leads nowhere");
+            let is_there = || Page::read(target).anchors().iter().any(|other| other == anchor);
+            assert!(anchor.is_empty() || is_there(), "{place}: no heading for {link}");
+        }
+    }
+}
+
+#[test]
+fn every_path_of_the_repository_that_is_named_exists() {
+    let tops = ["src/", "tests/", "deploy/", "dashboards/", "docs/", "benches/"];
+    let mut pages = Page::read_all();
+    pages.push(Page::read("CONTRIBUTING.md"));
+    for page in &pages {
+        for path in page.code().iter().filter(|code| tops.iter().any(|top| code.starts_with(top))) {
+            // `tests/*.rs` is many.
+            let path = path.split('*').next().unwrap();
+            assert!(root(path).exists(), "{}: {path} is not there", page.path.display());
+        }
+    }
+}
+
+#[test]
+fn every_flag_is_documented_with_its_default_and_no_other_is_named() {
+    let command = Cli::command();
+    let with_subcommands = command.get_subcommands().chain([&command]);
+    let mut flags = BTreeMap::new();
+    for arg in with_subcommands.flat_map(|command| command.get_arguments()) {
+        let defaults = arg.get_default_values().iter().map(|value| value.to_string_lossy());
+        let takes_value = arg.get_action().takes_values();
+        let default = defaults.filter(|_| takes_value).collect::<Vec<_>>().join(" ");
+        flags.extend(arg.get_long().map(|long| (format!("--{long}"), default)));
+    }
+    let text = fs::read_to_string(root("docs/flags.md")).unwrap();
+    let rows = text.lines().filter(|line| line.starts_with("| `--"));
+    let cells = rows.map(|row| row.split('|').map(|cell| cell.trim().trim_matches('`')));
+    let documented: BTreeMap<String, String> = cells
+        .map(|cells| cells.skip(1).take(2).map(str::to_owned).collect::<Vec<_>>())
+        .map(|cells| (cells[0].clone(), cells[1].clone()))
+        .collect();
+    let own = ["--help", "--version", "--json"];
+    let expected = flags.iter().filter(|(name, _)| !own.contains(&&***name));
+    assert_eq!(documented, expected.map(|(k, v)| (k.clone(), v.clone())).collect());
+    for page in Page::read_all() {
+        for code in page.code().iter().filter(|code| code.starts_with("--")) {
+            let name = code.split(['=', ' ']).next().unwrap();
+            let is_known = flags.contains_key(name) || FOREIGN_FLAGS.contains(&name);
+            assert!(is_known || name == "--help", "{}: {code}", page.path.display());
+        }
+    }
+}
+
+#[test]
+fn every_command_runs_and_prints_what_is_shown_of_it() {
+    let Some(scene) = Scene::start("docs", 300 * SECOND) else { return };
+    // What is shown of a machine without a daemon.
+    let is_alone = |shown: &str| shown.starts_with("no daemon at ");
+    let consoles = blocks("console");
+    let sessions =
+        || consoles.iter().flat_map(|block| session(block).into_iter().map(move |s| (block, s)));
+    let check = |(block, (command, shown)): (&Block, (&str, &str))| {
+        let mut last = (None, String::new());
+        // Queues come and go: what is shown need not be there at once.
+        let found = within(PATIENCE, || {
+            let Ran { printed, .. } = scene.sandbox.run(command);
+            last = (missing(shown, &printed), printed);
+            last.0.is_none().then_some(())
+        });
+        let (missing, printed) = last;
+        let place = &block.place;
+        assert!(found.is_some(), "{place}: no {missing:?} where {command} prints\n{printed}");
+    };
+    sessions().filter(|(_, (_, shown))| is_alone(shown)).for_each(check);
+    let _daemon = scene.daemon();
+    sessions().filter(|(_, (_, shown))| !is_alone(shown)).for_each(check);
+    calls(&scene.sandbox);
+    scripts(&scene.sandbox);
+}
+
+/// Runs the blocks of shell, those of one page one after the other.
+fn scripts(sandbox: &Sandbox) {
+    for page in Page::read_all() {
+        let shell = page.blocks().into_iter().filter(|block| block.kind == "sh");
+        let script: String = shell.map(|block| runnable(&block.text)).collect();
+        let ran = sandbox.run(&script);
+        assert!(ran.is_success, "{}:\n{script}\nprints\n{}", page.path.display(), ran.printed);
+    }
+}
+
+/// Runs what is called between backticks, with everything that stands for something else filled in.
+fn calls(sandbox: &Sandbox) {
+    let directory = sandbox.directory();
+    sign(directory);
+    let config = blocks("yaml").into_iter().find(|block| block.text.contains("tls_server_config"));
+    fs::write(directory.join("FILE"), config.unwrap().text).unwrap();
+    let code: BTreeSet<String> = Page::read_all().iter().flat_map(Page::code).collect();
+    let calls = code.iter().filter(|code| PROGRAMS.iter().any(|program| code.starts_with(program)));
+    for call in calls.clone() {
+        // What stands in brackets may be left out.
+        let least = call.split(" [").next().unwrap();
+        let filled = least.replace("NAME", sandbox.ns.name()).replace("COMMAND", "explain");
+        let Ran { is_success, printed } = sandbox.run(&filled);
+        // It says by its status that something is wrong, as it must.
+        let is_well = is_success || (least == "listenq check" && printed.contains("CRITICAL"));
+        assert!(is_well && !printed.is_empty(), "{filled} prints\n{printed}");
+    }
+    assert!(calls.count() > 10, "where are they?");
+}
+
+#[test]
+fn every_path_that_is_documented_is_answered() {
+    if !Netns::require_root() {
+        return;
+    }
+    let ns = Netns::new("docs-paths");
+    let daemon = Launch::new(BIN).inside(&ns).start();
+    let text = fs::read_to_string(root("docs/flags.md")).unwrap();
+    let (_, table) = text.split_once("\n| path | ").unwrap();
+    let paths: Vec<_> =
+        table.lines().filter_map(|row| row.strip_prefix("| `")?.split('`').next()).collect();
+    for path in &paths {
+        assert_eq!(daemon.get(path, &[]).status, 200, "{path}");
+    }
+    assert_eq!(paths.len(), 6);
+}
+
+#[test]
+fn every_configuration_is_taken_by_who_reads_it() {
+    if !require_tool("promtool") {
+        return;
+    }
+    let files = Rootfs::new();
+    sign(files.path());
+    files.file("listenq/alerts.yml", fs::read(root("deploy/prometheus/alerts.yml")).unwrap());
+    let mut keys = BTreeSet::new();
+    for Block { place, text, .. } in blocks("yaml") {
+        let read: Value = serde_saphyr::from_str(&text).unwrap_or_else(|e| panic!("{place}: {e}"));
+        let reader = READERS.iter().find(|(key, _)| read.get(key).is_some());
+        let (key, words) = reader.unwrap_or_else(|| panic!("{place}: who reads this?"));
+        keys.insert(*key);
+        // Nobody is here to read it: it is YAML at least.
+        let Some((program, words)) = words.split_first() else { continue };
+        let path = files.file("written.yml", &text).display().to_string();
+        let (_, output) = feed(program, &[words, &[&path]].concat(), b"");
+        let said = format!("{}{}", output.stdout, output.stderr);
+        assert!(output.status.success(), "{place}: {said}");
+        assert!(*key != "rule_files" || said.contains("rules found"), "{place}: {said}");
+    }
+    assert_eq!(keys, READERS.iter().map(|(key, _)| *key).collect());
+}
+
+/// Makes the certificates that the web configuration of the documentation names.
+fn sign(directory: &Path) {
+    let subject = Subject { names: &["localhost"], until: 2100 };
+    Authority::new(directory, "prometheus-ca").sign("listenq", subject);
+}
+
+#[test]
+fn the_scrape_configuration_of_the_readme_is_the_one_in_the_repository() {
+    let read = |text: &str| serde_saphyr::from_str::<Value>(text).unwrap();
+    let shipped = fs::read_to_string(root("deploy/prometheus/scrape.yml")).unwrap();
+    let shown = blocks("yaml").into_iter().find(|block| block.text.contains("scrape_configs:"));
+    assert_eq!(read(&shown.unwrap().text), read(&shipped));
+}
+
+/// Whether a query is asked of node_exporter.
+fn is_foreign(query: &str) -> bool {
+    query.contains("node_")
+}
+
+#[test]
+fn every_query_names_metrics_and_labels_that_exist() {
+    let queries = blocks("promql");
+    let own: Vec<_> = queries.iter().filter(|block| !is_foreign(&block.text)).collect();
+    for block in &own {
+        assert!(!metrics_of(&block.place, &block.text).is_empty(), "{}", block.place);
+    }
+    assert!(own.len() > 5, "where are they?");
+}
+
+/// A Prometheus that scrapes both exporters, of a namespace where everything happens that is asked for.
+#[test]
+fn every_query_is_answered_where_there_is_what_it_asks_for() {
+    let tools = ["prometheus", "prometheus-node-exporter"];
+    if !Netns::require_root() || !tools.iter().all(|tool| require_tool(tool)) {
+        return;
+    }
+    let ns = Netns::new("docs-queries");
+    let daemon = Launch::new(BIN).inside(&ns).start();
+    let mut command = ns.command("prometheus-node-exporter");
+    command.arg(format!("--web.listen-address={NODE_EXPORTER}"));
+    command.args(["--collector.tcpstat", "--log.level=error"]);
+    let _foreign = Running::start(&mut command);
+    let prometheus = Prometheus::start(&ns, &[daemon.address(), NODE_EXPORTER.parse().unwrap()]);
+    let full = ns.run(|| Listen::tcp("127.0.0.1:8080").backlog(4).open());
+    let flooded = ns.run(|| Listen::tcp("127.0.0.1:8081").backlog(16).open());
+    let target = full.target();
+    let _served = ns.run(|| TcpStream::connect(daemon.address()).unwrap());
+    let _flood = Flood::start(&ns, flooded.target(), 4_000, 200.0);
+    let _clients = ns.spawn(move || fill(target, 20));
+    let shown = blocks("promql").into_iter().map(|block| block.text);
+    let named = Page::read("docs/migration.md").code().into_iter();
+    let named = named.filter(|code| is_foreign(code) && code != "node_exporter");
+    for query in shown.chain(named) {
+        eventually(&query, PATIENCE, || (prometheus.series(&query, false) > 0).then_some(()));
+    }
+    for (before, after) in same_numbers() {
+        // Counters still move, and two scrapes are two instants.
+        let query = format!("sum({before}) == sum({after})");
+        eventually(&query, PATIENCE, || (prometheus.series(&query, false) > 0).then_some(()));
+    }
+}
+
+/// Of the table of docs/migration.md: what it says is the same number, before and after.
+fn same_numbers() -> Vec<(String, String)> {
+    let text = fs::read_to_string(root("docs/migration.md")).unwrap();
+    let rows = text.lines().filter(|row| row.contains("| the same number"));
+    let cells = rows.map(|row| row.split(" | ").map(|cell| cell.trim_matches(['|', ' ', '`'])));
+    let pairs = cells.map(|mut cells| (cells.next().unwrap().into(), cells.next().unwrap().into()));
+    let pairs: Vec<_> = pairs.collect();
+    assert!(pairs.len() > 5, "{pairs:?}");
+    pairs
+}

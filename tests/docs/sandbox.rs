@@ -1,0 +1,69 @@
+//! Owns where the commands of the documentation run: in a namespace with trouble of its own, in the root of the repository as it
+//! is after a build, and over a copy of the machine's files that is forgotten afterwards.
+
+use std::env;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use listenq_lab::netns::Netns;
+use listenq_lab::rootfs::Rootfs;
+
+use crate::BIN;
+use crate::page::root;
+
+/// What commands may change, as they think.
+const LAYERS: &str = "mount -t tmpfs tmpfs \"$LAYERS\"
+for d in etc usr var; do
+    mkdir -p \"$LAYERS/$d/new\" \"$LAYERS/$d/work\"
+    mount -t overlay overlay -o \"lowerdir=/$d,upperdir=$LAYERS/$d/new,workdir=$LAYERS/$d/work\" \"/$d\"
+done
+exec timeout -k 5 60 sh -euc \"$1\" 2>&1";
+
+/// A place for commands. What they install is gone with them.
+pub(crate) struct Sandbox {
+    pub(crate) ns: Netns,
+    files: Rootfs,
+}
+
+/// What became of a script.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) is_success: bool,
+    /// Standard output and error, as a terminal shows them.
+    pub(crate) printed: String,
+}
+
+// === impl Sandbox ===
+
+impl Sandbox {
+    pub(crate) fn new(ns: Netns) -> Self {
+        let files = Rootfs::new();
+        for place in ["deploy", "dashboards", "docs"] {
+            files.link(place, root(place).to_str().unwrap());
+        }
+        for place in ["target/release/listenq", "bin/listenq"] {
+            symlink(BIN, files.place(place)).unwrap();
+        }
+        std::fs::create_dir(files.path().join("layers")).unwrap();
+        Self { ns, files }
+    }
+
+    /// Puts a file where commands run.
+    pub(crate) fn directory(&self) -> &Path {
+        self.files.path()
+    }
+
+    pub(crate) fn run(&self, script: &str) -> Ran {
+        let at = self.directory();
+        let path = format!("{}:{}", at.join("bin").display(), env::var("PATH").unwrap());
+        let mut command = self.ns.command("unshare");
+        command.args(["--mount", "sh", "-euc", LAYERS, "sh", script]).current_dir(at);
+        command.env("LAYERS", at.join("layers")).env("PATH", path);
+        // The namespaces of other tests, running at the same time, are none of the reader's machine.
+        command.env("LISTENQ_NETNS", "own");
+        let output = command.output().unwrap();
+        let printed = String::from_utf8(output.stdout).unwrap();
+        let prelude = String::from_utf8_lossy(&output.stderr);
+        Ran { is_success: output.status.success(), printed: format!("{prelude}{printed}") }
+    }
+}
