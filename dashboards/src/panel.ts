@@ -117,6 +117,7 @@ export function bands(words: Words, query: Query, states: ValueMap): statetimeli
 const WIDTHS: Record<string, number> = { netns: 110, protocol: 75, port: 65 };
 /** How wide the others are: a table scrolls sideways rather than to cut numbers off. */
 const COLUMN_WIDTH = 110;
+const LETTER_WIDTH = 8;
 
 /** A table of what holds now: labels, a column for each query, and the labels that matter less. */
 export function rows(words: Words, labels: string[], columns: Column[], more: string[] = []): table.PanelBuilder {
@@ -138,7 +139,7 @@ export function rows(words: Words, labels: string[], columns: Column[], more: st
     }
     for (const { name, unit, properties } of columns.filter(({ name }) => name !== '')) {
         const own = unit ? [{ id: 'unit', value: unit }] : [];
-        const width = columns.length > 1 ? [{ id: 'custom.width', value: COLUMN_WIDTH }] : [];
+        const width = columns.length > 1 ? [{ id: 'custom.width', value: Math.max(COLUMN_WIDTH, LETTER_WIDTH * (name.length + 4)) }] : [];
         const all = [...own, ...width, ...(properties ?? [])];
         if (all.length > 0) panel.overrideByName(name, all);
     }
