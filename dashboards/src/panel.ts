@@ -57,6 +57,8 @@ export const LIMIT: DynamicConfigValue[] = [
 export function lines(words: Words, queries: Query[], steps?: Step[]): timeseries.PanelBuilder {
     const panel = dress(new timeseries.PanelBuilder(), words)
         .min(0)
+        // Where all is 0, Grafana would draw an axis up to 100, or to 10,000 %.
+        .axisSoftMax(1)
         .lineWidth(1)
         .fillOpacity(10)
         .showPoints(common.VisibilityMode.Auto)
@@ -117,7 +119,7 @@ export function bands(words: Words, query: Query, states: ValueMap): statetimeli
 const WIDTHS: Record<string, number> = { netns: 110, protocol: 75, port: 65 };
 /** How wide the others are: a table scrolls sideways rather than to cut numbers off. */
 const COLUMN_WIDTH = 110;
-const LETTER_WIDTH = 8;
+const LETTER_WIDTH = 9;
 
 /** A table of what holds now: labels, a column for each query, and the labels that matter less. */
 export function rows(words: Words, labels: string[], columns: Column[], more: string[] = []): table.PanelBuilder {

@@ -116,10 +116,12 @@ fn first_notices(notices: &[Notice], began: &BTreeMap<String, Instant>) -> Fired
     fired
 }
 
-/// listenq sees the namespaces of other tests, too: their listeners are left out, what the kernel counts in them is not.
+/// listenq sees the namespaces of others on the machine, too: their listeners are left out, what the kernel counts in them
+/// is not.
 fn is_ours(notice: &Notice) -> bool {
-    let netns = notice.labels["netns"].as_str().unwrap_or_default();
-    !netns.starts_with("lq-") || netns.starts_with(&format!("lq-{}-", std::process::id()))
+    let netns = notice.labels["netns"].as_str();
+    let ours = format!("lq-{}-", std::process::id());
+    netns.is_none_or(|netns| netns == "host" || netns.starts_with(&ours))
 }
 
 /// The namespace is called `lq-<pid>-<n>-<scene>`.

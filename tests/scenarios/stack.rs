@@ -60,7 +60,13 @@ impl Stack {
         let (ns, root) = (Netns::new("stack"), Rootfs::new());
         let receiver = Receiver::start(&ns);
         let ours = format!("--listener.include=^lq-{}-", std::process::id());
-        let flags = ["--netns=all", "--web.listen-address=127.0.0.1:19511", &ours];
+        // Without optimization a sample costs some ten times as much.
+        let flags = [
+            "--netns=all",
+            "--web.listen-address=127.0.0.1:19511",
+            "--sample.cpu-budget=0.2",
+            &ours,
+        ];
         let daemon = Launch::new(binary).args(&flags).inside(&ns).start();
         let stack = Self {
             daemon,
