@@ -53,12 +53,14 @@ export const LIMIT: DynamicConfigValue[] = [
     { id: 'custom.fillOpacity', value: 0 },
 ];
 
+/** How far an axis goes at least: where all is 0 Grafana would draw it up to 100, or to 10,000 %. */
+const SMALLEST_AXIS: Record<string, number> = { s: 0.01, percentunit: 0.1 };
+
 /** Lines over time. */
 export function lines(words: Words, queries: Query[], steps?: Step[]): timeseries.PanelBuilder {
     const panel = dress(new timeseries.PanelBuilder(), words)
         .min(0)
-        // Where all is 0, Grafana would draw an axis up to 100, or to 10,000 %.
-        .axisSoftMax(1)
+        .axisSoftMax(SMALLEST_AXIS[words.unit] ?? 1)
         .lineWidth(1)
         .fillOpacity(10)
         .showPoints(common.VisibilityMode.Auto)
