@@ -23,7 +23,7 @@ install() {
 }
 
 step "packages"
-install apache2-utils chromium curl gcc gzip iproute2 libcap2-bin nginx-light openssl php-fpm procps prometheus prometheus-alertmanager prometheus-node-exporter python3 runc shellcheck systemd util-linux valgrind
+install apache2-utils chromium curl gcc gzip iproute2 libcap2-bin nginx-light openssl php-fpm procps prometheus prometheus-alertmanager prometheus-node-exporter python3 python3-pip runc shellcheck systemd util-linux valgrind
 command -v npm >/dev/null || install nodejs npm
 rustup component add rustfmt clippy >/dev/null 2>&1 || true
 runner=$(sed -n '/^name = "gungraun"$/{n;s/version = "\(.*\)"/\1/p}' Cargo.lock)
@@ -48,12 +48,16 @@ step "tests"
 cargo test --workspace --locked
 cargo test --locked --test diagnosis -- --test-threads 5
 
+step "scenarios"
+cargo test --locked --test scenarios -- --nocapture
+
 step "deploy files"
 promtool check config --syntax-only deploy/prometheus/scrape.yml
 promtool check metrics <tests/golden/metrics.txt
-promtool check rules --lint=all --lint-fatal deploy/prometheus/alerts.yml
+promtool check rules --lint=all --lint-fatal deploy/prometheus/alerts.yml deploy/prometheus/recording.yml
 promtool test rules tests/rules/*.yml
 amtool check-config deploy/prometheus/alertmanager.yml
+tests/mixin.sh
 tests/unit.sh
 
 step "dashboards"

@@ -133,6 +133,19 @@ fn every_metric_is_used_or_explained_somewhere() {
 }
 
 #[test]
+fn every_recorded_series_is_asked_for_and_every_one_that_is_asked_for_is_recorded() {
+    let name = Regex::new("(- record: )?\\b([a-z]+:[a-z0-9_]+:[a-z0-9]+)\\b").unwrap();
+    let (mut recorded, mut asked) = (BTreeSet::new(), BTreeSet::new());
+    for (_, text) in texts().iter().filter(|(place, _)| !place.contains("tests/rules")) {
+        for found in name.captures_iter(text) {
+            let into = if found.get(1).is_some() { &mut recorded } else { &mut asked };
+            into.insert(found[2].to_owned());
+        }
+    }
+    assert_eq!(recorded, asked);
+}
+
+#[test]
 fn every_diagnosis_leads_to_an_alert_and_no_alert_asks_for_another() {
     let text = read("deploy/prometheus/alerts.yml");
     let asked = Regex::new(r#"diagnosis=~?"([a-z_|]+)""#).unwrap();
@@ -145,7 +158,7 @@ fn every_diagnosis_leads_to_an_alert_and_no_alert_asks_for_another() {
 
 #[test]
 fn no_rule_looks_at_drops() {
-    let text = read("deploy/prometheus/alerts.yml");
+    let text = read("deploy/prometheus/alerts.yml") + &read("deploy/prometheus/recording.yml");
     let drops: Vec<_> =
         metrics_in(&text).into_iter().filter(|name| name.contains("drop")).collect();
     assert!(drops.is_empty(), "{drops:?}");

@@ -3,11 +3,15 @@ import type { Dashboard } from '@grafana/grafana-foundation-sdk/dashboard';
 
 import { link, make, marks, type Section, several, to, toListener } from './dashboard.js';
 import { colored, type Column, diagnosisColumn, inDiagnosisColors, lines, linked, number, rows, sorted, type Words } from './panel.js';
-import { ageOfSample, FLEET, inTrouble, LISTENER, orZero, perSampledSecond, rate, topTen, withOwner, worstDiagnosis } from './query.js';
+import { ageOfSample, FLEET, inTrouble, LISTENER, orZero, rate, RECORDED, topTen, withRecordedOwner, worstDiagnosis } from './query.js';
 
 const LABELS = ['instance', 'netns', 'address', 'port', 'process'];
 const MORE = ['protocol', 'unit', 'k8s_namespace', 'k8s_pod'];
 const NOBODY = 'No instance reports under this job: is listenq scraped, and is the job chosen above its own?';
+const AS_RECORDED = 'That is so if "Listeners watched" has a number: both are recorded.';
+/** Of the last two minutes, in a second. */
+const OVERFLOWS = `${RECORDED.overflows}{${FLEET}} / 120`;
+const UNRECORDED = 'The recording rules give nothing: are recording.yml and alerts.yml loaded, and is the job called listenq?';
 const TROUBLE = `listenq_listener_diagnosis{${FLEET}} == 1`;
 
 export function fleet(): Dashboard {
@@ -62,11 +66,11 @@ function overflowing() {
 function waiting() {
     const words = {
         title: 'Connections waiting',
-        about: 'Connections that wait to be accepted at this instant, all listeners together. A small number is normal; one that stays is not.',
+        about: 'Connections that waited to be accepted within the last minute, at one instant and all listeners together. A small number is normal; one that stays is not.',
         unit: 'none',
-        empty: NOBODY,
+        empty: UNRECORDED,
     };
-    return number(words, `sum(listenq_accept_queue_length{${FLEET}})`, []);
+    return number(words, `sum(${RECORDED.waiting}{${FLEET}})`, []);
 }
 
 function listeners() {
@@ -74,9 +78,9 @@ function listeners() {
         title: 'Listeners watched',
         about: 'Listeners that have series, all instances together. A sudden fall means that instances or namespaces are not seen any more.',
         unit: 'none',
-        empty: NOBODY,
+        empty: UNRECORDED,
     };
-    return number(words, `count(listenq_listener_sockets{${FLEET}})`, []);
+    return number(words, `sum(${RECORDED.listeners}{${FLEET}})`, []);
 }
 
 function down() {
@@ -102,16 +106,16 @@ function unseen() {
 function trouble() {
     const words = {
         title: 'Listeners in trouble now',
-        about: 'Every listener with a diagnosis that holds now, with its owner. Of several diagnoses the one that counts most is shown. Click an address to see the listener.',
+        about: 'Every listener with a diagnosis that holds now; its owner and the numbers are recorded once a minute. Of several diagnoses the one that counts most is shown. Click an address to see the listener.',
         unit: 'none',
         empty: 'No listener is in trouble, as long as "Instances down" says 0.',
     };
     const columns: Column[] = [
-        diagnosisColumn(withOwner(worstDiagnosis(FLEET), FLEET)),
-        { name: 'length', expr: troubledMax(`listenq_accept_queue_length{${FLEET}}`) },
-        { name: 'limit', expr: troubledMax(`listenq_accept_queue_limit{${FLEET}}`) },
-        { name: 'oldest wait', unit: 's', expr: troubledMax(`listenq_accept_queue_oldest_seconds{${FLEET}}`) },
-        { name: 'overflows', unit: 'cps', expr: troubledMax(rate('listenq_listener_overflows_total', FLEET)), properties: colored([[0.001, 'red']]) },
+        diagnosisColumn(withRecordedOwner(worstDiagnosis(FLEET), FLEET)),
+        { name: 'length', expr: troubledMax(`${RECORDED.length}{${FLEET}}`) },
+        { name: 'limit', expr: troubledMax(`${RECORDED.limit}{${FLEET}}`) },
+        { name: 'oldest wait', unit: 's', expr: troubledMax(`${RECORDED.oldest}{${FLEET}}`) },
+        { name: 'overflows', unit: 'cps', expr: troubledMax(OVERFLOWS), properties: colored([[0.001, 'red']]) },
     ];
     return sorted(toOne(words, columns), 'overflows');
 }
@@ -130,46 +134,45 @@ function top(): Section {
 function topOverflows() {
     const words = {
         title: 'Most overflows',
-        about: 'Listeners that turn away the most connections now. While several listeners of one namespace overflow at once the split between them is an estimate.',
+        about: 'Listeners that turned away the most connections in the last two minutes. While several listeners of one namespace overflow at once the split between them is an estimate.',
         unit: 'cps',
-        empty: 'No connection is turned away.',
+        empty: `No connection is turned away. ${AS_RECORDED}`,
     };
-    return ranking(words, 'overflows', topTen(rate('listenq_listener_overflows_total', FLEET)));
+    return ranking(words, 'overflows', topTen(OVERFLOWS));
 }
 
 function topFull() {
     const words = {
         title: 'Longest full',
-        about: 'Share of sampled time during which a socket of the listener was full. From 20 % on the server accepts too slowly, and a longer queue only adds wait.',
+        about: 'Share of the last two minutes during which a socket of the listener was full. From 20 % on the server accepts too slowly, and a longer queue only adds wait.',
         unit: 'percentunit',
-        empty: 'No queue is full at any time.',
+        empty: `No queue is full at any time. ${AS_RECORDED}`,
     };
-    const share = perSampledSecond('listenq_accept_queue_full_seconds_total', FLEET, FLEET);
-    return ranking(words, 'time full', topTen(share));
+    return ranking(words, 'time full', topTen(`clamp_max(${RECORDED.full}{${FLEET}}, 1)`));
 }
 
 function topWait() {
     const words = {
         title: 'Longest wait',
-        about: 'How long the connection at the head of the queue has waited, as of the last connection scan. Seconds mean that clients notice.',
+        about: 'How long the connection at the head of the queue has waited, as of the last minute. Seconds mean that clients notice.',
         unit: 's',
-        empty: 'No connection waits.',
+        empty: `No connection waits. ${AS_RECORDED}`,
     };
-    return ranking(words, 'oldest wait', topTen(`listenq_accept_queue_oldest_seconds{${FLEET}}`));
+    return ranking(words, 'oldest wait', topTen(`${RECORDED.oldest}{${FLEET}}`));
 }
 
 function topAbandoned() {
     const words = {
         title: 'Most abandoned',
-        about: 'Waiting connections whose client has already closed: work that nobody wants any more. The queue is deeper than the patience of its clients.',
+        about: 'Waiting connections whose client has already closed, within the last minute: work that nobody wants any more. The queue is deeper than the patience of its clients.',
         unit: 'none',
-        empty: 'No waiting client has left.',
+        empty: `No waiting client has left. ${AS_RECORDED}`,
     };
-    return ranking(words, 'abandoned', topTen(`listenq_accept_queue_abandoned{${FLEET}}`));
+    return ranking(words, 'abandoned', topTen(`${RECORDED.abandoned}{${FLEET}}`));
 }
 
 function ranking(words: Words, name: string, expr: string) {
-    return sorted(toOne(words, [{ name, expr: withOwner(expr, FLEET) }]), name);
+    return sorted(toOne(words, [{ name, expr: withRecordedOwner(expr, FLEET) }]), name);
 }
 
 function toOne(words: Words, columns: Column[]) {

@@ -199,8 +199,7 @@ function settings() {
 }
 
 function setting(name: string): Column {
-    const properties = [{ id: 'custom.width', value: 165 }];
-    return { name, expr: `max by (netns) (listenq_netns_${name}{${NAMESPACES}})`, properties };
+    return { name, expr: `max by (netns) (listenq_netns_${name}{${NAMESPACES}})` };
 }
 
 function kernel(): Section {

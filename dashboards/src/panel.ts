@@ -53,10 +53,14 @@ export const LIMIT: DynamicConfigValue[] = [
     { id: 'custom.fillOpacity', value: 0 },
 ];
 
+/** How far an axis goes at least: where all is 0 Grafana would draw it up to 100, or to 10,000 %. */
+const SMALLEST_AXIS: Record<string, number> = { s: 0.01, percentunit: 0.1 };
+
 /** Lines over time. */
 export function lines(words: Words, queries: Query[], steps?: Step[]): timeseries.PanelBuilder {
     const panel = dress(new timeseries.PanelBuilder(), words)
         .min(0)
+        .axisSoftMax(SMALLEST_AXIS[words.unit] ?? 1)
         .lineWidth(1)
         .fillOpacity(10)
         .showPoints(common.VisibilityMode.Auto)
@@ -117,6 +121,7 @@ export function bands(words: Words, query: Query, states: ValueMap): statetimeli
 const WIDTHS: Record<string, number> = { netns: 110, protocol: 75, port: 65 };
 /** How wide the others are: a table scrolls sideways rather than to cut numbers off. */
 const COLUMN_WIDTH = 110;
+const LETTER_WIDTH = 9;
 
 /** A table of what holds now: labels, a column for each query, and the labels that matter less. */
 export function rows(words: Words, labels: string[], columns: Column[], more: string[] = []): table.PanelBuilder {
@@ -138,7 +143,7 @@ export function rows(words: Words, labels: string[], columns: Column[], more: st
     }
     for (const { name, unit, properties } of columns.filter(({ name }) => name !== '')) {
         const own = unit ? [{ id: 'unit', value: unit }] : [];
-        const width = columns.length > 1 ? [{ id: 'custom.width', value: COLUMN_WIDTH }] : [];
+        const width = columns.length > 1 ? [{ id: 'custom.width', value: Math.max(COLUMN_WIDTH, LETTER_WIDTH * (name.length + 4)) }] : [];
         const all = [...own, ...width, ...(properties ?? [])];
         if (all.length > 0) panel.overrideByName(name, all);
     }

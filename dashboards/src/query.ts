@@ -21,6 +21,20 @@ export const NETNS = `${HOST}, netns="$netns"`;
 /** Series of the chosen listener. The port of a Unix listener is empty, as its label is. */
 export const ONE = `${NETNS}, protocol="$protocol", address="$address", port="$port"`;
 
+/** What the rules in deploy/prometheus record of listeners: only those above 0, of many thousand. */
+export const RECORDED = {
+    length: 'listener:listenq_accept_queue_length:max',
+    limit: 'listener:listenq_accept_queue_limit:max',
+    oldest: 'listener:listenq_accept_queue_oldest_seconds:max',
+    abandoned: 'listener:listenq_accept_queue_abandoned:max',
+    full: 'listener:listenq_accept_queue_full_seconds:rate2m',
+    overflows: 'listener:listenq_listener_overflows:increase2m',
+    info: 'listener:listenq_listener_info:max',
+    /** These are sums, of each instance. */
+    waiting: 'instance:listenq_accept_queue_length:sum',
+    listeners: 'instance:listenq_listener_sockets:count',
+};
+
 /** The diagnoses, the one that counts most first, and how they look. */
 export const DIAGNOSES = [
     { name: 'imbalance', color: 'purple' },
@@ -44,13 +58,18 @@ export function perSampledSecond(metric: string, scope: string, netns: string): 
 }
 
 /** Adds the owner to listeners: each has exactly one series of listenq_listener_info, also when nobody is known. */
-export function withOwner(listeners: string, scope: string): string {
-    return `${listeners} * on (${LISTENER}) group_left (${OWNER}) listenq_listener_info{${scope}}`;
+export function withOwner(listeners: string, scope: string, info = 'listenq_listener_info'): string {
+    return `${listeners} * on (${LISTENER}) group_left (${OWNER}) ${info}{${scope}}`;
 }
 
-/** The ten with the most, as listeners: few are above 0, so that is looked at before anything is made of them. */
+/** As `withOwner`, by the owners that the rules recorded within the last minute: who is not among them yet has none. */
+export function withRecordedOwner(listeners: string, scope: string): string {
+    return `${withOwner(listeners, scope, RECORDED.info)} or on (${LISTENER}) ${listeners}`;
+}
+
+/** The ten with the most, as listeners. */
 export function topTen(series: string): string {
-    return `max by (${LISTENER}) (topk(10, ${series} > 0))`;
+    return `max by (${LISTENER}) (topk(10, ${series}))`;
 }
 
 /** The diagnosis that counts most at each listener, as a number: see `rankMapping`. */
@@ -69,7 +88,8 @@ export function inTrouble(listeners: string, scope: string): string {
 /** How old the last good sample of a namespace was when it was scraped. */
 export function ageOfSample(scope: string): string {
     const last = `listenq_netns_last_sample_timestamp_seconds{${scope}}`;
-    return `timestamp(${last}) - ${last}`;
+    // A scrape counts from its beginning, and may meet a sample that came after that.
+    return `clamp_min(timestamp(${last}) - ${last}, 0)`;
 }
 
 /** A number that is 0 where nothing counts, but absent where nothing reports. */

@@ -21,7 +21,7 @@ use listenq_lab::unix::{Kind, UnixListener};
 use listenq_lab::wait::eventually;
 use serde_json::Value;
 
-use plan::{ALL, Dashboard, Query, Values};
+use plan::{ALL, Dashboard, Query, Values, may_be_empty};
 use prometheus::Prometheus;
 use queries::metrics_of;
 
@@ -29,8 +29,6 @@ const BIN: &str = env!("CARGO_BIN_EXE_listenq");
 const SECOND: Duration = Duration::from_secs(1);
 /// A diagnosis takes 10 s of evidence, a rate two scrapes.
 const PATIENCE: Duration = Duration::from_secs(50);
-/// Queries that may have no answer: `place | well or ever | reason`.
-const MAY_BE_EMPTY: &str = include_str!("may-be-empty.txt");
 
 #[test]
 fn uids_and_titles_are_those_that_links_and_alerts_rely_on() {
@@ -196,29 +194,6 @@ fn daemon(ns: &Netns) -> Daemon {
 fn one<'a>(labels: &'a Labels, instance: &'a str) -> Values<'a> {
     let labels = labels.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     labels.chain([("job", "listenq"), ("instance", instance)]).collect()
-}
-
-/// The places that may be empty at these times.
-///
-/// # Panics
-///
-/// When the list names a place that does not exist, or gives no reason.
-fn may_be_empty(times: &[&str]) -> BTreeSet<String> {
-    let dashboards = Dashboard::read_all();
-    let places: BTreeSet<String> =
-        dashboards.iter().flat_map(Dashboard::queries).map(|query| query.place).collect();
-    let lines = MAY_BE_EMPTY.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let rows = lines.map(|line| {
-        let [uid, panel, query, time, reason] = line.splitn(5, " | ").collect::<Vec<_>>()[..]
-        else {
-            panic!("not a row of the list: {line}");
-        };
-        let place = [uid, panel, query].join(" | ");
-        assert!(places.contains(&place), "no such query: {line}");
-        assert!(["well", "ever"].contains(&time) && reason.len() > 10, "{line}");
-        (place, time)
-    });
-    rows.filter(|(_, time)| times.contains(time)).map(|(place, _)| place).collect()
 }
 
 /// Asks again and again until every query but those that may be empty has had an answer.

@@ -1,16 +1,17 @@
-//! Owns a real Prometheus beside the daemon under test: what it scrapes, and what it answers.
+//! Owns a real Prometheus beside the daemon under test: what it scrapes and records, and what it answers.
 
-use std::fmt::Write;
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use listenq_lab::http::get;
 use listenq_lab::netns::Netns;
 use listenq_lab::running::Running;
 use listenq_lab::wait::eventually;
 use serde_json::Value;
+
+use crate::plan::path;
 
 const START: Duration = Duration::from_secs(20);
 const ADDRESS: &str = "127.0.0.1:9090";
@@ -32,8 +33,10 @@ impl Prometheus {
         fs::create_dir_all(&directory).unwrap();
         let config = directory.join("prometheus.yml");
         let targets: Vec<_> = targets.iter().map(SocketAddr::to_string).collect();
+        let rules = ["alerts.yml", "recording.yml"].map(|name| rules(&directory, name));
         let text = format!(
-            "global: {{scrape_interval: 1s}}\n\
+            "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\n\
+             rule_files: {rules:?}\n\
              scrape_configs: [{{job_name: listenq, static_configs: [{{targets: {targets:?}}}]}}]\n"
         );
         fs::write(&config, text).unwrap();
@@ -56,14 +59,7 @@ impl Prometheus {
     ///
     /// When the query is refused, with what Prometheus says.
     pub(crate) fn series(&self, expr: &str, is_range: bool) -> usize {
-        let query = encode(expr);
-        let path = match is_range {
-            false => format!("/api/v1/query?query={query}"),
-            true => {
-                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-                format!("/api/v1/query_range?query={query}&start={}&end={now}&step=2", now - 30)
-            }
-        };
+        let path = path(expr, is_range.then_some(30), SystemTime::now());
         let answer = get(Some(&self.netns), self.address, &path, &[]).unwrap();
         assert_eq!(answer.status, 200, "{expr}: {}", answer.text());
         let answer: Value = serde_json::from_str(answer.text()).unwrap();
@@ -81,12 +77,12 @@ impl Drop for Prometheus {
     }
 }
 
-fn encode(text: &str) -> String {
-    text.bytes().fold(String::new(), |mut encoded, byte| {
-        match byte.is_ascii_alphanumeric() {
-            true => encoded.push(byte.into()),
-            false => write!(encoded, "%{byte:02X}").unwrap(),
-        }
-        encoded
-    })
+/// A copy of the shipped rules in which every group is evaluated every second.
+fn rules(directory: &Path, name: &str) -> PathBuf {
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/prometheus").join(name);
+    let lines = fs::read_to_string(shipped).unwrap();
+    let lines: Vec<_> = lines.lines().filter(|line| !line.starts_with("    interval: ")).collect();
+    let copy = directory.join(name);
+    fs::write(&copy, lines.join("\n")).unwrap();
+    copy
 }

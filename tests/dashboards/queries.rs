@@ -1,4 +1,4 @@
-//! Owns what a query names: metrics and labels that listenq has.
+//! Owns what a query names: metrics and labels that listenq has, or that the shipped rules record.
 
 use std::collections::BTreeSet;
 
@@ -12,6 +12,11 @@ const SCRAPED: [&str; 2] = ["job", "instance"];
 /// What Prometheus itself makes, and its labels: the alerts' own are those of listenq.
 const FOREIGN: [(&str, &[&str]); 2] =
     [("up", &[]), ("ALERTS", &["alertname", "alertstate", "severity"])];
+/// The rules that are shipped.
+const RULES: [&str; 2] = [
+    include_str!("../../deploy/prometheus/alerts.yml"),
+    include_str!("../../deploy/prometheus/recording.yml"),
+];
 
 /// The metrics of the table that a query names.
 ///
@@ -70,6 +75,9 @@ impl Reader<'_> {
     }
 
     fn labels_of(&mut self, name: &str) -> Result<Vec<&'static str>, String> {
+        if name.contains(':') {
+            return recorded_labels(name);
+        }
         if let Some((_, labels)) = FOREIGN.iter().find(|(foreign, _)| *foreign == name) {
             return Ok([labels, &["netns", "protocol", "address", "port"][..]].concat());
         }
@@ -81,6 +89,26 @@ impl Reader<'_> {
         let metric = metric.ok_or_else(|| format!("there is no metric {name}"))?;
         self.named.insert(metric.name);
         Ok(metric.labels.to_vec())
+    }
+}
+
+/// Those of what the shipped rules record: of its metric, as far as its level keeps them.
+fn recorded_labels(name: &str) -> Result<Vec<&'static str>, String> {
+    let record = format!("- record: {name}\n");
+    if !RULES.iter().any(|rules| rules.contains(&record)) {
+        return Err(format!("no rule records {name}"));
+    }
+    let [level, metric, _] = name.split(':').collect::<Vec<_>>()[..] else {
+        return Err(format!("{name} is not level:metric:operations"));
+    };
+    let is_of = |found: &str| found.strip_suffix("_total").unwrap_or(found) == metric;
+    let metric = METRICS.iter().find(|found| found.name == metric || is_of(found.name));
+    let metric = metric.ok_or_else(|| format!("{name} is of no metric"))?;
+    match level {
+        "listener" => Ok(metric.labels.to_vec()),
+        "netns" => Ok(vec!["netns"]),
+        "instance" => Ok(Vec::new()),
+        _ => Err(format!("{name} has another level")),
     }
 }
 

@@ -3,18 +3,22 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 #![allow(clippy::print_stdout, reason = "the table is for the reader of --nocapture")]
 
+#[allow(dead_code, reason = "the tests of the dashboards use the rest of it")]
+#[path = "../dashboards/plan.rs"]
+mod plan;
 mod scenes;
 mod stack;
 mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use listenq_lab::netns::Netns;
 use listenq_lab::tool::require_tool;
 use listenq_lab::web::PHP;
 
+use plan::{Dashboard, Values, may_be_empty, path};
 use scenes::Scene;
 use stack::{Notice, Stack};
 use table::{Fired, ITSELF, Table, Verdict, short};
@@ -24,6 +28,8 @@ const BIN: &str = env!("CARGO_BIN_EXE_listenq");
 const RUN: Duration = Duration::from_secs(250);
 /// From the beginning of a sustained overflow to the notification.
 const IN_TIME: Duration = Duration::from_secs(120);
+/// So long before the end every scene was still played, whatever its last clients took.
+const SHORTLY: Duration = Duration::from_secs(20);
 
 #[test]
 fn every_trouble_sets_off_its_own_alert_and_no_other() {
@@ -34,6 +40,7 @@ fn every_trouble_sets_off_its_own_alert_and_no_other() {
     let table = Table::read();
     let stack = Stack::start(BIN);
     let began = play();
+    let unanswered = unanswered(&stack, SystemTime::now() - SHORTLY);
     let mut notices = stack.notices();
     notices.retain(is_ours);
     let fired = first_notices(&notices, &began);
@@ -43,6 +50,7 @@ fn every_trouble_sets_off_its_own_alert_and_no_other() {
     wrong.extend(late(&fired));
     wrong.extend(misdirected(&notices));
     wrong.extend(unsaid(&notices));
+    wrong.extend(unanswered);
     assert!(wrong.is_empty(), "{wrong:#?}\n{}", stack.daemon.log().join("\n"));
 }
 
@@ -108,10 +116,12 @@ fn first_notices(notices: &[Notice], began: &BTreeMap<String, Instant>) -> Fired
     fired
 }
 
-/// listenq sees the namespaces of other tests, too: their listeners are left out, what the kernel counts in them is not.
+/// listenq sees the namespaces of others on the machine, too: their listeners are left out, what the kernel counts in them
+/// is not.
 fn is_ours(notice: &Notice) -> bool {
-    let netns = notice.labels["netns"].as_str().unwrap_or_default();
-    !netns.starts_with("lq-") || netns.starts_with(&format!("lq-{}-", std::process::id()))
+    let netns = notice.labels["netns"].as_str();
+    let ours = format!("lq-{}-", std::process::id());
+    netns.is_none_or(|netns| netns == "host" || netns.starts_with(&ours))
 }
 
 /// The namespace is called `lq-<pid>-<n>-<scene>`.
@@ -145,4 +155,32 @@ fn unsaid(notices: &[Notice]) -> Vec<String> {
         !text.is_empty() && !text.contains("error") && (names || !is_page)
     };
     notices.iter().filter(|notice| !says(notice)).map(|notice| format!("{notice:?}")).collect()
+}
+
+/// Queries of the dashboards that no listener of the run answers, as of a time at which all were there.
+fn unanswered(stack: &Stack, at: SystemTime) -> Vec<String> {
+    let listeners = stack.query(&path("listenq_listener_info", None, at));
+    let chosen: Vec<Values<'_>> =
+        listeners.iter().map(|series| values(&series["metric"])).collect();
+    let is_answered = |dashboard: &Dashboard, query: &plan::Query| {
+        let mut paths = chosen.iter().map(|values| {
+            let seconds = query.is_range.then_some(RUN.as_secs() / 2);
+            path(&dashboard.fill(&query.expr, values), seconds, at)
+        });
+        paths.any(|path| !stack.query(&path).is_empty())
+    };
+    let (mut wrong, may_be_empty) = (Vec::new(), may_be_empty(&["ever"]));
+    for dashboard in Dashboard::read_all() {
+        let queries = dashboard.queries();
+        let asked = queries.iter().filter(|query| !may_be_empty.contains(&query.place));
+        let empty = asked.filter(|query| !is_answered(&dashboard, query));
+        wrong.extend(empty.map(|query| format!("{} has no answer: {}", query.place, query.expr)));
+    }
+    wrong
+}
+
+/// The labels of a series, as values of the variables that are called as they are.
+fn values(labels: &serde_json::Value) -> Values<'_> {
+    let labels = labels.as_object().unwrap().iter();
+    labels.filter_map(|(name, value)| Some((name.as_str(), value.as_str()?))).collect()
 }

@@ -39,7 +39,7 @@ standardTransformersRegistry.setInit(() =>
 /** Every property that an override of these dashboards may set. */
 function properties(): Registry<FieldConfigPropertyItem> {
     const standard = ['unit', 'min', 'max', 'decimals', 'displayName', 'noValue', 'thresholds', 'mappings', 'links', 'color'];
-    const custom = ['lineStyle', 'fillOpacity', 'axisPlacement', 'cellOptions', 'hideFrom', 'width'];
+    const custom = ['lineStyle', 'fillOpacity', 'axisPlacement', 'cellOptions', 'hideFrom', 'width', 'axisSoftMax'];
     const item = (path: string, isCustom: boolean): any => ({
         id: isCustom ? `custom.${path}` : path,
         path,

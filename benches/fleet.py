@@ -1,0 +1,268 @@
+#!/usr/bin/env python3
+"""Measures what a fleet costs a real Prometheus: made-up hosts, every shipped rule and every dashboard query, timed.
+
+    benches/fleet.py [HOSTS [LISTENERS]]        1000 hosts of 50 listeners unless told otherwise
+
+Needs `prometheus` and `promtool`, some gigabytes below the directory for temporary files, and some minutes.
+"""
+
+import contextlib
+import json
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.parse
+import urllib.request
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+RULES = [ROOT / "deploy/prometheus" / name for name in ("alerts.yml", "recording.yml")]
+ADDRESS = "127.0.0.1:19590"
+SCRAPE = 15
+SAMPLES = 24
+# One listener in so many is in trouble, and one host in so many has such a listener.
+IN_TROUBLE, TROUBLED_HOSTS = 50, 10
+TURNS = 3
+
+GAUGE, COUNTER = "gauge", "counter"
+OWNER = 'process="nginx",unit="nginx.service",container_id="",k8s_namespace="shop",k8s_pod="cart",k8s_container="web"'
+FEATURES = ["sock_diag", "unix_diag", "namespaces", "owners", "cgroup", "kubelet", "scan"]
+SOURCES = ["inet_diag", "unix_diag", "netstat", "snmp", "sysctl", "namespaces", "owners", "scan"]
+
+
+def same(value):
+    return lambda i: value
+
+
+# Of a listener: name, type, its labels beside those of the listener, the value in health and in trouble as of sample i.
+PER_LISTENER = [
+    ("listenq_accept_queue_length", GAUGE, "", same(0), same(129)),
+    ("listenq_accept_queue_limit", GAUGE, "", same(128), same(128)),
+    ("listenq_accept_queue_peak_length", GAUGE, "", same(3), same(129)),
+    ("listenq_accept_queue_fullest_ratio", GAUGE, "", same(0), same(1)),
+    ("listenq_accept_queue_connection_seconds", COUNTER, "", same(0), lambda i: 1900.0 * i),
+    ("listenq_accept_queue_full_seconds", COUNTER, "", same(0), lambda i: 14.0 * i),
+    ("listenq_accept_queue_oldest_seconds", GAUGE, "", same(0), same(3.5)),
+    ("listenq_accept_queue_abandoned", GAUGE, "", same(0), same(40)),
+    ("listenq_accept_queue_drain_rate", GAUGE, "", None, same(37)),
+    ("listenq_accept_queue_useful_limit", GAUGE, "", None, same(2220)),
+    ("listenq_syn_queue_length", GAUGE, "", same(0), same(12)),
+    ("listenq_listener_drops", COUNTER, "", same(0), lambda i: 900 * i),
+    ("listenq_listener_overflows", COUNTER, "", same(0), lambda i: 500 * i),
+    ("listenq_listener_sockets", GAUGE, "", same(1), same(1)),
+    ("listenq_listener_info", GAUGE, OWNER, same(1), same(1)),
+    ("listenq_listener_diagnosis", GAUGE, 'diagnosis="slow_accept"', None, same(1)),
+]
+NETNS_COUNTERS = (
+    "listen_drops tcp_req_q_full_do_cookies tcp_req_q_full_drop syncookies_sent syncookies_recv syncookies_failed "
+    "tcp_fast_open_listen_overflow tcp_defer_accept_drop embryonic_rsts tcp_migrate_req_failure passive_opens "
+    "attempt_fails unattributed_overflows unexposed_overflows"
+)
+NETNS_GAUGES = "somaxconn tcp_max_syn_backlog tcp_abort_on_overflow tcp_syncookies tcp_synack_retries scan_interval_seconds"
+OF_NETNS = 'netns="host"'
+# Of a host: name, type, labels, the value as of sample i, taken at `at`.
+PER_HOST = [
+    ("up", GAUGE, "", lambda i, at: 1),
+    ("process_start_time_seconds", GAUGE, "", lambda i, at: at - 86400),
+    ("listenq_build_info", GAUGE, 'version="0.1.0",revision="0"', lambda i, at: 1),
+    ("listenq_sample_interval_seconds", GAUGE, "", lambda i, at: 0.1),
+    ("listenq_sample_interval_target_seconds", GAUGE, "", lambda i, at: 0.1),
+    ("listenq_namespaces", GAUGE, 'state="inaccessible"', lambda i, at: 0),
+    ("listenq_namespaces", GAUGE, 'state="sampled"', lambda i, at: 1),
+    ("listenq_netns_info", GAUGE, OF_NETNS, lambda i, at: 1),
+    ("listenq_netns_listen_overflows", COUNTER, OF_NETNS, lambda i, at: 500 * i),
+    ("listenq_netns_sampled_seconds", COUNTER, OF_NETNS, lambda i, at: 15.0 * i),
+    ("listenq_netns_last_sample_timestamp_seconds", GAUGE, OF_NETNS, lambda i, at: at),
+    ("listenq_netns_scan_timestamp_seconds", GAUGE, OF_NETNS, lambda i, at: at),
+    *((f"listenq_netns_{name}", COUNTER, OF_NETNS, lambda i, at: 0) for name in NETNS_COUNTERS.split()),
+    *((f"listenq_netns_{name}", GAUGE, OF_NETNS, lambda i, at: 1) for name in NETNS_GAUGES.split()),
+    *(("listenq_feature_available", GAUGE, f'feature="{name}"', lambda i, at: 1) for name in FEATURES),
+    *(("listenq_sample_errors", COUNTER, f'source="{name}"', lambda i, at: 0) for name in SOURCES),
+]
+
+
+def instance(host):
+    return f'job="listenq",instance="host-{host:04}:19511"'
+
+
+def listeners(hosts, count):
+    """Labels of every listener, and whether it is in trouble."""
+    for host in range(hosts):
+        for n in range(count):
+            address = f'protocol="tcp",address="10.0.{host // 256}.{host % 256}",port="{8000 + n}"'
+            trouble = n % IN_TROUBLE == 0 and host % TROUBLED_HOSTS == 0
+            yield f'{instance(host)},netns="host",{address}', trouble
+
+
+def joined(*labels):
+    return ",".join(part for part in labels if part)
+
+
+def families(hosts, count, times):
+    """Every family as its name, its type and its lines; those of one name follow each other."""
+    for name, kind, extra, well, ill in PER_LISTENER:
+        suffix = "_total" if kind == COUNTER else ""
+        yield name, kind, (
+            f"{name}{suffix}{{{joined(labels, extra)}}} {value(i)} {at}\n"
+            for labels, trouble in listeners(hosts, count)
+            if (value := ill if trouble else well)
+            for i, at in enumerate(times)
+        )
+    for name, kind, extra, value in PER_HOST:
+        suffix = "_total" if kind == COUNTER else ""
+        yield name, kind, (
+            f"{name}{suffix}{{{joined(instance(host), extra)}}} {value(i, at)} {at}\n"
+            for host in range(hosts)
+            for i, at in enumerate(times)
+        )
+
+
+def make_blocks(directory, hosts, count, times):
+    """Writes the fleet as OpenMetrics and turns it into blocks; says how many series there are."""
+    text, series, last = directory / "fleet.txt", 0, None
+    with open(text, "w") as out:
+        for name, kind, lines in families(hosts, count, times):
+            if name != last:
+                out.write(f"# TYPE {name} {kind}\n")
+            last = name
+            for line in lines:
+                out.write(line)
+                series += 1
+        out.write("# EOF\n")
+    promtool("create-blocks-from", "openmetrics", text, directory / "data")
+    text.unlink()
+    return series // len(times)
+
+
+def record(directory, end):
+    """Makes blocks of what the recording rules give for the last minute."""
+    span = [f"--start={end - 60}", f"--end={end}", f"--eval-interval={SCRAPE}s"]
+    into = [f"--url=http://{ADDRESS}", f"--output-dir={directory}/data"]
+    promtool("create-blocks-from", "rules", *span, *into, *RULES)
+
+
+def promtool(*arguments):
+    subprocess.run(["promtool", "tsdb", *arguments], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+@contextlib.contextmanager
+def prometheus(directory):
+    """A Prometheus with the shipped rules, which it is not to evaluate by itself meanwhile."""
+    files = json.dumps([str(path) for path in RULES])
+    (directory / "prometheus.yml").write_text(f"global: {{evaluation_interval: 1d}}\nrule_files: {files}\n")
+    command = ["prometheus", f"--config.file={directory}/prometheus.yml", "--log.level=error"]
+    command += [f"--storage.tsdb.path={directory}/data", f"--web.listen-address={ADDRESS}"]
+    # The fleet is old so that it is a block: nothing may delete it meanwhile.
+    command += ["--storage.tsdb.retention.time=10y"]
+    running = subprocess.Popen(command)
+    try:
+        await_ready()
+        yield running
+    finally:
+        running.terminate()
+        running.wait()
+
+
+def await_ready():
+    for _ in range(600):
+        try:
+            urllib.request.urlopen(f"http://{ADDRESS}/-/ready").close()
+            return
+        except OSError:
+            time.sleep(0.5)
+    sys.exit("prometheus is not ready")
+
+
+def ask(path, **parameters):
+    query = urllib.parse.urlencode(parameters)
+    with urllib.request.urlopen(f"http://{ADDRESS}{path}?{query}", timeout=300) as answer:
+        return json.load(answer)["data"]
+
+
+def processor_seconds(process):
+    """What a process has used so far."""
+    threads = pathlib.Path(f"/proc/{process.pid}/task").glob("*/schedstat")
+    return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
+
+
+class Meter:
+    """Times queries as of the end of the fleet's data."""
+
+    def __init__(self, process, end):
+        self.process, self.end = process, end
+
+    def time(self, expr, is_range=False):
+        """The median of seconds of processor and on the clock, and how many series came of it."""
+        processor, clock = [], []
+        for _ in range(TURNS):
+            begin = processor_seconds(self.process), time.monotonic()
+            if is_range:
+                # An hour is asked for in steps of 15 s; the fleet has only the last minutes of it.
+                span = {"start": self.end - 3600, "end": self.end, "step": SCRAPE}
+                found = ask("/api/v1/query_range", query=expr, **span)
+            else:
+                found = ask("/api/v1/query", query=expr, time=self.end)
+            processor.append(processor_seconds(self.process) - begin[0])
+            clock.append(time.monotonic() - begin[1])
+        return sorted(processor)[TURNS // 2], sorted(clock)[TURNS // 2], len(found["result"])
+
+    def report(self, title, queries):
+        """Prints what each of the queries costs, and their sum: name, expression, whether it is over time."""
+        print(f"\n{title}\n{'processor':>11} {'clock':>10} {'series':>7}")
+        total = [0, 0]
+        for name, expr, is_range in queries:
+            processor, clock, found = self.time(expr, is_range)
+            total = [total[0] + processor, total[1] + clock]
+            print(f"{processor * 1000:8.0f} ms {clock * 1000:7.0f} ms {found:7} {name}")
+        print(f"{total[0] * 1000:8.0f} ms {total[1] * 1000:7.0f} ms         all of them, one after the other")
+
+
+def rules():
+    """The shipped rules by group. What one asks for must be there: what is not costs nothing."""
+    names = {name + ("_total" if kind == COUNTER else "") for name, kind, *_ in PER_LISTENER + PER_HOST}
+    for group in ask("/api/v1/rules")["groups"]:
+        for rule in group["rules"]:
+            asked = set(re.findall(r"(?<![\w:])(?:listenq|process)_\w+(?![\w:])", rule["query"]))
+            if asked - names:
+                sys.exit(f"{rule['name']} asks for what the fleet has not: {asked - names}")
+        yield group["name"], [(rule["name"], rule["query"], False) for rule in group["rules"]]
+
+
+def dashboard(uid, **values):
+    """The queries of a dashboard with its variables filled in."""
+    values = {"job": "listenq", "instance": ".*", "netns": ".*", **values}
+    for panel in json.loads((ROOT / f"dashboards/{uid}.json").read_text())["panels"]:
+        for target in panel.get("targets", []):
+            expr = re.sub(r'"\$(\w+)"', lambda variable: f'"{values[variable[1]]}"', target["expr"])
+            expr = expr.replace("$__rate_interval", "1m").replace("$__range", "1h").replace("$__interval", "15s")
+            yield f"{panel['title']} {target['refId']}", expr, target.get("range", False)
+
+
+def main():
+    sys.stdout.reconfigure(line_buffering=True)
+    hosts, count = ([int(n) for n in sys.argv[1:]] + [1000, 50][len(sys.argv) - 1 :])[:2]
+    end = int(time.time()) // SCRAPE * SCRAPE - 3 * 3600
+    times = [end - SCRAPE * (SAMPLES - 1 - i) for i in range(SAMPLES)]
+    with tempfile.TemporaryDirectory() as name:
+        directory = pathlib.Path(name)
+        series = make_blocks(directory, hosts, count, times)
+        print(f"{hosts} hosts of {count} listeners: {series} series")
+        # Rules rest on what others record, and find only what there was when this began.
+        for _ in range(3):
+            with prometheus(directory):
+                record(directory, end)
+        with prometheus(directory) as process:
+            meter = Meter(process, end)
+            for group, queries in rules():
+                meter.report(f"rules of group {group}", queries)
+            meter.report("Fleet", dashboard("listenq-fleet"))
+            one = {"instance": "host-0000:19511", "netns": "host"}
+            meter.report("Host", dashboard("listenq-host", **one))
+            of = {"protocol": "tcp", "address": "10.0.0.0", "port": "8000"}
+            meter.report("Listener", dashboard("listenq-listener", **one, **of))
+
+
+if __name__ == "__main__":
+    main()
