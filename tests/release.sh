@@ -12,5 +12,5 @@ for target in netlink_datagram netstat web_config; do
     RUSTC_BOOTSTRAP=1 cargo fuzz run "$target" "fuzz/corpus/$target" "fuzz/seeds/$target" -- -max_total_time="$seconds"
 done
 cargo test --locked --test scenarios -- --nocapture
-cargo bench --bench live
-cargo bench --bench scan
+# The live benchmarks, and others beside them: writes docs/performance.md.
+tests/release/performance.py

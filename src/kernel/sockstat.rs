@@ -1,13 +1,23 @@
-//! `/proc/net/sockstat` (`net/ipv4/proc.c`): how many sockets there are. It costs the kernel a tenth of what a dump
-//! costs, and says whether a dump could find anything new.
+//! `/proc/net/sockstat` and `sockstat6` (`net/ipv4/proc.c`): how many sockets there are. They cost the kernel a tenth of
+//! what a dump costs, and say whether a dump could find anything new.
 
 /// The sockets of one namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sockstat {
     /// Of every kind: who listens, who connects and who waits to be accepted are among them.
     pub used: u64,
-    /// TCP over IPv4, bound to a port: also those that were there for long and begin to listen.
+    /// TCP over IPv4 that listen or are connected, those that wait to be accepted among them.
     pub tcp: u64,
+}
+
+/// The same of TCP over IPv6, in a file of its own.
+pub fn parse_tcp6(text: &str) -> Option<u64> {
+    number(text, "TCP6: inuse ")
+}
+
+fn number(text: &str, prefix: &str) -> Option<u64> {
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix(prefix));
+    lines.next()?.split_ascii_whitespace().next()?.parse().ok()
 }
 
 // === impl Sockstat ===
@@ -15,11 +25,7 @@ pub struct Sockstat {
 impl Sockstat {
     /// Reads the two numbers out of the file's text; `None` when they are not there.
     pub fn parse(text: &str) -> Option<Self> {
-        let number = |prefix| {
-            let mut lines = text.lines().filter_map(|line| line.strip_prefix(prefix));
-            lines.next()?.split_ascii_whitespace().next()?.parse().ok()
-        };
-        Some(Self { used: number("sockets: used ")?, tcp: number("TCP: inuse ")? })
+        Some(Self { used: number(text, "sockets: used ")?, tcp: number(text, "TCP: inuse ")? })
     }
 }
 
@@ -40,6 +46,7 @@ mod tests {
         assert_eq!(Sockstat::parse(text), Some(Sockstat { used: 119, tcp: 5 }));
         assert_eq!(Sockstat::parse("sockets: used 119\n"), None);
         assert_eq!(Sockstat::parse("sockets: used many\nTCP: inuse 5\n"), None);
+        assert_eq!(parse_tcp6("TCP6: inuse 3\nUDP6: inuse 2\n"), Some(3));
     }
 
     #[test]

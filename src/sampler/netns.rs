@@ -1,11 +1,13 @@
 //! What to read of one namespace, and when.
 //!
 //! Every sample reads the TCP listeners: they are dumped or, where they are few, asked for one by one, which is cheaper
-//! but finds no new ones. At least once a second there is a look whether anything came: segments (`snmp`) or
-//! sockets (`sockstat`). If so, the listeners are dumped and then the counters read, and the Unix listeners too. If
-//! not, nothing of that can tell anything new, and that look was all: a sixth of the cost. Whatever it says, all
-//! of it is read every four seconds, and the settings with it: a socket may come just as another goes. The counters are
-//! read at once when a drop or a socket moved, Unix listeners as long as a queue holds something.
+//! but finds no new ones. Where there is no TCP socket but those that listen, their number is enough.
+//!
+//! At least once a second there is a look whether anything came: segments (`snmp`) or sockets (`sockstat`). If so, the
+//! listeners are dumped and then the counters read, and the Unix listeners too. If not, nothing of that can tell anything
+//! new, and that look was all: a sixth of the cost. Whatever it says, all of it is read every four seconds, and
+//! the settings with it: a socket may come just as another goes. The counters are read at once when a drop or a
+//! socket moved, Unix listeners as long as a queue holds something.
 //!
 //! Listeners are dumped before the counters are read, at once when an answer is not what it should be, and for some
 //! samples after anything moved: who is to be charged with an overflow must not be a socket that nobody has seen. So a
@@ -21,7 +23,7 @@ use crate::kernel::connections::ConnectionReader;
 use crate::kernel::listen::{ListenError, ListenReader, Scratch};
 use crate::kernel::netstat::{Netstat, Snmp};
 use crate::kernel::procfs_file::{ProcfsFile, ReadError, Text};
-use crate::kernel::sockstat::Sockstat;
+use crate::kernel::sockstat::{self, Sockstat};
 use crate::kernel::sysctl::Sysctls;
 use crate::own::{Feature, Own, Source};
 use crate::snapshot::{Counter, Dump, ListenSocket, NetnsSample, UnixName};
@@ -50,6 +52,7 @@ pub struct NetnsReader {
     snmp: ProcfsFile,
     /// Where it is not there, every look finds that something may have come.
     sockstat: Option<ProcfsFile>,
+    sockstat6: Option<ProcfsFile>,
     sysctls: Sysctls,
     /// Where it stands with connection scans; set up at the first sample in the own namespace.
     scans: Option<Place>,
@@ -65,6 +68,7 @@ pub struct NetnsReader {
     unix_waits: bool,
     /// What the last look saw; `None` when it could not see.
     seen: Option<Seen>,
+    calm: Option<Calm>,
     look_due: Duration,
     everything_due: Duration,
 }
@@ -74,6 +78,15 @@ pub struct NetnsReader {
 struct Seen {
     segments: u64,
     sockets: Sockstat,
+}
+
+/// What there was when nobody waited and there was no TCP socket but those that listen. As long as that is so, nobody
+/// can wait: a connection in a queue is a socket, also one whose client has reset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Calm {
+    used: u64,
+    listeners: u64,
+    listeners6: u64,
 }
 
 /// When and how a namespace is read.
@@ -115,6 +128,7 @@ impl NetnsReader {
             netstat: ProcfsFile::open(net.join("netstat"))?,
             snmp: ProcfsFile::open(net.join("snmp"))?,
             sockstat: ProcfsFile::open(net.join("sockstat")).ok(),
+            sockstat6: ProcfsFile::open(net.join("sockstat6")).ok(),
             sysctls: Sysctls::open(procfs),
             net,
             listen: None,
@@ -128,6 +142,7 @@ impl NetnsReader {
             watchful: 0,
             unix_waits: false,
             seen: None,
+            calm: None,
             look_due: Duration::ZERO,
             everything_due: Duration::ZERO,
         })
@@ -169,6 +184,10 @@ impl NetnsReader {
             // What came was not read.
             self.seen = None;
         }
+        if whole || moved {
+            let seen = self.seen.filter(|_| !moved).map(|seen| seen.sockets);
+            self.calm = seen.zip(sample.tcp.as_ref()).and_then(Calm::of);
+        }
         if self.scans.is_none() {
             self.scans = Some(Place::new(self.open_connections(tick, own), true));
         }
@@ -201,9 +220,8 @@ impl NetnsReader {
     ) -> bool {
         self.look_due = tick.now + jittered(tick.slow());
         let segments = self.read_snmp(tick, sample, own, scratch);
-        let sockets =
-            self.sockstat.as_ref().and_then(|file| file.read_piece(&mut scratch.text).ok());
-        let seen = segments.zip(sockets.and_then(Sockstat::parse));
+        let sockets = read(&self.sockstat, &mut scratch.text).and_then(Sockstat::parse);
+        let seen = segments.zip(sockets);
         let seen = seen.map(|(segments, sockets)| Seen { segments, sockets });
         let before = std::mem::replace(&mut self.seen, seen);
         seen.is_none() || before != seen
@@ -279,6 +297,9 @@ impl NetnsReader {
         sockets: &mut Vec<ListenSocket>,
     ) -> Result<bool, ListenError> {
         let (may_ask, before) = (!whole && self.watchful == 0, self.fingerprint);
+        if may_ask && self.is_calm(scratch) {
+            return Ok(true);
+        }
         let listen = self.listen(scratch)?;
         let asked = if may_ask { listen.ask_tcp(scratch, sockets) } else { None };
         match asked {
@@ -287,6 +308,17 @@ impl NetnsReader {
             Some(false) if fingerprint(sockets) == before => Ok(false),
             asked => Ok(listen.read_tcp(scratch, sockets)? && asked.is_none()),
         }
+    }
+
+    /// Whether there still is nothing that could wait.
+    fn is_calm(&self, scratch: &mut Scratch) -> bool {
+        let (Some(calm), false) = (self.calm, self.failed) else { return false };
+        let text = &mut scratch.text;
+        let sockets = read(&self.sockstat, text).and_then(Sockstat::parse);
+        sockets == Some(Sockstat { used: calm.used, tcp: calm.listeners })
+            && (calm.listeners6 == 0
+                || read(&self.sockstat6, text).and_then(sockstat::parse_tcp6)
+                    == Some(calm.listeners6))
     }
 
     /// Nothing was read, and the memory is kept.
@@ -328,6 +360,11 @@ impl NetnsReader {
     }
 }
 
+/// The text of a file that may not be there.
+fn read<'text>(file: &Option<ProcfsFile>, text: &'text mut Text) -> Option<&'text str> {
+    file.as_ref()?.read_piece(text).ok()
+}
+
 fn parsed<T, E: std::fmt::Display>(
     file: &ProcfsFile,
     text: &mut Text,
@@ -335,6 +372,21 @@ fn parsed<T, E: std::fmt::Display>(
 ) -> Result<T, ReadError> {
     let parsed = parse(file.read_piece(text)?).map_err(|error| error.to_string());
     parsed.map_err(|error| ReadError::invalid(file.path(), error))
+}
+
+// === impl Calm ===
+
+impl Calm {
+    /// The calm of a namespace that had these sockets just before this dump.
+    fn of((seen, dump): (Sockstat, &Dump)) -> Option<Self> {
+        let sockets = &dump.sockets;
+        let waits = sockets.iter().any(|socket| socket.queue.length > 0);
+        let listeners6 = sockets.iter().filter(|socket| socket.address.ip.is_ipv6()).count() as u64;
+        let listeners = sockets.len() as u64 - listeners6;
+        // Without a listener there is nothing to ask for anyway.
+        let is_calm = !sockets.is_empty() && !waits && seen.tcp == listeners;
+        is_calm.then_some(Self { used: seen.used, listeners, listeners6 })
+    }
 }
 
 /// Somewhat less than `pace`, and not in step with anything else.
