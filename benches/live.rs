@@ -87,7 +87,9 @@ fn main() {
         measure_namespaces(count, true);
     }
     measure_namespaces(NAMESPACES[2], false);
-    println!("the last without a connection; aim: 200 namespaces at 200 ms or better, without at 100 ms");
+    println!(
+        "the last without a connection; aim: 200 namespaces at 200 ms or better, without at 100 ms"
+    );
 }
 
 fn measure_namespaces(count: usize, are_connected: bool) {

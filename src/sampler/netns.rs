@@ -184,9 +184,12 @@ impl NetnsReader {
             // What came was not read.
             self.seen = None;
         }
-        if whole || moved {
-            let seen = self.seen.filter(|_| !moved).map(|seen| seen.sockets);
+        if looks {
+            let seen = self.seen.map(|seen| seen.sockets);
             self.calm = seen.zip(sample.tcp.as_ref()).and_then(Calm::of);
+        } else if moved || sample.tcp.as_ref().is_none_or(|dump| !dump.is_same) {
+            // What is the same from then on is not what the last look saw.
+            self.calm = None;
         }
         if self.scans.is_none() {
             self.scans = Some(Place::new(self.open_connections(tick, own), true));

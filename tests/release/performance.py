@@ -289,7 +289,8 @@ def page(live, scan, sizes, rest, crowd):
         for tick, row in zip(ticks, sizes)
     ]
     text += table(["listeners", "tick", "floor", "ratio", "`ss -ltnm`", "raindrops"], rows)
-    rows = [(row[0], row[5], row[6], row[7], f"{row[8]} ms") for row in many]
+    rows = [(f"{row[0]}, a connection in each", *row[5:8], f"{row[8]} ms") for row in many[:-1]]
+    rows += [(f"{row[0]}, no connection", *row[5:8], f"{row[8]} ms") for row in many[-1:]]
     text += table(["namespaces of 3 listeners", "tick", "floor", "ratio", "interval within 2 % of a core"], rows)
     text += "## At rest\n\n" + table(["program", "share of a core", "resident"], rest)
     text += "## A scrape\n\nProcessor time of whole scrapes, HTTP included.\n\n"
@@ -319,7 +320,7 @@ def plot(live, scan, sizes, rest, crowd):
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(2, 2, figsize=(10, 7), dpi=80)
-    ticks, many = live[: len(SIZES)], live[len(SIZES) :]
+    ticks, many = live[: len(SIZES)], live[len(SIZES) : -1]
     listeners_seen = [row["listeners"] for row in sizes]
 
     def draw(axis, title, x, lines):
