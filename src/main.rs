@@ -114,7 +114,7 @@ fn explain(known: &Known, target: Option<&str>, json: bool) -> Result<()> {
     written.context(WRITING)
 }
 
-/// Each namespace takes nine descriptors: the soft limit, kept low for `select(2)`, is not meant for that.
+/// Each namespace takes eleven descriptors: the soft limit, kept low for `select(2)`, is not meant for that.
 fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, ..limit };

@@ -1,5 +1,5 @@
-//! Owns listeners that are asked for one by one: every kind answers as a dump has it, what cannot be asked is dumped,
-//! and who comes in between is charged all the same.
+//! Owns listeners that are asked for one by one, or not at all: every kind answers as a dump has it, what cannot be asked
+//! is dumped, and who comes in between is seen and charged all the same.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 
 use std::net::SocketAddr;
@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use listenq::kernel::ask::MOST;
 use listenq::kernel::listen::{ListenReader, Scratch};
-use listenq::snapshot::ListenSocket;
-use listenq_lab::client::fill;
+use listenq::own::Own;
+use listenq::sampler::netns::{NetnsReader, Tick};
+use listenq::snapshot::{ListenSocket, NetnsId, NetnsSample};
+use listenq_lab::client::{fill, reset};
 use listenq_lab::listener::{Listen, Listener};
 use listenq_lab::listenq::Launch;
 use listenq_lab::netns::Netns;
@@ -222,6 +224,44 @@ fn a_socket_that_is_gone_moved_or_another_by_now_is_dumped() {
         assert_eq!(known.ask(), Some(false));
         assert_eq!(known.sockets, dumped());
         drop(stays);
+    });
+}
+
+/// Without a connection only sockets are counted. One that waits is a socket, also when its client has reset.
+#[test]
+fn a_queue_is_seen_at_once_and_to_its_end_where_nobody_was_connected() {
+    if !Netns::require_root() {
+        return;
+    }
+    Netns::new("calm").run(|| {
+        let listeners = [tcp("127.0.0.1:8080").open(), tcp("[::]:8081").open()];
+        let (mut own, mut scratch) = (Own::default(), Scratch::default());
+        let mut reader = NetnsReader::open_here(Path::new("/proc"), &mut scratch).unwrap();
+        let mut sample = NetnsSample::new(NetnsId(1), "calm".into(), false);
+        let mut tick = Tick { now: Duration::ZERO, interval: Duration::from_millis(1) };
+        let mut lengths = |gap| {
+            tick.now += gap;
+            reader.read(tick, &mut sample, &mut own, &mut scratch);
+            let sockets = &sample.tcp.as_ref().unwrap().sockets;
+            let length = |port| sockets.iter().find(|socket| socket.address.port == port);
+            [8080, 8081].map(|port| length(port).unwrap().queue.length)
+        };
+        // Before the second is over, nothing but the listeners is due.
+        let (second, soon) = (Duration::from_secs(1), Duration::from_millis(1));
+        for (listener, queued) in listeners.iter().zip([[2, 0], [0, 2]]) {
+            assert_eq!(lengths(second), [0, 0]);
+            for _ in 0..20 {
+                assert_eq!(lengths(soon), [0, 0]);
+            }
+            let clients = fill(listener.target(), 2);
+            assert_eq!(lengths(soon), queued);
+            reset(clients);
+            for _ in 0..5 {
+                assert_eq!(lengths(soon), queued);
+            }
+            assert_eq!(listener.accept_all(), 2);
+            assert_eq!(lengths(soon), [0, 0]);
+        }
     });
 }
 

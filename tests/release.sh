@@ -11,6 +11,8 @@ for target in netlink_datagram netstat web_config; do
     # cargo-fuzz wants a nightly compiler's flags; the stable one has them too, if asked like this.
     RUSTC_BOOTSTRAP=1 cargo fuzz run "$target" "fuzz/corpus/$target" "fuzz/seeds/$target" -- -max_total_time="$seconds"
 done
-cargo bench --bench live
-cargo bench --bench scan
 benches/fleet.py
+# The live benchmarks, and others beside them: writes docs/performance.md. Wants a quiet machine.
+DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+    iproute2 netdata-core prometheus-node-exporter python3-matplotlib ruby-raindrops >/dev/null
+tests/release/performance.py

@@ -8,12 +8,12 @@ use listenq::snapshot::{Counter, Counters};
 
 fuzz_target!(|text: &str| {
     check("TcpExt:", text, |text| Netstat::parse(text).ok().map(|netstat| netstat.0));
-    check("Tcp:", text, |text| Snmp::parse(text).ok().map(|snmp| snmp.0));
+    check("Tcp:", text, |text| Snmp::parse(text).ok().map(|snmp| snmp.counters));
     // The same text under a valid prefix: the fuzzer need not find it.
     if let Some((names, values)) = text.split_once('\n') {
         let table = format!("TcpExt:{names}\nTcpExt:{values}\nTcp:{names}\nTcp:{values}\n");
         check("TcpExt:", &table, |text| Netstat::parse(text).ok().map(|netstat| netstat.0));
-        check("Tcp:", &table, |text| Snmp::parse(text).ok().map(|snmp| snmp.0));
+        check("Tcp:", &table, |text| Snmp::parse(text).ok().map(|snmp| snmp.counters));
     }
 });
 

@@ -21,6 +21,7 @@ use axum::middleware::map_response;
 use axum::response::Response;
 use axum::routing::get;
 use axum_server::Handle;
+use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 
 use crate::exposition;
@@ -66,7 +67,9 @@ pub fn router(reader: Reader, telemetry_path: &str) -> Router {
     if telemetry_path != "/" {
         router = router.merge(page::router(telemetry_path));
     }
-    router.with_state(reader).layer(map_response(with_headers)).layer(CompressionLayer::new())
+    // A scrape is so repetitive that the lowest level makes it small enough, in a third of the time.
+    let compressed = CompressionLayer::new().quality(CompressionLevel::Fastest);
+    router.with_state(reader).layer(map_response(with_headers)).layer(compressed)
 }
 
 async fn with_headers(mut response: Response) -> Response {

@@ -36,6 +36,7 @@ pub struct Scratch {
     /// For procfs.
     pub text: Text,
     rows: Rows,
+    unix: Vec<ListenSocket<UnixName>>,
 }
 
 /// What a reading gives, until it is known to be whole.
@@ -50,6 +51,7 @@ struct Rows {
 pub struct ListenReader {
     way: Way,
     unix_request: Vec<u8>,
+    last_unix: LastDump,
 }
 
 /// How TCP listeners are read. Decided once: the identities of the two ways do not mix.
@@ -79,7 +81,7 @@ impl ListenReader {
             Err(error) if error.means_unavailable() => Way::procfs(net)?,
             netlink => Way::Netlink(netlink?),
         };
-        Ok(Self { way, unix_request: unix_diag::request() })
+        Ok(Self { way, unix_request: unix_diag::request(), last_unix: LastDump::default() })
     }
 
     /// Whether netlink answers for TCP.
@@ -121,25 +123,33 @@ impl ListenReader {
         }
     }
 
-    /// Puts the Unix listen sockets of now into `sockets`; false where this kernel cannot tell them.
+    /// Puts the Unix listen sockets of now into `sockets`, which holds those of the last good reading, and goes on to
+    /// hold them after an error. Gives whether nothing at all moved since then; `None` where this kernel cannot tell.
     pub fn read_unix(
         &mut self,
         scratch: &mut Scratch,
         sockets: &mut Vec<ListenSocket<UnixName>>,
-    ) -> Result<bool, ListenError> {
-        sockets.clear();
+    ) -> Result<Option<bool>, ListenError> {
+        let Self { way, unix_request, last_unix } = self;
         let (Way::Netlink(Netlink { channel, .. }) | Way::Procfs { channel: Some(channel), .. }) =
-            &mut self.way
+            way
         else {
-            return Ok(false);
+            return Ok(None);
         };
-        let dumped = channel.dump(&mut self.unix_request, &mut scratch.datagram, |payload| {
-            sockets.extend(unix_diag::decode_row(payload)?);
+        let Scratch { datagram, unix: rows, .. } = scratch;
+        rows.clear();
+        let dumped = channel.dump_unless_same(unix_request, datagram, last_unix, |payload| {
+            rows.extend(unix_diag::decode_row(payload)?);
             Ok(())
         });
         match dumped {
-            Ok(()) => Ok(true),
-            Err(error) if error.means_unavailable() => Ok(false),
+            Ok(is_same) => {
+                if !is_same {
+                    std::mem::swap(rows, sockets);
+                }
+                Ok(Some(is_same))
+            }
+            Err(error) if error.means_unavailable() => Ok(None),
             Err(error) => Err(error.into()),
         }
     }

@@ -14,5 +14,6 @@ pub mod own_process;
 pub mod port_filter;
 pub mod proc_tcp;
 pub mod procfs_file;
+pub mod sockstat;
 pub mod sysctl;
 pub mod unix_diag;

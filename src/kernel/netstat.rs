@@ -9,7 +9,7 @@
 //! let netstat = Netstat::from_file("/proc/net/netstat")?;
 //! let snmp = Snmp::from_file("/proc/net/snmp")?;
 //! println!("{:?} overflows", netstat.0.get(Counter::ListenOverflows));
-//! println!("{:?} accepted", snmp.0.get(Counter::PassiveOpens));
+//! println!("{:?} accepted", snmp.counters.get(Counter::PassiveOpens));
 //! # Ok::<(), procfs::ProcError>(())
 //! ```
 
@@ -25,7 +25,12 @@ pub struct Netstat(pub Counters);
 
 /// The `Tcp` counters of `/proc/net/snmp`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Snmp(pub Counters);
+pub struct Snmp {
+    /// Those that are shown.
+    pub counters: Counters,
+    /// `InSegs`: while it stands still, no segment came that could have moved anything in `netstat`.
+    pub segments: Option<u64>,
+}
 
 /// Why such a file could not be understood.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -58,7 +63,9 @@ pub enum TableError {
 impl Netstat {
     /// Reads the counters out of the file's text.
     pub fn parse(text: &str) -> Result<Self, TableError> {
-        parse(text, "TcpExt:").map(Self)
+        let mut counters = Counters::default();
+        parse(text, "TcpExt:", |name, value| store(&mut counters, name, value))?;
+        Ok(Self(counters))
     }
 }
 
@@ -73,7 +80,14 @@ impl FromBufRead for Netstat {
 impl Snmp {
     /// Reads the counters out of the file's text.
     pub fn parse(text: &str) -> Result<Self, TableError> {
-        parse(text, "Tcp:").map(Self)
+        let mut snmp = Self::default();
+        parse(text, "Tcp:", |name, value| {
+            if name == "InSegs" {
+                snmp.segments = Some(number(name, value)?);
+            }
+            store(&mut snmp.counters, name, value)
+        })?;
+        Ok(snmp)
     }
 }
 
@@ -93,33 +107,38 @@ fn proc_error(error: TableError) -> ProcError {
     ProcError::Other(error.to_string())
 }
 
-/// Zips the two lines that begin with `prefix` by position and keeps the names listenq knows.
-fn parse(text: &str, prefix: &'static str) -> Result<Counters, TableError> {
+/// Zips the two lines that begin with `prefix` by position.
+fn parse<'a>(
+    text: &'a str,
+    prefix: &'static str,
+    mut pair: impl FnMut(&'a str, &'a str) -> Result<(), TableError>,
+) -> Result<(), TableError> {
     let mut lines = text.lines().filter_map(|line| line.strip_prefix(prefix));
     let names = lines.next().ok_or(TableError::Missing(prefix))?;
     let values = lines.next().unwrap_or_default();
-    let mut counters = Counters::default();
     let (mut name_list, mut value_list) =
         (names.split_ascii_whitespace(), values.split_ascii_whitespace());
     loop {
         match (name_list.next(), value_list.next()) {
-            (Some(name), Some(value)) => store(&mut counters, name, value)?,
-            (None, None) => return Ok(counters),
+            (Some(name), Some(value)) => pair(name, value)?,
+            (None, None) => return Ok(()),
             _ => return Err(uneven(prefix, names, values)),
         }
     }
 }
 
+/// Keeps the counters that listenq knows.
 fn store(counters: &mut Counters, name: &str, value: &str) -> Result<(), TableError> {
     let Some(counter) = Counter::ALL.into_iter().find(|counter| counter.kernel_name() == name)
     else {
         return Ok(());
     };
-    let number = value.parse();
-    let number =
-        number.map_err(|_| TableError::Value { name: name.into(), value: value.into() })?;
-    counters.set(counter, number);
+    counters.set(counter, number(name, value)?);
     Ok(())
+}
+
+fn number(name: &str, value: &str) -> Result<u64, TableError> {
+    value.parse().map_err(|_| TableError::Value { name: name.into(), value: value.into() })
 }
 
 fn uneven(prefix: &'static str, names: &str, values: &str) -> TableError {
@@ -153,9 +172,9 @@ mod tests {
 
     #[test]
     fn snmp_keeps_to_its_own_prefix() {
-        let text = "Ip: PassiveOpens\nIp: 9\nTcp: MaxConn PassiveOpens AttemptFails\nTcp: -1 5 6\nTcpExt: PassiveOpens\n";
-        let expected = counters(&[(Counter::PassiveOpens, 5), (Counter::AttemptFails, 6)]);
-        assert_eq!(Snmp::parse(text), Ok(Snmp(expected)));
+        let text = "Ip: PassiveOpens\nIp: 9\nTcp: MaxConn PassiveOpens AttemptFails InSegs\nTcp: -1 5 6 7\nTcpExt: PassiveOpens\n";
+        let counters = counters(&[(Counter::PassiveOpens, 5), (Counter::AttemptFails, 6)]);
+        assert_eq!(Snmp::parse(text), Ok(Snmp { counters, segments: Some(7) }));
     }
 
     #[test]
@@ -176,6 +195,7 @@ mod tests {
         assert!(netstat.0.get(Counter::ListenOverflows).is_some());
         assert!(netstat.0.get(Counter::ListenDrops).is_some());
         let snmp = Snmp::from_file("/proc/net/snmp").unwrap();
-        assert!(snmp.0.get(Counter::PassiveOpens).is_some());
+        assert!(snmp.counters.get(Counter::PassiveOpens).is_some());
+        assert!(snmp.segments.is_some());
     }
 }

@@ -1,16 +1,20 @@
 //! `/proc/self`: what this process itself uses.
 
+use std::os::linux::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use procfs::process::{LimitValue, Process as ProcSelf};
-use procfs::{ProcResult, WithCurrentSystemInfo};
+use procfs::process::Stat;
+use procfs::{FromRead, ProcResult, WithCurrentSystemInfo};
+use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
+use super::procfs_file::{ProcfsFile, ReadError, Text};
 use crate::own::Process;
 
 /// Reads [`Process`]; when it was started is looked up once.
 pub struct OwnProcess {
-    directory: PathBuf,
+    stat: Result<ProcfsFile, ReadError>,
+    descriptors: PathBuf,
     start_time_seconds: Option<f64>,
 }
 
@@ -20,26 +24,41 @@ impl OwnProcess {
     /// A reader of `self` below `procfs`.
     pub fn new(procfs: &Path) -> Self {
         let directory = procfs.join("self");
-        let start_time_seconds = start_time(&directory).ok();
-        Self { directory, start_time_seconds }
+        let mut own = Self {
+            stat: ProcfsFile::open(directory.join("stat")),
+            descriptors: directory.join("fd"),
+            start_time_seconds: None,
+        };
+        let stat = own.stat(&mut Text::default());
+        own.start_time_seconds = stat.and_then(|stat| start_time(&stat).ok());
+        own
     }
 
     /// Reads it now.
-    pub fn read(&self) -> ProcResult<Process> {
-        let process = ProcSelf::new_with_root(self.directory.clone())?;
-        let stat = process.stat()?;
-        Ok(Process {
+    pub fn read(&self, text: &mut Text) -> Option<Process> {
+        let stat = self.stat(text)?;
+        Some(Process {
             cpu_seconds: cpu_seconds(),
-            open_fds: process.fd_count().ok().map(|count| count as u64),
-            max_fds: process
-                .limits()
-                .ok()
-                .and_then(|limits| finite(limits.max_open_files.soft_limit)),
+            open_fds: self.open_fds(),
+            max_fds: getrlimit(Resource::Nofile).current,
             virtual_memory_bytes: stat.vsize,
             resident_memory_bytes: stat.rss_bytes().get(),
             threads: u64::try_from(stat.num_threads).unwrap_or_default(),
             start_time_seconds: self.start_time_seconds,
         })
+    }
+
+    fn stat(&self, text: &mut Text) -> Option<Stat> {
+        let text = self.stat.as_ref().ok()?.read_piece(text).ok()?;
+        Stat::from_read(text.as_bytes()).ok()
+    }
+
+    /// The size of the directory, from Linux 6.2 on; before, it was 0, and they are counted.
+    fn open_fds(&self) -> Option<u64> {
+        match std::fs::metadata(&self.descriptors).ok()?.st_size() {
+            0 => Some(std::fs::read_dir(&self.descriptors).ok()?.count() as u64),
+            size => Some(size),
+        }
     }
 }
 
@@ -49,17 +68,9 @@ fn cpu_seconds() -> f64 {
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
-fn start_time(directory: &Path) -> ProcResult<f64> {
-    let stat = ProcSelf::new_with_root(directory.to_owned())?.stat()?;
+fn start_time(stat: &Stat) -> ProcResult<f64> {
     let since_boot = stat.starttime as f64 / procfs::ticks_per_second() as f64;
     Ok(procfs::boot_time_secs()? as f64 + since_boot)
-}
-
-fn finite(limit: LimitValue) -> Option<u64> {
-    match limit {
-        LimitValue::Value(value) => Some(value),
-        LimitValue::Unlimited => None,
-    }
 }
 
 #[cfg(test)]
@@ -68,10 +79,14 @@ mod tests {
 
     #[test]
     fn this_process_is_alive_and_was_just_started() {
-        let own = OwnProcess::new(Path::new("/proc")).read().unwrap();
+        let own = OwnProcess::new(Path::new("/proc")).read(&mut Text::default()).unwrap();
         assert!(own.resident_memory_bytes > 0);
         assert!(own.cpu_seconds > 0.0);
-        assert!(own.open_fds.unwrap() >= 3);
+        // Other tests open and close some meanwhile.
+        let open_fds = std::fs::read_dir("/proc/self/fd").unwrap().count() as u64;
+        assert!(own.open_fds.unwrap().abs_diff(open_fds) < 100, "{open_fds} {own:?}");
+        let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
+        assert!(own.max_fds.is_none_or(|most| limits.contains(&format!(" {most} "))), "{own:?}");
         assert!(own.threads >= 1);
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
         let age = now.as_secs_f64() - own.start_time_seconds.unwrap();

@@ -396,7 +396,7 @@ impl Sampler {
     fn read_process(&mut self, now: Duration) {
         if self.process_at.is_none_or(|at| now.saturating_sub(at) >= PROCESS_INTERVAL) {
             self.process_at = Some(now);
-            self.own.process = self.process.read().ok();
+            self.own.process = self.process.read(&mut self.scratch.text);
         }
     }
 

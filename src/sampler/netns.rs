@@ -1,11 +1,17 @@
-//! What to read of one namespace, and when: the TCP listeners always; the counters, which cost as much, when a drop or
-//! a socket moved and at least once a second; Unix listeners while a queue holds something and at least once a
-//! second; the settings every four seconds.
+//! What to read of one namespace, and when.
 //!
-//! TCP listeners are dumped or, where they are few, asked for one by one, which is cheaper but finds no new ones.
-//! They are dumped whenever the counters are read, so at least once a second too, at once when an answer is not what it
-//! should be, and for some samples after anything moved: who is to be charged with an overflow must not be a
-//! socket that nobody has seen. So a new listener may be seen a second late, and is charged in full all the same.
+//! Every sample reads the TCP listeners: they are dumped or, where they are few, asked for one by one, which is cheaper
+//! but finds no new ones. Where there is no TCP socket but those that listen, their number is enough.
+//!
+//! At least once a second there is a look whether anything came: segments (`snmp`) or sockets (`sockstat`). If so, the
+//! listeners are dumped and then the counters read, and the Unix listeners too. If not, nothing of that can tell anything
+//! new, and that look was all: a sixth of the cost. Whatever it says, all of it is read every four seconds, and
+//! the settings with it: a socket may come just as another goes. The counters are read at once when a drop or a
+//! socket moved, Unix listeners as long as a queue holds something.
+//!
+//! Listeners are dumped before the counters are read, at once when an answer is not what it should be, and for some
+//! samples after anything moved: who is to be charged with an overflow must not be a socket that nobody has seen. So a
+//! new listener may be seen a second late, and is charged in full all the same.
 //!
 //! Where samples are stretched, because they cost more than they may, a second becomes as long as ten of them, and two
 //! seconds at most.
@@ -17,9 +23,10 @@ use crate::kernel::connections::ConnectionReader;
 use crate::kernel::listen::{ListenError, ListenReader, Scratch};
 use crate::kernel::netstat::{Netstat, Snmp};
 use crate::kernel::procfs_file::{ProcfsFile, ReadError, Text};
+use crate::kernel::sockstat::{self, Sockstat};
 use crate::kernel::sysctl::Sysctls;
 use crate::own::{Feature, Own, Source};
-use crate::snapshot::{Counter, Counters, Dump, ListenSocket, NetnsSample, UnixName};
+use crate::snapshot::{Counter, Dump, ListenSocket, NetnsSample, UnixName};
 
 use super::health::Health;
 use super::scanning::Place;
@@ -30,8 +37,8 @@ const SLOW: Duration = Duration::from_secs(1);
 /// readings are most of the cost.
 const SLOW_SAMPLES: u32 = 10;
 const SLOWEST: Duration = Duration::from_secs(2);
-/// The settings are read at least so often: five files, and nobody sets them every day.
-const SETTINGS: Duration = Duration::from_secs(4);
+/// Everything is read at least so often, the settings no oftener: five files, and nobody sets them every day.
+const EVERYTHING: Duration = Duration::from_secs(4);
 /// So many samples after something moved are dumps: as long as an overflow waits for whom to charge, and a socket
 /// that one dump missed for the dump that misses it again.
 const WATCHFUL: u8 = 3;
@@ -43,6 +50,9 @@ pub struct NetnsReader {
     listen: Option<ListenReader>,
     netstat: ProcfsFile,
     snmp: ProcfsFile,
+    /// Where it is not there, every look finds that something may have come.
+    sockstat: Option<ProcfsFile>,
+    sockstat6: Option<ProcfsFile>,
     sysctls: Sysctls,
     /// Where it stands with connection scans; set up at the first sample in the own namespace.
     scans: Option<Place>,
@@ -56,9 +66,27 @@ pub struct NetnsReader {
     /// So many samples to come are dumps.
     watchful: u8,
     unix_waits: bool,
-    counters_due: Duration,
-    unix_due: Duration,
-    settings_due: Duration,
+    /// What the last look saw; `None` when it could not see.
+    seen: Option<Seen>,
+    calm: Option<Calm>,
+    look_due: Duration,
+    everything_due: Duration,
+}
+
+/// What moves when anything comes to a namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Seen {
+    segments: u64,
+    sockets: Sockstat,
+}
+
+/// What there was when nobody waited and there was no TCP socket but those that listen. As long as that is so, nobody
+/// can wait: a connection in a queue is a socket, also one whose client has reset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Calm {
+    used: u64,
+    listeners: u64,
+    listeners6: u64,
 }
 
 /// When and how a namespace is read.
@@ -99,6 +127,8 @@ impl NetnsReader {
         Ok(Self {
             netstat: ProcfsFile::open(net.join("netstat"))?,
             snmp: ProcfsFile::open(net.join("snmp"))?,
+            sockstat: ProcfsFile::open(net.join("sockstat")).ok(),
+            sockstat6: ProcfsFile::open(net.join("sockstat6")).ok(),
             sysctls: Sysctls::open(procfs),
             net,
             listen: None,
@@ -111,9 +141,10 @@ impl NetnsReader {
             overflows: None,
             watchful: 0,
             unix_waits: false,
-            counters_due: Duration::ZERO,
-            unix_due: Duration::ZERO,
-            settings_due: Duration::ZERO,
+            seen: None,
+            calm: None,
+            look_due: Duration::ZERO,
+            everything_due: Duration::ZERO,
         })
     }
 
@@ -126,20 +157,39 @@ impl NetnsReader {
         scratch: &mut Scratch,
     ) -> bool {
         (sample.netstat, sample.snmp, sample.settings) = (None, None, None);
-        if tick.now >= self.settings_due {
-            self.settings_due = tick.now + jittered(SETTINGS);
+        let everything = tick.now >= self.everything_due;
+        if everything {
+            self.everything_due = tick.now + jittered(EVERYTHING);
             let reading = self.sysctls.read(&mut scratch.text);
             sample.settings = self.health.check(own, Source::Sysctl, tick.now, reading);
         }
-        let counters_due = tick.now >= self.counters_due;
-        if let (true, Some(listen)) = (counters_due, &mut self.listen) {
+        let looks = everything || tick.now >= self.look_due;
+        let whole = looks && (self.look(tick, sample, own, scratch) || everything);
+        if let (true, Some(listen)) = (whole, &mut self.listen) {
             listen.forget_devices();
         }
-        let moved = self.read_tcp(tick, counters_due, sample, own, scratch);
-        self.read_unix(tick, sample, own, scratch);
-        if sample.tcp.is_some() && (counters_due || moved) {
-            self.counters_due = tick.now + jittered(tick.slow());
-            self.read_counters(tick, sample, own, scratch);
+        let moved = self.read_tcp(tick, whole, sample, own, scratch);
+        if whole || self.unix_waits {
+            self.read_unix(tick, sample, own, scratch);
+        } else {
+            self.put_unix_by(sample);
+        }
+        if moved && !looks {
+            self.read_snmp(tick, sample, own, scratch);
+        }
+        if sample.tcp.is_some() && (whole || moved) {
+            self.read_netstat(tick, sample, own, scratch);
+        }
+        if whole && (sample.tcp.is_none() || sample.netstat.is_none() || sample.unix.is_none()) {
+            // What came was not read.
+            self.seen = None;
+        }
+        if looks {
+            let seen = self.seen.map(|seen| seen.sockets);
+            self.calm = seen.zip(sample.tcp.as_ref()).and_then(Calm::of);
+        } else if moved || sample.tcp.as_ref().is_none_or(|dump| !dump.is_same) {
+            // What is the same from then on is not what the last look saw.
+            self.calm = None;
         }
         if self.scans.is_none() {
             self.scans = Some(Place::new(self.open_connections(tick, own), true));
@@ -163,19 +213,47 @@ impl NetnsReader {
         self.scans.as_mut()
     }
 
-    fn read_counters(
+    /// Whether anything may have come since the last look.
+    fn look(
+        &mut self,
+        tick: Tick,
+        sample: &mut NetnsSample,
+        own: &mut Own,
+        scratch: &mut Scratch,
+    ) -> bool {
+        self.look_due = tick.now + jittered(tick.slow());
+        let segments = self.read_snmp(tick, sample, own, scratch);
+        let sockets = read(&self.sockstat, &mut scratch.text).and_then(Sockstat::parse);
+        let seen = segments.zip(sockets);
+        let seen = seen.map(|(segments, sockets)| Seen { segments, sockets });
+        let before = std::mem::replace(&mut self.seen, seen);
+        seen.is_none() || before != seen
+    }
+
+    /// The segments that came so far.
+    fn read_snmp(
+        &mut self,
+        tick: Tick,
+        sample: &mut NetnsSample,
+        own: &mut Own,
+        scratch: &mut Scratch,
+    ) -> Option<u64> {
+        let snmp = parsed(&self.snmp, &mut scratch.text, Snmp::parse);
+        let snmp = self.health.check(own, Source::Snmp, tick.now, snmp);
+        sample.snmp = snmp.map(|snmp| snmp.counters);
+        snmp?.segments
+    }
+
+    fn read_netstat(
         &mut self,
         tick: Tick,
         sample: &mut NetnsSample,
         own: &mut Own,
         scratch: &mut Scratch,
     ) {
-        let text = &mut scratch.text;
-        let netstat =
-            counters(&self.netstat, text, |text| Netstat::parse(text).map(|netstat| netstat.0));
-        sample.netstat = self.health.check(own, Source::Netstat, tick.now, netstat);
-        let snmp = counters(&self.snmp, text, |text| Snmp::parse(text).map(|snmp| snmp.0));
-        sample.snmp = self.health.check(own, Source::Snmp, tick.now, snmp);
+        let netstat = parsed(&self.netstat, &mut scratch.text, Netstat::parse);
+        let netstat = self.health.check(own, Source::Netstat, tick.now, netstat);
+        sample.netstat = netstat.map(|netstat| netstat.0);
         let overflows = sample.netstat.and_then(|netstat| netstat.get(Counter::ListenOverflows));
         if overflows != self.overflows {
             self.overflows = overflows;
@@ -222,6 +300,9 @@ impl NetnsReader {
         sockets: &mut Vec<ListenSocket>,
     ) -> Result<bool, ListenError> {
         let (may_ask, before) = (!whole && self.watchful == 0, self.fingerprint);
+        if may_ask && self.is_calm(scratch) {
+            return Ok(true);
+        }
         let listen = self.listen(scratch)?;
         let asked = if may_ask { listen.ask_tcp(scratch, sockets) } else { None };
         match asked {
@@ -232,6 +313,24 @@ impl NetnsReader {
         }
     }
 
+    /// Whether there still is nothing that could wait.
+    fn is_calm(&self, scratch: &mut Scratch) -> bool {
+        let (Some(calm), false) = (self.calm, self.failed) else { return false };
+        let text = &mut scratch.text;
+        let sockets = read(&self.sockstat, text).and_then(Sockstat::parse);
+        sockets == Some(Sockstat { used: calm.used, tcp: calm.listeners })
+            && (calm.listeners6 == 0
+                || read(&self.sockstat6, text).and_then(sockstat::parse_tcp6)
+                    == Some(calm.listeners6))
+    }
+
+    /// Nothing was read, and the memory is kept.
+    fn put_unix_by(&mut self, sample: &mut NetnsSample) {
+        if let Some(dump) = sample.unix.take() {
+            self.spare_unix = dump.sockets;
+        }
+    }
+
     fn read_unix(
         &mut self,
         tick: Tick,
@@ -239,28 +338,19 @@ impl NetnsReader {
         own: &mut Own,
         scratch: &mut Scratch,
     ) {
-        if let Some(dump) = sample.unix.take() {
-            self.spare_unix = dump.sockets;
-        }
-        let is_due = tick.now >= self.unix_due;
-        if is_due {
-            self.unix_due = tick.now + jittered(tick.slow());
-        }
-        if !is_due && !self.unix_waits {
-            return;
-        }
+        self.put_unix_by(sample);
         let mut sockets = std::mem::take(&mut self.spare_unix);
         let reading =
             self.listen(scratch).and_then(|listen| listen.read_unix(scratch, &mut sockets));
         match self.health.check(own, Source::UnixDiag, tick.now, reading) {
-            Some(true) => {
+            Some(Some(is_same)) => {
                 self.unix_waits = sockets.iter().any(|socket| socket.queue.length > 0);
                 own.set_feature(Feature::UnixDiag, true);
                 // Between two dumps a queue that held nothing may wait for the slow pace.
                 let interval = tick.interval.max(tick.slow());
-                sample.unix = Some(Dump { interval, is_same: false, sockets });
+                sample.unix = Some(Dump { interval, is_same, sockets });
             }
-            Some(false) => own.set_feature(Feature::UnixDiag, false),
+            Some(None) => own.set_feature(Feature::UnixDiag, false),
             None => self.spare_unix = sockets,
         }
     }
@@ -273,13 +363,33 @@ impl NetnsReader {
     }
 }
 
-fn counters<E: std::fmt::Display>(
+/// The text of a file that may not be there.
+fn read<'text>(file: &Option<ProcfsFile>, text: &'text mut Text) -> Option<&'text str> {
+    file.as_ref()?.read_piece(text).ok()
+}
+
+fn parsed<T, E: std::fmt::Display>(
     file: &ProcfsFile,
     text: &mut Text,
-    parse: impl FnOnce(&str) -> Result<Counters, E>,
-) -> Result<Counters, ReadError> {
+    parse: impl FnOnce(&str) -> Result<T, E>,
+) -> Result<T, ReadError> {
     let parsed = parse(file.read_piece(text)?).map_err(|error| error.to_string());
     parsed.map_err(|error| ReadError::invalid(file.path(), error))
+}
+
+// === impl Calm ===
+
+impl Calm {
+    /// The calm of a namespace that had these sockets just before this dump.
+    fn of((seen, dump): (Sockstat, &Dump)) -> Option<Self> {
+        let sockets = &dump.sockets;
+        let waits = sockets.iter().any(|socket| socket.queue.length > 0);
+        let listeners6 = sockets.iter().filter(|socket| socket.address.ip.is_ipv6()).count() as u64;
+        let listeners = sockets.len() as u64 - listeners6;
+        // Without a listener there is nothing to ask for anyway.
+        let is_calm = !sockets.is_empty() && !waits && seen.tcp == listeners;
+        is_calm.then_some(Self { used: seen.used, listeners, listeners6 })
+    }
 }
 
 /// Somewhat less than `pace`, and not in step with anything else.
