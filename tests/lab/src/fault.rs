@@ -55,7 +55,8 @@ impl Fault {
     #[must_use]
     pub fn hits(&self) -> usize {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
-        log.lines().filter(|line| line.contains("(INJECTED")).count()
+        let is_hit = |line: &&str| line.contains("(INJECTED") || line.contains("(DELAYED");
+        log.lines().filter(is_hit).count()
     }
 }
 
