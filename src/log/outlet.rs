@@ -85,7 +85,10 @@ fn pass_on(lines: &Receiver<Box<[u8]>>, queue: &Queue, mut write: impl FnMut(&[u
         let dropped = queue.dropped.load(Ordering::Relaxed);
         if is_last && dropped > told {
             told = dropped;
-            tracing::warn!(dropped, "the log was not read in time: so many lines were dropped since the start");
+            tracing::warn!(
+                dropped,
+                "the log was not read in time: so many lines were dropped since the start"
+            );
         }
     }
 }
@@ -132,6 +135,9 @@ mod tests {
         outlet.finish();
         let written: Vec<Vec<u8>> = written.try_iter().collect();
         assert_eq!(written.len(), said - dropped);
-        assert_eq!((&written[0][..], outlet.queue.waiting.load(Ordering::Acquire)), (&b"0\n"[..], 0));
+        assert_eq!(
+            (&written[0][..], outlet.queue.waiting.load(Ordering::Acquire)),
+            (&b"0\n"[..], 0)
+        );
     }
 }

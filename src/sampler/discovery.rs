@@ -190,8 +190,7 @@ impl Discovery {
             self.ownerless.insert(id);
         }
         // One that was there and could not be entered before has a history.
-        let is_newborn =
-            self.has_looked && !self.closed.contains(&id) && !self.lost.contains(&id);
+        let is_newborn = self.has_looked && !self.closed.contains(&id) && !self.lost.contains(&id);
         Ok(Newcomer { id, name, owner: Arc::new(owner), is_newborn, reader })
     }
 

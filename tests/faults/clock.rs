@@ -25,7 +25,9 @@ fn library() -> Option<PathBuf> {
 fn a_clock_that_steps_back_an_hour_moves_timestamps_and_no_counter() {
     let library = library();
     let wanted = Path::new("/usr/lib/faketime/libfaketimeMT.so.1");
-    if !Netns::require_root() || !require_tool(&library.as_deref().unwrap_or(wanted).to_string_lossy()) {
+    if !Netns::require_root()
+        || !require_tool(&library.as_deref().unwrap_or(wanted).to_string_lossy())
+    {
         return;
     }
     let (ns, root) = (Netns::new("clock"), Rootfs::new());
@@ -38,7 +40,8 @@ fn a_clock_that_steps_back_an_hour_moves_timestamps_and_no_counter() {
         "FAKETIME_DONT_FAKE_MONOTONIC=1".into(),
         "NO_FAKE_STAT=1".into(),
     ];
-    let words: Vec<&str> = ["env"].into_iter().chain(environment.iter().map(String::as_str)).collect();
+    let words: Vec<&str> =
+        ["env"].into_iter().chain(environment.iter().map(String::as_str)).collect();
     let daemon = Launch::new(BIN).args(&[STEADY]).through(&words).inside(&ns).start();
     let _clients = ns.run(|| fill(listener.target(), 5));
     let before = eventually("a full queue", PATIENCE, || {

@@ -26,19 +26,25 @@ fn clients_that_take_the_last_descriptor_wait_and_nothing_else_does() {
     let address = daemon.address();
     let clients: Vec<TcpStream> =
         ns.run(|| (0..60).map(|_| TcpStream::connect(address).unwrap()).collect());
-    eventually("the last descriptor to be taken", PATIENCE, || (daemon.descriptors() >= 31).then_some(()));
+    eventually("the last descriptor to be taken", PATIENCE, || {
+        (daemon.descriptors() >= 31).then_some(())
+    });
     sleep(HELD);
     let used = daemon.cpu() - cpu;
     drop(clients);
     let after = eventually("an answer", PATIENCE, || daemon.is_ready().then(|| daemon.scrape()));
     let more = samples(&after) - samples(&before);
-    println!("32 descriptors: {at_rest} at rest; {more} samples and {used:?} of CPU while all were taken");
+    println!(
+        "32 descriptors: {at_rest} at rest; {more} samples and {used:?} of CPU while all were taken"
+    );
     assert!(more >= 20.0, "{more} samples");
     assert!(used < HELD / 4, "{used:?} of CPU");
     assert_eq!(after.fallen_since(&before), [""; 0]);
     let sources = ["inet_diag", "unix_diag", "netstat", "snmp", "sysctl"];
     assert_eq!(sources.map(|source| errors(&after, source)), [0.0; 5]);
-    eventually("the descriptors of before", PATIENCE, || (daemon.descriptors() <= at_rest).then_some(()));
+    eventually("the descriptors of before", PATIENCE, || {
+        (daemon.descriptors() <= at_rest).then_some(())
+    });
 }
 
 #[test]

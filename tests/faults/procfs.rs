@@ -35,7 +35,8 @@ fn processes_that_vanish_in_the_middle_of_a_look_cost_only_their_names() {
     let daemon = Launch::new(BIN).args(&["--discovery.interval=1s"]).inside(&ns).start();
     eventually("an owner", PATIENCE, || is_named(&daemon, &first).then_some(()));
     let before = daemon.scrape();
-    let fault = Fault::inject(&daemon, "scout", "openat,readlinkat,getdents64", "error=ESRCH:when=3+4");
+    let fault =
+        Fault::inject(&daemon, "scout", "openat,readlinkat,getdents64", "error=ESRCH:when=3+4");
     let mut more = Vec::new();
     for _ in 0..8 {
         more.push(listen(&ns));
@@ -78,10 +79,21 @@ fn hidden_processes_cost_two_features_and_two_lines() {
 }
 
 #[test]
-fn permission_lost_for_a_time_costs_features_and_makes_no_overflow_of_the_past() {
-    if !Netns::require_root() || !require_tool("strace") {
-        return;
+fn a_look_that_is_denied_altogether_costs_features_and_makes_no_overflow_of_the_past() {
+    if Netns::require_root() && require_tool("strace") {
+        lose_permission("openat,statx,readlinkat", &["namespaces", "owners"]);
     }
+}
+
+#[test]
+fn a_look_that_is_denied_every_process_costs_a_feature_and_makes_no_overflow_of_the_past() {
+    if Netns::require_root() && require_tool("strace") {
+        lose_permission("statx", &["namespaces"]);
+    }
+}
+
+/// The scout's `calls` are denied for a time, which costs `features`.
+fn lose_permission(calls: &str, features: &[&str]) {
     let (own, other) = (Netns::new("denied"), Netns::new("other"));
     let mut root = Rootfs::new();
     root.mount_netns(&other, "other");
@@ -91,17 +103,17 @@ fn permission_lost_for_a_time_costs_features_and_makes_no_overflow_of_the_past()
     let ours = "--listener.include=^(host|other)/";
     let args = ["--netns=all", "--discovery.interval=1s", ours, &root.flag()];
     let daemon = Launch::new(BIN).args(&args).inside(&own).start();
-    let both = |value| {
+    let all = |value| {
         let scrape = daemon.scrape();
-        ["namespaces", "owners"].iter().all(|name| feature(&scrape, name) == Some(value)).then_some(scrape)
+        features.iter().all(|name| feature(&scrape, name) == Some(value)).then_some(scrape)
     };
-    let before = eventually("both features", PATIENCE, || both(1.0));
-    let fault = Fault::inject(&daemon, "scout", "openat,statx,readlinkat", "error=EACCES");
+    let before = eventually("the features", PATIENCE, || all(1.0));
+    let fault = Fault::inject(&daemon, "scout", calls, "error=EACCES");
     let _asks_for_its_owner = listen(&own);
-    let during = eventually("both features to be lost", PATIENCE, || both(0.0));
+    let during = eventually("the features to be lost", PATIENCE, || all(0.0));
     during.assert_unique();
     assert_eq!(during.fallen_since(&before), [""; 0]);
-    for name in ["namespaces", "owners"] {
+    for name in features {
         assert_eq!(lines(&daemon, &["level=warn", &format!("feature={name} ")]), 1, "{name}");
     }
     let scrape = await_samples(&daemon, 10.0);
@@ -111,7 +123,7 @@ fn permission_lost_for_a_time_costs_features_and_makes_no_overflow_of_the_past()
     });
     drop(fault);
     let _asks_for_its_owner_too = listen(&own);
-    eventually("both features", PATIENCE, || both(1.0));
+    eventually("the features", PATIENCE, || all(1.0));
     let back = eventually("the other to be back", PATIENCE, || {
         let scrape = daemon.scrape().of_netns("other");
         (scrape.at(theirs.addr()).limit == Some(4.0)).then_some(scrape)

@@ -113,7 +113,8 @@ impl Daemon {
     pub fn cpu(&self) -> Duration {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("it runs");
         let (_, rest) = stat.rsplit_once(") ").expect("a name in brackets");
-        let ticks = rest.split(' ').skip(11).take(2).map(|field| field.parse::<u32>().expect("a number"));
+        let ticks =
+            rest.split(' ').skip(11).take(2).map(|field| field.parse::<u32>().expect("a number"));
         Duration::from_millis(10) * ticks.sum::<u32>()
     }
 
