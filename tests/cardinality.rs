@@ -3,7 +3,6 @@
 #![allow(clippy::print_stdout, reason = "the measured figures are for the reader of --nocapture")]
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::time::{Duration, Instant};
 
 use listenq_lab::client::fill;

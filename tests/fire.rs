@@ -87,7 +87,7 @@ impl Target {
                 self.servers.drain(..).for_each(|server| drop(server.stop()));
                 self.servers.push(Server::start(again(ns, self.address, self.fate), PACE));
             }
-            Fate::Group if nth % 2 == 0 => drop(self.servers.remove(0).stop()),
+            Fate::Group if nth.is_multiple_of(2) => drop(self.servers.remove(0).stop()),
             Fate::Group => {
                 self.servers.push(Server::start(again(ns, self.address, self.fate), PACE))
             }

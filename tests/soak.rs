@@ -103,7 +103,7 @@ impl Churn<'_> {
         if self.listeners.len() > LIVES {
             self.listeners.pop_front();
         }
-        if self.turns % 16 == 0 {
+        if self.turns.is_multiple_of(16) {
             self.replace_namespace((self.turns / 16) % NAMESPACES);
         }
         self.turns += 1;
@@ -194,6 +194,12 @@ fn nothing_grows_and_no_tick_is_missed_without_a_reason() {
     let lasting = Duration::from_secs(seconds);
     assert!(seconds >= 300, "a soak of {seconds} s proves nothing");
     let (own, root) = (Netns::new("soak"), Rootfs::new());
+    // The namespaces of others, who come and go as they like, are not seen.
+    for name in ["self", "thread-self", "sys", "stat"] {
+        root.link(&format!("proc/{name}"), &format!("/proc/{name}"));
+    }
+    root.link("proc/net", "self/net");
+    let procfs = format!("--path.procfs={}", root.path().join("proc").display());
     root.file("run/netns/.keep", "");
     let args = [
         "--netns=all",
@@ -202,6 +208,7 @@ fn nothing_grows_and_no_tick_is_missed_without_a_reason() {
         "--discovery.interval=1s",
         "--listener.include=^(host|soak)",
         &root.flag(),
+        &procfs,
     ];
     let daemon = Launch::new(BIN).args(&args).inside(&own).start();
     let (listeners, namespaces) = (VecDeque::new(), VecDeque::new());
