@@ -54,13 +54,10 @@ fn is_plugin() -> bool {
 }
 
 fn run(cli: &Cli) -> Result<ExitCode> {
-    log::init(cli.log, cli.command.is_none()).context("starting the log")?;
+    let Some(command) = &cli.command else { return serve(cli) };
+    log::start_plainly(cli.log)?;
     raise_descriptor_limit();
     let mut config = cli.sampling.config();
-    let Some(command) = &cli.command else {
-        serve::run(&config, &cli.web)?;
-        return Ok(ExitCode::SUCCESS);
-    };
     // The cap is for series that are kept: whoever looks once sees all.
     config.state.max_listeners = usize::MAX;
     match command {
@@ -82,6 +79,19 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Serves until told to stop. What it says last goes the way of the log: a pipe that nobody reads must not keep it
+/// from its end.
+fn serve(cli: &Cli) -> Result<ExitCode> {
+    let outlet = log::start(cli.log)?;
+    raise_descriptor_limit();
+    let served = serve::run(&cli.sampling.config(), &cli.web);
+    if let Err(error) = &served {
+        writeln!(&*outlet, "listenq: {error:#}").context("saying what failed")?;
+    }
+    outlet.finish();
+    Ok(if served.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn metrics(config: &Config) -> Result<()> {

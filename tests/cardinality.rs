@@ -3,7 +3,6 @@
 #![allow(clippy::print_stdout, reason = "the measured figures are for the reader of --nocapture")]
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::time::{Duration, Instant};
 
 use listenq_lab::client::fill;
@@ -111,13 +110,6 @@ const FLAT: i64 = 7168;
 const CROWD: u16 = 4000;
 const CROWDS: u8 = 25;
 
-/// Memory in use, in KiB.
-fn memory(daemon: &Daemon) -> i64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
-}
-
 /// Opens a crowd of listeners at `ip`, waits until all were seen, and closes them.
 fn come_and_go(ns: &Netns, daemon: &Daemon, ip: &str) {
     let ports = 20_000..20_000 + CROWD;
@@ -142,9 +134,9 @@ fn growth(hint: &str, crowd: impl Fn(u8) -> String) -> Option<i64> {
     let flags = [&["--listener.max=20", "--sample.cpu-budget=1"], &WEB[..]].concat();
     let daemon = Launch::new(BIN).args(&flags).inside(&ns).start();
     (0..3).for_each(|n| come_and_go(&ns, &daemon, &crowd(n)));
-    let (before, begin) = (memory(&daemon), Instant::now());
+    let (before, begin) = ((daemon.resident() / 1024) as i64, Instant::now());
     (3..3 + CROWDS).for_each(|n| come_and_go(&ns, &daemon, &crowd(n)));
-    let grown = memory(&daemon) - before;
+    let grown = (daemon.resident() / 1024) as i64 - before;
     let count = u32::from(CROWDS) * u32::from(CROWD);
     println!("{count} {hint}: {grown} KiB beside {before}, in {:?}", begin.elapsed());
     Some(grown)

@@ -1,16 +1,22 @@
 #!/usr/bin/env bash
-# What takes tools or time, run by hand before a release: fuzzing for minutes, the live benchmarks,
-# what a large fleet costs Prometheus. The gate is tests/all.sh.
+# What takes tools or time, run by hand before a release: dependencies, fuzzing for minutes, the soak, what a large
+# fleet costs Prometheus, the live benchmarks. The gate is tests/all.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 seconds=${FUZZ_SECONDS:-300}
 
+# Advisories need their database: "cargo deny check advisories" where there is a network for it.
+command -v cargo-deny >/dev/null || cargo install --quiet --locked cargo-deny
+cargo deny check licenses bans sources
+
 command -v cargo-fuzz >/dev/null || cargo install --quiet --locked cargo-fuzz
-for target in netlink_datagram netstat web_config; do
+for target in cgroup fold kubelet netlink_datagram netstat proc_tcp web_config; do
     mkdir -p "fuzz/corpus/$target"
     # cargo-fuzz wants a nightly compiler's flags; the stable one has them too, if asked like this.
     RUSTC_BOOTSTRAP=1 cargo fuzz run "$target" "fuzz/corpus/$target" "fuzz/seeds/$target" -- -max_total_time="$seconds"
 done
+cargo test --locked --test faults -- --ignored --nocapture
+SOAK_SECONDS=${SOAK_SECONDS:-1200} cargo test --locked --release --test soak -- --nocapture
 benches/fleet.py
 # The live benchmarks, and others beside them: writes docs/performance.md. Wants a quiet machine.
 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \

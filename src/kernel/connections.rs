@@ -171,7 +171,7 @@ fn decode_listener(payload: &[u8]) -> Result<Option<ListenRow>, DumpError> {
 
 /// A row of a process has an inode; a request socket has neither that nor `tcp_info`, where a child made by
 /// Fast Open, in the accept queue before its handshake is over, has.
-fn decode_connection(payload: &[u8], found: &mut TcpScan) -> Result<(), DumpError> {
+pub fn decode_connection(payload: &[u8], found: &mut TcpScan) -> Result<(), DumpError> {
     let header = InetResponseHeader::parse(payload).map_err(malformed)?;
     if header.inode != 0 {
         return Ok(());

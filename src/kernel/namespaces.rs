@@ -21,6 +21,8 @@ const MOUNTS: [&str; 2] = ["run/netns", "run/docker/netns"];
 pub struct Found {
     /// The namespaces.
     pub namespaces: BTreeMap<NetnsId, Entrance>,
+    /// Processes whose namespace is known.
+    pub seen: usize,
     /// Processes whose namespace may not be known.
     pub denied: usize,
 }
@@ -34,6 +36,15 @@ pub struct Entrance {
     pub mount: Option<String>,
     /// A process inside, the one with the lowest number.
     pub pid: Option<u32>,
+}
+
+// === impl Found ===
+
+impl Found {
+    /// Whether most of the machine could not be seen.
+    pub fn is_blind(&self) -> bool {
+        self.denied > self.seen
+    }
 }
 
 /// The namespace of the calling process's main thread.
@@ -105,6 +116,7 @@ fn find_mounts(directory: &Path, found: &mut Found) {
 fn find_process(pid: u32, path: PathBuf, found: &mut Found) {
     match fs::metadata(&path) {
         Ok(metadata) => {
+            found.seen += 1;
             let entrance = Entrance { path, mount: None, pid: None };
             let known = found.namespaces.entry(id(&metadata)).or_insert(entrance);
             known.pid = Some(known.pid.map_or(pid, |known| known.min(pid)));

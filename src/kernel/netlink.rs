@@ -18,6 +18,8 @@ const BUFFER: usize = 32 * 1024;
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Datagrams were lost (`netlink(7)`).
 const ENOBUFS: i32 = 105;
+/// So often that is passed over in a row: each time the kernel says it, it has said it once.
+const MOST_LOSSES: u32 = 16;
 /// The sequence number of what is compared: it stands in every message.
 pub(super) const SAME: u32 = 1;
 /// Where `nlmsg_seq` stands in a netlink header.
@@ -222,12 +224,17 @@ impl Channel {
     /// The kernel starts no dump before the last one was read to its end.
     fn drop_leftovers(&mut self, datagram: &mut Datagram) -> Result<(), DumpError> {
         let flags = RecvFlags::DONTWAIT.bits() as i32;
+        let mut losses = 0;
         while self.has_leftovers {
             match retried(|| self.socket.recv(&mut &mut *datagram.0, flags)) {
                 Ok(_) => {}
                 Err(DumpError::TimedOut(_)) => self.has_leftovers = false,
                 // Datagrams were lost for want of memory: what follows is left over all the same.
-                Err(DumpError::Socket(error)) if error.raw_os_error() == Some(ENOBUFS) => {}
+                Err(DumpError::Socket(error))
+                    if error.raw_os_error() == Some(ENOBUFS) && losses < MOST_LOSSES =>
+                {
+                    losses += 1;
+                }
                 Err(error) => return Err(error),
             }
         }

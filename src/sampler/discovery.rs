@@ -6,6 +6,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
 use rustix::thread::{CapabilitySet, capabilities};
 
 use crate::kernel::listen::Scratch;
@@ -14,24 +16,30 @@ use crate::owner::Owner;
 use crate::snapshot::NetnsId;
 
 use super::netns::NetnsReader;
-use super::owners::Owners;
+use super::owners::{self, Owners};
 
 /// The name of the namespace that listenq itself is in.
 pub const OWN_NAME: &str = "host";
+/// The descriptors that a namespace takes.
+const EACH: u64 = 9;
+/// The descriptors that no namespace gets: for the files of the whole machine, looks around, scans, and clients.
+const KEPT: u64 = 64;
+/// After so many looks running that failed, namespaces may have ended unseen.
+const BLIND_LOOKS: u32 = 2;
 
 /// News of one look around.
 #[derive(Default)]
 pub struct News {
     /// Namespaces not seen before, with their readers.
     pub born: Vec<Newcomer>,
-    /// Namespaces that nothing holds any more but listenq: they must be let go.
+    /// Namespaces that nothing holds any more but listenq, as far as can be seen: they must be let go.
     pub ended: Vec<NetnsId>,
     /// Owners of namespaces that had none at first.
     pub owners: Vec<(NetnsId, Arc<Owner>)>,
     /// Namespaces that are there and could not be entered.
     pub inaccessible: usize,
-    /// Whether other namespaces could be seen and entered at all.
-    pub is_available: bool,
+    /// Whether other namespaces can be seen and entered at all, if this look can tell.
+    pub is_available: Option<bool>,
     /// Whether looking around failed altogether.
     pub failure: Option<io::Error>,
 }
@@ -61,7 +69,13 @@ pub struct Discovery {
     closed: BTreeSet<NetnsId>,
     /// Namespaces whose owner is not known: a mount may be there before the first process.
     ownerless: BTreeSet<NetnsId>,
+    /// Namespaces that were let go because they could not be seen any more: they may be there all the same.
+    lost: BTreeSet<NetnsId>,
     has_looked: bool,
+    /// Whether most of the machine was ever seen.
+    has_seen: bool,
+    failed_looks: u32,
+    said_full: bool,
 }
 
 // === impl Discovery ===
@@ -77,7 +91,11 @@ impl Discovery {
             scratch: Scratch::default(),
             closed: BTreeSet::new(),
             ownerless: BTreeSet::new(),
+            lost: BTreeSet::new(),
             has_looked: false,
+            has_seen: false,
+            failed_looks: 0,
+            said_full: false,
         }
     }
 
@@ -87,11 +105,32 @@ impl Discovery {
         match namespaces::find(&self.procfs, &self.rootfs) {
             Ok(found) => {
                 self.compare(&found, owners, &mut news);
-                self.has_looked = true;
+                (self.has_looked, self.failed_looks) = (true, 0);
             }
-            Err(error) => news.failure = Some(error),
+            Err(error) => {
+                self.failed_looks += 1;
+                if self.failed_looks >= BLIND_LOOKS {
+                    self.let_all_go(&mut news);
+                }
+                news.failure = Some(error);
+            }
         }
         news
+    }
+
+    /// Nobody knows which of them have ended, and none may be kept alive.
+    fn let_all_go(&mut self, news: &mut News) {
+        news.ended = self.names.keys().filter(|id| **id != self.own).copied().collect();
+        self.lost.extend(&news.ended);
+        self.let_go(&news.ended);
+        news.is_available = Some(false);
+    }
+
+    fn let_go(&mut self, ended: &[NetnsId]) {
+        for id in ended {
+            self.names.remove(id);
+            self.ownerless.remove(id);
+        }
     }
 
     fn compare(&mut self, found: &Found, owners: &mut Owners, news: &mut News) {
@@ -101,9 +140,10 @@ impl Discovery {
             .filter(|id| **id != self.own && !found.namespaces.contains_key(id))
             .copied()
             .collect();
-        for id in &ended {
-            self.names.remove(id);
-            self.ownerless.remove(id);
+        self.let_go(&ended);
+        let is_blind = found.is_blind();
+        if is_blind && self.has_seen {
+            self.lost.extend(&ended);
         }
         news.ended = ended;
         let (mut denied, mut closed) = (false, BTreeSet::new());
@@ -123,7 +163,13 @@ impl Discovery {
             }
         }
         self.closed = closed;
-        news.is_available = !denied && (found.denied == 0 || may_see_others());
+        if !is_blind {
+            // Whoever is not found now has ended.
+            self.lost.clear();
+            self.has_seen = true;
+        }
+        let sees_all = found.denied == 0 && !owners::hides_processes(&self.procfs);
+        news.is_available = Some(!denied && (sees_all || may_see_others() && !is_blind));
     }
 
     fn enter(
@@ -132,6 +178,7 @@ impl Discovery {
         entrance: &Entrance,
         owners: &mut Owners,
     ) -> io::Result<Newcomer> {
+        self.ensure_room()?;
         let (procfs, scratch) = (&self.procfs, &mut self.scratch);
         let opened =
             namespaces::enter(&entrance.path, id, || NetnsReader::open_here(procfs, scratch))?;
@@ -143,8 +190,24 @@ impl Discovery {
             self.ownerless.insert(id);
         }
         // One that was there and could not be entered before has a history.
-        let is_newborn = self.has_looked && !self.closed.contains(&id);
+        let is_newborn = self.has_looked && !self.closed.contains(&id) && !self.lost.contains(&id);
         Ok(Newcomer { id, name, owner: Arc::new(owner), is_newborn, reader })
+    }
+
+    /// Nothing else on the machine depends on the last descriptors, but whoever asks for what is known already does.
+    fn ensure_room(&mut self) -> io::Result<()> {
+        let wanted = EACH * self.names.len() as u64 + KEPT;
+        let limit = getrlimit(Resource::Nofile).current;
+        if limit.is_none_or(|limit| wanted <= limit) {
+            return Ok(());
+        }
+        if !std::mem::replace(&mut self.said_full, true) {
+            tracing::warn!(
+                limit,
+                "the limit on descriptors leaves no room for all network namespaces: raise the hard one (LimitNOFILE=)"
+            );
+        }
+        Err(Errno::MFILE.into())
     }
 
     fn ask_again(

@@ -323,9 +323,7 @@ impl Sampler {
     fn hear(&mut self, news: News) {
         let now = self.epoch.elapsed();
         let looked = news.failure.map_or(Ok(()), Err);
-        if self.health.check(&mut self.own, Source::Namespaces, now, looked).is_none() {
-            return;
-        }
+        self.health.check(&mut self.own, Source::Namespaces, now, looked);
         for id in news.ended {
             if let Some(place) = self.snapshot.namespaces.iter().position(|netns| netns.id == id) {
                 self.readers.swap_remove(place);
@@ -345,11 +343,13 @@ impl Sampler {
             let sample = NetnsSample::new(born.id, born.name, born.is_newborn);
             self.snapshot.namespaces.push(NetnsSample { owner: born.owner, ..sample });
         }
-        let features = self.own.features;
-        self.own.set_feature(Feature::Namespaces, news.is_available);
         self.own.sampled_namespaces = self.readers.len();
-        self.own.inaccessible_namespaces = news.inaccessible;
-        self.say_what_is_missing(features);
+        if let Some(is_available) = news.is_available {
+            let features = self.own.features;
+            self.own.set_feature(Feature::Namespaces, is_available);
+            self.own.inaccessible_namespaces = news.inaccessible;
+            self.say_what_is_missing(features);
+        }
     }
 
     fn read(&mut self, now: Duration) {

@@ -94,10 +94,14 @@ impl Owners {
             Err(error) => (Found::default(), Some(error)),
         };
         self.keep(wanted, &found);
+        let is_denied =
+            failure.as_ref().is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied);
+        let sees_all = found.denied == 0 && !is_denied && !hides_processes(&self.procfs);
+        let sees_some = found.descriptors > 0 || found.denied == 0 && !is_denied;
         let claims = wanted.iter().filter_map(|origin| self.claim(origin, &found)).collect();
         Search {
             claims,
-            sees_holders: found.denied == 0 || may_see_holders(),
+            sees_holders: sees_all || sees_some && may_see_holders(),
             has_cgroups: self.tree.is_some(),
             has_kubelet: self.has_kubelet(),
             failure,
@@ -229,6 +233,11 @@ impl Owners {
 /// A socket made by systemd is passed on, and one made in the root cgroup may be anybody's: these tell nothing.
 fn tells(path: &str) -> bool {
     path != "/" && !path.ends_with("/init.scope") && !path.ends_with(".socket")
+}
+
+/// Whether processes are there and not even listed (`hidepid`): every procfs has a first one.
+pub(super) fn hides_processes(procfs: &Path) -> bool {
+    std::fs::symlink_metadata(procfs.join("1")).is_err()
 }
 
 /// Whether this thread has the capabilities for the `fd` links of others. Some processes deny even those who have.

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::Read;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::{self, JoinHandle};
@@ -131,8 +132,20 @@ impl Launch {
         if !self.args.iter().any(|arg| arg.to_string_lossy().starts_with("--web.listen-address")) {
             self.args.push(ANY_PORT.into());
         }
-        let child = self.spawn(Stdio::null());
+        let child = self.spawn(Stdio::null(), Stdio::piped());
         Daemon::attach(child, self.netns, self.await_ready)
+    }
+
+    /// Starts the daemon at `address`, with its log going elsewhere, and waits until it is ready.
+    ///
+    /// # Panics
+    ///
+    /// When it was not ready within 10 s.
+    #[must_use]
+    pub fn start_logging_to(mut self, log: Stdio, address: SocketAddr) -> Daemon {
+        self.args.push(format!("--web.listen-address={address}").into());
+        let child = self.spawn(Stdio::null(), log);
+        Daemon::attach_at(child, self.netns, address)
     }
 
     /// Runs it to its end and returns what it printed.
@@ -142,7 +155,7 @@ impl Launch {
     /// When it still runs after 30 s; it is killed then.
     #[must_use]
     pub fn run(self) -> Output {
-        let mut child = self.spawn(Stdio::piped());
+        let mut child = self.spawn(Stdio::piped(), Stdio::piped());
         let stdout = read_all(child.stdout.take().expect("stdout is piped"));
         let stderr = read_all(child.stderr.take().expect("stderr is piped"));
         let status = within(END, || child.try_wait().expect("waiting for a child"));
@@ -156,9 +169,9 @@ impl Launch {
     }
 
     /// Spawns the child; without netlink from a thread that gave netlink up, for the child inherits that.
-    pub(crate) fn spawn(&self, stdout: Stdio) -> Child {
+    pub(crate) fn spawn(&self, stdout: Stdio, stderr: Stdio) -> Child {
         let mut command = self.command();
-        command.stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped());
+        command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
         let mut start = || command.spawn().unwrap_or_else(|e| panic!("starting {command:?}: {e}"));
         if !self.without_netlink {
             return start();

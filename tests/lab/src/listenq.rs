@@ -72,6 +72,16 @@ impl Daemon {
         daemon
     }
 
+    /// Waits until the child, who says nothing, is ready.
+    pub(crate) fn attach_at(child: Child, netns: Option<PathBuf>, address: SocketAddr) -> Self {
+        let log = Log { lines: Arc::default(), reader: None };
+        let daemon = Self { child, netns, address, log };
+        if within(START, || daemon.is_ready().then_some(())).is_none() {
+            daemon.fail("was not ready");
+        }
+        daemon
+    }
+
     /// Where it is reached from inside its namespace.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
@@ -92,6 +102,32 @@ impl Daemon {
     #[must_use]
     pub fn descriptors(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("it runs").count()
+    }
+
+    /// How much of a processor it has used.
+    ///
+    /// # Panics
+    ///
+    /// When it has ended.
+    #[must_use]
+    pub fn cpu(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("it runs");
+        let (_, rest) = stat.rsplit_once(") ").expect("a name in brackets");
+        let ticks =
+            rest.split(' ').skip(11).take(2).map(|field| field.parse::<u32>().expect("a number"));
+        Duration::from_millis(10) * ticks.sum::<u32>()
+    }
+
+    /// How many bytes of memory it has.
+    ///
+    /// # Panics
+    ///
+    /// When it has ended.
+    #[must_use]
+    pub fn resident(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
+        1024 * line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number")
     }
 
     /// Its threads: the directory of each below `/proc`, its name, and the link to its network namespace.

@@ -91,7 +91,12 @@ impl Rootfs {
 
     /// Unmounts all namespaces, and removes their names.
     pub fn unmount_all(&mut self) {
-        for mount in self.mounts.drain(..) {
+        self.unmount_first(self.mounts.len());
+    }
+
+    /// Does so with the `count` that were mounted first.
+    pub fn unmount_first(&mut self, count: usize) {
+        for mount in self.mounts.drain(..count) {
             let _ = unmount(&mount, UnmountFlags::DETACH);
             let _ = fs::remove_file(&mount);
         }

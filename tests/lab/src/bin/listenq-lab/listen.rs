@@ -1,10 +1,12 @@
 //! Owns the subcommand `listen`.
 
 use std::io::{Write, stdout};
+use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use listenq_lab::address::parse;
 use listenq_lab::listener::{Listen, Listener};
 use listenq_lab::server::{Accept, Pace, Server, Service};
 use listenq_lab::unix::{Kind, UnixListener};
@@ -20,9 +22,13 @@ pub(crate) struct Args {
     /// The argument of listen(2).
     #[arg(long, default_value_t = 128)]
     backlog: i32,
-    /// How many listen sockets; with --reuseport all at one address, else each at a port the kernel chooses.
+    /// How many listen sockets; with --reuseport all at one address, else each at a port the kernel chooses, or at the
+    /// one after the last.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=20_000))]
     count: u16,
+    /// Prints the first address only.
+    #[arg(long)]
+    quiet: bool,
     /// Lets others listen at the same address.
     #[arg(long)]
     reuseport: bool,
@@ -61,7 +67,8 @@ impl Args {
             return self.serve(vec![listener]);
         }
         let listeners = self.open()?;
-        for listener in &listeners {
+        let printed = if self.quiet { 1 } else { listeners.len() };
+        for listener in &listeners[..printed] {
             println!("{}", listener.addr());
         }
         self.serve(listeners)
@@ -89,12 +96,22 @@ impl Args {
 
     fn open(&self) -> Result<Vec<Listener>> {
         let mut listeners = vec![self.listen(&self.address).try_open()?];
-        let address =
-            if self.reuseport { listeners[0].addr().to_string() } else { self.address.clone() };
-        for _ in 1..self.count {
-            listeners.push(self.listen(&address).try_open()?);
+        for n in 1..self.count {
+            listeners.push(self.listen(&self.next(listeners[0].addr(), n)?).try_open()?);
         }
         Ok(listeners)
+    }
+
+    /// The address of the `n`th listen socket after the first.
+    fn next(&self, first: SocketAddr, n: u16) -> Result<String> {
+        if self.reuseport {
+            return Ok(first.to_string());
+        }
+        if parse(&self.address)?.port() == 0 {
+            return Ok(self.address.clone());
+        }
+        let port = first.port().checked_add(n).context("there are no more ports")?;
+        Ok(SocketAddr::new(first.ip(), port).to_string())
     }
 
     fn listen(&self, address: &str) -> Listen {

@@ -1,0 +1,38 @@
+//! `/proc/net/tcp` and `tcp6` with any text: what is read stands there, and nothing behind the first connection is.
+
+use listenq::kernel::proc_tcp::parse;
+use listenq::snapshot::ListenSocket;
+
+const HEADER: &str = "  sl  local_address\n";
+
+/// Text as it is, and below a header.
+pub fn run(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    check(text);
+    check(&format!("{HEADER}{text}"));
+}
+
+fn check(text: &str) {
+    let mut sockets = Vec::new();
+    let result = parse(text, &mut sockets);
+    let rows: Vec<&str> = text.lines().skip(1).collect();
+    assert!(sockets.len() <= rows.len());
+    for (socket, row) in sockets.iter().zip(&rows) {
+        assert_eq!((socket.queue.limit, socket.drops), (None, None));
+        assert_eq!(socket.cookie.0, u64::from(socket.origin.inode));
+        let column = row.split_ascii_whitespace().nth(9).and_then(|inode| inode.parse().ok());
+        assert_eq!(column, Some(socket.origin.inode), "{row:?}");
+    }
+    match result {
+        Ok(()) => check_again(text, &sockets),
+        Err(error) => assert!(!error.to_string().contains('\n')),
+    }
+}
+
+/// What stands behind the rows that were read changes nothing.
+fn check_again(text: &str, sockets: &[ListenSocket]) {
+    let kept = text.lines().take(1 + sockets.len()).map(|line| format!("{line}\n"));
+    let mut again = Vec::new();
+    assert!(parse(&kept.collect::<String>(), &mut again).is_ok());
+    assert_eq!(again, sockets);
+}

@@ -1,0 +1,56 @@
+//! Log lines on standard error, as logfmt or JSON.
+
+mod outlet;
+
+use std::io::stderr;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::{Layer, fmt, registry};
+
+use crate::cli::{Log, LogFormat, LogLevel};
+
+pub use outlet::Outlet;
+
+/// Tells of listeners in trouble.
+const INCIDENTS: &str = "listenq::sampler::incidents";
+/// What was under way when it failed.
+const STARTING: &str = "starting the log";
+
+/// Logs from now on as a daemon does: whoever reads the lines may be stuck, and listenq goes on.
+pub fn start(log: Log) -> Result<Arc<Outlet>> {
+    let outlet = Outlet::start().context(STARTING)?;
+    install(log, true, BoxMakeWriter::new(Arc::clone(&outlet)))?;
+    Ok(outlet)
+}
+
+/// Logs from now on as a command does, in order with what it prints; not of incidents, which it prints.
+pub fn start_plainly(log: Log) -> Result<()> {
+    install(log, false, BoxMakeWriter::new(stderr))
+}
+
+fn install(log: Log, with_incidents: bool, writer: BoxMakeWriter) -> Result<()> {
+    let level = match log.level {
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Error => LevelFilter::ERROR,
+    };
+    let of_incidents = if with_incidents { level } else { LevelFilter::OFF };
+    let filter = Targets::new().with_default(level).with_target(INCIDENTS, of_incidents);
+    let layer = match log.format {
+        LogFormat::Logfmt => {
+            tracing_logfmt::builder().with_target(false).layer().with_writer(writer).boxed()
+        }
+        LogFormat::Json => {
+            fmt::layer().json().flatten_event(true).with_target(false).with_writer(writer).boxed()
+        }
+    };
+    let subscriber = registry().with(layer.with_filter(filter));
+    tracing::subscriber::set_global_default(subscriber).context(STARTING)
+}

@@ -1,0 +1,143 @@
+//! Where the daemon's log lines leave it: a short queue, and a thread that writes them to standard error. Whoever reads
+//! there may be slow or stuck: no sample and no answer waits for them. Lines that find the queue full are dropped, and
+//! counted in a line of their own once the others are written.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+
+/// Lines that may wait: more than a start says, or a machine full of trouble in some seconds.
+const MOST: usize = 512;
+/// How long the last lines may take once the daemon ends.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+/// The gap between two tries where a write would wait or lines are awaited.
+const GAP: Duration = Duration::from_millis(5);
+const STACK: usize = 128 * 1024;
+
+/// The near end: takes lines and never waits. Every `write` is one line.
+#[derive(Debug)]
+pub struct Outlet {
+    lines: SyncSender<Box<[u8]>>,
+    queue: Arc<Queue>,
+}
+
+/// What both ends count.
+#[derive(Debug, Default)]
+struct Queue {
+    /// Lines not yet written.
+    waiting: AtomicUsize,
+    /// Lines dropped since the start.
+    dropped: AtomicU64,
+}
+
+// === impl Outlet ===
+
+impl Outlet {
+    /// Starts the thread that writes to standard error.
+    pub fn start() -> io::Result<Arc<Self>> {
+        Self::start_with(write_to_stderr)
+    }
+
+    fn start_with(write: impl FnMut(&[u8]) + Send + 'static) -> io::Result<Arc<Self>> {
+        let (sender, lines) = sync_channel(MOST);
+        let queue = Arc::new(Queue::default());
+        let far_end = Arc::clone(&queue);
+        let run = move || pass_on(&lines, &far_end, write);
+        thread::Builder::new().name("log".into()).stack_size(STACK).spawn(run)?;
+        Ok(Arc::new(Self { lines: sender, queue }))
+    }
+
+    /// Waits a moment until what was said is written.
+    pub fn finish(&self) {
+        let deadline = Instant::now() + LAST_WORDS;
+        while self.queue.waiting.load(Ordering::Acquire) > 0 && Instant::now() < deadline {
+            thread::sleep(GAP);
+        }
+    }
+}
+
+impl Write for &Outlet {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.queue.waiting.fetch_add(1, Ordering::AcqRel);
+        if self.lines.try_send(line.into()).is_err() {
+            self.queue.waiting.fetch_sub(1, Ordering::AcqRel);
+            self.queue.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Writes what comes, and whenever nothing is left says how much did not come.
+fn pass_on(lines: &Receiver<Box<[u8]>>, queue: &Queue, mut write: impl FnMut(&[u8])) {
+    let mut told = 0;
+    for line in lines {
+        write(&line);
+        let is_last = queue.waiting.fetch_sub(1, Ordering::AcqRel) == 1;
+        let dropped = queue.dropped.load(Ordering::Relaxed);
+        if is_last && dropped > told {
+            told = dropped;
+            tracing::warn!(
+                dropped,
+                "the log was not read in time: so many lines were dropped since the start"
+            );
+        }
+    }
+}
+
+/// Not through the lock of `io::stderr`: whoever panics while this waits needs it. Where nobody can ever read, nobody
+/// is left to be told.
+fn write_to_stderr(mut line: &[u8]) {
+    while !line.is_empty() {
+        match rustix::io::write(io::stderr(), line) {
+            Ok(written) => line = &line[written.min(line.len())..],
+            Err(Errno::INTR) => {}
+            // Somebody else who has the same pipe made it so.
+            Err(Errno::AGAIN) => thread::sleep(GAP),
+            Err(_) => return,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    #[test]
+    fn a_stuck_reader_costs_lines_and_never_time() {
+        let (release, released) = channel::<()>();
+        let (sender, written) = channel();
+        let outlet = Outlet::start_with(move |line| {
+            let _ = released.recv();
+            let _ = sender.send(line.to_vec());
+        });
+        let outlet = outlet.unwrap();
+        let begin = Instant::now();
+        let said = 3 * MOST;
+        for n in 0..said {
+            writeln!(&*outlet, "{n}").unwrap();
+        }
+        assert!(begin.elapsed() < Duration::from_secs(5));
+        // The queue, and the line that the thread has taken from it or not.
+        let dropped = outlet.queue.dropped.load(Ordering::Relaxed) as usize;
+        assert!((said - MOST - 1..=said - MOST).contains(&dropped), "{dropped}");
+        drop(release);
+        outlet.finish();
+        let written: Vec<Vec<u8>> = written.try_iter().collect();
+        assert_eq!(written.len(), said - dropped);
+        assert_eq!(
+            (&written[0][..], outlet.queue.waiting.load(Ordering::Acquire)),
+            (&b"0\n"[..], 0)
+        );
+    }
+}

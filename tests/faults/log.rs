@@ -1,0 +1,66 @@
+//! A log that nobody reads.
+
+use std::time::Duration;
+
+use listenq_lab::Signal;
+use listenq_lab::client::fill;
+use listenq_lab::listener::Listen;
+use listenq_lab::listenq::Launch;
+use listenq_lab::netns::Netns;
+use listenq_lab::pipe::FullPipe;
+use listenq_lab::wait::eventually;
+
+use super::*;
+
+const ADDRESS: ([u8; 4], u16) = ([127, 0, 0, 1], 19_511);
+
+#[test]
+fn a_full_pipe_stops_neither_samples_nor_scrapes_nor_the_end() {
+    if !Netns::require_root() {
+        return;
+    }
+    let (ns, pipe) = (Netns::new("deaf"), FullPipe::new());
+    let listener = ns.run(|| Listen::tcp("127.0.0.1:0").backlog(4).open());
+    let launch = Launch::new(BIN).args(&[STEADY]).inside(&ns);
+    let mut daemon = launch.start_logging_to(pipe.end(), ADDRESS.into());
+    // Overflows are a line in the log.
+    drop(ns.run(|| fill(listener.target(), 25)));
+    eventually("a diagnosis", PATIENCE, || {
+        let held = daemon.scrape().sum("listenq_listener_diagnosis", &[]);
+        (held > 0.0).then_some(())
+    });
+    let scrape = await_samples(&daemon, 20.0);
+    assert_eq!(value(&scrape, "listenq_samples_missed_total"), 0.0);
+    let stopped = daemon.stop(Signal::TERM);
+    assert!(stopped.status.success(), "{stopped:?}");
+    assert!(stopped.took < Duration::from_secs(3), "{stopped:?}");
+}
+
+#[test]
+fn what_waited_is_written_once_somebody_reads() {
+    if !Netns::require_root() {
+        return;
+    }
+    let (ns, pipe) = (Netns::new("late"), FullPipe::new());
+    let mut daemon = Launch::new(BIN).inside(&ns).start_logging_to(pipe.end(), ADDRESS.into());
+    await_samples(&daemon, 5.0);
+    let read = pipe.read();
+    let says = |what: &str| read.get().iter().any(|line| line.contains(what));
+    eventually("the first line", PATIENCE, || says("message=listening").then_some(()));
+    let stopped = daemon.stop(Signal::TERM);
+    assert!(stopped.status.success(), "{stopped:?}");
+    eventually("the last line", PATIENCE, || says("message=stopping").then_some(()));
+}
+
+#[test]
+fn what_keeps_it_from_starting_does_not_keep_it_from_its_end() {
+    if !Netns::require_root() {
+        return;
+    }
+    let (ns, pipe) = (Netns::new("mute"), FullPipe::new());
+    let _first = Launch::new(BIN).inside(&ns).start_logging_to(pipe.end(), ADDRESS.into());
+    // At the same address: it cannot listen, and its first line is its last.
+    let mut second = Launch::new(BIN).inside(&ns).start_logging_to(pipe.end(), ADDRESS.into());
+    let status = eventually("the end", PATIENCE, || second.ended());
+    assert_eq!(status.code(), Some(1));
+}

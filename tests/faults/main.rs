@@ -1,0 +1,67 @@
+//! Owns what listenq does when the machine fails it: each fault of docs/faults.md, made for real and then ended.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
+#![allow(clippy::print_stdout, reason = "the measured figures are for the reader of --nocapture")]
+
+mod clock;
+mod crowd;
+mod descriptors;
+mod end;
+mod log;
+mod netlink;
+mod procfs;
+
+use std::fs;
+use std::time::Duration;
+
+use listenq_lab::listenq::Daemon;
+use listenq_lab::metrics::Metrics;
+use listenq_lab::rootfs::Rootfs;
+use listenq_lab::wait::eventually;
+
+const BIN: &str = env!("CARGO_BIN_EXE_listenq");
+const PATIENCE: Duration = Duration::from_secs(20);
+/// A test says by the count of samples how long it waits: the interval must not stretch.
+const STEADY: &str = "--sample.cpu-budget=1";
+
+fn value(scrape: &Metrics, name: &str) -> f64 {
+    scrape.value(name, &[]).unwrap_or_else(|| panic!("no {name}"))
+}
+
+fn samples(scrape: &Metrics) -> f64 {
+    value(scrape, "listenq_samples_total")
+}
+
+fn errors(scrape: &Metrics, source: &str) -> f64 {
+    scrape.value("listenq_sample_errors_total", &[("source", source)]).unwrap()
+}
+
+fn feature(scrape: &Metrics, name: &str) -> Option<f64> {
+    scrape.value("listenq_feature_available", &[("feature", name)])
+}
+
+fn await_samples(daemon: &Daemon, more: f64) -> Metrics {
+    let before = samples(&daemon.scrape());
+    eventually("more samples", PATIENCE, || {
+        Some(daemon.scrape()).filter(|scrape| samples(scrape) >= before + more)
+    })
+}
+
+/// How many lines of the log have all of these words.
+fn lines(daemon: &Daemon, words: &[&str]) -> usize {
+    daemon.log().iter().filter(|line| words.iter().all(|word| line.contains(word))).count()
+}
+
+/// The name of this process, who owns the test's listeners.
+fn comm() -> String {
+    fs::read_to_string("/proc/self/comm").unwrap().trim_end().to_owned()
+}
+
+/// A root in which no process is seen but the daemon itself, and no namespace but those that are mounted there. Gives the
+/// flags that show it.
+fn secluded(root: &Rootfs) -> [String; 2] {
+    for name in ["self", "thread-self", "sys", "stat", "uptime"] {
+        root.link(&format!("proc/{name}"), &format!("/proc/{name}"));
+    }
+    root.link("proc/net", "self/net");
+    [root.flag(), format!("--path.procfs={}", root.path().join("proc").display())]
+}

@@ -1,0 +1,135 @@
+//! A procfs that hides, denies or loses what is looked for.
+
+use std::time::Duration;
+
+use listenq_lab::client::fill;
+use listenq_lab::fault::Fault;
+use listenq_lab::listener::{Listen, Listener};
+use listenq_lab::listenq::Launch;
+use listenq_lab::netns::Netns;
+use listenq_lab::tool::require_tool;
+use listenq_lab::wait::eventually;
+
+use super::*;
+
+/// A procfs of its own, in which a user without capabilities sees no process but its own.
+const HIDDEN: &str = "mount -t proc -o hidepid=invisible proc /proc && exec \"$@\"";
+
+fn listen(ns: &Netns) -> Listener {
+    ns.run(|| Listen::tcp("127.0.0.1:0").backlog(4).open())
+}
+
+fn is_named(daemon: &Daemon, listener: &Listener) -> bool {
+    let (port, process) = (listener.port().to_string(), comm());
+    let labels = [("port", &*port), ("process", &process)];
+    daemon.scrape().of_netns("host").value("listenq_listener_info", &labels).is_some()
+}
+
+#[test]
+fn processes_that_vanish_in_the_middle_of_a_look_cost_only_their_names() {
+    if !Netns::require_root() || !require_tool("strace") {
+        return;
+    }
+    let ns = Netns::new("vanish");
+    let first = listen(&ns);
+    let daemon = Launch::new(BIN).args(&["--discovery.interval=1s"]).inside(&ns).start();
+    eventually("an owner", PATIENCE, || is_named(&daemon, &first).then_some(()));
+    let before = daemon.scrape();
+    let fault =
+        Fault::inject(&daemon, "scout", "openat,readlinkat,getdents64", "error=ESRCH:when=3+4");
+    let mut more = Vec::new();
+    for _ in 0..8 {
+        more.push(listen(&ns));
+        std::thread::sleep(Duration::from_millis(500));
+        let scrape = daemon.scrape();
+        scrape.assert_unique();
+        assert_eq!(scrape.fallen_since(&before), [""; 0]);
+        assert!(is_named(&daemon, &first));
+    }
+    assert!(fault.hits() > 2, "{}", fault.hits());
+    drop(fault);
+    let last = listen(&ns);
+    eventually("the owner of a new socket", PATIENCE, || is_named(&daemon, &last).then_some(()));
+    assert_eq!(daemon.scrape().sum("listenq_listener_sockets", &[]), 11.0);
+}
+
+#[test]
+fn hidden_processes_cost_two_features_and_two_lines() {
+    if !Netns::require_root() || !require_tool("unshare") {
+        return;
+    }
+    let ns = Netns::new("hidepid");
+    let listener = listen(&ns);
+    let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"];
+    let words = [&["unshare", "--mount", "sh", "-c", HIDDEN, "sh"], &nobody[..]].concat();
+    let args = ["--netns=all", "--discovery.interval=1s", "--listener.include=^host/"];
+    let daemon = Launch::new(BIN).args(&args).through(&words).inside(&ns).start();
+    drop(ns.run(|| fill(listener.target(), 25)));
+    let scrape = eventually("both features to be lost", PATIENCE, || {
+        let scrape = daemon.scrape();
+        let lost = ["namespaces", "owners"].map(|name| feature(&scrape, name));
+        (lost == [Some(0.0); 2]).then_some(scrape)
+    });
+    await_samples(&daemon, 30.0);
+    for name in ["namespaces", "owners"] {
+        assert_eq!(lines(&daemon, &["level=warn", &format!("feature={name} ")]), 1, "{name}");
+    }
+    let overflows = ns.nstat()["TcpExtListenOverflows"] as f64;
+    assert!(overflows >= 20.0 && scrape.of_netns("host").at(listener.addr()).limit == Some(4.0));
+}
+
+#[test]
+fn a_look_that_is_denied_altogether_costs_features_and_makes_no_overflow_of_the_past() {
+    if Netns::require_root() && require_tool("strace") {
+        lose_permission("openat,statx,readlinkat", &["namespaces", "owners"]);
+    }
+}
+
+#[test]
+fn a_look_that_is_denied_every_process_costs_a_feature_and_makes_no_overflow_of_the_past() {
+    if Netns::require_root() && require_tool("strace") {
+        lose_permission("statx", &["namespaces"]);
+    }
+}
+
+/// The scout's `calls` are denied for a time, which costs `features`.
+fn lose_permission(calls: &str, features: &[&str]) {
+    let (own, other) = (Netns::new("denied"), Netns::new("other"));
+    let mut root = Rootfs::new();
+    root.mount_netns(&other, "other");
+    let (mine, theirs) = (listen(&own), listen(&other));
+    drop(other.run(|| fill(theirs.target(), 25)));
+    theirs.accept_all();
+    let ours = "--listener.include=^(host|other)/";
+    let args = ["--netns=all", "--discovery.interval=1s", ours, &root.flag()];
+    let daemon = Launch::new(BIN).args(&args).inside(&own).start();
+    let all = |value| {
+        let scrape = daemon.scrape();
+        features.iter().all(|name| feature(&scrape, name) == Some(value)).then_some(scrape)
+    };
+    let before = eventually("the features", PATIENCE, || all(1.0));
+    let fault = Fault::inject(&daemon, "scout", calls, "error=EACCES");
+    let _asks_for_its_owner = listen(&own);
+    let during = eventually("the features to be lost", PATIENCE, || all(0.0));
+    during.assert_unique();
+    assert_eq!(during.fallen_since(&before), [""; 0]);
+    for name in features {
+        assert_eq!(lines(&daemon, &["level=warn", &format!("feature={name} ")]), 1, "{name}");
+    }
+    let scrape = await_samples(&daemon, 10.0);
+    assert_eq!(scrape.of_netns("host").at(mine.addr()).limit, Some(4.0));
+    eventually("the other to be let go", PATIENCE, || {
+        daemon.scrape().of_netns("other").at(theirs.addr()).limit.is_none().then_some(())
+    });
+    drop(fault);
+    let _asks_for_its_owner_too = listen(&own);
+    eventually("the features", PATIENCE, || all(1.0));
+    let back = eventually("the other to be back", PATIENCE, || {
+        let scrape = daemon.scrape().of_netns("other");
+        (scrape.at(theirs.addr()).limit == Some(4.0)).then_some(scrape)
+    });
+    // What was refused before it was lost sight of is nobody's news.
+    await_samples(&daemon, 20.0);
+    assert_eq!((back.blame().kernel >= 20.0, back.blame().charged()), (true, 0.0));
+    assert_eq!(daemon.scrape().of_netns("other").blame().charged(), 0.0);
+}

@@ -1,0 +1,247 @@
+//! Owns exactness under fire: a minute of overload over twenty listeners in five namespaces while servers restart, members
+//! leave their groups, listeners close for good and new ones come. What the blame must be is counted by clients.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
+#![allow(clippy::print_stdout, reason = "the measured figures are for the reader of --nocapture")]
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::thread::{JoinHandle, sleep};
+use std::time::{Duration, Instant};
+
+use listenq_lab::hammer::{Load, Tally, hammer};
+use listenq_lab::listener::{Listen, Listener};
+use listenq_lab::listenq::{Daemon, Launch};
+use listenq_lab::metrics::Metrics;
+use listenq_lab::netns::Netns;
+use listenq_lab::rootfs::Rootfs;
+use listenq_lab::server::{Pace, Server};
+use listenq_lab::wait::eventually;
+
+const BIN: &str = env!("CARGO_BIN_EXE_listenq");
+const PATIENCE: Duration = Duration::from_secs(20);
+const LASTING: Duration = Duration::from_secs(60);
+const SCRAPE: Duration = Duration::from_millis(200);
+/// Something happens to one listener of each namespace so often.
+const TURN: Duration = Duration::from_secs(5);
+/// The least refusals by which a share is judged: of fewer, 15 % are a handful.
+const ENOUGH: f64 = 300.0;
+const BACKLOG: i32 = 8;
+/// Accepted a second at each listener, and arrivals a second: four listeners of a namespace with different shares.
+const PACE: Pace = Pace::PerSecond(15.0);
+const RATES: [f64; 4] = [30.0, 45.0, 60.0, 90.0];
+
+/// What happens to a listener in the course of the minute.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Fate {
+    /// Nothing.
+    Steady,
+    /// Its server closes it and opens another at the same address, every turn.
+    Restarts,
+    /// A group of three that loses a member every turn and gets it back the next.
+    Group,
+    /// Closes for good in the middle; another opens elsewhere.
+    Closes,
+}
+
+/// One address under load: its servers, and who comes to it.
+struct Target {
+    fate: Fate,
+    address: SocketAddr,
+    servers: Vec<Server>,
+    clients: Option<JoinHandle<Tally>>,
+}
+
+/// A namespace with its four targets, and those that came later.
+struct Front {
+    ns: Netns,
+    name: &'static str,
+    targets: Vec<Target>,
+}
+
+// === impl Target ===
+
+impl Target {
+    fn open(ns: &Netns, fate: Fate) -> Self {
+        let listen = Listen::tcp("127.0.0.1:0").backlog(BACKLOG);
+        let listen = if fate == Fate::Group { listen.reuseport() } else { listen };
+        let first = ns.run(|| listen.open());
+        let address = first.addr();
+        let mut listeners = vec![first];
+        if fate == Fate::Group {
+            listeners.extend((0..2).map(|_| again(ns, address, fate)));
+        }
+        Self { fate, address, servers: Server::start_each(listeners, PACE), clients: None }
+    }
+
+    /// Clients who leave before their SYN would be repeated: each is refused once at most.
+    fn attack(&mut self, ns: &Netns, rate: f64, lasting: Duration) {
+        let (address, patience) = (self.address, Duration::from_millis(400));
+        let rate = if self.fate == Fate::Group { 3.0 * rate } else { rate };
+        let load = Load { rate, lasting, patience, at_once: 2000 };
+        self.clients = Some(ns.spawn(move || hammer(address, load)));
+    }
+
+    fn turn(&mut self, ns: &Netns, nth: u64) {
+        match self.fate {
+            Fate::Restarts => {
+                self.servers.drain(..).for_each(|server| drop(server.stop()));
+                self.servers.push(Server::start(again(ns, self.address, self.fate), PACE));
+            }
+            Fate::Group if nth.is_multiple_of(2) => drop(self.servers.remove(0).stop()),
+            Fate::Group => {
+                self.servers.push(Server::start(again(ns, self.address, self.fate), PACE))
+            }
+            Fate::Steady | Fate::Closes => {}
+        }
+    }
+
+    /// Nobody's FIN or SYN is refused any more.
+    fn calm(&mut self) {
+        for server in std::mem::take(&mut self.servers) {
+            self.servers.push(Server::start(server.stop(), Pace::Fast));
+        }
+    }
+
+    /// On loopback a handshake is over when connect returns, so a full queue refuses the SYN, whose client leaves before
+    /// it would be repeated: one client that never connected is one overflow. Nobody listening is an error at once.
+    fn refused(&mut self) -> f64 {
+        let tally = self.clients.take().unwrap().join().unwrap();
+        assert_eq!(tally.skipped, 0, "{tally}");
+        tally.unconnected as f64
+    }
+}
+
+fn again(ns: &Netns, address: SocketAddr, fate: Fate) -> Listener {
+    let listen = Listen::tcp(address).backlog(BACKLOG);
+    ns.run(|| if fate == Fate::Group { listen.reuseport() } else { listen }.open())
+}
+
+// === impl Front ===
+
+impl Front {
+    fn open(name: &'static str) -> Self {
+        let ns = Netns::new(name);
+        let fates = [Fate::Steady, Fate::Restarts, Fate::Group, Fate::Closes];
+        let targets = fates.map(|fate| Target::open(&ns, fate)).into();
+        Self { ns, name, targets }
+    }
+
+    fn attack(&mut self, turned: usize) {
+        for (n, target) in self.targets.iter_mut().enumerate() {
+            let lasting = if target.fate == Fate::Closes { LASTING / 2 } else { LASTING };
+            target.attack(&self.ns, RATES[(n + turned) % RATES.len()], lasting);
+        }
+    }
+
+    fn turn(&mut self, nth: u64) {
+        for target in &mut self.targets {
+            target.turn(&self.ns, nth);
+        }
+    }
+
+    /// One closes for good, with its queue full and its clients just gone; another opens and is attacked.
+    fn replace(&mut self, rate: f64, lasting: Duration) {
+        let closing = self.targets.iter_mut().find(|target| target.fate == Fate::Closes).unwrap();
+        closing.servers.clear();
+        let mut target = Target::open(&self.ns, Fate::Steady);
+        target.attack(&self.ns, rate, lasting);
+        self.targets.push(target);
+    }
+
+    /// Every overflow that `nstat` shows is charged.
+    fn settled(&self, daemon: &Daemon) -> Metrics {
+        eventually("the charged overflows to be those of nstat", PATIENCE, || {
+            let nstat = self.ns.nstat()["TcpExtListenOverflows"] as f64;
+            let scrape = daemon.scrape().of_netns(self.name);
+            let blame = scrape.blame();
+            ([blame.kernel, blame.charged()] == [nstat; 2]).then_some(scrape)
+        })
+    }
+
+    /// The shares of the blame are those that the clients counted.
+    fn assert_split(&mut self, scrape: &Metrics) {
+        let (mut judged, mut sum) = (0, 0.0);
+        for target in &mut self.targets {
+            let (refused, blamed) =
+                (target.refused(), scrape.at(target.address).overflows.unwrap());
+            sum += refused;
+            let off = (blamed - refused) / refused;
+            println!(
+                "{} {:?}: {refused} refused, {blamed} blamed, {:+.1} %",
+                self.name,
+                target.fate,
+                100.0 * off
+            );
+            if refused >= ENOUGH {
+                judged += 1;
+                assert!(off.abs() <= 0.15, "{} {:?}", self.name, target.fate);
+            }
+        }
+        assert!(judged >= 4, "only {judged} were under fire");
+        // What the clients counted is the truth: the kernel's own count says so.
+        let kernel = scrape.blame().kernel;
+        assert!((sum - kernel).abs() <= 0.01 * kernel, "{sum} refused, {kernel} counted");
+    }
+}
+
+/// No label set twice, no counter back, nothing charged that the kernel has not counted.
+fn assert_laws(before: &Metrics, after: &Metrics) {
+    after.assert_unique();
+    assert_eq!(after.fallen_since(before), [""; 0]);
+}
+
+#[test]
+fn a_minute_of_everything_at_once_is_counted_to_the_packet() {
+    if !Netns::require_root() {
+        return;
+    }
+    let (mut root, own) = (Rootfs::new(), Netns::new("own"));
+    let mut fronts = ["one", "two", "three", "four", "five"].map(Front::open);
+    for front in &fronts {
+        root.mount_netns(&front.ns, front.name);
+    }
+    let names: Vec<&str> = fronts.iter().map(|front| front.name).collect();
+    let ours = format!("--listener.include=^({})/", names.join("|"));
+    let daemon = Launch::new(BIN).args(&["--netns=all", &ours, &root.flag()]).inside(&own).start();
+    for (n, front) in fronts.iter_mut().enumerate() {
+        front.attack(n);
+    }
+    let (begin, mut last, mut scrapes, mut turns) = (Instant::now(), daemon.scrape(), 0, 0);
+    let mut due = begin + SCRAPE;
+    while begin.elapsed() < LASTING {
+        sleep(due.saturating_duration_since(Instant::now()));
+        due += SCRAPE;
+        let scrape = daemon.scrape();
+        assert_laws(&last, &scrape);
+        (last, scrapes) = (scrape, scrapes + 1);
+        if begin.elapsed() > TURN * (turns + 1) {
+            turns += 1;
+            fronts.iter_mut().for_each(|front| front.turn(turns.into()));
+            if begin.elapsed() > LASTING / 2 + TURN && fronts[0].targets.len() == 4 {
+                let left = LASTING - begin.elapsed();
+                fronts
+                    .iter_mut()
+                    .zip(RATES.iter().cycle())
+                    .for_each(|(front, rate)| front.replace(*rate, left));
+            }
+        }
+    }
+    println!("fire: {scrapes} scrapes, {turns} turns");
+    assert!(scrapes > 150, "only {scrapes} scrapes");
+    let clients = |front: &Front| {
+        front.targets.iter().all(|target| target.clients.as_ref().unwrap().is_finished())
+    };
+    eventually("the last clients to leave", PATIENCE, || fronts.iter().all(clients).then_some(()));
+    fronts.iter_mut().flat_map(|front| &mut front.targets).for_each(Target::calm);
+    let mut unattributed = BTreeMap::new();
+    for front in &mut fronts {
+        let scrape = front.settled(&daemon);
+        let blame = scrape.blame();
+        println!("{}: {blame:?}", front.name);
+        unattributed.insert(front.name, (blame.unattributed, blame.kernel));
+        front.assert_split(&scrape);
+    }
+    assert_laws(&last, &daemon.scrape());
+    println!("fire: unattributed {unattributed:?}");
+    assert!(unattributed.values().all(|(none, all)| *none <= 0.02 * all), "{unattributed:?}");
+}
