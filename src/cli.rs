@@ -1,6 +1,6 @@
 //! The command line: flags in the manner of Prometheus exporters, each also an environment variable.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -372,6 +372,13 @@ fn listen_address(text: &str) -> Result<SocketAddr, String> {
     if let Some(port) = text.strip_prefix(':') {
         let port = port.parse().map_err(|_| format!("{port:?} is not a port"))?;
         return Ok(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port));
+    }
+    // Go takes brackets around either family, and so one template for both.
+    let bare = text.strip_prefix('[').and_then(|text| text.split_once("]:"));
+    let v4 =
+        bare.and_then(|(host, port)| Some((host.parse::<Ipv4Addr>().ok()?, port.parse().ok()?)));
+    if let Some(address) = v4 {
+        return Ok(address.into());
     }
     text.parse().map_err(|_| "not :PORT, IPv4:PORT or [IPv6]:PORT (names are not looked up)".into())
 }
