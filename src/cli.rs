@@ -420,6 +420,17 @@ mod tests {
     }
 
     #[test]
+    fn an_address_of_either_family_may_stand_in_brackets() {
+        let addresses =
+            |text| parse(&["--web.listen-address", text]).map(|cli| cli.web.listen_addresses);
+        let expected = ["192.0.2.7:1", "[2001:db8::7]:2"].map(|text| text.parse().unwrap());
+        assert_eq!(addresses("[192.0.2.7]:1,[2001:db8::7]:2").unwrap(), expected);
+        for bad in ["[192.0.2.7]", "[192.0.2.7]:", "[192.0.2.7]:70000", "[192.0.2]:1"] {
+            assert!(addresses(bad).unwrap_err().contains("names are not looked up"), "{bad}");
+        }
+    }
+
+    #[test]
     fn every_flag_has_its_environment_variable() {
         let command = Cli::command();
         let of_commands = command.get_subcommands().flat_map(|command| command.get_arguments());

@@ -14,3 +14,5 @@ done
 cargo test --locked --test scenarios -- --nocapture
 cargo bench --bench live
 cargo bench --bench scan
+tests/chart.sh
+target/chart/venv/bin/python tests/chart/release.py target/chart/release

@@ -31,19 +31,22 @@ def values_of(*files: str | Path) -> dict[str, Any]:
     return merged(*(yaml.safe_load(Path(file).read_text()) for file in files))
 
 
+def manifest(values: dict[str, Any], chart: Path = CHART) -> str:
+    """What `kubectl apply` would be given."""
+    with helm_python.Chart.load(chart) as loaded:
+        rendered = loaded.render(values, name="listenq", namespace="monitoring")
+    assert rendered.pop("listenq/templates/NOTES.txt").strip(), "the notes are empty"
+    texts = [text.strip().removeprefix("---").strip() for _, text in sorted(rendered.items())]
+    return "".join(f"---\n{text}\n" for text in texts if text)
+
+
 def render(values: dict[str, Any], chart: Path = CHART) -> Objects:
     """Every object the chart makes, by kind and name."""
     objects: Objects = {}
-    with helm_python.Chart.load(chart) as loaded:
-        rendered = loaded.render(values, name="listenq", namespace="monitoring")
-    for path, text in rendered.items():
-        if path.endswith("NOTES.txt"):
-            assert text.strip(), "the notes are empty"
-            continue
-        for document in filter(None, yaml.safe_load_all(text)):
-            key = (document["kind"], document["metadata"]["name"])
-            assert key not in objects, f"{key} is made twice"
-            objects[key] = document
+    for document in yaml.safe_load_all(manifest(values, chart)):
+        key = (document["kind"], document["metadata"]["name"])
+        assert key not in objects, f"{key} is made twice"
+        objects[key] = document
     return objects
 
 

@@ -268,6 +268,30 @@ fn each_privilege_of_the_pod_is_for_something_and_together_they_are_enough() {
     }
 }
 
+/// What the kernel says of a process: user, capabilities it has, those it could have, and whether it has given up gaining
+/// privileges (1) and is under a filter (2).
+fn privileges(pod: &Pod) -> [String; 5] {
+    let status = fs::read_to_string(format!("/proc/{}/status", pod.pid())).unwrap();
+    ["Uid", "CapEff", "CapBnd", "NoNewPrivs", "Seccomp"].map(|field| {
+        let line = status.lines().find_map(|line| line.strip_prefix(&format!("{field}:")));
+        line.unwrap().split_whitespace().next().unwrap().trim_start_matches('0').to_owned()
+    })
+}
+
+#[test]
+fn the_pod_runs_with_no_more_than_the_chart_says() {
+    if !has_tools() {
+        return;
+    }
+    let (scene, host) = (Scene::new(), Host::new());
+    // DAC_READ_SEARCH, SYS_PTRACE and SYS_ADMIN are the bits 2, 19 and 21.
+    let default = privileges(&scene.start(&host, &rendered(&[])));
+    assert_eq!(default, ["", "280004", "280004", "", "2"]);
+    let values = in_repository("deploy/helm/listenq/values-unprivileged.yaml");
+    let unprivileged = privileges(&scene.start(&host, &rendered(&[values])));
+    assert_eq!(unprivileged, ["65534", "", "", "1", "2"]);
+}
+
 #[test]
 fn the_unprivileged_pod_sees_the_nodes_own_listeners() {
     if !has_tools() {

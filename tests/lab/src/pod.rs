@@ -60,7 +60,7 @@ pub struct Node<'a> {
 pub struct Pod {
     /// The daemon; its pid is that of the runtime.
     pub daemon: Daemon,
-    _container: Container,
+    container: Container,
 }
 
 /// One container of a pod's specification.
@@ -83,12 +83,19 @@ impl Pod {
         let spec = Spec { pod, container: &pod["containers"][0], node };
         let id = fresh_id();
         let cgroup = format!("/kubepods/burstable/pod{}/{id}", &id[..32]);
-        let container = Container::lay(&id, &cgroup, &spec.bundle(binary, &cgroup));
+        let mut container = Container::lay(&id, &cgroup, &spec.bundle(binary, &cgroup));
         let mut command = container.run_attached();
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let child = child.spawn().expect("runc runs");
         let daemon = Daemon::attach(child, Some(node.host.path()), await_ready);
-        Self { daemon, _container: container }
+        container.find_pid();
+        Self { daemon, container }
+    }
+
+    /// The daemon's process, as seen from here.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.container.pid()
     }
 }
 

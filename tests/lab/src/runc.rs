@@ -86,9 +86,7 @@ impl Container {
         let started = command.arg(&container.id).stdout(open()).stderr(open()).status();
         let said = fs::read_to_string(&out).unwrap_or_default();
         assert!(started.is_ok_and(|status| status.success()), "runc run: {said}");
-        let state = output(container.runc().args(["state", &container.id])).unwrap();
-        let state: Value = serde_json::from_str(&state).expect("runc prints JSON");
-        container.pid = u32::try_from(state["pid"].as_u64().expect("a pid")).expect("a pid");
+        container.find_pid();
         container
     }
 
@@ -107,6 +105,13 @@ impl Container {
         let mut command = self.runc();
         command.args(["run", "--bundle"]).arg(self.bundle.path()).arg(&self.id);
         command
+    }
+
+    /// Asks the runtime for its first process.
+    pub(crate) fn find_pid(&mut self) {
+        let state = output(self.runc().args(["state", &self.id])).unwrap();
+        let state: Value = serde_json::from_str(&state).expect("runc prints JSON");
+        self.pid = u32::try_from(state["pid"].as_u64().expect("a pid")).expect("a pid");
     }
 
     /// Its first process, as seen from here.
