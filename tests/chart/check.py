@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -141,7 +142,23 @@ def check_package(everything: dict[str, Any]) -> None:
     assert files == expected, files ^ expected
 
 
-def check_readme() -> None:
+def check_commands() -> None:
+    """Values that the README's commands set, and files they name, are such."""
+    blocks = re.findall(r"```sh\n(.*?)```", (CHART / "README.md").read_text(), re.DOTALL)
+    commands = [words for block in blocks for words in shlexed(block) if words[:2] in (["helm", "install"], ["helm", "upgrade"])]
+    assert len(commands) >= 3
+    for words in commands:
+        options = list(zip(words, words[1:]))
+        sets = [helm_python.parse_set_string(value) for flag, value in options if flag == "--set"]
+        files = [ROOT / value for flag, value in options if flag == "-f"]
+        assert render(merged(values_of(*files), *sets)), words
+
+
+def shlexed(block: str) -> list[list[str]]:
+    return [shlex.split(line, comments=True) for line in block.replace("\\\n", " ").splitlines()]
+
+
+def check_scrape() -> None:
     """The scrape configuration for those without the operator."""
     (text,) = re.findall(r"```yaml\n(scrape_configs:.*?)```", (CHART / "README.md").read_text(), re.DOTALL)
     config = yaml.safe_load(text)
@@ -163,7 +180,8 @@ def check_readme() -> None:
 def main(operator: Path) -> None:
     check_versions()
     check_refusals()
-    check_readme()
+    check_commands()
+    check_scrape()
     made: list[dict[str, Any]] = []
     for name, (files, kinds) in SCENARIOS.items():
         values = values_of(*files)

@@ -1,5 +1,5 @@
 //! Owns what the privileges in the Helm chart are for: the daemon runs with those of the rendered pod, under `runc` and the
-//! seccomp filter of container runtimes, and then with each of them taken away.
+//! seccomp filter of container runtimes, then with each of them taken away, and in an image that does its part and one that does not.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 #![allow(clippy::disallowed_types, reason = "Helm is a library for Python")]
 
@@ -7,6 +7,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use listenq_lab::client::fill;
@@ -23,7 +24,7 @@ use serde_json::{Value, json};
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
 /// Made by tests/chart.sh.
 const PYTHON: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/chart/venv/bin/python");
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 const UID: &str = "5d0ad1f5-6c59-4b63-9a0f-9b1d9df3c8b2";
 /// Where a process of the node listens, and where one in the pod.
 const OWN: u16 = 18_091;
@@ -59,11 +60,27 @@ struct Seen {
     missing: Vec<String>,
 }
 
-/// What is taken from the pod, and what is seen then.
-struct Loss {
+/// A change of the pod, and what is seen then.
+struct Case {
     what: &'static str,
-    take: fn(&mut Value),
+    change: fn(&mut Value),
+    program: Program,
     seen: Seen,
+}
+
+/// The program in the image.
+#[derive(Debug, Clone, Copy)]
+enum Program {
+    /// Its file permits it the capabilities that the pod is given, as far as the container has them.
+    Permitted,
+    /// Its file says nothing of capabilities.
+    Plain,
+}
+
+/// The file of a program. A copy is gone with this.
+struct ProgramFile {
+    path: PathBuf,
+    is_copy: bool,
 }
 
 // === impl Host ===
@@ -95,9 +112,8 @@ impl Scene {
     }
 
     /// Starts the daemon where the node's network is `host`.
-    fn start(&self, host: &Host, pod: &Value) -> Pod {
-        let node = Node { host: &host.netns, root: &self.root };
-        Pod::start(node, pod, Path::new(BIN), true)
+    fn start(&self, host: &Host, pod: &Value, program: &Path) -> Pod {
+        Pod::start(Node { host: &host.netns, root: &self.root }, pod, program, true)
     }
 }
 
@@ -140,9 +156,19 @@ fn info(scrape: &Metrics, netns: &str, port: u16) -> Option<Labels> {
     info
 }
 
+// === impl ProgramFile ===
+
+impl Drop for ProgramFile {
+    fn drop(&mut self) {
+        if self.is_copy {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
 fn has_tools() -> bool {
     Netns::require_root()
-        && ["runc", "/usr/bin/python3", PYTHON].iter().all(|tool| require_tool(tool))
+        && ["runc", "setcap", "/usr/bin/python3", PYTHON].iter().all(|tool| require_tool(tool))
 }
 
 /// The pod's specification that the chart makes of these files of values, looking around every second.
@@ -191,60 +217,82 @@ fn take_mounts(pod: &mut Value, below: &str) {
     assert!(mounts.len() < before);
 }
 
-fn losses() -> [Loss; 8] {
+fn cases() -> [Case; 10] {
     let all = Seen::all();
     let blind = Seen { server: None, ..all.clone() };
     let missing = |features: &[&str]| features.iter().map(|name| (*name).to_owned()).collect();
+    let nothing =
+        Seen { own_is_named: false, missing: missing(&["namespaces", "owners"]), ..blind.clone() };
+    let case = |what, change, seen| Case { what, change, program: Program::Permitted, seen };
+    let plain = |what, change, seen| Case { what, change, program: Program::Plain, seen };
     [
-        Loss { what: "nothing", take: |_| (), seen: all.clone() },
-        Loss {
-            what: "SYS_ADMIN",
-            take: |pod| take_capability(pod, "SYS_ADMIN"),
-            seen: Seen { missing: missing(&["namespaces"]), ..blind.clone() },
-        },
-        Loss {
-            what: "SYS_PTRACE",
-            take: |pod| take_capability(pod, "SYS_PTRACE"),
-            seen: Seen {
+        case("as it is", |_| (), all.clone()),
+        case(
+            "without SYS_ADMIN",
+            |pod| take_capability(pod, "SYS_ADMIN"),
+            Seen { missing: missing(&["namespaces"]), ..blind.clone() },
+        ),
+        case("without SYS_PTRACE", |pod| take_capability(pod, "SYS_PTRACE"), nothing.clone()),
+        case(
+            "without DAC_READ_SEARCH",
+            |pod| take_capability(pod, "DAC_READ_SEARCH"),
+            Seen {
                 own_is_named: false,
-                missing: missing(&["namespaces", "owners"]),
-                ..blind.clone()
-            },
-        },
-        Loss {
-            what: "DAC_READ_SEARCH",
-            take: |pod| take_capability(pod, "DAC_READ_SEARCH"),
-            seen: Seen {
                 server: server("", "web-0", "app"),
                 missing: missing(&["owners"]),
-                ..all.clone()
             },
-        },
-        Loss {
-            what: "the user root",
-            take: |pod| pod["securityContext"]["runAsUser"] = json!(65534),
-            seen: Seen {
-                own_is_named: false,
-                missing: missing(&["namespaces", "owners"]),
-                ..blind.clone()
+        ),
+        case(
+            "without hostPID",
+            |pod| pod["hostPID"] = json!(false),
+            Seen { own_is_named: false, ..blind },
+        ),
+        case(
+            "without the kubelet's logs",
+            |pod| take_mounts(pod, "/var/log"),
+            Seen { server: server("python3", UID, ""), ..all.clone() },
+        ),
+        case(
+            "without cgroups",
+            |pod| take_mounts(pod, "/sys/fs/cgroup"),
+            Seen { missing: missing(&["cgroup"]), ..all.clone() },
+        ),
+        case(
+            "without a way to new privileges",
+            |pod| {
+                let security = &mut pod["containers"][0]["securityContext"];
+                security["allowPrivilegeEscalation"] = json!(false);
             },
-        },
-        Loss {
-            what: "hostPID",
-            take: |pod| pod["hostPID"] = json!(false),
-            seen: Seen { own_is_named: false, ..blind },
-        },
-        Loss {
-            what: "the kubelet's logs",
-            take: |pod| take_mounts(pod, "/var/log"),
-            seen: Seen { server: server("python3", UID, ""), ..all.clone() },
-        },
-        Loss {
-            what: "cgroups",
-            take: |pod| take_mounts(pod, "/sys/fs/cgroup"),
-            seen: Seen { missing: missing(&["cgroup"]), ..all },
-        },
+            all.clone(),
+        ),
+        plain("in an image that lost the file's capabilities", |_| (), nothing),
+        plain(
+            "in such an image as root",
+            |pod| {
+                pod["securityContext"]["runAsUser"] = json!(0);
+                pod["securityContext"]["runAsGroup"] = json!(0);
+            },
+            all,
+        ),
     ]
+}
+
+/// The program's file for this pod.
+fn program(pod: &Value, program: Program) -> ProgramFile {
+    let added = pod["containers"][0]["securityContext"]["capabilities"]["add"].as_array().unwrap();
+    let added: Vec<_> =
+        added.iter().map(|name| format!("cap_{}", name.as_str().unwrap())).collect();
+    if matches!(program, Program::Plain) || added.is_empty() {
+        return ProgramFile { path: BIN.into(), is_copy: false };
+    }
+    let capabilities = added.join(",").to_lowercase();
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let name = format!("listenq-{}", NEXT.fetch_add(1, Ordering::Relaxed));
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    fs::copy(BIN, &path).unwrap();
+    let set = Command::new("setcap").arg(format!("{capabilities}+ep")).arg(&path).status();
+    assert!(set.unwrap().success());
+    ProgramFile { path, is_copy: true }
 }
 
 #[test]
@@ -254,17 +302,17 @@ fn each_privilege_of_the_pod_is_for_something_and_together_they_are_enough() {
     }
     let scene = Scene::new();
     let pod = rendered(&[]);
-    let losses = losses();
-    let hosts = losses.each_ref().map(|_| Host::new());
-    let start = |(loss, host): (&Loss, &Host)| {
+    let cases = cases();
+    let hosts = cases.each_ref().map(|_| Host::new());
+    let start = |(case, host): (&Case, &Host)| {
         let mut pod = pod.clone();
-        (loss.take)(&mut pod);
-        scene.start(host, &pod)
+        (case.change)(&mut pod);
+        scene.start(host, &pod, &program(&pod, case.program).path)
     };
-    let pods: Vec<_> = losses.iter().zip(&hosts).map(start).collect();
-    for (loss, pod) in losses.iter().zip(&pods) {
-        let seen = seen(pod, &scene, &loss.seen);
-        assert_eq!(seen, loss.seen, "without {}; its log: {:#?}", loss.what, pod.daemon.log());
+    let pods: Vec<_> = cases.iter().zip(&hosts).map(start).collect();
+    for (case, pod) in cases.iter().zip(&pods) {
+        let seen = seen(pod, &scene, &case.seen);
+        assert_eq!(seen, case.seen, "{}; its log: {:#?}", case.what, pod.daemon.log());
     }
 }
 
@@ -285,11 +333,13 @@ fn the_pod_runs_with_no_more_than_the_chart_says() {
     }
     let (scene, host) = (Scene::new(), Host::new());
     // DAC_READ_SEARCH, SYS_PTRACE and SYS_ADMIN are the bits 2, 19 and 21.
-    let default = privileges(&scene.start(&host, &rendered(&[])));
-    assert_eq!(default, ["", "280004", "280004", "", "2"]);
-    let values = in_repository("deploy/helm/listenq/values-unprivileged.yaml");
-    let unprivileged = privileges(&scene.start(&host, &rendered(&[values])));
-    assert_eq!(unprivileged, ["65534", "", "", "1", "2"]);
+    let of = |values: &[PathBuf]| {
+        let pod = rendered(values);
+        privileges(&scene.start(&host, &pod, &program(&pod, Program::Permitted).path))
+    };
+    assert_eq!(of(&[]), ["65534", "280004", "280004", "", "2"]);
+    let unprivileged = in_repository("deploy/helm/listenq/values-unprivileged.yaml");
+    assert_eq!(of(&[unprivileged]), ["65534", "", "", "1", "2"]);
 }
 
 #[test]
@@ -299,7 +349,7 @@ fn the_unprivileged_pod_sees_the_nodes_own_listeners() {
     }
     let (scene, host) = (Scene::new(), Host::new());
     let values = in_repository("deploy/helm/listenq/values-unprivileged.yaml");
-    let pod = scene.start(&host, &rendered(&[values]));
+    let pod = scene.start(&host, &rendered(&[values]), Path::new(BIN));
     drop(host.netns.run(|| fill(host.listener.target(), 25)));
     let own = eventually("overflows", PATIENCE, || {
         let own = pod.daemon.scrape().of_netns("host").listener("127.0.0.1", OWN);
