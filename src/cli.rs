@@ -1,6 +1,6 @@
 //! The command line: flags in the manner of Prometheus exporters, each also an environment variable.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -373,6 +373,13 @@ fn listen_address(text: &str) -> Result<SocketAddr, String> {
         let port = port.parse().map_err(|_| format!("{port:?} is not a port"))?;
         return Ok(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port));
     }
+    // Go takes brackets around either family, and so one template for both.
+    let bare = text.strip_prefix('[').and_then(|text| text.split_once("]:"));
+    let v4 =
+        bare.and_then(|(host, port)| Some((host.parse::<Ipv4Addr>().ok()?, port.parse().ok()?)));
+    if let Some(address) = v4 {
+        return Ok(address.into());
+    }
     text.parse().map_err(|_| "not :PORT, IPv4:PORT or [IPv6]:PORT (names are not looked up)".into())
 }
 
@@ -410,6 +417,17 @@ mod tests {
         assert_eq!(cli.web.telemetry_path, "/metrics");
         assert_eq!(cli.sampling.interval, Duration::from_millis(100));
         assert_eq!(cli.sampling.peak_window, Duration::from_secs(150));
+    }
+
+    #[test]
+    fn an_address_of_either_family_may_stand_in_brackets() {
+        let addresses =
+            |text| parse(&["--web.listen-address", text]).map(|cli| cli.web.listen_addresses);
+        let expected = ["192.0.2.7:1", "[2001:db8::7]:2"].map(|text| text.parse().unwrap());
+        assert_eq!(addresses("[192.0.2.7]:1,[2001:db8::7]:2").unwrap(), expected);
+        for bad in ["[192.0.2.7]", "[192.0.2.7]:", "[192.0.2.7]:70000", "[192.0.2]:1"] {
+            assert!(addresses(bad).unwrap_err().contains("names are not looked up"), "{bad}");
+        }
     }
 
     #[test]

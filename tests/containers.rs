@@ -102,7 +102,7 @@ fn in_pod(netns: &str, id: &str, pod: [&str; 3]) -> Said {
 }
 
 fn start(id: &str, cgroup: String, network: Network, port: u16) -> Container {
-    Container::start(&Recipe { id: id.to_owned(), cgroup, network, port })
+    Container::start(&Recipe { id: id.to_owned(), cgroup, network, port, user: 0 })
 }
 
 fn at(netns: &Container) -> Network {

@@ -190,7 +190,7 @@ fn names_of_pods_take_the_capability_to_list_the_kubelets_directory() {
     fs::set_permissions(root.path().join("var/log/pods"), Permissions::from_mode(0o700)).unwrap();
     let cgroup = format!("/kubepods/pod{uid}/{id}");
     let network = Network::At(own.path());
-    let _pod = Container::start(&Recipe { id, cgroup, network, port: 18_089 });
+    let _pod = Container::start(&Recipe { id, cgroup, network, port: 18_089, user: 0 });
     let flags = ["--discovery.interval=1s", OURS, &root.flag()];
     let pod = [("port", "18089"), ("k8s_namespace", "shop"), ("k8s_pod", "web-0")];
     for (capabilities, is_named) in [("sys_admin,sys_ptrace", false), (ALL, true)] {

@@ -15,6 +15,8 @@ for target in cgroup fold kubelet netlink_datagram netstat proc_tcp web_config; 
     # cargo-fuzz wants a nightly compiler's flags; the stable one has them too, if asked like this.
     RUSTC_BOOTSTRAP=1 cargo fuzz run "$target" "fuzz/corpus/$target" "fuzz/seeds/$target" -- -max_total_time="$seconds"
 done
+tests/chart.sh
+target/chart/venv/bin/python tests/chart/release.py target/chart/release
 cargo test --locked --test faults -- --ignored --nocapture
 SOAK_SECONDS=${SOAK_SECONDS:-1200} cargo test --locked --release --test soak -- --nocapture
 benches/fleet.py

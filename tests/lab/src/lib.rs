@@ -12,7 +12,7 @@
 //! - [`browser`]: a headless browser that reads its pages;
 //! - [`seccomp`]: a machine without netlink; [`fault`]: system calls that fail; [`pipe`]: a log that nobody reads;
 //! - [`web`]: nginx before a PHP pool;
-//! - [`runc`]: real containers;
+//! - [`runc`], [`pod`]: real containers, and the daemon in one as a pod's specification has it;
 //! - [`unix`]: Unix listeners and their clients; [`running`]: programs in the background; [`rootfs`]: a made-up root;
 //! - [`wait`]: polling until something holds;
 //! - [`certificate`]: certificate authorities and what they sign;
@@ -56,6 +56,7 @@ pub mod listenq;
 pub mod metrics;
 pub mod netns;
 pub mod pipe;
+pub mod pod;
 pub mod process;
 pub mod rootfs;
 pub mod runc;

@@ -41,6 +41,8 @@ pub struct Recipe {
     pub network: Network,
     /// Where its server listens.
     pub port: u16,
+    /// Its user, who has no capability.
+    pub user: u32,
 }
 
 /// A running container. Dropping it kills it and removes its cgroups.
@@ -60,6 +62,11 @@ pub fn fresh_id() -> String {
     format!("{:08x}{n:04x}{}", process::id(), "0123456789abc".repeat(4))
 }
 
+/// The mount of this machine's `/usr`, read-only.
+pub(crate) fn usr() -> Value {
+    json!({"destination": "/usr", "type": "bind", "source": "/usr", "options": ["rbind", "ro"]})
+}
+
 // === impl Container ===
 
 impl Container {
@@ -70,14 +77,8 @@ impl Container {
     /// With what `runc` said, when it does not run.
     #[must_use]
     pub fn start(recipe: &Recipe) -> Self {
-        let Recipe { id, cgroup, .. } = recipe.clone();
-        let bundle = Rootfs::new();
-        for directory in ["bin", "lib", "lib64"] {
-            bundle.link(&format!("rootfs/{directory}"), &format!("usr/{directory}"));
-        }
-        bundle.file("config.json", recipe.config().to_string());
         // Dropped, and so cleared away, also when it does not start.
-        let mut container = Self { id, cgroup, pid: 0, bundle };
+        let mut container = Self::lay(&recipe.id, &recipe.cgroup, &recipe.config());
         let out = container.bundle.file("out", "");
         let open = || Stdio::from(fs::File::create(&out).expect("a file"));
         let mut command = container.runc();
@@ -85,10 +86,32 @@ impl Container {
         let started = command.arg(&container.id).stdout(open()).stderr(open()).status();
         let said = fs::read_to_string(&out).unwrap_or_default();
         assert!(started.is_ok_and(|status| status.success()), "runc run: {said}");
-        let state = output(container.runc().args(["state", &container.id])).unwrap();
-        let state: Value = serde_json::from_str(&state).expect("runc prints JSON");
-        container.pid = u32::try_from(state["pid"].as_u64().expect("a pid")).expect("a pid");
+        container.find_pid();
         container
+    }
+
+    /// Makes its bundle, in whose root this machine's `/usr` is to be mounted; nothing runs yet.
+    pub(crate) fn lay(id: &str, cgroup: &str, config: &Value) -> Self {
+        let bundle = Rootfs::new();
+        for directory in ["bin", "lib", "lib64"] {
+            bundle.link(&format!("rootfs/{directory}"), &format!("usr/{directory}"));
+        }
+        bundle.file("config.json", config.to_string());
+        Self { id: id.to_owned(), cgroup: cgroup.to_owned(), pid: 0, bundle }
+    }
+
+    /// Runs it as long as the command does, on whose standard streams it is.
+    pub(crate) fn run_attached(&self) -> Command {
+        let mut command = self.runc();
+        command.args(["run", "--bundle"]).arg(self.bundle.path()).arg(&self.id);
+        command
+    }
+
+    /// Asks the runtime for its first process.
+    pub(crate) fn find_pid(&mut self) {
+        let state = output(self.runc().args(["state", &self.id])).unwrap();
+        let state: Value = serde_json::from_str(&state).expect("runc prints JSON");
+        self.pid = u32::try_from(state["pid"].as_u64().expect("a pid")).expect("a pid");
     }
 
     /// Its first process, as seen from here.
@@ -142,7 +165,7 @@ impl Recipe {
         json!({
             "ociVersion": "1.0.2",
             "process": {
-                "user": {"uid": 0, "gid": 0},
+                "user": {"uid": self.user, "gid": self.user},
                 "args": ["/usr/bin/python3", "-c", SERVER, self.port.to_string()],
                 "env": ["PATH=/usr/bin"],
                 "cwd": "/",
@@ -150,7 +173,7 @@ impl Recipe {
             "root": {"path": "rootfs"},
             "mounts": [
                 {"destination": "/proc", "type": "proc", "source": "proc"},
-                {"destination": "/usr", "type": "bind", "source": "/usr", "options": ["rbind", "ro"]},
+                usr(),
             ],
             "linux": {
                 "cgroupsPath": self.cgroup,
