@@ -11,7 +11,7 @@ use listenq_lab::running::Running;
 use listenq_lab::wait::eventually;
 use serde_json::Value;
 
-use crate::plan::path;
+use crate::asking::path;
 
 const START: Duration = Duration::from_secs(20);
 const ADDRESS: &str = "127.0.0.1:9090";

@@ -2,6 +2,8 @@
 //! are answered and its configurations are taken by who reads them.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 
+#[path = "../dashboards/asking.rs"]
+mod asking;
 mod page;
 #[path = "../dashboards/prometheus.rs"]
 mod prometheus;
@@ -77,7 +79,7 @@ const READERS: [(&str, &[&str]); 4] = [
 const PROGRAMS: [&str; 4] = ["listenq ", "ss ", "nstat ", "htpasswd "];
 
 /// Flags of other programs.
-const FOREIGN_FLAGS: [&str; 1] = ["--collector.netstat.fields"];
+const FOREIGN_FLAGS: [&str; 2] = ["--collector.netstat.fields", "--ignored"];
 
 /// The site of the README: a pool whose backlog was cut, too slow for its visitors, behind nginx.
 struct Scene {
@@ -303,7 +305,10 @@ fn every_configuration_is_taken_by_who_reads_it() {
     }
     let files = Rootfs::new();
     sign(files.path());
-    files.file("listenq/alerts.yml", fs::read(root("deploy/prometheus/alerts.yml")).unwrap());
+    for rules in ["alerts.yml", "recording.yml"] {
+        let shipped = fs::read(root("deploy/prometheus").join(rules)).unwrap();
+        files.file(&format!("listenq/{rules}"), shipped);
+    }
     let mut keys = BTreeSet::new();
     for Block { place, text, .. } in blocks("yaml") {
         let read: Value = serde_saphyr::from_str(&text).unwrap_or_else(|e| panic!("{place}: {e}"));

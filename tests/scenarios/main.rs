@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 #![allow(clippy::print_stdout, reason = "the table is for the reader of --nocapture")]
 
+#[path = "../dashboards/asking.rs"]
+mod asking;
 #[allow(dead_code, reason = "the tests of the dashboards use the rest of it")]
 #[path = "../dashboards/plan.rs"]
 mod plan;
@@ -18,7 +20,8 @@ use listenq_lab::netns::Netns;
 use listenq_lab::tool::require_tool;
 use listenq_lab::web::PHP;
 
-use plan::{Dashboard, Values, may_be_empty, path};
+use asking::path;
+use plan::{Dashboard, Values, may_be_empty};
 use scenes::Scene;
 use stack::{Notice, Stack};
 use table::{Fired, ITSELF, Table, Verdict, short};
