@@ -1,9 +1,7 @@
 //! Owns the committed JSON of the dashboards, as the tests need it: panels, queries, variables, links.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
@@ -128,18 +126,6 @@ fn collect_links<'a>(json: &'a Value, found: &mut Vec<&'a str>) {
     }
 }
 
-/// Where Prometheus answers a query as of `end`, or over so many seconds before.
-pub(crate) fn path(expr: &str, seconds: Option<u64>, end: SystemTime) -> String {
-    let (query, end) = (encode(expr), end.duration_since(UNIX_EPOCH).unwrap().as_secs());
-    match seconds {
-        None => format!("/api/v1/query?query={query}&time={end}"),
-        Some(seconds) => {
-            let start = end - seconds;
-            format!("/api/v1/query_range?query={query}&start={start}&end={end}&step=2")
-        }
-    }
-}
-
 /// The places that may be empty at these times.
 ///
 /// # Panics
@@ -161,14 +147,4 @@ pub(crate) fn may_be_empty(times: &[&str]) -> BTreeSet<String> {
         (place, time)
     });
     rows.filter(|(_, time)| times.contains(time)).map(|(place, _)| place).collect()
-}
-
-fn encode(text: &str) -> String {
-    text.bytes().fold(String::new(), |mut encoded, byte| {
-        match byte.is_ascii_alphanumeric() {
-            true => encoded.push(byte.into()),
-            false => write!(encoded, "%{byte:02X}").unwrap(),
-        }
-        encoded
-    })
 }

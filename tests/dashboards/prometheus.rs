@@ -1,17 +1,16 @@
 //! Owns a real Prometheus beside the daemon under test: what it scrapes and records, and what it answers.
 
+use std::fmt::Write;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use listenq_lab::http::get;
 use listenq_lab::netns::Netns;
 use listenq_lab::running::Running;
 use listenq_lab::wait::eventually;
 use serde_json::Value;
-
-use crate::plan::path;
 
 const START: Duration = Duration::from_secs(20);
 const ADDRESS: &str = "127.0.0.1:9090";
@@ -59,7 +58,7 @@ impl Prometheus {
     ///
     /// When the query is refused, with what Prometheus says.
     pub(crate) fn series(&self, expr: &str, is_range: bool) -> usize {
-        let path = path(expr, is_range.then_some(30), SystemTime::now());
+        let path = query_path(expr, is_range.then_some(30), SystemTime::now());
         let answer = get(Some(&self.netns), self.address, &path, &[]).unwrap();
         assert_eq!(answer.status, 200, "{expr}: {}", answer.text());
         let answer: Value = serde_json::from_str(answer.text()).unwrap();
@@ -85,4 +84,26 @@ fn rules(directory: &Path, name: &str) -> PathBuf {
     let copy = directory.join(name);
     fs::write(&copy, lines.join("\n")).unwrap();
     copy
+}
+
+/// Where Prometheus answers a query as of `end`, or over so many seconds before.
+pub(crate) fn query_path(expr: &str, seconds: Option<u64>, end: SystemTime) -> String {
+    let (query, end) = (encode(expr), end.duration_since(UNIX_EPOCH).unwrap().as_secs());
+    match seconds {
+        None => format!("/api/v1/query?query={query}&time={end}"),
+        Some(seconds) => {
+            let start = end - seconds;
+            format!("/api/v1/query_range?query={query}&start={start}&end={end}&step=2")
+        }
+    }
+}
+
+fn encode(text: &str) -> String {
+    text.bytes().fold(String::new(), |mut encoded, byte| {
+        match byte.is_ascii_alphanumeric() {
+            true => encoded.push(byte.into()),
+            false => write!(encoded, "%{byte:02X}").unwrap(),
+        }
+        encoded
+    })
 }

@@ -303,7 +303,10 @@ fn every_configuration_is_taken_by_who_reads_it() {
     }
     let files = Rootfs::new();
     sign(files.path());
-    files.file("listenq/alerts.yml", fs::read(root("deploy/prometheus/alerts.yml")).unwrap());
+    for rules in ["alerts.yml", "recording.yml"] {
+        let shipped = root("deploy/prometheus").join(rules);
+        files.file(&format!("listenq/{rules}"), fs::read(shipped).unwrap());
+    }
     let mut keys = BTreeSet::new();
     for Block { place, text, .. } in blocks("yaml") {
         let read: Value = serde_saphyr::from_str(&text).unwrap_or_else(|e| panic!("{place}: {e}"));

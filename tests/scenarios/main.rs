@@ -6,6 +6,9 @@
 #[allow(dead_code, reason = "the tests of the dashboards use the rest of it")]
 #[path = "../dashboards/plan.rs"]
 mod plan;
+#[allow(dead_code, reason = "the run has a Prometheus of its own")]
+#[path = "../dashboards/prometheus.rs"]
+mod prometheus;
 mod scenes;
 mod stack;
 mod table;
@@ -18,7 +21,8 @@ use listenq_lab::netns::Netns;
 use listenq_lab::tool::require_tool;
 use listenq_lab::web::PHP;
 
-use plan::{Dashboard, Values, may_be_empty, path};
+use plan::{Dashboard, Values, may_be_empty};
+use prometheus::query_path;
 use scenes::Scene;
 use stack::{Notice, Stack};
 use table::{Fired, ITSELF, Table, Verdict, short};
@@ -159,13 +163,13 @@ fn unsaid(notices: &[Notice]) -> Vec<String> {
 
 /// Queries of the dashboards that no listener of the run answers, as of a time at which all were there.
 fn unanswered(stack: &Stack, at: SystemTime) -> Vec<String> {
-    let listeners = stack.query(&path("listenq_listener_info", None, at));
+    let listeners = stack.query(&query_path("listenq_listener_info", None, at));
     let chosen: Vec<Values<'_>> =
         listeners.iter().map(|series| values(&series["metric"])).collect();
     let is_answered = |dashboard: &Dashboard, query: &plan::Query| {
         let mut paths = chosen.iter().map(|values| {
             let seconds = query.is_range.then_some(RUN.as_secs() / 2);
-            path(&dashboard.fill(&query.expr, values), seconds, at)
+            query_path(&dashboard.fill(&query.expr, values), seconds, at)
         });
         paths.any(|path| !stack.query(&path).is_empty())
     };
