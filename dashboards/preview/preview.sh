@@ -18,7 +18,7 @@ for dashboard in fleet listener host; do
     # As tall as the dashboard: Chromium takes a picture of its window.
     height=$(python3 page.py "$dashboard" height)
     chromium --headless=new --no-sandbox --disable-gpu --hide-scrollbars --allow-file-access-from-files \
-        --window-size="1632,$height" --virtual-time-budget=20000 --screenshot="build/$dashboard.png" \
+        --window-size="1632,$height" --virtual-time-budget=60000 --screenshot="build/$dashboard.png" \
         "file://$PWD/build/$dashboard.html" >/dev/null 2>&1
     echo "$PWD/build/$dashboard.png"
 done
