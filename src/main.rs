@@ -88,7 +88,8 @@ fn serve(cli: &Cli) -> Result<ExitCode> {
     raise_descriptor_limit();
     let served = serve::run(&cli.sampling.config(), &cli.web);
     if let Err(error) = &served {
-        writeln!(&*outlet, "listenq: {error:#}").context("saying what failed")?;
+        let line = format!("listenq: {error:#}\n");
+        (&*outlet).write_all(line.as_bytes()).context("saying what failed")?;
     }
     outlet.finish();
     Ok(if served.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

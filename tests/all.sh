@@ -37,7 +37,7 @@ cargo fmt --check --manifest-path fuzz/Cargo.toml
 
 step "lint"
 cargo clippy --workspace --all-targets --locked -- -D warnings
-cargo clippy --test diagnosis --test scenarios --locked -- -D warnings
+cargo clippy --test diagnosis --test scenarios --test soak --locked -- -D warnings
 cargo clippy --manifest-path fuzz/Cargo.toml --locked -- -D warnings
 shellcheck tests/*.sh dashboards/*.sh dashboards/preview/*.sh .ci/run
 
