@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::{CapabilitySets, capabilities, set_capabilities};
 
 use listenq::cli::{Cli, Command};
 use listenq::sampler::Config;
@@ -56,6 +57,7 @@ fn is_plugin() -> bool {
 fn run(cli: &Cli) -> Result<ExitCode> {
     log::init(cli.log, cli.command.is_none()).context("starting the log")?;
     raise_descriptor_limit();
+    raise_capabilities();
     let mut config = cli.sampling.config();
     let Some(command) = &cli.command else {
         serve::run(&config, &cli.web)?;
@@ -120,6 +122,18 @@ fn raise_descriptor_limit() {
     let raised = Rlimit { current: limit.maximum, ..limit };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
         tracing::debug!(%error, "the soft limit on descriptors stays as it is");
+    }
+}
+
+/// The image's program file permits capabilities without putting them into force: otherwise it would not even start
+/// where a container may not have them. This must run while there is only one thread.
+fn raise_capabilities() {
+    let raised = capabilities(None).and_then(|sets| match sets.effective == sets.permitted {
+        true => Ok(()),
+        false => set_capabilities(None, CapabilitySets { effective: sets.permitted, ..sets }),
+    });
+    if let Err(error) = raised {
+        tracing::debug!(%error, "capabilities that are permitted stay out of force");
     }
 }
 
