@@ -1,9 +1,13 @@
 #!/usr/bin/env bash
-# What takes tools or time, run by hand before a release: fuzzing for minutes, the scenario
-# run, the live benchmarks. The gate is tests/all.sh.
+# What takes tools or time, run by hand before a release: packages, image, reproducibility, fuzzing for minutes, the
+# scenario run, the live benchmarks. The gate is tests/all.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 seconds=${FUZZ_SECONDS:-300}
+
+tests/release/packages.sh
+tests/release/image.sh
+tests/release/reproducible.sh
 
 command -v cargo-fuzz >/dev/null || cargo install --quiet --locked cargo-fuzz
 for target in netlink_datagram netstat web_config; do
