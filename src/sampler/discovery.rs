@@ -123,7 +123,8 @@ impl Discovery {
             }
         }
         self.closed = closed;
-        news.is_available = !denied && (found.denied == 0 || may_see_others());
+        let sees_all = found.denied == 0 && !namespaces::hides_processes(&self.procfs);
+        news.is_available = !denied && (sees_all || may_see_others());
     }
 
     fn enter(
