@@ -12,7 +12,7 @@
 //! - [`browser`]: a headless browser that reads its pages;
 //! - [`seccomp`]: a machine without netlink;
 //! - [`web`]: nginx before a PHP pool;
-//! - [`runc`]: real containers;
+//! - [`runc`], [`manager`]: real containers, and a real systemd;
 //! - [`unix`]: Unix listeners and their clients; [`running`]: programs in the background; [`rootfs`]: a made-up root;
 //! - [`wait`]: polling until something holds;
 //! - [`certificate`]: certificate authorities and what they sign;
@@ -52,6 +52,7 @@ pub mod limits;
 mod links;
 pub mod listener;
 pub mod listenq;
+pub mod manager;
 pub mod metrics;
 pub mod netns;
 pub mod process;
