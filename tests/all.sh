@@ -23,7 +23,7 @@ install() {
 }
 
 step "packages"
-install chromium curl gcc gzip iproute2 libcap2-bin nginx-light openssl php-fpm procps prometheus prometheus-alertmanager python3 runc shellcheck systemd util-linux valgrind
+install chromium curl docker-compose gcc gzip iproute2 libcap2-bin nginx-light openssl php-fpm procps prometheus prometheus-alertmanager python3 runc shellcheck systemd util-linux valgrind
 command -v npm >/dev/null || install nodejs npm
 rustup component add rustfmt clippy >/dev/null 2>&1 || true
 runner=$(sed -n '/^name = "gungraun"$/{n;s/version = "\(.*\)"/\1/p}' Cargo.lock)
@@ -39,7 +39,7 @@ step "lint"
 cargo clippy --workspace --all-targets --locked -- -D warnings
 cargo clippy --test diagnosis --test scenarios --locked -- -D warnings
 cargo clippy --manifest-path fuzz/Cargo.toml --locked -- -D warnings
-shellcheck tests/*.sh dashboards/*.sh dashboards/preview/*.sh .ci/run
+shellcheck tests/*.sh deploy/demo/*.sh dashboards/*.sh dashboards/preview/*.sh .ci/run
 
 step "documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
@@ -55,6 +55,7 @@ promtool check rules --lint=all --lint-fatal deploy/prometheus/alerts.yml
 promtool test rules tests/rules/*.yml
 amtool check-config deploy/prometheus/alertmanager.yml
 tests/unit.sh
+tests/compose.sh
 
 step "dashboards"
 dashboards/check.sh

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What takes tools or time, run by hand before a release: fuzzing for minutes, the scenario
-# run, the live benchmarks. The gate is tests/all.sh.
+# run, the demo, the live benchmarks. The gate is tests/all.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 seconds=${FUZZ_SECONDS:-300}
@@ -12,5 +12,6 @@ for target in netlink_datagram netstat web_config; do
     RUSTC_BOOTSTRAP=1 cargo fuzz run "$target" "fuzz/corpus/$target" "fuzz/seeds/$target" -- -max_total_time="$seconds"
 done
 cargo test --locked --test scenarios -- --nocapture
+tests/demo.sh
 cargo bench --bench live
 cargo bench --bench scan
