@@ -57,11 +57,6 @@ pub fn find(procfs: &Path, rootfs: &Path) -> io::Result<Found> {
     Ok(found)
 }
 
-/// Whether `procfs` shows no processes but one's own (`hidepid`): the first there is stands for all.
-pub fn hides_processes(procfs: &Path) -> bool {
-    fs::metadata(procfs.join("1")).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
-}
-
 /// Runs `inside` on a thread of its own that has entered the namespace at `path` and ends in it.
 pub fn enter<T: Send>(
     path: &Path,

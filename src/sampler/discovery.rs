@@ -123,8 +123,7 @@ impl Discovery {
             }
         }
         self.closed = closed;
-        let sees_all = found.denied == 0 && !namespaces::hides_processes(&self.procfs);
-        news.is_available = !denied && (sees_all || may_see_others());
+        news.is_available = !denied && (found.denied == 0 || may_see_others());
     }
 
     fn enter(

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use rustc_hash::FxHashMap;
 use rustix::thread::{CapabilitySet, capabilities};
 
-use crate::kernel::namespaces::hides_processes;
 use crate::owner::Owner;
 use crate::owner::cgroup::{Placement, telling_path};
 use crate::owner::cgroup_id::CgroupTree;
@@ -96,10 +95,9 @@ impl Owners {
         };
         self.keep(wanted, &found);
         let claims = wanted.iter().filter_map(|origin| self.claim(origin, &found)).collect();
-        let sees_all = found.denied == 0 && !hides_processes(&self.procfs);
         Search {
             claims,
-            sees_holders: sees_all || may_see_holders(),
+            sees_holders: found.denied == 0 || may_see_holders(),
             has_cgroups: self.tree.is_some(),
             has_kubelet: self.has_kubelet(),
             failure,
