@@ -17,8 +17,8 @@ use crate::sampler::{Config, Sampler};
 use crate::systemd;
 use crate::web_config::Guarded;
 
-/// Connections that may wait for listenq itself: scrapes are few.
-const BACKLOG: i32 = 128;
+/// Connections that may wait for listenq itself: scrapes are few, but those who flood it must not keep them out.
+const BACKLOG: i32 = 1024;
 /// How long a sample under way may take to end once listenq is told to stop.
 const LAST_SAMPLE: Duration = Duration::from_millis(300);
 /// Threads for rendering scrapes, and one more for checking passwords.

@@ -49,6 +49,8 @@ pub async fn beat(reader: Reader) {
     let Some(limit) = sd_notify::watchdog_enabled() else { return std::future::pending().await };
     let (mut pulse, mut is_stuck) = (Pulse::default(), false);
     let mut beats = tokio::time::interval((limit / BEATS).max(Duration::from_millis(1)));
+    // The first is at once, and the first sample not yet.
+    beats.tick().await;
     loop {
         beats.tick().await;
         let samples = reader.read().map_or(0, |published| published.view.own.samples);

@@ -23,7 +23,7 @@ install() {
 }
 
 step "packages"
-install apache2-utils chromium curl gcc gzip iproute2 libcap2-bin libfaketime nginx-light openssl php-fpm procps prometheus prometheus-alertmanager prometheus-node-exporter python3 python3-pip python3-venv runc shellcheck strace systemd util-linux valgrind
+install apache2-utils chromium curl docker-compose gcc gzip iproute2 libcap2-bin libfaketime nginx-light openssl php-fpm procps prometheus prometheus-alertmanager prometheus-node-exporter python3 python3-pip python3-venv runc shellcheck strace systemd util-linux valgrind
 command -v npm >/dev/null || install nodejs npm
 rustup component add rustfmt clippy >/dev/null 2>&1 || true
 runner=$(sed -n '/^name = "gungraun"$/{n;s/version = "\(.*\)"/\1/p}' Cargo.lock)
@@ -39,7 +39,7 @@ step "lint"
 cargo clippy --workspace --all-targets --locked -- -D warnings
 cargo clippy --test diagnosis --test scenarios --test soak --locked -- -D warnings
 cargo clippy --manifest-path fuzz/Cargo.toml --locked -- -D warnings
-shellcheck tests/*.sh dashboards/*.sh dashboards/preview/*.sh .ci/run
+shellcheck tests/*.sh deploy/demo/*.sh dashboards/*.sh dashboards/preview/*.sh .ci/run
 shellcheck -x deploy/build.sh tests/release/*.sh deploy/packages/debian/scripts/*
 shellcheck -s sh deploy/packages/rpm/p*
 
@@ -65,6 +65,7 @@ promtool test rules tests/rules/*.yml
 amtool check-config deploy/prometheus/alertmanager.yml
 tests/mixin.sh
 tests/unit.sh
+tests/compose.sh
 
 step "dashboards"
 dashboards/check.sh

@@ -145,27 +145,44 @@ fn slow_clients_are_cut_after_ten_seconds_and_harm_nobody() {
 }
 
 #[test]
-fn connections_beyond_256_are_closed_and_the_daemon_serves_on() {
+fn of_more_than_256_connections_the_oldest_are_closed() {
     if !Netns::require_root() {
         return;
     }
     let (ns, daemon) = scene("cap");
     let mut idle: Vec<_> = (0..300).map(|_| client(&ns, &daemon, b"")).collect();
-    eventually("the extra connections to be closed", Duration::from_secs(5), || {
-        (idle.iter_mut().filter_map(|stream| is_closed(stream).then_some(())).count() == 44)
-            .then_some(())
+    eventually("the first connections to be closed", Duration::from_secs(5), || {
+        let closed: Vec<bool> = idle.iter_mut().map(is_closed).collect();
+        (closed == (0..300).map(|n| n < 44).collect::<Vec<_>>()).then_some(())
     });
-    // One that has its place may still ask.
-    let mut first = idle.remove(0);
-    first.write_all(b"GET /-/healthy HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
-    first.set_nonblocking(false).unwrap();
-    first.set_read_timeout(Some(PATIENCE)).unwrap();
+    // One that has its place may still ask, and whoever comes is served.
+    let mut last = idle.remove(299);
+    last.write_all(b"GET /-/healthy HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    last.set_nonblocking(false).unwrap();
+    last.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut status = [0; 12];
-    first.read_exact(&mut status).unwrap();
+    last.read_exact(&mut status).unwrap();
     assert_eq!(&status, b"HTTP/1.1 200");
-    drop((first, idle));
-    eventually("the daemon to serve again", PATIENCE, || daemon.is_ready().then_some(()));
     assert_eq!(daemon.get("/metrics", &[]).status, 200);
+    drop(idle);
+}
+
+#[test]
+fn a_head_that_is_far_too_long_is_refused() {
+    if !Netns::require_root() {
+        return;
+    }
+    let (ns, daemon) = scene("head");
+    let answer = |bytes: usize| {
+        let mut stream = ns.run(|| TcpStream::connect(daemon.address())).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let filler = "a".repeat(bytes);
+        let _ = write!(stream, "GET /-/healthy HTTP/1.1\r\nHost: a\r\nCookie: {filler}\r\n\r\n");
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).unwrap();
+        String::from_utf8_lossy(&status).into_owned()
+    };
+    assert_eq!([20_000, 200_000].map(answer), ["HTTP/1.1 200", "HTTP/1.1 431"]);
 }
 
 /// A connection that asks and asks and reads nothing: the kernel's buffers fill, and then the daemon waits.
@@ -180,18 +197,23 @@ fn deaf_client(daemon: &Daemon) -> TcpStream {
 }
 
 #[test]
-fn clients_that_never_read_lose_their_places_after_thirty_seconds() {
+fn clients_that_never_read_lose_their_places_after_thirty_seconds_and_to_whoever_comes() {
     if !Netns::require_root() {
         return;
     }
     let (ns, daemon) = scene("deaf");
     let deaf: Vec<_> = ns.run(|| (0..256).map(|_| deaf_client(&daemon)).collect());
     let begin = Instant::now();
-    eventually("every place to be taken", PATIENCE, || (!daemon.is_ready()).then_some(()));
-    let free = eventually("a place", 5 * PATIENCE, || daemon.is_ready().then(|| begin.elapsed()));
-    println!("places again after {free:?}");
+    eventually("every place to be taken", PATIENCE, || (daemon.descriptors() > 256).then_some(()));
+    let mut taken = 0;
+    let free = eventually("the places", 5 * PATIENCE, || {
+        assert_eq!(daemon.get("/-/ready", &[]).status, 200);
+        let descriptors = daemon.descriptors();
+        taken = taken.max(descriptors);
+        (descriptors < 64).then(|| begin.elapsed())
+    });
+    println!("at most {taken} descriptors, all places free again after {free:?}");
     assert!((25..45).contains(&free.as_secs()), "{free:?}");
-    eventually("all places", PATIENCE, || (daemon.descriptors() < 64).then_some(()));
     assert_eq!(daemon.get("/metrics", &[]).status, 200);
     drop(deaf);
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What takes tools or time, run by hand before a release: dependencies, packages, image, reproducibility, fuzzing for
-# minutes, the soak, what a large fleet costs Prometheus, the live benchmarks. The gate is tests/all.sh.
+# minutes, the demo, the soak, what a large fleet costs Prometheus, the live benchmarks. The gate is tests/all.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 seconds=${FUZZ_SECONDS:-300}
@@ -21,6 +21,7 @@ for target in cgroup fold kubelet netlink_datagram netstat proc_tcp web_config; 
 done
 tests/chart.sh
 target/chart/venv/bin/python tests/chart/release.py target/chart/release
+tests/demo.sh
 cargo test --locked --test faults -- --ignored --nocapture
 SOAK_SECONDS=${SOAK_SECONDS:-1200} cargo test --locked --release --test soak -- --nocapture
 benches/fleet.py

@@ -394,6 +394,7 @@ fn what_is_wrong_is_one_line_with_file_and_line() {
         (TLS.replace("server.key", "other.key"), ":3: this is not the key of the certificate"),
         (TLS.replace("server.", "old."), ":2: this certificate expired on 2001-01-01"),
         (TLS.replace("server.pem", "none.pem"), ":2: cert_file "),
+        (TLS.replace("server.key", "."), ":3: key_file "),
         (
             "basic_auth_users:\n  a: plain\n".into(),
             ":2: the password of this user is not a bcrypt hash",
@@ -423,6 +424,26 @@ fn what_is_wrong_is_one_line_with_file_and_line() {
             assert!(output.stderr.starts_with(&expected), "{expected}: {}", output.stderr);
             assert_eq!(output.stderr.lines().count(), 1, "{}", output.stderr);
             assert_eq!((output.status.code(), output.stdout.as_str()), (Some(1), ""));
+        }
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_one_line_with_its_path() {
+    let files = Files::new();
+    fs::write(files.path("bytes.yml"), b"rate_limit: \xff\n").unwrap();
+    for (name, expected) in [
+        ("none.yml", "No such file or directory"),
+        (".", "not a regular file"),
+        ("bytes.yml", "not UTF-8 text"),
+    ] {
+        let path = files.path(name);
+        let flag = format!("--web.config.file={path}");
+        for args in [&["check-web-config", &path][..], &[&flag]] {
+            let output = Launch::new(BIN).args(args).run();
+            let said = format!("listenq: {path}: {expected}");
+            assert!(output.stderr.starts_with(&said), "{said}: {}", output.stderr);
+            assert_eq!((output.status.code(), output.stderr.lines().count()), (Some(1), 1));
         }
     }
 }

@@ -1,8 +1,9 @@
-//! How a connection comes in: a place must be free, then TLS is spoken if the web configuration asks for it, and
-//! whoever does not read is not waited for.
+//! How a connection comes in: it takes a place, TLS is spoken if the web configuration asks for it, and whoever does
+//! not read, or loses the place, is not waited for.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum_server::accept::Accept;
@@ -12,17 +13,18 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use tower_http::add_extension::AddExtension;
 
 use crate::web_config::Guarded;
 
-use super::limit::Capped;
+use super::limit::{Place, Places};
 use super::patience::Patient;
 use super::{HEADER_TIMEOUT, READ_TIMEOUT};
 
 /// Lets connections in.
 #[derive(Clone, Debug)]
 pub(super) struct Door {
-    places: Capped,
+    places: Places,
     guarded: Option<Guarded>,
 }
 
@@ -36,32 +38,36 @@ pub(super) enum Stream {
 // === impl Door ===
 
 impl Door {
-    pub(super) fn new(connections: usize, guarded: Option<Guarded>) -> Self {
-        Self { places: Capped::new(connections), guarded }
+    pub(super) fn new(places: Places, guarded: Option<Guarded>) -> Self {
+        Self { places, guarded }
     }
 }
 
 impl<S: Send + 'static> Accept<TcpStream, S> for Door {
     type Stream = Patient<Stream>;
-    type Service = <Capped as Accept<TcpStream, S>>::Service;
+    type Service = AddExtension<S, Arc<Place>>;
     type Future = Pin<Box<dyn Future<Output = io::Result<(Self::Stream, Self::Service)>> + Send>>;
 
     fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
-        let placed = self.places.accept(stream, service);
+        let placed = self.places.take();
         let tls = self.guarded.as_ref().and_then(Guarded::tls);
         Box::pin(async move {
             // The place is in the service: given back also when the handshake comes to nothing.
-            let (stream, service) = placed.await?;
+            let (place, mut eviction) = placed?;
+            let service = AddExtension::new(service, Arc::new(place));
             // What is still in the kernel's buffer when a connection is closed is not kept for ever either.
             set_tcp_user_timeout(&stream, READ_TIMEOUT.as_millis() as u32)?;
             let stream = match tls {
                 None => Stream::Plain(stream),
                 Some(tls) => {
                     let handshake = TlsAcceptor::from(tls).accept(stream);
-                    Stream::Tls(Box::new(timeout(HEADER_TIMEOUT, handshake).await??))
+                    tokio::select! {
+                        shaken = timeout(HEADER_TIMEOUT, handshake) => Stream::Tls(Box::new(shaken??)),
+                        _ = &mut eviction => return Err(ErrorKind::ConnectionAborted.into()),
+                    }
                 }
             };
-            Ok((Patient::new(stream, READ_TIMEOUT), service))
+            Ok((Patient::new(stream, READ_TIMEOUT, eviction), service))
         })
     }
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
-use axum::middleware::map_response;
+use axum::middleware::{from_fn, map_response};
 use axum::response::Response;
 use axum::routing::get;
 use axum_server::Handle;
@@ -25,24 +25,29 @@ use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 
 use crate::exposition;
-use crate::sampler::publish::Reader;
+use crate::sampler::publish::{Published, Reader};
 use crate::web_config::Guarded;
 
 use door::Door;
+use limit::{Places, attend};
+use render::Shared;
 
 /// How long a client may take to send the head of a request, and to send the next one.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may take to read what was written to it, once its own buffers and the kernel's are full.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
-/// Connections open at once; more are closed at once.
+/// Connections open at once, over all addresses.
 const MAX_CONNECTIONS: usize = 256;
+/// How long the head of a request may be, and how much of an answer is buffered here.
+const BUFFER: usize = 32 << 10;
 /// How long answers under way may take to finish once listenq is told to stop.
 const STOP_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// All servers of one listenq, to be stopped together.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Servers {
     handles: Vec<Handle<SocketAddr>>,
+    places: Places,
 }
 
 /// What every answer says to a browser: nothing is loaded, framed, sent or guessed but what the page itself is made of.
@@ -58,8 +63,9 @@ const HEADERS: [(HeaderName, &str); 3] = [
 
 /// What is served where. Metrics at `/` leave no room for the page; what it shows stays at `/api/v1/listeners`.
 pub fn router(reader: Reader, telemetry_path: &str) -> Router {
+    let shared = Shared::default();
     let mut router = Router::new()
-        .route(telemetry_path, get(metrics))
+        .route(telemetry_path, get(|State(reader)| metrics(reader, shared)))
         .route("/api/v1/listeners", get(api::listeners))
         .merge(runbooks::router())
         .route("/-/healthy", get(|| async { "listenq is healthy.\n" }))
@@ -79,11 +85,9 @@ async fn with_headers(mut response: Response) -> Response {
     response
 }
 
-async fn metrics(State(reader): State<Reader>) -> Response {
-    render::answer(exposition::CONTENT_TYPE, reader, |published| {
-        exposition::render(&published.view, published.age())
-    })
-    .await
+async fn metrics(reader: Reader, shared: Shared) -> Response {
+    let render = |published: &Published| exposition::render(&published.view, published.age());
+    shared.answer(exposition::CONTENT_TYPE, reader, render).await
 }
 
 async fn ready(State(reader): State<Reader>) -> (StatusCode, &'static str) {
@@ -99,6 +103,12 @@ async fn ready(State(reader): State<Reader>) -> (StatusCode, &'static str) {
 
 // === impl Servers ===
 
+impl Default for Servers {
+    fn default() -> Self {
+        Self { handles: Vec::new(), places: Places::new(MAX_CONNECTIONS) }
+    }
+}
+
 impl Servers {
     /// Serves `router` on `listener` until stopped; over TLS, if the web configuration asks for it.
     pub fn start(
@@ -111,12 +121,12 @@ impl Servers {
         let handle = Handle::new();
         self.handles.push(handle.clone());
         let mut server = axum_server::from_tcp(listener)?
-            .acceptor(Door::new(MAX_CONNECTIONS, guarded))
+            .acceptor(Door::new(self.places.clone(), guarded))
             .http1_only()
             .first_request_timeout(HEADER_TIMEOUT)
             .handle(handle);
-        server.http_builder().http1().header_read_timeout(HEADER_TIMEOUT);
-        Ok(server.serve(router.into_make_service()))
+        server.http_builder().http1().header_read_timeout(HEADER_TIMEOUT).max_buf_size(BUFFER);
+        Ok(server.serve(router.layer(from_fn(attend)).into_make_service()))
     }
 
     /// Stops accepting, lets answers under way finish, and ends all servers.

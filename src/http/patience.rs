@@ -1,5 +1,5 @@
-//! A limit to how long a client may leave unread what is written to it. Trickling does not help: the time runs
-//! from the first write that had to wait until everything is written.
+//! When a connection is given up: its client has left unread what is written to it for too long, or others need its
+//! place. Trickling does not help: the time runs from the first write that had to wait until everything is written.
 
 use std::io::{self, ErrorKind};
 use std::pin::Pin;
@@ -9,20 +9,36 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-/// A stream whose writes fail when they have waited too long.
+use super::limit::Eviction;
+
+/// A stream whose writes fail when they have waited too long, and which is not read, nor waits to be written, once its
+/// place is lost.
 #[derive(Debug)]
 pub(super) struct Patient<S> {
     stream: S,
     limit: Duration,
     /// Runs while something waits to be written.
     timer: Option<Pin<Box<Sleep>>>,
+    /// `None` once the place is lost.
+    eviction: Option<Eviction>,
 }
 
 // === impl Patient ===
 
 impl<S: Unpin> Patient<S> {
-    pub(super) fn new(stream: S, limit: Duration) -> Self {
-        Self { stream, limit, timer: None }
+    pub(super) fn new(stream: S, limit: Duration, eviction: Eviction) -> Self {
+        Self { stream, limit, timer: None, eviction: Some(eviction) }
+    }
+
+    /// Fails once the place is lost.
+    fn poll_place(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.eviction.as_mut().is_some_and(|eviction| Pin::new(eviction).poll(cx).is_ready()) {
+            self.eviction = None;
+        }
+        match self.eviction {
+            None => Err(ErrorKind::ConnectionAborted.into()),
+            Some(_) => Ok(()),
+        }
     }
 
     /// Passes on what became of a write, and fails one that waits for too long.
@@ -38,7 +54,10 @@ impl<S: Unpin> Patient<S> {
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(limit)));
         match timer.as_mut().poll(cx) {
             Poll::Ready(()) => Poll::Ready(Err(ErrorKind::TimedOut.into())),
-            Poll::Pending => Poll::Pending,
+            Poll::Pending => match self.poll_place(cx) {
+                Ok(()) => Poll::Pending,
+                Err(lost) => Poll::Ready(Err(lost)),
+            },
         }
     }
 }
@@ -49,6 +68,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.poll_place(cx)?;
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
@@ -93,6 +113,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::sync::oneshot;
     use tokio::time::Instant;
 
     use super::*;
@@ -108,7 +129,8 @@ mod tests {
         for gap in [Duration::from_secs(60), LIMIT / 10] {
             on_a_runtime(async {
                 let (mut client, server) = duplex(16);
-                let mut server = Patient::new(server, LIMIT);
+                let (_place, eviction) = oneshot::channel();
+                let mut server = Patient::new(server, LIMIT, eviction);
                 let trickle = async {
                     loop {
                         tokio::time::sleep(gap).await;
@@ -130,7 +152,8 @@ mod tests {
     fn each_answer_has_its_own_time() {
         on_a_runtime(async {
             let (mut client, server) = duplex(16);
-            let mut server = Patient::new(server, LIMIT);
+            let (_place, eviction) = oneshot::channel();
+            let mut server = Patient::new(server, LIMIT, eviction);
             let write = async {
                 for _ in 0..5 {
                     server.write_all(&[0; 32]).await?;
@@ -146,6 +169,35 @@ mod tests {
             };
             let (written, ()) = tokio::join!(write, read);
             written.unwrap();
+        });
+    }
+
+    #[test]
+    fn whoever_loses_the_place_is_cut_while_reading_and_while_writing() {
+        on_a_runtime(async {
+            for is_reading in [true, false] {
+                let (_client, server) = duplex(16);
+                let (place, eviction) = oneshot::channel();
+                let mut server = Patient::new(server, LIMIT, eviction);
+                let begin = Instant::now();
+                let evict = async {
+                    tokio::time::sleep(LIMIT / 10).await;
+                    drop(place);
+                };
+                let work = async {
+                    match is_reading {
+                        true => server.read_u8().await.map(drop),
+                        false => server.write_all(&[0; 32]).await,
+                    }
+                };
+                let (done, ()) = tokio::join!(work, evict);
+                assert_eq!(done.unwrap_err().kind(), ErrorKind::ConnectionAborted);
+                assert!(begin.elapsed() < LIMIT, "{:?}", begin.elapsed());
+                assert_eq!(
+                    server.read_u8().await.unwrap_err().kind(),
+                    ErrorKind::ConnectionAborted
+                );
+            }
         });
     }
 }

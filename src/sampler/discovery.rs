@@ -21,7 +21,7 @@ use super::owners::{self, Owners};
 /// The name of the namespace that listenq itself is in.
 pub const OWN_NAME: &str = "host";
 /// The descriptors that a namespace takes.
-const EACH: u64 = 9;
+const EACH: u64 = 11;
 /// The descriptors that no namespace gets: for the files of the whole machine, looks around, scans, and clients.
 const KEPT: u64 = 64;
 /// After so many looks running that failed, namespaces may have ended unseen.

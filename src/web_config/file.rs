@@ -87,6 +87,9 @@ pub struct ConfigError {
 impl File {
     /// Reads what stands in the file.
     pub fn parse(text: &str) -> Result<Self, Fault> {
+        if let Some(line) = lone_return(text) {
+            return Err(Fault::new(line, "a carriage return without a line feed stands here"));
+        }
         let options = serde_saphyr::options! {
             with_snippet: false,
             merge_keys: MergeKeyPolicy::Error,
@@ -95,6 +98,14 @@ impl File {
         let file: Result<Option<Self>, Error> = from_str_with_options(text, options);
         file.map(Option::unwrap_or_default).map_err(|error| Fault::from_yaml(&error))
     }
+}
+
+/// The line of the first carriage return that is no part of an end of line. YAML takes it for one and editors do not:
+/// below it, no line could be named.
+fn lone_return(text: &str) -> Option<u64> {
+    let mut returns = text.match_indices('\r').map(|(at, _)| text.split_at(at));
+    let (above, _) = returns.find(|(_, rest)| !rest.starts_with("\r\n"))?;
+    Some(above.matches('\n').count() as u64 + 1)
 }
 
 // === impl Fault ===
@@ -225,6 +236,9 @@ rate_limit:
             ("rate_limit: {}\n---\nrate_limit: {}\n".into(), 3, "more than one"),
             ("a: &x {b: 1}\nrate_limit: {<<: *x}\n".into(), 1, ""),
             (format!("http_server_config:\n  http2: {secret}\n"), 2, ""),
+            // Found by fuzzing: YAML counts each of these as a line.
+            (format!("rate_limit:\r\n  \r\r\r{secret}\n"), 2, "a carriage return"),
+            (format!("rate_limit:\r\n  burst: {secret}\r\n"), 2, "this is not of type"),
         ] {
             let (at, said) = fault(&text);
             assert!(line == 0 || at == line, "{text:?} at {at}: {said}");

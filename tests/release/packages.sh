@@ -36,7 +36,7 @@ chroot "$root" /usr/bin/listenq --version
 chroot "$root" dpkg --verify listenq
 enabled || fail "the service is not enabled"
 socket_enabled && fail "the socket is enabled, and nobody asked for it"
-for drop_in in all-namespaces socket-activation; do
+for drop_in in unprivileged socket-activation; do
     [ -f "$root/usr/share/listenq/systemd/$drop_in.conf" ] || fail "no drop-in $drop_in.conf"
 done
 for page in "$root"/usr/share/man/man1/listenq*.1.gz; do

@@ -12,7 +12,7 @@
 //! - [`browser`]: a headless browser that reads its pages;
 //! - [`seccomp`]: a machine without netlink; [`fault`]: system calls that fail; [`pipe`]: a log that nobody reads;
 //! - [`web`]: nginx before a PHP pool;
-//! - [`runc`], [`pod`]: real containers, and the daemon in one as a pod's specification has it;
+//! - [`runc`], [`pod`], [`manager`]: real containers, the daemon in one as a pod's specification has it, and a real systemd;
 //! - [`unix`]: Unix listeners and their clients; [`running`]: programs in the background; [`rootfs`]: a made-up root;
 //! - [`wait`]: polling until something holds;
 //! - [`certificate`]: certificate authorities and what they sign;
@@ -53,6 +53,7 @@ pub mod limits;
 mod links;
 pub mod listener;
 pub mod listenq;
+pub mod manager;
 pub mod metrics;
 pub mod netns;
 pub mod pipe;

@@ -1,13 +1,18 @@
-//! Owns servers that are processes of their own, so that a test can stop one as `kill -STOP` does.
+//! Owns servers that are processes of their own, so that a test can stop one as `kill -STOP` does, or a thread alone.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, OnceLock};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use nix::sys::ptrace;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::address::{parse, reachable};
@@ -130,6 +135,53 @@ impl Drop for ServerProcess {
         if self.address.starts_with('/') {
             let _ = fs::remove_file(&self.address);
         }
+    }
+}
+
+/// One thread of another process that stands still, while the others go on. Dropping it lets it go on, if it lives.
+#[derive(Debug)]
+pub struct Frozen {
+    stop: Arc<AtomicBool>,
+    tracer: Option<JoinHandle<()>>,
+}
+
+// === impl Frozen ===
+
+impl Frozen {
+    /// Stops the thread of this id.
+    ///
+    /// # Panics
+    ///
+    /// When the thread cannot be traced.
+    #[must_use]
+    pub fn new(thread: u32) -> Self {
+        let thread = nix::unistd::Pid::from_raw(thread.cast_signed());
+        let stop = Arc::new(AtomicBool::new(false));
+        let (stopped, (stands, is_standing)) = (Arc::clone(&stop), channel());
+        // Only the thread that traces another may let it go.
+        let tracer = thread::spawn(move || {
+            ptrace::seize(thread, ptrace::Options::empty()).expect("a thread to trace");
+            ptrace::interrupt(thread).expect("it runs");
+            waitpid(thread, Some(WaitPidFlag::__WALL)).expect("it stops");
+            stands.send(()).expect("somebody waits");
+            // Once it is killed it is gone only when its tracer has taken note.
+            let flags = WaitPidFlag::__WALL | WaitPidFlag::WNOHANG;
+            while !stopped.load(Ordering::Relaxed)
+                && waitpid(thread, Some(flags)) == Ok(WaitStatus::StillAlive)
+            {
+                thread::sleep(Duration::from_millis(20));
+            }
+            let _ = ptrace::detach(thread, None);
+        });
+        is_standing.recv().expect("a thread that stands still");
+        Self { stop, tracer: Some(tracer) }
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let _ = self.tracer.take().map(JoinHandle::join);
     }
 }
 

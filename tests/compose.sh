@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Checks the compose file of the demo and what it mounts: by compose's own schema, by promtool, and what Grafana reads by a
+# schema of ours. That each file it mounts is there is checked, too: Docker would make a directory of one that is not.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+demo=deploy/demo
+config=$(docker-compose -f "$demo/compose.yml" config)
+promtool check config --syntax-only "$demo/prometheus.yml"
+# docker-compose brings both modules along.
+/usr/bin/python3 - "$demo/grafana" <(printf '%s' "$config") <<'PYTHON'
+import json, pathlib, sys
+import jsonschema, yaml
+
+grafana, config = pathlib.Path(sys.argv[1]), yaml.safe_load(open(sys.argv[2]))
+schema = json.loads(pathlib.Path("tests/grafana-provisioning.json").read_text())
+kinds = {}
+for path in sorted(grafana.glob("*.yml")):
+    provisioned = yaml.safe_load(path.read_text())
+    jsonschema.validate(provisioned, schema, cls=jsonschema.Draft7Validator)
+    kinds.update(provisioned)
+mounts = {}
+for service in config["services"].values():
+    for volume in service.get("volumes", []):
+        source, target = (volume.split(":")[:2] if isinstance(volume, str) else (volume["source"], volume["target"]))
+        assert pathlib.Path(source).exists(), f"{source} is not there"
+        mounts[target] = source
+# Where dashboards are looked for is where they are, and all of them.
+place = kinds["providers"][0]["options"]["path"]
+mounted = {pathlib.Path(source).name for target, source in mounts.items() if target.startswith(place + "/")}
+shipped = {path.name for path in pathlib.Path("dashboards").glob("listenq-*.json")}
+assert mounted == shipped, f"{mounted} are mounted, {shipped} are shipped"
+home = config["services"]["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+assert home in mounts, f"{home} is not mounted"
+prometheus = yaml.safe_load(open("deploy/demo/prometheus.yml"))
+interval = kinds["datasources"][0]["jsonData"]["timeInterval"]
+assert interval == prometheus["global"]["scrape_interval"], f"{interval} is not the scrape interval"
+PYTHON
+echo "compose files are good"

@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Runs the demo until alerts about its servers have come to Alertmanager, ends it by Ctrl-C, and sees that nothing is left.
+# Needs what the demo needs, and python3; LISTENQ, LISTENQ_LAB and DEMO_PORT are passed on.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export DEMO_PORT=${DEMO_PORT:-19520}
+alerts_at=http://127.0.0.1:$((DEMO_PORT + 2))/api/v2/alerts
+
+said=$(mktemp)
+# Whatever files the demo makes lie below this.
+TMPDIR=$(mktemp -d)
+export TMPDIR
+# A session of its own, to find what is left of it. A shell takes SIGINT from what it starts in the background.
+setsid env --default-signal=INT deploy/demo/demo.sh >"$said" 2>&1 &
+demo=$!
+trap 'kill -INT -- "-$demo" 2>/dev/null || true; rm -rf "$TMPDIR" "$said"' EXIT
+
+die() {
+    cat "$said" >&2
+    echo "$*" >&2
+    exit 1
+}
+
+# A line for each alert about a server of the demo.
+alerts() {
+    curl -sf "$alerts_at" | python3 -c '
+import json, sys
+for alert in json.load(sys.stdin):
+    labels = alert["labels"]
+    if labels.get("netns", "").startswith(sys.argv[1]):
+        print(labels["alertname"], labels["netns"].removeprefix(sys.argv[1]))
+' "lq-demo$demo-" 2>/dev/null || true
+}
+
+# That of each server in trouble, and none about the one that is well.
+for _ in $(seq 600); do
+    found=$(alerts)
+    if [[ $found == *\ hangs* && $found == *\ slow* && $found == *\ short* ]]; then break; fi
+    kill -0 "$demo" 2>/dev/null || die "the demo ended by itself"
+    sleep 0.5
+done
+cat "$said"
+echo "alerts after $SECONDS s:"
+sort <<<"$found"
+[[ $found == *\ hangs* && $found == *\ slow* && $found == *\ short* ]] || die "not all alerts came"
+[[ $found != *\ well* ]] || die "an alert about the server that is well"
+
+kill -INT -- "-$demo"
+wait "$demo" || die "the demo did not end well"
+left=$(pgrep -s "$demo" -a || true)
+[ -z "$left" ] || die "still running: $left"
+left=$(ip netns list | grep "^lq-demo$demo-" || true)
+[ -z "$left" ] || die "still there: $left"
+left=$(ls -A "$TMPDIR")
+[ -z "$left" ] || die "still there: $left"
+echo "nothing is left"

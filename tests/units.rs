@@ -1,0 +1,188 @@
+//! Owns the shipped units under a real systemd, with everything they take from listenq: what it still sees, and what
+//! becomes of it when its sampler is stuck.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use listenq_lab::http;
+use listenq_lab::manager::{Manager, SYSTEMD};
+use listenq_lab::metrics::Metrics;
+use listenq_lab::netns::Netns;
+use listenq_lab::process::{Frozen, tool};
+use listenq_lab::tool::require_tool;
+use listenq_lab::wait::eventually;
+
+const BIN: &str = env!("CARGO_BIN_EXE_listenq");
+const PATIENCE: Duration = Duration::from_secs(20);
+const ADDRESS: &str = "127.0.0.1:19511";
+const SERVICE: &str = include_str!("../deploy/systemd/listenq.service");
+const UNPRIVILEGED: (&str, &str) =
+    ("listenq.service.d/unprivileged.conf", include_str!("../deploy/systemd/unprivileged.conf"));
+const SOCKET: (&str, &str) = ("listenq.socket", include_str!("../deploy/systemd/listenq.socket"));
+const ACTIVATED: (&str, &str) = (
+    "listenq.service.d/socket-activation.conf",
+    include_str!("../deploy/systemd/socket-activation.conf"),
+);
+/// A server of root's in a namespace that nothing but its process holds.
+const HELD: (&str, &str) = (
+    "held.service",
+    "[Service]\nPrivateNetwork=yes\nExecStart=/run/bin/listenq-lab listen 127.0.0.1:8080 --for=600\n",
+);
+/// Mounts two namespaces, one of them without any process, as `ip netns` does.
+const MOUNTED: (&str, &str) = (
+    "mounted.service",
+    "[Service]\nExecStartPre=ip netns add empty\nExecStartPre=ip netns add mounted\n\
+     ExecStartPre=ip -n mounted link set lo up\n\
+     ExecStart=ip netns exec mounted /run/bin/listenq-lab listen 127.0.0.1:9090 --for=600\n",
+);
+/// Makes the kubelet's directory as the kubelet does: only root may list it.
+const PODS: (&str, &str) =
+    ("pods.service", "[Service]\nType=oneshot\nExecStart=mkdir -m 700 /var/log/pods\n");
+
+/// A systemd with the shipped unit and some others.
+struct Scene {
+    manager: Manager,
+    ns: Netns,
+}
+
+// === impl Scene ===
+
+impl Scene {
+    fn new(hint: &str, units: &[(&str, &str)]) -> Self {
+        let ns = Netns::new(hint);
+        // Where the program is, is all that is changed.
+        let service = SERVICE.replace("ExecStart=/usr/bin/", "ExecStart=/run/bin/");
+        let units = [units, &[("listenq.service", &*service), HELD, MOUNTED, PODS]].concat();
+        let manager = Manager::boot(&ns, &units, &[Path::new(BIN), tool()]);
+        Self { manager, ns }
+    }
+
+    fn get(&self, path: &str) -> Option<String> {
+        let answer = http::get(Some(&self.ns.path()), ADDRESS.parse().unwrap(), path, &[]).ok()?;
+        (answer.status == 200).then(|| answer.text().to_owned())
+    }
+
+    fn scrape(&self) -> Option<Metrics> {
+        Metrics::parse(&self.get("/metrics")?).ok()
+    }
+
+    fn listenq(&self, property: &str) -> String {
+        self.manager.property("listenq.service", property)
+    }
+}
+
+fn is_possible() -> bool {
+    Netns::require_root() && require_tool(SYSTEMD)
+}
+
+/// Namespaces sampled; those without a name are all called so.
+fn namespaces(scrape: &Metrics) -> Vec<String> {
+    let all = scrape.series("listenq_netns_somaxconn").into_iter();
+    let mut names: Vec<_> = all.map(|(mut labels, _)| labels.remove("netns").unwrap()).collect();
+    for name in names.iter_mut().filter(|name| name.starts_with("netns:")) {
+        *name = "netns:".into();
+    }
+    names.sort();
+    names
+}
+
+/// Process and unit behind the listener at this port.
+fn owner(scrape: &Metrics, port: &str) -> Option<(String, String)> {
+    let all = scrape.series("listenq_listener_info").into_iter();
+    let mut found = all.filter(|(labels, _)| labels["port"] == port);
+    let (labels, _) = found.next()?;
+    Some((labels["process"].clone(), labels["unit"].clone()))
+}
+
+/// The features that are missing here.
+fn missing(scrape: &Metrics) -> BTreeSet<String> {
+    let all = scrape.series("listenq_feature_available").into_iter();
+    all.filter(|(_, value)| *value == 0.0).map(|(labels, _)| labels["feature"].clone()).collect()
+}
+
+fn words<const N: usize>(words: [&str; N]) -> BTreeSet<String> {
+    words.map(str::to_owned).into()
+}
+
+#[test]
+fn the_shipped_unit_sees_every_namespace_and_owner() {
+    if !is_possible() {
+        return;
+    }
+    let scene = Scene::new("unit", &[]);
+    for unit in ["pods", "held", "listenq"] {
+        scene.manager.start(&format!("{unit}.service"));
+    }
+    // Mounted after listenq got mounts of its own.
+    scene.manager.start("mounted.service");
+    let owned = |process: &str, unit: &str| Some((process.to_owned(), unit.to_owned()));
+    let scrape = eventually("both servers' owners", PATIENCE, || {
+        let scrape = scene.scrape()?;
+        let held = owner(&scrape, "8080") == owned("listenq-lab", "held.service");
+        let mounted = owner(&scrape, "9090") == owned("listenq-lab", "mounted.service");
+        (held && mounted).then_some(scrape)
+    });
+    assert_eq!(namespaces(&scrape), ["empty", "host", "mounted", "netns:"]);
+    assert_eq!(missing(&scrape), words([]));
+    let inaccessible = scrape.value("listenq_namespaces", &[("state", "inaccessible")]);
+    assert_eq!(inaccessible, Some(0.0));
+    let errors = scrape.series("listenq_sample_errors_total").into_iter();
+    assert_eq!(errors.filter(|(_, count)| *count > 0.0).collect::<Vec<_>>(), []);
+}
+
+#[test]
+fn the_unprivileged_unit_sees_its_own_namespace_and_says_what_is_missing() {
+    if !is_possible() {
+        return;
+    }
+    let scene = Scene::new("drop-in", &[UNPRIVILEGED]);
+    for unit in ["pods", "held", "mounted", "listenq"] {
+        scene.manager.start(&format!("{unit}.service"));
+    }
+    let scrape = eventually("a look for owners", PATIENCE, || {
+        scene.scrape().filter(|scrape| missing(scrape).contains("owners"))
+    });
+    assert_eq!(missing(&scrape), words(["kubelet", "namespaces", "owners"]));
+    assert_eq!(namespaces(&scrape), ["host"]);
+    assert!(scrape.of_netns("host").listener("::", 19_511).limit.is_some());
+}
+
+#[test]
+fn a_stuck_sampler_is_started_anew_by_the_watchdog() {
+    if !is_possible() {
+        return;
+    }
+    let sooner = "[Service]\nWatchdogSec=2s\nRestartSec=100ms\n";
+    let scene = Scene::new("watchdog", &[("listenq.service.d/sooner.conf", sooner)]);
+    scene.manager.start("listenq.service");
+    assert_eq!(scene.listenq("NRestarts"), "0");
+    let is_sampler = |thread: &u32| {
+        fs::read_to_string(format!("/proc/{thread}/comm")).is_ok_and(|comm| comm == "sampler\n")
+    };
+    let threads = scene.manager.threads("listenq.service");
+    let sampler = threads.into_iter().find(is_sampler).expect("a thread that samples");
+    let before = scene.listenq("MainPID");
+    let _frozen = Frozen::new(sampler);
+    // It serves still, and that does not help it.
+    assert!(scene.get("/-/healthy").is_some());
+    eventually("a restart", PATIENCE, || (scene.listenq("NRestarts") == "1").then_some(()));
+    eventually("samples again", PATIENCE, || scene.get("/-/ready"));
+    assert_ne!(scene.listenq("MainPID"), before);
+}
+
+#[test]
+fn systemd_listens_for_listenq_and_the_first_scrape_starts_it() {
+    if !is_possible() {
+        return;
+    }
+    let scene = Scene::new("socket", &[SOCKET, ACTIVATED]);
+    scene.manager.start("listenq.socket");
+    assert_eq!(scene.listenq("ActiveState"), "inactive");
+    // The socket is systemd's, with its backlog.
+    let limit = || scene.scrape()?.of_netns("host").listener("::", 19_511).limit;
+    assert_eq!(eventually("a sample", PATIENCE, limit), 1024.0);
+    assert_eq!(scene.listenq("ActiveState"), "active");
+}
