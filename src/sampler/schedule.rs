@@ -6,7 +6,7 @@ use std::time::Duration;
 /// The mean is taken over about so many samples.
 const MEMORY: f64 = 128.0;
 
-/// Before so many samples, their cost says little: the first ones find nothing ready.
+/// The cost of the first samples does not count, for they find nothing ready, and that of so many more says little.
 const WARM_UP: f64 = 10.0;
 
 /// The times of samples, on the sampler's own clock.
@@ -80,7 +80,9 @@ impl Schedule {
     pub fn sampled(&mut self, start: Duration, end: Duration, cpu: Duration) -> u64 {
         if let Some(last) = self.last_start.replace(start) {
             self.gap.add(start.saturating_sub(last).as_secs_f64());
-            self.cost.add(cpu.as_secs_f64());
+            if self.gap.count > WARM_UP {
+                self.cost.add(cpu.as_secs_f64());
+            }
         }
         let interval = self.interval();
         self.due += interval.mul_f64(0.5 + self.random.f64());
@@ -133,6 +135,14 @@ mod tests {
         assert_eq!(schedule.interval().as_millis(), 400);
         let achieved = schedule.achieved().unwrap().as_secs_f64();
         assert!((0.36..0.44).contains(&achieved), "{achieved}");
+    }
+
+    #[test]
+    fn costly_first_samples_do_not_stretch_it() {
+        let mut schedule = Schedule::new(TARGET, 0.02, 1);
+        run(&mut schedule, 10, Duration::from_millis(80));
+        run(&mut schedule, 50, Duration::from_millis(1));
+        assert_eq!(schedule.interval(), TARGET);
     }
 
     #[test]
