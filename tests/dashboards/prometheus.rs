@@ -59,7 +59,12 @@ impl Prometheus {
     ///
     /// When the query is refused, with what Prometheus says.
     pub(crate) fn series(&self, expr: &str, is_range: bool) -> usize {
-        let path = path(expr, is_range.then_some(30), SystemTime::now());
+        self.series_at(expr, is_range, SystemTime::now())
+    }
+
+    /// The same as of `end`.
+    pub(crate) fn series_at(&self, expr: &str, is_range: bool, end: SystemTime) -> usize {
+        let path = path(expr, is_range.then_some(30), end);
         let answer = get(Some(&self.netns), self.address, &path, &[]).unwrap();
         assert_eq!(answer.status, 200, "{expr}: {}", answer.text());
         let answer: Value = serde_json::from_str(answer.text()).unwrap();
