@@ -4,11 +4,11 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use clap::CommandFactory;
 use listenq::cli::Cli;
 use listenq_lab::rootfs::Rootfs;
+use listenq_lab::tool::feed;
 use serde_json::Value;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -18,8 +18,8 @@ const MADE: &str = "target/package/";
 /// Source and destination of each file that a package takes; a destination begins with no slash.
 fn assets(kind: &str) -> Vec<(String, String)> {
     let args = ["metadata", "--no-deps", "--locked", "--format-version", "1"];
-    let output = Command::new(env!("CARGO")).args(args).current_dir(ROOT).output().unwrap();
-    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let (metadata, _) = feed(env!("CARGO"), &args, b"");
+    let metadata: Value = serde_json::from_slice(&metadata).unwrap();
     let packages = metadata["packages"].as_array().unwrap();
     let listenq = packages.iter().find(|package| package["name"] == "listenq").unwrap();
     let listed = listenq["metadata"][kind]["assets"].as_array().unwrap().iter();
@@ -85,9 +85,10 @@ fn both_packages_put_the_same_into_the_same_places() {
 #[test]
 fn manual_and_completions_know_every_flag_and_every_command() {
     let folder = Rootfs::new();
-    let mut manual = Command::new(env!("CARGO"));
-    manual.args(["run", "--quiet", "--locked", "--example", "manual", "--"]).arg(folder.path());
-    assert!(manual.current_dir(ROOT).status().unwrap().success());
+    let to = folder.path().to_str().unwrap();
+    let args = ["run", "--quiet", "--locked", "--example", "manual", "--", to];
+    let (_, written) = feed(env!("CARGO"), &args, b"");
+    assert!(written.status.success(), "{}", written.stderr);
     let text = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap().replace('\\', "");
 
     let command = Cli::command();
