@@ -18,8 +18,8 @@ const MADE: &str = "target/package/";
 /// Source and destination of each file that a package takes; a destination begins with no slash.
 fn assets(kind: &str) -> Vec<(String, String)> {
     let args = ["metadata", "--no-deps", "--locked", "--format-version", "1"];
-    let (printed, _) = feed(env!("CARGO"), &args, b"");
-    let metadata: Value = serde_json::from_slice(&printed).unwrap();
+    let (metadata, _) = feed(env!("CARGO"), &args, b"");
+    let metadata: Value = serde_json::from_slice(&metadata).unwrap();
     let packages = metadata["packages"].as_array().unwrap();
     let listenq = packages.iter().find(|package| package["name"] == "listenq").unwrap();
     let listed = listenq["metadata"][kind]["assets"].as_array().unwrap().iter();
@@ -85,10 +85,10 @@ fn both_packages_put_the_same_into_the_same_places() {
 #[test]
 fn manual_and_completions_know_every_flag_and_every_command() {
     let folder = Rootfs::new();
-    let path = folder.path().to_str().unwrap();
-    let manual = ["run", "--quiet", "--locked", "--example", "manual", "--", path];
-    let (_, output) = feed(env!("CARGO"), &manual, b"");
-    assert!(output.status.success(), "{}", output.stderr);
+    let to = folder.path().to_str().unwrap();
+    let args = ["run", "--quiet", "--locked", "--example", "manual", "--", to];
+    let (_, written) = feed(env!("CARGO"), &args, b"");
+    assert!(written.status.success(), "{}", written.stderr);
     let text = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap().replace('\\', "");
 
     let command = Cli::command();

@@ -15,7 +15,7 @@ deb=${debs[0]} rpm=${rpms[0]}
 
 echo "== lint"
 lintian --allow-root --tag-display-limit 0 --fail-on error,warning "$deb"
-rpmlint --config deploy/packages/rpm/rpmlint.toml "$rpm"
+rpmlint "$rpm"
 
 work=$(mktemp -d)
 root=$work/root
