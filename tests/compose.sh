@@ -33,6 +33,10 @@ assert mounted == shipped, f"{mounted} are mounted, {shipped} are shipped"
 home = config["services"]["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
 assert home in mounts, f"{home} is not mounted"
 prometheus = yaml.safe_load(open("deploy/demo/prometheus.yml"))
+rules = {path.name for path in pathlib.Path("deploy/prometheus").glob("*.yml") if "groups" in yaml.safe_load(path.read_text())}
+assert set(prometheus["rule_files"]) == rules, f"{rules} are shipped"
+unmounted = [name for name in rules if f"/etc/prometheus/{name}" not in mounts]
+assert not unmounted, f"{unmounted} are not mounted"
 interval = kinds["datasources"][0]["jsonData"]["timeInterval"]
 assert interval == prometheus["global"]["scrape_interval"], f"{interval} is not the scrape interval"
 PYTHON

@@ -85,6 +85,7 @@ global:
   evaluation_interval: 5s
 rule_files:
   - $root/deploy/prometheus/alerts.yml
+  - $root/deploy/prometheus/recording.yml
 alerting:
   alertmanagers:
     - static_configs:

@@ -6,8 +6,9 @@
 //! At least once a second there is a look whether anything came: segments (`snmp`) or sockets (`sockstat`). If so, the
 //! listeners are dumped and then the counters read, and the Unix listeners too. If not, nothing of that can tell anything
 //! new, and that look was all: a sixth of the cost. Whatever it says, all of it is read every four seconds, and
-//! the settings with it: a socket may come just as another goes. The counters are read at once when a drop or a
-//! socket moved, Unix listeners as long as a queue holds something.
+//! the settings with it: a socket may come just as another goes. Only where listeners are all the TCP sockets there are,
+//! asking for each is enough then, too: a dump walks the table of the whole machine. The counters are read at
+//! once when a drop or a socket moved, Unix listeners as long as a queue holds something.
 //!
 //! Listeners are dumped before the counters are read, at once when an answer is not what it should be, and for some
 //! samples after anything moved: who is to be charged with an overflow must not be a socket that nobody has seen. So a
@@ -89,6 +90,17 @@ struct Calm {
     listeners6: u64,
 }
 
+/// What need not be read of the TCP listeners anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trust {
+    /// Something came: they are dumped.
+    Nothing,
+    /// Nothing is known to have come: while their number is that of all TCP sockets, each known one is asked for.
+    Numbers,
+    /// They were read lately: while their number is that of all TCP sockets, nothing is read.
+    Sockets,
+}
+
 /// When and how a namespace is read.
 #[derive(Clone, Copy, Debug)]
 pub struct Tick {
@@ -164,11 +176,17 @@ impl NetnsReader {
             sample.settings = self.health.check(own, Source::Sysctl, tick.now, reading);
         }
         let looks = everything || tick.now >= self.look_due;
-        let whole = looks && (self.look(tick, sample, own, scratch) || everything);
+        let came = looks && self.look(tick, sample, own, scratch);
+        let whole = came || everything;
         if let (true, Some(listen)) = (whole, &mut self.listen) {
             listen.forget_devices();
         }
-        let moved = self.read_tcp(tick, whole, sample, own, scratch);
+        let trust = match (came, everything) {
+            (true, _) => Trust::Nothing,
+            (false, true) => Trust::Numbers,
+            (false, false) => Trust::Sockets,
+        };
+        let moved = self.read_tcp(tick, trust, sample, own, scratch);
         if whole || self.unix_waits {
             self.read_unix(tick, sample, own, scratch);
         } else {
@@ -265,14 +283,14 @@ impl NetnsReader {
     fn read_tcp(
         &mut self,
         tick: Tick,
-        whole: bool,
+        trust: Trust,
         sample: &mut NetnsSample,
         own: &mut Own,
         scratch: &mut Scratch,
     ) -> bool {
         let last = sample.tcp.take().map(|dump| dump.sockets);
         let mut sockets = last.unwrap_or_else(|| std::mem::take(&mut self.spare_tcp));
-        let reading = self.listeners(whole, scratch, &mut sockets);
+        let reading = self.listeners(trust, scratch, &mut sockets);
         let reading = self.health.check(own, Source::InetDiag, tick.now, reading);
         if let Some(listen) = &self.listen {
             own.set_feature(Feature::SockDiag, listen.has_sock_diag());
@@ -295,14 +313,18 @@ impl NetnsReader {
     /// Asks for the listeners where that is enough, and else dumps them. Gives whether nothing changed.
     fn listeners(
         &mut self,
-        whole: bool,
+        trust: Trust,
         scratch: &mut Scratch,
         sockets: &mut Vec<ListenSocket>,
     ) -> Result<bool, ListenError> {
-        let (may_ask, before) = (!whole && self.watchful == 0, self.fingerprint);
-        if may_ask && self.is_calm(scratch) {
+        let trust = if self.watchful == 0 { trust } else { Trust::Nothing };
+        let (is_calm, before) =
+            (trust != Trust::Nothing && self.is_calm(scratch), self.fingerprint);
+        if is_calm && trust == Trust::Sockets {
             return Ok(true);
         }
+        // When there are no others, those that are known and asked for are all.
+        let may_ask = is_calm || trust == Trust::Sockets;
         let listen = self.listen(scratch)?;
         let asked = if may_ask { listen.ask_tcp(scratch, sockets) } else { None };
         match asked {
