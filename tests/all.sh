@@ -23,7 +23,7 @@ install() {
 }
 
 step "packages"
-install apache2-utils chromium curl docker-compose gcc gzip iproute2 libcap2-bin libfaketime nginx-light openssl php-fpm procps prometheus prometheus-alertmanager prometheus-node-exporter python3 python3-pip python3-venv runc shellcheck strace systemd util-linux valgrind
+install apache2-utils chromium curl docker-compose faketime gcc gzip iproute2 libcap2-bin nginx-light openssl php-fpm procps prometheus prometheus-alertmanager prometheus-node-exporter python3 python3-pip python3-venv runc shellcheck strace systemd util-linux valgrind
 command -v npm >/dev/null || install nodejs npm
 rustup component add rustfmt clippy >/dev/null 2>&1 || true
 runner=$(sed -n '/^name = "gungraun"$/{n;s/version = "\(.*\)"/\1/p}' Cargo.lock)
