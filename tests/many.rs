@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, reason = "the measured figures are for the reader of --nocapture")]
 
 use std::collections::BTreeSet;
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use listenq_lab::listener::{Listen, Listener};
@@ -60,6 +61,9 @@ fn samples_of_five_thousand_stretch_the_interval_and_say_so() {
     let listeners = listeners(&ns);
     // Less than samples of 5,000 listeners cost: 1 ms in 100.
     let daemon = Launch::new(BIN).args(&["--sample.cpu-budget=0.01"]).inside(&ns).start();
+    // Where nobody is connected, their number is all that is read of them.
+    let first = SocketAddr::from(([127, 0, 0, 1], PORTS.start));
+    let _waiting = ns.run(|| TcpStream::connect(first).unwrap());
     let (interval, target) = eventually("a stretched interval", PATIENCE, || {
         let scrape = daemon.scrape();
         let value = |name| scrape.value(name, &[]);

@@ -56,7 +56,7 @@ const REST: Duration = Duration::from_secs(4);
 /// Blocks that are shown and not run, by their first line, each with its reason.
 const NOT_RUN: [(&str, &str); 6] = [
     ("  kernel                 sampler thread", "a drawing of how data goes"),
-    ("apt install ", "tests/release/packages.sh installs what is built"),
+    ("apt install ./dist", "tests/release/packages.sh installs what is built"),
     ("mkdir -p /etc/systemd/system/listenq.service.d", "links to what a package puts there"),
     ("ln -s /usr/share/listenq/systemd/socket-activation.conf", "the same"),
     ("docker run --network host --read-only", "tests/release/image.sh runs it as Docker would"),

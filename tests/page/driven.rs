@@ -17,6 +17,8 @@ use crate::made::{HOSTILE, PATIENCE, Site, hostile, lively};
 
 /// Longer than the page waits between two questions.
 const TURN: Duration = Duration::from_millis(2_500);
+/// Longer than an answer takes.
+const SETTLED: Duration = Duration::from_millis(500);
 
 fn ready() -> bool {
     Netns::require_root() && require_tool(CHROMIUM)
@@ -151,6 +153,8 @@ fn it_rests_while_nobody_looks_and_when_told_to() {
     let pause = "document.getElementById('pause').click()";
     for (stop, go_on) in [(hide(true), hide(false)), (pause.into(), pause.into())] {
         browser.evaluate(&stop);
+        // One that was under way is told of a moment later.
+        std::thread::sleep(SETTLED);
         let asked = browser.requests().len();
         std::thread::sleep(TURN);
         assert_eq!(browser.requests().len(), asked);
