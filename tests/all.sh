@@ -37,7 +37,7 @@ cargo fmt --check --manifest-path fuzz/Cargo.toml
 
 step "lint"
 cargo clippy --workspace --all-targets --locked -- -D warnings
-cargo clippy --test diagnosis --test scenarios --test soak --locked -- -D warnings
+cargo clippy --workspace --test diagnosis --test scenarios --test soak --locked -- -D warnings
 cargo clippy --manifest-path fuzz/Cargo.toml --locked -- -D warnings
 shellcheck tests/*.sh deploy/demo/*.sh dashboards/*.sh dashboards/preview/*.sh .ci/run
 shellcheck -x deploy/build.sh tests/release/*.sh deploy/packages/debian/scripts/*
@@ -52,12 +52,12 @@ tests/chart.sh
 
 step "tests"
 cargo test --workspace --locked
-cargo test --locked --test diagnosis -- --test-threads 5
+cargo test --workspace --locked --test diagnosis -- --test-threads 5
 
 # Four and a half minutes of mostly waiting, and sure of itself on a busy machine: the rest goes on beside it.
 step "scenarios begin"
-cargo test --locked --test scenarios --no-run
-cargo test --locked --test scenarios -- --nocapture >target/scenarios.log 2>&1 &
+cargo test --workspace --locked --test scenarios --no-run
+cargo test --workspace --locked --test scenarios -- --nocapture >target/scenarios.log 2>&1 &
 scenarios=$!
 # Whatever fails meanwhile: they clear their namespaces away by themselves.
 trap 'wait' EXIT
