@@ -14,6 +14,7 @@
 //! * [`diagnosis`] is the pure function from evidence to the words for trouble, used by the state;
 //! * [`exposition`] writes a view down for Prometheus, [`report`] for people and their scripts, [`terminal`] prints that,
 //!   its own or that of a daemon asked by [`remote`];
+//! * [`own`] is what listenq knows of itself, [`log`] how it says so;
 //! * [`http`] serves it, [`web_config`] says to whom and how, [`cli`], [`systemd`] and
 //!   [`serve`] put it all together.
 

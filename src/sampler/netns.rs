@@ -12,7 +12,7 @@
 //!
 //! Listeners are dumped before the counters are read, at once when an answer is not what it should be, and for some
 //! samples after anything moved: who is to be charged with an overflow must not be a socket that nobody has seen. So a
-//! new listener may be seen a second late, and is charged in full all the same.
+//! new listener may be seen a second late, or four where another socket went just then, and is charged in full all the same.
 //!
 //! Where samples are stretched, because they cost more than they may, a second becomes as long as ten of them, and two
 //! seconds at most.

@@ -81,6 +81,8 @@ rpm --root "$root" --initdb
 # Of the libraries it needs, this root's package manager knows, and rpm's database does not.
 requires=$(rpm --query --package --requires "$rpm")
 grep -q '^libc\.so\.6(GLIBC_' <<<"$requires" || fail "the package does not say which libc it needs"
+newest=$(grep -o 'GLIBC_[0-9.]*' <<<"$requires" | sort -uV | tail -n 1)
+[ "$(printf '%s\n' "$newest" GLIBC_2.34 | sort -V | tail -n 1)" = GLIBC_2.34 ] || fail "needs $newest, newer than served"
 rpm --root "$root" --nodeps --install "$rpm"
 called "install-system-units listenq.service listenq.socket"
 chroot "$root" /usr/bin/listenq --version
