@@ -15,7 +15,7 @@ deb=${debs[0]} rpm=${rpms[0]}
 
 echo "== lint"
 lintian --allow-root --tag-display-limit 0 --fail-on error,warning "$deb"
-rpmlint "$rpm"
+rpmlint --config deploy/packages/rpm/rpmlint.toml "$rpm"
 
 work=$(mktemp -d)
 root=$work/root
@@ -89,7 +89,7 @@ chroot "$root" /usr/bin/listenq --version
 echo LISTENQ_LOG_LEVEL=debug >>"$root/etc/default/listenq"
 rpm --root "$root" --nodeps --upgrade --force "$rpm"
 grep -q '^LISTENQ_LOG_LEVEL=debug' "$root/etc/default/listenq" || fail "the upgrade undid an edit"
-called "install-system-units listenq.service listenq.socket"
+called "mark-restart-system-units listenq.service"
 changed=$(rpm --root "$root" --verify --nodeps listenq || true)
 [[ $changed =~ ^[^$'\n']*' c /etc/default/listenq'$ ]] || fail "rpm --verify: $changed"
 rpm --root "$root" --erase listenq
