@@ -12,6 +12,8 @@
 )]
 
 use std::net::{TcpListener, TcpStream};
+use std::sync::mpsc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use listenq::kernel::inet_diag::both_families;
@@ -115,10 +117,11 @@ fn measure(size: usize) {
 /// The interval at which the sampler comes to rest by itself.
 fn achieved(config: &Config) -> Duration {
     let sampler = Sampler::new(config).unwrap();
-    let (reader, (_stop, stopped)) = (sampler.reader(), tokio::sync::watch::channel(false));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    // The time runs out.
-    let _ = runtime.block_on(async { tokio::time::timeout(SETTLES, sampler.run(stopped)).await });
+    let (reader, (stop, stopped)) = (sampler.reader(), mpsc::channel());
+    let running = thread::spawn(move || sampler.run(&stopped));
+    thread::sleep(SETTLES);
+    drop(stop);
+    running.join().unwrap();
     reader.read().unwrap().view.own.interval.unwrap()
 }
 

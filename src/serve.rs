@@ -1,6 +1,7 @@
 //! listenq as a daemon: binds, samples on a thread of its own, serves, and stops when told to.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::cli::Web;
@@ -44,7 +45,7 @@ pub fn run(config: &Config, web: &Web) -> Result<()> {
         .build()
         .context("starting the runtime")?;
     let result = runtime.block_on(async {
-        let (stop, stopped) = watch::channel(false);
+        let (stop, stopped) = mpsc::channel();
         let mut ended = spawn(sampler, stopped)?;
         let (mut servers, mut serving) = (Servers::default(), JoinSet::new());
         for listener in listeners {
@@ -63,8 +64,7 @@ pub fn run(config: &Config, web: &Web) -> Result<()> {
         tracing::info!("stopping");
         systemd::stopping();
         servers.stop();
-        // Nobody listens any more only if the sampler ended: then there is nothing to stop.
-        let _ = stop.send(true);
+        drop(stop);
         while serving.join_next().await.is_some() {}
         let _ = tokio::time::timeout(LAST_SAMPLE, ended).await;
         result
@@ -75,12 +75,10 @@ pub fn run(config: &Config, web: &Web) -> Result<()> {
 }
 
 /// Runs the sampler on a thread of its own; the receiver hears when it ends.
-fn spawn(sampler: Sampler, stop: watch::Receiver<bool>) -> Result<oneshot::Receiver<()>> {
-    let runtime =
-        Builder::new_current_thread().enable_time().build().context("starting the sampler")?;
+fn spawn(sampler: Sampler, stop: mpsc::Receiver<()>) -> Result<oneshot::Receiver<()>> {
     let (ends, ended) = oneshot::channel();
     let run = move || {
-        runtime.block_on(sampler.run(stop));
+        sampler.run(&stop);
         drop(ends);
     };
     thread::Builder::new().name("sampler".into()).spawn(run).context("starting the sampler")?;

@@ -13,10 +13,10 @@ pub mod scout;
 pub mod wanted;
 
 use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
-use tokio::sync::watch;
 
 use crate::kernel::listen::Scratch;
 use crate::kernel::namespaces;
@@ -100,6 +100,8 @@ pub struct Sampler {
     scratch: Scratch,
     epoch: Instant,
     last: Option<Duration>,
+    /// What this thread had used when the last sample ended: what it takes to wake up counts, too.
+    cpu: Duration,
 }
 
 /// What the scout will need, before it is one.
@@ -144,6 +146,7 @@ impl Sampler {
             scratch: Scratch::default(),
             epoch: Instant::now(),
             last: None,
+            cpu: Duration::ZERO,
         };
         let owners = Owners::new(&config.procfs, &config.rootfs);
         let mut work = Work { discovery, interval: config.discovery_interval, owners };
@@ -181,7 +184,6 @@ impl Sampler {
     /// Takes one sample and publishes it.
     pub fn sample(&mut self) {
         let start = self.epoch.elapsed();
-        let cpu = thread_cpu();
         let features = self.own.features;
         self.read(start);
         self.say_what_is_missing(features);
@@ -199,28 +201,26 @@ impl Sampler {
         self.own.web_config_reloaded = self.web_config.as_ref().map(Reloaded::get);
         self.publish();
         let end = self.epoch.elapsed();
-        self.own.missed += self.schedule.sampled(start, end, thread_cpu().saturating_sub(cpu));
+        let cpu = thread_cpu();
+        let used = cpu.saturating_sub(std::mem::replace(&mut self.cpu, cpu));
+        self.own.missed += self.schedule.sampled(start, end, used);
         self.own.interval = self.schedule.achieved();
         self.say_when_stretched();
     }
 
-    /// Samples on the timer until `stop` says so or its sender is gone.
-    pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
+    /// Samples on the timer until the sender of `stop` says so or is gone. Wakes up once a sample: an asynchronous
+    /// runtime's timer does it twice.
+    pub fn run(mut self, stop: &Receiver<()>) {
         self.start_scouting();
         self.start_scanning();
         loop {
-            let due = self.epoch + self.schedule.due();
-            tokio::select! {
-                biased;
-                _ = stop.wait_for(|stop| *stop) => return,
-                () = tokio::time::sleep_until(due.into()) => {
-                    self.hear_reports();
-                    self.hear_scans();
-                    self.ask_for_scans();
-                    self.sample();
-                    self.ask_for_owners();
-                }
-            }
+            let wait = self.schedule.due().saturating_sub(self.epoch.elapsed());
+            let Err(RecvTimeoutError::Timeout) = stop.recv_timeout(wait) else { return };
+            self.hear_reports();
+            self.hear_scans();
+            self.ask_for_scans();
+            self.sample();
+            self.ask_for_owners();
         }
     }
 

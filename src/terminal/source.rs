@@ -1,13 +1,11 @@
 //! Where a report comes from: a running daemon, which knows the history, or samples of our own.
 
 use std::io::{self, IsTerminal, Write};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use tokio::runtime::Builder;
-use tokio::sync::watch;
-use tokio::time::timeout;
 
 use crate::cli::{Ask, Daemon};
 use crate::remote;
@@ -117,13 +115,12 @@ pub fn sample_once(config: &Config) -> Result<Arc<Published>> {
 fn watch(config: &Config, duration: Duration) -> Result<Arc<Published>> {
     let sampler = open(config)?;
     let reader = sampler.reader();
-    let runtime =
-        Builder::new_current_thread().enable_time().build().context("starting the sampler")?;
-    // Held until the time is over: the sampler stops when its sender is gone.
-    let (_stop, stopped) = watch::channel(false);
-    runtime.block_on(async {
-        let _ = timeout(duration, sampler.run(stopped)).await;
+    let (stop, stopped) = mpsc::channel();
+    thread::spawn(move || {
+        thread::sleep(duration);
+        drop(stop);
     });
+    sampler.run(&stopped);
     last_of(&reader)
 }
 
