@@ -11,11 +11,13 @@
 mod dump;
 
 use std::hint::black_box;
+use std::iter::repeat_with;
 use std::net::TcpListener;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use listenq::kernel::ask::MOST;
 use listenq::kernel::inet_diag::{both_families, decode_row};
 use listenq::kernel::listen::{ListenReader, Scratch};
 use listenq::kernel::netstat::Netstat;
@@ -134,9 +136,8 @@ fn a_few_listeners_are_asked_for_without_an_allocation() {
         return;
     }
     Netns::new("asked").run(|| {
-        let ports = 10_000..10_010;
-        let _listeners: Vec<_> =
-            ports.map(|port| Listen::tcp(format!("127.0.0.1:{port}")).open()).collect();
+        let open = || Listen::tcp("127.0.0.1:0").open();
+        let _listeners: Vec<_> = repeat_with(open).take(MOST).collect();
         let (mut scratch, mut sockets) = (Scratch::default(), Vec::new());
         let net = Path::new("/proc/thread-self/net");
         let mut reader = ListenReader::open(net, &mut scratch).unwrap();

@@ -14,7 +14,7 @@ use super::inet_diag::{self, Row, SKMEMINFO};
 use super::netlink::{Channel, Datagram, LastDump, SAME};
 
 /// More sockets than these are cheaper to dump.
-pub const MOST: usize = 14;
+pub const MOST: usize = 8;
 /// `SOCK_DIAG_BY_FAMILY`.
 const BY_FAMILY: u16 = 20;
 /// `struct nlmsghdr` and `struct inet_diag_req_v2`.

@@ -5,10 +5,10 @@
 //!
 //! At least once a second there is a look whether anything came: segments (`snmp`) or sockets (`sockstat`). If so, the
 //! listeners are dumped and then the counters read, and the Unix listeners too. If not, nothing of that can tell anything
-//! new, and that look was all: a sixth of the cost. Whatever it says, all of it is read every four seconds, and
-//! the settings with it: a socket may come just as another goes. Only where listeners are all the TCP sockets there are,
-//! asking for each is enough then, too: a dump walks the table of the whole machine. The counters are read at
-//! once when a drop or a socket moved, Unix listeners as long as a queue holds something.
+//! new, and that look was all: a sixth of the cost. Counters move with segments alone, but a socket may come just as another
+//! goes, so listeners and settings are read every four seconds whatever a look says. Only where listeners are all the TCP
+//! sockets there are, asking for each is enough then, too: a dump walks the table of the whole machine. The counters are read
+//! at once when a drop or a socket moved, Unix listeners as long as a queue holds something.
 //!
 //! Listeners are dumped before the counters are read, at once when an answer is not what it should be, and for some
 //! samples after anything moved: who is to be charged with an overflow must not be a socket that nobody has seen. So a
@@ -69,6 +69,8 @@ pub struct NetnsReader {
     unix_waits: bool,
     /// What the last look saw; `None` when it could not see.
     seen: Option<Seen>,
+    /// What a look of this very sample counted.
+    counted: Option<Sockstat>,
     calm: Option<Calm>,
     look_due: Duration,
     everything_due: Duration,
@@ -154,6 +156,7 @@ impl NetnsReader {
             watchful: 0,
             unix_waits: false,
             seen: None,
+            counted: None,
             calm: None,
             look_due: Duration::ZERO,
             everything_due: Duration::ZERO,
@@ -168,7 +171,7 @@ impl NetnsReader {
         own: &mut Own,
         scratch: &mut Scratch,
     ) -> bool {
-        (sample.netstat, sample.snmp, sample.settings) = (None, None, None);
+        (sample.netstat, sample.snmp, sample.settings, self.counted) = (None, None, None, None);
         let everything = tick.now >= self.everything_due;
         if everything {
             self.everything_due = tick.now + jittered(EVERYTHING);
@@ -195,10 +198,12 @@ impl NetnsReader {
         if moved && !looks {
             self.read_snmp(tick, sample, own, scratch);
         }
-        if sample.tcp.is_some() && (whole || moved) {
+        let counts = came || moved;
+        if sample.tcp.is_some() && counts {
             self.read_netstat(tick, sample, own, scratch);
         }
-        if whole && (sample.tcp.is_none() || sample.netstat.is_none() || sample.unix.is_none()) {
+        let misses_counts = counts && sample.netstat.is_none();
+        if whole && (sample.tcp.is_none() || misses_counts || sample.unix.is_none()) {
             // What came was not read.
             self.seen = None;
         }
@@ -244,6 +249,7 @@ impl NetnsReader {
         let sockets = read(&self.sockstat, &mut scratch.text).and_then(Sockstat::parse);
         let seen = segments.zip(sockets);
         let seen = seen.map(|(segments, sockets)| Seen { segments, sockets });
+        self.counted = sockets;
         let before = std::mem::replace(&mut self.seen, seen);
         seen.is_none() || before != seen
     }
@@ -339,7 +345,7 @@ impl NetnsReader {
     fn is_calm(&self, scratch: &mut Scratch) -> bool {
         let (Some(calm), false) = (self.calm, self.failed) else { return false };
         let text = &mut scratch.text;
-        let sockets = read(&self.sockstat, text).and_then(Sockstat::parse);
+        let sockets = self.counted.or_else(|| read(&self.sockstat, text).and_then(Sockstat::parse));
         sockets == Some(Sockstat { used: calm.used, tcp: calm.listeners })
             && (calm.listeners6 == 0
                 || read(&self.sockstat6, text).and_then(sockstat::parse_tcp6)
