@@ -145,8 +145,10 @@ fn the_unprivileged_unit_sees_its_own_namespace_and_says_what_is_missing() {
     let scrape = eventually("a look for owners", PATIENCE, || {
         scene.scrape().filter(|scrape| missing(scrape).contains("owners"))
     });
-    assert_eq!(missing(&scrape), words(["kubelet", "namespaces", "owners"]));
+    assert_eq!(missing(&scrape), words(["kubelet", "owners"]));
     assert_eq!(namespaces(&scrape), ["host"]);
+    let inaccessible = scrape.value("listenq_namespaces", &[("state", "inaccessible")]);
+    assert_eq!(inaccessible.unwrap_or(0.0), 0.0);
     assert!(scrape.of_netns("host").listener("::", 19_511).limit.is_some());
 }
 
