@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Makes what is released, in dist/: the packages, and the image as an OCI archive. The same commit gives the same
-# bytes, whatever the folder. Needs cargo-deb, cargo-generate-rpm, buildah, setcap and root for the image.
-# Usage: deploy/build.sh [packages] [image]; without arguments both.
+# Makes what is released, in dist/: the packages, the image as an OCI archive, and the Helm chart with the manifests
+# rendered from it. The same commit gives the same bytes, whatever the folder. Needs cargo-deb and cargo-generate-rpm;
+# buildah, setcap and root for the image; python3, npm and node for the chart.
+# Usage: deploy/build.sh [packages] [image] [chart]; without arguments all.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -71,13 +72,19 @@ image() {
     buildah push --quiet "localhost/listenq:$version" "oci-archive:dist/listenq-$version-image.tar:listenq:$version"
 }
 
+# It is released as it was checked, and with the Helm library it was checked with.
+chart() {
+    tests/chart.sh
+    target/chart/venv/bin/python tests/chart/release.py dist
+}
+
 mkdir -p dist
-if (($# == 0)); then set -- packages image; fi
+if (($# == 0)); then set -- packages image chart; fi
 for what in "$@"; do
     case $what in
-    packages | image) "$what" ;;
+    packages | image | chart) "$what" ;;
     *)
-        echo "not packages, not image: $what" >&2
+        echo "not packages, image or chart: $what" >&2
         exit 64
         ;;
     esac
