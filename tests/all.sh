@@ -22,14 +22,24 @@ install() {
     apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
-step "packages"
-install apache2-utils chromium curl docker-compose faketime gcc gzip iproute2 libcap2-bin nginx-light openssl php-fpm procps prometheus prometheus-alertmanager prometheus-node-exporter python3 python3-pip python3-venv runc shellcheck strace systemd util-linux valgrind
-command -v npm >/dev/null || install nodejs npm
+# They come while the compiler works: it needs none but its linker.
+step "packages begin"
+install gcc
 rustup component add rustfmt clippy >/dev/null 2>&1 || true
-runner=$(sed -n '/^name = "gungraun"$/{n;s/version = "\(.*\)"/\1/p}' Cargo.lock)
-if [ "$(gungraun-runner --version 2>/dev/null | grep -o '[0-9.]*$')" != "$runner" ]; then
-    cargo install --quiet --locked gungraun-runner --version "$runner"
-fi
+packages() {
+    install apache2-utils chromium curl docker-compose faketime gzip iproute2 libcap2-bin nginx-light openssl php-fpm procps prometheus prometheus-alertmanager prometheus-node-exporter python3 python3-pip python3-venv runc shellcheck strace systemd util-linux valgrind
+    command -v npm >/dev/null || install nodejs npm
+    local runner
+    runner=$(sed -n '/^name = "gungraun"$/{n;s/version = "\(.*\)"/\1/p}' Cargo.lock)
+    if [ "$(gungraun-runner --version 2>/dev/null | grep -o '[0-9.]*$')" != "$runner" ]; then
+        cargo install --quiet --locked gungraun-runner --version "$runner"
+    fi
+}
+mkdir -p target
+packages >target/packages.log 2>&1 &
+packages=$!
+# Whatever fails meanwhile: a package half installed would be in the next one's way.
+trap 'wait' EXIT
 
 step "format"
 cargo fmt --all --check
@@ -39,12 +49,23 @@ step "lint"
 cargo clippy --workspace --all-targets --locked -- -D warnings
 cargo clippy --workspace --test diagnosis --test scenarios --test soak --locked -- -D warnings
 cargo clippy --manifest-path fuzz/Cargo.toml --locked -- -D warnings
-shellcheck tests/*.sh deploy/demo/*.sh dashboards/*.sh dashboards/preview/*.sh .ci/run
-shellcheck -x deploy/build.sh tests/release/*.sh deploy/packages/debian/scripts/*
-shellcheck -s sh deploy/packages/rpm/p*
 
 step "documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
+
+step "build"
+cargo test --workspace --locked --no-run
+cargo test --workspace --locked --test diagnosis --test scenarios --no-run
+
+step "packages end"
+wait "$packages" || packages=failed
+cat target/packages.log
+[ "$packages" != failed ]
+
+step "lint of scripts"
+shellcheck tests/*.sh deploy/demo/*.sh dashboards/*.sh dashboards/preview/*.sh .ci/run
+shellcheck -x deploy/build.sh tests/release/*.sh deploy/packages/debian/scripts/*
+shellcheck -s sh deploy/packages/rpm/p*
 
 # Before the tests: they render the chart with what this installs.
 step "chart"
@@ -56,11 +77,9 @@ cargo test --workspace --locked --test diagnosis -- --test-threads 5
 
 # Four and a half minutes of mostly waiting, and sure of itself on a busy machine: the rest goes on beside it.
 step "scenarios begin"
-cargo test --workspace --locked --test scenarios --no-run
 cargo test --workspace --locked --test scenarios -- --nocapture >target/scenarios.log 2>&1 &
-scenarios=$!
 # Whatever fails meanwhile: they clear their namespaces away by themselves.
-trap 'wait' EXIT
+scenarios=$!
 
 step "deploy files"
 promtool check config --syntax-only deploy/prometheus/scrape.yml

@@ -284,9 +284,9 @@ fn a_fast_pool_with_a_backlog_of_8_under_bursts_is_a_short_queue() {
     thread::sleep(11 * SECOND);
     let nginx = site.address();
     let bursts = scene.ns.spawn(move || {
-        for _ in 0..8 {
-            let burst = Load { lasting: SECOND / 50, ..load(5000.0, 0, 10 * SECOND) };
-            assert!(visit(nginx, burst, &Manner::http_get("/")).tally.started > 50);
+        for _ in 0..4 {
+            let burst = Load { lasting: SECOND / 100, ..load(20_000.0, 0, 10 * SECOND) };
+            assert!(visit(nginx, burst, &Manner::http_get("/")).tally.started > 100);
             thread::sleep(SECOND);
         }
     });
