@@ -193,7 +193,7 @@ pub struct Sampling {
     #[arg(long = "sample.cpu-budget", env = "LISTENQ_SAMPLE_CPU_BUDGET", value_name = "SHARE", default_value = "0.02", value_parser = share, global = true)]
     pub cpu_budget: f64,
 
-    /// How long the largest length is remembered: longer than two scrapes.
+    /// How long the largest length is remembered: longer than two scrapes. 1s to 24h.
     #[arg(long = "peak-window", env = "LISTENQ_PEAK_WINDOW", value_name = "DURATION", default_value = "150s", value_parser = peak_window, global = true)]
     pub peak_window: Duration,
 
@@ -202,7 +202,7 @@ pub struct Sampling {
     #[arg(long = "scan.interval", env = "LISTENQ_SCAN_INTERVAL", value_name = "DURATION", default_value = "5s", value_parser = scan_interval, global = true)]
     pub scan_interval: Duration,
 
-    /// How long clients wait before they give up: the largest useful limit follows from it.
+    /// How long clients wait before they give up: the largest useful limit follows from it. 10ms to 24h.
     #[arg(long = "client-patience", env = "LISTENQ_CLIENT_PATIENCE", value_name = "DURATION", default_value = "60s", value_parser = client_patience, global = true)]
     pub client_patience: Duration,
 }
@@ -327,7 +327,7 @@ fn scan_interval(text: &str) -> Result<Duration, String> {
 }
 
 fn client_patience(text: &str) -> Result<Duration, String> {
-    duration_between(text, "10ms", "1day")
+    duration_between(text, "10ms", "24h")
 }
 
 fn watch_time(text: &str) -> Result<Duration, String> {
@@ -342,7 +342,7 @@ fn daemon(text: &str) -> Result<Daemon, String> {
 }
 
 fn peak_window(text: &str) -> Result<Duration, String> {
-    duration_between(text, "1s", "1day")
+    duration_between(text, "1s", "24h")
 }
 
 fn duration_between(text: &str, least: &str, most: &str) -> Result<Duration, String> {

@@ -209,7 +209,7 @@ impl Feature {
             }
             Self::Kubelet => "pods have no names",
             Self::Scan => {
-                "how long connections wait and whose clients are gone is not known, and only full queues are diagnosed"
+                "how long connections wait and whose clients are gone is not known, and of diagnoses those are missing that need it: stalled, abandoned, syn_flood"
             }
         }
     }
@@ -219,7 +219,7 @@ impl Feature {
 
 impl Durations {
     /// Upper bounds of the buckets, in seconds: a dump of one namespace takes 20 µs, one of 10,000 listeners 10 ms,
-    /// a scan of a million connections a second.
+    /// a scan half a millisecond for each 1,000 connections.
     pub const BOUNDS: [f64; 11] =
         [0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.05, 0.25, 1.0];
 
