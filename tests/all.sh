@@ -45,14 +45,6 @@ step "format"
 cargo fmt --all --check
 cargo fmt --check --manifest-path fuzz/Cargo.toml
 
-step "lint"
-cargo clippy --workspace --all-targets --locked -- -D warnings
-cargo clippy --workspace --test diagnosis --test scenarios --test soak --locked -- -D warnings
-cargo clippy --manifest-path fuzz/Cargo.toml --locked -- -D warnings
-
-step "documentation"
-RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
-
 step "build"
 cargo test --workspace --locked --no-run
 cargo test --workspace --locked --test diagnosis --test scenarios --no-run
@@ -61,11 +53,6 @@ step "packages end"
 wait "$packages" || packages=failed
 cat target/packages.log
 [ "$packages" != failed ]
-
-step "lint of scripts"
-shellcheck tests/*.sh deploy/demo/*.sh dashboards/*.sh dashboards/preview/*.sh .ci/run
-shellcheck -x deploy/build.sh tests/release/*.sh deploy/packages/debian/scripts/*
-shellcheck -s sh deploy/packages/rpm/p*
 
 # Before the tests: they render the chart with what this installs.
 step "chart"
@@ -96,6 +83,17 @@ dashboards/check.sh
 
 step "instruction counts"
 cargo bench --locked --bench instructions
+
+step "lint"
+cargo clippy --workspace --all-targets --locked -- -D warnings
+cargo clippy --workspace --test diagnosis --test scenarios --test soak --locked -- -D warnings
+cargo clippy --manifest-path fuzz/Cargo.toml --locked -- -D warnings
+shellcheck tests/*.sh deploy/demo/*.sh dashboards/*.sh dashboards/preview/*.sh .ci/run
+shellcheck -x deploy/build.sh tests/release/*.sh deploy/packages/debian/scripts/*
+shellcheck -s sh deploy/packages/rpm/p*
+
+step "documentation"
+RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
 
 step "scenarios end"
 wait "$scenarios" || scenarios=failed
