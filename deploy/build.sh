@@ -69,7 +69,11 @@ image() {
         --label org.opencontainers.image.source=https://github.com/listenq/listenq \
         --identity-label=false --tag "localhost/listenq:$version" \
         --file deploy/image/Containerfile "$context"
-    buildah push --quiet "localhost/listenq:$version" "oci-archive:dist/listenq-$version-image.tar:listenq:$version"
+    # An archive of buildah's own would say when it was packed.
+    rm -rf target/layout
+    buildah push --quiet "localhost/listenq:$version" "oci:target/layout:listenq:$version"
+    tar --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner --mode=go=rX,u+rw,a-s \
+        -cf "dist/listenq-$version-image.tar" -C target/layout .
 }
 
 # It is released as it was checked, and with the Helm library it was checked with.
