@@ -74,7 +74,10 @@ fn stop_for(seconds: u8) {
     let passed = growth(&before, &after, "listenq_netns_last_sample_timestamp_seconds");
     let credited = growth(&before, &after, "listenq_netns_sampled_seconds_total");
     println!("stopped: {missed} missed, {passed:.3} s passed, {credited:.3} s credited");
-    assert!(passed > stopped && credited < passed - stopped + 0.2, "{credited} of {passed} s credited");
+    assert!(
+        passed > stopped && credited < passed - stopped + 0.2,
+        "{credited} of {passed} s credited"
+    );
     // The queue was full throughout: whatever time was credited, it was full.
     let [from, to] = [&before, &after].map(|scrape| scrape.at(listener.addr()));
     let full = to.full_seconds.unwrap() - from.full_seconds.unwrap();
