@@ -196,10 +196,13 @@ impl<A: Address> Group<A> {
         if self.at_rest {
             return 0;
         }
-        let (by_address, mut overflows) = (&mut self.by_address, 0);
-        self.listeners.retain(|_, listener| {
+        let Self { listeners, by_address, revision, .. } = self;
+        let mut overflows = 0;
+        listeners.retain(|_, listener| {
             let forgotten = listener.is_forgotten(now);
             if forgotten {
+                // No dump need have come: of a namespace that ended, none does.
+                *revision += 1;
                 by_address.remove(&listener.address);
                 admission.leave(listener.exposure);
                 overflows += listener.shown.overflows.unwrap_or(0);

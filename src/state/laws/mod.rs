@@ -448,6 +448,25 @@ fn a_namespace_that_ended_keeps_its_counters_for_the_grace_time() {
 }
 
 #[test]
+fn a_listener_forgotten_after_its_namespace_ended_is_shown_no_more() {
+    let mut story = Story::begun_with(&[socket(1, 80), socket(2, 81)]);
+    story.tick(&[dropped(3, waiting(5, socket(1, 80))), socket(2, 81)], 3);
+    for _ in 0..3 {
+        story.tick(&[socket(2, 81)], 0);
+    }
+    story.snapshot.namespaces.clear();
+    let mut view = View::default();
+    let shown = [INTERVAL, GRACE - 2 * INTERVAL].map(|elapsed| {
+        story.state.fold(&story.snapshot, elapsed);
+        story.state.show(&Own::default(), &mut view);
+        let netns = &view.namespaces[0];
+        let ports: Vec<&str> = netns.listeners.iter().map(|one| &*one.name.port).collect();
+        (ports.join(" "), netns.unexposed_overflows)
+    });
+    assert_eq!(shown, [("80 81".into(), Some(0)), ("81".into(), Some(3))]);
+}
+
+#[test]
 fn a_namespace_of_the_same_name_starts_afresh() {
     let mut story = Story::begun_with(&[socket(1, 80)]);
     story.tick(&[dropped(3, socket(1, 80))], 3).tick(&[dropped(3, socket(1, 80))], 0);
