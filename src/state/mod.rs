@@ -53,6 +53,8 @@ pub struct State {
     window: Window,
     client_patience: Duration,
     now: Duration,
+    /// Snapshots taken in.
+    snapshots: u64,
     namespaces: BTreeMap<Arc<str>, Netns>,
     admission: Admission,
     incidents: Vec<Incident>,
@@ -78,6 +80,8 @@ pub struct Incident {
 struct Tick {
     /// On the fold's own clock.
     now: Duration,
+    /// Which snapshot it is, counted: two may be taken at the same time of the clock.
+    snapshot: u64,
     /// In seconds since 1970.
     unix_time: f64,
     /// The slot of the peak window it falls into.
@@ -105,6 +109,7 @@ impl State {
             window: Window::new(peak_window),
             client_patience,
             now: Duration::ZERO,
+            snapshots: 0,
             namespaces: BTreeMap::new(),
             admission: Admission::new(filter, max_listeners),
             incidents: Vec::new(),
@@ -119,8 +124,10 @@ impl State {
     /// Takes in one snapshot, taken `elapsed` after the last.
     pub fn fold(&mut self, snapshot: &Snapshot, elapsed: Duration) {
         self.now += elapsed;
+        self.snapshots += 1;
         let tick = Tick {
             now: self.now,
+            snapshot: self.snapshots,
             unix_time: snapshot.unix_time,
             slot: self.window.slot_at(self.now),
         };
@@ -173,9 +180,10 @@ impl State {
     }
 
     fn end_missing(&mut self) {
-        let (now, admission, incidents) = (self.now, &mut self.admission, &mut self.incidents);
+        let (now, snapshot) = (self.now, self.snapshots);
+        let (admission, incidents) = (&mut self.admission, &mut self.incidents);
         self.namespaces.retain(|_, netns| {
-            if !netns.was_folded_at(now) {
+            if !netns.was_part_of(snapshot) {
                 netns.end(now, admission);
                 netns.conclude(now, incidents);
             }

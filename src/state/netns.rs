@@ -54,7 +54,8 @@ pub(super) struct Netns {
     raised: Vec<(u32, Duration)>,
     concluded_at: Duration,
     unexposed: u64,
-    folded_at: Duration,
+    /// The last snapshot it was part of.
+    snapshot: u64,
     ended_at: Option<Duration>,
 }
 
@@ -82,7 +83,7 @@ impl Netns {
             raised: Vec::new(),
             concluded_at: Duration::ZERO,
             unexposed: 0,
-            folded_at: Duration::ZERO,
+            snapshot: 0,
             ended_at: None,
         }
     }
@@ -94,7 +95,7 @@ impl Netns {
 
     /// Takes in one sample. What it could not read stays as it was.
     pub(super) fn fold(&mut self, sample: &NetnsSample, tick: Tick, admission: &mut Admission) {
-        self.folded_at = tick.now;
+        self.snapshot = tick.snapshot;
         if !Arc::ptr_eq(&self.owner, &sample.owner) {
             self.owner = sample.owner.clone();
         }
@@ -186,9 +187,9 @@ impl Netns {
         self.ended_at.is_some()
     }
 
-    /// Whether it was part of the snapshot taken at `now`.
-    pub(super) fn was_folded_at(&self, now: Duration) -> bool {
-        self.folded_at == now
+    /// Whether it was part of that snapshot.
+    pub(super) fn was_part_of(&self, snapshot: u64) -> bool {
+        self.snapshot == snapshot
     }
 
     /// It is not there any more: its counters stay for the grace time, its gauges go.
