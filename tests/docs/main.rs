@@ -54,17 +54,18 @@ const NODE_EXPORTER: &str = "127.0.0.1:9100";
 const REST: Duration = Duration::from_secs(4);
 
 /// Blocks that are shown and not run, by their first line, each with its reason.
-const NOT_RUN: [(&str, &str); 6] = [
+const NOT_RUN: [(&str, &str); 7] = [
     ("  kernel                 sampler thread", "a drawing of how data goes"),
     ("apt install ./dist", "tests/release/packages.sh installs what is built"),
     ("mkdir -p /etc/systemd/system/listenq.service.d", "links to what a package puts there"),
     ("ln -s /usr/share/listenq/systemd/socket-activation.conf", "the same"),
+    ("systemctl disable --now listenq", "every block begins afresh: nothing is there to remove"),
     ("docker run --network host --read-only", "tests/release/image.sh runs it as Docker would"),
     ("docker run --network host --pid host", "the same"),
 ];
 
 /// Commands that a test cannot run as they stand: what is run instead, and why.
-const INSTEAD: [(&str, &str, &str); 5] = [
+const INSTEAD: [(&str, &str, &str); 6] = [
     ("cargo run --release", "listenq --version", "the daemon of the scene is what it starts"),
     ("cargo build --release", "test -x target/release/listenq", "cargo has built what it tests"),
     (
@@ -74,6 +75,7 @@ const INSTEAD: [(&str, &str, &str); 5] = [
     ),
     ("systemctl daemon-reload", "systemd-analyze verify listenq.service", "nor to read it again"),
     ("systemctl restart listenq", "systemctl is-enabled listenq", "nor to restart it"),
+    ("journalctl -u listenq -n 20", "journalctl --version", "nor to keep its log"),
 ];
 
 /// Who judges a configuration, by a key that it has: a program and its words. Grafana is too large to be here.
@@ -318,6 +320,7 @@ fn every_configuration_is_taken_by_who_reads_it() {
     }
     let files = Rootfs::new();
     sign(files.path());
+    files.file("listenq-password", "a password");
     for rules in ["alerts.yml", "recording.yml"] {
         let shipped = fs::read(root("deploy/prometheus").join(rules)).unwrap();
         files.file(&format!("listenq/{rules}"), shipped);
@@ -339,10 +342,12 @@ fn every_configuration_is_taken_by_who_reads_it() {
     assert_eq!(keys, READERS.iter().map(|(key, _)| *key).collect());
 }
 
-/// Makes the certificates that the web configuration of the documentation names.
+/// Makes the certificates that the web configuration of the documentation names, and Prometheus' part.
 fn sign(directory: &Path) {
-    let subject = Subject { names: &["localhost"], until: 2100 };
-    Authority::new(directory, "prometheus-ca").sign("listenq", subject);
+    for (authority, name) in [("prometheus-ca", "prometheus"), ("listenq-ca", "listenq")] {
+        let subject = Subject { names: &["localhost"], until: 2100 };
+        Authority::new(directory, authority).sign(name, subject);
+    }
 }
 
 #[test]
