@@ -1,7 +1,8 @@
 //! What a whole tick costs over what the kernel alone costs, measured in one run: samples of a namespace with
 //! 10, 100, 1,000 and 10,000 listeners against a bare loop that sends the same request, receives and
-//! counts bytes; and the same of 1, 50 and 200 namespaces with 3 listeners each. One client is connected in each
-//! namespace, for without any the number of sockets is all that is read; the last row is without.
+//! counts bytes; the same of 1, 4 and 8, which are asked for one by one; and of 1, 50 and 200 namespaces with 3 listeners
+//! each. One client is connected in each namespace, for without any the number of sockets is all that is read; the last
+//! row of few listeners and that of namespaces are without. At the end, what it takes only to wake up as often.
 //!
 //! `cargo bench --bench live`, as root. The two take turns, so what disturbs the machine disturbs both; times are
 //! medians, and only their ratio says something about listenq.
@@ -26,7 +27,12 @@ use netlink_sys::{Socket, SocketAddr};
 use rustix::time::{ClockId, clock_gettime};
 
 const SIZES: [usize; 4] = [10, 100, 1_000, 10_000];
+/// As many as are asked for one by one, at most.
+const FEW: [usize; 3] = [1, 4, 8];
 const NAMESPACES: [usize; 3] = [1, 50, 200];
+/// For how long a thread is watched that does nothing.
+const WATCHED: Duration = Duration::from_secs(10);
+const INTERVALS: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(10)];
 const LISTENERS_EACH: usize = 3;
 /// The interval is a mean over 128 samples: it has settled after so long.
 const SETTLES: Duration = Duration::from_secs(30);
@@ -74,10 +80,15 @@ fn main() {
     println!("medians; a tick over a bare \"send request, receive and count bytes\" loop");
     println!(" listeners  rounds   tick wall   bare wall  ratio    tick cpu    bare cpu  ratio");
     for size in SIZES {
-        let netns = Netns::new("live");
-        netns.run(|| measure(size));
+        measure(size, true);
     }
     println!("aim: a ratio of at most {AIM} at 1,000 and 10,000 listeners");
+    println!();
+    println!("few listeners, the last without a connection; aim: cheaper than a dump");
+    for size in FEW {
+        measure(size, true);
+    }
+    measure(SIZES[0], false);
     println!();
     println!(
         "namespaces, {LISTENERS_EACH} listeners each; the interval achieved with the default budget"
@@ -92,6 +103,20 @@ fn main() {
     println!(
         "the last without a connection; aim: 200 namespaces at 200 ms or better, without at 100 ms"
     );
+    println!();
+    println!("at rest, what it takes a thread to wake up so often and do nothing");
+    for interval in INTERVALS {
+        println!("{:>10}  {:.3} % of a core", format!("{interval:?}"), 100.0 * idle(interval));
+    }
+}
+
+/// The share of a core that this thread takes if it only sleeps.
+fn idle(interval: Duration) -> f64 {
+    let (begin, before) = (Instant::now(), thread_cpu());
+    while begin.elapsed() < WATCHED {
+        thread::sleep(interval);
+    }
+    (thread_cpu() - before).as_secs_f64() / begin.elapsed().as_secs_f64()
 }
 
 fn measure_namespaces(count: usize, are_connected: bool) {
@@ -107,11 +132,14 @@ fn measure_namespaces(count: usize, are_connected: bool) {
     drop((listeners, connections, namespaces));
 }
 
-fn measure(size: usize) {
-    let (listeners, connection) = (open(size), connect());
-    let duel = fight(sampler(), vec![Bare::open()]);
-    drop((listeners, connection));
-    println!("{}", row(size, &duel));
+fn measure(size: usize, is_connected: bool) {
+    let netns = Netns::new("live");
+    netns.run(|| {
+        let (listeners, connection) = (open(size), is_connected.then(connect));
+        let duel = fight(sampler(), vec![Bare::open()]);
+        drop((listeners, connection));
+        println!("{}", row(size, &duel));
+    });
 }
 
 /// The interval at which the sampler comes to rest by itself.

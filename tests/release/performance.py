@@ -27,6 +27,8 @@ PAGE, PLOT = f"{ROOT}/docs/performance.md", f"{ROOT}/docs/performance.png"
 BEGIN, END = "<!-- figures -->\n", "<!-- /figures -->\n"
 INSIDE = "LISTENQ_PERFORMANCE_INSIDE"
 SIZES = [10, 100, 1_000, 10_000]
+# The rows of few listeners that benches/live.rs prints, the last without a connection.
+FEW = 4
 NAMESPACES = 200
 # How long each program is watched at rest, in seconds.
 WATCHED = 15
@@ -280,8 +282,14 @@ def machine():
     return f"Linux {os.uname().release}, {os.cpu_count()} processors ({cpu}), {now}.\n\n"
 
 
+def parts(live):
+    """The rows of benches/live.rs: by listeners, of few listeners, by namespaces, of waking up alone."""
+    few, many = len(SIZES), len(SIZES) + FEW
+    return live[:few], live[few:many], live[many:-2], live[-2:]
+
+
 def page(live, scan, sizes, rest, crowd):
-    ticks, many = live[: len(SIZES)], live[len(SIZES) :]
+    ticks, few, many, idle = parts(live)
     text = machine() + "## A tick\n\n"
     text += "Medians in µs of processor time. The floor sends the same request, receives, and counts bytes.\n\n"
     rows = [
@@ -289,10 +297,15 @@ def page(live, scan, sizes, rest, crowd):
         for tick, row in zip(ticks, sizes)
     ]
     text += table(["listeners", "tick", "floor", "ratio", "`ss -ltnm`", "raindrops"], rows)
+    rows = [(f"{row[0]}, other TCP sockets", *row[5:8]) for row in few[:-1]]
+    rows += [(f"{row[0]}, no other TCP socket", *row[5:8]) for row in few[-1:]]
+    text += table(["few listeners", "tick", "floor", "ratio"], rows)
+    text += "The ticks below include the namespace of listenq itself, the floor does not.\n\n"
     rows = [(f"{row[0]}, a connection in each", *row[5:8], f"{row[8]} ms") for row in many[:-1]]
     rows += [(f"{row[0]}, no connection", *row[5:8], f"{row[8]} ms") for row in many[-1:]]
     text += table(["namespaces of 3 listeners", "tick", "floor", "ratio", "interval within 2 % of a core"], rows)
-    text += "## At rest\n\n" + table(["program", "share of a core", "resident"], rest)
+    floor = [(f"a thread that only wakes up every {ms} ms", f"{float(share):.2f} %", "") for ms, share in idle]
+    text += "## At rest\n\n" + table(["program", "share of a core", "resident"], floor + rest)
     text += "## A scrape\n\nProcessor time of whole scrapes, HTTP included.\n\n"
     rows = []
     for row in sizes:
@@ -320,7 +333,8 @@ def plot(live, scan, sizes, rest, crowd):
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(2, 2, figsize=(10, 7), dpi=80)
-    ticks, many = live[: len(SIZES)], live[len(SIZES) : -1]
+    ticks, _, many, _ = parts(live)
+    many = many[:-1]
     listeners_seen = [row["listeners"] for row in sizes]
 
     def draw(axis, title, x, lines):
