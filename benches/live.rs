@@ -22,6 +22,7 @@ use listenq::sampler::{Config, Sampler};
 use listenq::state;
 use listenq_lab::listener::{Listen, Listener};
 use listenq_lab::netns::Netns;
+use listenq_lab::rootfs::Rootfs;
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use netlink_sys::{Socket, SocketAddr};
 use rustix::time::{ClockId, clock_gettime};
@@ -136,7 +137,8 @@ fn measure(size: usize, is_connected: bool) {
     let netns = Netns::new("live");
     netns.run(|| {
         let (listeners, connection) = (open(size), is_connected.then(connect));
-        let duel = fight(sampler(), vec![Bare::open()]);
+        let procfs = procfs_here();
+        let duel = fight(sampler(&procfs), vec![Bare::open()]);
         drop((listeners, connection));
         println!("{}", row(size, &duel));
     });
@@ -196,9 +198,22 @@ fn fight(mut sampler: Sampler, mut bare: Vec<Bare>) -> Duel {
     duel
 }
 
-/// Opened inside the namespace. Its counters are those of the main thread's namespace: the same cost.
-fn sampler() -> Sampler {
-    let config = Config { all_namespaces: false, state: every_listener(), ..Config::default() };
+/// A procfs whose `net` is the calling thread's: that of `/proc` is the main thread's.
+fn procfs_here() -> Rootfs {
+    let procfs = Rootfs::new();
+    for (place, target) in
+        [("net", "/proc/thread-self/net"), ("self", "/proc/self"), ("sys", "/proc/sys")]
+    {
+        procfs.link(place, target);
+    }
+    procfs
+}
+
+/// Opened inside the namespace.
+fn sampler(procfs: &Rootfs) -> Sampler {
+    let procfs = procfs.path().into();
+    let state = every_listener();
+    let config = Config { procfs, all_namespaces: false, state, ..Config::default() };
     Sampler::new(&config).unwrap()
 }
 
