@@ -139,8 +139,9 @@ impl Daemon {
     pub fn threads(&self) -> Vec<(PathBuf, String, PathBuf)> {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("it runs").flatten();
         let look = |task: PathBuf| {
-            let name = fs::read_to_string(task.join("comm")).ok()?.trim_end().to_owned();
+            // In this order: a new thread has the name of the one that made it until it takes its own, and enters after that.
             let netns = fs::read_link(task.join("ns/net")).ok()?;
+            let name = fs::read_to_string(task.join("comm")).ok()?.trim_end().to_owned();
             Some((task, name, netns))
         };
         tasks.filter_map(|task| look(task.path())).collect()
