@@ -218,6 +218,32 @@ fn a_namespace_made_again_under_its_name_is_a_counter_reset() {
     assert_eq!(namesakes.len(), 1, "{namesakes:?}");
 }
 
+/// Its service restarts just when listenq looks, and somebody keeps it by a descriptor meanwhile.
+#[test]
+fn a_namespace_that_is_out_of_sight_for_a_while_brings_no_history_as_news() {
+    let Some(_alone) = alone() else { return };
+    let (mut rootfs, pod) = (Rootfs::new(), Pod::new(40));
+    let name = pod.ns.name().to_owned();
+    let daemon = watcher().args(&[&rootfs.flag()]).start();
+    for more in [0.0, 7.0] {
+        rootfs.mount_netns(&pod.ns, &name);
+        await_somaxconn(&daemon, &name, Some(4096.0));
+        if more > 0.0 {
+            pod.overflow(7);
+        }
+        let mut seen = None;
+        let agrees = within(PATIENCE, || {
+            let scrape = daemon.scrape().of_netns(&name);
+            let blame = scrape.value(OVERFLOWS, &[]).map(|_| scrape.blame())?;
+            seen = Some((blame.kernel, blame.charged()));
+            (seen == Some((pod.refused(), more))).then_some(())
+        });
+        assert!(agrees.is_some(), "{more}: {} refused, {seen:?}", pod.refused());
+        rootfs.unmount_all();
+        await_somaxconn(&daemon, &name, None);
+    }
+}
+
 #[test]
 fn with_netns_own_no_other_namespace_is_seen() {
     let Some(_alone) = alone() else { return };

@@ -56,7 +56,7 @@ pub fn own(procfs: &Path) -> io::Result<NetnsId> {
 pub fn find(procfs: &Path, rootfs: &Path) -> io::Result<Found> {
     let mut found = Found::default();
     for directory in MOUNTS {
-        find_mounts(&rootfs.join(directory), &mut found);
+        find_mounts(&rootfs.join(directory), &mut found)?;
     }
     for entry in fs::read_dir(procfs)? {
         // A look that breaks off is worth nothing: what it did not come to would seem to have ended.
@@ -94,12 +94,13 @@ fn id(metadata: &Metadata) -> NetnsId {
     NetnsId(metadata.ino())
 }
 
-fn find_mounts(directory: &Path, found: &mut Found) {
-    let Ok(entries) = fs::read_dir(directory) else { return };
-    let own_device = fs::metadata(directory).map(|metadata| metadata.dev()).ok();
-    for entry in entries.flatten() {
+fn find_mounts(directory: &Path, found: &mut Found) -> io::Result<()> {
+    let Some(entries) = if_there(fs::read_dir(directory))? else { return Ok(()) };
+    let own_device = if_there(fs::metadata(directory))?.map(|metadata| metadata.dev());
+    for entry in entries {
+        let entry = entry?;
         // A plain file is a leftover: a mounted namespace is on a device of its own.
-        let Ok(metadata) = fs::metadata(entry.path()) else { continue };
+        let Some(metadata) = if_there(fs::metadata(entry.path()))? else { continue };
         if Some(metadata.dev()) == own_device {
             continue;
         }
@@ -110,6 +111,19 @@ fn find_mounts(directory: &Path, found: &mut Found) {
         if entrance.mount < known.mount {
             *known = entrance;
         }
+    }
+    Ok(())
+}
+
+/// `None` for what is not there or not for us. Where the machine fails, a look is worth nothing, as with processes.
+fn if_there<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if matches!(error.kind(), NotFound | NotADirectory | PermissionDenied) => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
     }
 }
 

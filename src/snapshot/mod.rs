@@ -395,6 +395,17 @@ impl Counters {
         self.0[counter as usize] = Some(value);
     }
 
+    /// Whether `newer` can be a later reading of the same kernel's counters: none of them is smaller.
+    pub fn may_become(&self, newer: &Self) -> bool {
+        let both = self.0.iter().zip(newer.0);
+        both.filter_map(|(old, new)| Some((*old)?.le(&new?))).all(|is_more| is_more)
+    }
+
+    /// Whether they were read and nothing was counted.
+    pub fn are_all_zero(&self) -> bool {
+        self.0.iter().flatten().count() > 0 && self.0.iter().flatten().all(|value| *value == 0)
+    }
+
     /// Takes over every value that `newer` has.
     pub fn update(&mut self, newer: &Self) {
         for (old, new) in self.0.iter_mut().zip(newer.0) {

@@ -42,7 +42,7 @@ pub struct ScannedSocket {
 }
 
 /// The local end of a socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Local {
     /// The address; of a connection never a wildcard.
     pub ip: IpAddr,

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::snapshot::ListenAddress;
 use crate::snapshot::scan::{Local, ScannedSocket, TcpScan, Waiting};
@@ -25,15 +25,22 @@ pub(super) struct Found {
 pub(super) fn attribute(scan: &TcpScan) -> FxHashMap<ListenAddress, Found> {
     let mut found: FxHashMap<ListenAddress, Found> = FxHashMap::default();
     let mut by_port: FxHashMap<u16, Vec<&ScannedSocket>> = FxHashMap::default();
+    let mut members = FxHashSet::default();
     for socket in &scan.sockets {
         found.entry(socket.address).or_default().length += u64::from(socket.length);
-        by_port.entry(socket.local.port).or_default().push(socket);
+        // The members of a reuseport group are as good as one.
+        if members.insert((socket.address, socket.is_v6_only)) {
+            by_port.entry(socket.local.port).or_default().push(socket);
+        }
     }
-    let listener_of = |local: &Local| {
+    let look_up = |local: &Local| {
         let sockets = by_port.get(&local.port)?;
         let ranked = sockets.iter().filter_map(|socket| Some((rank(socket, local)?, socket)));
         ranked.max_by_key(|(rank, _)| *rank).map(|(_, socket)| socket.address)
     };
+    // Connections are many, and their local ends few.
+    let mut known = FxHashMap::default();
+    let mut listener_of = |local: &Local| *known.entry(*local).or_insert_with(|| look_up(local));
     for half_open in &scan.half_open {
         if let Some(found) = listener_of(&half_open.local).and_then(|at| found.get_mut(&at)) {
             found.half_open += 1;

@@ -171,10 +171,12 @@ impl State {
     }
 
     fn first_sight(&mut self, sample: &NetnsSample, tick: Tick) {
-        if let Some(replaced) = self.namespaces.remove(&sample.name) {
+        let replaced = self.namespaces.remove(&sample.name);
+        if let Some(replaced) = &replaced {
             replaced.leave(&mut self.admission);
         }
-        let mut netns = Netns::new(sample);
+        let is_back = replaced.is_some_and(|replaced| replaced.may_be_back_in(sample));
+        let mut netns = Netns::new(sample, sample.is_newborn && !is_back);
         netns.fold(sample, tick, &mut self.admission);
         self.namespaces.insert(sample.name.clone(), netns);
     }

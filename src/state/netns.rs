@@ -63,11 +63,11 @@ pub(super) struct Netns {
 
 impl Netns {
     /// A namespace just seen for the first time. One that came up under watch counts from nothing.
-    pub(super) fn new(sample: &NetnsSample) -> Self {
-        let baseline_dumps = if sample.is_newborn { 0 } else { BASELINE_DUMPS };
+    pub(super) fn new(sample: &NetnsSample, is_newborn: bool) -> Self {
+        let baseline_dumps = if is_newborn { 0 } else { BASELINE_DUMPS };
         Self {
             id: sample.id,
-            is_newborn: sample.is_newborn,
+            is_newborn,
             name: sample.name.clone(),
             owner: sample.owner.clone(),
             tcp: Group::new(baseline_dumps),
@@ -166,8 +166,10 @@ impl Netns {
         if let Some(tcp) = &scan.tcp {
             self.tcp.take_scan(at, tcp);
         }
-        if let Some(queues) = &scan.unix {
-            self.unix.take_scan(at, queues);
+        match &scan.unix {
+            Some(queues) => self.unix.take_scan(at, queues),
+            // One of the queues is too long to be told of: what the last scan said is not kept for fresh.
+            None => self.unix.forget_scan(),
         }
     }
 
@@ -187,6 +189,15 @@ impl Netns {
         self.ended_at.is_some()
     }
 
+    /// Whether `sample` may be of this namespace, which nobody seemed to hold any more: then it has a history. An inode alone
+    /// does not tell, for it is given to the next namespace at once; but that one has counted less.
+    pub(super) fn may_be_back_in(&self, sample: &NetnsSample) -> bool {
+        let mut newer = [&sample.netstat, &sample.snmp].into_iter().flatten();
+        self.id == sample.id
+            && !self.counters.are_all_zero()
+            && newer.all(|newer| self.counters.may_become(newer))
+    }
+
     /// Whether it was part of that snapshot.
     pub(super) fn was_part_of(&self, snapshot: u64) -> bool {
         self.snapshot == snapshot
@@ -198,7 +209,7 @@ impl Netns {
             self.ended_at = Some(now);
             self.tcp.close(now);
             self.unix.close(now);
-            self.scan = None;
+            (self.scan, self.sampled_unix) = (None, None);
         }
         self.forget(now, admission);
     }

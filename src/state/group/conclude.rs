@@ -63,9 +63,11 @@ impl<A: Address> Group<A> {
         if all.is_empty() {
             return all;
         }
+        // How a socket was then is all that is known of it.
+        let seen_at = self.sampled_at.unwrap_or(context.now);
         for socket in self.sockets.living() {
             if let Some(evidence) = all.get_mut(&socket.listener) {
-                context.add(socket, evidence);
+                context.add(socket, seen_at, evidence);
             }
         }
         all
@@ -80,8 +82,8 @@ impl Context {
         Evidence { cookies_sent, cookies_received, ..Evidence::default() }
     }
 
-    fn add(&self, socket: &Socket, evidence: &mut Evidence) {
-        let lasts = |since: Duration, time| self.now.saturating_sub(since) >= time;
+    fn add(&self, socket: &Socket, seen_at: Duration, evidence: &mut Evidence) {
+        let lasts = |since: Duration, time| seen_at.saturating_sub(since) >= time;
         let sockets = &mut evidence.sockets;
         sockets.all += 1;
         sockets.brimming +=

@@ -392,6 +392,21 @@ fn a_namespace_that_comes_back_under_its_inode_is_another() {
 }
 
 #[test]
+fn a_namespace_that_is_found_again_with_its_history_is_no_newborn() {
+    let mut story = Story::begun_with(&[socket(1, 80)]);
+    story.tick(&[dropped(3, waiting(5, socket(1, 80)))], 3);
+    let sample = story.snapshot.namespaces.remove(0);
+    story.state.fold(&story.snapshot, INTERVAL);
+    story.snapshot.namespaces.push(NetnsSample { is_newborn: true, ..sample });
+    for _ in 0..3 {
+        story.tick(&[dropped(4, waiting(5, socket(1, 80)))], 0);
+    }
+    assert_eq!((story.drops(80), story.overflows(80)), (0, 0));
+    story.tick(&[dropped(6, waiting(5, socket(1, 80)))], 2);
+    assert_eq!((story.drops(80), story.overflows(80)), (2, 2));
+}
+
+#[test]
 fn a_namespace_that_comes_back_with_an_unshown_listener_is_no_trouble() {
     let mut story = Story::capped(1);
     let sockets = [socket(1, 80), socket(2, 81)];
@@ -440,6 +455,7 @@ fn a_namespace_that_ended_keeps_its_counters_for_the_grace_time() {
     story.state.fold(&story.snapshot, INTERVAL);
     let closed = story.listener(80);
     assert_eq!((closed.overflows, closed.sockets, closed.queue), (Some(3), 0, None));
+    assert_eq!(story.netns().sampled_unix, None);
     assert!(!story.netns().is_fresh(Protocol::Tcp, Duration::ZERO));
     story.state.fold(&story.snapshot, GRACE);
     let mut view = View::default();

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::diagnosis::Diagnosis;
-use crate::snapshot::scan::{Local, Scan, ScannedSocket, TcpScan, Waiting};
-use crate::snapshot::{Setting, Settings};
+use crate::snapshot::scan::{Local, Scan, ScannedSocket, TcpScan, UnixQueue, Waiting};
+use crate::snapshot::{Setting, Settings, UnixName};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -79,6 +79,41 @@ fn a_scan_that_is_too_old_says_nothing() {
     story.tick_after(SECOND * 2, &[queue], 0);
     assert_eq!((story.oldest(80), story.listener(80).scan), (None, None));
     assert!(story.netns().scan.is_some());
+}
+
+#[test]
+fn what_is_known_of_a_unix_queue_ends_when_it_is_too_long_to_be_scanned() {
+    let (cookie, address) = (Cookie(5), UnixName::new(b"/run/php.sock").unwrap());
+    let queue = AcceptQueue { length: 2, limit: Some(4) };
+    let socket = ListenSocket { cookie, address, queue, drops: None, origin: Origin::default() };
+    let mut story = Story::begun_with(&[]);
+    let sample = &mut story.snapshot.namespaces[0];
+    sample.unix = Some(Dump { interval: INTERVAL, is_same: false, sockets: vec![socket] });
+    for second in [1, 2] {
+        let unix = Some(vec![UnixQueue { cookie, address, clients: vec![7, 8] }]);
+        story.snapshot.namespaces[0].scan = Some(Scan { unix, ..scan(super::socket(1, 80), &[]) });
+        story.tick_after(SECOND, &[], 0);
+        assert_eq!(story.netns().listeners[0].abandoned(), Some(0), "second {second}");
+    }
+    story.snapshot.namespaces[0].scan =
+        Some(Scan { unix: None, ..scan(super::socket(1, 80), &[]) });
+    story.tick_after(SECOND, &[], 0);
+    assert_eq!(story.netns().listeners[0].abandoned(), None);
+}
+
+#[test]
+fn a_member_at_its_limit_is_stuck_only_while_dumps_say_so() {
+    let members = [waiting(4, socket(1, 80)), socket(2, 80)];
+    let mut story = Story::begun_with(&[socket(1, 80), socket(2, 80)]);
+    story.tick(&members, 0);
+    for _ in 0..50 {
+        story.failed_tick();
+    }
+    assert_eq!(story.diagnoses(80), []);
+    for _ in 0..20 {
+        story.tick(&members, 0);
+    }
+    assert_eq!(story.diagnoses(80), [Diagnosis::Imbalance]);
 }
 
 #[test]
