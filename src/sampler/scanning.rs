@@ -1,6 +1,7 @@
 //! Connection scans: which namespace is scanned next and when, and the thread that does it, off the sampling path. A scan
 //! walks every connection of the machine, so scans together never use more than a hundredth of a core.
 
+use std::cmp::Ordering;
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
@@ -30,6 +31,8 @@ pub struct Place {
     reader: Option<ConnectionReader>,
     is_own: bool,
     scanned_at: Option<Duration>,
+    /// When it was first looked at.
+    known_since: Option<Duration>,
     tcp: Queues,
     unix: Queues,
     syn_sum: Option<u64>,
@@ -79,11 +82,13 @@ impl Place {
     /// The place of a namespace; without a reader it is never scanned.
     pub fn new(reader: Option<ConnectionReader>, is_own: bool) -> Self {
         let (tcp, unix) = (Queues::default(), Queues::default());
-        Self { reader, is_own, scanned_at: None, tcp, unix, syn_sum: None, syn_moved_at: None }
+        let (scanned_at, known_since, syn_sum, syn_moved_at) = (None, None, None, None);
+        Self { reader, is_own, scanned_at, known_since, tcp, unix, syn_sum, syn_moved_at }
     }
 
     /// Sees to what a sample taken at `now` gives reason to.
     pub fn look(&mut self, now: Duration, sample: &NetnsSample) {
+        self.known_since.get_or_insert(now);
         if let Some(dump) = sample.tcp.as_ref().filter(|dump| !dump.is_same) {
             self.tcp.look(now, dump.sockets.iter().map(|socket| socket.queue));
         }
@@ -113,12 +118,16 @@ impl Place {
         self.tcp.wait_since.or(self.unix.wait_since).is_some()
     }
 
-    /// Since when it is due, if it is; the more urgent ones are due for longer in proportion to their interval.
+    /// Since when it is due, if it is; the more urgent ones are due for longer in proportion to their interval. One never
+    /// scanned became due when it was first looked at.
     fn overdue(&self, now: Duration, interval: Duration) -> Option<f64> {
         self.reader.as_ref()?;
         let interval = self.interval(now, interval);
-        let Some(scanned_at) = self.scanned_at else { return Some(f64::INFINITY) };
-        let share = now.saturating_sub(scanned_at).as_secs_f64() / interval.as_secs_f64();
+        let waited = match self.scanned_at {
+            Some(scanned_at) => now.saturating_sub(scanned_at),
+            None => interval + now.saturating_sub(self.known_since.unwrap_or(now)),
+        };
+        let share = waited.as_secs_f64() / interval.as_secs_f64();
         (share >= 1.0).then_some(share)
     }
 
@@ -186,7 +195,10 @@ impl Scanning {
         let due = |(id, place): (NetnsId, &'a mut Place)| {
             Some((place.overdue(now, self.interval)?, id, place))
         };
-        let neediest = places.filter_map(due).max_by(|(a, ..), (b, ..)| a.total_cmp(b));
+        // The first of equals: the own one.
+        let needier =
+            |a: &(f64, _, _), b: &(f64, _, _)| a.0.total_cmp(&b.0).then(Ordering::Greater);
+        let neediest = places.filter_map(due).max_by(needier);
         let Some((_, id, place)) = neediest else { return };
         if let Some(reader) = place.reader.take() {
             // If the thread is gone, nothing is scanned any more: that it went was said in the log.
@@ -269,12 +281,25 @@ mod tests {
     }
 
     #[test]
-    fn one_never_scanned_comes_first_and_one_without_a_reader_never() {
+    fn one_never_scanned_is_due_at_once_and_lets_trouble_go_first() {
         let mut fresh = place(false, &[0]);
-        fresh.scanned_at = None;
-        assert_eq!(fresh.overdue(seconds(100), INTERVAL), Some(f64::INFINITY));
+        (fresh.scanned_at, fresh.known_since) = (None, Some(seconds(100)));
+        assert_eq!(fresh.overdue(seconds(100), INTERVAL), Some(1.0));
+        assert_eq!(fresh.overdue(seconds(160), INTERVAL), Some(2.0));
+        let waits = place(false, &[1]);
+        assert!(waits.overdue(seconds(103), INTERVAL) > fresh.overdue(seconds(103), INTERVAL));
         fresh.reader = None;
-        assert_eq!(fresh.overdue(seconds(100), INTERVAL), None);
+        assert_eq!(fresh.overdue(seconds(160), INTERVAL), None);
+    }
+
+    #[test]
+    fn of_those_that_are_equally_due_the_first_is_scanned() {
+        let mut scanning = Scanning::start(INTERVAL).unwrap();
+        let mut places = [place(true, &[0]), place(false, &[0])];
+        places.iter_mut().for_each(|place| place.scanned_at = None);
+        let named = (1..).map(NetnsId).zip(&mut places);
+        scanning.give(seconds(100), named);
+        assert!(places[0].reader.is_none() && places[1].reader.is_some());
     }
 
     #[test]
