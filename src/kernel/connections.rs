@@ -85,7 +85,9 @@ impl ConnectionReader {
             let mut request = request.filtered(only_ports(&ports)).build();
             self.walk(&mut request, datagram, &mut found)?;
             after = self.listeners(datagram)?;
-            after.sort_by_key(|row| row.cookie);
+            // A dump may show a row twice.
+            found.waiting.sort_by_key(|waiting| waiting.cookie);
+            found.waiting.dedup_by_key(|waiting| waiting.cookie);
         }
         let length_after = |cookie| {
             let place = after.binary_search_by_key(&cookie, |row: &ListenRow| row.cookie);
@@ -105,6 +107,7 @@ impl ConnectionReader {
         ScannedSocket { address: ListenAddress { ip, port, device }, local, is_v6_only, length }
     }
 
+    /// By cookie.
     fn listeners(&mut self, datagram: &mut Datagram) -> Result<Vec<ListenRow>, DumpError> {
         let mut request = Request::states(&[LISTEN]).build();
         let mut rows = Vec::new();
@@ -113,6 +116,9 @@ impl ConnectionReader {
             Ok(())
         })?;
         self.rows += rows.len() as u64;
+        // A dump may show a row twice.
+        rows.sort_by_key(|row: &ListenRow| row.cookie);
+        rows.dedup_by_key(|row| row.cookie);
         Ok(rows)
     }
 

@@ -102,7 +102,8 @@ impl ListenReader {
                 let Scratch { text, rows, .. } = scratch;
                 rows.clear();
                 for file in files {
-                    proc_tcp::parse(file.read(text)?, &mut rows.sockets)?;
+                    let text = file.read_lines(text, proc_tcp::is_connection)?;
+                    proc_tcp::parse(text, &mut rows.sockets)?;
                 }
                 Ok(rows.replace(sockets))
             }

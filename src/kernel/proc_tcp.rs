@@ -28,6 +28,11 @@ pub fn parse(text: &str, sockets: &mut Vec<ListenSocket>) -> Result<(), RowError
     Ok(())
 }
 
+/// Whether this line is a connection: behind it nobody listens.
+pub fn is_connection(line: &str) -> bool {
+    !line.trim_start().starts_with("sl ") && matches!(row(line), Some(None))
+}
+
 /// `sl local remote state tx:rx timer:when retransmits uid timeout inode …`
 fn row(text: &str) -> Option<Option<ListenSocket>> {
     let mut fields = text.split_ascii_whitespace();

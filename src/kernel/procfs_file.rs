@@ -57,21 +57,25 @@ impl ProcfsFile {
         &self.path
     }
 
-    /// Its text as it is now.
-    pub fn read<'text>(&self, text: &'text mut Text) -> Result<&'text str, ReadError> {
-        self.read_until(text, |_| false)
+    /// Its text as it is now, down to a line that `is_last`, and perhaps some more: a table may be long.
+    pub fn read_lines<'text>(
+        &self,
+        text: &'text mut Text,
+        is_last: impl Fn(&str) -> bool,
+    ) -> Result<&'text str, ReadError> {
+        self.read_until(text, |text, _| last_line(text).is_some_and(&is_last))
     }
 
-    /// The same of a file that the kernel writes in one piece (a counter file, a setting; no table): it has ended where a
+    /// The text of a file that the kernel writes in one piece (a counter file, a setting; no table): it has ended where a
     /// reading left room, and need not be read once more to see that.
     pub fn read_piece<'text>(&self, text: &'text mut Text) -> Result<&'text str, ReadError> {
-        self.read_until(text, |room_left| room_left > 0)
+        self.read_until(text, |_, room_left| room_left > 0)
     }
 
     fn read_until<'text>(
         &self,
         text: &'text mut Text,
-        has_ended: impl Fn(usize) -> bool,
+        has_ended: impl Fn(&[u8], usize) -> bool,
     ) -> Result<&'text str, ReadError> {
         let length =
             self.fill(&mut text.0, has_ended).map_err(|error| ReadError::new(&self.path, error))?;
@@ -79,7 +83,11 @@ impl ProcfsFile {
             .map_err(|error| ReadError::invalid(&self.path, error))
     }
 
-    fn fill(&self, buffer: &mut Vec<u8>, has_ended: impl Fn(usize) -> bool) -> io::Result<usize> {
+    fn fill(
+        &self,
+        buffer: &mut Vec<u8>,
+        has_ended: impl Fn(&[u8], usize) -> bool,
+    ) -> io::Result<usize> {
         let mut length = 0;
         loop {
             if length == buffer.len() {
@@ -89,7 +97,7 @@ impl ProcfsFile {
                 Ok(0) => return Ok(length),
                 Ok(more) => {
                     length += more;
-                    if has_ended(buffer.len() - length) {
+                    if has_ended(&buffer[..length], buffer.len() - length) {
                         return Ok(length);
                     }
                 }
@@ -100,6 +108,14 @@ impl ProcfsFile {
     }
 }
 
+/// The last whole line.
+fn last_line(text: &[u8]) -> Option<&str> {
+    let is_break = |byte: &u8| *byte == b'\n';
+    let end = text.iter().rposition(is_break)?;
+    let begin = text[..end].iter().rposition(is_break).map_or(0, |at| at + 1);
+    std::str::from_utf8(&text[begin..end]).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,9 +124,23 @@ mod tests {
     fn a_file_is_read_anew_each_time() {
         let file = ProcfsFile::open("/proc/self/stat".into()).unwrap();
         let mut text = Text::default();
-        let first = file.read(&mut text).unwrap().to_owned();
+        let first = file.read_piece(&mut text).unwrap().to_owned();
         assert!(first.starts_with(&std::process::id().to_string()), "{first}");
-        assert!(file.read(&mut text).unwrap().starts_with(&std::process::id().to_string()));
+        assert!(file.read_piece(&mut text).unwrap().starts_with(&std::process::id().to_string()));
+    }
+
+    #[test]
+    fn of_a_long_table_no_more_is_read_than_is_wanted() {
+        let path = std::env::temp_dir().join(format!("lq-table-{}", std::process::id()));
+        let table: String = (0..10_000).map(|n| format!("row {n}\n")).collect();
+        std::fs::write(&path, &table).unwrap();
+        let file = ProcfsFile::open(path.clone()).unwrap();
+        std::fs::remove_file(path).unwrap();
+        let mut text = Text(vec![0; 64]);
+        let number = |line: &str| line.strip_prefix("row ").unwrap().parse::<u32>().unwrap();
+        let begin = file.read_lines(&mut text, |line| number(line) >= 20).unwrap();
+        assert!(begin.contains("row 20\n") && begin.len() <= 512, "{begin}");
+        assert_eq!(file.read_lines(&mut text, |_| false).unwrap(), table);
     }
 
     #[test]
