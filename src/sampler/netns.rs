@@ -374,9 +374,8 @@ impl NetnsReader {
             Some(Some(is_same)) => {
                 self.unix_waits = sockets.iter().any(|socket| socket.queue.length > 0);
                 own.set_feature(Feature::UnixDiag, true);
-                // Between two dumps a queue that held nothing may wait for the slow pace.
-                let interval = tick.interval.max(tick.slow());
-                sample.unix = Some(Dump { interval, is_same, sockets });
+                // After a queue that held something no dump is left out: a longer gap is a stall.
+                sample.unix = Some(Dump { interval: tick.interval, is_same, sockets });
             }
             Some(None) => own.set_feature(Feature::UnixDiag, false),
             None => self.spare_unix = sockets,
@@ -474,13 +473,14 @@ mod tests {
         let mut reader = NetnsReader::open_own(Path::new("/proc")).unwrap();
         let mut sample = NetnsSample::new(NetnsId(1), "host".into(), false);
         let (mut own, mut scratch) = (Own::default(), Scratch::default());
-        let tick = Tick { now: Duration::ZERO, interval: SLOW };
+        let tick = Tick { now: Duration::ZERO, interval: SLOW / 10 };
         reader.read(tick, &mut sample, &mut own, &mut scratch);
 
         let tcp = sample.tcp.as_ref().unwrap();
         assert!(tcp.sockets.iter().any(|socket| socket.address.port == port));
         let unix = sample.unix.as_ref().unwrap();
         assert!(unix.sockets.iter().any(|socket| socket.address.label() == format!("@{name}")));
+        assert_eq!(unix.interval, tick.interval);
         assert!(sample.netstat.is_some() && sample.snmp.is_some() && sample.settings.is_some());
         assert_eq!(own.errors, [0; Source::ALL.len()]);
     }

@@ -169,6 +169,9 @@ impl Owners {
     fn claim(&mut self, origin: &Origin, found: &Found) -> Option<(u32, Arc<Owner>)> {
         let mut owner = match found.holders.get(&u64::from(origin.inode)) {
             Some(holder) => self.held_by(holder),
+            // The process that was found before still runs, and is believed until it does not: this walk failed, or may not
+            // see it any more.
+            None if self.held.contains_key(&origin.inode) => return None,
             None => Owner::default(),
         };
         if owner.unit.is_empty() && owner.container_id.is_empty() {
@@ -248,16 +251,33 @@ fn may_see_holders() -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
     use std::os::linux::fs::MetadataExt;
 
     use super::*;
 
-    #[test]
-    fn a_socket_of_this_process_is_its_own() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    fn listener() -> (TcpListener, Origin) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&listener));
         let inode = std::fs::metadata(path).unwrap().st_ino();
-        let origin = Origin { inode: u32::try_from(inode).unwrap(), cgroup: None };
+        (listener, Origin { inode: u32::try_from(inode).unwrap(), cgroup: None })
+    }
+
+    #[test]
+    fn a_walk_that_fails_takes_no_name_away() {
+        let (_listener, origin) = listener();
+        let mut owners = Owners::new(Path::new("/proc"), Path::new("/"));
+        assert!(owners.search(&[origin]).claims.contains_key(&origin.inode));
+        owners.procfs = "/nowhere".into();
+        // Its creator's cgroup would say less.
+        let of_init = Origin { cgroup: Some(1), ..origin };
+        let search = owners.search(&[of_init]);
+        assert!(search.failure.is_some() && search.claims.is_empty());
+    }
+
+    #[test]
+    fn a_socket_of_this_process_is_its_own() {
+        let (_listener, origin) = listener();
         let mut owners = Owners::new(Path::new("/proc"), Path::new("/"));
         let search = owners.search(&[origin]);
         let comm = std::fs::read_to_string("/proc/self/comm").unwrap();
