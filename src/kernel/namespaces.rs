@@ -9,6 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 
+use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::snapshot::{NetnsId, escaped};
@@ -115,15 +116,15 @@ fn find_mounts(directory: &Path, found: &mut Found) -> io::Result<()> {
     Ok(())
 }
 
-/// `None` for what is not there or not for us. Where the machine fails, a look is worth nothing, as with processes.
+/// `None` for what cannot be read, as what is not there or not for us. Where the machine has no memory or descriptors left, a
+/// look is worth nothing, as with processes.
 fn if_there<T>(result: io::Result<T>) -> io::Result<Option<T>> {
-    use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
     match result {
+        Err(error) => match Errno::from_io_error(&error) {
+            Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM) => Err(error),
+            _ => Ok(None),
+        },
         Ok(value) => Ok(Some(value)),
-        Err(error) if matches!(error.kind(), NotFound | NotADirectory | PermissionDenied) => {
-            Ok(None)
-        }
-        Err(error) => Err(error),
     }
 }
 
@@ -152,6 +153,14 @@ mod tests {
         let entrance = &found.namespaces[&own(proc).unwrap()];
         assert!(entrance.pid.is_some_and(|pid| pid <= std::process::id()));
         assert_eq!(entrance.mount, None);
+    }
+
+    #[test]
+    fn only_a_machine_without_means_makes_a_look_fail() {
+        let failed = |errno: Errno| if_there(Err::<(), _>(errno.into()));
+        assert_eq!(failed(Errno::NOENT).unwrap(), None);
+        assert_eq!(failed(Errno::STALE).unwrap(), None);
+        assert!(failed(Errno::MFILE).is_err() && failed(Errno::NOMEM).is_err());
     }
 
     #[test]
