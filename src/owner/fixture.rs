@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A directory that is removed when dropped.
-pub(super) struct Dir(PathBuf);
+pub(crate) struct Dir(PathBuf);
 
 // === impl Dir ===
 
 impl Dir {
     /// Makes an empty one.
-    pub(super) fn new(hint: &str) -> Self {
+    pub(crate) fn new(hint: &str) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("lq-{}-{n}-{hint}", std::process::id()));
@@ -21,29 +21,29 @@ impl Dir {
     }
 
     /// Where it is.
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 
     /// Makes a directory and those it is in.
-    pub(super) fn directory(&self, path: &str) -> PathBuf {
+    pub(crate) fn directory(&self, path: &str) -> PathBuf {
         let path = self.0.join(path);
         fs::create_dir_all(&path).unwrap();
         path
     }
 
     /// Writes a file and makes the directories it is in.
-    pub(super) fn file(&self, path: &str, text: impl AsRef<[u8]>) {
+    pub(crate) fn file(&self, path: &str, text: impl AsRef<[u8]>) {
         fs::write(self.inside(path), text).unwrap();
     }
 
     /// Makes a symbolic link and the directories it is in.
-    pub(super) fn link(&self, target: &str, path: &str) {
+    pub(crate) fn link(&self, target: &str, path: &str) {
         symlink(target, self.inside(path)).unwrap();
     }
 
     /// Removes a directory with all that is in it.
-    pub(super) fn remove(&self, path: &str) {
+    pub(crate) fn remove(&self, path: &str) {
         fs::remove_dir_all(self.0.join(path)).unwrap();
     }
 

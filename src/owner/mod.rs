@@ -15,7 +15,7 @@ pub mod cgroup;
 pub mod cgroup_id;
 mod claim;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 pub mod holders;
 pub mod kubelet;
 mod process;

@@ -255,6 +255,7 @@ mod tests {
     use std::os::linux::fs::MetadataExt;
 
     use super::*;
+    use crate::owner::fixture::Dir;
 
     fn listener() -> (TcpListener, Origin) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -265,14 +266,19 @@ mod tests {
 
     #[test]
     fn a_walk_that_fails_takes_no_name_away() {
+        let dir = Dir::new("owners");
+        dir.file("sys/fs/cgroup/cgroup.controllers", "");
+        let nginx = dir.directory("sys/fs/cgroup/system.slice/nginx.service");
+        let cgroup = Some(std::fs::metadata(nginx).unwrap().st_ino());
         let (_listener, origin) = listener();
-        let mut owners = Owners::new(Path::new("/proc"), Path::new("/"));
-        assert!(owners.search(&[origin]).claims.contains_key(&origin.inode));
+        let [held, unheld] = [origin.inode, u32::MAX].map(|inode| Origin { inode, cgroup });
+        let mut owners = Owners::new(Path::new("/proc"), dir.path());
+        assert!(!owners.search(&[held]).claims[&held.inode].process.is_empty());
         owners.procfs = "/nowhere".into();
-        // Its creator's cgroup would say less.
-        let of_init = Origin { cgroup: Some(1), ..origin };
-        let search = owners.search(&[of_init]);
-        assert!(search.failure.is_some() && search.claims.is_empty());
+        let search = owners.search(&[held, unheld]);
+        // What the creator's cgroup says is less.
+        assert_eq!(&*search.claims[&unheld.inode].unit, "nginx.service");
+        assert!(search.failure.is_some() && !search.claims.contains_key(&held.inode));
     }
 
     #[test]
