@@ -109,6 +109,8 @@ mod tests {
              \u{20}  2: 0100007F:0001 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 4 000000003c11faa1 100 0 0 10 0\n"
         );
         assert_eq!(parsed(&text), Ok(vec![socket("127.0.0.1", 41773, 3, 3947)]));
+        let connections = text.lines().map(is_connection);
+        assert_eq!(connections.collect::<Vec<_>>(), [false, false, true, false]);
     }
 
     #[test]
