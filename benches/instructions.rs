@@ -15,7 +15,7 @@ use std::time::Duration;
 use gungraun::prelude::*;
 use gungraun::{Callgrind, EventKind};
 use listenq::exposition;
-use listenq::own::Own;
+use listenq::self_stats::SelfStats;
 use listenq::snapshot::{Counter, Counters, ListenSocket, Snapshot};
 use listenq::state::{Config, State};
 use listenq::view::View;
@@ -92,9 +92,9 @@ fn overflows(value: u64) -> Counters {
     counters
 }
 
-fn shown(listeners: usize) -> (State, Own, View) {
+fn shown(listeners: usize) -> (State, SelfStats, View) {
     let (state, _) = folded(listeners);
-    let (own, mut view) = (Own::default(), View::default());
+    let (own, mut view) = (SelfStats::default(), View::default());
     state.show(&own, &mut view);
     (state, own, view)
 }
@@ -130,7 +130,7 @@ fn fold((mut state, snapshot): (State, Snapshot)) -> (State, Snapshot) {
 #[bench::listeners_100(args = (100), config = gate(PUBLISH, 100))]
 #[bench::listeners_1000(args = (1_000), config = gate(PUBLISH, 1_000))]
 #[bench::listeners_10000(args = (10_000), config = gate(PUBLISH, 10_000))]
-fn publish((state, own, mut view): (State, Own, View)) -> (State, Own, View) {
+fn publish((state, own, mut view): (State, SelfStats, View)) -> (State, SelfStats, View) {
     state.show(black_box(&own), &mut view);
     (state, own, view)
 }

@@ -152,7 +152,7 @@ fn achieved(config: &Config) -> Duration {
     thread::sleep(SETTLES);
     drop(stop);
     running.join().unwrap();
-    reader.read().unwrap().view.own.interval.unwrap()
+    reader.read().unwrap().view.stats.interval.unwrap()
 }
 
 fn row(size: usize, duel: &Duel) -> String {

@@ -258,7 +258,7 @@ pub enum Netns {
     /// Every one of the machine.
     All,
     /// Only the one listenq is in.
-    Own,
+    SelfStats,
 }
 
 /// How important a log line is.

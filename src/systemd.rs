@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use listenfd::ListenFd;
 use sd_notify::NotifyState;
 
-use crate::sampler::publish::Reader;
+use crate::view::publish::Reader;
 
 /// The watchdog is told of life so often in its time.
 const BEATS: u32 = 3;
@@ -53,7 +53,7 @@ pub async fn beat(reader: Reader) {
     beats.tick().await;
     loop {
         beats.tick().await;
-        let samples = reader.read().map_or(0, |published| published.view.own.samples);
+        let samples = reader.read().map_or(0, |published| published.view.stats.samples);
         if pulse.is_felt(samples) {
             is_stuck = false;
             tell(&[NotifyState::Watchdog]);

@@ -17,13 +17,13 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use listenq::kernel::ask::MOST;
 use listenq::kernel::inet_diag::{both_families, decode_row};
 use listenq::kernel::listen::{ListenReader, Scratch};
 use listenq::kernel::netstat::Netstat;
-use listenq::own::Own;
-use listenq::sampler::netns::{NetnsReader, Tick};
+use listenq::kernel::socket_queries::MAX_QUERIES;
+use listenq::sampler::netns::{NetnsReader, SampleTime};
 use listenq::sampler::{Config, Sampler};
+use listenq::self_stats::SelfStats;
 use listenq::snapshot::{ListenSocket, NetnsId, NetnsSample, Origin, Snapshot};
 use listenq::state::{self, State};
 use listenq::view::View;
@@ -61,7 +61,7 @@ fn decode_fold_and_show_allocate_nothing_at_rest() {
     // Read once, as at start-up: from then on overflows are settled.
     snapshot.namespaces[0].netstat = Some(Netstat::from_file("/proc/net/netstat").unwrap().0);
     let (mut state, own, mut view) =
-        (State::new(state::Config::default()), Own::default(), View::default());
+        (State::new(state::Config::default()), SelfStats::default(), View::default());
     state.fold(&snapshot, INTERVAL);
     snapshot.namespaces[0].netstat = None;
     let mut tick = || {
@@ -83,14 +83,14 @@ fn decode_fold_and_show_allocate_nothing_at_rest() {
 fn a_reading_of_this_namespace_allocates_nothing_at_rest() {
     let mut reader = NetnsReader::open_own(Path::new("/proc")).unwrap();
     let (mut own, mut state, mut view) =
-        (Own::default(), State::new(state::Config::default()), View::default());
+        (SelfStats::default(), State::new(state::Config::default()), View::default());
     let namespaces = vec![NetnsSample::new(NetnsId(1), "host".into(), false)];
     let mut snapshot = Snapshot { namespaces, ..Snapshot::default() };
     let mut scratch = Scratch::default();
     let (mut calm, mut at_rest) = (0, Vec::new());
     for tick in 0..200 {
         let count = allocations(|| {
-            let tick = Tick { now: INTERVAL * tick, interval: INTERVAL };
+            let tick = SampleTime { now: INTERVAL * tick, interval: INTERVAL };
             reader.read(tick, &mut snapshot.namespaces[0], &mut own, &mut scratch);
             state.fold(&snapshot, INTERVAL);
             state.show(&own, &mut view);
@@ -137,7 +137,7 @@ fn a_few_listeners_are_asked_for_without_an_allocation() {
     }
     Netns::new("asked").run(|| {
         let open = || Listen::tcp("127.0.0.1:0").open();
-        let _listeners: Vec<_> = repeat_with(open).take(MOST).collect();
+        let _listeners: Vec<_> = repeat_with(open).take(MAX_QUERIES).collect();
         let (mut scratch, mut sockets) = (Scratch::default(), Vec::new());
         let net = Path::new("/proc/thread-self/net");
         let mut reader = ListenReader::open(net, &mut scratch).unwrap();

@@ -6,10 +6,10 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use listenq::kernel::ask::MOST;
 use listenq::kernel::listen::{ListenReader, Scratch};
-use listenq::own::Own;
-use listenq::sampler::netns::{NetnsReader, Tick};
+use listenq::kernel::socket_queries::MAX_QUERIES;
+use listenq::sampler::netns::{NetnsReader, SampleTime};
+use listenq::self_stats::SelfStats;
 use listenq::snapshot::{ListenSocket, NetnsId, NetnsSample};
 use listenq_lab::client::{fill, reset};
 use listenq_lab::listener::{Listen, Listener};
@@ -90,7 +90,7 @@ fn sets() -> Vec<Vec<Listen>> {
         vec![tcp("0.0.0.0:8080").device("lo"), tcp("0.0.0.0:8080").device("lq0")],
         vec![tcp("[::ffff:127.0.0.1]:8080"), tcp("127.0.0.1:8081")],
         vec![tcp("127.0.0.1:8080").mptcp(), tcp("[::]:8081").mptcp()],
-        (0..MOST).map(|n| tcp(&format!("127.0.0.1:{}", 8080 + n))).collect(),
+        (0..MAX_QUERIES).map(|n| tcp(&format!("127.0.0.1:{}", 8080 + n))).collect(),
     ]
 }
 
@@ -178,7 +178,7 @@ fn what_hides_another_or_is_one_too_many_is_dumped() {
         known.dump_until(1);
         assert_eq!(known.ask(), Some(true));
         let crowd: Vec<Listener> =
-            (0..MOST).map(|n| tcp(&format!("127.0.0.1:{}", 9000 + n)).open()).collect();
+            (0..MAX_QUERIES).map(|n| tcp(&format!("127.0.0.1:{}", 9000 + n)).open()).collect();
         assert!(!known.dump());
         assert_eq!(known.ask(), None);
         drop(crowd);
@@ -235,10 +235,10 @@ fn a_queue_is_seen_at_once_and_to_its_end_where_nobody_was_connected() {
     }
     Netns::new("calm").run(|| {
         let listeners = [tcp("127.0.0.1:8080").open(), tcp("[::]:8081").open()];
-        let (mut own, mut scratch) = (Own::default(), Scratch::default());
+        let (mut own, mut scratch) = (SelfStats::default(), Scratch::default());
         let mut reader = NetnsReader::open_here(Path::new("/proc"), &mut scratch).unwrap();
         let mut sample = NetnsSample::new(NetnsId(1), "calm".into(), false);
-        let mut tick = Tick { now: Duration::ZERO, interval: Duration::from_millis(1) };
+        let mut tick = SampleTime { now: Duration::ZERO, interval: Duration::from_millis(1) };
         let mut lengths = |gap| {
             tick.now += gap;
             reader.read(tick, &mut sample, &mut own, &mut scratch);

@@ -15,7 +15,7 @@ use proptest::prelude::*;
 
 use listenq::exposition::table::{Kind, METRICS};
 use listenq::exposition::{self};
-use listenq::own::{Feature, Own, Process, Source};
+use listenq::self_stats::{Feature, Process, SelfStats, Source};
 use listenq::snapshot::scan::{HalfOpen, Local, Scan, ScannedSocket, TcpScan, Waiting};
 use listenq::snapshot::{
     AcceptQueue, Cookie, Counter, Counters, DeviceName, Dump, ListenAddress, ListenSocket, NetnsId,
@@ -125,8 +125,8 @@ fn scan(sockets: &[ListenSocket]) -> Scan {
     Scan { tcp: Some(tcp), ..Scan::default() }
 }
 
-fn own() -> Own {
-    let mut own = Own {
+fn own() -> SelfStats {
+    let mut own = SelfStats {
         samples: 5,
         missed: 1,
         sampled_namespaces: 1,
@@ -142,7 +142,7 @@ fn own() -> Own {
             threads: 3,
             start_time_seconds: Some(1_750_000_000.0),
         }),
-        ..Own::default()
+        ..SelfStats::default()
     };
     own.errors[Source::Snmp as usize] = 5;
     own.features[Feature::SockDiag as usize] = Some(true);

@@ -1,4 +1,4 @@
-//! Owners on the real kernel: sockets that processes inherit, and a cgroup version 2 hierarchy.
+//! OwnerLookup on the real kernel: sockets that processes inherit, and a cgroup version 2 hierarchy.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
 #![allow(clippy::print_stderr, reason = "who reads the output must see what did not run")]
 #![allow(clippy::disallowed_types, reason = "a socket is held by a child only if one is started")]
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use listenq::owner::cgroup::telling_path;
 use listenq::owner::cgroup_id::CgroupTree;
-use listenq::owner::holders::{Found, Step, Walk};
+use listenq::owner::holders::{HolderMatch, Step, Walk};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 /// A child that holds `socket` as its standard input. Killed when dropped.
@@ -66,7 +66,7 @@ fn listen() -> (TcpListener, u64) {
     (socket, inode)
 }
 
-fn walk(inode: u64) -> Found {
+fn walk(inode: u64) -> HolderMatch {
     let mut walk = Walk::new(Path::new("/proc"), [inode]).unwrap();
     while walk.step(Duration::from_millis(1)).unwrap() == Step::More {}
     walk.finish()

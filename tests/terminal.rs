@@ -8,8 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use listenq::diagnosis::Diagnosis;
-use listenq::owner::Owner;
 use listenq::report::{Caps, Diagnosed, Listener, Recent, Report};
+use listenq::snapshot::owner::Owner;
 use listenq_lab::client::fill;
 use listenq_lab::listener::Listen;
 use listenq_lab::listenq::{Launch, Output};

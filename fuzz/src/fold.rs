@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use arbitrary::{Arbitrary, Unstructured};
 use listenq::exposition;
-use listenq::own::Own;
-use listenq::owner::Owner;
 use listenq::report::Report;
+use listenq::self_stats::SelfStats;
+use listenq::snapshot::owner::Owner;
 use listenq::snapshot::scan::{HalfOpen, Local, Scan, ScannedSocket, TcpScan, UnixQueue, Waiting};
 use listenq::snapshot::{
     AcceptQueue, Cookie, Counter, Counters, Dump, ListenAddress, ListenSocket, NetnsId,
@@ -122,7 +122,7 @@ pub fn run(bytes: &[u8]) {
         let elapsed = tick.gap.duration();
         state.fold(&snapshot(&mut spaces, tick), elapsed);
         state.take_incidents().for_each(drop);
-        state.show(&Own::default(), &mut view);
+        state.show(&SelfStats::default(), &mut view);
         before = check(&view, &spaces, &before, elapsed, max_listeners);
     }
     check_written(&view);

@@ -6,7 +6,7 @@ use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram, LabelPair, Metric as Sample, MetricFamily, MetricType,
 };
 
-use crate::own::Durations;
+use crate::self_stats::Durations;
 use crate::view::View;
 
 use super::table::{Kind, Metric, Value};
@@ -29,7 +29,7 @@ pub(super) fn of(metric: &Metric, view: &View, age: Duration) -> Option<MetricFa
 
 fn samples(metric: &Metric, view: &View, age: Duration) -> Vec<Sample> {
     if let Value::Durations(durations) = metric.value {
-        return vec![histogram(durations(&view.own))];
+        return vec![histogram(durations(&view.stats))];
     }
     let mut samples = Vec::new();
     metric.each(view, age, &mut |subject, more, value| {

@@ -75,7 +75,7 @@ impl Lines {
                 write_head(text, metric);
             }
             let (labels, own) = match subject {
-                Subject::Own => ("", 0),
+                Subject::SelfStats => ("", 0),
                 Subject::Netns(place, _) => (namespaces.get(place), NETNS.len()),
                 Subject::Listener(place, ..) => (listeners.get(place), LISTENER.len()),
             };

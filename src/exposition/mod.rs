@@ -47,11 +47,12 @@ mod tests {
 
     use super::*;
     use crate::diagnosis::Diagnosis;
-    use crate::own::{Feature, Own, Process};
-    use crate::owner::Owner;
+    use crate::self_stats::{Feature, Process, SelfStats};
+    use crate::snapshot::owner::Owner;
     use crate::snapshot::{Counter, Counters, Setting, Settings};
     use crate::view::{
-        Case, Held, ListenerName, ListenerView, NetnsScan, NetnsView, Protocol, QueueView, ScanView,
+        Case, HeldDiagnosis, ListenerName, ListenerView, NetnsScan, NetnsView, Protocol, QueueView,
+        ScanView,
     };
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -82,15 +83,15 @@ mod tests {
         let (mut counters, mut settings) = (Counters::default(), Settings::default());
         counters.set(Counter::ListenOverflows, 12);
         settings.set(Setting::Somaxconn, -1);
-        let held = |diagnosis, since| Held { diagnosis, since };
+        let held = |diagnosis, since| HeldDiagnosis { diagnosis, since };
         let diagnoses =
             vec![held(Diagnosis::Stalled, Some(SECOND)), held(Diagnosis::SlowAccept, None)];
         let closed = ListenerView { queue: None, sockets: 0, ..listener(Protocol::Tcp, "::", "1") };
         let case = Some(Arc::new(Case { diagnoses, ..Case::default() }));
         let host = NetnsView {
             name: "host".into(),
-            tcp_at: Some(SECOND),
-            sampled_unix: Some(1_750_000_000.5),
+            tcp_sampled_at: Some(SECOND),
+            sampled_unix_time: Some(1_750_000_000.5),
             scan: Some(NetnsScan { at: SECOND, unix_time: 0.25, gap: None }),
             counters,
             settings,
@@ -107,9 +108,9 @@ mod tests {
             listeners: vec![listener(Protocol::Unix, "@\n", "")],
             ..NetnsView::default()
         };
-        let mut own = Own { process: Some(Process::default()), ..Own::default() };
+        let mut own = SelfStats { process: Some(Process::default()), ..SelfStats::default() };
         own.set_feature(Feature::Scan, true);
-        View { now: SECOND, own, namespaces: vec![host, other], ..View::default() }
+        View { now: SECOND, stats: own, namespaces: vec![host, other], ..View::default() }
     }
 
     #[test]

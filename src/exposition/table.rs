@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use crate::own::{Durations, Feature, Own, Process, Source};
-use crate::owner::Owner;
+use crate::self_stats::{Durations, Feature, Process, SelfStats, Source};
+use crate::snapshot::owner::Owner;
 use crate::snapshot::{Counter, Setting};
 use crate::view::{ListenerView, NetnsView, Protocol, QueueView, View};
 
@@ -31,7 +31,7 @@ pub type Series<'a> = dyn FnMut(Subject<'_>, &[&str], f64) + 'a;
 #[derive(Clone, Copy)]
 pub enum Subject<'a> {
     /// listenq itself: no labels.
-    Own,
+    SelfStats,
     /// The namespace at this place.
     Netns(usize, &'a NetnsView),
     /// The listener at this place, all namespaces counted through, and its namespace.
@@ -65,7 +65,7 @@ pub enum Value {
     /// A kernel setting of each namespace; absent while it is stale.
     Setting(Setting),
     /// listenq itself.
-    Own(fn(&Own) -> Option<f64>),
+    SelfStats(fn(&SelfStats) -> Option<f64>),
     /// The process listenq runs in.
     Process(fn(&Process) -> Option<f64>),
     /// The diagnoses of each listener; absent while its namespace is stale.
@@ -73,7 +73,7 @@ pub enum Value {
     /// Several series of listenq itself, each with its own label values.
     Labelled(fn(&View, &mut Series<'_>)),
     /// Durations of listenq itself.
-    Durations(fn(&Own) -> &Durations),
+    Durations(fn(&SelfStats) -> &Durations),
 }
 
 /// The labels of a listener.
@@ -326,7 +326,7 @@ pub const METRICS: &[Metric] = &[
         "listenq_netns_last_sample_timestamp_seconds",
         "When the namespace last gave a good sample, in seconds since 1970; not when it was scraped.",
         NETNS,
-        Value::Netns(|netns| netns.sampled_unix),
+        Value::Netns(|netns| netns.sampled_unix_time),
     ),
     gauge(
         "listenq_netns_scan_timestamp_seconds",
@@ -345,31 +345,33 @@ pub const METRICS: &[Metric] = &[
         "listenq_build_info",
         "A constant 1 labelled by version and revision of listenq; not the version of the kernel.",
         &["version", "revision"],
-        Value::Labelled(|_, series| series(Subject::Own, &[crate::VERSION, crate::REVISION], 1.0)),
+        Value::Labelled(|_, series| {
+            series(Subject::SelfStats, &[crate::VERSION, crate::REVISION], 1.0)
+        }),
     ),
     gauge(
         "listenq_sample_interval_seconds",
         "Mean gap between samples lately, as achieved; not the gap that was asked for.",
         &[],
-        Value::Own(|own| Some(own.interval?.as_secs_f64())),
+        Value::SelfStats(|own| Some(own.interval?.as_secs_f64())),
     ),
     gauge(
         "listenq_sample_interval_target_seconds",
         "Mean gap between samples asked for by --sample.interval; not the achieved one.",
         &[],
-        Value::Own(|own| Some(own.target_interval.as_secs_f64())),
+        Value::SelfStats(|own| Some(own.target_interval.as_secs_f64())),
     ),
     counter(
         "listenq_samples_total",
         "Samples taken, failed ones included; not scrapes.",
         &[],
-        Value::Own(|own| Some(own.samples as f64)),
+        Value::SelfStats(|own| Some(own.samples as f64)),
     ),
     counter(
         "listenq_samples_missed_total",
         "Samples that were due while an earlier one still ran or listenq was not given a processor; they are skipped, not made up for.",
         &[],
-        Value::Own(|own| Some(own.missed as f64)),
+        Value::SelfStats(|own| Some(own.missed as f64)),
     ),
     counter(
         "listenq_sample_errors_total",
@@ -377,7 +379,11 @@ pub const METRICS: &[Metric] = &[
         &["source"],
         Value::Labelled(|view, series| {
             for source in Source::ALL {
-                series(Subject::Own, &[source.label()], view.own.errors[source as usize] as f64);
+                series(
+                    Subject::SelfStats,
+                    &[source.label()],
+                    view.stats.errors[source as usize] as f64,
+                );
             }
         }),
     ),
@@ -399,22 +405,26 @@ pub const METRICS: &[Metric] = &[
         "listenq_scan_rows_total",
         "Sockets that the kernel listed for connection scans; not the connections that it had to walk.",
         &[],
-        Value::Own(|own| Some(own.scan_rows as f64)),
+        Value::SelfStats(|own| Some(own.scan_rows as f64)),
     ),
     gauge(
         "listenq_namespaces",
         "Network namespaces by state: sampled, or there and inaccessible; those that cannot even be seen are not counted.",
         &["state"],
         Value::Labelled(|view, series| {
-            series(Subject::Own, &["sampled"], view.own.sampled_namespaces as f64);
-            series(Subject::Own, &["inaccessible"], view.own.inaccessible_namespaces as f64);
+            series(Subject::SelfStats, &["sampled"], view.stats.sampled_namespaces as f64);
+            series(
+                Subject::SelfStats,
+                &["inaccessible"],
+                view.stats.inaccessible_namespaces as f64,
+            );
         }),
     ),
     gauge(
         "listenq_listeners_omitted",
         "Listeners without series because of --listener.max; those left out by --listener.include or --listener.exclude are not counted.",
         &[],
-        Value::Own(|own| Some(own.omitted_listeners as f64)),
+        Value::SelfStats(|own| Some(own.omitted_listeners as f64)),
     ),
     gauge(
         "listenq_feature_available",
@@ -422,8 +432,8 @@ pub const METRICS: &[Metric] = &[
         &["feature"],
         Value::Labelled(|view, series| {
             for feature in Feature::ALL {
-                if let Some(available) = view.own.features[feature as usize] {
-                    series(Subject::Own, &[feature.label()], f64::from(available));
+                if let Some(available) = view.stats.features[feature as usize] {
+                    series(Subject::SelfStats, &[feature.label()], f64::from(available));
                 }
             }
         }),
@@ -432,7 +442,7 @@ pub const METRICS: &[Metric] = &[
         "listenq_web_config_last_reload_successful",
         "Whether the last change of --web.config.file or of a file it names was taken over (1), or was bad and the configuration before it stays (0); absent without that flag.",
         &[],
-        Value::Own(|own| own.web_config_reloaded.map(f64::from)),
+        Value::SelfStats(|own| own.web_config_reloaded.map(f64::from)),
     ),
     // The process, as every Prometheus client library has it.
     counter(
@@ -527,8 +537,8 @@ impl Metric {
                     Some(netns.settings.get(setting)? as f64)
                 });
             }
-            Value::Own(value) => one(value(&view.own), series),
-            Value::Process(value) => one(view.own.process.as_ref().and_then(value), series),
+            Value::SelfStats(value) => one(value(&view.stats), series),
+            Value::Process(value) => one(view.stats.process.as_ref().and_then(value), series),
             Value::Labelled(each) => each(view, series),
             Value::Diagnoses => each_diagnosis(view, age, series),
             Value::Durations(_) => {}
@@ -538,7 +548,7 @@ impl Metric {
 
 fn one(value: Option<f64>, series: &mut Series<'_>) {
     if let Some(value) = value {
-        series(Subject::Own, &[], value);
+        series(Subject::SelfStats, &[], value);
     }
 }
 
@@ -611,7 +621,7 @@ impl<'a> Subject<'a> {
     /// The values of its labels, in the order of their names.
     pub fn labels(self) -> impl Iterator<Item = &'a str> {
         let (netns, listener) = match self {
-            Self::Own => (None, None),
+            Self::SelfStats => (None, None),
             Self::Netns(_, netns) => (Some(&*netns.name), None),
             Self::Listener(_, netns, listener) => (Some(&*netns.name), Some(&*listener.name)),
         };

@@ -5,7 +5,7 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 
 use crate::report::Report;
-use crate::sampler::publish::Reader;
+use crate::view::publish::Reader;
 
 use super::render;
 

@@ -25,7 +25,7 @@ use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 
 use crate::exposition;
-use crate::sampler::publish::{Published, Reader};
+use crate::view::publish::{Published, Reader};
 use crate::web_config::Guarded;
 
 use door::Door;

@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
 
-use crate::sampler::publish::{Published, Reader};
+use crate::view::publish::{Published, Reader};
 
 /// One text for all who wait for it at the same time: a crowd costs a rendering or two, and the memory of one text.
 #[derive(Clone, Debug, Default)]

@@ -4,13 +4,13 @@
 
 use std::path::Path;
 
-use super::ask::Questions;
 use super::device::Devices;
 use super::diag_stream::DumpError;
 use super::inet_diag::Row;
 use super::netlink::{Channel, Datagram, LastDump};
 use super::proc_tcp::{self, RowError};
 use super::procfs_file::{ProcfsFile, ReadError, Text};
+use super::socket_queries::Questions;
 use super::{inet_diag, unix_diag};
 use crate::snapshot::{ListenSocket, UnixName};
 

@@ -1,7 +1,6 @@
 //! The edge to the kernel: netlink and procfs readers. Receiving holds no logic and decoding holds no
 //! file; what they bring is a [`snapshot`](crate::snapshot).
 
-pub mod ask;
 pub mod connections;
 pub mod device;
 pub mod diag_stream;
@@ -14,6 +13,7 @@ pub mod own_process;
 pub mod port_filter;
 pub mod proc_tcp;
 pub mod procfs_file;
+pub mod socket_queries;
 pub mod sockstat;
 pub mod sysctl;
 pub mod unix_diag;

@@ -19,7 +19,7 @@ const MOUNTS: [&str; 2] = ["run/netns", "run/docker/netns"];
 
 /// What a look around found.
 #[derive(Debug, Default)]
-pub struct Found {
+pub struct FoundNetns {
     /// The namespaces.
     pub namespaces: BTreeMap<NetnsId, Entrance>,
     /// Processes whose namespace is known.
@@ -39,9 +39,9 @@ pub struct Entrance {
     pub pid: Option<u32>,
 }
 
-// === impl Found ===
+// === impl FoundNetns ===
 
-impl Found {
+impl FoundNetns {
     /// Whether most of the machine could not be seen.
     pub fn is_blind(&self) -> bool {
         self.denied > self.seen
@@ -54,8 +54,8 @@ pub fn own(procfs: &Path) -> io::Result<NetnsId> {
 }
 
 /// Looks at every process of `procfs` and every mount below `rootfs`.
-pub fn find(procfs: &Path, rootfs: &Path) -> io::Result<Found> {
-    let mut found = Found::default();
+pub fn find(procfs: &Path, rootfs: &Path) -> io::Result<FoundNetns> {
+    let mut found = FoundNetns::default();
     for directory in MOUNTS {
         find_mounts(&rootfs.join(directory), &mut found)?;
     }
@@ -95,7 +95,7 @@ fn id(metadata: &Metadata) -> NetnsId {
     NetnsId(metadata.ino())
 }
 
-fn find_mounts(directory: &Path, found: &mut Found) -> io::Result<()> {
+fn find_mounts(directory: &Path, found: &mut FoundNetns) -> io::Result<()> {
     let Some(entries) = if_there(fs::read_dir(directory))? else { return Ok(()) };
     let own_device = if_there(fs::metadata(directory))?.map(|metadata| metadata.dev());
     for entry in entries {
@@ -128,7 +128,7 @@ fn if_there<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-fn find_process(pid: u32, path: PathBuf, found: &mut Found) {
+fn find_process(pid: u32, path: PathBuf, found: &mut FoundNetns) {
     match fs::metadata(&path) {
         Ok(metadata) => {
             found.seen += 1;

@@ -15,7 +15,7 @@ use super::diag_stream::{self, DumpError, Progress};
 /// The kernel fills datagrams up to the largest buffer it has seen, up to 32 KiB: never offer less.
 const BUFFER: usize = 32 * 1024;
 /// A dump runs inside the system call; waiting at all means that something is wrong.
-const PATIENCE: Duration = Duration::from_secs(1);
+const RECEIVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Datagrams were lost (`netlink(7)`).
 const ENOBUFS: i32 = 105;
 /// So often that is passed over in a row: each time the kernel says it, it has said it once.
@@ -111,7 +111,7 @@ impl Channel {
         // Connected to the kernel (port 0), nobody else's messages are let in.
         socket.connect(&SocketAddr::new(0, 0)).map_err(DumpError::Socket)?;
         for direction in [Timeout::Recv, Timeout::Send] {
-            set_socket_timeout(&socket, direction, Some(PATIENCE))
+            set_socket_timeout(&socket, direction, Some(RECEIVE_TIMEOUT))
                 .map_err(|errno| DumpError::Socket(errno.into()))?;
         }
         Ok(Self { socket, sequence: 0, has_leftovers: false })
@@ -285,7 +285,7 @@ fn retried(mut call: impl FnMut() -> io::Result<usize>) -> Result<usize, DumpErr
         match call() {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                return Err(DumpError::TimedOut(PATIENCE));
+                return Err(DumpError::TimedOut(RECEIVE_TIMEOUT));
             }
             result => return result.map_err(DumpError::Socket),
         }

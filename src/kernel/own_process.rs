@@ -9,7 +9,7 @@ use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::procfs_file::{ProcfsFile, ReadError, Text};
-use crate::own::Process;
+use crate::self_stats::Process;
 
 /// Reads [`Process`]; when it was started is looked up once.
 pub struct OwnProcess {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 
 /// Lines that may wait: more than a start says, or a machine full of trouble in some seconds.
-const MOST: usize = 512;
+const QUEUE_LEN: usize = 512;
 /// How long the last lines may take once the daemon ends.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 /// The gap between two tries where a write would wait or lines are awaited.
@@ -44,7 +44,7 @@ impl Outlet {
     }
 
     fn start_with(write: impl FnMut(&[u8]) + Send + 'static) -> io::Result<Arc<Self>> {
-        let (sender, lines) = sync_channel(MOST);
+        let (sender, lines) = sync_channel(QUEUE_LEN);
         let queue = Arc::new(Queue::default());
         let far_end = Arc::clone(&queue);
         let run = move || pass_on(&lines, &far_end, write);
@@ -123,14 +123,14 @@ mod tests {
         });
         let outlet = outlet.unwrap();
         let begin = Instant::now();
-        let said = 3 * MOST;
+        let said = 3 * QUEUE_LEN;
         for n in 0..said {
             (&*outlet).write_all(format!("{n}\n").as_bytes()).unwrap();
         }
         assert!(begin.elapsed() < Duration::from_secs(5));
         // The queue, and the line that the thread has taken from it or not.
         let dropped = outlet.queue.dropped.load(Ordering::Relaxed) as usize;
-        assert!((said - MOST - 1..=said - MOST).contains(&dropped), "{dropped}");
+        assert!((said - QUEUE_LEN - 1..=said - QUEUE_LEN).contains(&dropped), "{dropped}");
         drop(release);
         outlet.finish();
         let written: Vec<Vec<u8>> = written.try_iter().collect();

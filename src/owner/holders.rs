@@ -44,7 +44,7 @@ pub enum Step {
 
 /// What a walk found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Found {
+pub struct HolderMatch {
     /// By socket inode. A socket without entry is held by nobody that we may look at: by a process that
     /// ended or denied us, in a pid namespace outside ours, or by the kernel.
     pub holders: FxHashMap<u64, Arc<Holder>>,
@@ -132,7 +132,7 @@ impl Walk {
     }
 
     /// Reads of the holders found so far what is to be known; the walk need not have been done.
-    pub fn finish(self) -> Found {
+    pub fn finish(self) -> HolderMatch {
         let Self { procfs, wanted, denied, descriptors, .. } = self;
         let mut holders = FxHashMap::default();
         let mut known: FxHashMap<u32, Option<Arc<Holder>>> = FxHashMap::default();
@@ -142,7 +142,7 @@ impl Walk {
                 known.entry(claim.pid).or_insert_with(|| claim.read(&procfs).map(Arc::new));
             holders.extend(holder.clone().map(|holder| (inode, holder)));
         }
-        Found { holders, denied, descriptors }
+        HolderMatch { holders, denied, descriptors }
     }
 
     /// One portion of work; `false` when there was none.
@@ -308,7 +308,7 @@ mod tests {
         let (comm, cgroup) = ("nginx".to_owned(), "0::/nginx\n".to_owned());
         let nginx = Arc::new(Holder { pid: 20, start_time: 400, comm, cgroup });
         let holders = FxHashMap::from_iter([(42, Arc::clone(&nginx)), (43, nginx)]);
-        assert_eq!(walk.finish(), Found { holders, denied: 0, descriptors: 7 });
+        assert_eq!(walk.finish(), HolderMatch { holders, denied: 0, descriptors: 7 });
     }
 
     #[test]

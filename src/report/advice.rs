@@ -2,9 +2,9 @@
 
 use crate::diagnosis::Diagnosis;
 use crate::report::Listener;
+use crate::report::command_scope::{CommandScope, ss};
 use crate::report::evidence;
 use crate::report::limit::{self, Cap, Target};
-use crate::report::place::{Place, ss};
 use crate::report::servers::{self, Backlog, Effect, Server};
 use crate::report::words::{count, many, rate, time};
 use crate::snapshot::escaped;
@@ -25,7 +25,7 @@ pub struct Advice {
 /// A listener and what is known of its kind.
 struct Case<'a> {
     listener: &'a Listener,
-    place: Place,
+    place: CommandScope,
     server: Option<&'static Server>,
     /// How its process is called in a sentence.
     process: String,
@@ -115,7 +115,7 @@ impl<'a> Case<'a> {
         let process = &*listener.owner.process;
         Self {
             listener,
-            place: Place::of(listener),
+            place: CommandScope::of(listener),
             server: servers::known(process),
             process: match process.is_empty() {
                 true => "the server".into(),
@@ -416,9 +416,9 @@ impl<'a> Case<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::owner::Owner;
     use crate::report::servers::SERVERS;
     use crate::report::{Caps, Diagnosed, Recent};
+    use crate::snapshot::owner::Owner;
 
     fn listener(process: &str, limit: u64, somaxconn: i64) -> Listener {
         Listener {

@@ -3,7 +3,7 @@
 use crate::report::Listener;
 
 /// No advice asks for more: a queue of this length holds clients for longer than they wait, at any rate a server has.
-const MOST: u64 = 65_535;
+const MAX_LIMIT: u64 = 65_535;
 
 /// What the limit of a listener comes from. All numbers are per socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +61,8 @@ pub fn target(listener: &Listener) -> Target {
     let turned_away = listener.recent.map_or(0, |recent| recent.overflows);
     let burst = listener.peak_length.max(limit + 1) + turned_away;
     let share = burst.div_ceil(sockets(listener));
-    let enough = share.max(per_socket(listener).unwrap_or(0) + 1).next_power_of_two().min(MOST);
+    let enough =
+        share.max(per_socket(listener).unwrap_or(0) + 1).next_power_of_two().min(MAX_LIMIT);
     match useful_per_socket(listener) {
         Some(useful) if useful <= per_socket(listener).unwrap_or(0) => Target::LongEnough,
         Some(useful) if useful < enough => Target::Useful { limit: useful },

@@ -6,9 +6,9 @@
 //! * [`place`] writes commands for the listener's namespace, [`words`] numbers for people.
 
 pub mod advice;
+pub mod command_scope;
 pub mod evidence;
 pub mod limit;
-pub mod place;
 pub mod servers;
 pub mod words;
 
@@ -17,9 +17,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::diagnosis::{Diagnosis, Evidence, Sockets, WATCHED};
-use crate::own::{Feature, Own};
-use crate::owner::Owner;
 use crate::report::advice::Advice;
+use crate::self_stats::{Feature, SelfStats};
+use crate::snapshot::owner::Owner;
 use crate::snapshot::{Setting, Settings};
 use crate::view::{self, Case, ListenerView, NetnsView, QueueView, View};
 
@@ -181,23 +181,23 @@ impl Report {
             .filter_map(|(netns, listener)| Listener::new(view, netns, listener))
             .collect();
         listeners.sort_by(|a, b| a.trouble().cmp(&b.trouble()).then_with(|| a.fullest_first(b)));
-        let sampled_at = view.namespaces.iter().filter_map(|netns| netns.sampled_unix);
+        let sampled_at = view.namespaces.iter().filter_map(|netns| netns.sampled_unix_time);
         Self {
             version: crate::VERSION.into(),
             sampled_at: sampled_at.reduce(f64::max),
-            sample_interval_seconds: view.own.interval.map(|interval| interval.as_secs_f64()),
+            sample_interval_seconds: view.stats.interval.map(|interval| interval.as_secs_f64()),
             client_patience_seconds: view.client_patience.as_secs_f64(),
-            namespaces: view.own.sampled_namespaces,
-            namespaces_inaccessible: view.own.inaccessible_namespaces,
-            listeners_omitted: view.own.omitted_listeners,
-            missing_features: missing(&view.own),
+            namespaces: view.stats.sampled_namespaces,
+            namespaces_inaccessible: view.stats.inaccessible_namespaces,
+            listeners_omitted: view.stats.omitted_listeners,
+            missing_features: missing(&view.stats),
             listeners,
         }
     }
 }
 
-fn missing(own: &Own) -> Vec<MissingFeature> {
-    let is_missing = |feature: &Feature| own.features[*feature as usize] == Some(false);
+fn missing(stats: &SelfStats) -> Vec<MissingFeature> {
+    let is_missing = |feature: &Feature| stats.features[*feature as usize] == Some(false);
     let missing = Feature::ALL.into_iter().filter(is_missing);
     missing
         .map(|feature| MissingFeature {

@@ -11,12 +11,12 @@ use rustix::process::{Resource, getrlimit};
 use rustix::thread::{CapabilitySet, capabilities};
 
 use crate::kernel::listen::Scratch;
-use crate::kernel::namespaces::{self, Entrance, Found};
-use crate::owner::Owner;
+use crate::kernel::namespaces::{self, Entrance, FoundNetns};
 use crate::snapshot::NetnsId;
+use crate::snapshot::owner::Owner;
 
 use super::netns::NetnsReader;
-use super::owners::{self, Owners};
+use crate::owner::lookup::{self, OwnerLookup};
 
 /// The name of the namespace that listenq itself is in.
 pub const OWN_NAME: &str = "host";
@@ -27,14 +27,14 @@ const KEPT: u64 = 64;
 /// After so many looks running that failed, namespaces may have ended unseen.
 const BLIND_LOOKS: u32 = 2;
 
-/// News of one look around.
+/// Discovered of one look around.
 #[derive(Default)]
-pub struct News {
+pub struct Discovered {
     /// Namespaces not seen before, with their readers.
     pub born: Vec<Newcomer>,
     /// Namespaces that nothing holds any more but listenq, as far as can be seen: they must be let go.
     pub ended: Vec<NetnsId>,
-    /// Owners of namespaces that had none at first.
+    /// OwnerLookup of namespaces that had none at first.
     pub owners: Vec<(NetnsId, Arc<Owner>)>,
     /// Namespaces that are there and could not be entered.
     pub inaccessible: usize,
@@ -100,8 +100,8 @@ impl Discovery {
     }
 
     /// Looks around once.
-    pub fn look(&mut self, owners: &mut Owners) -> News {
-        let mut news = News::default();
+    pub fn look(&mut self, owners: &mut OwnerLookup) -> Discovered {
+        let mut news = Discovered::default();
         match namespaces::find(&self.procfs, &self.rootfs) {
             Ok(found) => {
                 self.compare(&found, owners, &mut news);
@@ -119,7 +119,7 @@ impl Discovery {
     }
 
     /// Nobody knows which of them have ended, and none may be kept alive.
-    fn let_all_go(&mut self, news: &mut News) {
+    fn let_all_go(&mut self, news: &mut Discovered) {
         news.ended = self.names.keys().filter(|id| **id != self.own).copied().collect();
         self.lost.extend(&news.ended);
         self.let_go(&news.ended);
@@ -133,7 +133,7 @@ impl Discovery {
         }
     }
 
-    fn compare(&mut self, found: &Found, owners: &mut Owners, news: &mut News) {
+    fn compare(&mut self, found: &FoundNetns, owners: &mut OwnerLookup, news: &mut Discovered) {
         let ended: Vec<NetnsId> = self
             .names
             .keys()
@@ -168,7 +168,7 @@ impl Discovery {
             self.lost.clear();
             self.has_seen = true;
         }
-        let sees_all = found.denied == 0 && !owners::hides_processes(&self.procfs);
+        let sees_all = found.denied == 0 && !lookup::hides_processes(&self.procfs);
         news.is_available = Some(!denied && (sees_all || may_see_others() && !is_blind));
     }
 
@@ -176,7 +176,7 @@ impl Discovery {
         &mut self,
         id: NetnsId,
         entrance: &Entrance,
-        owners: &mut Owners,
+        owners: &mut OwnerLookup,
     ) -> io::Result<Newcomer> {
         self.ensure_room()?;
         let (procfs, scratch) = (&self.procfs, &mut self.scratch);
@@ -214,8 +214,8 @@ impl Discovery {
         &mut self,
         id: NetnsId,
         entrance: &Entrance,
-        owners: &mut Owners,
-        news: &mut News,
+        owners: &mut OwnerLookup,
+        news: &mut Discovered,
     ) {
         let Some(pid) = entrance.pid.filter(|_| self.ownerless.contains(&id)) else { return };
         let owner = owners.of_process(pid);

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::time::Duration;
 
-use crate::own::{Own, Source};
+use crate::self_stats::{SelfStats, Source};
 
 /// A source is well again after so long without a failure.
 const CALM: Duration = Duration::from_secs(10);
@@ -20,7 +20,7 @@ impl Health {
     /// Passes a reading on; a failure is counted in `own` and leaves nothing.
     pub fn check<T, E: Display>(
         &mut self,
-        own: &mut Own,
+        stats: &mut SelfStats,
         source: Source,
         now: Duration,
         reading: Result<T, E>,
@@ -31,7 +31,7 @@ impl Health {
                 Some(value)
             }
             Err(error) => {
-                own.errors[source as usize] += 1;
+                stats.errors[source as usize] += 1;
                 self.failed(source, now, &error);
                 None
             }
@@ -59,15 +59,15 @@ mod tests {
 
     #[test]
     fn every_failure_is_counted_under_its_source() {
-        let (mut own, mut health) = (Own::default(), Health::default());
+        let (mut stats, mut health) = (SelfStats::default(), Health::default());
         let mut check = |second, reading: Result<u8, &str>| {
-            health.check(&mut own, Source::Snmp, Duration::from_secs(second), reading)
+            health.check(&mut stats, Source::Snmp, Duration::from_secs(second), reading)
         };
         let readings =
             [check(1, Ok(7)), check(2, Err("gone")), check(3, Err("gone")), check(20, Ok(8))];
         assert_eq!(readings, [Some(7), None, None, Some(8)]);
         assert_eq!(health.failed_at, [None; Source::ALL.len()]);
-        assert_eq!(own.errors[Source::Snmp as usize], 2);
-        assert_eq!(own.errors.iter().sum::<u64>(), 2);
+        assert_eq!(stats.errors[Source::Snmp as usize], 2);
+        assert_eq!(stats.errors.iter().sum::<u64>(), 2);
     }
 }

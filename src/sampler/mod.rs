@@ -5,12 +5,10 @@ pub mod discovery;
 pub mod health;
 pub mod incidents;
 pub mod netns;
-pub mod owners;
-pub mod publish;
+pub mod owner_requests;
 pub mod scanning;
 pub mod schedule;
 pub mod scout;
-pub mod wanted;
 
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -22,20 +20,20 @@ use crate::kernel::listen::Scratch;
 use crate::kernel::namespaces;
 use crate::kernel::own_process::OwnProcess;
 use crate::kernel::procfs_file::ReadError;
-use crate::own::{Feature, Own, Reloaded, Source};
+use crate::self_stats::{Feature, Reloaded, SelfStats, Source};
 use crate::snapshot::scan::Scan;
 use crate::snapshot::{NetnsId, NetnsSample, Snapshot};
 use crate::state::{self, State};
 
-use discovery::{Discovery, News};
+use crate::owner::lookup::{OwnerLookup, OwnerSearch};
+use crate::view::publish::{Publisher, Reader};
+use discovery::{Discovered, Discovery};
 use health::Health;
-use netns::{NetnsReader, Tick};
-use owners::{Owners, Search};
-use publish::{Publisher, Reader};
-use scanning::{Place, Scanning};
+use netns::{NetnsReader, SampleTime};
+use owner_requests::OwnerRequests;
+use scanning::{ScanSlot, Scanning};
 use schedule::Schedule;
-use scout::{Report, Scouting};
-use wanted::Asked;
+use scout::{ScoutEvent, Scouting};
 
 /// How often `process_*` is read.
 const PROCESS_INTERVAL: Duration = Duration::from_secs(1);
@@ -85,13 +83,13 @@ pub struct Sampler {
     scouting: Option<Scouting>,
     scan_interval: Duration,
     scanning: Option<Scanning>,
-    asked: Asked,
+    asked: OwnerRequests,
     health: Health,
     process: OwnProcess,
     process_at: Option<Duration>,
     web_config: Option<Reloaded>,
     state: State,
-    own: Own,
+    stats: SelfStats,
     publisher: Publisher,
     schedule: Schedule,
     sockets_moved: bool,
@@ -108,7 +106,7 @@ pub struct Sampler {
 struct Work {
     discovery: Option<Discovery>,
     interval: Duration,
-    owners: Owners,
+    owners: OwnerLookup,
 }
 
 // === impl Sampler ===
@@ -131,13 +129,13 @@ impl Sampler {
             scouting: None,
             scan_interval: config.scan_interval,
             scanning: None,
-            asked: Asked::default(),
+            asked: OwnerRequests::default(),
             health: Health::default(),
             process: OwnProcess::new(&config.procfs),
             process_at: None,
             web_config: None,
             state: State::new(config.state.clone()),
-            own: Own { target_interval: config.interval, ..Own::default() },
+            stats: SelfStats { target_interval: config.interval, ..SelfStats::default() },
             publisher: Publisher::default(),
             schedule: Schedule::new(config.interval, config.cpu_budget, fastrand::u64(..)),
             sockets_moved: false,
@@ -148,7 +146,7 @@ impl Sampler {
             last: None,
             cpu: Duration::ZERO,
         };
-        let owners = Owners::new(&config.procfs, &config.rootfs);
+        let owners = OwnerLookup::new(&config.procfs, &config.rootfs);
         let mut work = Work { discovery, interval: config.discovery_interval, owners };
         if let Some(discovery) = &mut work.discovery {
             let news = discovery.look(&mut work.owners);
@@ -184,7 +182,7 @@ impl Sampler {
     /// Takes one sample and publishes it.
     pub fn sample(&mut self) {
         let start = self.epoch.elapsed();
-        let features = self.own.features;
+        let features = self.stats.features;
         self.read(start);
         self.say_what_is_missing(features);
         let elapsed =
@@ -195,16 +193,16 @@ impl Sampler {
         self.state.take_incidents().for_each(|incident| incidents::say(&incident));
         self.count_omitted();
         let end = self.epoch.elapsed();
-        self.own.samples += 1;
-        self.own.durations.observe(end - start);
+        self.stats.samples += 1;
+        self.stats.durations.observe(end - start);
         self.read_process(start);
-        self.own.web_config_reloaded = self.web_config.as_ref().map(Reloaded::get);
+        self.stats.web_config_reloaded = self.web_config.as_ref().map(Reloaded::get);
         self.publish();
         let end = self.epoch.elapsed();
         let cpu = thread_cpu();
         let used = cpu.saturating_sub(std::mem::replace(&mut self.cpu, cpu));
-        self.own.missed += self.schedule.sampled(start, end, used);
-        self.own.interval = self.schedule.achieved();
+        self.stats.missed += self.schedule.sampled(start, end, used);
+        self.stats.interval = self.schedule.achieved();
         self.say_when_stretched();
     }
 
@@ -226,12 +224,12 @@ impl Sampler {
 
     /// Scans every namespace with a queue here and now.
     fn scan_queues(&mut self) {
-        let (own, health, now) = (&mut self.own, &mut self.health, self.epoch.elapsed());
+        let (stats, health, now) = (&mut self.stats, &mut self.health, self.epoch.elapsed());
         for (reader, sample) in self.readers.iter_mut().zip(&mut self.snapshot.namespaces) {
             let place = reader.scans().filter(|place| place.holds_a_queue());
-            if let Some(reader) = place.and_then(Place::reader) {
+            if let Some(reader) = place.and_then(ScanSlot::reader) {
                 let scan = reader.scan(&mut self.scratch.datagram);
-                sample.scan = health.check(own, Source::Scan, now, scan);
+                sample.scan = health.check(stats, Source::Scan, now, scan);
             }
         }
     }
@@ -243,13 +241,13 @@ impl Sampler {
             return;
         };
         let age = report.age();
-        self.own.scans.observe(report.took);
-        self.own.scan_rows += report.rows;
-        let features = self.own.features;
+        self.stats.scans.observe(report.took);
+        self.stats.scan_rows += report.rows;
+        let features = self.stats.features;
         let is_available = !report.result.as_ref().is_err_and(|error| error.means_unavailable());
-        self.own.set_feature(Feature::Scan, is_available);
+        self.stats.set_feature(Feature::Scan, is_available);
         self.say_what_is_missing(features);
-        let scan = self.health.check(&mut self.own, Source::Scan, now, report.result);
+        let scan = self.health.check(&mut self.stats, Source::Scan, now, report.result);
         let mut known = self.readers.iter_mut().zip(&mut self.snapshot.namespaces);
         // A namespace that ended meanwhile is let go here, with the reader.
         if let Some((reader, sample)) = known.find(|(_, sample)| sample.id == report.id) {
@@ -272,22 +270,22 @@ impl Sampler {
         if let Some(Work { discovery, interval, owners }) = self.work.take() {
             let now = self.epoch.elapsed();
             let scouting = Scouting::start(discovery, interval, owners);
-            self.scouting = self.health.check(&mut self.own, Source::Namespaces, now, scouting);
+            self.scouting = self.health.check(&mut self.stats, Source::Namespaces, now, scouting);
         }
     }
 
     fn start_scanning(&mut self) {
         let (now, scanning) = (self.epoch.elapsed(), Scanning::start(self.scan_interval));
-        self.scanning = self.health.check(&mut self.own, Source::Scan, now, scanning);
+        self.scanning = self.health.check(&mut self.stats, Source::Scan, now, scanning);
     }
 
     fn hear_reports(&mut self) {
-        let reports: Vec<Report> = self.scouting.iter().flat_map(Scouting::reports).collect();
+        let reports: Vec<ScoutEvent> = self.scouting.iter().flat_map(Scouting::reports).collect();
         for report in reports {
             match report {
-                Report::Namespaces(news) => self.hear(news),
-                Report::Owners(search) => self.learn(search),
-                Report::Orphans(inodes) => self.asked.forget(&inodes),
+                ScoutEvent::Namespaces(news) => self.hear(news),
+                ScoutEvent::Owners(search) => self.learn(search),
+                ScoutEvent::Orphans(inodes) => self.asked.forget(&inodes),
             }
         }
     }
@@ -305,25 +303,25 @@ impl Sampler {
     }
 
     /// Takes in the owners that were found.
-    fn learn(&mut self, search: Search) {
-        let features = self.own.features;
-        self.own.set_feature(Feature::Owners, search.sees_holders);
-        self.own.set_feature(Feature::Cgroup, search.has_cgroups);
+    fn learn(&mut self, search: OwnerSearch) {
+        let features = self.stats.features;
+        self.stats.set_feature(Feature::Owners, search.sees_holders);
+        self.stats.set_feature(Feature::Cgroup, search.has_cgroups);
         if let Some(has_kubelet) = search.has_kubelet {
-            self.own.set_feature(Feature::Kubelet, has_kubelet);
+            self.stats.set_feature(Feature::Kubelet, has_kubelet);
         }
         self.say_what_is_missing(features);
         let searched = search.failure.map_or(Ok(()), Err);
         let now = self.epoch.elapsed();
-        self.health.check(&mut self.own, Source::Owners, now, searched);
+        self.health.check(&mut self.stats, Source::Owners, now, searched);
         self.snapshot.claims.extend(search.claims);
     }
 
     /// Takes in new namespaces and lets ended ones go: nothing of listenq may hold them any longer.
-    fn hear(&mut self, news: News) {
+    fn hear(&mut self, news: Discovered) {
         let now = self.epoch.elapsed();
         let looked = news.failure.map_or(Ok(()), Err);
-        self.health.check(&mut self.own, Source::Namespaces, now, looked);
+        self.health.check(&mut self.stats, Source::Namespaces, now, looked);
         for id in news.ended {
             if let Some(place) = self.snapshot.namespaces.iter().position(|netns| netns.id == id) {
                 self.readers.swap_remove(place);
@@ -343,11 +341,11 @@ impl Sampler {
             let sample = NetnsSample::new(born.id, born.name, born.is_newborn);
             self.snapshot.namespaces.push(NetnsSample { owner: born.owner, ..sample });
         }
-        self.own.sampled_namespaces = self.readers.len();
+        self.stats.sampled_namespaces = self.readers.len();
         if let Some(is_available) = news.is_available {
-            let features = self.own.features;
-            self.own.set_feature(Feature::Namespaces, is_available);
-            self.own.inaccessible_namespaces = news.inaccessible;
+            let features = self.stats.features;
+            self.stats.set_feature(Feature::Namespaces, is_available);
+            self.stats.inaccessible_namespaces = news.inaccessible;
             self.say_what_is_missing(features);
         }
     }
@@ -355,11 +353,11 @@ impl Sampler {
     fn read(&mut self, now: Duration) {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.snapshot.unix_time = since_1970.as_secs_f64();
-        self.own.sampled_namespaces = self.readers.len();
+        self.stats.sampled_namespaces = self.readers.len();
         self.sockets_moved = false;
-        let tick = Tick { now, interval: self.schedule.interval() };
+        let tick = SampleTime { now, interval: self.schedule.interval() };
         for (reader, sample) in self.readers.iter_mut().zip(&mut self.snapshot.namespaces) {
-            self.sockets_moved |= reader.read(tick, sample, &mut self.own, &mut self.scratch);
+            self.sockets_moved |= reader.read(tick, sample, &mut self.stats, &mut self.scratch);
         }
     }
 
@@ -372,13 +370,13 @@ impl Sampler {
                 "more listeners than --listener.max: the idlest have no series"
             );
         }
-        self.own.omitted_listeners = omitted;
+        self.stats.omitted_listeners = omitted;
     }
 
     /// One line for each feature that is found missing.
     fn say_what_is_missing(&self, before: [Option<bool>; Feature::ALL.len()]) {
         for feature in Feature::ALL {
-            let (before, now) = (before[feature as usize], self.own.features[feature as usize]);
+            let (before, now) = (before[feature as usize], self.stats.features[feature as usize]);
             if now != Some(false) || before == now {
                 continue;
             }
@@ -396,17 +394,17 @@ impl Sampler {
     fn read_process(&mut self, now: Duration) {
         if self.process_at.is_none_or(|at| now.saturating_sub(at) >= PROCESS_INTERVAL) {
             self.process_at = Some(now);
-            self.own.process = self.process.read(&mut self.scratch.text);
+            self.stats.process = self.process.read(&mut self.scratch.text);
         }
     }
 
     fn publish(&mut self) {
-        let (state, own) = (&self.state, &self.own);
+        let (state, own) = (&self.state, &self.stats);
         self.publisher.publish(|view| state.show(own, view));
     }
 
     fn say_when_stretched(&mut self) {
-        let (interval, target) = (self.schedule.interval(), self.own.target_interval);
+        let (interval, target) = (self.schedule.interval(), self.stats.target_interval);
         if !self.stretched && interval > target.mul_f64(1.1) {
             self.stretched = true;
             tracing::warn!(

@@ -26,11 +26,11 @@ use crate::kernel::netstat::{Netstat, Snmp};
 use crate::kernel::procfs_file::{ProcfsFile, ReadError, Text};
 use crate::kernel::sockstat::{self, Sockstat};
 use crate::kernel::sysctl::Sysctls;
-use crate::own::{Feature, Own, Source};
+use crate::self_stats::{Feature, SelfStats, Source};
 use crate::snapshot::{Counter, Dump, ListenSocket, NetnsSample, UnixName};
 
 use super::health::Health;
-use super::scanning::Place;
+use super::scanning::ScanSlot;
 
 /// What moves rarely is read at least so often, when samples come as often as they are meant to.
 const SLOW: Duration = Duration::from_secs(1);
@@ -56,7 +56,7 @@ pub struct NetnsReader {
     sockstat6: Option<ProcfsFile>,
     sysctls: Sysctls,
     /// Where it stands with connection scans; set up at the first sample in the own namespace.
-    scans: Option<Place>,
+    scans: Option<ScanSlot>,
     health: Health,
     spare_tcp: Vec<ListenSocket>,
     spare_unix: Vec<ListenSocket<UnixName>>,
@@ -105,16 +105,16 @@ enum Trust {
 
 /// When and how a namespace is read.
 #[derive(Clone, Copy, Debug)]
-pub struct Tick {
+pub struct SampleTime {
     /// On the sampler's own clock.
     pub now: Duration,
     /// The interval at which samples are meant to come just now.
     pub interval: Duration,
 }
 
-// === impl Tick ===
+// === impl SampleTime ===
 
-impl Tick {
+impl SampleTime {
     /// The pace of what moves rarely.
     fn slow(self) -> Duration {
         SLOW.max((self.interval * SLOW_SAMPLES).min(SLOWEST))
@@ -133,7 +133,7 @@ impl NetnsReader {
     pub fn open_here(procfs: &Path, scratch: &mut Scratch) -> Result<Self, ListenError> {
         let mut reader = Self::open(procfs, procfs.join("thread-self/net"))?;
         reader.listen = Some(ListenReader::open(&reader.net, scratch)?);
-        reader.scans = Some(Place::new(ConnectionReader::open()?, false));
+        reader.scans = Some(ScanSlot::new(ConnectionReader::open()?, false));
         Ok(reader)
     }
 
@@ -166,9 +166,9 @@ impl NetnsReader {
     /// Reads what is due.
     pub fn read(
         &mut self,
-        tick: Tick,
+        tick: SampleTime,
         sample: &mut NetnsSample,
-        own: &mut Own,
+        stats: &mut SelfStats,
         scratch: &mut Scratch,
     ) -> bool {
         (sample.netstat, sample.snmp, sample.settings, self.counted) = (None, None, None, None);
@@ -176,10 +176,10 @@ impl NetnsReader {
         if everything {
             self.everything_due = tick.now + jittered(EVERYTHING);
             let reading = self.sysctls.read(&mut scratch.text);
-            sample.settings = self.health.check(own, Source::Sysctl, tick.now, reading);
+            sample.settings = self.health.check(stats, Source::Sysctl, tick.now, reading);
         }
         let looks = everything || tick.now >= self.look_due;
-        let came = looks && self.look(tick, sample, own, scratch);
+        let came = looks && self.look(tick, sample, stats, scratch);
         let whole = came || everything;
         if let (true, Some(listen)) = (whole, &mut self.listen) {
             listen.forget_devices();
@@ -189,18 +189,18 @@ impl NetnsReader {
             (false, true) => Trust::Numbers,
             (false, false) => Trust::Sockets,
         };
-        let moved = self.read_tcp(tick, trust, sample, own, scratch);
+        let moved = self.read_tcp(tick, trust, sample, stats, scratch);
         if whole || self.unix_waits {
-            self.read_unix(tick, sample, own, scratch);
+            self.read_unix(tick, sample, stats, scratch);
         } else {
             self.put_unix_by(sample);
         }
         if moved && !looks {
-            self.read_snmp(tick, sample, own, scratch);
+            self.read_snmp(tick, sample, stats, scratch);
         }
         let counts = came || moved;
         if sample.tcp.is_some() && counts {
-            self.read_netstat(tick, sample, own, scratch);
+            self.read_netstat(tick, sample, stats, scratch);
         }
         let misses_counts = counts && sample.netstat.is_none();
         if whole && (sample.tcp.is_none() || misses_counts || sample.unix.is_none()) {
@@ -215,7 +215,7 @@ impl NetnsReader {
             self.calm = None;
         }
         if self.scans.is_none() {
-            self.scans = Some(Place::new(self.open_connections(tick, own), true));
+            self.scans = Some(ScanSlot::new(self.open_connections(tick, stats), true));
         }
         if let Some(scans) = &mut self.scans {
             scans.look(tick.now, sample);
@@ -223,29 +223,33 @@ impl NetnsReader {
         moved || sample.unix.is_some()
     }
 
-    fn open_connections(&mut self, tick: Tick, own: &mut Own) -> Option<ConnectionReader> {
-        let opened = self.health.check(own, Source::Scan, tick.now, ConnectionReader::open())?;
+    fn open_connections(
+        &mut self,
+        tick: SampleTime,
+        stats: &mut SelfStats,
+    ) -> Option<ConnectionReader> {
+        let opened = self.health.check(stats, Source::Scan, tick.now, ConnectionReader::open())?;
         if opened.is_none() {
-            own.set_feature(Feature::Scan, false);
+            stats.set_feature(Feature::Scan, false);
         }
         opened
     }
 
     /// Where it stands with connection scans; `None` before the first sample.
-    pub fn scans(&mut self) -> Option<&mut Place> {
+    pub fn scans(&mut self) -> Option<&mut ScanSlot> {
         self.scans.as_mut()
     }
 
     /// Whether anything may have come since the last look.
     fn look(
         &mut self,
-        tick: Tick,
+        tick: SampleTime,
         sample: &mut NetnsSample,
-        own: &mut Own,
+        stats: &mut SelfStats,
         scratch: &mut Scratch,
     ) -> bool {
         self.look_due = tick.now + jittered(tick.slow());
-        let segments = self.read_snmp(tick, sample, own, scratch);
+        let segments = self.read_snmp(tick, sample, stats, scratch);
         let sockets = read(&self.sockstat, &mut scratch.text).and_then(Sockstat::parse);
         let seen = segments.zip(sockets);
         let seen = seen.map(|(segments, sockets)| Seen { segments, sockets });
@@ -257,26 +261,26 @@ impl NetnsReader {
     /// The segments that came so far.
     fn read_snmp(
         &mut self,
-        tick: Tick,
+        tick: SampleTime,
         sample: &mut NetnsSample,
-        own: &mut Own,
+        stats: &mut SelfStats,
         scratch: &mut Scratch,
     ) -> Option<u64> {
         let snmp = parsed(&self.snmp, &mut scratch.text, Snmp::parse);
-        let snmp = self.health.check(own, Source::Snmp, tick.now, snmp);
+        let snmp = self.health.check(stats, Source::Snmp, tick.now, snmp);
         sample.snmp = snmp.map(|snmp| snmp.counters);
         snmp?.segments
     }
 
     fn read_netstat(
         &mut self,
-        tick: Tick,
+        tick: SampleTime,
         sample: &mut NetnsSample,
-        own: &mut Own,
+        stats: &mut SelfStats,
         scratch: &mut Scratch,
     ) {
         let netstat = parsed(&self.netstat, &mut scratch.text, Netstat::parse);
-        let netstat = self.health.check(own, Source::Netstat, tick.now, netstat);
+        let netstat = self.health.check(stats, Source::Netstat, tick.now, netstat);
         sample.netstat = netstat.map(|netstat| netstat.0);
         let overflows = sample.netstat.and_then(|netstat| netstat.get(Counter::ListenOverflows));
         if overflows != self.overflows {
@@ -288,18 +292,18 @@ impl NetnsReader {
     /// Whether any drop or socket moved since the last good reading.
     fn read_tcp(
         &mut self,
-        tick: Tick,
+        tick: SampleTime,
         trust: Trust,
         sample: &mut NetnsSample,
-        own: &mut Own,
+        stats: &mut SelfStats,
         scratch: &mut Scratch,
     ) -> bool {
         let last = sample.tcp.take().map(|dump| dump.sockets);
         let mut sockets = last.unwrap_or_else(|| std::mem::take(&mut self.spare_tcp));
         let reading = self.listeners(trust, scratch, &mut sockets);
-        let reading = self.health.check(own, Source::InetDiag, tick.now, reading);
+        let reading = self.health.check(stats, Source::InetDiag, tick.now, reading);
         if let Some(listen) = &self.listen {
-            own.set_feature(Feature::SockDiag, listen.has_sock_diag());
+            stats.set_feature(Feature::SockDiag, listen.has_sock_diag());
         }
         let Some(is_same) = reading else {
             (self.spare_tcp, self.failed) = (sockets, true);
@@ -361,23 +365,23 @@ impl NetnsReader {
 
     fn read_unix(
         &mut self,
-        tick: Tick,
+        tick: SampleTime,
         sample: &mut NetnsSample,
-        own: &mut Own,
+        stats: &mut SelfStats,
         scratch: &mut Scratch,
     ) {
         self.put_unix_by(sample);
         let mut sockets = std::mem::take(&mut self.spare_unix);
         let reading =
             self.listen(scratch).and_then(|listen| listen.read_unix(scratch, &mut sockets));
-        match self.health.check(own, Source::UnixDiag, tick.now, reading) {
+        match self.health.check(stats, Source::UnixDiag, tick.now, reading) {
             Some(Some(is_same)) => {
                 self.unix_waits = sockets.iter().any(|socket| socket.queue.length > 0);
-                own.set_feature(Feature::UnixDiag, true);
+                stats.set_feature(Feature::UnixDiag, true);
                 // After a queue that held something no dump is left out: a longer gap is a stall.
                 sample.unix = Some(Dump { interval: tick.interval, is_same, sockets });
             }
-            Some(None) => own.set_feature(Feature::UnixDiag, false),
+            Some(None) => stats.set_feature(Feature::UnixDiag, false),
             None => self.spare_unix = sockets,
         }
     }
@@ -472,9 +476,9 @@ mod tests {
 
         let mut reader = NetnsReader::open_own(Path::new("/proc")).unwrap();
         let mut sample = NetnsSample::new(NetnsId(1), "host".into(), false);
-        let (mut own, mut scratch) = (Own::default(), Scratch::default());
-        let tick = Tick { now: Duration::ZERO, interval: SLOW / 10 };
-        reader.read(tick, &mut sample, &mut own, &mut scratch);
+        let (mut stats, mut scratch) = (SelfStats::default(), Scratch::default());
+        let tick = SampleTime { now: Duration::ZERO, interval: SLOW / 10 };
+        reader.read(tick, &mut sample, &mut stats, &mut scratch);
 
         let tcp = sample.tcp.as_ref().unwrap();
         assert!(tcp.sockets.iter().any(|socket| socket.address.port == port));
@@ -482,6 +486,6 @@ mod tests {
         assert!(unix.sockets.iter().any(|socket| socket.address.label() == format!("@{name}")));
         assert_eq!(unix.interval, tick.interval);
         assert!(sample.netstat.is_some() && sample.snmp.is_some() && sample.settings.is_some());
-        assert_eq!(own.errors, [0; Source::ALL.len()]);
+        assert_eq!(stats.errors, [0; Source::ALL.len()]);
     }
 }

@@ -27,7 +27,7 @@ const LASTING: Duration = Duration::from_secs(1);
 const MOVING: Duration = Duration::from_secs(3);
 
 /// What one namespace gives reason to, and the reader that scans it: it is here, or with the scanner.
-pub struct Place {
+pub struct ScanSlot {
     reader: Option<ConnectionReader>,
     is_own: bool,
     scanned_at: Option<Duration>,
@@ -52,7 +52,7 @@ pub struct Scanning {
     free_at: Duration,
     is_busy: bool,
     tasks: Sender<Task>,
-    reports: Receiver<Report>,
+    reports: Receiver<ScanResult>,
 }
 
 struct Task {
@@ -61,7 +61,7 @@ struct Task {
 }
 
 /// A scan that ended.
-pub struct Report {
+pub struct ScanResult {
     /// Of which namespace.
     pub id: NetnsId,
     /// To be given back to it.
@@ -76,9 +76,9 @@ pub struct Report {
     at: Instant,
 }
 
-// === impl Place ===
+// === impl ScanSlot ===
 
-impl Place {
+impl ScanSlot {
     /// The place of a namespace; without a reader it is never scanned.
     pub fn new(reader: Option<ConnectionReader>, is_own: bool) -> Self {
         let (tcp, unix) = (Queues::default(), Queues::default());
@@ -187,12 +187,12 @@ impl Scanning {
     pub fn give<'a>(
         &mut self,
         now: Duration,
-        places: impl Iterator<Item = (NetnsId, &'a mut Place)>,
+        places: impl Iterator<Item = (NetnsId, &'a mut ScanSlot)>,
     ) {
         if self.is_busy || now < self.free_at {
             return;
         }
-        let due = |(id, place): (NetnsId, &'a mut Place)| {
+        let due = |(id, place): (NetnsId, &'a mut ScanSlot)| {
             Some((place.overdue(now, self.interval)?, id, place))
         };
         // The first of equals: the own one.
@@ -207,7 +207,7 @@ impl Scanning {
     }
 
     /// The scan that ended since the last call, if any.
-    pub fn report(&mut self, now: Duration) -> Option<Report> {
+    pub fn report(&mut self, now: Duration) -> Option<ScanResult> {
         let report = self.reports.try_recv().ok()?;
         self.is_busy = false;
         self.free_at = now + report.cpu * REST;
@@ -215,9 +215,9 @@ impl Scanning {
     }
 }
 
-// === impl Report ===
+// === impl ScanResult ===
 
-impl Report {
+impl ScanResult {
     /// Scans on this thread.
     fn new(Task { id, mut reader }: Task, datagram: &mut Datagram) -> Self {
         let (at, cpu, rows) = (Instant::now(), thread_cpu(), reader.rows());
@@ -234,10 +234,10 @@ impl Report {
 }
 
 /// Works until nobody asks or listens any more.
-fn work(tasks: &Receiver<Task>, reports: &Sender<Report>) {
+fn work(tasks: &Receiver<Task>, reports: &Sender<ScanResult>) {
     let mut datagram = Datagram::default();
     while let Ok(task) = tasks.recv() {
-        if reports.send(Report::new(task, &mut datagram)).is_err() {
+        if reports.send(ScanResult::new(task, &mut datagram)).is_err() {
             return;
         }
     }
@@ -254,8 +254,8 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    fn place(is_own: bool, lengths: &[u32]) -> Place {
-        let mut place = Place::new(ConnectionReader::open().unwrap(), is_own);
+    fn place(is_own: bool, lengths: &[u32]) -> ScanSlot {
+        let mut place = ScanSlot::new(ConnectionReader::open().unwrap(), is_own);
         place.scanned_at = Some(seconds(100));
         let queues = lengths.iter().map(|length| AcceptQueue { length: *length, limit: Some(10) });
         place.tcp.look(seconds(99), queues);
@@ -263,7 +263,7 @@ mod tests {
     }
 
     /// How long after its last scan a place is due.
-    fn gap(place: &Place) -> u64 {
+    fn gap(place: &ScanSlot) -> u64 {
         let is_due = |gap: &u64| place.overdue(seconds(100 + gap), INTERVAL).is_some();
         (0..100).find(is_due).unwrap()
     }

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use crate::snapshot::Origin;
 
-use super::discovery::{Discovery, News};
-use super::owners::{Owners, Search};
+use super::discovery::{Discovered, Discovery};
 use super::thread_cpu;
+use crate::owner::lookup::{OwnerLookup, OwnerSearch};
 
 /// After a search, the next one waits so many times as long as it took of a core.
 const REST: u32 = 99;
@@ -18,18 +18,18 @@ const REST: u32 = 99;
 const GATHER: Duration = Duration::from_millis(200);
 
 /// What the scout found.
-pub enum Report {
+pub enum ScoutEvent {
     /// Namespaces that came and went.
-    Namespaces(News),
-    /// Owners.
-    Owners(Search),
+    Namespaces(Discovered),
+    /// OwnerLookup.
+    Owners(OwnerSearch),
     /// Sockets whose owner has ended, by their inodes.
     Orphans(Vec<u32>),
 }
 
 /// A scout at work. Dropping it ends its thread.
 pub struct Scouting {
-    reports: Receiver<Report>,
+    reports: Receiver<ScoutEvent>,
     requests: Sender<Vec<Origin>>,
 }
 
@@ -37,7 +37,7 @@ pub struct Scouting {
 struct Scout {
     discovery: Option<Discovery>,
     interval: Duration,
-    owners: Owners,
+    owners: OwnerLookup,
     wanted: Vec<Origin>,
     look_due: Instant,
     search_due: Instant,
@@ -50,7 +50,7 @@ impl Scouting {
     pub fn start(
         discovery: Option<Discovery>,
         interval: Duration,
-        owners: Owners,
+        owners: OwnerLookup,
     ) -> io::Result<Self> {
         let (requests, asked) = channel();
         let (sender, reports) = channel();
@@ -75,7 +75,7 @@ impl Scouting {
     }
 
     /// What was found since the last call, without waiting.
-    pub fn reports(&self) -> impl Iterator<Item = Report> {
+    pub fn reports(&self) -> impl Iterator<Item = ScoutEvent> {
         self.reports.try_iter()
     }
 }
@@ -84,7 +84,7 @@ impl Scouting {
 
 impl Scout {
     /// Works until nobody asks or listens any more.
-    fn run(&mut self, asked: &Receiver<Vec<Origin>>, reports: &Sender<Report>) {
+    fn run(&mut self, asked: &Receiver<Vec<Origin>>, reports: &Sender<ScoutEvent>) {
         loop {
             match asked.recv_timeout(self.rest()) {
                 Ok(wanted) => {
@@ -97,7 +97,7 @@ impl Scout {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             let [namespaces, orphans] = self.look();
-            let found = [namespaces, orphans, self.search().map(Report::Owners)];
+            let found = [namespaces, orphans, self.search().map(ScoutEvent::Owners)];
             if found.into_iter().flatten().any(|report| reports.send(report).is_err()) {
                 return;
             }
@@ -109,7 +109,7 @@ impl Scout {
         self.look_due.min(search_due).saturating_duration_since(Instant::now())
     }
 
-    fn look(&mut self) -> [Option<Report>; 2] {
+    fn look(&mut self) -> [Option<ScoutEvent>; 2] {
         let now = Instant::now();
         if now < self.look_due {
             return [None, None];
@@ -118,11 +118,11 @@ impl Scout {
         let owners = &mut self.owners;
         let news = self.discovery.as_mut().map(|discovery| discovery.look(owners));
         let orphans = owners.orphans();
-        let orphans = (!orphans.is_empty()).then_some(Report::Orphans(orphans));
-        [news.map(Report::Namespaces), orphans]
+        let orphans = (!orphans.is_empty()).then_some(ScoutEvent::Orphans(orphans));
+        [news.map(ScoutEvent::Namespaces), orphans]
     }
 
-    fn search(&mut self) -> Option<Search> {
+    fn search(&mut self) -> Option<OwnerSearch> {
         if self.wanted.is_empty() || Instant::now() < self.search_due {
             return None;
         }

@@ -1,6 +1,7 @@
 //! What one sample saw, in the kernel's own terms: plain values, copied out of netlink and procfs and
 //! given their meaning here, where they enter. No file, clock or socket.
 
+pub mod owner;
 pub mod scan;
 
 use std::fmt;
@@ -10,7 +11,7 @@ use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
-use crate::owner::Owner;
+use crate::snapshot::owner::Owner;
 
 use scan::Scan;
 
@@ -176,11 +177,11 @@ pub struct Snapshot {
     pub unix_time: f64,
     /// The namespaces, each by a name of its own.
     pub namespaces: Vec<NetnsSample>,
-    /// Owners found since the last snapshot, by the inode of their sockets.
+    /// OwnerLookup found since the last snapshot, by the inode of their sockets.
     pub claims: Claims,
 }
 
-/// Owners by the inode of their sockets.
+/// OwnerLookup by the inode of their sockets.
 pub type Claims = FxHashMap<u32, Arc<Owner>>;
 
 /// Bytes that are not UTF-8, control characters, marks of direction and backslashes are written `\xHH`: whatever a name

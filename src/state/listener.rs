@@ -7,7 +7,7 @@ use crate::diagnosis::Evidence;
 use crate::snapshot::{ListenAddress, UnixName};
 use crate::view::{ListenerName, ListenerView, Protocol, QueueScan, QueueView, ScanView};
 
-use super::blame::Suspect;
+use super::attribution::Suspect;
 use super::exposure::{Exposure, Rank};
 use super::peak::Peak;
 use super::record::{MANY_HALF_OPEN, Record, Turn};

@@ -2,7 +2,8 @@
 //! time comes in as a value.
 
 mod attribution;
-mod blame;
+mod connections;
+
 mod exposure;
 mod group;
 #[cfg(test)]
@@ -20,8 +21,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::own::Own;
-use crate::owner::Owner;
+use crate::self_stats::SelfStats;
+use crate::snapshot::owner::Owner;
 use crate::snapshot::{NetnsSample, Snapshot};
 use crate::view::{ListenerName, NetnsView, View};
 
@@ -160,10 +161,10 @@ impl State {
     }
 
     /// Copies what is known into `view`, into the memory it already has where that is enough.
-    pub fn show(&self, own: &Own, view: &mut View) {
+    pub fn show(&self, stats: &SelfStats, view: &mut View) {
         view.now = self.now;
         view.client_patience = self.client_patience;
-        view.own.clone_from(own);
+        view.stats.clone_from(stats);
         view.namespaces.resize_with(self.namespaces.len(), NetnsView::default);
         for (shown, netns) in view.namespaces.iter_mut().zip(self.namespaces.values()) {
             netns.show(shown);

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::owner::Owner;
+use crate::snapshot::owner::Owner;
 use crate::snapshot::scan::Scan;
 use crate::snapshot::{
     Claims, Counter, Counters, ListenAddress, NetnsId, NetnsSample, Setting, Settings, UnixName,
 };
 use crate::view::{ListenerView, NetnsScan, NetnsView, Protocol};
 
-use super::blame::Ledger;
+use super::attribution::Ledger;
 use super::exposure::{Admission, Candidate};
 use super::group::{Context, Group};
 use super::trailing::Trailing;
@@ -44,7 +44,7 @@ pub(super) struct Netns {
     ledger: Ledger,
     counters: Counters,
     settings: Settings,
-    sampled_unix: Option<f64>,
+    sampled_unix_time: Option<f64>,
     sampled_seconds: f64,
     scan: Option<NetnsScan>,
     scan_is_shown: bool,
@@ -75,7 +75,7 @@ impl Netns {
             ledger: Ledger::default(),
             counters: Counters::default(),
             settings: Settings::default(),
-            sampled_unix: None,
+            sampled_unix_time: None,
             sampled_seconds: 0.0,
             scan: None,
             scan_is_shown: false,
@@ -111,7 +111,7 @@ impl Netns {
         if let Some(dump) = &sample.tcp {
             let credited = self.tcp.fold(dump, tick, &self.ledger);
             self.sampled_seconds += credited.as_secs_f64();
-            self.sampled_unix = Some(tick.unix_time);
+            self.sampled_unix_time = Some(tick.unix_time);
             self.tcp.admit(admission, &self.name, tick.now);
             let overflows = self.fold_counters(sample, tick.now);
             if self.knows_overflows() {
@@ -209,7 +209,7 @@ impl Netns {
             self.ended_at = Some(now);
             self.tcp.close(now);
             self.unix.close(now);
-            (self.scan, self.sampled_unix) = (None, None);
+            (self.scan, self.sampled_unix_time) = (None, None);
         }
         self.forget(now, admission);
     }
@@ -224,9 +224,9 @@ impl Netns {
         let NetnsView {
             name,
             owner,
-            tcp_at,
-            unix_at,
-            sampled_unix,
+            tcp_sampled_at,
+            unix_sampled_at,
+            sampled_unix_time,
             sampled_seconds,
             scan,
             counters,
@@ -240,9 +240,9 @@ impl Netns {
         let is_same = Arc::ptr_eq(name, &self.name);
         name.clone_from(&self.name);
         owner.clone_from(&self.owner);
-        *tcp_at = self.tcp.sampled_at();
-        *unix_at = self.unix.sampled_at();
-        *sampled_unix = self.sampled_unix;
+        *tcp_sampled_at = self.tcp.sampled_at();
+        *unix_sampled_at = self.unix.sampled_at();
+        *sampled_unix_time = self.sampled_unix_time;
         *sampled_seconds = self.sampled_seconds;
         *scan = self.scan;
         *counters = self.counters;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::diagnosis::{Diagnoses, Diagnosis, Evidence, HOLD, ScanEvidence, WINDOW, diagnose};
-use crate::view::{Case, Held};
+use crate::view::{Case, HeldDiagnosis};
 
 use super::GRACE;
 use super::ring::Ring;
@@ -226,10 +226,12 @@ impl Record {
     }
 
     /// Those that hold or have held within the grace time, in order of precedence.
-    fn shown(&self, now: Duration) -> Vec<Held> {
+    fn shown(&self, now: Duration) -> Vec<HeldDiagnosis> {
         let pairs = Diagnosis::ALL.into_iter().zip(&self.held);
         let shown = pairs.filter(|(_, holding)| holding.is_shown(now));
-        shown.map(|(diagnosis, holding)| Held { diagnosis, since: holding.since }).collect()
+        shown
+            .map(|(diagnosis, holding)| HeldDiagnosis { diagnosis, since: holding.since })
+            .collect()
     }
 
     fn turn(&mut self, now: Duration, evidence: &Evidence) -> Option<Turn> {
@@ -355,7 +357,7 @@ mod tests {
         record.overflowed(seconds(100), 1);
         let held =
             |record: &mut Record, at| record.conclude(seconds(at), context()).0.diagnoses.clone();
-        let short = |since| vec![Held { diagnosis: Diagnosis::ShortQueue, since }];
+        let short = |since| vec![HeldDiagnosis { diagnosis: Diagnosis::ShortQueue, since }];
         assert_eq!(held(&mut record, 100), short(Some(seconds(100))));
         assert_eq!(held(&mut record, 129), short(Some(seconds(100))));
         assert_eq!(held(&mut record, 140), short(None));

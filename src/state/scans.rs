@@ -8,7 +8,7 @@ use rustc_hash::FxHashMap;
 use crate::snapshot::Cookie;
 use crate::snapshot::scan::{UnixQueue, Waiting};
 
-use super::attribution::Found;
+use super::connections::ListenerScan;
 
 /// The scans of one listener.
 #[derive(Clone, Debug, Default)]
@@ -65,7 +65,7 @@ impl Scans {
     }
 
     /// Takes in what a scan at `at` found at a TCP listener.
-    pub(super) fn tcp(&mut self, at: Duration, found: &Found) -> Verdict {
+    pub(super) fn tcp(&mut self, at: Duration, found: &ListenerScan) -> Verdict {
         let rows = &found.waiting;
         let mut cookies: Vec<Cookie> = rows.iter().map(|row| row.cookie).collect();
         cookies.sort_unstable();
@@ -158,7 +158,7 @@ mod tests {
     }
 
     /// A TCP queue of `length` with these connections, by cookie and age in seconds; odd cookies are closed.
-    fn found(length: u64, rows: &[(u64, u64)]) -> Found {
+    fn found(length: u64, rows: &[(u64, u64)]) -> ListenerScan {
         let local = Local { ip: Ipv4Addr::LOCALHOST.into(), port: 80, interface: 0 };
         let waiting = rows.iter().map(|(cookie, age)| Waiting {
             cookie: Cookie(*cookie),
@@ -166,7 +166,7 @@ mod tests {
             age: Some(seconds(*age)),
             is_closed: cookie % 2 == 1,
         });
-        Found { length, waiting: waiting.collect(), ..Found::default() }
+        ListenerScan { length, waiting: waiting.collect(), ..ListenerScan::default() }
     }
 
     fn verdict(oldest: u64, abandoned: Option<u64>, untaken: u64) -> Verdict {

@@ -156,8 +156,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::owner::Owner;
     use crate::report::Recent;
+    use crate::snapshot::owner::Owner;
 
     fn listener(port: &str, diagnoses: &[Diagnosis], overflows: u64) -> Listener {
         let mut listener = Listener {

@@ -10,7 +10,7 @@ use crate::report::limit::{self, Cap};
 use crate::report::words::{count, many, rate, time};
 use crate::report::{DIAGNOSIS_TAKES, Diagnosed, Listener, Report, advice, evidence};
 use crate::terminal::source::Known;
-use crate::terminal::target::{Found, find};
+use crate::terminal::target::{TargetMatch, find};
 use crate::terminal::{owner, title, write_filled};
 
 /// The listeners meant by `target`; without one, the listener most in trouble, or one that may be.
@@ -26,15 +26,15 @@ pub fn chosen<'a>(known: &'a Known, target: Option<&str>) -> Result<Vec<&'a List
         bail!("{why} ({origin})");
     }
     match find(listeners, target) {
-        Found::Listeners(found) => Ok(found),
-        Found::Ambiguous(several) => {
+        TargetMatch::Listeners(found) => Ok(found),
+        TargetMatch::Ambiguous(several) => {
             bail!("{target:?} may be any of {} ({origin})", names(&several))
         }
-        Found::None(near) if near.is_empty() => {
+        TargetMatch::None(near) if near.is_empty() => {
             let all = count(listeners.len() as u64);
             bail!("{target:?} is no listener of the {all} that listenq list shows ({origin})")
         }
-        Found::None(near) => {
+        TargetMatch::None(near) => {
             bail!("{target:?} is no listener; near it: {} ({origin})", names(&near))
         }
     }
@@ -214,8 +214,8 @@ fn limit_text(listener: &Listener) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::owner::Owner;
     use crate::report::{Caps, Recent};
+    use crate::snapshot::owner::Owner;
 
     fn php() -> Listener {
         let mut php = Listener {

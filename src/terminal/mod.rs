@@ -11,9 +11,9 @@ pub mod target;
 
 use std::io::{self, Write};
 
-use crate::owner::Owner;
 use crate::report::Listener;
 use crate::snapshot::escaped;
+use crate::snapshot::owner::Owner;
 
 /// Longer lines are hard to read.
 const WIDTH: usize = 100;

@@ -10,13 +10,13 @@ use anyhow::{Context, Result, bail};
 use crate::cli::{Ask, Daemon};
 use crate::remote;
 use crate::report::{Listener, Report};
-use crate::sampler::publish::{Published, Reader};
 use crate::sampler::{Config, Sampler};
+use crate::view::publish::{Published, Reader};
 
 /// How long the local daemon may take when nobody said that there is one.
 const LOCAL_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a daemon may take that was asked for by its URL.
-const PATIENCE: Duration = Duration::from_secs(8);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// A report, and how we came by it.
 #[derive(Clone, Debug, Default)]
@@ -57,7 +57,7 @@ impl Known {
 pub fn report(ask: &Ask, config: &Config, sampling: Sampling) -> Result<Known> {
     let (url, patience) = match &ask.url {
         Some(Daemon::Never) => return sampled(config, sampling, None),
-        Some(Daemon::At(url)) => (url.clone(), PATIENCE),
+        Some(Daemon::At(url)) => (url.clone(), REQUEST_TIMEOUT),
         None => (remote::LOCAL.parse().map_err(anyhow::Error::msg)?, LOCAL_PATIENCE),
     };
     match remote::fetch(&url, patience) {

@@ -7,7 +7,7 @@ const NEAR: usize = 5;
 
 /// What was found.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Found<'a> {
+pub enum TargetMatch<'a> {
     /// These are meant.
     Listeners(Vec<&'a Listener>),
     /// It may be one of several sockets.
@@ -17,22 +17,22 @@ pub enum Found<'a> {
 }
 
 /// The listeners that `text` means: by whole name, else by port, else by the end of a path.
-pub fn find<'a>(listeners: &'a [Listener], text: &str) -> Found<'a> {
+pub fn find<'a>(listeners: &'a [Listener], text: &str) -> TargetMatch<'a> {
     let matching = |is_meant: fn(&Listener, &str) -> bool| -> Vec<&Listener> {
         listeners.iter().filter(|listener| is_meant(listener, within(listener, text))).collect()
     };
     for is_meant in [is_name, is_port] {
         let found = matching(is_meant);
         if !found.is_empty() {
-            return Found::Listeners(found);
+            return TargetMatch::Listeners(found);
         }
     }
     let ends = matching(is_end);
     let is_one = ends.windows(2).all(|pair| pair[0].address == pair[1].address);
     match (ends.is_empty(), is_one) {
-        (true, _) => Found::None(near(listeners, text)),
-        (false, true) => Found::Listeners(ends),
-        (false, false) => Found::Ambiguous(ends),
+        (true, _) => TargetMatch::None(near(listeners, text)),
+        (false, true) => TargetMatch::Listeners(ends),
+        (false, false) => TargetMatch::Ambiguous(ends),
     }
 }
 
@@ -70,7 +70,7 @@ fn near<'a>(listeners: &'a [Listener], text: &str) -> Vec<&'a Listener> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::owner::Owner;
+    use crate::snapshot::owner::Owner;
 
     fn listener(netns: &str, protocol: &str, address: &str, port: &str) -> Listener {
         Listener {
@@ -103,7 +103,7 @@ mod tests {
     fn assert_found(text: &str, places: &[usize]) {
         let all = all();
         let expected = places.iter().map(|place| &all[*place]).collect();
-        assert_eq!(find(&all, text), Found::Listeners(expected), "{text}");
+        assert_eq!(find(&all, text), TargetMatch::Listeners(expected), "{text}");
     }
 
     #[test]
@@ -137,16 +137,16 @@ mod tests {
         assert_found("app/www.sock", &[4, 5]);
         let all = all();
         let three = vec![&all[3], &all[4], &all[5]];
-        assert_eq!(find(&all, "www.sock"), Found::Ambiguous(three));
+        assert_eq!(find(&all, "www.sock"), TargetMatch::Ambiguous(three));
     }
 
     #[test]
     fn what_is_not_there_shows_what_looks_alike() {
         let all = all();
         let near = |text: &str| find(&all, text);
-        assert_eq!(near("10.0.0.1:6379"), Found::None(vec![&all[7]]));
-        assert_eq!(near("redis"), Found::None(vec![&all[7]]));
-        assert_eq!(near("/run/php/api.sock"), Found::None(vec![]));
-        assert_eq!(near(""), Found::None(vec![]));
+        assert_eq!(near("10.0.0.1:6379"), TargetMatch::None(vec![&all[7]]));
+        assert_eq!(near("redis"), TargetMatch::None(vec![&all[7]]));
+        assert_eq!(near("/run/php/api.sock"), TargetMatch::None(vec![]));
+        assert_eq!(near(""), TargetMatch::None(vec![]));
     }
 }

@@ -13,7 +13,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use rustls::ServerConfig;
 
-use crate::own::Reloaded;
+use crate::self_stats::Reloaded;
 
 use super::WebConfig;
 use super::passwords::{Passwords, Verdict};

@@ -11,7 +11,7 @@ use ring::hmac::{HMAC_SHA256, Key, sign};
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::Semaphore;
 
-use super::users::{Claim, Users};
+use super::users::{Credentials, Users};
 
 /// Requests that may wait for the check of their password; more are told to come again.
 const MOST_WAITING: usize = 16;
@@ -75,7 +75,7 @@ impl Passwords {
         verdict
     }
 
-    async fn hash(&self, claim: Claim) -> Verdict {
+    async fn hash(&self, claim: Credentials) -> Verdict {
         let Ok(_place) = self.places.try_acquire() else { return Verdict::Busy };
         let Ok(turn) = self.turn.clone().acquire_owned().await else { return Verdict::Busy };
         // The turn goes along: it ends with the work, not with a client that hangs up.
@@ -86,7 +86,7 @@ impl Passwords {
         }
     }
 
-    fn tag(&self, claim: &Claim) -> Tag {
+    fn tag(&self, claim: &Credentials) -> Tag {
         let mut text = Vec::new();
         for part in claim.parts() {
             text.extend((part.len() as u64).to_be_bytes());
@@ -111,7 +111,7 @@ impl Passwords {
 }
 
 /// Name and password of a `Basic` header, to be checked.
-fn claim(users: &Users, header: &[u8]) -> Option<Claim> {
+fn claim(users: &Users, header: &[u8]) -> Option<Credentials> {
     let (scheme, credentials) = header.split_at_checked(6)?;
     if header.len() > MOST_HEADER || !scheme.eq_ignore_ascii_case(b"basic ") {
         return None;

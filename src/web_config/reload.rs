@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Result;
 use arc_swap::ArcSwap;
 
-use crate::own::Reloaded;
+use crate::self_stats::Reloaded;
 
 use super::WebConfig;
 use super::file::{ConfigError, Fault};

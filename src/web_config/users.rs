@@ -31,7 +31,7 @@ struct Hash {
 
 /// A name, a password, and the hash it must match.
 #[derive(Debug)]
-pub struct Claim {
+pub struct Credentials {
     user: String,
     password: Vec<u8>,
     hash: Hash,
@@ -68,11 +68,11 @@ impl Users {
     }
 
     /// What must be checked of this name and password; `None` where there are no users.
-    pub fn claim(&self, user: &[u8], password: &[u8]) -> Option<Claim> {
+    pub fn claim(&self, user: &[u8], password: &[u8]) -> Option<Credentials> {
         let dearest = self.dearest.as_ref()?;
         let user = String::from_utf8_lossy(user).into_owned();
         let hash = self.hashes.get(&user);
-        Some(Claim {
+        Some(Credentials {
             is_known: hash.is_some(),
             hash: hash.unwrap_or(dearest).clone(),
             most_cost: dearest.cost,
@@ -103,9 +103,9 @@ impl Hash {
     }
 }
 
-// === impl Claim ===
+// === impl Credentials ===
 
-impl Claim {
+impl Credentials {
     /// Whether there is such a user.
     pub fn is_known(&self) -> bool {
         self.is_known

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use listenq::diagnosis::{Diagnosis, Evidence, ScanEvidence, Sockets};
 use listenq::http::{Servers, router};
-use listenq::own::{Feature, Own};
-use listenq::owner::Owner;
-use listenq::sampler::publish::Publisher;
+use listenq::self_stats::{Feature, SelfStats};
+use listenq::snapshot::owner::Owner;
 use listenq::snapshot::{Setting, Settings};
+use listenq::view::publish::Publisher;
 use listenq::view::{
-    Case, Held, ListenerName, ListenerView, NetnsView, Protocol, QueueScan, QueueView, ScanView,
-    View,
+    Case, HeldDiagnosis, ListenerName, ListenerView, NetnsView, Protocol, QueueScan, QueueView,
+    ScanView, View,
 };
 use listenq_lab::http::{Response, get};
 use listenq_lab::netns::Netns;
@@ -92,20 +92,20 @@ pub(crate) fn view(listeners: Vec<ListenerView>) -> View {
     settings.set(Setting::Somaxconn, 4_096);
     let host = NetnsView {
         name: "host".into(),
-        tcp_at: Some(LATER),
-        unix_at: Some(LATER),
-        sampled_unix: Some(1_700_000_000.0),
+        tcp_sampled_at: Some(LATER),
+        unix_sampled_at: Some(LATER),
+        sampled_unix_time: Some(1_700_000_000.0),
         settings,
         listeners,
         ..NetnsView::default()
     };
-    let mut own = Own {
+    let mut own = SelfStats {
         sampled_namespaces: 1,
         interval: Some(Duration::from_micros(100_400)),
-        ..Own::default()
+        ..SelfStats::default()
     };
     own.set_feature(Feature::SockDiag, true);
-    View { now: NOW, client_patience: Duration::from_secs(60), namespaces: vec![host], own }
+    View { now: NOW, client_patience: Duration::from_secs(60), namespaces: vec![host], stats: own }
 }
 
 /// An idle listener at `address:port`; without port it is a Unix socket.
@@ -171,7 +171,7 @@ pub(crate) fn troubled(mut listener: ListenerView, diagnoses: &[Diagnosis]) -> L
     let since = Some(NOW.saturating_sub(Duration::from_secs(12)));
     let mut case = listener.case.as_deref().cloned().unwrap_or_default();
     case.diagnoses =
-        diagnoses.iter().map(|diagnosis| Held { diagnosis: *diagnosis, since }).collect();
+        diagnoses.iter().map(|diagnosis| HeldDiagnosis { diagnosis: *diagnosis, since }).collect();
     listener.case = Some(Arc::new(case));
     let queue = listener.scan.as_mut().and_then(|scan| scan.queue.as_mut());
     queue.unwrap().drain_rate = Some(21.4);
@@ -208,7 +208,7 @@ pub(crate) fn lively() -> View {
     ];
     listeners.extend((5_000..5_020).map(|port| idle("127.0.0.1", &port.to_string(), "postgres")));
     let mut view = view(listeners);
-    view.own.set_feature(Feature::Owners, false);
+    view.stats.set_feature(Feature::Owners, false);
     view
 }
 

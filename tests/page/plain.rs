@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use listenq::owner::Owner;
 use listenq::report::Report;
+use listenq::snapshot::owner::Owner;
 use listenq::view::{ListenerView, View};
 use listenq_lab::http::Response;
 use listenq_lab::listenq::Launch;
@@ -193,9 +193,9 @@ fn what_is_missing_is_said_at_the_top() {
         return;
     }
     let mut view = lively();
-    view.namespaces[0].tcp_at = None;
-    view.own.omitted_listeners = 7;
-    view.own.inaccessible_namespaces = 2;
+    view.namespaces[0].tcp_sampled_at = None;
+    view.stats.omitted_listeners = 7;
+    view.stats.inaccessible_namespaces = 2;
     let (_ns, site) = site("missing", view);
     let html = site.text("/");
     for said in [

@@ -1,7 +1,7 @@
 //! Which listeners the reader asked for.
 
-use crate::owner::Owner;
 use crate::report::Listener;
+use crate::snapshot::owner::Owner;
 
 /// Words that must all occur, in any case, in what a listener is called, who owns it or what is wrong with it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -19,8 +19,8 @@ use maud::{DOCTYPE, Markup, html};
 
 use crate::report::words::{many, time};
 use crate::report::{Listener, Report};
-use crate::sampler::publish::Reader;
 use crate::snapshot::escaped;
+use crate::view::publish::Reader;
 
 use super::asset::{ICON, SCRIPT, STYLE};
 use super::render;

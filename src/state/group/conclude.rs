@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustc_hash::FxHashMap;
 
 use crate::diagnosis::{Evidence, LASTING, STALL};
-use crate::owner::Owner;
+use crate::snapshot::owner::Owner;
 use crate::snapshot::{Setting, Settings};
 use crate::state::listener::Address;
 use crate::state::record::Turn;

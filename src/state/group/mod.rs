@@ -13,7 +13,7 @@ use crate::snapshot::{Claims, Dump, ListenSocket};
 use crate::view::ListenerView;
 
 use crate::state::Tick;
-use crate::state::blame::{Ledger, Suspect};
+use crate::state::attribution::{Ledger, Suspect};
 use crate::state::exposure::{Admission, Candidate, Exposure};
 use crate::state::listener::{Address, Listener};
 use crate::state::socket::Sockets;

@@ -6,7 +6,7 @@ use rustc_hash::FxHashMap;
 
 use crate::snapshot::scan::{TcpScan, UnixQueue};
 use crate::snapshot::{ListenAddress, UnixName};
-use crate::state::attribution::attribute;
+use crate::state::connections::by_listener;
 use crate::state::listener::Address;
 
 use super::Group;
@@ -17,7 +17,7 @@ impl Group<ListenAddress> {
     /// Takes in what a scan at `at` found.
     pub(in crate::state) fn take_scan(&mut self, at: Duration, scan: &TcpScan) {
         self.scanned();
-        for (address, found) in attribute(scan) {
+        for (address, found) in by_listener(scan) {
             if let Some(listener) = self.by_address.get(&address) {
                 let half_open = Some([found.half_open, found.old_half_open]);
                 self.listeners[*listener]

@@ -104,7 +104,7 @@ impl Story {
 
     fn netns(&self) -> NetnsView {
         let mut view = View::default();
-        self.state.show(&Own::default(), &mut view);
+        self.state.show(&SelfStats::default(), &mut view);
         view.namespaces.remove(0)
     }
 
@@ -455,11 +455,11 @@ fn a_namespace_that_ended_keeps_its_counters_for_the_grace_time() {
     story.state.fold(&story.snapshot, INTERVAL);
     let closed = story.listener(80);
     assert_eq!((closed.overflows, closed.sockets, closed.queue), (Some(3), 0, None));
-    assert_eq!(story.netns().sampled_unix, None);
+    assert_eq!(story.netns().sampled_unix_time, None);
     assert!(!story.netns().is_fresh(Protocol::Tcp, Duration::ZERO));
     story.state.fold(&story.snapshot, GRACE);
     let mut view = View::default();
-    story.state.show(&Own::default(), &mut view);
+    story.state.show(&SelfStats::default(), &mut view);
     assert_eq!(view.namespaces, []);
 }
 
@@ -474,7 +474,7 @@ fn a_listener_forgotten_after_its_namespace_ended_is_shown_no_more() {
     let mut view = View::default();
     let shown = [INTERVAL, GRACE - 2 * INTERVAL].map(|elapsed| {
         story.state.fold(&story.snapshot, elapsed);
-        story.state.show(&Own::default(), &mut view);
+        story.state.show(&SelfStats::default(), &mut view);
         let netns = &view.namespaces[0];
         let ports: Vec<&str> = netns.listeners.iter().map(|one| &*one.name.port).collect();
         (ports.join(" "), netns.unexposed_overflows)

@@ -1,12 +1,14 @@
 //! What is known at one instant, as it is shown: made by the fold after each sample, read by everything
 //! that answers a person or Prometheus. Nothing here changes once it is published.
 
+pub mod publish;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::diagnosis::{Diagnosis, Evidence};
-use crate::own::Own;
-use crate::owner::Owner;
+use crate::self_stats::SelfStats;
+use crate::snapshot::owner::Owner;
 use crate::snapshot::{Counters, Settings};
 
 /// A namespace without a good sample for so long has no gauges until it has one again.
@@ -22,7 +24,7 @@ pub struct View {
     /// The namespaces that are sampled.
     pub namespaces: Vec<NetnsView>,
     /// The sampler's account of itself.
-    pub own: Own,
+    pub stats: SelfStats,
 }
 
 /// One network namespace.
@@ -33,11 +35,11 @@ pub struct NetnsView {
     /// Who it was made for.
     pub owner: Arc<Owner>,
     /// When the last good dump of TCP listeners was taken, on the fold's own clock.
-    pub tcp_at: Option<Duration>,
+    pub tcp_sampled_at: Option<Duration>,
     /// When the last good dump of Unix listeners was taken, on the fold's own clock.
-    pub unix_at: Option<Duration>,
+    pub unix_sampled_at: Option<Duration>,
     /// When the last good sample was taken, in seconds since 1970.
-    pub sampled_unix: Option<f64>,
+    pub sampled_unix_time: Option<f64>,
     /// How much time the samples cover.
     pub sampled_seconds: f64,
     /// The last connection scan; `None` while there is none.
@@ -141,14 +143,14 @@ pub struct Case {
     /// What its history adds up to.
     pub evidence: Evidence,
     /// The diagnoses that hold or have held within the grace time, in order of precedence.
-    pub diagnoses: Vec<Held>,
+    pub diagnoses: Vec<HeldDiagnosis>,
     /// The largest length in each of the last [`Case::SLOTS`] slots of [`Case::SLOT`], the oldest first.
     pub history: Vec<u32>,
 }
 
 /// A diagnosis that holds or has held.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Held {
+pub struct HeldDiagnosis {
     /// Which one.
     pub diagnosis: Diagnosis,
     /// Since when it holds, on the fold's own clock; `None` when it does not hold any more.
@@ -185,8 +187,8 @@ impl NetnsView {
     /// Whether its last good dump of these listeners is young enough at `now` for their gauges to be true.
     pub fn is_fresh(&self, protocol: Protocol, now: Duration) -> bool {
         let sampled_at = match protocol {
-            Protocol::Tcp => self.tcp_at,
-            Protocol::Unix => self.unix_at,
+            Protocol::Tcp => self.tcp_sampled_at,
+            Protocol::Unix => self.unix_sampled_at,
         };
         sampled_at.is_some_and(|at| now.saturating_sub(at) < STALE_AFTER)
     }
@@ -227,7 +229,7 @@ pub fn described(netns: &str, protocol: &str, address: &str, port: &str) -> Stri
 
 impl ListenerView {
     /// The diagnoses that hold, in order of precedence.
-    pub fn diagnoses(&self) -> impl Iterator<Item = Held> {
+    pub fn diagnoses(&self) -> impl Iterator<Item = HeldDiagnosis> {
         let held = self.case.iter().flat_map(|case| &case.diagnoses);
         held.copied().filter(|held| held.since.is_some())
     }

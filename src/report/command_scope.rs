@@ -5,7 +5,7 @@ use crate::report::words::quoted;
 
 /// The network namespace of a listener, as far as commands and settings go.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum CommandScope {
     /// listenq's own.
     Host,
     /// One that `ip netns` knows by this name.
@@ -18,9 +18,9 @@ pub enum Place {
     Nameless,
 }
 
-// === impl Place ===
+// === impl CommandScope ===
 
-impl Place {
+impl CommandScope {
     /// Where `listener` is.
     pub fn of(listener: &Listener) -> Self {
         let Listener { netns, owner, .. } = listener;
@@ -102,7 +102,7 @@ pub fn ss(listener: &Listener, flags: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::owner::Owner;
+    use crate::snapshot::owner::Owner;
 
     fn at(netns: &str, container_id: &str, k8s_pod: &str) -> String {
         let owner = Owner {
@@ -110,7 +110,8 @@ mod tests {
             k8s_pod: k8s_pod.into(),
             ..Owner::default()
         };
-        Place::of(&Listener { netns: netns.into(), owner, ..Listener::default() }).run("nstat")
+        CommandScope::of(&Listener { netns: netns.into(), owner, ..Listener::default() })
+            .run("nstat")
     }
 
     #[test]
@@ -134,13 +135,13 @@ mod tests {
 
     #[test]
     fn somaxconn_is_set_where_the_listener_is() {
-        let set = |place: Place| place.set_somaxconn(512);
-        assert!(set(Place::Host).starts_with("`sysctl -w net.core.somaxconn=512`, "));
+        let set = |place: CommandScope| place.set_somaxconn(512);
+        assert!(set(CommandScope::Host).starts_with("`sysctl -w net.core.somaxconn=512`, "));
         let named = "`ip netns exec blue sysctl -w net.core.somaxconn=512`";
-        assert_eq!(set(Place::Named("blue".into())), named);
+        assert_eq!(set(CommandScope::Named("blue".into())), named);
         let run = "`docker run --sysctl net.core.somaxconn=512` ";
-        assert!(set(Place::Container("0123".into())).starts_with(run));
-        assert!(set(Place::Pod("0123".into())).contains("`securityContext.sysctls`"));
+        assert!(set(CommandScope::Container("0123".into())).starts_with(run));
+        assert!(set(CommandScope::Pod("0123".into())).contains("`securityContext.sysctls`"));
     }
 
     #[test]

@@ -10,30 +10,30 @@ use std::time::{Duration, Instant};
 use rustc_hash::FxHashMap;
 use rustix::thread::{CapabilitySet, capabilities};
 
-use crate::owner::Owner;
 use crate::owner::cgroup::{Placement, telling_path};
 use crate::owner::cgroup_id::CgroupTree;
-use crate::owner::holders::{self, Found, Holder, Step, Walk};
+use crate::owner::holders::{self, Holder, HolderMatch, Step, Walk};
 use crate::owner::kubelet::Kubelet;
+use crate::snapshot::owner::Owner;
 use crate::snapshot::{Claims, Origin};
 
-use super::wanted::REFRESH;
-
+/// How often every owner is looked up again.
+pub const REFRESH: Duration = Duration::from_secs(60);
 /// A walk over the descriptors of all processes goes so far at once.
 const STEP: Duration = Duration::from_millis(2);
 
 /// The places that tell owners, and what they said.
-pub struct Owners {
+pub struct OwnerLookup {
     procfs: PathBuf,
     rootfs: PathBuf,
     tree: Option<CgroupTree>,
     kubelet: Option<io::Result<Kubelet>>,
     /// By inode, which process each socket was last found to be held by.
-    held: FxHashMap<u32, Held>,
+    held: FxHashMap<u32, KnownHolder>,
 }
 
 /// The process that holds a socket, and when it was looked for.
-struct Held {
+struct KnownHolder {
     pid: u32,
     start_time: u64,
     at: Instant,
@@ -41,7 +41,7 @@ struct Held {
 
 /// What one search gave.
 #[derive(Debug, Default)]
-pub struct Search {
+pub struct OwnerSearch {
     /// The owners found.
     pub claims: Claims,
     /// Whether the holders of every socket may be seen.
@@ -54,9 +54,9 @@ pub struct Search {
     pub failure: Option<io::Error>,
 }
 
-// === impl Owners ===
+// === impl OwnerLookup ===
 
-impl Owners {
+impl OwnerLookup {
     /// Nothing asked yet.
     pub fn new(procfs: &Path, rootfs: &Path) -> Self {
         Self {
@@ -85,13 +85,13 @@ impl Owners {
     }
 
     /// Looks for the owners of these sockets.
-    pub fn search(&mut self, wanted: &[Origin]) -> Search {
+    pub fn search(&mut self, wanted: &[Origin]) -> OwnerSearch {
         // Pods come and go: their names are read anew. Whether they can be read is known before one is met.
         self.kubelet = Some(Kubelet::read(&self.rootfs));
         self.learn_cgroups(wanted);
         let (found, failure) = match self.walk(wanted) {
             Ok(found) => (found, None),
-            Err(error) => (Found::default(), Some(error)),
+            Err(error) => (HolderMatch::default(), Some(error)),
         };
         self.keep(wanted, &found);
         let is_denied =
@@ -99,7 +99,7 @@ impl Owners {
         let sees_all = found.denied == 0 && !is_denied && !hides_processes(&self.procfs);
         let sees_some = found.descriptors > 0 || found.denied == 0 && !is_denied;
         let claims = wanted.iter().filter_map(|origin| self.claim(origin, &found)).collect();
-        Search {
+        OwnerSearch {
             claims,
             sees_holders: sees_all || sees_some && may_see_holders(),
             has_cgroups: self.tree.is_some(),
@@ -126,7 +126,7 @@ impl Owners {
         }
     }
 
-    fn walk(&self, wanted: &[Origin]) -> io::Result<Found> {
+    fn walk(&self, wanted: &[Origin]) -> io::Result<HolderMatch> {
         let inodes = wanted.iter().map(|origin| u64::from(origin.inode));
         let mut walk = Walk::new(&self.procfs, inodes)?.looking_first_at(self.first_looks(wanted));
         while walk.step(STEP)? == Step::More {
@@ -158,15 +158,15 @@ impl Owners {
         paths.iter().flat_map(processes).collect()
     }
 
-    fn keep(&mut self, wanted: &[Origin], found: &Found) {
+    fn keep(&mut self, wanted: &[Origin], found: &HolderMatch) {
         let at = Instant::now();
         self.held.extend(wanted.iter().filter_map(|origin| {
             let holder = found.holders.get(&u64::from(origin.inode))?;
-            Some((origin.inode, Held { pid: holder.pid, start_time: holder.start_time, at }))
+            Some((origin.inode, KnownHolder { pid: holder.pid, start_time: holder.start_time, at }))
         }));
     }
 
-    fn claim(&mut self, origin: &Origin, found: &Found) -> Option<(u32, Arc<Owner>)> {
+    fn claim(&mut self, origin: &Origin, found: &HolderMatch) -> Option<(u32, Arc<Owner>)> {
         let mut owner = match found.holders.get(&u64::from(origin.inode)) {
             Some(holder) => self.held_by(holder),
             // The process that was found before still runs, and is believed until it does not: this walk failed, or may not
@@ -239,7 +239,7 @@ fn tells(path: &str) -> bool {
 }
 
 /// Whether processes are there and not even listed (`hidepid`): every procfs has a first one.
-pub(super) fn hides_processes(procfs: &Path) -> bool {
+pub fn hides_processes(procfs: &Path) -> bool {
     std::fs::symlink_metadata(procfs.join("1")).is_err()
 }
 
@@ -272,7 +272,7 @@ mod tests {
         let cgroup = Some(std::fs::metadata(nginx).unwrap().st_ino());
         let (_listener, origin) = listener();
         let [held, unheld] = [origin.inode, u32::MAX].map(|inode| Origin { inode, cgroup });
-        let mut owners = Owners::new(Path::new("/proc"), dir.path());
+        let mut owners = OwnerLookup::new(Path::new("/proc"), dir.path());
         assert!(!owners.search(&[held]).claims[&held.inode].process.is_empty());
         owners.procfs = "/nowhere".into();
         let search = owners.search(&[held, unheld]);
@@ -284,7 +284,7 @@ mod tests {
     #[test]
     fn a_socket_of_this_process_is_its_own() {
         let (_listener, origin) = listener();
-        let mut owners = Owners::new(Path::new("/proc"), Path::new("/"));
+        let mut owners = OwnerLookup::new(Path::new("/proc"), Path::new("/"));
         let search = owners.search(&[origin]);
         let comm = std::fs::read_to_string("/proc/self/comm").unwrap();
         assert_eq!(&*search.claims[&origin.inode].process, comm.trim_end());
@@ -293,7 +293,7 @@ mod tests {
 
     #[test]
     fn a_socket_that_nobody_holds_has_no_owner() {
-        let mut owners = Owners::new(Path::new("/proc"), Path::new("/"));
+        let mut owners = OwnerLookup::new(Path::new("/proc"), Path::new("/"));
         let search = owners.search(&[Origin { inode: u32::MAX, cgroup: None }]);
         assert_eq!(search.claims, Claims::default());
     }

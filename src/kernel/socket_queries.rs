@@ -14,7 +14,7 @@ use super::inet_diag::{self, Row, SKMEMINFO};
 use super::netlink::{Channel, Datagram, LastDump, SAME};
 
 /// More sockets than these are cheaper to dump.
-pub const MOST: usize = 8;
+pub const MAX_QUERIES: usize = 8;
 /// `SOCK_DIAG_BY_FAMILY`.
 const BY_FAMILY: u16 = 20;
 /// `struct nlmsghdr` and `struct inet_diag_req_v2`.
@@ -93,7 +93,7 @@ impl Questions {
 
 /// Adds the request for the socket of `row`; fails when there are too many.
 fn put(requests: &mut Vec<u8>, row: &[u8]) -> Result<(), DumpError> {
-    if requests.len() / REQUEST == MOST {
+    if requests.len() / REQUEST == MAX_QUERIES {
         return Err(malformed("too many sockets to ask for"));
     }
     let (Some(family), Some(id)) = (row.first(), row.get(ID_IN_ROW)) else {

@@ -78,7 +78,7 @@ pub struct Reloaded(Arc<AtomicBool>);
 
 /// The sampler's account of itself.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Own {
+pub struct SelfStats {
     /// Samples taken.
     pub samples: u64,
     /// Samples that were due while an earlier one was still being taken, or the thread did not run.
@@ -109,9 +109,9 @@ pub struct Own {
     pub process: Option<Process>,
 }
 
-// === impl Own ===
+// === impl SelfStats ===
 
-impl Own {
+impl SelfStats {
     /// Notes whether a feature is at hand.
     pub fn set_feature(&mut self, feature: Feature, is_available: bool) {
         self.features[feature as usize] = Some(is_available);

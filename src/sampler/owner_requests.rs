@@ -5,22 +5,20 @@ use std::time::Duration;
 
 use rustc_hash::FxHashSet;
 
+use crate::owner::lookup::REFRESH;
 use crate::snapshot::{Origin, Snapshot};
-
-/// How often every owner is looked for anew.
-pub(super) const REFRESH: Duration = Duration::from_secs(60);
 
 /// The sockets that were asked for.
 #[derive(Debug, Default)]
-pub struct Asked {
+pub struct OwnerRequests {
     inodes: FxHashSet<u32>,
     has_forgotten: bool,
     refresh_due: Duration,
 }
 
-// === impl Asked ===
+// === impl OwnerRequests ===
 
-impl Asked {
+impl OwnerRequests {
     /// Whether there may be sockets to ask for though none came up.
     pub fn is_due(&self, now: Duration) -> bool {
         now >= self.refresh_due || self.has_forgotten
@@ -73,7 +71,7 @@ mod tests {
 
     #[test]
     fn a_socket_is_asked_for_once_a_minute() {
-        let mut asked = Asked::default();
+        let mut asked = OwnerRequests::default();
         let mut inodes = |inodes: &[u32], second| -> Vec<u32> {
             let wanted = asked.wanted(&snapshot(inodes), Duration::from_secs(second));
             wanted.iter().map(|origin| origin.inode).collect()
@@ -86,7 +84,7 @@ mod tests {
 
     #[test]
     fn an_orphan_is_asked_for_again_if_it_lives() {
-        let mut asked = Asked::default();
+        let mut asked = OwnerRequests::default();
         let second = Duration::from_secs(1);
         assert_eq!(asked.wanted(&snapshot(&[1, 2, 3]), second).len(), 3);
         assert!(!asked.is_due(2 * second));

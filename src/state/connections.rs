@@ -1,0 +1,136 @@
+//! Which connection belongs to which listener: the kernel says only where each of them is bound, and would look a
+//! listener up by that (`net/ipv4/inet_hashtables.c`). A reuseport group is one listener.
+
+use std::net::IpAddr;
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use crate::snapshot::ListenAddress;
+use crate::snapshot::scan::{Local, ScannedSocket, TcpScan, Waiting};
+
+/// What a scan found at one listener.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct ListenerScan {
+    /// The lengths of its sockets.
+    pub(super) length: u64,
+    /// Half-open connections.
+    pub(super) half_open: u64,
+    /// Those of them that are open for long.
+    pub(super) old_half_open: u64,
+    /// The connections that wait.
+    pub(super) waiting: Vec<Waiting>,
+}
+
+/// Every listener of the scan, with what was found at it.
+pub(super) fn by_listener(scan: &TcpScan) -> FxHashMap<ListenAddress, ListenerScan> {
+    let mut found: FxHashMap<ListenAddress, ListenerScan> = FxHashMap::default();
+    let mut by_port: FxHashMap<u16, Vec<&ScannedSocket>> = FxHashMap::default();
+    let mut members = FxHashSet::default();
+    for socket in &scan.sockets {
+        found.entry(socket.address).or_default().length += u64::from(socket.length);
+        // The members of a reuseport group are as good as one.
+        if members.insert((socket.address, socket.is_v6_only)) {
+            by_port.entry(socket.local.port).or_default().push(socket);
+        }
+    }
+    let look_up = |local: &Local| {
+        let sockets = by_port.get(&local.port)?;
+        let ranked = sockets.iter().filter_map(|socket| Some((rank(socket, local)?, socket)));
+        ranked.max_by_key(|(rank, _)| *rank).map(|(_, socket)| socket.address)
+    };
+    // Connections are many, and their local ends few.
+    let mut known = FxHashMap::default();
+    let mut listener_of = |local: &Local| *known.entry(*local).or_insert_with(|| look_up(local));
+    for half_open in &scan.half_open {
+        if let Some(found) = listener_of(&half_open.local).and_then(|at| found.get_mut(&at)) {
+            found.half_open += 1;
+            found.old_half_open += u64::from(half_open.is_old());
+        }
+    }
+    for waiting in &scan.waiting {
+        if let Some(found) = listener_of(&waiting.local).and_then(|at| found.get_mut(&at)) {
+            found.waiting.push(*waiting);
+        }
+    }
+    found
+}
+
+/// How well a listen socket fits a connection: the exact address first, then the one bound to its interface, then
+/// the one of its own family. `None` when it cannot be its listener.
+fn rank(socket: &ScannedSocket, connection: &Local) -> Option<(bool, bool, bool)> {
+    let (listens, local) = (socket.local.ip.to_canonical(), connection.ip.to_canonical());
+    let is_exact = listens == local;
+    let is_same_family = listens.is_ipv4() == local.is_ipv4();
+    let reaches_v4 = matches!(socket.local.ip, IpAddr::V6(_)) && !socket.is_v6_only;
+    let is_wildcard = listens.is_unspecified() && (is_same_family || reaches_v4);
+    let is_bound = socket.local.interface != 0;
+    let is_elsewhere = is_bound && socket.local.interface != connection.interface;
+    ((is_exact || is_wildcard) && !is_elsewhere).then_some((is_exact, is_bound, is_same_family))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::DeviceName;
+    use crate::snapshot::scan::HalfOpen;
+
+    fn local(ip: &str, interface: u32) -> Local {
+        Local { ip: ip.parse().unwrap(), port: 80, interface }
+    }
+
+    fn socket(ip: &str, interface: u32, is_v6_only: bool) -> ScannedSocket {
+        let local = local(ip, interface);
+        let device = (interface != 0).then(|| DeviceName::new(&format!("if{interface}")));
+        let address = ListenAddress { ip: local.ip, port: local.port, device };
+        ScannedSocket { address, local, is_v6_only, length: 1 }
+    }
+
+    /// The listener that a connection to `ip` over interface `interface` is given to.
+    fn listener(sockets: &[ScannedSocket], ip: &str, interface: u32) -> Option<String> {
+        let half_open = vec![HalfOpen { local: local(ip, interface), repeats: 2 }];
+        let scan = TcpScan { sockets: sockets.to_vec(), half_open, waiting: Vec::new() };
+        let found = by_listener(&scan);
+        let mut hits = found.iter().filter(|(_, found)| found.half_open > 0);
+        let hit = hits.next();
+        assert!(hits.next().is_none() && hit.is_none_or(|(_, found)| found.old_half_open == 1));
+        hit.map(|(address, _)| address.host())
+    }
+
+    #[test]
+    fn the_exact_address_comes_before_the_wildcard() {
+        let sockets =
+            [socket("0.0.0.0", 0, false), socket("10.0.0.1", 0, false), socket("::", 0, true)];
+        assert_eq!(listener(&sockets, "10.0.0.1", 0).as_deref(), Some("10.0.0.1"));
+        assert_eq!(listener(&sockets, "10.0.0.2", 0).as_deref(), Some("0.0.0.0"));
+        assert_eq!(listener(&sockets, "::1", 0).as_deref(), Some("::"));
+    }
+
+    #[test]
+    fn ipv4_clients_reach_the_wildcard_of_ipv6_unless_it_is_only_for_that() {
+        assert_eq!(
+            listener(&[socket("::", 0, false)], "::ffff:10.0.0.1", 0).as_deref(),
+            Some("::")
+        );
+        assert_eq!(listener(&[socket("::", 0, false)], "10.0.0.1", 0).as_deref(), Some("::"));
+        assert_eq!(listener(&[socket("::", 0, true)], "10.0.0.1", 0), None);
+        let both = [socket("::", 0, false), socket("0.0.0.0", 0, false)];
+        assert_eq!(listener(&both, "::ffff:10.0.0.1", 0).as_deref(), Some("0.0.0.0"));
+    }
+
+    #[test]
+    fn a_listener_bound_to_the_interface_comes_first_and_one_bound_elsewhere_never() {
+        let sockets = [socket("0.0.0.0", 0, false), socket("0.0.0.0", 3, false)];
+        assert_eq!(listener(&sockets, "10.0.0.1", 3).as_deref(), Some("0.0.0.0%if3"));
+        assert_eq!(listener(&sockets, "10.0.0.1", 4).as_deref(), Some("0.0.0.0"));
+        assert_eq!(listener(&sockets[1..], "10.0.0.1", 4), None);
+        // A link-local connection is bound to its interface though its listener is not.
+        assert_eq!(listener(&[socket("::", 0, false)], "fe80::1", 7).as_deref(), Some("::"));
+    }
+
+    #[test]
+    fn a_group_is_one_listener_and_an_idle_one_is_found_with_nothing() {
+        let scan = TcpScan { sockets: vec![socket("10.0.0.1", 0, false); 3], ..TcpScan::default() };
+        let found: Vec<ListenerScan> = by_listener(&scan).into_values().collect();
+        assert_eq!(found, [ListenerScan { length: 3, ..ListenerScan::default() }]);
+    }
+}
