@@ -97,8 +97,7 @@ impl Churn<'_> {
     /// A listener comes and one goes, at ports in turn; every fourth second so does a namespace.
     fn turn(&mut self) {
         let port = 20_000 + self.turns % (2 * LIVES);
-        let listener =
-            self.own.run(|| Listen::tcp(format!("127.0.0.1:{port}")).backlog(4).open());
+        let listener = self.own.run(|| Listen::tcp(format!("127.0.0.1:{port}")).backlog(4).open());
         drop(self.own.run(|| fill(listener.target(), 8)));
         self.listeners.push_back(listener);
         if self.listeners.len() > LIVES {

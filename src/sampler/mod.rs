@@ -6,6 +6,7 @@ pub mod health;
 pub mod incidents;
 pub mod netns;
 pub mod owner_requests;
+pub mod plan;
 pub mod scanning;
 pub mod schedule;
 pub mod scout;
