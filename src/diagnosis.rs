@@ -57,6 +57,9 @@ pub struct Evidence {
     pub full: Duration,
     /// Overflows blamed on it in that time.
     pub overflows: u64,
+    /// The largest number of connections that came within one second in that time, waiting and refused ones, each client
+    /// counted once. A limit that holds them all refuses nobody.
+    pub largest_burst: u64,
     /// For how long it has been at its limit without a break.
     pub brimming: Duration,
     /// Whether it was slow within [`WINDOW`]: then the overflows are explained.

@@ -44,6 +44,8 @@ pub(super) struct Listener<A> {
     was_empty: bool,
     /// How much of the time before this sample it was full.
     full_for: Duration,
+    /// New drops of this sample.
+    new_drops: u64,
     tally: Tally,
     full: bool,
     peak: Peak,
@@ -105,6 +107,7 @@ impl<A: Address> Listener<A> {
             opened_at: now,
             was_empty: false,
             full_for: Duration::ZERO,
+            new_drops: 0,
             tally: Tally::default(),
             full: false,
             peak: Peak::default(),
@@ -125,11 +128,13 @@ impl<A: Address> Listener<A> {
             self.shown.full_seconds = self.shown.full_seconds.map(|full| full + seconds);
         }
         self.tally = Tally::default();
+        self.new_drops = 0;
     }
 
     /// New drops at one of its sockets.
     pub(super) fn dropped(&mut self, drops: u64) {
         *self.shown.drops.get_or_insert(0) += drops;
+        self.new_drops += drops;
         self.suspect.dropped(drops);
     }
 
@@ -192,6 +197,9 @@ impl<A: Address> Listener<A> {
         if let Some(record) = &mut self.record {
             record.sampled(now, length, self.full_for);
             record.brimming(now, brimming > 0, brimming == sockets);
+            if self.new_drops > 0 {
+                record.dropped(now, self.new_drops);
+            }
             if length == 0 {
                 record.emptied();
             }
@@ -274,7 +282,7 @@ impl<A: Address> Listener<A> {
     pub(super) fn charged(&mut self, tick: Tick) -> u64 {
         let (charge, certain) = self.suspect.charge();
         if charge > 0 && self.is_open() {
-            self.record.get_or_insert_default().overflowed(tick.now, charge);
+            self.remember_overflows(tick.now, charge, certain);
         }
         if self.shown.drops.is_some() {
             let overflows = self.shown.overflows.get_or_insert(0);
@@ -285,9 +293,6 @@ impl<A: Address> Listener<A> {
         self.overflows += charge;
         if let (true, Some(limit)) = (certain, self.lift) {
             self.peak.record(tick.slot, limit.saturating_add(1));
-            if let Some(record) = &mut self.record {
-                record.peaked(tick.now, limit.saturating_add(1));
-            }
             if let Some(queue) = &mut self.shown.queue {
                 queue.peak_length = u64::from(self.peak.largest());
             }
@@ -296,6 +301,14 @@ impl<A: Address> Listener<A> {
             self.lift = None;
         }
         if self.exposure.is_exposed() { 0 } else { charge }
+    }
+
+    fn remember_overflows(&mut self, now: Duration, overflows: u64, certain: bool) {
+        let record = self.record.get_or_insert_default();
+        if let (true, Some(limit)) = (certain, self.lift) {
+            record.peaked(now, limit.saturating_add(1));
+        }
+        record.overflowed(now, overflows, self.tally.limit.unwrap_or(0));
     }
 
     /// How much it is worth showing.

@@ -2,6 +2,7 @@
 //! time comes in as a value.
 
 mod attribution;
+mod burst;
 mod connections;
 
 mod exposure;

@@ -8,6 +8,7 @@ use crate::diagnosis::{Diagnoses, Diagnosis, Evidence, HOLD, ScanEvidence, WINDO
 use crate::view::{Case, HeldDiagnosis};
 
 use super::GRACE;
+use super::burst::Bursts;
 use super::ring::Ring;
 use super::scans::{Scans, Verdict};
 use super::trailing::Trailing;
@@ -21,6 +22,7 @@ const DIAGNOSES: usize = Diagnosis::ALL.len();
 #[derive(Clone, Debug, Default)]
 pub(super) struct Record {
     seconds: Trailing<Second>,
+    bursts: Bursts,
     lengths: Lengths,
     /// Since when it has been at its limit.
     brimming_since: Option<Duration>,
@@ -40,6 +42,8 @@ pub(super) struct Record {
 struct Second {
     full: Duration,
     overflows: u64,
+    drops: u64,
+    burst: u64,
 }
 
 /// The largest lengths of the last five minutes, by [`Case::SLOT`].
@@ -90,8 +94,8 @@ impl Record {
         if !full.is_zero() {
             self.seconds.at(now).full += full;
         }
-        self.lengths.record(now, u32::try_from(length).unwrap_or(u32::MAX));
         if length > 0 {
+            self.waited(now, u32::try_from(length).unwrap_or(u32::MAX));
             self.active_at = now;
         }
         if let Some(incident) = &mut self.incident {
@@ -99,9 +103,19 @@ impl Record {
         }
     }
 
-    /// It was charged with so many overflows.
-    pub(super) fn overflowed(&mut self, now: Duration, overflows: u64) {
-        self.seconds.at(now).overflows += overflows;
+    /// `sk_drops` of its sockets grew.
+    pub(super) fn dropped(&mut self, now: Duration, drops: u64) {
+        self.seconds.at(now).drops += drops;
+        self.bursts.dropped(now, drops);
+    }
+
+    /// It was charged with so many overflows. `limit` is the sum of its sockets' limits.
+    pub(super) fn overflowed(&mut self, now: Duration, overflows: u64, limit: u64) {
+        self.bursts.overflowed(now, overflows);
+        let burst = self.bursts.size(now, limit + 1, self.harmless_drops(now));
+        let second = self.seconds.at(now);
+        second.overflows += overflows;
+        second.burst = second.burst.max(burst);
         self.active_at = now;
         if let Some(incident) = &mut self.incident {
             incident.overflows += overflows;
@@ -110,10 +124,23 @@ impl Record {
 
     /// An overflow proves that so many waited, though no sample saw them.
     pub(super) fn peaked(&mut self, now: Duration, length: u32) {
-        self.lengths.record(now, length);
+        self.waited(now, length);
         if let Some(incident) = &mut self.incident {
             incident.peak = incident.peak.max(length.into());
         }
+    }
+
+    fn waited(&mut self, now: Duration, length: u32) {
+        self.lengths.record(now, length);
+        self.bursts.waited(now, length);
+        let second = self.seconds.at(now);
+        second.burst = second.burst.max(length.into());
+    }
+
+    /// Drops in a second without any overflow: those that come with overflows need not all be theirs.
+    fn harmless_drops(&self, now: Duration) -> u64 {
+        let quiet = self.seconds.within(now).filter(|second| second.overflows == 0);
+        quiet.map(|second| second.drops).max().unwrap_or(0)
     }
 
     /// Notes whether any, and whether all, of its sockets are at their limit.
@@ -218,6 +245,7 @@ impl Record {
         Evidence {
             full: self.seconds.within(now).map(|second| second.full).sum(),
             overflows: self.seconds.within(now).map(|second| second.overflows).sum(),
+            largest_burst: self.seconds.within(now).map(|second| second.burst).max().unwrap_or(0),
             brimming: self.brimming_since.map_or(Duration::ZERO, |since| now.saturating_sub(since)),
             was_slow: lately(self.slow_at),
             scan: self.scanned,
@@ -337,7 +365,7 @@ mod tests {
         for second in 100..200 {
             record.sampled(seconds(second), second % 7, Duration::ZERO);
             if (110..120).contains(&second) {
-                record.overflowed(seconds(second), 3);
+                record.overflowed(seconds(second), 3, 8);
             }
             let (_, turn) = record.conclude(seconds(second), context());
             turns.extend(turn.map(|turn| (second, turn)));
@@ -354,7 +382,7 @@ mod tests {
     #[test]
     fn a_diagnosis_is_shown_for_the_grace_time_after_it_held() {
         let mut record = Record::default();
-        record.overflowed(seconds(100), 1);
+        record.overflowed(seconds(100), 1, 8);
         let held =
             |record: &mut Record, at| record.conclude(seconds(at), context()).0.diagnoses.clone();
         let short = |since| vec![HeldDiagnosis { diagnosis: Diagnosis::ShortQueue, since }];

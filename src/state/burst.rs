@@ -1,0 +1,167 @@
+//! The size of a burst: how many connections came at once, those that waited and those that were refused. It is what
+//! the limit of the queue has to hold.
+//!
+//! The kernel counts refusals, not clients. A client whose SYN is refused sends it again a second later. A client that is
+//! refused at the last ACK of its handshake believes that it is connected, and its data and their retransmissions are
+//! refused again within the same second. Both repetitions are removed:
+//!
+//! * what was refused within the second before comes again in this one;
+//! * a refusal at the last ACK moves `sk_drops` by two and any other by one, so drops minus overflows are the refusals at
+//!   the last ACK. They come from at most as many clients as the SYN queue holds.
+
+use std::time::Duration;
+
+use super::ring::Ring;
+
+const SLOT: Duration = Duration::from_millis(125);
+const SLOTS: usize = 16;
+/// The window is a little shorter than a second, so that a refusal and its repetition one second later never fall into
+/// one window, although the first may be attributed a sample late.
+const WINDOW_SLOTS: usize = 7;
+
+/// What happened at one listener within the last two seconds.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Bursts(Ring<Sum, SLOTS>);
+
+/// Over one slot or several.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Sum {
+    /// The largest length.
+    length: u32,
+    overflows: u32,
+    drops: u32,
+}
+
+// === impl Bursts ===
+
+impl Bursts {
+    /// So many connections waited.
+    pub(super) fn waited(&mut self, now: Duration, length: u32) {
+        let slot = self.at(now);
+        slot.length = slot.length.max(length);
+    }
+
+    /// So many overflows were attributed to the listener.
+    pub(super) fn overflowed(&mut self, now: Duration, overflows: u64) {
+        let slot = self.at(now);
+        slot.overflows = slot.overflows.saturating_add(clamped(overflows));
+    }
+
+    /// `sk_drops` of its sockets grew.
+    pub(super) fn dropped(&mut self, now: Duration, drops: u64) {
+        let slot = self.at(now);
+        slot.drops = slot.drops.saturating_add(clamped(drops));
+    }
+
+    /// The connections that came at once within the second that ends at `now`. `half_open_cap` is what the SYN queue
+    /// holds, `harmless_drops` what the listener drops in a second without any overflow.
+    pub(super) fn size(&self, now: Duration, half_open_cap: u64, harmless_drops: u64) -> u64 {
+        let mut slots = self.0.until(slot_of(now));
+        let before = slots.by_ref().take(SLOTS - WINDOW_SLOTS).fold(Sum::default(), Sum::plus);
+        let last = slots.fold(Sum::default(), Sum::plus);
+        let refused = |sum: Sum| sum.refused_clients(half_open_cap, harmless_drops);
+        u64::from(last.length) + refused(last).saturating_sub(refused(before))
+    }
+
+    fn at(&mut self, now: Duration) -> &mut Sum {
+        self.0.at(slot_of(now))
+    }
+}
+
+fn slot_of(now: Duration) -> u64 {
+    (now.as_nanos() / SLOT.as_nanos()) as u64
+}
+
+fn clamped(number: u64) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+// === impl Sum ===
+
+impl Sum {
+    fn plus(self, other: Self) -> Self {
+        Self {
+            length: self.length.max(other.length),
+            overflows: self.overflows.saturating_add(other.overflows),
+            drops: self.drops.saturating_add(other.drops),
+        }
+    }
+
+    /// The clients behind the overflows of one second.
+    fn refused_clients(self, half_open_cap: u64, harmless_drops: u64) -> u64 {
+        let overflows = u64::from(self.overflows);
+        let drops = u64::from(self.drops).saturating_sub(harmless_drops);
+        let at_last_ack = drops.saturating_sub(overflows).min(overflows);
+        overflows - at_last_ack + at_last_ack.min(half_open_cap)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Many half-open connections are possible, and nothing drops without an overflow.
+    fn size(bursts: &Bursts, millis: u64) -> u64 {
+        bursts.size(Duration::from_millis(millis), 1_000, 0)
+    }
+
+    /// What each of these overflows, at so many milliseconds, makes of the burst size at its time. The queue holds 5.
+    fn sizes(overflows: &[(u64, u64)]) -> Vec<u64> {
+        let mut bursts = Bursts::default();
+        let mut size_after = |(millis, overflows): &(u64, u64)| {
+            let now = Duration::from_millis(*millis);
+            bursts.waited(now, 5);
+            bursts.overflowed(now, *overflows);
+            bursts.dropped(now, *overflows);
+            size(&bursts, *millis)
+        };
+        overflows.iter().map(|overflow| size_after(overflow)).collect()
+    }
+
+    #[test]
+    fn a_burst_is_those_that_waited_and_those_that_were_refused() {
+        assert_eq!(sizes(&[(5_000, 35)]), [40]);
+        // Over several samples, and across a full second of the clock.
+        assert_eq!(sizes(&[(4_900, 10), (4_990, 10), (5_010, 10), (5_200, 5)]), [15, 25, 35, 40]);
+    }
+
+    #[test]
+    fn clients_that_try_again_are_no_second_burst() {
+        // The kernel sends a SYN again after 1, 2, 3 s; the sample that attributes it may be late or early.
+        assert_eq!(sizes(&[(5_000, 35), (6_000, 35), (7_000, 35)]), [40, 5, 5]);
+        assert_eq!(sizes(&[(5_110, 35), (6_000, 35)]), [40, 5]);
+        // Those refused before and as many new ones.
+        assert_eq!(sizes(&[(5_000, 35), (6_000, 74), (7_000, 113)]), [40, 44, 44]);
+    }
+
+    #[test]
+    fn steady_overflows_are_never_summed_over_the_window() {
+        let steady: Vec<(u64, u64)> = (0..300).map(|nth| (nth * 100, 10)).collect();
+        assert!(sizes(&steady).into_iter().all(|size| size <= 95));
+    }
+
+    #[test]
+    fn retransmissions_after_the_last_ack_are_no_further_clients() {
+        let mut bursts = Bursts::default();
+        let now = Duration::from_secs(9);
+        bursts.waited(now, 65);
+        // 60 clients were refused at the last ACK and sent their data three times within the second.
+        bursts.overflowed(now, 240);
+        bursts.dropped(now, 480);
+        assert_eq!(bursts.size(now, 64, 0), 65 + 64);
+        // The same overflows at the SYN are 240 clients, whatever the listener drops besides.
+        let mut bursts = Bursts::default();
+        bursts.waited(now, 65);
+        bursts.overflowed(now, 240);
+        bursts.dropped(now, 480);
+        assert_eq!(bursts.size(now, 64, 240), 65 + 240);
+    }
+
+    #[test]
+    fn without_overflows_a_burst_is_what_waited() {
+        let mut bursts = Bursts::default();
+        bursts.waited(Duration::from_millis(1_500), 7);
+        bursts.waited(Duration::from_millis(1_600), 3);
+        assert_eq!((size(&bursts, 1_600), size(&bursts, 9_000)), (7, 0));
+    }
+}
