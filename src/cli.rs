@@ -258,7 +258,7 @@ pub enum Netns {
     /// Every one of the machine.
     All,
     /// Only the one listenq is in.
-    SelfStats,
+    Own,
 }
 
 /// How important a log line is.
