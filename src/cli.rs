@@ -420,6 +420,14 @@ mod tests {
     }
 
     #[test]
+    fn netns_is_all_or_own() {
+        let netns = |value| parse(&["--netns", value]).map(|cli| cli.sampling.netns);
+        assert_eq!(netns("all"), Ok(Netns::All));
+        assert_eq!(netns("own"), Ok(Netns::Own));
+        assert!(netns("other").is_err());
+    }
+
+    #[test]
     fn an_address_of_either_family_may_stand_in_brackets() {
         let addresses =
             |text| parse(&["--web.listen-address", text]).map(|cli| cli.web.listen_addresses);
