@@ -40,12 +40,16 @@ pub enum Diagnosis {
     Abandoned,
     /// Connections come faster than they are accepted.
     SlowAccept,
+    /// The queue has room, but every client waits in it.
+    StandingQueue,
     /// A burst met a queue that was too short for it.
     ShortQueue,
     /// The limit is that of an earlier `somaxconn`.
     StaleLimit,
     /// Handshakes are begun and left open.
     SynFlood,
+    /// Connections wait at a listener that was never seen to accept: information, no trouble.
+    NotAccepting,
 }
 
 /// What is known of one listener, added up for the diagnosis. Nothing in it depends on the others.
@@ -70,6 +74,10 @@ pub struct Evidence {
     pub sockets: Sockets,
     /// What the last scan found; `None` when there is none young enough.
     pub scan: Option<ScanEvidence>,
+    /// Whether it was seen to accept since its sockets were opened, or accepted connections of it are open.
+    pub has_accepted: bool,
+    /// For how long no scan and no sample found the queue empty or its head younger than `--standing-wait`.
+    pub standing: Duration,
     /// How many may be half open; `None` where that is not known.
     pub half_open_cap: Option<u64>,
     /// The `somaxconn` that it was opened under and that was raised since, where that is its limit.
@@ -112,20 +120,22 @@ pub struct ScanEvidence {
 
 /// Several diagnoses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Diagnoses(u8);
+pub struct Diagnoses(u16);
 
 // === impl Diagnosis ===
 
 impl Diagnosis {
     /// Every diagnosis, in order of precedence.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Imbalance,
         Self::Stalled,
         Self::Abandoned,
         Self::SlowAccept,
+        Self::StandingQueue,
         Self::ShortQueue,
         Self::StaleLimit,
         Self::SynFlood,
+        Self::NotAccepting,
     ];
 
     /// The word for it.
@@ -135,10 +145,17 @@ impl Diagnosis {
             Self::Stalled => "stalled",
             Self::Abandoned => "abandoned",
             Self::SlowAccept => "slow_accept",
+            Self::StandingQueue => "standing_queue",
             Self::ShortQueue => "short_queue",
             Self::StaleLimit => "stale_limit",
             Self::SynFlood => "syn_flood",
+            Self::NotAccepting => "not_accepting",
         }
+    }
+
+    /// Whether it is only information: nobody is turned away, and nobody is to be called.
+    pub const fn is_information(self) -> bool {
+        matches!(self, Self::NotAccepting)
     }
 }
 
@@ -147,12 +164,12 @@ impl Diagnosis {
 impl Diagnoses {
     /// Adds one.
     pub fn insert(&mut self, diagnosis: Diagnosis) {
-        self.0 |= 1 << diagnosis as u8;
+        self.0 |= 1 << diagnosis as u16;
     }
 
     /// Whether it is among them.
     pub fn contains(self, diagnosis: Diagnosis) -> bool {
-        self.0 & 1 << diagnosis as u8 != 0
+        self.0 & 1 << diagnosis as u16 != 0
     }
 
     /// Whether there is none.
@@ -181,9 +198,11 @@ pub fn diagnose(evidence: &Evidence) -> Diagnoses {
         Diagnosis::Stalled => evidence.is_stalled(),
         Diagnosis::Abandoned => evidence.is_abandoned(),
         Diagnosis::SlowAccept => evidence.is_slow(),
+        Diagnosis::StandingQueue => evidence.is_standing(),
         Diagnosis::ShortQueue => evidence.is_short(),
         Diagnosis::StaleLimit => evidence.is_stale(),
         Diagnosis::SynFlood => evidence.is_flooded(),
+        Diagnosis::NotAccepting => evidence.is_not_accepting(),
     };
     Diagnosis::ALL.into_iter().filter(speaks_for).collect()
 }
@@ -234,6 +253,18 @@ impl Evidence {
 
     fn is_stale(&self) -> bool {
         self.earlier_somaxconn.is_some() && (self.overflows > 0 || self.peak_ratio > NEARLY_FULL)
+    }
+
+    /// The queue has room, and yet each client waits: how slow servers look whose limit is high.
+    fn is_standing(&self) -> bool {
+        self.standing >= WINDOW && self.has_accepted && !self.is_slow() && !self.is_stalled()
+    }
+
+    /// Not ready yet, a lock port, or a tool that serves one client.
+    fn is_not_accepting(&self) -> bool {
+        let Sockets { all, stuck, .. } = self.sockets;
+        let waits = self.scan.is_some_and(|scan| scan.untaken >= STALL_BY_SCANS);
+        stuck == all && waits && !self.has_accepted && self.overflows == 0 && !self.is_stalled()
     }
 
     /// Cookies alone are no flood: real clients that come within one round trip make them too, and send them back.

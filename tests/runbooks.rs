@@ -153,7 +153,8 @@ fn every_diagnosis_leads_to_an_alert_and_no_alert_asks_for_another() {
         .captures_iter(&text)
         .flat_map(|found| found[1].split('|').map(str::to_owned).collect::<Vec<_>>())
         .collect();
-    assert_eq!(asked, Diagnosis::ALL.iter().map(|one| one.label().to_owned()).collect());
+    let alarming = Diagnosis::ALL.iter().filter(|one| !one.is_information());
+    assert_eq!(asked, alarming.map(|one| one.label().to_owned()).collect());
 }
 
 #[test]

@@ -41,9 +41,11 @@ export const DIAGNOSES = [
     { name: 'stalled', color: 'dark-red' },
     { name: 'abandoned', color: 'red' },
     { name: 'slow_accept', color: 'orange' },
+    { name: 'standing_queue', color: 'dark-orange' },
     { name: 'short_queue', color: 'yellow' },
     { name: 'stale_limit', color: 'blue' },
     { name: 'syn_flood', color: 'dark-purple' },
+    { name: 'not_accepting', color: 'text' },
 ];
 
 /** The rate of a counter, over an interval that always holds enough samples. */

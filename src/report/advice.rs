@@ -45,6 +45,9 @@ pub const fn meaning(diagnosis: Diagnosis) -> &'static str {
             "Clients leave before they are accepted: the wait is longer than their patience."
         }
         Diagnosis::SlowAccept => "Connections come faster than the server accepts them.",
+        Diagnosis::StandingQueue => {
+            "The queue is not full, but it never empties: every client waits before it is accepted."
+        }
         Diagnosis::ShortQueue => {
             "A burst met a queue that was too short for it; the server itself keeps up."
         }
@@ -53,6 +56,10 @@ pub const fn meaning(diagnosis: Diagnosis) -> &'static str {
         }
         Diagnosis::SynFlood => {
             "Handshakes are begun and left open until the SYN queue is full; the accept queue is not."
+        }
+        Diagnosis::NotAccepting => {
+            "Connections wait at a listener that was never seen to accept one: not ready yet, a port that is only held, \
+             or a tool that serves one client at a time."
         }
     }
 }
@@ -67,10 +74,11 @@ pub fn for_listener(listener: &Listener, diagnosis: Diagnosis) -> Advice {
         Diagnosis::Imbalance => case.imbalance(),
         Diagnosis::Stalled => case.stalled(),
         Diagnosis::Abandoned => case.abandoned(),
-        Diagnosis::SlowAccept => case.slow_accept(),
+        Diagnosis::SlowAccept | Diagnosis::StandingQueue => case.slow_accept(),
         Diagnosis::ShortQueue => case.short_queue(),
         Diagnosis::StaleLimit => case.stale_limit(),
         Diagnosis::SynFlood => case.syn_flood(),
+        Diagnosis::NotAccepting => case.not_accepting(),
     };
     let evidence = evidence::sentence(listener, diagnosis);
     Advice { meaning: meaning(diagnosis), evidence, steps, avoid }
@@ -251,6 +259,14 @@ impl<'a> Case<'a> {
         let avoid = "Do not add workers or raise the backlog: the accept queue has room, and these handshakes are \
                      never finished.";
         (steps, vec![avoid.into()])
+    }
+
+    fn not_accepting(&self) -> (Vec<String>, Vec<String>) {
+        let steps = vec![
+            "Nothing to do if it is not meant to accept, or not ready yet.".into(),
+            self.find_process(),
+        ];
+        (steps, Vec::new())
     }
 
     fn find_process(&self) -> String {

@@ -12,9 +12,13 @@ pub fn sentence(listener: &Listener, diagnosis: Diagnosis) -> String {
         Diagnosis::Stalled => stalled(listener, &recent),
         Diagnosis::Abandoned => abandoned(listener),
         Diagnosis::SlowAccept => slow_accept(listener, &recent),
+        Diagnosis::StandingQueue => standing_queue(listener, &recent),
         Diagnosis::ShortQueue => short_queue(listener, &recent),
         Diagnosis::StaleLimit => stale_limit(listener, &recent),
         Diagnosis::SynFlood => syn_flood(listener, &recent),
+        Diagnosis::NotAccepting => {
+            format!("{}; no connection was ever seen accepted.", waiting(listener))
+        }
     }
 }
 
@@ -78,6 +82,14 @@ fn slow_accept(listener: &Listener, recent: &Recent) -> String {
         None => String::new(),
     };
     format!("{full}{overflows}; {}{drained}.", waiting(listener))
+}
+
+fn standing_queue(listener: &Listener, recent: &Recent) -> String {
+    let standing = time(recent.standing_seconds);
+    format!(
+        "The queue was never empty for {standing}, and every client waits; {}.",
+        waiting(listener)
+    )
 }
 
 fn short_queue(listener: &Listener, recent: &Recent) -> String {

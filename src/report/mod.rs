@@ -149,6 +149,8 @@ pub struct Recent {
     pub overflows: u64,
     /// For how long nothing was taken from its queue; `null` without scan.
     pub untaken_seconds: Option<f64>,
+    /// For how long its queue was never empty and every client waited.
+    pub standing_seconds: f64,
     /// Sockets at their limit.
     pub sockets_brimming: u32,
     /// Sockets whose queue did not become shorter for 10 s.
@@ -362,6 +364,7 @@ impl Recent {
             full_seconds: evidence.full.as_secs_f64(),
             overflows: evidence.overflows,
             untaken_seconds: scan.map(|scan| scan.untaken.as_secs_f64()),
+            standing_seconds: evidence.standing.as_secs_f64(),
             sockets_brimming: brimming,
             sockets_stuck: stuck,
             sockets_below_half: below_half,

@@ -26,7 +26,7 @@ pub enum Level {
     Unknown = 3,
 }
 
-/// A listener in trouble.
+/// A listener in trouble; what is only information about it is none.
 struct Trouble<'a> {
     level: Level,
     listener: &'a Listener,
@@ -116,7 +116,8 @@ fn without_pipe(text: &str) -> String {
 
 impl<'a> Trouble<'a> {
     fn of(listener: &'a Listener) -> Option<Self> {
-        let levels = listener.diagnoses.iter().map(|held| (level(listener, held.diagnosis), held));
+        let held = listener.diagnoses.iter().filter(|held| !held.diagnosis.is_information());
+        let levels = held.map(|held| (level(listener, held.diagnosis), held));
         // Of several as bad, the first stands for it.
         let (level, worst) = levels.min_by_key(|(level, _)| Reverse(*level))?;
         Some(Self { level, listener, worst })
@@ -224,6 +225,13 @@ WARNING: imbalance at host/tcp/[::]:80, a\\x7Cb: Nothing is taken from 0 of 0 so
         assert_eq!(level(Diagnosis::ShortQueue, 9), Level::Warning);
         let unix = Listener { overflows: None, ..listener("", &[Diagnosis::SlowAccept], 0) };
         assert_eq!(written(vec![unix]).0, Level::Critical);
+    }
+
+    #[test]
+    fn a_listener_that_does_not_accept_yet_is_no_trouble() {
+        let (level, text) = written(vec![listener("80", &[Diagnosis::NotAccepting], 0)]);
+        assert_eq!(level, Level::Ok);
+        assert!(text.starts_with("LISTENQ OK - 1 listener, none in trouble"), "{text}");
     }
 
     #[test]
