@@ -225,7 +225,7 @@ fn a_slow_server_whose_clients_give_up_is_slow_and_its_queue_abandoned() {
     let target = listener.target();
     let server = Server::start(listener, Pace::PerSecond(10.0));
     let clients = scene.visitors(target, load(60.0, 25, SECOND), Manner::saying("hello"));
-    scene.await_said(&["abandoned", "slow_accept"]);
+    scene.await_said(&["slow_accept", "abandoned"]);
     let (all, outcome) = scene.diagnoses_during(clients);
     println!("{:?}", outcome.tally);
     let expected = ["abandoned", "slow_accept"].map(String::from);
@@ -261,7 +261,7 @@ fn a_pool_with_a_clamped_backlog_behind_nginx_is_slow_and_abandoned() {
     let scene = Scene::within(ns).unwrap();
     let nginx = site.address();
     let clients = scene.visitors(nginx, load(100.0, 25, 30 * SECOND), Manner::http_get("/"));
-    let explained = scene.await_said(&["abandoned", "slow_accept"]);
+    let explained = scene.await_said(&["slow_accept", "abandoned"]);
     assert!(explained.contains("pm.max_children"), "{explained}");
     let raises = ["sysctl -w", "listen.backlog ="].map(|advice| explained.contains(advice));
     assert_eq!(raises, [false; 2], "{explained}");

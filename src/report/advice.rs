@@ -1,45 +1,47 @@
 //! What to do about a diagnosis, and what not: commands and directives with their values.
 
-use crate::diagnosis::Diagnosis;
+use std::time::Duration;
+
+use crate::diagnosis::{Diagnosis, STALL};
 use crate::report::Listener;
 use crate::report::command_scope::{CommandScope, ss};
 use crate::report::evidence;
 use crate::report::limit::{self, Cap, Target};
-use crate::report::servers::{self, Backlog, Effect, Server};
-use crate::report::words::{count, many, rate, time};
+use crate::report::servers::{self, Backlog, Capacity, Effect, LimitZero, Server};
+use crate::report::words::{count, rate, time};
 use crate::snapshot::escaped;
 
-/// All there is to say of a diagnosis of a listener.
+/// The meaning, evidence and advice of one diagnosis of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Advice {
     /// What the word means.
-    pub meaning: &'static str,
-    /// Why it is said of this listener: one sentence with the numbers.
+    pub meaning: String,
+    /// Why the diagnosis is made of this listener: one sentence with the numbers.
     pub evidence: String,
     /// What to do, in this order.
     pub steps: Vec<String>,
-    /// What would not help or make it worse.
+    /// What does not help or does harm.
     pub avoid: Vec<String>,
 }
 
-/// A listener and what is known of its kind.
+/// A listener and what is known of its server.
 struct Case<'a> {
     listener: &'a Listener,
-    place: CommandScope,
+    scope: CommandScope,
     server: Option<&'static Server>,
-    /// How its process is called in a sentence.
+    /// The name of its process in a sentence.
     process: String,
 }
 
-/// What the word means, in a line.
+/// The meaning of the word in one sentence.
 pub const fn meaning(diagnosis: Diagnosis) -> &'static str {
     match diagnosis {
         Diagnosis::Imbalance => {
-            "One socket of the group is full or stuck while others have room: its process hangs, or the \
-             kernel deals it more than its share."
+            "One socket of the group is full or stuck while others have room: its process hangs, or the kernel gives \
+             it more than its share."
         }
         Diagnosis::Stalled => {
-            "Nothing is taken from the queue: the process hangs, is stopped, or all its workers are busy."
+            "The server accepts nothing: its process is stopped or hangs, or all its workers are busy."
         }
         Diagnosis::Abandoned => {
             "Clients leave before they are accepted: the wait is longer than their patience."
@@ -49,7 +51,7 @@ pub const fn meaning(diagnosis: Diagnosis) -> &'static str {
             "The queue is not full, but it never empties: every client waits before it is accepted."
         }
         Diagnosis::ShortQueue => {
-            "A burst met a queue that was too short for it; the server itself keeps up."
+            "A burst exceeded the limit of the queue; between bursts the server keeps up."
         }
         Diagnosis::StaleLimit => {
             "The limit is that of an earlier, lower net.core.somaxconn: the server has not called listen(2) since."
@@ -67,34 +69,31 @@ pub const fn meaning(diagnosis: Diagnosis) -> &'static str {
 /// What `diagnosis` means for `listener`, and what to do about it.
 pub fn for_listener(listener: &Listener, diagnosis: Diagnosis) -> Advice {
     let case = Case::new(listener);
-    if let Some(cause) = listener.cause_of(diagnosis) {
-        return follows(listener, diagnosis, cause);
-    }
-    let (steps, avoid) = match diagnosis {
-        Diagnosis::Imbalance => case.imbalance(),
-        Diagnosis::Stalled => case.stalled(),
-        Diagnosis::Abandoned => case.abandoned(),
-        Diagnosis::SlowAccept | Diagnosis::StandingQueue => case.slow_accept(),
-        Diagnosis::ShortQueue => case.short_queue(),
-        Diagnosis::StaleLimit => case.stale_limit(),
-        Diagnosis::SynFlood => case.syn_flood(),
-        Diagnosis::NotAccepting => case.not_accepting(),
-    };
     let evidence = evidence::sentence(listener, diagnosis);
-    Advice { meaning: meaning(diagnosis), evidence, steps, avoid }
+    if let Some(cause) = listener.cause_of(diagnosis) {
+        let cause = cause.label();
+        let meaning = format!("This follows from {cause}: see the advice for {cause}.");
+        return Advice { meaning, evidence, steps: Vec::new(), avoid: Vec::new() };
+    }
+    let (steps, avoid) = match (case.limit_zero(), diagnosis) {
+        (_, Diagnosis::Imbalance) => case.imbalance(),
+        (_, Diagnosis::SynFlood) => case.syn_flood(),
+        (Some(zero), _) => case.at_limit_zero(zero),
+        (None, Diagnosis::Stalled) => case.stalled(),
+        (None, Diagnosis::Abandoned) => case.abandoned(),
+        (None, Diagnosis::SlowAccept) => case.slow_accept(),
+        (None, Diagnosis::StandingQueue) => case.standing_queue(),
+        (None, Diagnosis::ShortQueue) => case.short_queue(),
+        (None, Diagnosis::StaleLimit) => case.stale_limit(),
+        (None, Diagnosis::NotAccepting) => case.not_accepting(),
+    };
+    Advice { meaning: meaning(diagnosis).into(), evidence, steps, avoid }
 }
 
-/// Advice of its own would contradict that about the cause.
-fn follows(listener: &Listener, diagnosis: Diagnosis, cause: Diagnosis) -> Advice {
-    let meaning = match cause {
-        Diagnosis::Imbalance => {
-            "This follows from imbalance: one socket is full while others have room."
-        }
-        _ => "This follows from stalled: the queue fills because nothing is taken from it.",
-    };
-    let step = format!("Do what is said of {}.", cause.label());
-    let evidence = evidence::sentence(listener, diagnosis);
-    Advice { meaning, evidence, steps: vec![step], avoid: Vec::new() }
+/// Why the server of `listener` set the limit to 0 itself, where it did.
+pub fn limit_zero(listener: &Listener) -> Option<String> {
+    let case = Case::new(listener);
+    Some(format!("{} set it to 0 because {}", case.process, case.limit_zero()?.reason))
 }
 
 /// What a client that meets the full queue sees.
@@ -106,12 +105,12 @@ pub fn cost_of_full(listener: &Listener) -> &'static str {
              (nginx then answers 502)."
         }
         (_, false) => {
-            "A client that meets the full queue hears nothing and tries again after 1, 3 and 7 s (from Linux 6.5 \
-             on every second at first): it is slow by that, or times out."
+            "A client that meets the full queue gets no answer and retries after 1, 3 and 7 s (from Linux 6.5 on \
+             every second at first): it is slow, or times out."
         }
         (_, true) => {
             "A client that meets the full queue is reset at the end of its handshake \
-             (net.ipv4.tcp_abort_on_overflow is on), or hears nothing and tries again after 1, 3 and 7 s."
+             (net.ipv4.tcp_abort_on_overflow is on), or gets no answer and retries after 1, 3 and 7 s."
         }
     }
 }
@@ -123,7 +122,7 @@ impl<'a> Case<'a> {
         let process = &*listener.owner.process;
         Self {
             listener,
-            place: CommandScope::of(listener),
+            scope: CommandScope::of(listener),
             server: servers::known(process),
             process: match process.is_empty() {
                 true => "the server".into(),
@@ -140,13 +139,13 @@ impl<'a> Case<'a> {
         let steps = vec![
             format!(
                 "Find the {which}, and its process: {}.",
-                self.place.run(&ss(self.listener, "mp"))
+                self.scope.run(&ss(self.listener, "mp"))
             ),
             "See where that process (PID) hangs: `cat /proc/PID/stack`, `strace -f -p PID`. Restart it; the \
              connections that wait in its socket are lost then."
                 .into(),
-            "If none hangs, the kernel deals connections unevenly: open the socket once and let all workers accept \
-             from it, without SO_REUSEPORT (nginx: no `reuseport`)."
+            "If none hangs, the kernel distributes connections unevenly: open the socket once and let all workers \
+             accept from it, without SO_REUSEPORT (nginx: no `reuseport`)."
                 .into(),
         ];
         let avoid = "Do not raise the backlog: the other sockets have room, and connections never move to them.";
@@ -154,33 +153,52 @@ impl<'a> Case<'a> {
     }
 
     fn stalled(&self) -> (Vec<String>, Vec<String>) {
+        let mut steps = self.find_what_holds_it();
+        if let Some(workers) = self.workers() {
+            steps.push(format!(
+                "If it runs and all its workers are busy: see what they wait for (a database, an upstream). {workers}"
+            ));
+        }
+        steps.push(format!(
+            "If it hangs: restart {}; the connections that wait are lost then.",
+            self.process
+        ));
+        let avoid =
+            "Do not raise the backlog: nothing is accepted, a longer queue only fills later.";
+        (steps, vec![avoid.into()])
+    }
+
+    /// Where to look when nothing is accepted. A process listenq does not know may hold the socket by accident.
+    fn find_what_holds_it(&self) -> Vec<String> {
         let mut steps = vec![
             self.find_process(),
             "See what that process (PID) does: `grep State /proc/PID/status` (T is stopped: `kill -CONT PID`), \
              `cat /proc/PID/stack`, `strace -f -p PID`."
                 .into(),
-            format!(
-                "If all its workers are busy: see what they wait for (a database, an upstream). {}",
-                self.more_capacity()
-            ),
-            format!("If it hangs: restart {}; the connections that wait are lost then.", self.process),
         ];
-        steps.extend(self.lower());
-        let avoid = "Do not raise the backlog: nothing is taken from the queue, a longer one only fills later.";
-        (steps, vec![avoid.into()])
+        if self.server.is_none() {
+            steps.push(
+                "If that process does not serve this address, it inherited the socket or leaked it: end that process, \
+                 and have its parent close the descriptor before exec (O_CLOEXEC)."
+                    .into(),
+            );
+        }
+        steps
     }
 
     fn abandoned(&self) -> (Vec<String>, Vec<String>) {
-        let mut steps = vec![self.more_capacity()];
+        let mut steps = self.look_then_more_capacity();
         steps.extend(self.lower());
-        steps.push(self.look_at_workers());
         let avoid = "Do not raise the backlog: clients leave before they are accepted, and the server then works for \
-                     clients who are gone.";
+                     clients that have left.";
         (steps, vec![avoid.into()])
     }
 
     fn slow_accept(&self) -> (Vec<String>, Vec<String>) {
-        let mut steps = vec![self.more_capacity(), self.look_at_workers()];
+        let mut steps = match self.accepts_nothing() {
+            true => self.find_what_holds_it(),
+            false => self.look_then_more_capacity(),
+        };
         steps.push(
             "Shed load in front of it until it keeps up: a rate limit, or other machines.".into(),
         );
@@ -194,14 +212,26 @@ impl<'a> Case<'a> {
         (steps, vec![longer])
     }
 
+    fn standing_queue(&self) -> (Vec<String>, Vec<String>) {
+        let avoid = "Do not raise the backlog: the queue has room, and each client waits behind those before it.";
+        (self.look_then_more_capacity(), vec![avoid.into()])
+    }
+
+    fn accepts_nothing(&self) -> bool {
+        let untaken = self.listener.recent.and_then(|recent| recent.untaken_seconds);
+        untaken.is_some_and(|untaken| Duration::from_secs_f64(untaken.max(0.0)) >= STALL)
+    }
+
     fn short_queue(&self) -> (Vec<String>, Vec<String>) {
         let steps = match limit::target(self.listener) {
-            Target::LongEnough => vec![self.more_capacity()],
+            Target::LongEnough => self.look_then_more_capacity(),
             Target::Useful { limit } => {
-                let why = "more than that is accepted only after clients have left";
-                self.raise(limit, why)
+                self.raise(limit, "what is beyond is accepted only after clients have left")
             }
             Target::Enough { limit, burst } => self.raise(limit, &self.burst(burst, limit)),
+            Target::Double { limit } => {
+                self.raise(limit, "twice what it is, because the size of the burst is not known")
+            }
         };
         let mut avoid = vec![
             "Do not set it as high as it goes: a queue holds clients, it does not serve them."
@@ -217,19 +247,15 @@ impl<'a> Case<'a> {
     }
 
     fn stale_limit(&self) -> (Vec<String>, Vec<String>) {
-        if let Some(Server { backlog: Backlog::Fixed(fixed), .. }) = self.server {
-            let steps = vec![format!(
-                "{} asks for {fixed} whatever the settings are: neither a restart nor a setting changes that.",
-                self.process
-            )];
-            return (steps, Vec::new());
+        if let Some(Backlog::Fixed(fixed)) = self.backlog() {
+            return (vec![self.fixed(fixed)], Vec::new());
         }
-        let check = self.place.run(&ss(self.listener, ""));
+        let check = self.scope.run(&ss(self.listener, ""));
         let mut steps = vec![
             format!("Have it call listen(2) again: {}.", self.relisten()),
             format!("Then look at the limit, the Send-Q of {check}."),
         ];
-        if let Target::Enough { limit, .. } | Target::Useful { limit } =
+        if let Target::Enough { limit, .. } | Target::Useful { limit } | Target::Double { limit } =
             limit::target(self.listener)
             && self.has_directive()
         {
@@ -247,13 +273,13 @@ impl<'a> Case<'a> {
         let cookies = match self.listener.settings.tcp_syncookies {
             Some(0) => format!(
                 "Turn SYN cookies on: {}.",
-                self.place.run("sysctl -w net.ipv4.tcp_syncookies=1")
+                self.scope.run("sysctl -w net.ipv4.tcp_syncookies=1")
             ),
             _ => "Leave SYN cookies on (net.ipv4.tcp_syncookies = 1): real clients still get in by them.".into(),
         };
         let steps = vec![
             cookies,
-            format!("See where they come from, the last column of {}.", self.place.run(&peers)),
+            format!("See where they come from, the last column of {}.", self.scope.run(&peers)),
             "Filter those upstream: at the provider, the load balancer or the firewall.".into(),
         ];
         let avoid = "Do not add workers or raise the backlog: the accept queue has room, and these handshakes are \
@@ -262,33 +288,61 @@ impl<'a> Case<'a> {
     }
 
     fn not_accepting(&self) -> (Vec<String>, Vec<String>) {
-        let steps = vec![
-            "Nothing to do if it is not meant to accept, or not ready yet.".into(),
-            self.find_process(),
-        ];
+        let wait =
+            "Nothing, if it still starts, only holds the port, or serves one client at a time.";
+        let steps = [vec![wait.into()], self.find_what_holds_it()].concat();
         (steps, Vec::new())
     }
 
-    fn find_process(&self) -> String {
-        format!("Find its process: {}.", self.place.run(&ss(self.listener, "p")))
+    fn at_limit_zero(&self, zero: &LimitZero) -> (Vec<String>, Vec<String>) {
+        let avoid = format!(
+            "Do not raise the backlog: {} set the limit to 0 because {}.",
+            self.process, zero.reason
+        );
+        (zero.steps.iter().map(ToString::to_string).collect(), vec![avoid])
     }
 
-    fn look_at_workers(&self) -> String {
-        format!(
-            "See what keeps its workers: {} names the process (PID), `strace -f -p PID` what it waits for.",
-            self.place.run(&ss(self.listener, "p"))
-        )
+    fn limit_zero(&self) -> Option<&'static LimitZero> {
+        let zero = self.server?.at_limit_zero.as_ref();
+        zero.filter(|_| self.listener.limit == Some(0))
+    }
+
+    fn find_process(&self) -> String {
+        format!("Find its process: {}.", self.scope.run(&ss(self.listener, "p")))
+    }
+
+    fn look_then_more_capacity(&self) -> Vec<String> {
+        let look = format!(
+            "See what keeps its workers busy: {} names the process (PID), `strace -f -p PID` what it waits for.",
+            self.scope.run(&ss(self.listener, "p"))
+        );
+        match self.server {
+            Some(_) => vec![self.more_capacity(), look],
+            None => vec![look, self.more_capacity()],
+        }
     }
 
     fn more_capacity(&self) -> String {
         match self.server {
-            Some(Server { capacity, is_a_guess: false, .. }) => {
-                format!("Let {} accept more: {capacity}.", self.process)
+            Some(server) => format!(
+                "Let {} accept more{}: {}.",
+                self.process,
+                if_it_is(server, "; if it is"),
+                server.capacity.setting()
+            ),
+            None => {
+                format!("If it is busy, give {} more workers, threads or processors.", self.process)
             }
-            Some(Server { capacity, name, .. }) => {
-                format!("Let {} accept more; if it is {name}: {capacity}.", self.process)
+        }
+    }
+
+    /// The setting for the number of workers, where connections wait for a free one.
+    fn workers(&self) -> Option<String> {
+        match self.server? {
+            server @ Server { capacity: Capacity::Workers(setting), .. } => {
+                Some(format!("Their number is set by {setting}{}.", if_it_is(server, ", if it is")))
             }
-            None => format!("Give {} more workers, threads or processors.", self.process),
+            _ => None,
         }
     }
 
@@ -301,8 +355,7 @@ impl<'a> Case<'a> {
         let drain_rate = self.listener.drain_rate?;
         (limit::per_socket(self.listener)? > useful).then(|| {
             format!(
-                "Lower the limit to {}: it accepts {}, and whoever stands further back has left when it is their \
-                 turn. For that, {}; {}.",
+                "Lower the limit to {}: at {} a client further back has left before its turn. For that, {}; {}.",
                 count(useful),
                 rate(drain_rate),
                 self.set_backlog(useful),
@@ -311,17 +364,31 @@ impl<'a> Case<'a> {
         })
     }
 
-    /// Whether its backlog can be set by itself; of an unknown server we suppose so.
-    fn has_directive(&self) -> bool {
-        self.server.is_none_or(|server| matches!(server.backlog, Backlog::Directive { .. }))
+    /// Where the backlog of its server comes from. A limit above the constant of a server is not from that server.
+    fn backlog(&self) -> Option<Backlog> {
+        let backlog = self.server?.backlog;
+        match backlog {
+            Backlog::Fixed(fixed)
+                if limit::per_socket(self.listener)
+                    .is_some_and(|limit| limit > u64::from(fixed)) =>
+            {
+                None
+            }
+            _ => Some(backlog),
+        }
     }
 
-    /// `it accepts 9.8 a second, so a full queue of 128 is a wait of 13 s already`.
+    /// Whether its backlog can be set by itself; for an unknown server that is assumed.
+    fn has_directive(&self) -> bool {
+        self.backlog().is_none_or(|backlog| matches!(backlog, Backlog::Directive { .. }))
+    }
+
+    /// `9.8 per second are accepted, so a full queue of 128 is a wait of 13 s already`.
     fn drain_time(&self) -> Option<String> {
         let (drain_rate, limit) = (self.listener.drain_rate?, self.listener.limit?);
         (drain_rate > 0.0).then(|| {
             format!(
-                "it accepts {}, so a full queue of {} is a wait of {} already",
+                "{} are accepted, so a full queue of {} is a wait of {} already",
                 rate(drain_rate),
                 count(limit),
                 time(limit as f64 / drain_rate)
@@ -330,8 +397,6 @@ impl<'a> Case<'a> {
     }
 
     fn burst(&self, burst: u64, limit: u64) -> String {
-        let overflows = self.listener.recent.map_or(0, |recent| recent.overflows);
-        let waited = count(burst - overflows);
         let each = match self.listener.sockets {
             0 | 1 => "",
             _ => ", shared by its sockets",
@@ -342,65 +407,87 @@ impl<'a> Case<'a> {
             ", and no more"
         };
         format!(
-            "up to {waited} waited and there were {} in the last 30 s, {} in all{each}{rounded}",
-            many(overflows, "overflow"),
+            "the largest burst within one second was about {} connections{each}{rounded}",
             count(burst)
         )
     }
 
     /// First the cap that binds, then the server.
     fn raise(&self, limit: u64, why: &str) -> Vec<String> {
-        if let Some(Server { backlog: Backlog::Fixed(fixed), .. }) = self.server {
-            return vec![format!(
-                "{} asks for {fixed} whatever the settings are: let clients come less at once, or put something in \
-                 front of it.",
-                self.process
-            )];
+        match self.backlog() {
+            Some(Backlog::Fixed(fixed)) => return vec![self.fixed(fixed)],
+            Some(Backlog::Derived { rule, remedy }) => return vec![self.derived(rule, remedy)],
+            _ => {}
         }
         let mut steps = vec![format!("Raise the limit to {}: {why}.", count(limit))];
-        let somaxconn = self.listener.settings.somaxconn;
-        let is_capped = somaxconn.is_some_and(|cap| cap.unsigned_abs() < limit);
-        if is_capped {
-            let now = somaxconn.map_or(0, i64::unsigned_abs);
-            let set = self.place.set_somaxconn(limit);
-            steps.push(format!(
-                "First net.core.somaxconn, which caps it at {} now: {set}.",
-                count(now)
-            ));
+        let somaxconn = self.listener.settings.somaxconn.map(i64::unsigned_abs);
+        let capped = somaxconn.filter(|cap| *cap < limit);
+        if let Some(now) = capped {
+            let set = self.scope.set_somaxconn(limit);
+            steps.push(format!("First raise net.core.somaxconn, {} now: {set}.", count(now)));
         }
-        let set = self.set_backlog(limit);
-        let relisten = self.relisten();
+        let set = format!("{}; {}", self.set_backlog(limit), self.relisten());
         steps.push(match limit::binding(self.listener) {
-            Cap::Somaxconn(_) => {
-                format!("Then {set}, unless it asks for that much already; {relisten}.")
+            Cap::Somaxconn(_) if self.asks_for_all() => {
+                format!(
+                    "Then {}: it asks for all that net.core.somaxconn allows when it starts.",
+                    self.relisten()
+                )
             }
-            Cap::Backlog(_) if is_capped => format!("Then {set}; {relisten}."),
-            Cap::Backlog(asked) => {
-                format!("The server asked for {}: {set}; {relisten}.", count(asked))
-            }
+            Cap::Somaxconn(_) => format!("Then, unless its backlog is that high already, {set}."),
+            Cap::Backlog(_) if capped.is_some() => format!("Then {set}."),
+            Cap::Backlog(asked) => format!("The server's backlog is {}: {set}.", count(asked)),
             Cap::Unknown => {
-                let look = self.place.run("sysctl net.core.somaxconn");
-                format!("See that {look} allows it; {set}; {relisten}.")
+                let look = self.scope.run("sysctl net.core.somaxconn");
+                format!("Check that {look} allows it; {set}.")
             }
         });
         steps
     }
 
-    /// `set A in B (default C)`.
+    fn asks_for_all(&self) -> bool {
+        self.backlog() == Some(Backlog::Somaxconn)
+    }
+
+    fn fixed(&self, fixed: u32) -> String {
+        format!(
+            "{} always asks for {}, whatever the settings are: have fewer clients connect at once, or put a proxy in \
+             front of it.",
+            self.process,
+            count(u64::from(fixed))
+        )
+    }
+
+    fn derived(&self, rule: &str, remedy: &str) -> String {
+        let server = self.server.map_or("", |server| server.name);
+        let guess = self.server.map_or_else(String::new, |server| if_it_is(server, ", if it is"));
+        match guess.is_empty() {
+            true => format!("The backlog of {server} is {rule}: {remedy}."),
+            false => format!("The backlog of {}{guess}, is {rule}: {remedy}.", self.process),
+        }
+    }
+
+    /// `set A in B (default: C)`.
     fn set_backlog(&self, limit: u64) -> String {
-        let Some(Server { backlog, name, is_a_guess, .. }) = self.server else {
+        let (Some(server), Some(backlog)) = (self.server, self.backlog()) else {
             return format!(
-                "set the backlog that {} passes to listen(2), wherever it is configured, to {limit}",
-                self.process
+                "set the backlog that {} passes to listen(2), wherever it is configured, to {limit}{}",
+                self.process,
+                self.opened_by_another()
             );
         };
-        let guess = if *is_a_guess { format!("if it is {name}, ") } else { String::new() };
+        let guess = match server.is_a_guess {
+            true => format!("if it is {}, ", server.name),
+            false => String::new(),
+        };
         match backlog {
             Backlog::Directive { text, place, default } => {
                 let text = text.replacen('N', &limit.to_string(), 1);
                 format!("{guess}set `{text}` in {place} (default: {default})")
             }
-            Backlog::Derived(from) => format!("{guess}the backlog of {name} is {from}"),
+            Backlog::Derived { rule, .. } => {
+                format!("{guess}the backlog of {} is {rule}", server.name)
+            }
             Backlog::Somaxconn => {
                 format!(
                     "{} asks for all that net.core.somaxconn allows when it starts",
@@ -411,20 +498,60 @@ impl<'a> Case<'a> {
         }
     }
 
+    /// Of a server with a constant backlog whose limit is higher.
+    fn opened_by_another(&self) -> String {
+        match self.server.map(|server| server.backlog) {
+            Some(Backlog::Fixed(fixed)) => format!(
+                " ({} itself asks for {}: a socket unit or another program opened this socket)",
+                self.process,
+                count(u64::from(fixed))
+            ),
+            _ => String::new(),
+        }
+    }
+
     /// What makes it call `listen(2)` again.
     fn relisten(&self) -> String {
+        let process = &self.process;
         match self.server.map(|server| server.effect) {
             Some(Effect::RestartOnly) => {
-                format!("restart {} (a reload keeps the socket and its limit)", self.process)
+                format!("restart {process} (a reload keeps the socket and its limit)")
+            }
+            Some(Effect::Reload(command)) => {
+                format!("reload {process} (`{command}` of its master), which listens again")
             }
             Some(Effect::ReloadWhenChanged(command)) => format!(
-                "restart {} (`{command}` is enough where the number in its configuration has changed)",
-                self.process
+                "restart {process} (`{command}` is enough where the number in its configuration changed)"
             ),
+            Some(Effect::StopAndStart(hot)) => format!(
+                "stop {process} and start it again (not by {hot}: with a changed bind that fails with EADDRINUSE and \
+                 leaves no server)"
+            ),
+            Some(Effect::Commands(commands)) => {
+                format!("restart {process}, or run {commands}")
+            }
             Some(Effect::SocketUnit) => {
                 "`systemctl daemon-reload`, stop the service, restart its .socket".into()
             }
-            Some(Effect::Restart) | None => format!("restart {}", self.process),
+            Some(Effect::Restart) | None => format!("restart {process}"),
+        }
+    }
+}
+
+/// `words` and the server's name, where the process may be another server.
+fn if_it_is(server: &Server, words: &str) -> String {
+    match server.is_a_guess {
+        true => format!("{words} {}", server.name),
+        false => String::new(),
+    }
+}
+
+// === impl Capacity ===
+
+impl Capacity {
+    const fn setting(self) -> &'static str {
+        match self {
+            Self::Workers(setting) | Self::Loop(setting) => setting,
         }
     }
 }
@@ -449,9 +576,13 @@ mod tests {
             peak_length: limit + 1,
             overflows: Some(41),
             settings: Caps { somaxconn: Some(somaxconn), ..Caps::default() },
-            recent: Some(Recent { overflows: 41, watched_seconds: 30.0, ..Recent::default() }),
+            recent: Some(Recent { largest_burst: Some(50), ..overflowing() }),
             ..Listener::default()
         }
+    }
+
+    fn overflowing() -> Recent {
+        Recent { overflows: 41, watched_seconds: 30.0, ..Recent::default() }
     }
 
     /// Draining slowly: 10 a second, and clients wait for a minute.
@@ -469,23 +600,22 @@ mod tests {
         assert_eq!(
             for_listener(&listener("php-fpm8.2", 8, 4_096), Diagnosis::ShortQueue),
             Advice {
-                meaning: "A burst met a queue that was too short for it; the server itself keeps up.",
-                evidence: "41 overflows in the last 30 s, and full for only 0 s of it: a burst went over its \
-                           limit of 8."
+                meaning: meaning(Diagnosis::ShortQueue).into(),
+                evidence: "41 refusals within the last 30 s, full for only 0 s of it: a burst of about 50 exceeded \
+                           the limit of 8."
                     .into(),
                 steps: vec![
-                    "Raise the limit to 64: up to 9 waited and there were 41 overflows in the last 30 s, 50 in \
-                     all, rounded up to a power of two."
+                    "Raise the limit to 64: the largest burst within one second was about 50 connections, rounded up \
+                     to a power of two."
                         .into(),
-                    "The server asked for 8: set `listen.backlog = 64` in the file of the pool (pool.d/*.conf) \
-                     (default: 511, newer versions all that somaxconn allows); restart php-fpm8.2 (a reload \
-                     keeps the socket and its limit)."
+                    "The server's backlog is 8: set `listen.backlog = 64` in the file of the pool (pool.d/*.conf) \
+                     (default: all that somaxconn allows, 511 in old versions); restart php-fpm8.2 (a reload keeps \
+                     the socket and its limit)."
                         .into(),
                 ],
                 avoid: vec![
                     "Do not set it as high as it goes: a queue holds clients, it does not serve them.".into(),
-                    "Do not raise net.ipv4.tcp_max_syn_backlog for this: that is a cap on half-open \
-                     connections."
+                    "Do not raise net.ipv4.tcp_max_syn_backlog for this: that is a cap on half-open connections."
                         .into(),
                 ],
             }
@@ -496,15 +626,12 @@ mod tests {
     fn a_short_queue_under_somaxconn_raises_that_first_where_the_listener_is() {
         let mut nginx = listener("nginx", 128, 128);
         let text = steps(&nginx, Diagnosis::ShortQueue);
-        assert!(
-            text.contains(
-                "\nFirst net.core.somaxconn, which caps it at 128 now: `sysctl -w net.core.somaxconn=256`, "
-            ),
-            "{text}"
-        );
-        let then = "\nThen set `listen ADDRESS:PORT backlog=256;` in nginx.conf (default: 511), unless it asks for \
-                    that much already; restart nginx (`nginx -s reload` is enough where the number in its \
-                    configuration has changed).";
+        let first =
+            "\nFirst raise net.core.somaxconn, 128 now: `sysctl -w net.core.somaxconn=256`, ";
+        assert!(text.contains(first), "{text}");
+        let then = "\nThen, unless its backlog is that high already, set `listen ADDRESS:PORT backlog=256;` in \
+                    nginx.conf (default: 511); restart nginx (`nginx -s reload` is enough where the number in its \
+                    configuration changed).";
         assert!(text.ends_with(then), "{text}");
         nginx.netns = "blue".into();
         let text = steps(&nginx, Diagnosis::ShortQueue);
@@ -512,6 +639,84 @@ mod tests {
         nginx.owner.container_id = "0123456789abcdef".into();
         let text = steps(&nginx, Diagnosis::ShortQueue);
         assert!(text.contains("`docker run --sysctl net.core.somaxconn=256`"), "{text}");
+        let go = steps(&listener("nats-server", 128, 128), Diagnosis::ShortQueue);
+        let then = "\nThen restart nats-server: it asks for all that net.core.somaxconn allows when it starts.";
+        assert!(go.ends_with(then), "{go}");
+    }
+
+    #[test]
+    fn the_limit_is_for_the_burst_and_not_for_the_sum_of_refusals() {
+        let bursts = |largest_burst| Listener {
+            recent: Some(Recent { overflows: 7_000, largest_burst, ..overflowing() }),
+            ..listener("redis-server", 128, 4_096)
+        };
+        let text = steps(&bursts(Some(400)), Diagnosis::ShortQueue);
+        assert!(text.starts_with("Raise the limit to 512: "), "{text}");
+        assert!(!text.contains("somaxconn"), "{text}");
+        let text = steps(&bursts(None), Diagnosis::ShortQueue);
+        assert!(text.starts_with("Raise the limit to 256: twice what it is, "), "{text}");
+    }
+
+    #[test]
+    fn puma_is_stopped_and_started_and_never_restarted_hot() {
+        for diagnosis in [Diagnosis::ShortQueue, Diagnosis::StaleLimit] {
+            let text = steps(&listener("puma 5.6.5 (tcp", 8, 4_096), diagnosis);
+            assert!(
+                text.contains("stop puma 5.6.5 (tcp and start it again (not by a hot restart"),
+                "{text}"
+            );
+            assert!(!text.contains("restart puma"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_backlog_that_follows_from_other_settings_has_its_own_remedy() {
+        let text = steps(&listener("postgres", 144, 4_096), Diagnosis::ShortQueue);
+        let pooler = "The backlog of PostgreSQL is 2 x (`max_connections` + about 22): put a pooler (PgBouncer) in \
+                      front, so that clients keep their connections; do not raise `max_connections` for this.";
+        assert_eq!(text, pooler);
+        let text = steps(&listener("master", 100, 4_096), Diagnosis::ShortQueue);
+        assert!(
+            text.starts_with("The backlog of master, if it is Postfix, is `default_"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn memcached_with_a_limit_of_0_has_reached_its_connection_limit() {
+        for diagnosis in [Diagnosis::ShortQueue, Diagnosis::SlowAccept, Diagnosis::Stalled] {
+            let text = steps(&listener("memcached", 0, 4_096), diagnosis);
+            assert!(text.starts_with("Raise the connection limit (`-c N`"), "{text}");
+            assert!(!text.contains("listen-backlog"), "{text}");
+        }
+        let full = steps(&listener("memcached", 8, 4_096), Diagnosis::ShortQueue);
+        assert!(full.contains("`--listen-backlog=64`"), "{full}");
+        let other = steps(&listener("nginx", 0, 4_096), Diagnosis::ShortQueue);
+        assert!(other.starts_with("Raise the limit"), "{other}");
+    }
+
+    #[test]
+    fn a_stopped_server_is_told_of_its_workers_only_where_connections_wait_for_one() {
+        let stopped = |process| steps(&listener(process, 80, 4_096), Diagnosis::Stalled);
+        for process in ["mariadbd", "redis-server", "nginx", "sleep"] {
+            let text = stopped(process);
+            assert!(!text.contains("workers are busy") && !text.contains("thread_cache"), "{text}");
+        }
+        let text = stopped("gunicorn");
+        assert!(text.contains("Their number is set by `--workers` and `--threads`."), "{text}");
+        let text = stopped("java");
+        assert!(text.contains("of the Connector, if it is Tomcat."), "{text}");
+    }
+
+    #[test]
+    fn the_holder_of_a_leaked_descriptor_is_not_told_to_have_more_workers() {
+        let recent = Some(Recent { untaken_seconds: Some(40.0), ..overflowing() });
+        let leaked = Listener { recent, ..listener("sleep", 8, 4_096) };
+        for diagnosis in [Diagnosis::SlowAccept, Diagnosis::Stalled, Diagnosis::NotAccepting] {
+            let text = steps(&leaked, diagnosis);
+            assert!(text.contains("inherited the socket or leaked it"), "{text}");
+            assert!(!text.contains("workers, threads"), "{text}");
+        }
     }
 
     #[test]
@@ -519,6 +724,7 @@ mod tests {
         let useful = |useful_limit| Listener {
             useful_limit: Some(useful_limit),
             drain_rate: Some(useful_limit / 60.0),
+            recent: Some(Recent { largest_burst: Some(552), ..overflowing() }),
             ..listener("redis-server", 511, 4_096)
         };
         let text = steps(&useful(520.0), Diagnosis::ShortQueue);
@@ -531,7 +737,14 @@ mod tests {
     fn a_backlog_that_nobody_can_set_is_not_to_be_raised() {
         for diagnosis in [Diagnosis::ShortQueue, Diagnosis::StaleLimit] {
             let text = steps(&listener("sshd", 128, 4_096), diagnosis);
-            assert!(text.starts_with("sshd asks for 128 whatever the settings are: "), "{text}");
+            assert!(
+                text.starts_with("sshd always asks for 128, whatever the settings are: "),
+                "{text}"
+            );
+            // Somebody else opened this one.
+            let text = steps(&listener("sshd", 300, 4_096), diagnosis);
+            assert!(!text.contains("always asks"), "{text}");
+            assert!(text.contains("(sshd itself asks for 128: a socket unit or another"), "{text}");
         }
     }
 
@@ -543,20 +756,19 @@ mod tests {
             advice.steps,
             [
                 "Let php-fpm8.2 accept more: `pm.max_children` in the file of the pool (pool.d/*.conf).",
-                "See what keeps its workers: `ss -tlnp 'sport = :9000'` names the process (PID), `strace -f -p \
+                "See what keeps its workers busy: `ss -tlnp 'sport = :9000'` names the process (PID), `strace -f -p \
                  PID` what it waits for.",
                 "Shed load in front of it until it keeps up: a rate limit, or other machines.",
-                "Lower the limit to 600: it accepts 10 a second, and whoever stands further back has left when \
-                 it is their turn. For that, set `listen.backlog = 600` in the file of the pool (pool.d/*.conf) \
-                 (default: 511, newer versions all that somaxconn allows); restart php-fpm8.2 (a reload keeps \
-                 the socket and its limit).",
+                "Lower the limit to 600: at 10 per second a client further back has left before its turn. For that, \
+                 set `listen.backlog = 600` in the file of the pool (pool.d/*.conf) (default: all that somaxconn \
+                 allows, 511 in old versions); restart php-fpm8.2 (a reload keeps the socket and its limit).",
             ]
         );
         assert_eq!(
             advice.avoid,
             [
-                "Do not raise the backlog: it accepts 10 a second, so a full queue of 1,000 is a wait of 100 s \
-              already; a longer queue only adds to that."
+                "Do not raise the backlog: 10 per second are accepted, so a full queue of 1,000 is a wait of 100 s \
+                 already; a longer queue only adds to that."
             ]
         );
         let short = steps(&slow("php-fpm8.2", 128, 4_096), Diagnosis::SlowAccept);
@@ -569,12 +781,16 @@ mod tests {
         for (cause, follower) in [
             (Diagnosis::Stalled, Diagnosis::SlowAccept),
             (Diagnosis::Imbalance, Diagnosis::ShortQueue),
+            (Diagnosis::SlowAccept, Diagnosis::Abandoned),
+            (Diagnosis::StandingQueue, Diagnosis::Abandoned),
         ] {
             stuck.diagnoses = Vec::new();
             stuck.diagnoses = vec![Diagnosed::new(&stuck, cause, 1.0)];
             let advice = for_listener(&stuck, follower);
-            assert_eq!(advice.steps, [format!("Do what is said of {}.", cause.label())]);
-            assert!(advice.avoid.is_empty() && advice.meaning.contains(cause.label()));
+            let label = cause.label();
+            let meaning = format!("This follows from {label}: see the advice for {label}.");
+            assert_eq!(advice.meaning, meaning);
+            assert!(advice.steps.is_empty() && advice.avoid.is_empty());
             assert!(!advice.evidence.contains("burst"), "{}", advice.evidence);
         }
     }
@@ -599,7 +815,7 @@ mod tests {
                 assert!(!wants_more || diagnosis == Diagnosis::ShortQueue, "{process}: {steps:?}");
                 asked += usize::from(wants_more);
                 assert!(!steps.is_empty());
-                for text in [&[meaning.to_owned(), evidence], &*steps, &*avoid].concat() {
+                for text in [&[meaning, evidence], &*steps, &*avoid].concat() {
                     assert!(text.ends_with('.') && !text.contains("  "), "{text:?}");
                 }
             }

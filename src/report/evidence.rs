@@ -17,36 +17,53 @@ pub fn sentence(listener: &Listener, diagnosis: Diagnosis) -> String {
         Diagnosis::StaleLimit => stale_limit(listener, &recent),
         Diagnosis::SynFlood => syn_flood(listener, &recent),
         Diagnosis::NotAccepting => {
-            format!("{}; no connection was ever seen accepted.", waiting(listener))
+            format!("It was never seen to accept a connection; {}.", waiting(listener))
         }
     }
 }
 
-/// `129 connections wait (limit 128), the first for 8.3 s`.
+/// `queue full: 129 of 128, oldest waiting 8.3 s`, `58 of 511 waiting, oldest 3.0 s`, `queue empty (limit 128)`.
 pub fn waiting(listener: &Listener) -> String {
-    let verb = if listener.length == 1 { "waits" } else { "wait" };
-    let limit = listener.limit.map(|limit| format!(" (limit {})", count(limit)));
-    let oldest = listener.oldest_seconds.filter(|_| listener.length > 0);
-    let oldest = oldest.map(|oldest| format!(", the first for {}", time(oldest)));
-    let connections = many(listener.length, "connection");
-    format!("{connections} {verb}{}{}", limit.unwrap_or_default(), oldest.unwrap_or_default())
+    let length = count(listener.length);
+    match (listener.length, listener.limit) {
+        (0, Some(limit)) => format!("queue empty (limit {})", count(limit)),
+        (0, None) => "queue empty".into(),
+        (now, Some(limit)) if now > limit => {
+            format!(
+                "queue full: {length} of {}{}",
+                count(limit),
+                oldest(listener, "oldest waiting")
+            )
+        }
+        (_, Some(limit)) => {
+            format!("{length} of {} waiting{}", count(limit), oldest(listener, "oldest"))
+        }
+        (_, None) => format!("{length} waiting{}", oldest(listener, "oldest")),
+    }
+}
+
+fn oldest(listener: &Listener, words: &str) -> String {
+    listener.oldest_seconds.map_or_else(String::new, |oldest| format!(", {words} {}", time(oldest)))
+}
+
+/// `1,200 refusals within the last 30 s`. A client that retries is refused several times.
+fn refusals(recent: &Recent) -> String {
+    let window = time(recent.watched_seconds);
+    format!("{} within the last {window}", many(recent.overflows, "refusal"))
 }
 
 fn imbalance(listener: &Listener, recent: &Recent) -> String {
     let Recent { sockets_brimming, sockets_stuck, sockets_below_half, .. } = *recent;
     let all = many(u64::from(listener.sockets), "socket");
     let bad = match (sockets_brimming, sockets_stuck) {
-        (0, stuck) => format!("nothing is taken from {stuck} of {all}"),
+        (0, stuck) => format!("nothing is accepted from {stuck} of {all}"),
         (full, 0) => format!("{full} of {all} {} full", are(full)),
         (full, stuck) => {
-            format!("{full} of {all} {} full and nothing is taken from {stuck}", are(full))
+            format!("{full} of {all} {} full, nothing is accepted from {stuck}", are(full))
         }
     };
-    let text = format!(
-        "{bad}, while {sockets_below_half} {} less than half full",
-        are(sockets_below_half)
-    );
-    capitalised(&format!("{text}; {}.", waiting(listener)))
+    let rest = format!("{sockets_below_half} {} less than half full", are(sockets_below_half));
+    capitalised(&format!("{bad}, {rest}; {}.", waiting(listener)))
 }
 
 fn stalled(listener: &Listener, recent: &Recent) -> String {
@@ -54,17 +71,13 @@ fn stalled(listener: &Listener, recent: &Recent) -> String {
         Some(untaken) => format!(" for {}", time(untaken)),
         None => String::new(),
     };
-    format!("Nothing was taken from the queue{since}; {}.", waiting(listener))
+    format!("Nothing was accepted{since}; {}.", waiting(listener))
 }
 
 fn abandoned(listener: &Listener) -> String {
-    let gone = listener.abandoned.unwrap_or(0);
-    let oldest = match listener.oldest_seconds {
-        Some(oldest) => format!("; the first has waited {}", time(oldest)),
-        None => String::new(),
-    };
-    let all = many(listener.length, "waiting connection");
-    format!("{} of {all} {} no client any more{oldest}.", count(gone), have(gone))
+    let clients = many(listener.length, "waiting client");
+    let left = count(listener.abandoned.unwrap_or(0));
+    format!("{left} of {clients} left{}.", oldest(listener, "oldest waiting"))
 }
 
 fn slow_accept(listener: &Listener, recent: &Recent) -> String {
@@ -73,38 +86,34 @@ fn slow_accept(listener: &Listener, recent: &Recent) -> String {
         full if full == window => format!("Full for the last {window}"),
         full => format!("Full for {full} of the last {window}"),
     };
-    let overflows = match listener.overflows {
-        Some(_) => format!(", with {} in that time", many(recent.overflows, "overflow")),
+    let refusals = match listener.overflows {
+        Some(_) => format!(", {}", many(recent.overflows, "refusal")),
         None => String::new(),
     };
     let drained = match listener.drain_rate {
-        Some(drain_rate) => format!("; it accepts {}", rate(drain_rate)),
+        Some(drain_rate) => format!("; {} accepted", rate(drain_rate)),
         None => String::new(),
     };
-    format!("{full}{overflows}; {}{drained}.", waiting(listener))
+    format!("{full}{refusals}; {}{drained}.", waiting(listener))
 }
 
 fn standing_queue(listener: &Listener, recent: &Recent) -> String {
     let standing = time(recent.standing_seconds);
-    format!(
-        "The queue was never empty for {standing}, and every client waits; {}.",
-        waiting(listener)
-    )
+    format!("Every client waits: the queue was never empty for {standing}; {}.", waiting(listener))
 }
 
 fn short_queue(listener: &Listener, recent: &Recent) -> String {
-    let limit = match listener.limit {
-        // No burst was it.
-        _ if listener.cause_of(Diagnosis::ShortQueue).is_some() => String::new(),
-        Some(limit) => format!(": a burst went over its limit of {}", count(limit)),
-        None => ": a burst went over its limit".into(),
+    let full = time(recent.full_seconds);
+    let text = format!("{}, full for only {full} of it", refusals(recent));
+    if listener.cause_of(Diagnosis::ShortQueue).is_some() {
+        return format!("{text}.");
+    }
+    let burst = match recent.largest_burst {
+        Some(burst) => format!("a burst of about {}", count(burst)),
+        None => "a burst".into(),
     };
-    format!(
-        "{} in the last {}, and full for only {} of it{limit}.",
-        many(recent.overflows, "overflow"),
-        time(recent.watched_seconds),
-        time(recent.full_seconds),
-    )
+    let limit = listener.limit.map_or_else(String::new, |limit| format!(" of {}", count(limit)));
+    format!("{text}: {burst} exceeded the limit{limit}.")
 }
 
 fn stale_limit(listener: &Listener, recent: &Recent) -> String {
@@ -114,22 +123,20 @@ fn stale_limit(listener: &Listener, recent: &Recent) -> String {
         None => String::new(),
     };
     let pressure = match recent.overflows {
-        0 => format!("the queue was {} long at its longest", count(listener.peak_length)),
-        overflows => {
-            let window = time(recent.watched_seconds);
-            format!("{} in the last {window}", many(overflows, "overflow"))
-        }
+        0 => format!("the queue's peak was {}", count(listener.peak_length)),
+        _ => refusals(recent),
     };
     let earlier = count(earlier);
     format!(
-        "net.core.somaxconn was {earlier} when the limit was taken{now}: the limit is still {earlier}; {pressure}."
+        "net.core.somaxconn was {earlier} when the server called listen(2){now}: the limit is still {earlier}; \
+         {pressure}."
     )
 }
 
 fn syn_flood(listener: &Listener, recent: &Recent) -> String {
     let half_open = many(listener.syn_queue_length.unwrap_or(0), "half-open connection");
     let cap = match recent.half_open_cap {
-        Some(cap) => format!(" (cap {})", count(cap)),
+        Some(cap) => format!(" (at most {})", count(cap)),
         None => String::new(),
     };
     let old = count(recent.old_half_open.unwrap_or(0));
@@ -137,7 +144,7 @@ fn syn_flood(listener: &Listener, recent: &Recent) -> String {
         0 => String::new(),
         sent => {
             let (sent, received) = (many(sent, "SYN cookie"), count(recent.cookies_received));
-            format!(", {sent} sent in the last 30 s and {received} returned")
+            format!("; {sent} sent within the last 30 s, {received} returned")
         }
     };
     format!("{half_open}{cap}, {old} of them for 3 s or longer{cookies}; {}.", waiting(listener))
@@ -145,10 +152,6 @@ fn syn_flood(listener: &Listener, recent: &Recent) -> String {
 
 fn are(number: u32) -> &'static str {
     if number == 1 { "is" } else { "are" }
-}
-
-fn have(number: u64) -> &'static str {
-    if number == 1 { "has" } else { "have" }
 }
 
 fn capitalised(text: &str) -> String {
@@ -195,39 +198,46 @@ mod tests {
             ..Recent::default()
         };
         assert_eq!(
-            said(Diagnosis::Imbalance, group, Listener { sockets: 4, ..full() }),
-            "1 of 4 sockets is full and nothing is taken from 1, while 3 are less than half full; 129 connections \
-             wait (limit 128), the first for 8.3 s."
+            said(Diagnosis::Imbalance, group, Listener { sockets: 4, limit: Some(512), ..full() }),
+            "1 of 4 sockets is full, nothing is accepted from 1, 3 are less than half full; 129 of 512 waiting, \
+             oldest 8.3 s."
         );
         let untaken = Recent { untaken_seconds: Some(14.2), ..Recent::default() };
         assert_eq!(
             said(Diagnosis::Stalled, untaken, full()),
-            "Nothing was taken from the queue for 14 s; 129 connections wait (limit 128), the first for 8.3 s."
+            "Nothing was accepted for 14 s; queue full: 129 of 128, oldest waiting 8.3 s."
         );
         assert_eq!(
             said(Diagnosis::Abandoned, Recent::default(), full()),
-            "119 of 129 waiting connections have no client any more; the first has waited 8.3 s."
+            "119 of 129 waiting clients left, oldest waiting 8.3 s."
         );
         assert_eq!(
             said(Diagnosis::SlowAccept, window(24.1, 1_200), full()),
-            "Full for 24 s of the last 30 s, with 1,200 overflows in that time; 129 connections wait \
-             (limit 128), the first for 8.3 s; it accepts 9.8 a second."
+            "Full for 24 s of the last 30 s, 1,200 refusals; queue full: 129 of 128, oldest waiting 8.3 s; 9.8 per \
+             second accepted."
         );
+        let short = "412 refusals within the last 30 s, full for only 0.4 s of it: ";
         assert_eq!(
             said(Diagnosis::ShortQueue, window(0.4, 412), full()),
-            "412 overflows in the last 30 s, and full for only 0.4 s of it: a burst went over its limit of 128."
+            format!("{short}a burst exceeded the limit of 128.")
+        );
+        let burst = Recent { largest_burst: Some(150), ..window(0.4, 412) };
+        assert_eq!(
+            said(Diagnosis::ShortQueue, burst, full()),
+            format!("{short}a burst of about 150 exceeded the limit of 128.")
         );
     }
 
     #[test]
     fn limits_and_half_open_connections_have_their_numbers() {
         let stale = Recent { earlier_somaxconn: Some(128), ..window(0.0, 30) };
-        let begin = "net.core.somaxconn was 128 when the limit was taken, and is 4,096 now: the limit is still 128; ";
+        let begin = "net.core.somaxconn was 128 when the server called listen(2), and is 4,096 now: the limit is \
+                     still 128; ";
         let said_of = |recent| said(Diagnosis::StaleLimit, recent, full());
-        assert_eq!(said_of(stale), format!("{begin}30 overflows in the last 30 s."));
+        assert_eq!(said_of(stale), format!("{begin}30 refusals within the last 30 s."));
         assert_eq!(
             said_of(Recent { overflows: 0, ..stale }),
-            format!("{begin}the queue was 129 long at its longest.")
+            format!("{begin}the queue's peak was 129.")
         );
         let flood = Recent {
             old_half_open: Some(100),
@@ -239,23 +249,28 @@ mod tests {
         let calm = Listener { length: 0, syn_queue_length: Some(129), ..full() };
         assert_eq!(
             said(Diagnosis::SynFlood, flood, calm),
-            "129 half-open connections (cap 128), 100 of them for 3 s or longer, 5,000 SYN cookies sent in \
-             the last 30 s and 10 returned; 0 connections wait (limit 128)."
+            "129 half-open connections (at most 128), 100 of them for 3 s or longer; 5,000 SYN cookies sent within \
+             the last 30 s, 10 returned; queue empty (limit 128)."
         );
     }
 
     #[test]
     fn what_is_not_known_is_not_said() {
         let bare = Listener { length: 1, ..Listener::default() };
-        assert_eq!(waiting(&bare), "1 connection waits");
-        assert_eq!(
-            sentence(&bare, Diagnosis::Stalled),
-            "Nothing was taken from the queue; 1 connection waits."
-        );
+        assert_eq!(waiting(&bare), "1 waiting");
+        assert_eq!(sentence(&bare, Diagnosis::Stalled), "Nothing was accepted; 1 waiting.");
         let unix = Listener { overflows: None, drain_rate: None, ..full() };
         assert_eq!(
             said(Diagnosis::SlowAccept, window(30.0, 0), unix),
-            "Full for the last 30 s; 129 connections wait (limit 128), the first for 8.3 s."
+            "Full for the last 30 s; queue full: 129 of 128, oldest waiting 8.3 s."
         );
+    }
+
+    #[test]
+    fn full_is_one_more_than_the_limit() {
+        let at = |length| waiting(&Listener { length, oldest_seconds: Some(0.2), ..full() });
+        assert_eq!(at(128), "128 of 128 waiting, oldest 0.2 s");
+        assert_eq!(at(129), "queue full: 129 of 128, oldest waiting 0.2 s");
+        assert_eq!(at(0), "queue empty (limit 128)");
     }
 }

@@ -1,37 +1,47 @@
 //! Which cap keeps an accept queue's limit where it is, and how long a queue would do.
 
+use std::time::Duration;
+
+use crate::diagnosis::WINDOW;
 use crate::report::Listener;
 
+/// What one element of a listener's history covers.
+const HISTORY_STEP: Duration = Duration::from_secs(5);
 /// No advice asks for more: a queue of this length holds clients for longer than they wait, at any rate a server has.
 const MAX_LIMIT: u64 = 65_535;
 
 /// What the limit of a listener comes from. All numbers are per socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cap {
-    /// `net.core.somaxconn`, which is so high: the server may have asked for more.
+    /// `net.core.somaxconn`: the server may have asked for more.
     Somaxconn(u64),
-    /// The server's own backlog, which is so high: it asked for no more.
+    /// The server's own backlog: `net.core.somaxconn` allows more.
     Backlog(u64),
-    /// Limit or setting are not known.
+    /// The limit or the setting is not known.
     Unknown,
 }
 
-/// How long the queue should be, and how that was found.
+/// How long the queue should be, and what that follows from. All limits are per socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// Long enough for the burst that was seen.
+    /// Long enough for the largest burst.
     Enough {
-        /// Per socket.
+        /// The limit to set.
         limit: u64,
-        /// The connections that came at once, as far as known: those that waited and those that were turned away.
+        /// The connections that came within one second: those that waited and those that were refused.
         burst: u64,
     },
-    /// As long as clients still have patience for, which is less than the burst.
-    Useful {
-        /// Per socket.
+    /// Twice the limit: connections were refused, and the size of the burst is not known.
+    Double {
+        /// The limit to set.
         limit: u64,
     },
-    /// The queue is as long as clients have patience for.
+    /// As long as clients wait, which is less than the burst.
+    Useful {
+        /// The limit to set.
+        limit: u64,
+    },
+    /// The queue is as long as clients wait.
     LongEnough,
 }
 
@@ -50,24 +60,36 @@ pub fn per_socket(listener: &Listener) -> Option<u64> {
     listener.limit.map(|limit| limit / sockets(listener))
 }
 
-/// The largest limit of one of its sockets for which clients still have patience, where that is known.
+/// The largest limit of one of its sockets that clients wait for, where that is known. Never less than the largest
+/// burst that was served.
 pub fn useful_per_socket(listener: &Listener) -> Option<u64> {
-    listener.useful_limit.map(|useful| useful as u64 / sockets(listener))
+    let useful = listener.useful_limit? as u64;
+    Some(useful.max(largest_served(listener)) / sockets(listener))
 }
 
-/// The smallest power of two that holds the burst, but no more than is useful.
+/// The smallest power of two that holds the largest burst, but no more than is useful.
 pub fn target(listener: &Listener) -> Target {
-    let limit = listener.limit.unwrap_or(0);
-    let turned_away = listener.recent.map_or(0, |recent| recent.overflows);
-    let burst = listener.peak_length.max(limit + 1) + turned_away;
-    let share = burst.div_ceil(sockets(listener));
-    let enough =
-        share.max(per_socket(listener).unwrap_or(0) + 1).next_power_of_two().min(MAX_LIMIT);
+    let now = per_socket(listener).unwrap_or(0);
+    let burst = listener.recent.and_then(|recent| recent.largest_burst);
+    let enough = match burst {
+        Some(burst) => burst.div_ceil(sockets(listener)).max(now + 1).next_power_of_two(),
+        None => now.saturating_mul(2).max(1),
+    };
+    let limit = enough.min(MAX_LIMIT);
     match useful_per_socket(listener) {
-        Some(useful) if useful <= per_socket(listener).unwrap_or(0) => Target::LongEnough,
-        Some(useful) if useful < enough => Target::Useful { limit: useful },
-        _ => Target::Enough { limit: enough, burst },
+        Some(useful) if useful <= now => Target::LongEnough,
+        Some(useful) if useful < limit => Target::Useful { limit: useful },
+        _ => burst.map_or(Target::Double { limit }, |burst| Target::Enough { limit, burst }),
     }
+}
+
+/// The largest length within the last five minutes that the server emptied before its trouble began.
+fn largest_served(listener: &Listener) -> u64 {
+    let trouble = listener.diagnoses.iter().map(|held| held.for_seconds).fold(0.0, f64::max);
+    let trouble = trouble + WINDOW.as_secs_f64();
+    let skipped = (trouble / HISTORY_STEP.as_secs_f64()).ceil() as usize;
+    let before = listener.history.len().saturating_sub(skipped);
+    listener.history[..before].iter().max().map_or(0, |length| u64::from(*length))
 }
 
 fn sockets(listener: &Listener) -> u64 {
@@ -77,7 +99,8 @@ fn sockets(listener: &Listener) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{Caps, Recent};
+    use crate::diagnosis::Diagnosis;
+    use crate::report::{Caps, Diagnosed, Recent};
 
     fn limited(limit: u64, sockets: u32, somaxconn: Option<i64>) -> Listener {
         Listener {
@@ -88,8 +111,8 @@ mod tests {
         }
     }
 
-    fn overflowing(limit: u64, sockets: u32, overflows: u64) -> Listener {
-        let recent = Some(Recent { overflows, ..Recent::default() });
+    fn overflowing(limit: u64, sockets: u32, largest_burst: Option<u64>) -> Listener {
+        let recent = Some(Recent { overflows: 9_999, largest_burst, ..Recent::default() });
         Listener { recent, peak_length: limit + 1, ..limited(limit, sockets, Some(4_096)) }
     }
 
@@ -108,19 +131,43 @@ mod tests {
 
     #[test]
     fn the_target_holds_the_burst() {
-        assert_eq!(target(&overflowing(8, 1, 41)), Target::Enough { limit: 64, burst: 50 });
-        assert_eq!(target(&overflowing(128, 1, 0)), Target::Enough { limit: 256, burst: 129 });
-        assert_eq!(target(&overflowing(32, 4, 95)), Target::Enough { limit: 32, burst: 128 });
-        let flood = target(&overflowing(4_096, 1, 1_000_000));
-        assert_eq!(flood, Target::Enough { limit: 65_535, burst: 1_004_097 });
+        let held = |limit, sockets, burst| target(&overflowing(limit, sockets, Some(burst)));
+        assert_eq!(held(8, 1, 41), Target::Enough { limit: 64, burst: 41 });
+        assert_eq!(held(5, 1, 64), Target::Enough { limit: 64, burst: 64 });
+        assert_eq!(held(128, 1, 129), Target::Enough { limit: 256, burst: 129 });
+        assert_eq!(held(32, 4, 128), Target::Enough { limit: 32, burst: 128 });
+        assert_eq!(held(511, 1, 513), Target::Enough { limit: 1_024, burst: 513 });
+        let flood = Target::Enough { limit: 65_535, burst: 1_004_097 };
+        assert_eq!(held(4_096, 1, 1_004_097), flood);
+    }
+
+    #[test]
+    fn a_burst_of_unknown_size_doubles_the_limit() {
+        assert_eq!(target(&overflowing(128, 1, None)), Target::Double { limit: 256 });
+        assert_eq!(target(&overflowing(0, 1, None)), Target::Double { limit: 1 });
+        assert_eq!(target(&overflowing(60_000, 1, None)), Target::Double { limit: 65_535 });
     }
 
     #[test]
     fn the_target_is_never_more_than_useful() {
-        let with = |useful| Listener { useful_limit: Some(useful), ..overflowing(128, 1, 3_000) };
+        let with =
+            |useful| Listener { useful_limit: Some(useful), ..overflowing(128, 1, Some(3_129)) };
         assert_eq!(target(&with(588.4)), Target::Useful { limit: 588 });
         assert_eq!(target(&with(100.0)), Target::LongEnough);
         assert_eq!(target(&with(128.0)), Target::LongEnough);
         assert_eq!(target(&with(9_000.0)), Target::Enough { limit: 4_096, burst: 3_129 });
+    }
+
+    #[test]
+    fn no_limit_goes_below_the_largest_burst_that_was_served() {
+        let mut slow = Listener { useful_limit: Some(30.0), ..limited(511, 1, Some(4_096)) };
+        slow.history = [vec![0, 200], vec![512; 8]].concat();
+        slow.diagnoses = vec![Diagnosed::new(&slow, Diagnosis::SlowAccept, 10.0)];
+        assert_eq!(useful_per_socket(&slow), Some(200));
+        // All of it is within the trouble and the 30 s before that it rests on.
+        slow.diagnoses[0].for_seconds = 20.0;
+        assert_eq!(useful_per_socket(&slow), Some(30));
+        slow.history.clear();
+        assert_eq!(useful_per_socket(&slow), Some(30));
     }
 }

@@ -145,8 +145,11 @@ pub struct Recent {
     pub watched_seconds: f64,
     /// How much of that it was full.
     pub full_seconds: f64,
-    /// Overflows blamed on it.
+    /// Overflows attributed to it. A client that retries counts again.
     pub overflows: u64,
+    /// The most connections that came within one second, refused clients counted once; `null` where that is not known.
+    #[serde(default)]
+    pub largest_burst: Option<u64>,
     /// For how long nothing was taken from its queue; `null` without scan.
     pub untaken_seconds: Option<f64>,
     /// For how long its queue was never empty and every client waited.
@@ -241,13 +244,23 @@ impl Listener {
             recent: listener.case.as_ref().map(|case| Recent::new(&case.evidence)),
             history: listener.case.as_ref().map_or_else(Vec::new, |case| history(case)),
         };
-        // In order of precedence: each knows those that it may follow from.
+        // The advice of each depends on the others that hold.
         for held in listener.diagnoses() {
             let Some(since) = held.since else { continue };
             let for_seconds = view.now.saturating_sub(since).as_secs_f64();
-            made.diagnoses.push(Diagnosed::new(&made, held.diagnosis, for_seconds));
+            made.diagnoses.push(Diagnosed::bare(held.diagnosis, for_seconds));
         }
+        made.explain();
         Some(made)
+    }
+
+    /// Fills in what each diagnosis means, and puts those that follow from another after it.
+    fn explain(&mut self) {
+        let held = self.diagnoses.iter();
+        let mut explained: Vec<Diagnosed> =
+            held.map(|held| Diagnosed::new(self, held.diagnosis, held.for_seconds)).collect();
+        explained.sort_by_key(|held| self.cause_of(held.diagnosis).is_some());
+        self.diagnoses = explained;
     }
 
     /// Whether `diagnosis` holds.
@@ -277,11 +290,21 @@ impl Listener {
         self.diagnoses.first().map(|diagnosed| diagnosed.diagnosis)
     }
 
-    /// The diagnosis that `diagnosis` of it only follows from.
+    /// The diagnosis that `diagnosis` follows from, where one holds.
     pub fn cause_of(&self, diagnosis: Diagnosis) -> Option<Diagnosis> {
-        let may_follow = matches!(diagnosis, Diagnosis::SlowAccept | Diagnosis::ShortQueue);
-        let causes = [Diagnosis::Imbalance, Diagnosis::Stalled];
-        causes.into_iter().find(|cause| may_follow && self.holds(*cause))
+        let causes: &[Diagnosis] = match diagnosis {
+            Diagnosis::SlowAccept | Diagnosis::ShortQueue | Diagnosis::StandingQueue => {
+                &[Diagnosis::Imbalance, Diagnosis::Stalled]
+            }
+            Diagnosis::Abandoned => &[
+                Diagnosis::Imbalance,
+                Diagnosis::Stalled,
+                Diagnosis::SlowAccept,
+                Diagnosis::StandingQueue,
+            ],
+            _ => &[],
+        };
+        causes.iter().copied().find(|cause| self.holds(*cause))
     }
 
     /// The words of all its diagnoses, in order of precedence; empty when there is none.
@@ -332,11 +355,15 @@ fn history(case: &Case) -> Vec<u32> {
 // === impl Diagnosed ===
 
 impl Diagnosed {
-    /// `diagnosis` of `listener`, which holds for so long.
+    /// `diagnosis` of `listener`, which has held for `for_seconds`.
     pub fn new(listener: &Listener, diagnosis: Diagnosis, for_seconds: f64) -> Self {
         let Advice { meaning, evidence, steps, avoid } = advice::for_listener(listener, diagnosis);
-        let meaning = meaning.into();
         Self { diagnosis, for_seconds, meaning, evidence, advice: steps, avoid }
+    }
+
+    fn bare(diagnosis: Diagnosis, for_seconds: f64) -> Self {
+        let (meaning, evidence, advice, avoid) = Default::default();
+        Self { diagnosis, for_seconds, meaning, evidence, advice, avoid }
     }
 }
 
@@ -363,6 +390,7 @@ impl Recent {
             watched_seconds: evidence.watched.as_secs_f64(),
             full_seconds: evidence.full.as_secs_f64(),
             overflows: evidence.overflows,
+            largest_burst: Some(evidence.largest_burst).filter(|burst| *burst > 0),
             untaken_seconds: scan.map(|scan| scan.untaken.as_secs_f64()),
             standing_seconds: evidence.standing.as_secs_f64(),
             sockets_brimming: brimming,

@@ -1,21 +1,23 @@
-//! The one table of servers whose backlog we know how to set: the directive, its default, when a change of it takes
-//! effect, and what makes the server accept faster.
+//! The table of servers whose backlog listenq knows how to set: the directive, its default, when a change takes effect,
+//! and what makes the server accept faster.
 
 /// A server that is known by the name of its process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Server {
-    /// Names (`comm`, at most 15 bytes) of its process; one that ends with `*` stands for all that begin so.
+    /// Names (`comm`, at most 15 bytes) of its process; a name that ends with `*` is a prefix.
     pub processes: &'static [&'static str],
-    /// What people call it.
+    /// The server's usual name.
     pub name: &'static str,
-    /// Whether the process may be something else: an interpreter runs many servers.
+    /// Whether the process may be another server: an interpreter runs many.
     pub is_a_guess: bool,
     /// Where its backlog comes from.
     pub backlog: Backlog,
-    /// When a change takes effect.
+    /// When a change of the backlog takes effect.
     pub effect: Effect,
     /// What makes it accept more connections per second.
-    pub capacity: &'static str,
+    pub capacity: Capacity,
+    /// What a limit of 0 means, where this server sets it by itself.
+    pub at_limit_zero: Option<LimitZero>,
 }
 
 /// Where the argument of `listen(2)` comes from.
@@ -25,13 +27,18 @@ pub enum Backlog {
     Directive {
         /// The directive.
         text: &'static str,
-        /// The file, or other place, in which it stands.
+        /// The file, or other place, that holds it.
         place: &'static str,
-        /// What holds without it.
+        /// The backlog without the directive.
         default: &'static str,
     },
-    /// From other settings of the server, in its own words.
-    Derived(&'static str),
+    /// From other settings of the server.
+    Derived {
+        /// The rule, as the rest of "the backlog of … is …".
+        rule: &'static str,
+        /// What to do instead of a change of these settings, as an imperative.
+        remedy: &'static str,
+    },
     /// It asks for all that `net.core.somaxconn` allows when it starts.
     Somaxconn,
     /// It is a constant in its source.
@@ -41,102 +48,172 @@ pub enum Backlog {
 /// What makes a server call `listen(2)` again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// A restart. Whether it has a reload that does it, we do not know.
+    /// A restart. Whether a reload is enough is not known, or there is none.
     Restart,
-    /// Only a restart: on a reload it keeps the socket as it is.
+    /// Only a restart: a reload keeps the socket and its limit.
     RestartOnly,
-    /// This command, but only when the number differs from the one it has; else a restart.
+    /// This command, at each call.
+    Reload(&'static str),
+    /// This command, but only where the number in the configuration changed; else a restart.
     ReloadWhenChanged(&'static str),
-    /// Its socket unit has to be made anew.
+    /// A stop and a start: this kind of restart ends the server when its bind changed.
+    StopAndStart(&'static str),
+    /// These commands, in place of a restart.
+    Commands(&'static str),
+    /// A restart of its socket unit.
     SocketUnit,
+}
+
+/// What makes a server accept faster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Capacity {
+    /// A connection waits until one of its workers is free. This setting is the number of workers.
+    Workers(&'static str),
+    /// It accepts from an event loop or forks for each connection.
+    Loop(&'static str),
+}
+
+/// Why a server calls `listen(2)` with 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LimitZero {
+    /// The reason, as the rest of "… set the limit to 0 because …".
+    pub reason: &'static str,
+    /// What to do, as sentences.
+    pub steps: &'static [&'static str],
 }
 
 const fn directive(text: &'static str, place: &'static str, default: &'static str) -> Backlog {
     Backlog::Directive { text, place, default }
 }
 
-/// Every server we know. Defaults and what a reload does are from the servers' sources and documentation, most of
-/// them tried with a listener and `ss`.
+/// The base of each row.
+const KNOWN: Server = Server {
+    processes: &[],
+    name: "",
+    is_a_guess: false,
+    backlog: Backlog::Somaxconn,
+    effect: Effect::Restart,
+    capacity: Capacity::Loop("more processor time"),
+    at_limit_zero: None,
+};
+
+const PUMA: Server = Server {
+    name: "Puma",
+    backlog: directive("bind 'tcp://ADDRESS:PORT?backlog=N'", "config/puma.rb", "1024"),
+    effect: Effect::StopAndStart("a hot restart, SIGUSR2 or `pumactl restart`"),
+    capacity: Capacity::Workers("`workers` and `threads` in config/puma.rb"),
+    ..KNOWN
+};
+
+/// Every server listenq knows. tests/servers starts those that Debian has and compares the limit each one gets; defaults
+/// and reloads of the others (Envoy, MongoDB, Kestrel, RabbitMQ) are from their documentation.
 pub const SERVERS: &[Server] = &[
     Server {
         processes: &["nginx", "openresty"],
         name: "nginx",
-        is_a_guess: false,
         backlog: directive("listen ADDRESS:PORT backlog=N;", "nginx.conf", "511"),
         effect: Effect::ReloadWhenChanged("nginx -s reload"),
-        capacity: "`worker_processes` and `worker_connections` in nginx.conf",
+        capacity: Capacity::Loop("`worker_processes` and `worker_connections` in nginx.conf"),
+        ..KNOWN
     },
     Server {
         processes: &["php-fpm*"],
         name: "php-fpm",
-        is_a_guess: false,
         backlog: directive(
             "listen.backlog = N",
             "the file of the pool (pool.d/*.conf)",
-            "511, newer versions all that somaxconn allows",
+            "all that somaxconn allows, 511 in old versions",
         ),
         effect: Effect::RestartOnly,
-        capacity: "`pm.max_children` in the file of the pool (pool.d/*.conf)",
+        capacity: Capacity::Workers("`pm.max_children` in the file of the pool (pool.d/*.conf)"),
+        ..KNOWN
     },
     Server {
         processes: &["redis-server", "valkey-server"],
         name: "Redis",
-        is_a_guess: false,
         backlog: directive("tcp-backlog N", "redis.conf", "511"),
-        effect: Effect::Restart,
-        capacity: "fewer slow commands (`redis-cli SLOWLOG GET`): one thread accepts and executes",
+        capacity: Capacity::Loop(
+            "fewer slow commands (`redis-cli SLOWLOG GET`), because one thread accepts and executes",
+        ),
+        ..KNOWN
     },
     Server {
         processes: &["apache2", "httpd"],
         name: "Apache",
-        is_a_guess: false,
         backlog: directive("ListenBacklog N", "apache2.conf or httpd.conf", "511"),
         effect: Effect::RestartOnly,
-        capacity: "`MaxRequestWorkers` in the configuration of its MPM",
+        capacity: Capacity::Workers("`MaxRequestWorkers` in the configuration of its MPM"),
+        ..KNOWN
     },
     Server {
         processes: &["haproxy"],
         name: "HAProxy",
-        is_a_guess: false,
         backlog: directive("backlog N", "the frontend in haproxy.cfg", "the frontend's maxconn"),
         effect: Effect::RestartOnly,
-        capacity: "`maxconn` of the frontend and `nbthread` in haproxy.cfg",
+        capacity: Capacity::Loop("`maxconn` of the frontend and `nbthread` in haproxy.cfg"),
+        ..KNOWN
     },
     Server {
         processes: &["envoy"],
         name: "Envoy",
-        is_a_guess: false,
         backlog: directive("tcp_backlog_size: N", "the listener", "all that somaxconn allows"),
-        effect: Effect::Restart,
-        capacity: "`--concurrency`",
+        capacity: Capacity::Loop("`--concurrency`"),
+        ..KNOWN
     },
     Server {
         processes: &["varnishd", "cache-main"],
         name: "Varnish",
-        is_a_guess: false,
         backlog: directive("-p listen_depth=N", "the command line of varnishd", "1024"),
-        effect: Effect::Restart,
-        capacity: "`-p thread_pool_max=…` and `-p thread_pools=…` on its command line",
+        effect: Effect::Commands(
+            "`varnishadm param.set listen_depth …`, then `varnishadm stop` and `varnishadm start`",
+        ),
+        capacity: Capacity::Loop(
+            "`-p thread_pool_max=…` and `-p thread_pools=…` on its command line",
+        ),
+        ..KNOWN
     },
     Server {
         processes: &["lighttpd"],
         name: "lighttpd",
-        is_a_guess: false,
         backlog: directive("server.listen-backlog = N", "lighttpd.conf", "1024"),
-        effect: Effect::Restart,
-        capacity: "`server.max-connections` and `server.max-fds` in lighttpd.conf",
+        effect: Effect::RestartOnly,
+        capacity: Capacity::Loop("`server.max-connections` and `server.max-fds` in lighttpd.conf"),
+        ..KNOWN
+    },
+    Server {
+        processes: &["squid"],
+        name: "Squid",
+        backlog: Backlog::Derived {
+            rule: "a quarter of `max_filedescriptors` in squid.conf",
+            remedy: "raise `max_filedescriptors`",
+        },
+        capacity: Capacity::Loop("`workers` in squid.conf"),
+        ..KNOWN
+    },
+    Server {
+        processes: &["stunnel4", "stunnel"],
+        name: "stunnel",
+        backlog: Backlog::Fixed(4_096),
+        capacity: Capacity::Loop("less load on the machine: one thread accepts"),
+        ..KNOWN
+    },
+    Server {
+        processes: &["socat"],
+        name: "socat",
+        backlog: directive("backlog=N", "its address, after a comma", "5"),
+        capacity: Capacity::Loop("a server in its place: it forks for each connection"),
+        ..KNOWN
     },
     Server {
         processes: &["docker-proxy"],
         name: "docker-proxy",
-        is_a_guess: false,
-        backlog: Backlog::Somaxconn,
-        effect: Effect::Restart,
-        capacity: "the container behind it: docker-proxy only passes connections on",
+        capacity: Capacity::Loop("the container behind it: docker-proxy only forwards connections"),
+        ..KNOWN
     },
     Server {
         processes: &[
             "alertmanager",
+            "prometheus-aler",
             "caddy",
             "consul",
             "containerd",
@@ -147,84 +224,72 @@ pub const SERVERS: &[Server] = &[
             "kube-proxy",
             "kubelet",
             "minio",
+            "nats-server",
             "node_exporter",
             "prometheus",
+            "prometheus-node",
             "traefik",
             "vault",
         ],
         name: "this Go program",
-        is_a_guess: false,
-        backlog: Backlog::Somaxconn,
-        effect: Effect::Restart,
-        capacity: "more processor time (`GOMAXPROCS`, the CPU limit of its container)",
+        capacity: Capacity::Loop(
+            "more processor time (`GOMAXPROCS`, the CPU limit of its container)",
+        ),
+        ..KNOWN
     },
     Server {
         processes: &["gunicorn*"],
         name: "gunicorn",
-        is_a_guess: false,
         backlog: directive(
             "--backlog N",
             "its command line (`backlog` in gunicorn.conf.py)",
             "2048",
         ),
         effect: Effect::RestartOnly,
-        capacity: "`--workers` and `--threads`",
+        capacity: Capacity::Workers("`--workers` and `--threads`"),
+        ..KNOWN
     },
     Server {
         processes: &["uvicorn"],
         name: "uvicorn",
-        is_a_guess: false,
         backlog: directive("--backlog N", "its command line", "2048"),
-        effect: Effect::Restart,
-        capacity: "`--workers`",
+        capacity: Capacity::Loop("`--workers`, and less work that blocks the event loop"),
+        ..KNOWN
     },
     Server {
         processes: &["uwsgi*"],
         name: "uWSGI",
-        is_a_guess: false,
         backlog: directive("listen = N", "its ini file (`--listen N`)", "100"),
-        effect: Effect::Restart,
-        capacity: "`processes` and `threads` in its ini file",
+        effect: Effect::RestartOnly,
+        capacity: Capacity::Workers("`processes` and `threads` in its ini file"),
+        ..KNOWN
     },
     Server {
-        processes: &["python3*"],
+        processes: &["python", "python2*", "python3*"],
         name: "Python's socketserver",
         is_a_guess: true,
         backlog: directive("request_queue_size = N", "the class of the server", "5"),
-        effect: Effect::Restart,
-        capacity: "`ThreadingMixIn` or more processes",
+        capacity: Capacity::Workers("`ThreadingMixIn` or more processes"),
+        ..KNOWN
     },
-    Server {
-        processes: &["puma*"],
-        name: "Puma",
-        is_a_guess: false,
-        backlog: directive("bind 'tcp://ADDRESS:PORT?backlog=N'", "config/puma.rb", "1024"),
-        effect: Effect::Restart,
-        capacity: "`workers` and `threads` in config/puma.rb",
-    },
-    Server {
-        processes: &["ruby*"],
-        name: "Puma",
-        is_a_guess: true,
-        backlog: directive("bind 'tcp://ADDRESS:PORT?backlog=N'", "config/puma.rb", "1024"),
-        effect: Effect::Restart,
-        capacity: "`workers` and `threads` in config/puma.rb",
-    },
+    Server { processes: &["puma*"], ..PUMA },
+    Server { processes: &["ruby*"], is_a_guess: true, ..PUMA },
     Server {
         processes: &["unicorn*"],
         name: "Unicorn",
-        is_a_guess: false,
         backlog: directive("listen ADDRESS, backlog: N", "unicorn.rb", "1024"),
-        effect: Effect::Restart,
-        capacity: "`worker_processes` in unicorn.rb",
+        effect: Effect::Reload("kill -HUP PID"),
+        capacity: Capacity::Workers("`worker_processes` in unicorn.rb"),
+        ..KNOWN
     },
     Server {
         processes: &["node", "node-MainThread"],
         name: "Node.js",
-        is_a_guess: false,
         backlog: directive("server.listen({ port, backlog: N })", "the program", "511"),
-        effect: Effect::Restart,
-        capacity: "more processes (module cluster), and less work that blocks the event loop",
+        capacity: Capacity::Loop(
+            "more processes (module cluster), and less work that blocks the event loop",
+        ),
+        ..KNOWN
     },
     Server {
         processes: &["java"],
@@ -235,108 +300,146 @@ pub const SERVERS: &[Server] = &[
             "the Connector in server.xml (Spring Boot: server.tomcat.accept-count)",
             "100",
         ),
-        effect: Effect::Restart,
-        capacity: "`maxThreads` and `maxConnections` of the Connector",
+        capacity: Capacity::Workers("`maxThreads` and `maxConnections` of the Connector"),
+        ..KNOWN
     },
     Server {
         processes: &["dotnet"],
         name: "Kestrel",
         is_a_guess: true,
         backlog: directive("SocketTransportOptions.Backlog = N", "the program", "512"),
-        effect: Effect::Restart,
-        capacity: "less work that blocks threads of the pool",
+        capacity: Capacity::Loop("less work that blocks threads of the pool"),
+        ..KNOWN
     },
     Server {
         processes: &["beam.smp"],
         name: "RabbitMQ",
         is_a_guess: true,
         backlog: directive("tcp_listen_options.backlog = N", "rabbitmq.conf", "128"),
-        effect: Effect::Restart,
-        capacity: "`num_acceptors.tcp` in rabbitmq.conf",
+        capacity: Capacity::Loop("`num_acceptors.tcp` in rabbitmq.conf"),
+        ..KNOWN
     },
     Server {
         processes: &["postgres"],
         name: "PostgreSQL",
-        is_a_guess: false,
-        backlog: Backlog::Derived("about twice `max_connections` in postgresql.conf"),
-        effect: Effect::Restart,
-        capacity: "a pooler in front (PgBouncer): one process forks for every connection",
+        backlog: Backlog::Derived {
+            rule: "2 x (`max_connections` + about 22)",
+            remedy: "put a pooler (PgBouncer) in front, so that clients keep their connections; do not raise \
+                     `max_connections` for this",
+        },
+        capacity: Capacity::Loop(
+            "a pooler in front (PgBouncer), because one process forks for each connection",
+        ),
+        ..KNOWN
     },
     Server {
         processes: &["pgbouncer"],
         name: "PgBouncer",
-        is_a_guess: false,
         backlog: directive("listen_backlog = N", "pgbouncer.ini", "128"),
-        effect: Effect::Restart,
-        capacity: "several processes (`so_reuseport = 1`): each has one thread",
+        effect: Effect::RestartOnly,
+        capacity: Capacity::Loop(
+            "several processes (`so_reuseport = 1`), because each has one thread",
+        ),
+        ..KNOWN
     },
     Server {
         processes: &["mysqld", "mariadbd"],
         name: "MySQL or MariaDB",
-        is_a_guess: false,
         backlog: directive(
             "back_log = N",
             "[mysqld] in my.cnf",
             "max_connections in MySQL 8, 50 + max_connections / 5 in MariaDB",
         ),
-        effect: Effect::Restart,
-        capacity: "`thread_cache_size`: threads are made while a connection waits",
+        capacity: Capacity::Loop(
+            "`thread_cache_size`, and clients that keep their connections (a pool)",
+        ),
+        ..KNOWN
     },
     Server {
         processes: &["mongod", "mongos"],
         name: "MongoDB",
-        is_a_guess: false,
         backlog: directive("net.listenBacklog: N", "mongod.conf", "the C library's SOMAXCONN"),
-        effect: Effect::Restart,
-        capacity: "fewer new connections: pools in the clients",
+        capacity: Capacity::Loop("fewer new connections (pools in the clients)"),
+        ..KNOWN
     },
     Server {
         processes: &["memcached"],
         name: "memcached",
-        is_a_guess: false,
         backlog: directive("--listen-backlog=N", "its command line (`-b N`)", "1024"),
-        effect: Effect::Restart,
-        capacity: "less load on the machine: one thread accepts",
+        capacity: Capacity::Loop("less load on the machine: one thread accepts"),
+        at_limit_zero: Some(LimitZero {
+            reason: "it has reached its connection limit (`-c`) or its descriptor limit, and accepts nothing until \
+                     clients close connections",
+            steps: &[
+                "Raise the connection limit (`-c N` on the command line of memcached) and the descriptor limit above \
+                 it (`LimitNOFILE=` of its unit), and restart it.",
+                "Have clients share connections: see how many each holds with `stats conns`.",
+            ],
+        }),
+        ..KNOWN
     },
     Server {
         processes: &["named"],
         name: "BIND",
-        is_a_guess: false,
         backlog: directive("tcp-listen-queue N;", "options in named.conf", "10"),
-        effect: Effect::Restart,
-        capacity: "`tcp-clients` in named.conf",
+        effect: Effect::RestartOnly,
+        capacity: Capacity::Loop("`tcp-clients` in named.conf"),
+        ..KNOWN
     },
     Server {
         processes: &["dnsmasq"],
         name: "dnsmasq",
-        is_a_guess: false,
         backlog: Backlog::Fixed(32),
-        effect: Effect::Restart,
-        capacity: "fewer queries over TCP: it forks for each connection",
+        capacity: Capacity::Loop("fewer queries over TCP: it forks for each connection"),
+        ..KNOWN
     },
     Server {
         processes: &["exim4", "exim"],
         name: "Exim",
-        is_a_guess: false,
         backlog: directive("smtp_connect_backlog = N", "exim.conf", "20"),
-        effect: Effect::Restart,
-        capacity: "less load on the machine: it forks for each connection",
+        capacity: Capacity::Loop("less load on the machine: it forks for each connection"),
+        ..KNOWN
+    },
+    Server {
+        processes: &["master"],
+        name: "Postfix",
+        is_a_guess: true,
+        backlog: Backlog::Derived {
+            rule: "`default_process_limit` in main.cf, or the maxproc column of the service in master.cf where that \
+                   is larger",
+            remedy: "raise the process limit of the service, or let postscreen answer first",
+        },
+        capacity: Capacity::Workers("the maxproc column of the service in master.cf"),
+        ..KNOWN
+    },
+    Server {
+        processes: &["vsftpd"],
+        name: "vsftpd",
+        backlog: Backlog::Fixed(32),
+        capacity: Capacity::Loop("less load on the machine: it forks for each connection"),
+        ..KNOWN
+    },
+    Server {
+        processes: &["mosquitto"],
+        name: "mosquitto",
+        backlog: Backlog::Fixed(100),
+        capacity: Capacity::Loop("clients that keep their connections: one thread does all"),
+        ..KNOWN
     },
     Server {
         processes: &["sshd"],
         name: "sshd",
-        is_a_guess: false,
         backlog: Backlog::Fixed(128),
-        effect: Effect::Restart,
-        capacity: "less load on the machine: it forks for each connection",
+        capacity: Capacity::Loop("less load on the machine: it forks for each connection"),
+        ..KNOWN
     },
     Server {
         processes: &["systemd"],
         name: "the socket unit",
-        is_a_guess: false,
         backlog: directive("Backlog=N", "its .socket file", "all that somaxconn allows"),
         effect: Effect::SocketUnit,
-        capacity: "the service behind it: is it running? (`systemctl status`)",
+        capacity: Capacity::Loop("the service behind it: is it running? (`systemctl status`)"),
+        ..KNOWN
     },
 ];
 
@@ -362,12 +465,20 @@ mod tests {
 
     #[test]
     fn a_server_is_known_by_its_process() {
-        assert_eq!(name_of("nginx"), Some("nginx"));
-        assert_eq!(name_of("php-fpm8.2"), Some("php-fpm"));
-        assert_eq!(name_of("php-fpm"), Some("php-fpm"));
-        assert_eq!(name_of("gunicorn: maste"), Some("gunicorn"));
-        assert_eq!(name_of("nginx-exporter"), None);
-        assert_eq!(name_of(""), None);
+        for (process, name) in [
+            ("nginx", "nginx"),
+            ("php-fpm8.2", "php-fpm"),
+            ("php-fpm", "php-fpm"),
+            ("gunicorn: maste", "gunicorn"),
+            ("python", "Python's socketserver"),
+            ("prometheus-node", "this Go program"),
+            ("nats-server", "this Go program"),
+            ("master", "Postfix"),
+            ("stunnel4", "stunnel"),
+        ] {
+            assert_eq!(name_of(process), Some(name), "{process}");
+        }
+        assert_eq!(["nginx-exporter", ""].map(name_of), [None; 2]);
     }
 
     #[test]
@@ -384,6 +495,7 @@ mod tests {
     #[test]
     fn every_directive_has_a_place_for_the_number() {
         for server in SERVERS {
+            assert!(!server.processes.is_empty() && !server.name.is_empty());
             if let Backlog::Directive { text, .. } = server.backlog {
                 assert_eq!(text.matches('N').count(), 1, "{text}");
             }

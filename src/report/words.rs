@@ -25,11 +25,11 @@ pub fn time(seconds: f64) -> String {
     }
 }
 
-/// `9.8 a second`, `5,000 a second`.
+/// `9.8 per second`, `5,000 per second`.
 pub fn rate(per_second: f64) -> String {
     match per_second {
-        rate if rate < 9.95 => format!("{rate:.1} a second"),
-        rate => format!("{} a second", count(rate.round() as u64)),
+        rate if rate < 9.95 => format!("{rate:.1} per second"),
+        rate => format!("{} per second", count(rate.round() as u64)),
     }
 }
 
@@ -41,7 +41,7 @@ pub fn many(number: u64, one: &str) -> String {
     }
 }
 
-/// A word for a shell: quoted unless it is harmless as it is. Names come from whoever opened the socket.
+/// A word for a shell, quoted unless it is harmless. Any process may choose the name of its socket.
 pub fn quoted(word: &str) -> String {
     let is_harmless = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._@:%+,".contains(&byte);
     match !word.is_empty() && word.bytes().all(is_harmless) {
@@ -66,7 +66,7 @@ mod tests {
         );
         assert_eq!(
             [0.25, 9.8, 1_234.5].map(rate),
-            ["0.2 a second", "9.8 a second", "1,235 a second"]
+            ["0.2 per second", "9.8 per second", "1,235 per second"]
         );
         assert_eq!([0, 1, 4].map(|n| many(n, "socket")), ["0 sockets", "1 socket", "4 sockets"]);
     }

@@ -208,10 +208,10 @@ mod tests {
             listener("82", &[], 0),
         ];
         let expected = "\
-LISTENQ CRITICAL - abandoned, slow_accept at host/tcp/[::]:81, a\\x7Cb: Full for 0 s of the last 30 s, with 41 overflows in that time; \
-9 connections wait (limit 8); 2 of 3 listeners in trouble (took one sample) | listeners=3;;;0 unhealthy=2;;;0;3 overflows=46c;;;0
-WARNING: imbalance at host/tcp/[::]:80, a\\x7Cb: Nothing is taken from 0 of 0 sockets, while 0 are less than half full; \
-9 connections wait (limit 8)
+LISTENQ CRITICAL - abandoned, slow_accept at host/tcp/[::]:81, a\\x7Cb: Full for 0 s of the last 30 s, 41 refusals; \
+queue full: 9 of 8; 2 of 3 listeners in trouble (took one sample) | listeners=3;;;0 unhealthy=2;;;0;3 overflows=46c;;;0
+WARNING: imbalance at host/tcp/[::]:80, a\\x7Cb: Nothing is accepted from 0 of 0 sockets, 0 are less than half full; \
+queue full: 9 of 8
 ";
         assert_eq!(written(listeners), (Level::Critical, expected.into()));
     }
@@ -249,7 +249,7 @@ WARNING: imbalance at host/tcp/[::]:80, a\\x7Cb: Nothing is taken from 0 of 0 so
             let recent = Recent { watched_seconds: 3.7, ..Recent::default() };
             Listener { recent: Some(recent), ..listener("80", &[], 0) }
         };
-        let words = "1 listener, none in trouble; host/tcp/[::]:80: 9 connections wait (limit 8) \
+        let words = "1 listener, none in trouble; host/tcp/[::]:80: queue full: 9 of 8 \
                      (watched for only 3 s) (took one sample) | ";
         for (sampled_for, level) in [
             (None, Level::Ok),

@@ -1,4 +1,4 @@
-//! `listenq explain`: what is going on with a listener and why, what to do about it and what not.
+//! `listenq explain`: what is wrong with a listener and why, what to do about it and what not.
 
 use std::collections::HashSet;
 use std::io::{self, Write};
@@ -8,12 +8,12 @@ use anyhow::{Result, bail};
 use crate::diagnosis::Diagnosis;
 use crate::report::limit::{self, Cap};
 use crate::report::words::{count, many, rate, time};
-use crate::report::{DIAGNOSIS_TAKES, Diagnosed, Listener, Report, advice, evidence};
+use crate::report::{DIAGNOSIS_TAKES, Diagnosed, Listener, Recent, Report, advice, evidence};
 use crate::terminal::source::Known;
 use crate::terminal::target::{TargetMatch, find};
 use crate::terminal::{owner, title, write_filled};
 
-/// The listeners meant by `target`; without one, the listener most in trouble, or one that may be.
+/// The listeners that `target` means; without a target, the listener most in trouble, or one that may be.
 pub fn chosen<'a>(known: &'a Known, target: Option<&str>) -> Result<Vec<&'a Listener>> {
     let Known { report, origin, .. } = known;
     let listeners = &report.listeners;
@@ -28,14 +28,14 @@ pub fn chosen<'a>(known: &'a Known, target: Option<&str>) -> Result<Vec<&'a List
     match find(listeners, target) {
         TargetMatch::Listeners(found) => Ok(found),
         TargetMatch::Ambiguous(several) => {
-            bail!("{target:?} may be any of {} ({origin})", names(&several))
+            bail!("{target:?} matches several listeners: {} ({origin})", names(&several))
         }
         TargetMatch::None(near) if near.is_empty() => {
             let all = count(listeners.len() as u64);
-            bail!("{target:?} is no listener of the {all} that listenq list shows ({origin})")
+            bail!("no listener matches {target:?}; listenq list shows all {all} ({origin})")
         }
         TargetMatch::None(near) => {
-            bail!("{target:?} is no listener; near it: {} ({origin})", names(&near))
+            bail!("no listener matches {target:?}; similar: {} ({origin})", names(&near))
         }
     }
 }
@@ -76,11 +76,11 @@ pub fn write_text(known: &Known, chosen: &[&Listener], mut out: impl Write) -> i
 
 fn write_all_is_well(report: &Report, out: &mut impl Write) -> io::Result<()> {
     let all = many(report.listeners.len() as u64, "listener");
-    writeln!(out, "All is well: {all}, none in trouble.")?;
+    writeln!(out, "No trouble found: {all}.")?;
     match report.listeners.iter().find(|listener| listener.length > 0) {
         Some(fullest) => {
             let text =
-                format!("The fullest is {}: {}.", title(fullest), evidence::waiting(fullest));
+                format!("The fullest queue is {}: {}.", title(fullest), evidence::waiting(fullest));
             write_filled(out, "", &text)
         }
         None => writeln!(out, "No connection waits to be accepted."),
@@ -98,18 +98,38 @@ fn write_listener(listener: &Listener, out: &mut impl Write) -> io::Result<()> {
     for diagnosed in &listener.diagnoses {
         write_diagnosed(diagnosed, &mut said, out)?;
     }
-    if !listener.diagnoses.is_empty() {
-        writeln!(out)?;
-        write_filled(out, "", advice::cost_of_full(listener))?;
-    }
-    Ok(())
+    let last = match listener.diagnoses.is_empty() {
+        true => looked_at(listener),
+        false => Some(advice::cost_of_full(listener).into()),
+    };
+    let Some(last) = last else { return Ok(()) };
+    writeln!(out)?;
+    write_filled(out, "", &last)
+}
+
+/// What was compared where nothing was found.
+fn looked_at(listener: &Listener) -> Option<String> {
+    let recent = listener.recent?;
+    let Recent { watched_seconds, full_seconds, overflows, untaken_seconds, .. } = recent;
+    let waits = match (listener.length, untaken_seconds) {
+        (0, _) => "nobody waits",
+        (_, Some(_)) => "the waiting clients were scanned",
+        (_, None) => "the waiting clients were not scanned",
+    };
+    Some(format!(
+        "Looked at the last {}: full for {}, {}, peak {}; {waits}.",
+        time(watched_seconds),
+        time(full_seconds),
+        many(overflows, "refusal"),
+        count(listener.peak_length)
+    ))
 }
 
 fn verdict(listener: &Listener) -> String {
     let words = listener.words(", ");
     match (words.is_empty(), listener.watched_too_briefly()) {
         (false, _) => words,
-        (true, None) => "no trouble seen".into(),
+        (true, None) => "no trouble found".into(),
         (true, Some(0)) => format!("no diagnosis yet: it takes {DIAGNOSIS_TAKES} s"),
         (true, Some(watched)) => {
             format!("no diagnosis yet: watched for {watched} s, it takes {DIAGNOSIS_TAKES} s")
@@ -117,7 +137,7 @@ fn verdict(listener: &Listener) -> String {
     }
 }
 
-/// What holds for several diagnoses is said once.
+/// Writes a diagnosis; a step that several diagnoses share is written once.
 fn write_diagnosed<'a>(
     diagnosed: &'a Diagnosed,
     said: &mut HashSet<&'a str>,
@@ -125,7 +145,7 @@ fn write_diagnosed<'a>(
 ) -> io::Result<()> {
     let Diagnosed { diagnosis, for_seconds, meaning, evidence, advice, avoid } = diagnosed;
     writeln!(out)?;
-    let label = format!("{}, for {}: ", diagnosis.label(), time(*for_seconds));
+    let label = format!("{} for {}: ", diagnosis.label(), time(*for_seconds));
     write_filled(out, "", &format!("{label}{meaning}"))?;
     write_filled(out, "  ", evidence)?;
     let steps: Vec<&str> =
@@ -151,14 +171,7 @@ fn facts(listener: &Listener) -> Vec<(&'static str, String)> {
         facts.push(("accepts", format!("{} while the queue is full", rate(drain_rate))));
     }
     if let Some(overflows) = listener.overflows {
-        let recent = match listener.recent {
-            Some(recent) if recent.overflows > 0 => {
-                let window = time(recent.watched_seconds);
-                format!(", of these {} in the last {window}", count(recent.overflows))
-            }
-            _ => String::new(),
-        };
-        facts.push(("overflows", format!("{} since it is watched{recent}", count(overflows))));
+        facts.push(("refusals", refusals(listener, overflows)));
     }
     if let Some(half_open @ 1..) = listener.syn_queue_length {
         facts.push(("SYN queue", many(half_open, "half-open connection")));
@@ -169,13 +182,31 @@ fn facts(listener: &Listener) -> Vec<(&'static str, String)> {
     facts
 }
 
-fn queue(listener: &Listener) -> String {
-    let gone = match listener.abandoned {
-        Some(gone @ 1..) => format!(", {} without a client", count(gone)),
+/// A client that retries is refused several times.
+fn refusals(listener: &Listener, overflows: u64) -> String {
+    let recent = match listener.recent {
+        Some(recent) if recent.overflows > 0 => {
+            format!(
+                "{} within the last {}, ",
+                count(recent.overflows),
+                time(recent.watched_seconds)
+            )
+        }
         _ => String::new(),
     };
-    let peak = count(listener.peak_length);
-    format!("{}{gone}; at most {peak} lately", evidence::waiting(listener))
+    let retries = if overflows > 0 { " (each retry of a client counts)" } else { "" };
+    format!("{recent}{} in all{retries}", count(overflows))
+}
+
+fn queue(listener: &Listener) -> String {
+    let abandoned = match listener.abandoned {
+        Some(abandoned @ 1..) => format!(", {} abandoned", count(abandoned)),
+        _ => String::new(),
+    };
+    let waiting = evidence::waiting(listener);
+    let waiting = waiting.strip_prefix("queue ").unwrap_or(&waiting);
+    let empty = if listener.length == 0 { "empty" } else { waiting };
+    format!("{empty}{abandoned}; peak {}", count(listener.peak_length))
 }
 
 fn limit_text(listener: &Listener) -> String {
@@ -188,23 +219,24 @@ fn limit_text(listener: &Listener) -> String {
         _ => count(limit),
     };
     let somaxconn = listener.settings.somaxconn.map_or(0, i64::unsigned_abs);
-    let why = match limit::binding(listener) {
-        Cap::Somaxconn(limit) if limit == somaxconn => {
-            ", that is net.core.somaxconn: the server may have asked for more".into()
+    let why = match (advice::limit_zero(listener), limit::binding(listener)) {
+        (Some(zero), _) => format!(": {zero}"),
+        (None, Cap::Somaxconn(limit)) if limit == somaxconn => {
+            " = net.core.somaxconn (the server may have asked for more)".into()
         }
-        Cap::Somaxconn(_) => format!(
-            ", taken before net.core.somaxconn became {}: a restart would lower it",
+        (None, Cap::Somaxconn(_)) => format!(
+            ", from before net.core.somaxconn became {}: a restart lowers it",
             count(somaxconn)
         ),
-        Cap::Backlog(_) => {
-            format!(", as the server asked; net.core.somaxconn would allow {}", count(somaxconn))
+        (None, Cap::Backlog(_)) => {
+            format!(", the server's own backlog; net.core.somaxconn allows {}", count(somaxconn))
         }
-        Cap::Unknown => String::new(),
+        (None, Cap::Unknown) => String::new(),
     };
     let useful = match listener.useful_limit {
         // Where clients leave, their patience is shorter than it was said to be.
         Some(useful) if !listener.holds(Diagnosis::Abandoned) => {
-            format!("; useful up to {}, as far as clients have patience", count(useful as u64))
+            format!("; clients wait for at most {} places", count(useful as u64))
         }
         _ => String::new(),
     };
@@ -247,9 +279,9 @@ mod tests {
             }),
             ..Listener::default()
         };
-        php.diagnoses = [Diagnosis::Abandoned, Diagnosis::SlowAccept]
-            .map(|diagnosis| Diagnosed::new(&php, diagnosis, 125.0))
-            .into();
+        for diagnosis in [Diagnosis::SlowAccept, Diagnosis::Abandoned] {
+            php.diagnoses.push(Diagnosed::new(&php, diagnosis, 125.0));
+        }
         php
     }
 
@@ -293,37 +325,31 @@ mod tests {
         let expected = "\
 watched for 12s
 
-127.0.0.1:9000 (tcp, netns host): abandoned, slow_accept
+127.0.0.1:9000 (tcp, netns host): slow_accept, abandoned
 php-fpm8.2 (php8.2-fpm.service)
 
-  queue      129 connections wait (limit 128), the first for 8.3 s, 119 without a client; at most
-             129 lately
-  limit      128, that is net.core.somaxconn: the server may have asked for more
-  accepts    4.0 a second while the queue is full
-  overflows  3,436 since it is watched, of these 1,200 in the last 30 s
+  queue      full: 129 of 128, oldest waiting 8.3 s, 119 abandoned; peak 129
+  limit      128 = net.core.somaxconn (the server may have asked for more)
+  accepts    4.0 per second while the queue is full
+  refusals   1,200 within the last 30 s, 3,436 in all (each retry of a client counts)
 
-abandoned, for 2 min: Clients leave before they are accepted: the wait is longer than their
-patience.
-  119 of 129 waiting connections have no client any more; the first has waited 8.3 s.
+slow_accept for 2 min: Connections come faster than the server accepts them.
+  Full for 24 s of the last 30 s, 1,200 refusals; queue full: 129 of 128, oldest waiting 8.3 s; 4.0
+  per second accepted.
   What to do:
   1. Let php-fpm8.2 accept more: `pm.max_children` in the file of the pool (pool.d/*.conf).
-  2. See what keeps its workers: `ss -tlnp 'sport = :9000'` names the process (PID), `strace -f -p
-     PID` what it waits for.
+  2. See what keeps its workers busy: `ss -tlnp 'sport = :9000'` names the process (PID), `strace -f
+     -p PID` what it waits for.
+  3. Shed load in front of it until it keeps up: a rate limit, or other machines.
   What not to do:
-  - Do not raise the backlog: clients leave before they are accepted, and the server then works for
-    clients who are gone.
-
-slow_accept, for 2 min: Connections come faster than the server accepts them.
-  Full for 24 s of the last 30 s, with 1,200 overflows in that time; 129 connections wait (limit
-  128), the first for 8.3 s; it accepts 4.0 a second.
-  What to do:
-  1. Shed load in front of it until it keeps up: a rate limit, or other machines.
-  What not to do:
-  - Do not raise the backlog: it accepts 4.0 a second, so a full queue of 128 is a wait of 32 s
+  - Do not raise the backlog: 4.0 per second are accepted, so a full queue of 128 is a wait of 32 s
     already; a longer queue only adds to that.
 
-A client that meets the full queue hears nothing and tries again after 1, 3 and 7 s (from Linux 6.5
-on every second at first): it is slow by that, or times out.
+abandoned for 2 min: This follows from slow_accept: see the advice for slow_accept.
+  119 of 129 waiting clients left, oldest waiting 8.3 s.
+
+A client that meets the full queue gets no answer and retries after 1, 3 and 7 s (from Linux 6.5 on
+every second at first): it is slow, or times out.
 ";
         assert_eq!(text(vec![php(), idle()], None), expected);
     }
@@ -333,12 +359,12 @@ on every second at first): it is slow by that, or times out.
         let expected = "\
 watched for 12s
 
-[::]:443 (tcp, netns host): no trouble seen
+[::]:443 (tcp, netns host): no trouble found
 owner not known
 
-  queue      0 connections wait (limit 511); at most 3 lately
-  limit      511, as the server asked; net.core.somaxconn would allow 4,096
-  overflows  0 since it is watched
+  queue      empty; peak 3
+  limit      511, the server's own backlog; net.core.somaxconn allows 4,096
+  refusals   0 in all
 ";
         assert_eq!(text(vec![php(), idle()], Some("443")), expected);
     }
@@ -350,8 +376,8 @@ owner not known
         for (listener, words) in [
             (young(Some(recent)), "no diagnosis yet: watched for 3 s, it takes 10 s"),
             (young(None), "no diagnosis yet: it takes 10 s"),
-            (young(php().recent), "no trouble seen"),
-            (Listener { overflows: Some(9), ..idle() }, "no trouble seen"),
+            (young(php().recent), "no trouble found"),
+            (Listener { overflows: Some(9), ..idle() }, "no trouble found"),
         ] {
             assert_eq!(verdict(&listener), words);
         }
@@ -360,15 +386,49 @@ owner not known
     }
 
     #[test]
+    fn where_nothing_was_found_the_text_says_what_was_looked_at() {
+        let recent =
+            Recent { watched_seconds: 30.0, untaken_seconds: Some(0.0), ..Recent::default() };
+        let looked = |length, recent| looked_at(&Listener { length, recent, ..idle() });
+        let begin = "Looked at the last 30 s: full for 0 s, 0 refusals, peak 3; ";
+        let unscanned = Some(Recent { untaken_seconds: None, ..recent });
+        for (length, recent, end) in [
+            (0, unscanned, "nobody waits."),
+            (2, Some(recent), "the waiting clients were scanned."),
+            (2, unscanned, "the waiting clients were not scanned."),
+        ] {
+            assert_eq!(looked(length, recent).unwrap(), format!("{begin}{end}"));
+        }
+        assert_eq!(looked(0, None), None);
+    }
+
+    #[test]
+    fn a_limit_that_the_server_set_to_0_says_why() {
+        let owner = Owner { process: "memcached".into(), ..Owner::default() };
+        let memcached = Listener { owner, limit: Some(0), ..idle() };
+        let text = limit_text(&memcached);
+        assert!(
+            text.starts_with(
+                "0: memcached set it to 0 because it has reached its connection limit"
+            ),
+            "{text}"
+        );
+    }
+
+    #[test]
     fn the_limit_of_a_group_is_given_for_each_and_for_all() {
         let group = Listener { sockets: 8, limit: Some(128), ..idle() };
         assert!(
-            limit_text(&group).starts_with("16 each, 128 in all, as"),
+            limit_text(&group).starts_with("16 each, 128 in all, the server's"),
             "{}",
             limit_text(&group)
         );
         let calm = Listener { diagnoses: Vec::new(), ..php() };
-        assert!(limit_text(&calm).contains("useful up to 240, "), "{}", limit_text(&calm));
+        assert!(
+            limit_text(&calm).contains("; clients wait for at most 240 places"),
+            "{}",
+            limit_text(&calm)
+        );
     }
 
     #[test]
@@ -381,10 +441,7 @@ owner not known
     #[test]
     fn where_nothing_is_wrong_a_line_says_so() {
         let text = text(vec![idle(), idle()], None);
-        assert!(
-            text.contains("\nAll is well: 2 listeners, none in trouble.\nNo connection"),
-            "{text}"
-        );
+        assert!(text.contains("\nNo trouble found: 2 listeners.\nNo connection"), "{text}");
     }
 
     #[test]
@@ -393,19 +450,19 @@ owner not known
         let error = |target| chosen(&known, Some(target)).unwrap_err().to_string();
         assert_eq!(
             error("10.0.0.1:9000"),
-            "\"10.0.0.1:9000\" is no listener; near it: host/tcp/127.0.0.1:9000 (watched for 12s)"
+            "no listener matches \"10.0.0.1:9000\"; similar: host/tcp/127.0.0.1:9000 (watched for 12s)"
         );
         assert_eq!(
             error("1"),
-            "\"1\" is no listener; near it: host/tcp/127.0.0.1:9000 (watched for 12s)"
+            "no listener matches \"1\"; similar: host/tcp/127.0.0.1:9000 (watched for 12s)"
         );
         assert_eq!(
             error("10.0.0.1:443"),
-            "\"10.0.0.1:443\" is no listener; near it: host/tcp/[::]:443 (any address) (watched for 12s)"
+            "no listener matches \"10.0.0.1:443\"; similar: host/tcp/[::]:443 (any address) (watched for 12s)"
         );
         assert_eq!(
             error("25"),
-            "\"25\" is no listener of the 2 that listenq list shows (watched for 12s)"
+            "no listener matches \"25\"; listenq list shows all 2 (watched for 12s)"
         );
     }
 

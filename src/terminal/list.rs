@@ -5,9 +5,11 @@ use std::io::{self, Write};
 use crate::diagnosis::NEARLY_FULL;
 use crate::report::Listener;
 use crate::report::words::time;
-use crate::snapshot::escaped;
+use crate::terminal;
 
-const COLUMNS: usize = 14;
+/// Columns of a terminal that is not narrow.
+const WIDTH: usize = 120;
+const COLUMNS: usize = 11;
 const HEADINGS: [&str; COLUMNS] = [
     "NETNS",
     "PROTO",
@@ -17,15 +19,19 @@ const HEADINGS: [&str; COLUMNS] = [
     "LIMIT",
     "FULL",
     "WAIT",
-    "GONE",
-    "SOCKETS",
-    "DROPS",
+    "ABANDONED",
     "DIAGNOSIS",
-    "PROCESS",
     "OWNER",
 ];
-/// From the port to the drops there are numbers: aligned to the right.
-const NUMBERS: std::ops::RangeInclusive<usize> = 3..=10;
+/// From the port to the abandoned connections there are numbers: aligned to the right.
+const NUMBERS: std::ops::RangeInclusive<usize> = 3..=8;
+/// Columns that are cut when the table is too wide, and what is left of each at least.
+const NETNS: (usize, usize) = (0, 9);
+const ADDRESS: (usize, usize) = (2, 16);
+const DIAGNOSIS: (usize, usize) = (9, 14);
+const OWNER: (usize, usize) = (10, 16);
+/// Stands for what was cut.
+const CUT: char = '…';
 
 /// Writes the listeners as one JSON array.
 pub fn write_json(listeners: &[Listener], mut out: impl Write) -> io::Result<()> {
@@ -35,13 +41,9 @@ pub fn write_json(listeners: &[Listener], mut out: impl Write) -> io::Result<()>
 
 /// Writes the listeners as an aligned table; those full or in trouble in red and nearly full ones in yellow if `colour`.
 pub fn write_table(listeners: &[Listener], colour: bool, mut out: impl Write) -> io::Result<()> {
-    let rows: Vec<[String; COLUMNS]> = listeners.iter().map(cells).collect();
-    let mut widths = HEADINGS.map(str::len);
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
-        }
-    }
+    let mut rows: Vec<[String; COLUMNS]> = listeners.iter().map(cells).collect();
+    let widths = fitted(&rows);
+    rows.iter_mut().for_each(|row| cut(row, &widths));
     writeln!(out, "{}", line(&HEADINGS, &widths))?;
     for (listener, row) in listeners.iter().zip(&rows) {
         let (start, end) = match colour {
@@ -51,6 +53,38 @@ pub fn write_table(listeners: &[Listener], colour: bool, mut out: impl Write) ->
         writeln!(out, "{start}{}{end}", line(row, &widths))?;
     }
     Ok(())
+}
+
+/// The width of each column, within [`WIDTH`] for the table if that is possible.
+fn fitted(rows: &[[String; COLUMNS]]) -> [usize; COLUMNS] {
+    let mut widths = HEADINGS.map(str::len);
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let gaps = 2 * (COLUMNS - 1);
+    let mut excess = (widths.iter().sum::<usize>() + gaps).saturating_sub(WIDTH);
+    for (column, least) in [OWNER, ADDRESS, NETNS, DIAGNOSIS] {
+        let taken = excess.min(widths[column].saturating_sub(least));
+        widths[column] -= taken;
+        excess -= taken;
+    }
+    widths
+}
+
+/// Cuts each cell to the width of its column. Of an address the end is kept: it tells paths apart.
+fn cut(row: &mut [String; COLUMNS], widths: &[usize; COLUMNS]) {
+    for (column, (cell, width)) in row.iter_mut().zip(widths).enumerate() {
+        let excess = cell.chars().count().saturating_sub(*width);
+        if excess == 0 {
+            continue;
+        }
+        *cell = match column == ADDRESS.0 {
+            true => std::iter::once(CUT).chain(cell.chars().skip(excess + 1)).collect(),
+            false => cell.chars().take(width - 1).chain([CUT]).collect(),
+        };
+    }
 }
 
 fn line(cells: &[impl AsRef<str>; COLUMNS], widths: &[usize; COLUMNS]) -> String {
@@ -79,11 +113,8 @@ fn cells(listener: &Listener) -> [String; COLUMNS] {
         listener.fullest_ratio.map_or("-".into(), |ratio| format!("{:.0}%", ratio * 100.0)),
         listener.oldest_seconds.map_or("-".into(), time),
         known(listener.abandoned),
-        listener.sockets.to_string(),
-        known(listener.drops),
         if words.is_empty() { "-".into() } else { words },
-        escaped(owner.process.as_bytes()),
-        escaped(owner.place().as_bytes()),
+        terminal::owner(owner).unwrap_or("-".into()),
     ]
 }
 
@@ -137,11 +168,30 @@ mod tests {
         full.owner.unit = "php8.2-fpm.service".into();
         full.diagnoses = vec![Diagnosed::new(&full, Diagnosis::SlowAccept, 1.0)];
         let expected = "\
-NETNS  PROTO  ADDRESS    PORT  LENGTH  LIMIT  FULL   WAIT  GONE  SOCKETS  DROPS  DIAGNOSIS    PROCESS     OWNER
-host   tcp    127.0.0.1  9000     129    128  100%  8.3 s   119        1      3  slow_accept  php-fpm8.2  php8.2-fpm.service
-host   tcp    0.0.0.0      80       0    511    0%      -     -        1      3  -
+NETNS  PROTO  ADDRESS    PORT  LENGTH  LIMIT  FULL   WAIT  ABANDONED  DIAGNOSIS    OWNER
+host   tcp    127.0.0.1  9000     129    128  100%  8.3 s        119  slow_accept  php-fpm8.2 (php8.2-fpm.service)
+host   tcp    0.0.0.0      80       0    511    0%      -          -  -            -
 ";
         assert_eq!(table(&[full, listener("0.0.0.0", "80", 0, Some(511))], false), expected);
+    }
+
+    #[test]
+    fn long_names_are_cut_to_120_columns() {
+        let mut long =
+            listener("/run/containers/storage/overlay/php/www.sock", "", 1_900, Some(4_096));
+        long.netns = "lq-123456-container".into();
+        long.owner.process = "php-fpm8.2".into();
+        long.owner.unit = "a-unit-with-a-rather-long-name-of-some-kind.service".into();
+        long.diagnoses = [Diagnosis::Stalled, Diagnosis::SlowAccept, Diagnosis::Abandoned]
+            .map(|diagnosis| Diagnosed::new(&long, diagnosis, 1.0))
+            .into();
+        let text = table(&[long, listener("0.0.0.0", "80", 0, Some(511))], false);
+        for line in text.lines() {
+            assert!(line.chars().count() <= WIDTH, "{line}");
+        }
+        for words in ["…ay/php/www.sock ", "lq-12345…", " php-fpm8.2 (a-u…", " stalled,"] {
+            assert!(text.contains(words), "no {words:?} in {text}");
+        }
     }
 
     #[test]
@@ -153,7 +203,7 @@ host   tcp    0.0.0.0      80       0    511    0%      -     -        1      3 
         assert_eq!(json[0]["limit"], serde_json::Value::Null);
         assert_eq!(json[0]["length"], 2);
         let text = table(&listeners, true);
-        assert!(text.contains("       2      -     -     -     -        1"), "{text}");
+        assert!(text.contains("       2      -     -     -          -  -"), "{text}");
     }
 
     #[test]

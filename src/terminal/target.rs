@@ -1,6 +1,8 @@
-//! Which listeners somebody means by `9000`, `127.0.0.1:9000`, `host/tcp/[::]:443`, `/run/php/www.sock` or `www.sock`.
+//! Finds the listeners that `9000`, `127.0.0.1:9000`, `host/tcp/[::]:443`, `/run/php/www.sock`, `www.sock`, `nginx` or
+//! `nginx.service` means.
 
 use crate::report::Listener;
+use crate::snapshot::owner::Owner;
 
 /// How many near matches are worth a line.
 const NEAR: usize = 5;
@@ -16,12 +18,12 @@ pub enum TargetMatch<'a> {
     None(Vec<&'a Listener>),
 }
 
-/// The listeners that `text` means: by whole name, else by port, else by the end of a path.
+/// The listeners that `text` means: by whole name, else by port, else by the end of a path, else by their owner.
 pub fn find<'a>(listeners: &'a [Listener], text: &str) -> TargetMatch<'a> {
     let matching = |is_meant: fn(&Listener, &str) -> bool| -> Vec<&Listener> {
         listeners.iter().filter(|listener| is_meant(listener, within(listener, text))).collect()
     };
-    for is_meant in [is_name, is_port] {
+    for is_meant in [is_name, is_mapped_name, is_port] {
         let found = matching(is_meant);
         if !found.is_empty() {
             return TargetMatch::Listeners(found);
@@ -30,9 +32,17 @@ pub fn find<'a>(listeners: &'a [Listener], text: &str) -> TargetMatch<'a> {
     let ends = matching(is_end);
     let is_one = ends.windows(2).all(|pair| pair[0].address == pair[1].address);
     match (ends.is_empty(), is_one) {
-        (true, _) => TargetMatch::None(near(listeners, text)),
+        (true, _) => owned(listeners, text),
         (false, true) => TargetMatch::Listeners(ends),
         (false, false) => TargetMatch::Ambiguous(ends),
+    }
+}
+
+fn owned<'a>(listeners: &'a [Listener], text: &str) -> TargetMatch<'a> {
+    let owned: Vec<&Listener> = listeners.iter().filter(|one| is_owner(one, text)).collect();
+    match owned.is_empty() {
+        true => TargetMatch::None(near(listeners, text)),
+        false => TargetMatch::Listeners(owned),
     }
 }
 
@@ -47,6 +57,20 @@ fn is_name(listener: &Listener, text: &str) -> bool {
     let Listener { address, port, .. } = listener;
     // The regular expressions of the filters know IPv6 without brackets.
     text == listener.endpoint() || (!port.is_empty() && text == format!("{address}:{port}"))
+}
+
+/// Java opens `::ffff:127.0.0.1` for what people call `127.0.0.1`.
+fn is_mapped_name(listener: &Listener, text: &str) -> bool {
+    let Listener { address, port, .. } = listener;
+    let mapped = address.strip_prefix("::ffff:");
+    mapped.is_some_and(|address| !port.is_empty() && text == format!("{address}:{port}"))
+}
+
+/// The whole name of its process, unit or pod; of a unit also without `.service`.
+fn is_owner(listener: &Listener, text: &str) -> bool {
+    let Owner { process, unit, k8s_pod, .. } = &listener.owner;
+    let unit = [&**unit, unit.strip_suffix(".service").unwrap_or(unit)];
+    !text.is_empty() && [&**process, k8s_pod].into_iter().chain(unit).any(|name| name == text)
 }
 
 fn is_port(listener: &Listener, text: &str) -> bool {
@@ -70,7 +94,6 @@ fn near<'a>(listeners: &'a [Listener], text: &str) -> Vec<&'a Listener> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::owner::Owner;
 
     fn listener(netns: &str, protocol: &str, address: &str, port: &str) -> Listener {
         Listener {
@@ -92,9 +115,14 @@ mod tests {
             listener("blue", "unix", "/run/app/www.sock", ""),
             listener("host", "unix", "@bus", ""),
             Listener {
-                owner: Owner { process: "redis-server".into(), ..Owner::default() },
+                owner: Owner {
+                    process: "redis-server".into(),
+                    unit: "redis.service".into(),
+                    ..Owner::default()
+                },
                 ..listener("host", "tcp", "127.0.0.1", "6379")
             },
+            listener("host", "tcp", "::ffff:127.0.0.1", "8000"),
         ]
     }
 
@@ -126,6 +154,20 @@ mod tests {
     }
 
     #[test]
+    fn an_ipv4_address_means_the_socket_that_was_opened_as_ipv6() {
+        assert_found("127.0.0.1:8000", &[8]);
+        assert_found("host/tcp/127.0.0.1:8000", &[8]);
+        assert_found("[::ffff:127.0.0.1]:8000", &[8]);
+    }
+
+    #[test]
+    fn a_process_or_unit_means_all_it_owns() {
+        for text in ["redis-server", "redis.service", "redis"] {
+            assert_found(text, &[7]);
+        }
+    }
+
+    #[test]
     fn a_port_means_all_who_listen_there() {
         assert_found("80", &[0, 1, 2]);
         assert_found(":6379", &[7]);
@@ -145,7 +187,7 @@ mod tests {
         let all = all();
         let near = |text: &str| find(&all, text);
         assert_eq!(near("10.0.0.1:6379"), TargetMatch::None(vec![&all[7]]));
-        assert_eq!(near("redis"), TargetMatch::None(vec![&all[7]]));
+        assert_eq!(near("redi"), TargetMatch::None(vec![&all[7]]));
         assert_eq!(near("/run/php/api.sock"), TargetMatch::None(vec![]));
         assert_eq!(near(""), TargetMatch::None(vec![]));
     }
