@@ -1,7 +1,7 @@
-// The rules for those who build theirs from mixins; for go-jsonnet 0.18 or newer. The YAML beside this is the source.
+// The rules as a mixin, for go-jsonnet 0.18 or newer. The source is the YAML in this directory.
 {
-  // The alerts, and the recorded overflows that they need.
+  // The alerts and the recording rules that they need.
   prometheusAlerts+:: std.parseYaml(importstr 'alerts.yml'),
-  // What the dashboard Fleet needs.
+  // The recording rules for the dashboard Fleet.
   prometheusRules+:: std.parseYaml(importstr 'recording.yml'),
 }

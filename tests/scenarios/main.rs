@@ -154,7 +154,7 @@ fn unsaid(notices: &[Notice]) -> Vec<String> {
     let says = |notice: &&Notice| {
         let text = notice.annotations["description"].as_str().unwrap_or_default();
         let is_page = notice.to == "/pages" && notice.is_firing;
-        let names = !text.contains("Owner: not known") && !text.contains("none at this moment");
+        let names = !text.contains("Owner: unknown") && !text.contains("none at this moment");
         !text.is_empty() && !text.contains("error") && (names || !is_page)
     };
     notices.iter().filter(|notice| !says(notice)).map(|notice| format!("{notice:?}")).collect()
