@@ -1,4 +1,4 @@
-// Owns what the three dashboards have in common: variables, links, annotations, and how panels are laid out.
+// What the three dashboards share: variables, links, annotations and the layout of panels.
 import type { Builder } from '@grafana/grafana-foundation-sdk/cog';
 import {
     AnnotationQueryBuilder,
@@ -21,19 +21,19 @@ import { DATASOURCE } from './panel.js';
 /** The width of the grid. */
 const WIDTH = 24;
 
-/** Panels beside each other, with their widths, all of one height. */
+/** A row of panels with their widths and one height. */
 export interface Line {
     height: number;
     panels: [width: number, panel: Sizable][];
 }
 
-/** A part of a dashboard, with a heading. */
+/** A section of a dashboard, with a heading. */
 export interface Section {
     title: string;
     lines: Line[];
 }
 
-/** What a dashboard is made of. */
+/** The contents of a dashboard. */
 export interface Plan {
     uid: string;
     title: string;
@@ -49,7 +49,6 @@ interface Sizable extends Builder<Panel> {
     span(w: number): this;
 }
 
-/** Makes the dashboard. */
 export function make(plan: Plan): Dashboard {
     const dashboard = new DashboardBuilder(plan.title)
         .uid(plan.uid)
@@ -71,7 +70,7 @@ export function make(plan: Plan): Dashboard {
     return finished(dashboard.build());
 }
 
-/** A variable with one value, from the values of a label. */
+/** A variable with one value, chosen from the values of a label. */
 export function one(name: string, label: string, series: string): QueryVariableBuilder {
     return new QueryVariableBuilder(name)
         .label(label)
@@ -81,29 +80,29 @@ export function one(name: string, label: string, series: string): QueryVariableB
         .sort(VariableSort.NaturalAsc);
 }
 
-/** A variable with several values, all at first: matched by `=~`. */
+/** A variable with several values, all by default; matched with `=~`. */
 export function several(name: string, label: string, series: string): QueryVariableBuilder {
     return one(name, label, series).multi(true).includeAll(true).allValue('.*').current({ text: ['All'], value: ['$__all'] });
 }
 
-/** A link to another dashboard that takes these variables along; `values` are those a row of a table has. */
+/** A link to another dashboard that passes these variables, and `values` from the row of a table. */
 export function to(uid: string, variables: string[], values: string[] = []): string {
     const taken = ['datasource', 'job', ...variables].map((name) => `\${${name}:queryparam}`);
     const given = values.map((name) => `var-${name}=\${__data.fields.${name}:percentencode}`);
     return `/d/${uid}/${uid}?${[...taken, ...given].join('&')}`;
 }
 
-/** A link from a row of a table to the listener it is about, at the same time. */
+/** A link from the row of a table to its listener, with the same time range. */
 export function toListener(variables: string[], values: string[]): string {
     return `${to('listenq-listener', variables, values)}&\${__url_time_range}`;
 }
 
-/** As `to`, for the links at the top. */
+/** Like `to`, for the links at the top. */
 export function link(title: string, uid: string, variables: string[]): DashboardLinkBuilder {
     return new DashboardLinkBuilder(title).type(DashboardLinkType.Link).icon('dashboard').url(to(uid, variables)).keepTime(true);
 }
 
-/** The pages that listenq itself serves. */
+/** A link to the page that listenq serves. */
 export function ownPage(): DashboardLinkBuilder {
     return new DashboardLinkBuilder('listenq on this host')
         .type(DashboardLinkType.Link)
@@ -112,7 +111,7 @@ export function ownPage(): DashboardLinkBuilder {
         .targetBlank(true);
 }
 
-/** Marks the times during which something held. */
+/** An annotation for the times at which a condition held. */
 export function marks(name: string, expr: string, title: string, color: string): AnnotationQueryBuilder {
     const target = new prometheus.DataqueryBuilder().datasource(DATASOURCE).expr(expr).refId(name).range();
     return new AnnotationQueryBuilder()
@@ -135,7 +134,7 @@ function addLine(dashboard: DashboardBuilder, { height, panels }: Line): void {
     panels.forEach(([width, panel]) => dashboard.withPanel(panel.height(height).span(width)));
 }
 
-/** Numbers the panels, and takes away what the SDK adds by itself and Grafana's schema does not know or hides. */
+/** Numbers the panels, and removes properties of the SDK that Grafana's schema does not define. */
 function finished(dashboard: Dashboard): Dashboard {
     dashboard.panels?.forEach((panel, i) => {
         panel.id = i + 1;

@@ -1,4 +1,4 @@
-// Owns the Fleet dashboard: who is in trouble now, across all instances.
+// The dashboard Fleet: which listeners of all instances are in trouble now.
 import type { Dashboard } from '@grafana/grafana-foundation-sdk/dashboard';
 
 import { link, make, marks, type Section, several, to, toListener } from './dashboard.js';
@@ -7,18 +7,18 @@ import { ageOfSample, FLEET, inTrouble, LISTENER, orZero, rate, RECORDED, topTen
 
 const LABELS = ['instance', 'netns', 'address', 'port', 'process'];
 const MORE = ['protocol', 'unit', 'k8s_namespace', 'k8s_pod'];
-const NOBODY = 'No instance reports under this job: is listenq scraped, and is the job chosen above its own?';
-const AS_RECORDED = 'That is so if "Listeners watched" has a number: both are recorded.';
-/** Of the last two minutes, in a second. */
+const NOBODY = 'No instance reports for this job: is listenq scraped, and is the right job selected above?';
+const AS_RECORDED = 'Valid only if "Listeners watched" shows a number, since rules record both.';
+/** Per second, over the last two minutes. */
 const OVERFLOWS = `${RECORDED.overflows}{${FLEET}} / 120`;
-const UNRECORDED = 'The recording rules give nothing: are recording.yml and alerts.yml loaded, and is the job called listenq?';
+const UNRECORDED = 'The recording rules have no result: are recording.yml and alerts.yml loaded, and is the job named listenq?';
 const TROUBLE = `listenq_listener_diagnosis{${FLEET}} == 1`;
 
 export function fleet(): Dashboard {
     return make({
         uid: 'listenq-fleet',
         title: 'listenq / Fleet',
-        about: 'Which listeners of all instances are in trouble now: who refuses connections, whose queue is full, who keeps clients waiting.',
+        about: 'Which listeners of all instances are in trouble now: refused connections, full queues, long waits.',
         variables: [several('instance', 'Instance', 'listenq_build_info{job="$job"}')],
         links: [link('Host', 'listenq-host', []), link('Listener', 'listenq-listener', [])],
         annotations: [
@@ -46,7 +46,7 @@ function now(): Section {
 function troubled() {
     const words = {
         title: 'Listeners in trouble',
-        about: 'Listeners with at least one diagnosis that holds now. Anything above 0 is worth a look; the table below names them.',
+        about: 'Listeners with at least one diagnosis now. The table below lists them. The healthy value is 0.',
         unit: 'none',
         empty: NOBODY,
     };
@@ -56,7 +56,7 @@ function troubled() {
 function overflowing() {
     const words = {
         title: 'Overflows per second',
-        about: 'Connections that the kernels of all instances turned away because an accept queue was full (ListenOverflows). In health it is 0.',
+        about: 'Refusals per second because an accept queue was full, counted by the kernels of all instances (ListenOverflows). The healthy value is 0.',
         unit: 'cps',
         empty: NOBODY,
     };
@@ -66,7 +66,7 @@ function overflowing() {
 function waiting() {
     const words = {
         title: 'Connections waiting',
-        about: 'Connections that waited to be accepted within the last minute, at one instant and all listeners together. A small number is normal; one that stays is not.',
+        about: 'Connections in the accept queues of all listeners, recorded once a minute. A small number is normal; a large number that stays is not.',
         unit: 'none',
         empty: UNRECORDED,
     };
@@ -76,7 +76,7 @@ function waiting() {
 function listeners() {
     const words = {
         title: 'Listeners watched',
-        about: 'Listeners that have series, all instances together. A sudden fall means that instances or namespaces are not seen any more.',
+        about: 'Listeners with series, summed over all instances. A sudden drop means that listenq no longer sees some instances or namespaces.',
         unit: 'none',
         empty: UNRECORDED,
     };
@@ -86,7 +86,7 @@ function listeners() {
 function down() {
     const words = {
         title: 'Instances down',
-        about: 'Instances that Prometheus could not scrape last time: nothing below tells of them.',
+        about: 'Instances that Prometheus could not scrape at its last attempt. The panels below do not include them.',
         unit: 'none',
         empty: NOBODY,
     };
@@ -96,7 +96,7 @@ function down() {
 function unseen() {
     const words = {
         title: 'Namespaces not seen',
-        about: 'Network namespaces that are there but may not be entered: their listeners are missing here. listenq needs CAP_SYS_ADMIN and CAP_SYS_PTRACE for them.',
+        about: 'Network namespaces that exist but may not be entered. Their listeners are missing here. listenq needs CAP_SYS_ADMIN and CAP_SYS_PTRACE for them.',
         unit: 'none',
         empty: NOBODY,
     };
@@ -106,9 +106,9 @@ function unseen() {
 function trouble() {
     const words = {
         title: 'Listeners in trouble now',
-        about: 'Every listener with a diagnosis that holds now; its owner and the numbers are recorded once a minute. Of several diagnoses the one that counts most is shown. Click an address to see the listener.',
+        about: 'Every listener with a diagnosis now. Rules record owner and numbers once a minute. The first diagnosis in order of precedence is shown. Click an address to see the listener.',
         unit: 'none',
-        empty: 'No listener is in trouble, as long as "Instances down" says 0.',
+        empty: 'No listener is in trouble, provided that "Instances down" shows 0.',
     };
     const columns: Column[] = [
         diagnosisColumn(withRecordedOwner(worstDiagnosis(FLEET), FLEET)),
@@ -134,9 +134,9 @@ function top(): Section {
 function topOverflows() {
     const words = {
         title: 'Most overflows',
-        about: 'Listeners that turned away the most connections in the last two minutes. While several listeners of one namespace overflow at once the split between them is an estimate.',
+        about: 'Listeners with the most refusals within the last two minutes. While several listeners of one namespace overflow at once, the split between them is an estimate.',
         unit: 'cps',
-        empty: `No connection is turned away. ${AS_RECORDED}`,
+        empty: `No queue overflows. ${AS_RECORDED}`,
     };
     return ranking(words, 'overflows', topTen(OVERFLOWS));
 }
@@ -144,9 +144,9 @@ function topOverflows() {
 function topFull() {
     const words = {
         title: 'Longest full',
-        about: 'Share of the last two minutes during which a socket of the listener was full. From 20 % on the server accepts too slowly, and a longer queue only adds wait.',
+        about: 'Share of the last two minutes during which a socket of the listener was full. From 20 % on the server accepts too slowly, and a longer queue only makes clients wait longer.',
         unit: 'percentunit',
-        empty: `No queue is full at any time. ${AS_RECORDED}`,
+        empty: `No queue was full. ${AS_RECORDED}`,
     };
     return ranking(words, 'time full', topTen(`clamp_max(${RECORDED.full}{${FLEET}}, 1)`));
 }
@@ -154,7 +154,7 @@ function topFull() {
 function topWait() {
     const words = {
         title: 'Longest wait',
-        about: 'How long the connection at the head of the queue has waited, as of the last minute. Seconds mean that clients notice.',
+        about: 'How long the first connection in the queue has waited, recorded once a minute. Users notice waits of seconds.',
         unit: 's',
         empty: `No connection waits. ${AS_RECORDED}`,
     };
@@ -164,7 +164,7 @@ function topWait() {
 function topAbandoned() {
     const words = {
         title: 'Most abandoned',
-        about: 'Waiting connections whose client has already closed, within the last minute: work that nobody wants any more. The queue is deeper than the patience of its clients.',
+        about: 'Connections in the queue whose client has closed or reset, recorded once a minute. The server will work for clients that have left: the queue is longer than clients wait.',
         unit: 'none',
         empty: `No waiting client has left. ${AS_RECORDED}`,
     };
@@ -190,7 +190,7 @@ function overTime(): Section {
 function diagnosesOverTime() {
     const words = {
         title: 'Listeners in trouble by diagnosis',
-        about: 'How many listeners had each diagnosis. A listener with two is counted in both.',
+        about: 'Number of listeners with each diagnosis. A listener with two diagnoses counts twice.',
         unit: 'none',
         empty: 'No listener was in trouble.',
     };
@@ -201,7 +201,7 @@ function diagnosesOverTime() {
 function overflowsOverTime() {
     const words = {
         title: 'Overflows by instance',
-        about: 'Connections turned away by each kernel, the ten instances with the most at any time. Steady means too little capacity; spikes mean bursts against short queues.',
+        about: 'Refusals per second, for the ten instances with the most. A steady rate means too little capacity; spikes mean bursts against short queues.',
         unit: 'cps',
         empty: NOBODY,
     };
@@ -216,7 +216,7 @@ function itself(): Section {
 function stale() {
     const words = {
         title: 'Oldest sample',
-        about: 'How old the last good sample of the namespace that is worst off was at the scrape, the ten worst instances. Far below a second is normal; above 10 s its gauges are absent.',
+        about: 'Age at the scrape of the last good sample, for the namespace with the oldest one, on the ten worst instances. Far below 1 s is normal; above 10 s the gauges of the namespace are absent.',
         unit: 's',
         empty: NOBODY,
     };
@@ -227,7 +227,7 @@ function stale() {
 function lost() {
     const words = {
         title: 'Features missing',
-        about: 'On how many instances a feature of listenq lacks a privilege or a kernel module. Without sock_diag there are no limits and no overflows.',
+        about: 'Number of instances on which a feature of listenq lacks a privilege or a kernel module. Without sock_diag there are no limits and no overflows.',
         unit: 'none',
         empty: 'Every feature works on every instance that reports.',
     };
@@ -237,7 +237,7 @@ function lost() {
 function versions() {
     const words = {
         title: 'Versions',
-        about: 'How many instances run which listenq. More than one line is a rollout under way, or one that got stuck.',
+        about: 'Number of instances per version of listenq. More than one row means that a rollout is in progress or incomplete.',
         unit: 'none',
         empty: NOBODY,
     };

@@ -1,19 +1,19 @@
-// Owns the Host dashboard: all listeners and namespaces of one instance, and how well listenq itself does.
+// The dashboard Host: all listeners and namespaces of one instance, and the state of listenq itself.
 import type { Dashboard } from '@grafana/grafana-foundation-sdk/dashboard';
 
 import { link, make, marks, one, ownPage, type Section, several, toListener } from './dashboard.js';
 import { bands, colored, type Column, diagnosisColumn, LIMIT, lines, linked, named, number, type Query, rows, sorted } from './panel.js';
 import { ageOfSample, HOST, LISTENER, NAMESPACES, orZero, rate, worstDiagnosis } from './query.js';
 
-const SILENT = 'This instance does not report: is it down, or chosen wrongly above?';
-const NO_NAMESPACE = 'No namespace with this name reports: is it gone, or chosen wrongly above?';
-const OLD_KERNEL = 'This kernel does not have the counter, or no namespace is chosen.';
+const SILENT = 'This instance does not report: is it down, or is the selection above wrong?';
+const NO_NAMESPACE = 'No namespace with this name reports: did it end, or is the selection above wrong?';
+const OLD_KERNEL = 'This kernel does not have the counter, or no namespace is selected.';
 
 export function host(): Dashboard {
     return make({
         uid: 'listenq-host',
         title: 'listenq / Host',
-        about: 'One instance: all its listeners and namespaces, the counters and settings of its kernel, and how well listenq itself does.',
+        about: 'One instance: all its listeners and namespaces, the counters and settings of its kernel, and the state of listenq itself.',
         variables: [
             one('instance', 'Instance', 'listenq_build_info{job="$job"}'),
             several('netns', 'Namespace', `listenq_netns_info{${HOST}}`),
@@ -37,7 +37,7 @@ function now(): Section {
 function troubled() {
     const words = {
         title: 'Listeners in trouble',
-        about: 'Listeners of the chosen namespaces with at least one diagnosis that holds now.',
+        about: 'Listeners of the selected namespaces with at least one diagnosis now.',
         unit: 'none',
         empty: SILENT,
     };
@@ -48,7 +48,7 @@ function troubled() {
 function overflowing() {
     const words = {
         title: 'Overflows per second',
-        about: 'Connections turned away in the chosen namespaces because an accept queue was full. In health it is 0.',
+        about: 'Refusals in the selected namespaces because an accept queue was full. The healthy value is 0.',
         unit: 'cps',
         empty: NO_NAMESPACE,
     };
@@ -58,7 +58,7 @@ function overflowing() {
 function sampled() {
     const words = {
         title: 'Namespaces sampled',
-        about: 'Network namespaces whose listeners are seen.',
+        about: 'Network namespaces whose listeners listenq samples.',
         unit: 'none',
         empty: SILENT,
     };
@@ -68,7 +68,7 @@ function sampled() {
 function inaccessible() {
     const words = {
         title: 'Namespaces not seen',
-        about: 'Network namespaces that are there but may not be entered: their listeners are missing. listenq needs CAP_SYS_ADMIN and CAP_SYS_PTRACE for them.',
+        about: 'Network namespaces that exist but may not be entered. Their listeners are missing. listenq needs CAP_SYS_ADMIN and CAP_SYS_PTRACE for them.',
         unit: 'none',
         empty: SILENT,
     };
@@ -88,7 +88,7 @@ function omitted() {
 function age() {
     const words = {
         title: 'Age of the data',
-        about: 'How old the last good sample of the chosen namespace that is worst off was at the last scrape. From 10 s on its gauges are absent.',
+        about: 'Age at the last scrape of the last good sample, for the selected namespace with the oldest one. From 10 s on its gauges are absent.',
         unit: 's',
         empty: NO_NAMESPACE,
     };
@@ -108,7 +108,7 @@ function listeners(): Section {
 function allListeners() {
     const words = {
         title: 'All listeners',
-        about: 'Every listener of the chosen namespaces as it is now, the fullest first, with its owner. Click an address to see the listener.',
+        about: 'Every listener of the selected namespaces now, the fullest first, with its owner. Click an address to see the listener.',
         unit: 'none',
         empty: NO_NAMESPACE,
     };
@@ -136,9 +136,9 @@ function listenerMax(series: string): string {
 function fullest() {
     const words = {
         title: 'Fullest listeners',
-        about: 'Length over limit + 1 of the fullest socket, the ten fullest listeners at any time. At 100 % the next connection is turned away.',
+        about: 'Length / (limit + 1) of the fullest socket, for the ten fullest listeners. At 100 % the next connection is turned away.',
         unit: 'percentunit',
-        empty: 'No queue held anything at a scrape.',
+        empty: 'Every queue was empty at every scrape.',
     };
     return lines(words, [byListener(`topk(10, listenq_accept_queue_fullest_ratio{${NAMESPACES}} > 0)`)], [[0.8, 'orange'], [1, 'red']]);
 }
@@ -146,9 +146,9 @@ function fullest() {
 function overflowsByListener() {
     const words = {
         title: 'Overflows by listener',
-        about: 'Connections turned away at each listener, and those charged to none or to one that is not exposed. Stacked they are what the kernel counted.',
+        about: 'Refusals at each listener, and those of no listener or of a listener without series. Their sum is the counter of the kernel.',
         unit: 'cps',
-        empty: 'Nothing was turned away.',
+        empty: 'No queue overflowed.',
     };
     return lines(words, [
         byListener(`${rate('listenq_listener_overflows_total', NAMESPACES)} > 0`),
@@ -160,9 +160,9 @@ function overflowsByListener() {
 function diagnoses() {
     const words = {
         title: 'Diagnoses',
-        about: 'Which listeners had which trouble when. A band that comes back at the same time each day is a job; one that stays is a lack of capacity or a hang.',
+        about: 'Which listener had which diagnosis when. A band that returns at the same time each day points to a scheduled job; a band that stays points to too little capacity or a hang.',
         unit: 'none',
-        empty: 'No listener of these namespaces was in trouble.',
+        empty: 'No listener of these namespaces had a diagnosis.',
     };
     const query = { name: '{{netns}} {{address}} {{port}} {{diagnosis}}', expr: `listenq_listener_diagnosis{${NAMESPACES}}` };
     return bands(words, query, named([0, 'over', 'transparent'], [1, 'holds', 'red']));
@@ -179,7 +179,7 @@ function namespaces(): Section {
 function settings() {
     const words = {
         title: 'Namespaces and their settings',
-        about: 'Every chosen namespace, whose it is, what caps its queues, and how it is seen. somaxconn binds at the next listen(2); tcp_max_syn_backlog is no cap on the accept queue.',
+        about: 'Every selected namespace with its owner, the caps on its queues, and the age of its data. somaxconn applies at the next listen(2); tcp_max_syn_backlog does not cap the accept queue.',
         unit: 'none',
         empty: NO_NAMESPACE,
     };
@@ -215,7 +215,7 @@ function kernel(): Section {
 function refusals() {
     const words = {
         title: 'Overflows and drops',
-        about: 'ListenOverflows: turned away because an accept queue was full. ListenDrops: requests that came to nothing for any reason, overflows among them; alone they are no trouble of a queue.',
+        about: 'ListenOverflows: refusals because an accept queue was full. ListenDrops: connection requests that failed for any reason, including overflows. Without overflows they are harmless.',
         unit: 'cps',
         empty: OLD_KERNEL,
     };
@@ -225,17 +225,17 @@ function refusals() {
 function connections() {
     const words = {
         title: 'Connections',
-        about: 'Connections that came up at listeners (PassiveOpens), and attempts that failed, outgoing ones among them (AttemptFails).',
+        about: 'Connections established at listeners (PassiveOpens), and failed attempts, including outgoing ones (AttemptFails).',
         unit: 'cps',
         empty: OLD_KERNEL,
     };
-    return lines(words, [counter('came up', 'passive_opens'), counter('failed', 'attempt_fails')]);
+    return lines(words, [counter('established', 'passive_opens'), counter('failed', 'attempt_fails')]);
 }
 
 function synQueueFull() {
     const words = {
         title: 'SYN queue full',
-        about: 'SYNs that met a full SYN queue: answered by a cookie, or dropped where cookies are off. A flood, or very many clients at once.',
+        about: 'SYNs that met a full SYN queue. The kernel answered them with a cookie, or dropped them where cookies are off. The cause is a flood, or very many clients at once.',
         unit: 'cps',
         empty: OLD_KERNEL,
     };
@@ -245,7 +245,7 @@ function synQueueFull() {
 function cookies() {
     const words = {
         title: 'SYN cookies',
-        about: 'Cookies sent, those that came back valid, and ACKs whose cookie was not. Sent far above received is a flood.',
+        about: 'SYN cookies sent, valid cookies received, and ACKs with an invalid cookie. Sent far above received means a flood.',
         unit: 'cps',
         empty: OLD_KERNEL,
     };
@@ -259,7 +259,7 @@ function cookies() {
 function oddities() {
     const words = {
         title: 'Mostly harmless',
-        about: 'Resets of half-open connections (port scans), bare ACKs that TCP_DEFER_ACCEPT puts aside, Fast Open requests over their limit, and connections lost when a reuseport member closed: only the last is a loss.',
+        about: 'Resets of half-open connections (port scans), bare ACKs that TCP_DEFER_ACCEPT ignores, Fast Open requests over their limit, and connections lost when a reuseport member closed. Only the last one loses connections.',
         unit: 'cps',
         empty: OLD_KERNEL,
     };
@@ -274,7 +274,7 @@ function oddities() {
 function lengths() {
     const words = {
         title: 'Connections waiting',
-        about: 'Accepted by no process yet, and half-open, all listeners of a namespace together. Lines that climb and stay are trouble.',
+        about: 'Connections in the accept queues, and half-open connections, summed over all listeners of a namespace. Lines that climb and stay high are bad.',
         unit: 'none',
         empty: NO_NAMESPACE,
     };
@@ -301,20 +301,20 @@ function sampling(): Section {
 function interval() {
     const words = {
         title: 'Sampling interval',
-        about: 'Mean gap between samples, achieved and asked for. Achieved above asked: sampling would cost more than --sample.cpu-budget, or the machine is starved.',
+        about: 'Mean interval between samples, achieved and configured. Where it is longer than configured, sampling would cost more than --sample.cpu-budget, or the machine lacks CPU.',
         unit: 's',
         empty: SILENT,
     };
     return lines(words, [
         { name: 'achieved', expr: `listenq_sample_interval_seconds{${HOST}}` },
-        { name: 'asked for', expr: `listenq_sample_interval_target_seconds{${HOST}}` },
-    ]).overrideByName('asked for', LIMIT);
+        { name: 'configured', expr: `listenq_sample_interval_target_seconds{${HOST}}` },
+    ]).overrideByName('configured', LIMIT);
 }
 
 function missed() {
     const words = {
         title: 'Samples',
-        about: 'Samples taken each second, and those that were due while an earlier one still ran or listenq had no processor. Many missed: bursts go unseen.',
+        about: 'Samples per second, and samples that were due while an earlier one ran or listenq got no CPU. With many missed samples listenq does not see bursts.',
         unit: 'cps',
         empty: SILENT,
     };
@@ -326,8 +326,8 @@ function missed() {
 
 function duration() {
     const words = {
-        title: 'Time a sample takes',
-        about: 'Median and 99th percentile, on the clock. Its cost follows the number of listeners and namespaces, never that of connections.',
+        title: 'Sample duration',
+        about: 'Median and 99th percentile of the elapsed time. It grows with the number of listeners and namespaces, not with the number of connections.',
         unit: 's',
         empty: SILENT,
     };
@@ -344,7 +344,7 @@ function quantiles(histogram: string): Query[] {
 function credited() {
     const words = {
         title: 'Time covered by samples',
-        about: 'Share of time that samples stand for, the ten namespaces with the least. Well below 100 %: stalls or suspends, and rates of time full tell of the rest only.',
+        about: 'Share of time that samples cover, for the ten namespaces with the least. Well below 100 % means stalls or suspends, and the time full only covers the rest.',
         unit: 'percentunit',
         empty: NO_NAMESPACE,
     };
@@ -353,8 +353,8 @@ function credited() {
 
 function errors() {
     const words = {
-        title: 'Readings that failed',
-        about: 'By source. Each leaves its own numbers as they were; a source that fails all the time makes them stale. In health it is 0.',
+        title: 'Failed readings',
+        about: 'Failed readings per source. A failure leaves the numbers of its source unchanged; if it persists they become stale. The healthy value is 0.',
         unit: 'cps',
         empty: SILENT,
     };
@@ -364,7 +364,7 @@ function errors() {
 function features() {
     const words = {
         title: 'Features',
-        about: 'What works here, and what lacks a privilege or a kernel module. One that was not tried is not shown.',
+        about: 'Which features work, and which lack a privilege or a kernel module. A feature that was not tried is not shown.',
         unit: 'none',
         empty: SILENT,
     };
@@ -379,19 +379,19 @@ function scanning(): Section {
 function scanInterval() {
     const words = {
         title: 'Scan interval',
-        about: 'Time between the last two connection scans of each namespace. Idle ones are scanned seldom; a namespace with a queue should be near --scan.interval.',
+        about: 'Time between the last two connection scans of each namespace. Idle namespaces are scanned rarely; a namespace with a queue should be near --scan.interval.',
         unit: 's',
-        empty: 'No namespace was scanned twice: scans may be missing a privilege (see the features).',
+        empty: 'No namespace was scanned twice: scans may lack a privilege (see the panel Features).',
     };
     return lines(words, [{ name: '{{netns}}', expr: `listenq_netns_scan_interval_seconds{${NAMESPACES}}` }]);
 }
 
 function scanDuration() {
     const words = {
-        title: 'Time a scan takes',
-        about: 'Median and 99th percentile of one namespace, on the clock. Its cost follows the connections of the whole machine; scans never take more than 1 % of a core.',
+        title: 'Scan duration',
+        about: 'Median and 99th percentile of the elapsed time for one namespace. It grows with the connections of the whole machine; scans never use more than 1 % of a core.',
         unit: 's',
-        empty: 'There was no scan: the machine may lack the feature (see above).',
+        empty: 'There was no scan: the feature may be missing (see the panel Features).',
     };
     return lines(words, quantiles('listenq_scan_duration_seconds'));
 }
@@ -399,7 +399,7 @@ function scanDuration() {
 function scanRows() {
     const words = {
         title: 'Sockets listed by scans',
-        about: 'Half-open and waiting connections that the kernel listed, each second; not those it had to walk.',
+        about: 'Half-open and waiting connections that the kernel returned per second. Connections that it only walked over are not included.',
         unit: 'cps',
         empty: SILENT,
     };
@@ -419,7 +419,7 @@ function health(): Section {
 function cpu() {
     const words = {
         title: 'CPU',
-        about: 'Share of one core. Sampling stays within --sample.cpu-budget (2 %), scans within 1 %.',
+        about: 'Share of one core. Sampling stays within --sample.cpu-budget (2 % by default), scans within 1 %.',
         unit: 'percentunit',
         empty: SILENT,
     };
@@ -429,7 +429,7 @@ function cpu() {
 function memory() {
     const words = {
         title: 'Memory',
-        about: 'Resident memory follows the number of listeners. Growth without more listeners is a leak. Virtual memory is address space, not use.',
+        about: 'Resident memory grows with the number of listeners. Growth without more listeners is a leak. Virtual memory is address space, not usage.',
         unit: 'bytes',
         empty: SILENT,
     };
@@ -442,7 +442,7 @@ function memory() {
 function descriptors() {
     const words = {
         title: 'File descriptors',
-        about: 'Open ones against the limit of the process: a few for each namespace. At the limit, namespaces cannot be entered any more.',
+        about: 'Open file descriptors and the limit of the process. Each namespace needs several. At the limit listenq cannot enter further namespaces.',
         unit: 'none',
         empty: SILENT,
     };
@@ -455,7 +455,7 @@ function descriptors() {
 function threads() {
     const words = {
         title: 'Threads',
-        about: 'Threads of listenq: a handful, and one for a moment while it enters a namespace.',
+        about: 'Threads of listenq: fewer than ten, plus one for a moment while it enters a namespace.',
         unit: 'none',
         empty: SILENT,
     };
@@ -464,8 +464,8 @@ function threads() {
 
 function uptime() {
     const words = {
-        title: 'Up for',
-        about: 'Time since listenq started. Overflows, time full and the other counters of listenq count from there.',
+        title: 'Uptime',
+        about: 'Time since listenq started. Its own counters, such as overflows and time full, start there.',
         unit: 's',
         empty: SILENT,
     };
@@ -475,15 +475,15 @@ function uptime() {
 function webConfig() {
     const words = {
         title: 'Web configuration',
-        about: 'Whether the last change of --web.config.file or of a file it names was taken over. When refused, the one before it stays in force: see the log.',
+        about: 'Whether listenq applied the last change of --web.config.file or of a file it names. After a rejected change it keeps the current configuration: see the log.',
         unit: 'none',
-        empty: 'listenq runs here without --web.config.file.',
+        empty: 'listenq runs without --web.config.file here.',
     };
-    const values = named([0, 'refused', 'red'], [1, 'taken over', 'green']);
+    const values = named([0, 'rejected', 'red'], [1, 'applied', 'green']);
     return number(words, `listenq_web_config_last_reload_successful{${HOST}}`, []).mappings([values]);
 }
 
 function version() {
-    const words = { title: 'Version', about: 'Which listenq runs here.', unit: 'none', empty: SILENT };
+    const words = { title: 'Version', about: 'The version of listenq on this host.', unit: 'none', empty: SILENT };
     return rows(words, ['version', 'revision'], [{ name: '', expr: `max by (version, revision) (listenq_build_info{${HOST}})` }]);
 }

@@ -1,21 +1,21 @@
-// Owns the Listener dashboard: everything about one listener.
+// The dashboard Listener: everything about one listener.
 import type { Dashboard } from '@grafana/grafana-foundation-sdk/dashboard';
 
 import { link, make, marks, one, ownPage, type Section } from './dashboard.js';
 import { bands, LIMIT, lines, named, number, rankMapping, rows } from './panel.js';
 import { HOST, NETNS, ONE, perSampledSecond, rate, worstDiagnosis } from './query.js';
 
-const UNKNOWN = 'This listener has no series at this time: is it chosen right above? A closed one is forgotten after five minutes.';
-const UNSCANNED = 'Not known: the namespace was not scanned, or not lately (busy ones go first).';
+const UNKNOWN = 'This listener has no series at this time: is the selection above right? The series of a closed listener end after five minutes.';
+const UNSCANNED = 'Unknown: the last scan of the namespace is missing or too old (busy namespaces are scanned first).';
 
-/** Unix listeners are sampled more seldom than others, so that a second too much may fall into a window. */
+/** Unix listeners are sampled less often, so a window may contain one second too much. */
 const TIME_FULL = `clamp_max(${perSampledSecond('listenq_accept_queue_full_seconds_total', ONE, NETNS)}, 1)`;
 
 export function listener(): Dashboard {
     return make({
         uid: 'listenq-listener',
         title: 'listenq / Listener',
-        about: 'One listener: its queue against its limit, how long connections wait, what was refused, why, and who owns it.',
+        about: 'One listener: its queue and limit, how long connections wait, refusals, diagnosis, and owner.',
         variables: [
             one('instance', 'Instance', 'listenq_build_info{job="$job"}'),
             one('netns', 'Namespace', `listenq_netns_info{${HOST}}`),
@@ -46,7 +46,7 @@ function now(): Section {
 function diagnosis() {
     const words = {
         title: 'Diagnosis',
-        about: 'The diagnosis that counts most of those that hold now. The band below shows all of them and when they held.',
+        about: 'The first present diagnosis in order of precedence. The band below shows all diagnoses over time.',
         unit: 'none',
         empty: UNKNOWN,
     };
@@ -57,7 +57,7 @@ function diagnosis() {
 function fullest() {
     const words = {
         title: 'Fullness',
-        about: 'Length over limit + 1 of the fullest socket of the listener, at this instant. At 100 % the next connection is turned away.',
+        about: 'Length / (limit + 1) of the fullest socket of the listener. At 100 % the next connection is turned away.',
         unit: 'percentunit',
         empty: UNKNOWN,
     };
@@ -67,7 +67,7 @@ function fullest() {
 function oldestNow() {
     const words = {
         title: 'Oldest wait',
-        about: 'How long the connection at the head of the queue has waited, as of the last connection scan; not the wait of those already accepted.',
+        about: 'How long the first connection in the queue has waited, from the last connection scan. Accepted connections are not included.',
         unit: 's',
         empty: UNSCANNED,
     };
@@ -76,10 +76,10 @@ function oldestNow() {
 
 function overflowed() {
     const words = {
-        title: 'Overflows in this time',
-        about: 'Connections turned away at this listener within the chosen time range, because its accept queue was full. In health it is 0.',
+        title: 'Overflows in this range',
+        about: 'Refusals at this listener within the selected time range because its accept queue was full. The healthy value is 0.',
         unit: 'none',
-        empty: 'A Unix listener has no such counter in the kernel; else the listener is not known.',
+        empty: 'The kernel has no such counter for Unix listeners. A TCP listener without a value is unknown.',
     };
     return number(words, `increase(listenq_listener_overflows_total{${ONE}}[$__range])`, [[0.5, 'red']]).decimals(0);
 }
@@ -87,7 +87,7 @@ function overflowed() {
 function fullNow() {
     const words = {
         title: 'Time full',
-        about: 'Share of sampled time during which a socket of the listener was full, lately. From 20 % on the server accepts too slowly.',
+        about: 'Share of sampled time during which a socket of the listener was full, over the rate interval. From 20 % on the server accepts too slowly.',
         unit: 'percentunit',
         empty: UNKNOWN,
     };
@@ -97,7 +97,7 @@ function fullNow() {
 function sockets() {
     const words = {
         title: 'Sockets',
-        about: 'Listen sockets behind the listener: several with SO_REUSEPORT, 0 when it is closed and only remembered.',
+        about: 'Sockets behind the listener: several with SO_REUSEPORT; 0 after it closed.',
         unit: 'none',
         empty: UNKNOWN,
     };
@@ -107,7 +107,7 @@ function sockets() {
 function owner() {
     const words = {
         title: 'Owner',
-        about: 'Who is behind the listener, as far as listenq may see: an empty cell is not known, or does not apply.',
+        about: 'The owner of the listener, as far as listenq may see. An empty cell is unknown or does not apply.',
         unit: 'none',
         empty: UNKNOWN,
     };
@@ -119,9 +119,9 @@ function owner() {
 function diagnoses() {
     const words = {
         title: 'Diagnoses',
-        about: 'When each kind of trouble held. Several may hold at once; each holds for 10 s at least and is shown as over for five minutes after.',
+        about: 'When each diagnosis held. Several can hold at once. Each holds for at least 10 s and is shown as over for five minutes after its end.',
         unit: 'none',
-        empty: 'No trouble within this time, if the owner above is known.',
+        empty: 'No diagnosis within this time, provided that the panel Owner shows a row.',
     };
     const states = named([0, 'over', 'transparent'], [1, 'holds', 'red']);
     return bands(words, { name: '{{diagnosis}}', expr: `max by (diagnosis) (listenq_listener_diagnosis{${ONE}})` }, states);
@@ -134,7 +134,7 @@ function queue(): Section {
 function length() {
     const words = {
         title: 'Length against limit',
-        about: 'Length at the scrape, the largest of the peak window, and the mean over all samples. A peak at the limit with a low mean is a burst; a mean at the limit is a server that is too slow.',
+        about: 'Length at the scrape, largest length within the peak window, and mean over all samples. A peak at the limit with a low mean is a burst; a mean at the limit is a server that is too slow.',
         unit: 'none',
         empty: UNKNOWN,
     };
@@ -150,7 +150,7 @@ function length() {
 function full() {
     const words = {
         title: 'Time full and fullness',
-        about: 'Share of sampled time with a full socket, and how full the fullest was at the scrape. Time full counts; the other is one instant.',
+        about: 'Share of sampled time with a full socket, and fullness of the fullest socket at the scrape. Judge by the time full: the other is one instant.',
         unit: 'percentunit',
         empty: UNKNOWN,
     };
@@ -168,7 +168,7 @@ function waiting(): Section {
 function oldest() {
     const words = {
         title: 'Wait at the head of the queue',
-        about: 'How long the connection at the head of the queue had waited at each scan. A line that climbs steadily is a server that accepts nothing.',
+        about: 'How long the first connection in the queue had waited at each scan. A line that climbs steadily means that the server accepts nothing.',
         unit: 's',
         empty: UNSCANNED,
     };
@@ -178,7 +178,7 @@ function oldest() {
 function abandoned() {
     const words = {
         title: 'Abandoned',
-        about: 'Waiting connections whose client has closed, half-closed or reset, beside all that wait. When most are abandoned, the server works for clients who have left: a longer queue makes it worse.',
+        about: 'Connections in the queue whose client has closed, half-closed or reset, and all connections in the queue. When most are abandoned, the server works for clients that have left, and a longer queue makes it worse.',
         unit: 'none',
         empty: UNSCANNED,
     };
@@ -191,9 +191,9 @@ function abandoned() {
 function useful() {
     const words = {
         title: 'Drain rate and useful limit',
-        about: 'Connections accepted per second while the queue was full throughout, and the longest queue that clients would still outwait (drain rate times --client-patience). A limit above it only holds clients who leave.',
+        about: 'Connections accepted per second while the queue was full throughout, and the largest useful limit (drain rate times --client-patience). A larger limit only holds clients that leave.',
         unit: 'none',
-        empty: 'The queue was not full throughout at any scan: the drain rate is not known, and not needed.',
+        empty: 'The queue was not full throughout at any scan, so the drain rate is unknown and not needed.',
     };
     return lines(words, [
         { name: 'drain rate', expr: `listenq_accept_queue_drain_rate{${ONE}}` },
@@ -211,9 +211,9 @@ function refused(): Section {
 function overflows() {
     const words = {
         title: 'Overflows against drops',
-        about: 'Overflows are connections turned away: bad. Drops are segments discarded for any reason, scans and repeated SYNs among them: without overflows they are no trouble of the queue.',
+        about: 'Overflows are refusals because the queue was full: they are bad. Drops are segments discarded for any reason, including port scans and repeated SYNs: without overflows they are harmless.',
         unit: 'cps',
-        empty: 'A Unix listener has no such counters in the kernel; else the listener is not known.',
+        empty: 'The kernel has no such counters for Unix listeners. A TCP listener without values is unknown.',
     };
     return lines(words, [
         { name: 'overflows', expr: rate('listenq_listener_overflows_total', ONE) },
@@ -224,7 +224,7 @@ function overflows() {
 function namespace() {
     const words = {
         title: 'Overflows of the whole namespace',
-        about: 'What the kernel counted (ListenOverflows), and the part that no listener could be charged with. If it is more than this listener has, others overflow too.',
+        about: 'The counter of the kernel (ListenOverflows), and the part that could not be attributed to a listener. If it exceeds the overflows of this listener, other listeners overflow too.',
         unit: 'cps',
         empty: UNKNOWN,
     };
@@ -241,7 +241,7 @@ function synQueue(): Section {
 function halfOpen() {
     const words = {
         title: 'Half-open connections',
-        about: 'Handshakes begun and not finished, as of the last scan, against the cap that the accept queue limit puts on them too. At the cap with an accept queue that is not full: a SYN flood, or very many clients at once.',
+        about: 'Handshakes that are not complete, from the last scan. The limit of the accept queue is also their cap. At the cap while the accept queue is not full means a SYN flood, or very many clients at once.',
         unit: 'none',
         empty: UNSCANNED,
     };
@@ -254,7 +254,7 @@ function halfOpen() {
 function cookies() {
     const words = {
         title: 'SYN cookies of the namespace',
-        about: 'Cookies sent because a SYN queue was full, and those that came back. Sent far above received: the senders are not there, a flood. Both alike: real clients, and a short queue.',
+        about: 'SYN cookies sent because a SYN queue was full, and cookies returned. Sent far above received means a flood from forged addresses. Similar rates mean real clients and a short queue.',
         unit: 'cps',
         empty: UNKNOWN,
     };
@@ -281,7 +281,7 @@ function limit() {
 function somaxconn() {
     const words = {
         title: 'somaxconn',
-        about: 'net.core.somaxconn of the namespace: the cap on the backlog of listen(2). It binds at the next listen call: restart or reload the server after a change.',
+        about: 'net.core.somaxconn of the namespace: the cap on the backlog of listen(2). It applies at the next listen call: restart the server after a change.',
         unit: 'none',
         empty: UNKNOWN,
     };
@@ -291,7 +291,7 @@ function somaxconn() {
 function binding() {
     const words = {
         title: 'Which cap binds',
-        about: 'Whether the limit of each socket is somaxconn, then raise that first and the backlog of the server next; or lower, then the server asked for no more.',
+        about: 'Which cap determines the limit of each socket. If it is somaxconn, raise that first and then the backlog of the server. Otherwise the server itself asked for the limit.',
         unit: 'none',
         empty: UNKNOWN,
     };
@@ -303,7 +303,7 @@ function binding() {
 function synBacklog() {
     const words = {
         title: 'tcp_max_syn_backlog',
-        about: 'net.ipv4.tcp_max_syn_backlog: caps half-open connections where SYN cookies are off. Not a cap on the accept queue: raising it cures no overflow.',
+        about: 'net.ipv4.tcp_max_syn_backlog: caps half-open connections where SYN cookies are off. It does not cap the accept queue, and raising it does not prevent overflows.',
         unit: 'none',
         empty: UNKNOWN,
     };
@@ -313,18 +313,18 @@ function synBacklog() {
 function abort() {
     const words = {
         title: 'tcp_abort_on_overflow',
-        about: 'What a client hears that is turned away: nothing, so that it tries again; or a reset, so that it fails at once.',
+        about: 'What a client receives when the queue is full: no answer, so that it retries; or a reset, so that it fails at once.',
         unit: 'none',
         empty: UNKNOWN,
     };
-    const values = named([0, 'client not told', 'text'], [1, 'reset', 'orange']);
+    const values = named([0, 'no answer', 'text'], [1, 'reset', 'orange']);
     return number(words, `listenq_netns_tcp_abort_on_overflow{${NETNS}}`, []).mappings([values]);
 }
 
 function cookiesOn() {
     const words = {
         title: 'tcp_syncookies',
-        about: 'Whether a full SYN queue is answered with cookies. Without them a flood fills it and real clients stay outside.',
+        about: 'Whether the kernel answers with SYN cookies when a SYN queue is full. Without them real clients cannot connect during a SYN flood.',
         unit: 'none',
         empty: UNKNOWN,
     };

@@ -1,4 +1,4 @@
-// Owns how panels look: one function for each kind, so that all of a kind look alike.
+// The look of panels: one function for each kind.
 import type { Builder } from '@grafana/grafana-foundation-sdk/cog';
 import * as common from '@grafana/grafana-foundation-sdk/common';
 import {
@@ -19,23 +19,23 @@ import * as timeseries from '@grafana/grafana-foundation-sdk/timeseries';
 
 import { DIAGNOSES, rank } from './query.js';
 
-/** What every panel says of itself. */
+/** The texts of a panel. */
 export interface Words {
     title: string;
-    /** What the panel shows, what it is not, and what is bad. */
+    /** What the panel shows, what it does not show, and which values are bad. */
     about: string;
     unit: string;
-    /** What it means that there is nothing to show. */
+    /** What an empty panel means. */
     empty: string;
 }
 
-/** A query and the name of what it gives: a legend, or the column of a table. */
+/** A query and the name of its result: a legend, or the column of a table. */
 export interface Query {
     name: string;
     expr: string;
 }
 
-/** A step of a threshold: from this value on, this color. */
+/** A step of a threshold: this color from this value on. */
 export type Step = [from: number, color: string];
 
 /** A column of a table that is not a label. */
@@ -46,14 +46,14 @@ export interface Column extends Query {
 
 export const DATASOURCE = { type: 'prometheus', uid: '${datasource}' };
 
-/** The colors of a series that stands for a limit. */
+/** The look of a series that is a limit. */
 export const LIMIT: DynamicConfigValue[] = [
     { id: 'color', value: { mode: 'fixed', fixedColor: 'red' } },
     { id: 'custom.lineStyle', value: { fill: 'dash', dash: [10, 10] } },
     { id: 'custom.fillOpacity', value: 0 },
 ];
 
-/** How far an axis goes at least: where all is 0 Grafana would draw it up to 100, or to 10,000 %. */
+/** Smallest maximum of an axis: where all values are 0 Grafana would draw it up to 100, or to 10,000 %. */
 const SMALLEST_AXIS: Record<string, number> = { s: 0.01, percentunit: 0.1 };
 
 /** Lines over time. */
@@ -85,7 +85,7 @@ export function lines(words: Words, queries: Query[], steps?: Step[]): timeserie
     return panel;
 }
 
-/** One number, as of now, and whether it is a bad one. */
+/** One present number, colored by thresholds. */
 export function number(words: Words, expr: string, steps: Step[]): stat.PanelBuilder {
     return dress(new stat.PanelBuilder(), words)
         .thresholds(thresholds(steps))
@@ -97,7 +97,7 @@ export function number(words: Words, expr: string, steps: Step[]): stat.PanelBui
         .withTarget(instant({ name: words.title, expr }, 'A'));
 }
 
-/** Bands that tell which state held when. */
+/** Bands that show which state held when. */
 export function bands(words: Words, query: Query, states: ValueMap): statetimeline.PanelBuilder {
     return dress(new statetimeline.PanelBuilder(), words)
         .mappings([states])
@@ -117,25 +117,25 @@ export function bands(words: Words, query: Query, states: ValueMap): statetimeli
         .withTarget(range(query, 'A'));
 }
 
-/** How wide the columns of labels are whose values are short. */
+/** The width of label columns with short values. */
 const WIDTHS: Record<string, number> = { netns: 110, protocol: 75, port: 65 };
-/** How wide the others are: a table scrolls sideways rather than to cut numbers off. */
+/** The width of other columns: a table scrolls sideways instead of truncating numbers. */
 const COLUMN_WIDTH = 110;
 const LETTER_WIDTH = 9;
 
-/** A table of what holds now: labels, a column for each query, and the labels that matter less. */
+/** A table of present values: labels, a column for each query, and less important labels. */
 export function rows(words: Words, labels: string[], columns: Column[], more: string[] = []): table.PanelBuilder {
     const panel = dress(new table.PanelBuilder(), words)
         .thresholds(thresholds([]))
         .cellHeight(common.TableCellHeight.Sm)
         .filterable(true)
-        // What a cell does not know is not what the whole table says when it is empty.
+        // An empty cell differs from an empty table.
         .overrideByRegexp('.*', [{ id: 'noValue', value: '–' }]);
     columns.forEach((column, i) => panel.withTarget(instantTable(column, refId(i))));
     if (columns.length > 1) {
         panel.withTransformation({ id: 'merge', options: {} });
     }
-    // A port is no amount.
+    // A port is not a quantity.
     for (const label of [...labels, ...more]) {
         const width = WIDTHS[label];
         const narrow = width ? [{ id: 'custom.width', value: width }] : [];
@@ -150,7 +150,7 @@ export function rows(words: Words, labels: string[], columns: Column[], more: st
     return panel.withTransformation(organize(labels, columns, more));
 }
 
-/** Makes the cells of a column links. */
+/** Turns the cells of a column into links. */
 export function linked(panel: table.PanelBuilder, column: string, title: string, url: string): table.PanelBuilder {
     const link = new DashboardLinkBuilder(title).url(url).build();
     return panel.overrideByName(column, [
@@ -158,12 +158,12 @@ export function linked(panel: table.PanelBuilder, column: string, title: string,
     ]);
 }
 
-/** Puts the highest value of a column on top. */
+/** Sorts by a column, highest value first. */
 export function sorted(panel: table.PanelBuilder, column: string): table.PanelBuilder {
     return panel.sortBy([new common.TableSortByFieldStateBuilder().displayName(column).desc(true)]);
 }
 
-/** Gives the cells of a column the color of its value. */
+/** Colors the cells of a column by value. */
 export function colored(steps: Step[]): DynamicConfigValue[] {
     return [
         { id: 'thresholds', value: thresholds(steps).build() },
@@ -171,7 +171,7 @@ export function colored(steps: Step[]): DynamicConfigValue[] {
     ];
 }
 
-/** Names the numbers of `worstDiagnosis`. */
+/** The names for the numbers of `worstDiagnosis`. */
 export function rankMapping(): ValueMap {
     const options = Object.fromEntries(
         DIAGNOSES.map(({ name, color }, i) => [String(rank(i)), { text: name, color, index: i }]),
@@ -182,7 +182,7 @@ export function rankMapping(): ValueMap {
     };
 }
 
-/** Gives lines that are called by a diagnosis its color. */
+/** Colors each line that is named after a diagnosis. */
 export function inDiagnosisColors(panel: timeseries.PanelBuilder): timeseries.PanelBuilder {
     for (const { name, color } of DIAGNOSES) {
         panel.overrideByName(name, [{ id: 'color', value: { mode: 'fixed', fixedColor: color } }]);
@@ -190,13 +190,13 @@ export function inDiagnosisColors(panel: timeseries.PanelBuilder): timeseries.Pa
     return panel;
 }
 
-/** Names single values. */
+/** Names for single values. */
 export function named(...values: [value: number, text: string, color: string][]): ValueMap {
     const options = values.map(([value, text, color], index) => [String(value), { text, color, index }]);
     return { type: MappingType.ValueToText, options: Object.fromEntries(options) };
 }
 
-/** The column that shows `worstDiagnosis`. */
+/** The column for `worstDiagnosis`. */
 export function diagnosisColumn(expr: string): Column {
     const properties = [
         { id: 'mappings', value: [rankMapping()] },

@@ -9,7 +9,7 @@ const OWNER = 'process, unit, k8s_namespace, k8s_pod';
 /** Series of all chosen instances: `instance` is several, so Grafana writes it as a regular expression. */
 export const FLEET = 'job="$job", instance=~"$instance"';
 
-/** Series of the chosen instance: one value, written as it is, since an address may hold any character. */
+/** Series of the chosen instance: one value, not a regular expression, since an address may contain any character. */
 export const HOST = 'job="$job", instance="$instance"';
 
 /** Series of the chosen instance in the chosen namespaces. */
@@ -21,7 +21,7 @@ export const NETNS = `${HOST}, netns="$netns"`;
 /** Series of the chosen listener. The port of a Unix listener is empty, as its label is. */
 export const ONE = `${NETNS}, protocol="$protocol", address="$address", port="$port"`;
 
-/** What the rules in deploy/prometheus record of listeners: only those above 0, of many thousand. */
+/** The series that the rules in deploy/prometheus record: only values above 0. */
 export const RECORDED = {
     length: 'listener:listenq_accept_queue_length:max',
     limit: 'listener:listenq_accept_queue_limit:max',
@@ -30,12 +30,12 @@ export const RECORDED = {
     full: 'listener:listenq_accept_queue_full_seconds:rate2m',
     overflows: 'listener:listenq_listener_overflows:increase2m',
     info: 'listener:listenq_listener_info:max',
-    /** These are sums, of each instance. */
+    /** Sums per instance. */
     waiting: 'instance:listenq_accept_queue_length:sum',
     listeners: 'instance:listenq_listener_sockets:count',
 };
 
-/** The diagnoses, the one that counts most first, and how they look. */
+/** The diagnoses in order of precedence, with their colors. */
 export const DIAGNOSES = [
     { name: 'imbalance', color: 'purple' },
     { name: 'stalled', color: 'dark-red' },
@@ -48,33 +48,33 @@ export const DIAGNOSES = [
     { name: 'not_accepting', color: 'text' },
 ];
 
-/** The rate of a counter, over an interval that always holds enough samples. */
+/** The rate of a counter, over an interval that always contains enough scrapes. */
 export function rate(metric: string, scope: string): string {
     return `rate(${metric}{${scope}}[$__rate_interval])`;
 }
 
-/** The mean length, or another share of sampled time: both counters are of the same samples. */
+/** A counter per sampled second, such as the mean length: both counters come from the same samples. */
 export function perSampledSecond(metric: string, scope: string, netns: string): string {
     const sampled = `sum by (instance, netns) (${rate('listenq_netns_sampled_seconds_total', netns)})`;
     return `${rate(metric, scope)} / on (instance, netns) group_left () ${sampled}`;
 }
 
-/** Adds the owner to listeners: each has exactly one series of listenq_listener_info, also when nobody is known. */
+/** Adds the owner: each listener has exactly one series of listenq_listener_info, also when its owner is unknown. */
 export function withOwner(listeners: string, scope: string, info = 'listenq_listener_info'): string {
     return `${listeners} * on (${LISTENER}) group_left (${OWNER}) ${info}{${scope}}`;
 }
 
-/** As `withOwner`, by the owners that the rules recorded within the last minute: who is not among them yet has none. */
+/** Like `withOwner`, with recorded owners: a listener that is not recorded yet has no owner. */
 export function withRecordedOwner(listeners: string, scope: string): string {
     return `${withOwner(listeners, scope, RECORDED.info)} or on (${LISTENER}) ${listeners}`;
 }
 
-/** The ten with the most, as listeners. */
+/** The ten listeners with the highest values. */
 export function topTen(series: string): string {
     return `max by (${LISTENER}) (topk(10, ${series}))`;
 }
 
-/** The diagnosis that counts most at each listener, as a number: see `rankMapping`. */
+/** The first diagnosis of each listener in order of precedence, as a number: see `rankMapping`. */
 export function worstDiagnosis(scope: string): string {
     const ranked = DIAGNOSES.map(
         ({ name }, i) => `${rank(i)} * (listenq_listener_diagnosis{${scope}, diagnosis="${name}"} == 1)`,
@@ -82,24 +82,24 @@ export function worstDiagnosis(scope: string): string {
     return `max by (${LISTENER}) (${ranked.join(' or ')})`;
 }
 
-/** What holds only of listeners in trouble. */
+/** Only the listeners with a diagnosis. */
 export function inTrouble(listeners: string, scope: string): string {
     return `${listeners} and on (${LISTENER}) (listenq_listener_diagnosis{${scope}} == 1)`;
 }
 
-/** How old the last good sample of a namespace was when it was scraped. */
+/** The age of the last good sample of a namespace at the scrape. */
 export function ageOfSample(scope: string): string {
     const last = `listenq_netns_last_sample_timestamp_seconds{${scope}}`;
-    // A scrape counts from its beginning, and may meet a sample that came after that.
+    // The timestamp of a scrape is its beginning, and a later sample may be in it.
     return `clamp_min(timestamp(${last}) - ${last}, 0)`;
 }
 
-/** A number that is 0 where nothing counts, but absent where nothing reports. */
+/** A number that is 0 where nothing matches, and absent where no instance reports. */
 export function orZero(expr: string, scope: string): string {
     return `${expr} or 0 * count(listenq_build_info{${scope}})`;
 }
 
-/** The number of the diagnosis at this place of the list; 0 is none. */
+/** The number of the diagnosis at this index; 0 is no diagnosis. */
 export function rank(place: number): number {
     return DIAGNOSES.length - place;
 }

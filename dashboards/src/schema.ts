@@ -1,11 +1,11 @@
-// Owns the check against Grafana's own types: what is written is one of these, with no property that they do not know.
+// The check against Grafana's own types: a dashboard may not have a property that they do not define.
 import type * as grafana from '@grafana/schema';
 import type * as stat from '@grafana/schema/dist/esm/raw/composable/stat/panelcfg/x/StatPanelCfg_types.gen';
 import type * as statetimeline from '@grafana/schema/dist/esm/raw/composable/statetimeline/panelcfg/x/StateTimelinePanelCfg_types.gen';
 import type * as table from '@grafana/schema/dist/esm/raw/composable/table/panelcfg/x/TablePanelCfg_types.gen';
 import type * as timeseries from '@grafana/schema/dist/esm/raw/composable/timeseries/panelcfg/x/TimeSeriesPanelCfg_types.gen';
 
-/** A type as JSON has it: an enum is its values. */
+/** A type as it appears in JSON: an enum becomes its values. */
 type Json<T> = T extends boolean | null | undefined
     ? T
     : T extends string
@@ -35,14 +35,14 @@ type Known =
     | PanelOf<'timeseries', Partial<timeseries.Options>, Partial<timeseries.FieldConfig>>
     | grafana.RowPanel;
 
-/** The schema leaves the queries of a panel open, but not those of an annotation; both belong to the data source. */
+/** The data source defines the queries of panels and annotations; the schema leaves only those of panels open. */
 type Annotation = Omit<grafana.AnnotationQuery, 'target'> & {
     target?: Record<string, unknown>;
     expr?: string;
     titleFormat?: string;
 };
 
-/** A dashboard as Grafana's schema has it, made of the kinds of panels that are used here. */
+/** A dashboard in Grafana's schema, with the kinds of panels that are used here. */
 export type Checked = Json<
     Omit<grafana.Dashboard, 'panels' | 'annotations'> & { panels: Known[]; annotations: { list: Annotation[] } }
 >;
