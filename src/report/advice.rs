@@ -247,7 +247,9 @@ impl<'a> Case<'a> {
     }
 
     fn stale_limit(&self) -> (Vec<String>, Vec<String>) {
-        if let Some(Backlog::Fixed(fixed)) = self.backlog() {
+        if let Some(Backlog::Fixed(fixed)) = self.backlog()
+            && limit::per_socket(self.listener) == Some(u64::from(fixed))
+        {
             return (vec![self.fixed(fixed)], Vec::new());
         }
         let check = self.scope.run(&ss(self.listener, ""));
@@ -414,7 +416,7 @@ impl<'a> Case<'a> {
 
     /// First the cap that binds, then the server.
     fn raise(&self, limit: u64, why: &str) -> Vec<String> {
-        match self.backlog() {
+        match self.backlog().filter(|_| !self.asks_for_more()) {
             Some(Backlog::Fixed(fixed)) => return vec![self.fixed(fixed)],
             Some(Backlog::Derived { rule, remedy }) => return vec![self.derived(rule, remedy)],
             _ => {}
@@ -428,11 +430,8 @@ impl<'a> Case<'a> {
         }
         let set = format!("{}; {}", self.set_backlog(limit), self.relisten());
         steps.push(match limit::binding(self.listener) {
-            Cap::Somaxconn(_) if self.asks_for_all() => {
-                format!(
-                    "Then {}: it asks for all that net.core.somaxconn allows when it starts.",
-                    self.relisten()
-                )
+            Cap::Somaxconn(_) if !self.has_directive() => {
+                format!("Then {}: {}.", self.relisten(), self.set_backlog(limit))
             }
             Cap::Somaxconn(_) => format!("Then, unless its backlog is that high already, {set}."),
             Cap::Backlog(_) if capped.is_some() => format!("Then {set}."),
@@ -445,8 +444,13 @@ impl<'a> Case<'a> {
         steps
     }
 
-    fn asks_for_all(&self) -> bool {
-        self.backlog() == Some(Backlog::Somaxconn)
+    /// Whether `net.core.somaxconn` gives less than the server asks for by itself.
+    fn asks_for_more(&self) -> bool {
+        match (limit::binding(self.listener), self.backlog()) {
+            (Cap::Somaxconn(limit), Some(Backlog::Fixed(fixed))) => limit < u64::from(fixed),
+            (Cap::Somaxconn(_), backlog) => backlog.is_some(),
+            _ => false,
+        }
     }
 
     fn fixed(&self, fixed: u32) -> String {
@@ -640,7 +644,7 @@ mod tests {
         let text = steps(&nginx, Diagnosis::ShortQueue);
         assert!(text.contains("`docker run --sysctl net.core.somaxconn=256`"), "{text}");
         let go = steps(&listener("nats-server", 128, 128), Diagnosis::ShortQueue);
-        let then = "\nThen restart nats-server: it asks for all that net.core.somaxconn allows when it starts.";
+        let then = "\nThen restart nats-server: nats-server asks for all that net.core.somaxconn allows when it starts.";
         assert!(go.ends_with(then), "{go}");
     }
 
@@ -746,6 +750,17 @@ mod tests {
             assert!(!text.contains("always asks"), "{text}");
             assert!(text.contains("(sshd itself asks for 128: a socket unit or another"), "{text}");
         }
+    }
+
+    #[test]
+    fn where_somaxconn_gives_less_than_a_constant_it_is_raised() {
+        let text = steps(&listener("sshd", 16, 16), Diagnosis::ShortQueue);
+        assert!(text.contains("First raise net.core.somaxconn, 16 now"), "{text}");
+        assert!(text.ends_with("\nThen restart sshd: its backlog is always 128."), "{text}");
+        let text = steps(&listener("postgres", 16, 16), Diagnosis::ShortQueue);
+        assert!(text.contains("First raise net.core.somaxconn, 16 now"), "{text}");
+        let text = steps(&listener("sshd", 128, 128), Diagnosis::ShortQueue);
+        assert!(text.starts_with("sshd always asks for 128"), "{text}");
     }
 
     #[test]
