@@ -15,16 +15,23 @@ pub const STALL: Duration = Duration::from_secs(10);
 const STALL_BY_SCANS: Duration = Duration::from_millis(8_500);
 /// How long one socket of a reuseport group must be full: hashing is uneven for moments.
 pub const LASTING: Duration = Duration::from_secs(1);
-/// For how long a listener must have been watched before shares of time say anything.
+/// For how long a listener must have been sampled before shares of time say anything.
 pub const WATCHED: Duration = Duration::from_secs(10);
 /// The share of time spent full from which on a server is slow, and below which a burst met a short queue.
 const SLOW_SHARE: f64 = 0.2;
+/// A queue of which more than half is in use for so much of the time since it overflowed was met by no burst: the server
+/// is becoming slow.
+const LOADED_SHARE: f64 = 0.5;
+/// How long after an overflow it can be told whether the queue drains.
+const SETTLED: Duration = Duration::from_secs(3);
 /// The share of a queue without clients from which on it is called abandoned.
 const ABANDONED_SHARE: f64 = 0.25;
 /// At least so many, too: one client may always leave.
 const ABANDONED_LEAST: u64 = 2;
 /// Clients leave queues that make them wait; a half-closed client of a fast server is no trouble.
 const ABANDONED_WAIT: Duration = Duration::from_millis(500);
+/// So many half-open connections at least are a flood where no cookies show it.
+const FLOOD_LEAST: u64 = 8;
 /// The share of the queue at which a peak is near the limit.
 pub const NEARLY_FULL: f64 = 0.8;
 
@@ -57,10 +64,20 @@ pub enum Diagnosis {
 pub struct Evidence {
     /// For how long it has been watched, up to [`WINDOW`].
     pub watched: Duration,
+    /// How much of that time samples cover: late ones leave gaps.
+    pub sampled: Duration,
     /// How much of that it was full.
     pub full: Duration,
-    /// Overflows blamed on it in that time.
+    /// Overflows attributed to it in that time.
     pub overflows: u64,
+    /// Those of them that were no repetition by a client that was refused before.
+    pub first_refusals: u64,
+    /// How much sampled time has passed since the first of the overflows.
+    pub since_overflow: Duration,
+    /// How much of that more than half of a queue was in use.
+    pub loaded: Duration,
+    /// Whether more than half of a queue is in use now.
+    pub is_loaded: bool,
     /// The largest number of connections that came within one second in that time, waiting and refused ones, each client
     /// counted once. A limit that holds them all refuses nobody.
     pub largest_burst: u64,
@@ -82,6 +99,8 @@ pub struct Evidence {
     pub half_open_cap: Option<u64>,
     /// The `somaxconn` that it was opened under and that was raised since, where that is its limit.
     pub earlier_somaxconn: Option<u32>,
+    /// Whether every handshake gets a cookie (`tcp_syncookies=2`), and no other listener can have received them.
+    pub gets_all_cookies: bool,
     /// SYN cookies sent in its namespace within [`WINDOW`].
     pub cookies_sent: u64,
     /// Handshakes finished by a cookie in its namespace within [`WINDOW`].
@@ -99,6 +118,8 @@ pub struct Sockets {
     pub stuck: u32,
     /// Those less than half full.
     pub below_half: u32,
+    /// Those in whose queue somebody waits.
+    pub waiting: u32,
 }
 
 /// What the last scan, together with the one before, says of a listener.
@@ -153,6 +174,25 @@ impl Diagnosis {
         }
     }
 
+    /// Whether the evidence is what happened within the window, and not what the sockets hold now.
+    pub const fn outlasts_a_restart(self) -> bool {
+        matches!(self, Self::SlowAccept | Self::ShortQueue)
+    }
+
+    /// The diagnosis of the same listener that `self` follows from, if any of `held` is one: that one says what to do.
+    pub fn follows_from(self, held: Diagnoses) -> Option<Self> {
+        let causes: &[Self] = match self {
+            Self::Abandoned => {
+                &[Self::Imbalance, Self::Stalled, Self::SlowAccept, Self::StandingQueue]
+            }
+            Self::SlowAccept | Self::StandingQueue | Self::ShortQueue => {
+                &[Self::Imbalance, Self::Stalled]
+            }
+            _ => &[],
+        };
+        causes.iter().copied().find(|cause| held.contains(*cause))
+    }
+
     /// Whether it is only information: nobody is turned away, and nobody is to be called.
     pub const fn is_information(self) -> bool {
         matches!(self, Self::NotAccepting)
@@ -191,6 +231,21 @@ impl FromIterator<Diagnosis> for Diagnoses {
     }
 }
 
+/// The diagnoses about which the evidence says nothing at all, neither that they hold nor that they do not: samples came
+/// too late, or no scan did.
+pub fn undecided(evidence: &Evidence) -> Diagnoses {
+    let waits = evidence.sockets.waiting > 0;
+    let lacks_scan = waits && evidence.scan.is_none();
+    let lacks_samples = evidence.sampled < WATCHED && evidence.is_loaded;
+    let is_undecided = |diagnosis: &Diagnosis| match diagnosis {
+        Diagnosis::SlowAccept | Diagnosis::ShortQueue => lacks_samples,
+        Diagnosis::StaleLimit => false,
+        Diagnosis::SynFlood => evidence.scan.is_none() && !evidence.gets_all_cookies,
+        _ => lacks_scan,
+    };
+    Diagnosis::ALL.into_iter().filter(is_undecided).collect()
+}
+
 /// What the evidence speaks for.
 pub fn diagnose(evidence: &Evidence) -> Diagnoses {
     let speaks_for = |diagnosis: &Diagnosis| match diagnosis {
@@ -210,15 +265,18 @@ pub fn diagnose(evidence: &Evidence) -> Diagnoses {
 // === impl Evidence ===
 
 impl Evidence {
-    /// The share of the watched time during which it was full.
-    pub fn full_share(&self) -> f64 {
-        let watched = self.watched.as_secs_f64();
-        if watched > 0.0 { self.full.as_secs_f64() / watched } else { 0.0 }
+    fn full_share(&self) -> f64 {
+        share(self.full, self.sampled)
+    }
+
+    /// Whether the queue stays more than half full after it overflowed.
+    fn stays_loaded(&self) -> bool {
+        share(self.loaded, self.since_overflow) >= LOADED_SHARE
     }
 
     /// Of a group; the oldest connection shows that a short queue is stuck and not just steady.
     fn is_imbalanced(&self) -> bool {
-        let Sockets { all, brimming, stuck, below_half } = self.sockets;
+        let Sockets { all, brimming, stuck, below_half, .. } = self.sockets;
         let is_stuck = stuck > 0 && self.scan.is_some_and(|scan| scan.oldest >= STALL);
         all > 1 && below_half > 0 && (brimming > 0 || is_stuck)
     }
@@ -238,17 +296,21 @@ impl Evidence {
         })
     }
 
+    /// Before the window is sampled whole, a share of what was sampled is enough where the queue does not drain.
     fn is_slow(&self) -> bool {
-        self.watched >= WATCHED && self.full_share() >= SLOW_SHARE
+        let is_so_far = self.sampled >= WATCHED && self.full_share() >= SLOW_SHARE;
+        self.full >= WINDOW.mul_f64(SLOW_SHARE) || (is_so_far && self.stays_loaded())
     }
 
-    /// A queue that is at its limit just now may be the beginning of something longer.
+    /// A burst is over soon: a queue that does not drain after it overflowed is that of a server that becomes slow, and one
+    /// at its limit just now may be.
     fn is_short(&self) -> bool {
-        self.watched >= WATCHED
-            && self.overflows > 0
+        self.first_refusals > 0
+            && self.since_overflow >= SETTLED
+            && !self.stays_loaded()
+            && self.brimming < LASTING
             && !self.is_slow()
             && !self.was_slow
-            && self.brimming < LASTING
     }
 
     fn is_stale(&self) -> bool {
@@ -267,21 +329,43 @@ impl Evidence {
         stuck == all && waits && !self.has_accepted && self.overflows == 0 && !self.is_stalled()
     }
 
-    /// Cookies alone are no flood: real clients that come within one round trip make them too, and send them back.
+    /// Handshakes are begun and left open although the accept queue has room. Where it is full, handshakes of real
+    /// clients stay open, and each of them has overflowed.
     fn is_flooded(&self) -> bool {
+        let has_room = self.brimming.is_zero() && self.full < LASTING && !self.was_slow;
+        has_room && (self.is_flooded_by_cookies() || self.is_left_half_open())
+    }
+
+    /// Cookies alone are no flood: real clients that come within one round trip make them too, and send them back. They
+    /// are decisive only where no handshake is kept half open.
+    fn is_flooded_by_cookies(&self) -> bool {
+        self.gets_all_cookies && self.cookies_stay_out()
+    }
+
+    fn is_left_half_open(&self) -> bool {
         let Some(scan) = self.scan else { return false };
         let is_at_cap =
             self.half_open_cap.is_some_and(|cap| scan.half_open > 0 && scan.half_open >= cap);
-        let is_left_open = scan.old_half_open * 2 > scan.half_open
-            || self.cookies_sent > self.cookies_received.saturating_mul(4).saturating_add(100);
-        is_at_cap && is_left_open && self.brimming.is_zero()
+        // The few that a short SYN queue holds may be clients of a bad line.
+        let are_old = scan.half_open >= FLOOD_LEAST && scan.old_half_open * 2 > scan.half_open;
+        is_at_cap && (are_old || self.cookies_stay_out()) && self.overflows < scan.half_open
     }
+
+    fn cookies_stay_out(&self) -> bool {
+        self.cookies_sent > self.cookies_received.saturating_mul(4).saturating_add(100)
+    }
+}
+
+fn share(part: Duration, all: Duration) -> f64 {
+    if all.is_zero() { 0.0 } else { part.as_secs_f64() / all.as_secs_f64() }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use Diagnosis::*;
+
+    const SECOND: Duration = seconds(1);
 
     const fn seconds(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
@@ -291,6 +375,7 @@ mod tests {
     fn calm() -> Evidence {
         Evidence {
             watched: WINDOW,
+            sampled: WINDOW,
             sockets: Sockets { all: 1, below_half: 1, ..Sockets::default() },
             scan: Some(ScanEvidence::default()),
             half_open_cap: Some(128),
@@ -320,6 +405,19 @@ mod tests {
     }
 
     #[test]
+    fn what_follows_from_another_diagnosis_is_known() {
+        let follows =
+            |word: Diagnosis, held: &[Diagnosis]| word.follows_from(held.iter().copied().collect());
+        assert_eq!(follows(Abandoned, &[Abandoned, SlowAccept]), Some(SlowAccept));
+        assert_eq!(follows(Abandoned, &[Stalled, Abandoned, SlowAccept]), Some(Stalled));
+        assert_eq!(follows(SlowAccept, &[Abandoned, SlowAccept]), None);
+        assert_eq!(follows(SlowAccept, &[Stalled, SlowAccept]), Some(Stalled));
+        assert_eq!(follows(StandingQueue, &[Imbalance, StandingQueue]), Some(Imbalance));
+        assert_eq!(follows(Abandoned, &[Abandoned]), None);
+        assert_eq!(follows(StaleLimit, &[SlowAccept, StaleLimit]), None);
+    }
+
+    #[test]
     fn calm_is_no_trouble() {
         assert_eq!(said(calm()), []);
     }
@@ -336,7 +434,8 @@ mod tests {
 
     #[test]
     fn one_full_socket_beside_an_idle_one_is_an_imbalance() {
-        let sockets = Sockets { all: 4, brimming: 1, stuck: 1, below_half: 3 };
+        let sockets =
+            Sockets { all: 4, brimming: 1, stuck: 1, below_half: 3, ..Sockets::default() };
         assert_eq!(said(Evidence { sockets, ..calm() }), [Imbalance]);
         let all_full = Sockets { all: 4, brimming: 4, ..Sockets::default() };
         assert_eq!(said(Evidence { sockets: all_full, ..calm() }), []);
@@ -371,20 +470,86 @@ mod tests {
         assert_eq!(said(gone), [Abandoned]);
     }
 
+    /// It overflowed 20 s ago and drained since.
+    fn burst() -> Evidence {
+        let (overflows, first_refusals) = (9, 9);
+        let (since_overflow, loaded) = (seconds(20), seconds(1));
+        Evidence { overflows, first_refusals, since_overflow, loaded, ..calm() }
+    }
+
     #[test]
     fn full_for_a_fifth_of_the_time_is_slow_and_less_is_short() {
-        let full = |full, overflows| Evidence { full, overflows, ..calm() };
-        assert_eq!(said(full(seconds(6), 9)), [SlowAccept]);
-        assert_eq!(said(full(seconds(5), 9)), [ShortQueue]);
-        assert_eq!(said(full(seconds(5), 0)), []);
+        let full = |full| Evidence { full, ..burst() };
+        assert_eq!(said(full(seconds(6))), [SlowAccept]);
+        assert_eq!(said(full(seconds(5))), [ShortQueue]);
+        assert_eq!(said(Evidence { full: seconds(5), ..calm() }), []);
+    }
+
+    #[test]
+    fn a_server_that_becomes_slow_is_never_called_short() {
+        // Second by second: the queue was more than half full all the time before it was full for 6 s.
+        let becoming = |second| Evidence {
+            full: Duration::from_millis(100) * second,
+            since_overflow: SECOND * second,
+            loaded: SECOND * second,
+            is_loaded: true,
+            ..burst()
+        };
+        let words: Vec<_> = (0..=60).flat_map(|second| said(becoming(second))).collect();
+        assert_eq!(words, [SlowAccept]);
+    }
+
+    #[test]
+    fn a_burst_is_short_once_it_is_seen_to_drain() {
+        let after = |since_overflow, loaded| Evidence { since_overflow, loaded, ..burst() };
+        assert_eq!(said(after(seconds(1), Duration::ZERO)), []);
+        assert_eq!(said(after(seconds(3), seconds(1))), [ShortQueue]);
+        // It takes four seconds to drain, and that is known after eight.
+        assert_eq!(said(after(seconds(7), seconds(4))), []);
+        assert_eq!(said(after(seconds(9), seconds(4))), [ShortQueue]);
+    }
+
+    #[test]
+    fn repetitions_of_a_burst_are_no_burst() {
+        assert_eq!(said(Evidence { overflows: 1_489, first_refusals: 0, ..burst() }), []);
     }
 
     #[test]
     fn a_burst_under_way_and_the_tail_of_a_slow_time_are_not_called_short() {
-        let overflowing = Evidence { overflows: 9, ..calm() };
-        assert_eq!(said(Evidence { brimming: seconds(3), ..overflowing }), []);
-        assert_eq!(said(Evidence { was_slow: true, ..overflowing }), []);
-        assert_eq!(said(Evidence { watched: seconds(4), full: seconds(4), ..overflowing }), []);
+        assert_eq!(said(Evidence { brimming: seconds(3), ..burst() }), []);
+        assert_eq!(said(Evidence { was_slow: true, ..burst() }), []);
+    }
+
+    #[test]
+    fn soon_after_the_start_a_share_of_what_was_sampled_is_enough() {
+        let slow = Evidence { loaded: seconds(19), full: seconds(3), ..burst() };
+        assert_eq!(said(Evidence { sampled: seconds(10), ..slow }), [SlowAccept]);
+        assert_eq!(said(Evidence { sampled: seconds(9), ..slow }), []);
+        assert_eq!(said(Evidence { sampled: seconds(6), full: seconds(6), ..slow }), [SlowAccept]);
+        // A burst right after the start is none.
+        assert_eq!(
+            said(Evidence { sampled: seconds(10), full: seconds(3), ..burst() }),
+            [ShortQueue]
+        );
+    }
+
+    #[test]
+    fn late_samples_and_scans_decide_nothing() {
+        let waiting = Evidence {
+            sockets: Sockets { all: 1, waiting: 1, ..Sockets::default() },
+            is_loaded: true,
+            ..calm()
+        };
+        let of = |evidence: Evidence| undecided(&evidence).iter().collect::<Vec<_>>();
+        assert_eq!(of(waiting), []);
+        assert_eq!(of(Evidence { sampled: seconds(3), ..waiting }), [SlowAccept, ShortQueue]);
+        // A queue that is seen to be short is not slow any more, however late that is seen.
+        assert_eq!(of(Evidence { sampled: seconds(3), is_loaded: false, ..waiting }), []);
+        assert_eq!(
+            of(Evidence { scan: None, ..waiting }),
+            [Imbalance, Stalled, Abandoned, StandingQueue, SynFlood, NotAccepting]
+        );
+        assert_eq!(of(Evidence { scan: None, ..calm() }), [SynFlood]);
     }
 
     #[test]
@@ -392,25 +557,66 @@ mod tests {
         let stale = Evidence { earlier_somaxconn: Some(128), ..calm() };
         assert_eq!(said(stale), []);
         assert_eq!(said(Evidence { peak_ratio: 0.9, ..stale }), [StaleLimit]);
-        assert_eq!(said(Evidence { overflows: 1, ..stale }), [ShortQueue, StaleLimit]);
+        let overflowing = Evidence { earlier_somaxconn: Some(128), ..burst() };
+        assert_eq!(said(overflowing), [ShortQueue, StaleLimit]);
+    }
+
+    fn half_open(half_open: u64, old_half_open: u64) -> Evidence {
+        scanned(|scan| (scan.half_open, scan.old_half_open) = (half_open, old_half_open))
     }
 
     #[test]
     fn handshakes_left_open_at_the_cap_are_a_flood_and_cookies_alone_are_not() {
-        let half_open = |half_open, old| {
-            scanned(|scan| (scan.half_open, scan.old_half_open) = (half_open, old))
-        };
         assert_eq!(said(half_open(128, 100)), [SynFlood]);
         assert_eq!(said(half_open(128, 10)), []);
         assert_eq!(said(half_open(20, 20)), []);
-        let cookies = |sent, received| Evidence {
-            cookies_sent: sent,
-            cookies_received: received,
+        let cookies = |cookies_sent, cookies_received| Evidence {
+            cookies_sent,
+            cookies_received,
             ..half_open(129, 0)
         };
         assert_eq!(said(cookies(5_000, 10)), [SynFlood]);
         assert_eq!(said(cookies(43, 43)), []);
-        // A full accept queue holds handshakes open too.
-        assert_eq!(said(Evidence { brimming: seconds(1), ..half_open(128, 100) }), []);
+    }
+
+    #[test]
+    fn an_overloaded_server_with_real_clients_is_not_flooded() {
+        let flood = half_open(65, 60);
+        let flood = Evidence { half_open_cap: Some(64), ..flood };
+        assert_eq!(said(flood), [SynFlood]);
+        // Each handshake that stays open has overflowed.
+        assert_eq!(said(Evidence { overflows: 65, ..flood }), []);
+        assert_eq!(said(Evidence { overflows: 20, ..flood }), [SynFlood]);
+        // The queue is full at this moment, was so for a second, or made the server slow.
+        assert_eq!(said(Evidence { brimming: Duration::from_millis(1), ..flood }), []);
+        assert_eq!(said(Evidence { full: seconds(1), ..flood }), []);
+        assert_eq!(said(Evidence { was_slow: true, ..flood }), []);
+    }
+
+    #[test]
+    fn a_syn_queue_of_8_is_flooded_and_two_bad_lines_flood_nothing() {
+        let of = |cap, open| Evidence { half_open_cap: Some(cap), ..half_open(open, open) };
+        // A kernel before 6.6 holds the limit, a later one one more.
+        assert_eq!([said(of(8, 8)), said(of(8, 9))], [[SynFlood], [SynFlood]]);
+        assert_eq!(said(of(2, 2)), []);
+        let cookies = Evidence { cookies_sent: 500, cookies_received: 20, ..of(2, 2) };
+        assert_eq!(said(cookies), [SynFlood]);
+    }
+
+    #[test]
+    fn cookies_are_decisive_where_every_handshake_gets_one() {
+        let cookies = |cookies_sent, cookies_received, gets_all_cookies| Evidence {
+            cookies_sent,
+            cookies_received,
+            gets_all_cookies,
+            scan: None,
+            ..calm()
+        };
+        assert_eq!(said(cookies(5_000, 10, true)), [SynFlood]);
+        assert_eq!(said(cookies(5_000, 10, false)), []);
+        // A busy server, also one whose clients send some SYNs twice.
+        assert_eq!(said(cookies(5_000, 4_000, true)), []);
+        assert_eq!(said(cookies(90, 0, true)), []);
+        assert_eq!(said(Evidence { full: seconds(3), ..cookies(5_000, 10, true) }), []);
     }
 }

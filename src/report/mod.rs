@@ -384,7 +384,7 @@ impl Caps {
 
 impl Recent {
     fn new(evidence: &Evidence) -> Self {
-        let Sockets { all: _, brimming, stuck, below_half } = evidence.sockets;
+        let Sockets { brimming, stuck, below_half, .. } = evidence.sockets;
         let scan = evidence.scan.as_ref();
         Self {
             watched_seconds: evidence.watched.as_secs_f64(),

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::diagnosis::Evidence;
+use crate::diagnosis::{Evidence, WINDOW};
 use crate::snapshot::{ListenAddress, UnixName};
 use crate::view::{ListenerName, ListenerView, Protocol, QueueScan, QueueView, ScanView};
 
 use super::attribution::Suspect;
 use super::exposure::{Exposure, Rank};
 use super::peak::Peak;
-use super::record::{MANY_HALF_OPEN, Record, Turn};
+use super::record::{Coverage, Record, Turn};
 use super::scans::Verdict;
 use super::socket::Socket;
 use super::{GRACE, Tick, trailing};
@@ -18,10 +18,19 @@ use super::{GRACE, Tick, trailing};
 /// How long a closed listener without series is remembered.
 const UNEXPOSED_GRACE: Duration = Duration::from_millis(500);
 
+/// So many half-open connections at once are worth remembering, and fewer where the SYN queue holds no more.
+const MANY_HALF_OPEN: u64 = 16;
+
 /// What a listen socket is bound to, and with that the identity of a listener inside its namespace.
 pub(super) trait Address: Copy + Eq + std::hash::Hash {
+    /// Whether clients shake hands, so that they may be half open.
+    const HAS_HANDSHAKE: bool;
+
     /// What people call it.
     fn name(&self) -> ListenerName;
+
+    /// Whether only clients of the same machine reach it.
+    fn is_local(&self) -> bool;
 }
 
 /// A listener with its history.
@@ -42,8 +51,8 @@ pub(super) struct Listener<A> {
     opened_at: Duration,
     /// Whether it was ever seen with nobody waiting.
     was_empty: bool,
-    /// How much of the time before this sample it was full.
-    full_for: Duration,
+    /// The time before this sample.
+    coverage: Coverage,
     /// New drops of this sample.
     new_drops: u64,
     tally: Tally,
@@ -70,14 +79,26 @@ struct Tally {
 // === impl Address ===
 
 impl Address for ListenAddress {
+    const HAS_HANDSHAKE: bool = true;
+
     fn name(&self) -> ListenerName {
         ListenerName { protocol: Protocol::Tcp, address: self.host(), port: self.port.to_string() }
+    }
+
+    fn is_local(&self) -> bool {
+        self.ip.to_canonical().is_loopback()
     }
 }
 
 impl Address for UnixName {
+    const HAS_HANDSHAKE: bool = false;
+
     fn name(&self) -> ListenerName {
         ListenerName { protocol: Protocol::Unix, address: self.label(), port: String::new() }
+    }
+
+    fn is_local(&self) -> bool {
+        true
     }
 }
 
@@ -106,7 +127,7 @@ impl<A: Address> Listener<A> {
             turn: None,
             opened_at: now,
             was_empty: false,
-            full_for: Duration::ZERO,
+            coverage: Coverage::default(),
             new_drops: 0,
             tally: Tally::default(),
             full: false,
@@ -123,7 +144,12 @@ impl<A: Address> Listener<A> {
         if let Some(queue) = &self.shown.queue {
             self.shown.connection_seconds += queue.length as f64 * seconds;
         }
-        self.full_for = if self.full { gap } else { Duration::ZERO };
+        let if_true = |is_true| if is_true { gap } else { Duration::ZERO };
+        self.coverage = Coverage {
+            sampled: gap,
+            full: if_true(self.full),
+            loaded: if_true(is_loaded(self.shown.queue.as_ref())),
+        };
         if self.full {
             self.shown.full_seconds = self.shown.full_seconds.map(|full| full + seconds);
         }
@@ -163,10 +189,13 @@ impl<A: Address> Listener<A> {
         let tally = self.tally;
         self.shown.sockets = tally.sockets;
         self.full = tally.full;
+        if let Some(record) = &mut self.record {
+            record.covered(tick.now, self.coverage);
+        }
         if tally.sockets == 0 {
             return self.close(tick.now);
         }
-        if self.closed_at.take().is_some() {
+        if self.closed_at.take().is_some_and(|closed| !is_restart(closed, tick.now)) {
             self.opened_at = tick.now;
         }
         self.remember(tick.now);
@@ -195,7 +224,7 @@ impl<A: Address> Listener<A> {
         }
         self.was_empty |= length == 0;
         if let Some(record) = &mut self.record {
-            record.sampled(now, length, self.full_for);
+            record.sampled(now, length);
             record.brimming(now, brimming > 0, brimming == sockets);
             if self.new_drops > 0 {
                 record.dropped(now, self.new_drops);
@@ -216,12 +245,14 @@ impl<A: Address> Listener<A> {
     ) {
         let syn_queue = half_open.map(|[all, _]| all);
         let mut view = ScanView { at, syn_queue, queue: None };
-        if length > 0 || syn_queue.is_some_and(|all| all >= MANY_HALF_OPEN) {
-            self.record.get_or_insert_default();
+        let many = self.tally.limit.unwrap_or(MANY_HALF_OPEN).clamp(1, MANY_HALF_OPEN);
+        let holds_many = syn_queue.is_some_and(|all| all >= many);
+        if length > 0 || holds_many {
+            self.record.get_or_insert_default().was_active(at);
         }
         if let Some(record) = &mut self.record {
             let verdict = (length > 0).then(|| look(record));
-            record.scanned(at, length, verdict, half_open.unwrap_or_default());
+            record.scanned(length, verdict, half_open.unwrap_or_default());
             view.queue = verdict.map(|verdict| QueueScan {
                 oldest: verdict.oldest,
                 abandoned: verdict.abandoned,
@@ -239,18 +270,26 @@ impl<A: Address> Listener<A> {
         }
     }
 
-    /// Draws the conclusions from what is remembered; `evidence` comes with what others know.
-    pub(super) fn conclude(&mut self, now: Duration, evidence: Evidence) -> Option<Turn> {
+    /// Draws the conclusions from what is remembered; `evidence` comes with what others know, and `repeated_cookies` is the
+    /// share of the namespace's overflows that repeat a cookie.
+    pub(super) fn conclude(
+        &mut self,
+        now: Duration,
+        evidence: Evidence,
+        repeated_cookies: f64,
+    ) -> Option<Turn> {
+        if self.closed_at.is_some_and(|closed| !is_restart(closed, now)) {
+            self.end();
+            return self.take_turn();
+        }
         let record = self.record.as_mut()?;
-        let (case, turn) = record.conclude(
-            now,
-            Evidence {
-                watched: now.saturating_sub(self.opened_at).min(trailing::covered(now)),
-                peak_ratio: peak_ratio(self.shown.queue.as_ref()),
-                ..evidence
-            },
-        );
-        self.shown.case = Some(case);
+        let queue = self.shown.queue.as_ref();
+        let watched = now.saturating_sub(self.opened_at).min(trailing::covered(now));
+        let (peak_ratio, is_loaded) = (peak_ratio(queue), is_loaded(queue));
+        let evidence = Evidence { watched, peak_ratio, is_loaded, ..evidence };
+        let (case, turn) = record.conclude(now, evidence, repeated_cookies);
+        let is_shown = self.closed_at.is_none() || record.is_in_trouble();
+        self.shown.case = is_shown.then_some(case);
         if record.is_over(now) {
             (self.record, self.shown.case) = (None, None);
         }
@@ -267,21 +306,30 @@ impl<A: Address> Listener<A> {
         self.turn.take()
     }
 
-    /// It has no socket any more: its counters stay for the grace time, its gauges go.
+    /// It has no socket: its counters stay for the grace time, its gauges go. Its history stays for a restart.
     pub(super) fn close(&mut self, now: Duration) {
         (self.shown.sockets, self.shown.queue, self.full) = (0, None, false);
-        (self.shown.scan, self.shown.case) = (None, None);
+        self.shown.scan = None;
+        if let Some(record) = &mut self.record {
+            record.closed();
+            self.shown.case = self.shown.case.take().filter(|_| record.is_in_trouble());
+        }
+        self.closed_at.get_or_insert(now);
+    }
+
+    /// It is closed for good: whatever was wrong is over.
+    pub(super) fn end(&mut self) {
+        self.shown.case = None;
         if let Some(turn) = self.record.take().and_then(|mut record| record.end()) {
             self.turn = Some(turn);
         }
-        self.closed_at.get_or_insert(now);
     }
 
     /// Takes the charge that its suspect was given, and gives the part that it does not show. An overflow that can
     /// only be its own proves that a queue was full, though no sample saw it.
     pub(super) fn charged(&mut self, tick: Tick) -> u64 {
         let (charge, certain) = self.suspect.charge();
-        if charge > 0 && self.is_open() {
+        if charge > 0 && (self.is_open() || self.record.is_some()) {
             self.remember_overflows(tick.now, charge, certain);
         }
         if self.shown.drops.is_some() {
@@ -349,6 +397,15 @@ impl<A: Address> Listener<A> {
         let remembered = if self.exposure.is_exposed() { GRACE } else { UNEXPOSED_GRACE };
         self.closed_at.is_some_and(|closed| now.saturating_sub(closed) >= remembered)
     }
+}
+
+/// A listener that is closed for no longer than the window is one that restarts, maybe again and again.
+fn is_restart(closed_at: Duration, now: Duration) -> bool {
+    now.saturating_sub(closed_at) < WINDOW
+}
+
+fn is_loaded(queue: Option<&QueueView>) -> bool {
+    queue.and_then(|queue| queue.fullest_ratio).is_some_and(|ratio| ratio > 0.5)
 }
 
 fn peak_ratio(queue: Option<&QueueView>) -> f64 {

@@ -7,12 +7,14 @@ mod connections;
 
 mod exposure;
 mod group;
+mod held;
 #[cfg(test)]
 mod laws;
 mod listener;
 mod netns;
 mod peak;
 mod record;
+mod refusals;
 mod ring;
 mod scans;
 mod socket;

@@ -13,6 +13,7 @@ use crate::view::{ListenerView, NetnsScan, NetnsView, Protocol};
 use super::attribution::Ledger;
 use super::exposure::{Admission, Candidate};
 use super::group::{Context, Group};
+use super::refusals::Cookies;
 use super::trailing::Trailing;
 use super::{GRACE, Incident, Tick};
 
@@ -50,13 +51,24 @@ pub(super) struct Netns {
     scan_is_shown: bool,
     /// SYN cookies sent, and received.
     cookies: Trailing<[u64; 2]>,
-    /// Earlier values of `somaxconn`, and when each was raised.
+    cookie_returns: Cookies,
+    /// Overflows, and those that repeat a cookie: before the last conclusion, and since.
+    repeats: [Repeats; 2],
+    /// Earlier values of `somaxconn`, and when each was last read before it was raised.
     raised: Vec<(u32, Duration)>,
+    settings_read_at: Duration,
     concluded_at: Duration,
     unexposed: u64,
     /// The last snapshot it was part of.
     snapshot: u64,
     ended_at: Option<Duration>,
+}
+
+/// Overflows of a namespace, and cookies that clients repeat.
+#[derive(Clone, Copy, Debug, Default)]
+struct Repeats {
+    overflows: u64,
+    cookies: u64,
 }
 
 // === impl Netns ===
@@ -80,7 +92,10 @@ impl Netns {
             scan: None,
             scan_is_shown: false,
             cookies: Trailing::default(),
+            cookie_returns: Cookies::default(),
+            repeats: Default::default(),
             raised: Vec::new(),
+            settings_read_at: Duration::ZERO,
             concluded_at: Duration::ZERO,
             unexposed: 0,
             snapshot: 0,
@@ -100,8 +115,8 @@ impl Netns {
             self.owner = sample.owner.clone();
         }
         if let Some(settings) = sample.settings {
-            self.note_raise(&settings, tick.now);
-            self.settings = settings;
+            self.note_raise(&settings);
+            (self.settings, self.settings_read_at) = (settings, tick.now);
         }
         if let Some(dump) = &sample.unix {
             self.unix.fold(dump, tick, &self.ledger);
@@ -136,6 +151,7 @@ impl Netns {
             self.unix.forget_scan();
         }
         let context = self.context(now);
+        self.repeats = [self.repeats[1], Repeats::default()];
         let mut told = |name: &Arc<_>, owner: &Arc<_>, turn| {
             let (netns, name, owner) = (self.name.clone(), Arc::clone(name), Arc::clone(owner));
             incidents.push(Incident { netns, name, owner, turn, at: now });
@@ -149,7 +165,8 @@ impl Netns {
         let [cookies_sent, cookies_received] =
             cookies.fold([0, 0], |[sent, received], [s, r]| [sent + s, received + r]);
         let (settings, raised) = (self.settings, self.raised.clone());
-        Context { now, settings, raised, cookies_sent, cookies_received }
+        let repeated_cookies = Repeats::share(self.repeats);
+        Context { now, settings, raised, cookies_sent, cookies_received, repeated_cookies }
     }
 
     fn take_scan(&mut self, scan: &Scan, tick: Tick) {
@@ -173,12 +190,12 @@ impl Netns {
         }
     }
 
-    fn note_raise(&mut self, settings: &Settings, now: Duration) {
+    fn note_raise(&mut self, settings: &Settings) {
         let of = |settings: &Settings| u32::try_from(settings.get(Setting::Somaxconn)?).ok();
         let (Some(before), Some(after)) = (of(&self.settings), of(settings)) else { return };
         if after > before {
             self.raised.retain(|(value, _)| *value != before);
-            self.raised.push((before, now));
+            self.raised.push((before, self.settings_read_at));
             let too_many = self.raised.len().saturating_sub(RAISES);
             self.raised.drain(..too_many);
         }
@@ -281,15 +298,19 @@ impl Netns {
 
     fn count_cookies(&mut self, sample: &NetnsSample, now: Duration) {
         let Some(netstat) = &sample.netstat else { return };
+        let growth = |counter| {
+            let (before, after) = (self.counters.get(counter)?, netstat.get(counter)?);
+            Some(after.saturating_sub(before))
+        };
+        let counters = [Counter::SyncookiesSent, Counter::SyncookiesRecv];
+        let [sent, received] = counters.map(|counter| growth(counter).unwrap_or(0));
+        let overflows = growth(Counter::ListenOverflows).unwrap_or(0);
         let sums = self.cookies.at(now);
-        for (sum, counter) in
-            sums.iter_mut().zip([Counter::SyncookiesSent, Counter::SyncookiesRecv])
-        {
-            if let (Some(before), Some(after)) = (self.counters.get(counter), netstat.get(counter))
-            {
-                *sum += after.saturating_sub(before);
-            }
-        }
+        sums[0] += sent;
+        sums[1] += received;
+        let repeats = &mut self.repeats[1];
+        repeats.overflows += overflows;
+        repeats.cookies += self.cookie_returns.grew(now, sent, received);
     }
 
     /// Without drops nobody can be charged; without the kernel's counter there is nothing to charge.
@@ -338,6 +359,17 @@ impl Netns {
         for candidate in self.candidates() {
             admission.leave(candidate.exposure);
         }
+    }
+}
+
+// === impl Repeats ===
+
+impl Repeats {
+    /// The share of the overflows that repeat a cookie.
+    fn share(both: [Self; 2]) -> f64 {
+        let overflows: u64 = both.iter().map(|one| one.overflows).sum();
+        let cookies: u64 = both.iter().map(|one| one.cookies).sum();
+        if overflows == 0 { 0.0 } else { cookies as f64 / overflows as f64 }
     }
 }
 

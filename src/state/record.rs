@@ -4,25 +4,25 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::diagnosis::{Diagnoses, Diagnosis, Evidence, HOLD, ScanEvidence, WINDOW, diagnose};
-use crate::view::{Case, HeldDiagnosis};
+use crate::diagnosis::{Diagnoses, Diagnosis, Evidence, ScanEvidence, WINDOW, diagnose, undecided};
+use crate::view::Case;
 
 use super::GRACE;
 use super::burst::Bursts;
+use super::held::Held;
+use super::refusals::{Looked, Refusals};
 use super::ring::Ring;
 use super::scans::{Scans, Verdict};
 use super::trailing::Trailing;
-
-/// So many half-open connections at once are worth remembering.
-pub(super) const MANY_HALF_OPEN: u64 = 16;
-
-const DIAGNOSES: usize = Diagnosis::ALL.len();
 
 /// The history of one listener.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Record {
     seconds: Trailing<Second>,
     bursts: Bursts,
+    /// The largest burst since the last look: those that waited, and those that were refused.
+    burst: [u64; 2],
+    refusals: Refusals,
     lengths: Lengths,
     /// Since when it has been at its limit.
     brimming_since: Option<Duration>,
@@ -31,7 +31,7 @@ pub(super) struct Record {
     /// Its scans.
     pub(super) scans: Scans,
     scanned: Option<ScanEvidence>,
-    held: [Holding; DIAGNOSES],
+    held: Held,
     slow_at: Option<Duration>,
     incident: Option<Span>,
     active_at: Duration,
@@ -40,25 +40,38 @@ pub(super) struct Record {
 /// What happened within one second.
 #[derive(Clone, Copy, Debug, Default)]
 struct Second {
-    full: Duration,
+    covered: Coverage,
     overflows: u64,
+    first_refusals: u64,
     drops: u64,
     burst: u64,
+}
+
+/// What happened within the window.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sum {
+    covered: Coverage,
+    /// Since the first overflow.
+    since_overflow: Coverage,
+    overflows: u64,
+    first_refusals: u64,
+    largest_burst: u64,
+}
+
+/// Time that samples cover.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Coverage {
+    /// All of it.
+    pub(super) sampled: Duration,
+    /// During which any of the sockets was full.
+    pub(super) full: Duration,
+    /// During which more than half of a queue was in use.
+    pub(super) loaded: Duration,
 }
 
 /// The largest lengths of the last five minutes, by [`Case::SLOT`].
 #[derive(Clone, Debug, Default)]
 struct Lengths(Ring<u32, { Case::SLOTS }>);
-
-/// How one diagnosis holds.
-#[derive(Clone, Copy, Debug, Default)]
-struct Holding {
-    since: Option<Duration>,
-    /// When the evidence last spoke for it.
-    fresh_at: Duration,
-    /// When it last held.
-    held_at: Option<Duration>,
-}
 
 /// A time in which some diagnosis held.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -89,11 +102,13 @@ pub enum Turn {
 // === impl Record ===
 
 impl Record {
-    /// A sample: so many wait now, and `full` of the time since the last one was spent full.
-    pub(super) fn sampled(&mut self, now: Duration, length: u64, full: Duration) {
-        if !full.is_zero() {
-            self.seconds.at(now).full += full;
-        }
+    /// The time since the last sample, as that sample saw it.
+    pub(super) fn covered(&mut self, now: Duration, coverage: Coverage) {
+        self.seconds.at(now).covered.add(coverage);
+    }
+
+    /// A sample: so many wait now.
+    pub(super) fn sampled(&mut self, now: Duration, length: u64) {
         if length > 0 {
             self.waited(now, u32::try_from(length).unwrap_or(u32::MAX));
             self.active_at = now;
@@ -107,15 +122,16 @@ impl Record {
     pub(super) fn dropped(&mut self, now: Duration, drops: u64) {
         self.seconds.at(now).drops += drops;
         self.bursts.dropped(now, drops);
+        self.refusals.dropped(drops);
     }
 
-    /// It was charged with so many overflows. `limit` is the sum of its sockets' limits.
+    /// So many overflows were attributed to it. `limit` is the sum of its sockets' limits.
     pub(super) fn overflowed(&mut self, now: Duration, overflows: u64, limit: u64) {
         self.bursts.overflowed(now, overflows);
+        self.refusals.overflowed(overflows);
         let burst = self.bursts.size(now, limit + 1, self.harmless_drops(now));
-        let second = self.seconds.at(now);
-        second.overflows += overflows;
-        second.burst = second.burst.max(burst);
+        self.burst = self.burst.max(burst);
+        self.seconds.at(now).overflows += overflows;
         self.active_at = now;
         if let Some(incident) = &mut self.incident {
             incident.overflows += overflows;
@@ -157,7 +173,6 @@ impl Record {
     /// What a scan says of those who wait, if any do, and of the handshakes under way: all, and the old ones.
     pub(super) fn scanned(
         &mut self,
-        at: Duration,
         length: u64,
         verdict: Option<Verdict>,
         [half_open, old_half_open]: [u64; 2],
@@ -166,8 +181,8 @@ impl Record {
         if verdict.is_none() {
             self.scans.clear();
         }
-        if half_open >= MANY_HALF_OPEN {
-            self.active_at = self.active_at.max(at);
+        if half_open == 0 {
+            self.refusals.none_half_open();
         }
         self.scanned = Some(ScanEvidence {
             length,
@@ -190,10 +205,28 @@ impl Record {
         was_full.then(|| length as f64 / oldest.as_secs_f64())
     }
 
-    /// The last scan is too old to say anything.
+    /// The last scan is too old to say anything. Its connections stay for the next one to compare with: those that still
+    /// wait then were not taken.
     pub(super) fn forget_scan(&mut self) {
+        self.scanned = None;
+    }
+
+    /// The listener has no socket. What happened stays: it may be a restart.
+    pub(super) fn closed(&mut self) {
+        (self.brimming_since, self.all_brimming_since) = (None, None);
         self.scans.clear();
         self.scanned = None;
+        self.held.close();
+    }
+
+    /// Whether a diagnosis holds.
+    pub(super) fn is_in_trouble(&self) -> bool {
+        !self.held.now().is_empty()
+    }
+
+    /// Something happened at `at` that is worth remembering.
+    pub(super) fn was_active(&mut self, at: Duration) {
+        self.active_at = self.active_at.max(at);
     }
 
     /// The queue was seen empty: what scans said of it is over.
@@ -205,24 +238,24 @@ impl Record {
         }
     }
 
-    /// Adds up what is known to a case; `evidence` comes with what others know. Gives the case, and whether an incident
-    /// started or ended with it.
+    /// Adds up what is known to a case; `evidence` comes with what others know, and `repeated_cookies` is the share of the
+    /// namespace's overflows that repeat a cookie. Gives the case, and whether an incident started or ended with it.
     pub(super) fn conclude(
         &mut self,
         now: Duration,
         evidence: Evidence,
+        repeated_cookies: f64,
     ) -> (Arc<Case>, Option<Turn>) {
+        self.look_at_refusals(now, repeated_cookies);
         let evidence = self.complete(now, evidence);
-        let diagnoses = diagnose(&evidence);
-        if diagnoses.contains(Diagnosis::SlowAccept) {
+        let found = diagnose(&evidence);
+        if found.contains(Diagnosis::SlowAccept) {
             self.slow_at = Some(now);
         }
-        for (diagnosis, holding) in Diagnosis::ALL.into_iter().zip(&mut self.held) {
-            holding.hear(now, diagnoses.contains(diagnosis));
-        }
+        self.held.look(now, found, undecided(&evidence));
         let turn = self.turn(now, &evidence);
-        let case = Case { evidence, diagnoses: self.shown(now), history: self.lengths.all(now) };
-        (Arc::new(case), turn)
+        let diagnoses = self.held.shown(now);
+        (Arc::new(Case { evidence, diagnoses, history: self.lengths.all(now) }), turn)
     }
 
     /// The listener is closed: whatever was wrong is over.
@@ -232,20 +265,32 @@ impl Record {
 
     /// Whether nothing happened for so long that there is nothing left to remember.
     pub(super) fn is_over(&self, now: Duration) -> bool {
-        let last = self
-            .held
-            .iter()
-            .filter_map(|holding| holding.held_at)
-            .fold(self.active_at, Duration::max);
+        let last = self.held.held_at().map_or(self.active_at, |at| at.max(self.active_at));
         now.saturating_sub(last) >= GRACE
+    }
+
+    /// Notes which refusals since the last look were the first of their clients.
+    fn look_at_refusals(&mut self, now: Duration, repeated_cookies: f64) {
+        let Looked { all, first } = self.refusals.look(now, repeated_cookies);
+        let [waited, refused] = std::mem::take(&mut self.burst);
+        let refused = (refused * first).checked_div(all).unwrap_or(0);
+        let second = self.seconds.at(now);
+        second.first_refusals += first;
+        second.burst = second.burst.max(waited + refused);
     }
 
     fn complete(&self, now: Duration, evidence: Evidence) -> Evidence {
         let lately = |at: Option<Duration>| at.is_some_and(|at| now.saturating_sub(at) < WINDOW);
+        let sum = self.seconds.within(now).fold(Sum::default(), Sum::plus);
+        let since = if sum.overflows > 0 { sum.since_overflow } else { sum.covered };
         Evidence {
-            full: self.seconds.within(now).map(|second| second.full).sum(),
-            overflows: self.seconds.within(now).map(|second| second.overflows).sum(),
-            largest_burst: self.seconds.within(now).map(|second| second.burst).max().unwrap_or(0),
+            sampled: sum.covered.sampled,
+            full: sum.covered.full,
+            overflows: sum.overflows,
+            first_refusals: sum.first_refusals,
+            largest_burst: sum.largest_burst,
+            since_overflow: since.sampled,
+            loaded: since.loaded,
             brimming: self.brimming_since.map_or(Duration::ZERO, |since| now.saturating_sub(since)),
             was_slow: lately(self.slow_at),
             scan: self.scanned,
@@ -253,21 +298,9 @@ impl Record {
         }
     }
 
-    /// Those that hold or have held within the grace time, in order of precedence.
-    fn shown(&self, now: Duration) -> Vec<HeldDiagnosis> {
-        let pairs = Diagnosis::ALL.into_iter().zip(&self.held);
-        let shown = pairs.filter(|(_, holding)| holding.is_shown(now));
-        shown
-            .map(|(diagnosis, holding)| HeldDiagnosis { diagnosis, since: holding.since })
-            .collect()
-    }
-
     fn turn(&mut self, now: Duration, evidence: &Evidence) -> Option<Turn> {
-        let pairs = Diagnosis::ALL.into_iter().zip(&self.held);
-        let holding: Diagnoses = pairs
-            .filter(|(_, holding)| holding.since.is_some())
-            .map(|(diagnosis, _)| diagnosis)
-            .collect();
+        let holding: Diagnoses =
+            self.held.now().iter().filter(|diagnosis| !diagnosis.is_information()).collect();
         match (&mut self.incident, holding.iter().next()) {
             (Some(incident), Some(_)) => {
                 holding.iter().for_each(|diagnosis| incident.all.insert(diagnosis));
@@ -290,24 +323,29 @@ impl Record {
     }
 }
 
-// === impl Holding ===
+// === impl Coverage ===
 
-impl Holding {
-    /// It holds as long as the evidence speaks for it, and a while longer: nothing flickers.
-    fn hear(&mut self, now: Duration, speaks_for: bool) {
-        if speaks_for {
-            self.fresh_at = now;
-            self.since.get_or_insert(now);
-        } else if now.saturating_sub(self.fresh_at) >= HOLD {
-            self.since = None;
-        }
-        if self.since.is_some() {
-            self.held_at = Some(now);
-        }
+impl Coverage {
+    fn add(&mut self, other: Self) {
+        self.sampled += other.sampled;
+        self.full += other.full;
+        self.loaded += other.loaded;
     }
+}
 
-    fn is_shown(&self, now: Duration) -> bool {
-        self.held_at.is_some_and(|at| now.saturating_sub(at) < GRACE)
+// === impl Sum ===
+
+impl Sum {
+    /// The next second of the window.
+    fn plus(mut self, second: Second) -> Self {
+        self.covered.add(second.covered);
+        self.overflows += second.overflows;
+        self.first_refusals += second.first_refusals;
+        self.largest_burst = self.largest_burst.max(second.burst);
+        if self.overflows > 0 {
+            self.since_overflow.add(second.covered);
+        }
+        self
     }
 }
 
@@ -353,44 +391,109 @@ mod tests {
         assert_eq!(lengths.all(seconds(10_000)), vec![0; 60]);
     }
 
-    /// An evidence that speaks for `short_queue` as soon as it is told of overflows.
-    fn context() -> Evidence {
-        Evidence { watched: WINDOW, ..Evidence::default() }
+    /// Samples of one second, with so many overflows each, at a listener with a limit of 8.
+    struct Story {
+        record: Record,
+        changes: Vec<(u64, Turn)>,
     }
 
-    #[test]
-    fn an_incident_is_told_once_at_its_start_and_once_at_its_end() {
-        let mut record = Record::default();
-        let mut turns = Vec::new();
-        for second in 100..200 {
-            record.sampled(seconds(second), second % 7, Duration::ZERO);
-            if (110..120).contains(&second) {
-                record.overflowed(seconds(second), 3, 8);
-            }
-            let (_, turn) = record.conclude(seconds(second), context());
-            turns.extend(turn.map(|turn| (second, turn)));
+    impl Story {
+        fn new() -> Self {
+            Self { record: Record::default(), changes: Vec::new() }
         }
-        let [(start, Turn::Started(started)), (end, Turn::Ended(ended))] = turns[..] else {
-            panic!("{turns:?}")
+
+        /// What holds after a second in which it was full for `full` and loaded for `loaded`.
+        fn second(
+            &mut self,
+            second: u64,
+            overflows: u64,
+            full: f64,
+            loaded: f64,
+        ) -> Vec<Diagnosis> {
+            let now = seconds(second);
+            let (full, loaded) = (Duration::from_secs_f64(full), Duration::from_secs_f64(loaded));
+            self.record.covered(now, Coverage { sampled: SECOND, full, loaded });
+            self.record.sampled(now, second % 7);
+            if overflows > 0 {
+                self.record.overflowed(now, overflows, 8);
+            }
+            let (case, change) = self.record.conclude(now, Evidence::default(), 0.0);
+            self.changes.extend(change.map(|change| (second, change)));
+            let holding = case.diagnoses.iter().filter(|held| held.since.is_some());
+            holding.map(|held| held.diagnosis).collect()
+        }
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn an_incident_is_logged_once_at_its_start_and_once_at_its_end() {
+        let mut story = Story::new();
+        for second in 100..200 {
+            story.second(second, if (110..120).contains(&second) { 3 } else { 0 }, 0.0, 0.0);
+        }
+        let [(start, Turn::Started(started)), (end, Turn::Ended(ended))] = story.changes[..] else {
+            panic!("{:?}", story.changes)
         };
+        // It takes 3 s to see that the queue drains.
+        assert_eq!((start, started.overflows, started.peak), (112, 9, 6));
         // The overflows stay in the window for 30 s, and the diagnosis holds 10 s longer.
-        assert_eq!((start, started.overflows, started.peak), (110, 3, 6));
         assert!((155..=160).contains(&end), "{end}");
         assert_eq!((ended.diagnosis, ended.overflows, ended.peak), (Diagnosis::ShortQueue, 30, 6));
     }
 
     #[test]
-    fn a_diagnosis_is_shown_for_the_grace_time_after_it_held() {
-        let mut record = Record::default();
-        record.overflowed(seconds(100), 1, 8);
-        let held =
-            |record: &mut Record, at| record.conclude(seconds(at), context()).0.diagnoses.clone();
-        let short = |since| vec![HeldDiagnosis { diagnosis: Diagnosis::ShortQueue, since }];
-        assert_eq!(held(&mut record, 100), short(Some(seconds(100))));
-        assert_eq!(held(&mut record, 129), short(Some(seconds(100))));
-        assert_eq!(held(&mut record, 140), short(None));
-        assert!(!record.is_over(seconds(139) + GRACE - seconds(20)));
-        assert_eq!(held(&mut record, 500), []);
-        assert!(record.is_over(seconds(500)));
+    fn a_server_that_becomes_slow_has_one_word() {
+        let mut story = Story::new();
+        let mut words = Vec::new();
+        for second in 100..160 {
+            // From second 110 on its queue is nearly full and overflows now and then.
+            let is_slow = second >= 110;
+            let (full, loaded) = if is_slow { (0.25, 1.0) } else { (0.0, 0.0) };
+            words.extend(story.second(second, u64::from(is_slow && second % 3 == 0), full, loaded));
+        }
+        words.dedup();
+        assert_eq!(words, [Diagnosis::SlowAccept]);
+    }
+
+    #[test]
+    fn a_crash_loop_has_a_history() {
+        let mut story = Story::new();
+        let mut words = Vec::new();
+        for second in 100..170 {
+            // It is full for five seconds of eight, dies, and is back a second later.
+            let phase = second % 8;
+            match phase {
+                0 => story.record.closed(),
+                1..=2 => words.extend(story.second(second, 0, 0.0, 0.0)),
+                _ => words.extend(story.second(second, 100, 1.0, 1.0)),
+            }
+        }
+        words.dedup();
+        assert_eq!(words, [Diagnosis::SlowAccept]);
+        assert_eq!(story.changes.len(), 1);
+    }
+
+    #[test]
+    fn late_samples_take_no_word_back() {
+        let mut story = Story::new();
+        (100..115).for_each(|second| _ = story.second(second, 9, 1.0, 1.0));
+        // Samples come every 18 s: the time between them is not known.
+        for nth in 1..12 {
+            let now = seconds(114 + 18 * nth);
+            story.record.sampled(now, 9);
+            let evidence = Evidence { is_loaded: true, ..Evidence::default() };
+            let (case, change) = story.record.conclude(now, evidence, 0.0);
+            assert_eq!((case.diagnoses[0].since.is_some(), change), (true, None), "{nth}");
+        }
+    }
+
+    #[test]
+    fn a_record_is_over_when_nothing_happened_for_the_grace_time() {
+        let mut story = Story::new();
+        story.second(100, 1, 0.0, 0.0);
+        (101..150).for_each(|second| _ = story.second(second, 0, 0.0, 0.0));
+        assert!(!story.record.is_over(seconds(399)));
+        assert!(story.record.is_over(seconds(150) + GRACE));
     }
 }

@@ -22,12 +22,14 @@ pub(in crate::state) struct Context {
     pub(in crate::state) now: Duration,
     /// Its settings.
     pub(in crate::state) settings: Settings,
-    /// Earlier values of `somaxconn`, and when each was raised.
+    /// Earlier values of `somaxconn`, and when each was last read before it was raised.
     pub(in crate::state) raised: Vec<(u32, Duration)>,
-    /// SYN cookies sent lately.
+    /// SYN cookies sent within the window.
     pub(in crate::state) cookies_sent: u64,
-    /// Handshakes finished by a cookie lately.
+    /// Handshakes finished by a cookie within the window.
     pub(in crate::state) cookies_received: u64,
+    /// The share of the last overflows that repeat a cookie.
+    pub(in crate::state) repeated_cookies: f64,
 }
 
 // === impl Group ===
@@ -39,20 +41,43 @@ impl<A: Address> Group<A> {
         context: &Context,
         told: &mut impl FnMut(&Arc<ListenerName>, &Arc<Owner>, Turn),
     ) {
-        if self.at_rest {
+        let cookie_target = self.cookie_target(context);
+        if self.at_rest && cookie_target.is_none() {
             return;
         }
+        if let Some(target) = cookie_target {
+            self.listeners[target].record.get_or_insert_default();
+            self.at_rest = false;
+        }
         let mut evidence = self.evidence(context);
+        if let Some(evidence) = cookie_target.and_then(|target| evidence.get_mut(&target)) {
+            evidence.gets_all_cookies = true;
+        }
         self.revision += u64::from(!evidence.is_empty());
         for (key, listener) in &mut self.listeners {
             let ended = listener.take_turn();
-            let concluded = evidence.remove(&key).and_then(|of| listener.conclude(context.now, of));
+            let concluded = evidence
+                .remove(&key)
+                .and_then(|of| listener.conclude(context.now, of, context.repeated_cookies));
             if listener.exposure.is_exposed() {
                 for turn in ended.into_iter().chain(concluded) {
                     told(&listener.shown.name, &listener.shown.owner, turn);
                 }
             }
         }
+    }
+
+    /// The listener that receives all SYN cookies that its namespace sends for nothing, where no other can. With
+    /// `tcp_syncookies=2` no socket shows for whom they are.
+    fn cookie_target(&self, context: &Context) -> Option<usize> {
+        if !A::HAS_HANDSHAKE || !context.sends_only_cookies() {
+            return None;
+        }
+        let open = || self.listeners.iter().filter(|(_, listener)| listener.is_open());
+        let has_outer = open().any(|(_, listener)| !listener.address.is_local());
+        let mut targets = open().filter(|(_, listener)| !has_outer || !listener.address.is_local());
+        let target = targets.next().map(|(key, _)| key);
+        target.filter(|_| targets.next().is_none())
     }
 
     /// What sockets and namespace say of each listener of which something is remembered.
@@ -88,17 +113,23 @@ impl Context {
         sockets.all += 1;
         sockets.brimming +=
             u32::from(socket.brimming_since.is_some_and(|since| lasts(since, LASTING)));
+        sockets.waiting += u32::from(socket.queue.length > 0);
         sockets.stuck += u32::from(socket.queue.length > 0 && lasts(socket.fell_at, STALL));
         sockets.below_half +=
             u32::from(socket.queue.fullness().is_some_and(|fullness| fullness < 0.5));
         let Some(limit) = socket.queue.limit else { return };
-        let earlier = |(value, raised_at): &&(u32, Duration)| {
-            *value == limit && socket.first_seen < *raised_at
+        // A socket that was opened after that may have its limit from its server.
+        let earlier = |(value, in_force_at): &&(u32, Duration)| {
+            *value == limit && socket.first_seen <= *in_force_at
         };
         if self.raised.iter().any(|raise| earlier(&raise)) {
             evidence.earlier_somaxconn = Some(limit);
         }
         *evidence.half_open_cap.get_or_insert(0) += self.half_open_cap(limit);
+    }
+
+    fn sends_only_cookies(&self) -> bool {
+        self.settings.get(Setting::TcpSyncookies) == Some(2) && self.cookies_sent > 0
     }
 
     /// With cookies the SYN queue may hold as many as the accept queue; without, three quarters of its own cap at most.

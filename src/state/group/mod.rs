@@ -220,6 +220,7 @@ impl<A: Address> Group<A> {
         self.revision += 1;
         for (_, listener) in &mut self.listeners {
             listener.close(now);
+            listener.end();
         }
     }
 
