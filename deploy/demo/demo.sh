@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# listenq in a minute: starts it with Prometheus, Alertmanager, the shipped rules, and four servers in trouble, each in a
-# network namespace of its own. Prints where to look, and clears everything away on Ctrl-C or after an hour.
+# The demo: starts listenq, Prometheus, Alertmanager, the shipped rules, and four servers, each in its own network namespace.
+# Prints the URLs, and removes everything on Ctrl-C or after one hour.
 # Needs root, cargo, and the Debian packages prometheus, prometheus-alertmanager, iproute2 and curl.
-# LISTENQ and LISTENQ_LAB name programs built elsewhere, DEMO_PORT the first of three ports.
+# LISTENQ and LISTENQ_LAB are paths of programs that are already built; DEMO_PORT is the first of three ports.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
@@ -28,7 +28,7 @@ fi
 work=$(mktemp -d)
 children=() namespaces=()
 
-# Asks everything to end, and waits for it: only what was started here.
+# Stops everything that this script started, and waits for it.
 clear_away() {
     trap '' INT TERM
     for ns in "${namespaces[@]}"; do
@@ -43,13 +43,13 @@ clear_away() {
 trap clear_away EXIT
 trap 'exit 0' INT TERM
 
-# start NAME COMMAND...: in the background, with a log of its own.
+# start NAME COMMAND...: runs in the background, with its own log.
 start() {
     "${@:2}" >"$work/$1.log" 2>&1 </dev/null &
     children+=("$!")
 }
 
-# trouble NAME LISTEN-FLAGS -- CONNECT-WORDS: a server, and clients that are too many for it.
+# trouble NAME LISTEN-FLAGS -- CONNECT-WORDS: a server, and more clients than it can serve.
 trouble() {
     local ns=lq-demo$$-$1 flags=()
     shift
@@ -61,7 +61,7 @@ trouble() {
     "$LISTENQ_LAB" netns add "$ns"
     namespaces+=("$ns")
     start "$ns-server" ip netns exec "$ns" "$LISTENQ_LAB" listen 127.0.0.1:8080 --for "$seconds" "${flags[@]}"
-    # The server listens before its clients come.
+    # The server must listen before its clients connect.
     for _ in $(seq 100); do
         if [ -s "$work/$ns-server.log" ]; then break; fi
         sleep 0.1
@@ -105,13 +105,13 @@ ready listenq "http://$listenq_at/-/ready"
 ready alertmanager "http://$alertmanager_at/-/ready"
 ready prometheus "http://$prometheus_at/-/ready"
 
-# Hangs: nothing is accepted.
+# Hangs: accepts nothing.
 trouble hangs --backlog 64 -- hammer --rate 20 --patience 3 --for "$seconds"
-# Is slow: ten a second are accepted, thirty come.
+# Slow: accepts ten of thirty connections a second.
 trouble slow --backlog 64 --pace rate:10 -- hammer --rate 30 --patience 60 --for "$seconds"
-# Has a short queue: bursts of twenty meet room for nine.
+# Short queue: bursts of twenty, with room for nine.
 trouble short --backlog 8 --pace bursts:100 -- burst --count 20 --bursts 1000 --pause-ms 3000
-# Is well.
+# Healthy.
 trouble well --backlog 511 --pace fast -- hammer --rate 100 --for "$seconds"
 
 cat <<TEXT
@@ -124,7 +124,7 @@ cat <<TEXT
 
 Everything ends with Ctrl-C, or in an hour.
 TEXT
-# Signals are heard while it waits; a sleep in the foreground would have to end first.
+# `wait` returns on a signal; a sleep in the foreground would have to end first.
 sleep "$seconds" &
 children+=("$!")
 wait "$!"
