@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Renews the dashboards from their sources and fails where the committed JSON differs, or is not what Grafana's schema says.
+# Generates the dashboards from their sources, and fails if the committed JSON differs or does not match Grafana's schema.
 set -euo pipefail
 cd "$(dirname "$0")"
 

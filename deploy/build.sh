@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes what is released, in dist/: the packages, the image as an OCI archive, and the Helm chart with the manifests
-# rendered from it. The same commit gives the same bytes, whatever the folder. Needs cargo-deb and cargo-generate-rpm;
+# Builds the files of a release in dist/: the packages, the image as an OCI archive, and the Helm chart with the manifests
+# rendered from it. The same commit gives the same bytes in every directory. Needs cargo-deb and cargo-generate-rpm;
 # buildah, setcap and root for the image; python3, npm and node for the chart.
 # Usage: deploy/build.sh [packages] [image] [chart]; without arguments all.
 set -euo pipefail
@@ -14,7 +14,7 @@ export LISTENQ_REVISION=${LISTENQ_REVISION:-$(git rev-parse --short=12 HEAD)}
 export LC_ALL=C TZ=UTC
 umask 022
 
-# No path of this machine gets into the program. Arguments: where to build, and flags.
+# Keeps the paths of this machine out of the program. Arguments: target directory and flags.
 program() {
     CARGO_TARGET_DIR="$PWD/target/$1" \
         CFLAGS="-ffile-prefix-map=$PWD=. -ffile-prefix-map=$cargo_home=cargo" \
@@ -59,7 +59,7 @@ image() {
     install -m 755 target/static/listenq "$context/listenq"
     install -m 644 LICENSE "$context/LICENSE"
     licences "$context"
-    # Permitted, not effective: with the effective bit it would not start where a container may not have them.
+    # Without the effective bit: with it the kernel would refuse to start the program in a container without these capabilities.
     setcap cap_sys_admin,cap_sys_ptrace,cap_dac_read_search+p "$context/listenq"
     buildah build --quiet --format oci --timestamp "$SOURCE_DATE_EPOCH" \
         --label org.opencontainers.image.title=listenq \
@@ -69,14 +69,14 @@ image() {
         --label org.opencontainers.image.source=https://github.com/listenq/listenq \
         --identity-label=false --tag "localhost/listenq:$version" \
         --file deploy/image/Containerfile "$context"
-    # An archive of buildah's own would say when it was packed.
+    # buildah's own archive would contain the time of packing.
     rm -rf target/layout
     buildah push --quiet "localhost/listenq:$version" "oci:target/layout:listenq:$version"
     tar --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner --mode=go=rX,u+rw,a-s \
         -cf "dist/listenq-$version-image.tar" -C target/layout .
 }
 
-# It is released as it was checked, and with the Helm library it was checked with.
+# The chart is released as it was checked, with the same Helm library.
 chart() {
     tests/chart.sh
     target/chart/venv/bin/python tests/chart/release.py dist

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The gate: installs what the checks need (root on Debian) and runs every one of them. CI runs this.
-# What takes tools or time beyond it is in tests/release.sh.
+# Checks that need additional tools or much time are in tests/release.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -22,7 +22,7 @@ install() {
     apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
-# They come while the compiler works: it needs none but its linker.
+# The packages install while the compiler works, which needs only the linker.
 step "packages begin"
 install gcc
 rustup component add rustfmt clippy >/dev/null 2>&1 || true
@@ -38,7 +38,7 @@ packages() {
 mkdir -p target
 packages >target/packages.log 2>&1 &
 packages=$!
-# Whatever fails meanwhile: a package half installed would be in the next one's way.
+# After a failure too: a half installed package would block the next run.
 trap 'wait' EXIT
 
 step "format"
@@ -54,7 +54,7 @@ wait "$packages" || packages=failed
 cat target/packages.log
 [ "$packages" != failed ]
 
-# Before the tests: they render the chart with what this installs.
+# Before the tests, which render the chart with what this step installs.
 step "chart"
 tests/chart.sh
 
@@ -62,10 +62,10 @@ step "tests"
 cargo test --workspace --locked
 cargo test --workspace --locked --test diagnosis -- --test-threads 5
 
-# Four and a half minutes of mostly waiting, and sure of itself on a busy machine: the rest goes on beside it.
+# Waits for most of its four and a half minutes and tolerates a busy machine, so the next steps run at the same time.
 step "scenarios begin"
 cargo test --workspace --locked --test scenarios -- --nocapture >target/scenarios.log 2>&1 &
-# Whatever fails meanwhile: they clear their namespaces away by themselves.
+# Wait for it after a failure too: the scenarios remove their namespaces themselves.
 scenarios=$!
 
 step "deploy files"

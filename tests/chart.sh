@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Checks the Helm chart: see tests/chart/check.py. What it installs stays in target/chart; tests/chart/main.rs renders with it.
+# Checks the Helm chart with tests/chart/check.py. The tools stay in target/chart; tests/chart/main.rs renders with them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 built=target/chart
 
-# Installed anew only when what is wanted changed: $1 what was installed, $2 what is wanted.
+# Installs again only when the requirements changed. $1: the installed ones, $2: the required ones.
 is_current() { cmp --quiet "$1" "$2"; }
 
 mkdir -p "$built"
@@ -20,7 +20,7 @@ if ! is_current "$built/package-lock.json" tests/chart/package-lock.json; then
     npm --prefix "$built" ci --no-audit --no-fund --prefer-offline >/dev/null || { rm "$built/package-lock.json"; exit 1; }
 fi
 
-# Helm says at each look that a link leads out of the chart, as it is meant to.
+# Helm warns each time that a link leads out of the chart, which is intended.
 "$built/venv/bin/python" tests/chart/check.py "$built/operator.json" 2> >(grep -v 'found symbolic link in path' >&2)
 cp tests/chart/operator.mjs "$built"
 node "$built/operator.mjs" "$built/operator.json" "$built/operator.ts"

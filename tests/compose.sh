@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Checks the compose file of the demo and what it mounts: by compose's own schema, by promtool, and what Grafana reads by a
-# schema of ours. That each file it mounts is there is checked, too: Docker would make a directory of one that is not.
+# Checks the compose file of the demo and the files it mounts: with compose's own schema, with promtool, and with our schema for
+# Grafana's files. Every mounted file must exist, since Docker would create a directory for a missing one.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 demo=deploy/demo
 config=$(docker-compose -f "$demo/compose.yml" config)
 promtool check config --syntax-only "$demo/prometheus.yml"
-# docker-compose brings both modules along.
+# docker-compose depends on both modules.
 /usr/bin/python3 - "$demo/grafana" <(printf '%s' "$config") <<'PYTHON'
 import json, pathlib, sys
 import jsonschema, yaml
@@ -25,7 +25,7 @@ for service in config["services"].values():
         source, target = (volume.split(":")[:2] if isinstance(volume, str) else (volume["source"], volume["target"]))
         assert pathlib.Path(source).exists(), f"{source} is not there"
         mounts[target] = source
-# Where dashboards are looked for is where they are, and all of them.
+# Grafana looks for dashboards where they are mounted, and all of them are mounted.
 place = kinds["providers"][0]["options"]["path"]
 mounted = {pathlib.Path(source).name for target, source in mounts.items() if target.startswith(place + "/")}
 shipped = {path.name for path in pathlib.Path("dashboards").glob("listenq-*.json")}

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Runs the demo until alerts about its servers have come to Alertmanager, ends it by Ctrl-C, and sees that nothing is left.
-# Needs what the demo needs, and python3; LISTENQ, LISTENQ_LAB and DEMO_PORT are passed on.
+# Runs the demo until Alertmanager has the alerts about its servers, stops it with Ctrl-C, and checks that nothing is left.
+# Needs what the demo needs, and python3; passes LISTENQ, LISTENQ_LAB and DEMO_PORT on.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export DEMO_PORT=${DEMO_PORT:-19520}
 alerts_at=http://127.0.0.1:$((DEMO_PORT + 2))/api/v2/alerts
 
 said=$(mktemp)
-# Whatever files the demo makes lie below this.
+# The demo creates all its files below this directory.
 TMPDIR=$(mktemp -d)
 export TMPDIR
-# A session of its own, to find what is left of it. A shell takes SIGINT from what it starts in the background.
+# A separate session, to find leftover processes. A shell ignores SIGINT in its background processes, hence --default-signal.
 setsid env --default-signal=INT deploy/demo/demo.sh >"$said" 2>&1 &
 demo=$!
 trap 'kill -INT -- "-$demo" 2>/dev/null || true; rm -rf "$TMPDIR" "$said"' EXIT
@@ -21,7 +21,7 @@ die() {
     exit 1
 }
 
-# A line for each alert about a server of the demo.
+# One line for each alert about a server of the demo.
 alerts() {
     curl -sf "$alerts_at" | python3 -c '
 import json, sys
@@ -32,7 +32,7 @@ for alert in json.load(sys.stdin):
 ' "lq-demo$demo-" 2>/dev/null || true
 }
 
-# That of each server in trouble, and none about the one that is well.
+# One alert for each server in trouble, and none for the healthy one.
 for _ in $(seq 600); do
     found=$(alerts)
     if [[ $found == *\ hangs* && $found == *\ slow* && $found == *\ short* ]]; then break; fi

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Checks that mixin.libsonnet gives the shipped rules: a real jsonnet evaluates it, and what comes out passes their unit tests.
+# Checks that mixin.libsonnet gives the shipped rules: a real jsonnet evaluates it, and the result passes their unit tests.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
 
-# Debian's jsonnet is the one in C++, whose std.parseYaml does not get through every string.
+# Debian's jsonnet is the C++ one, whose std.parseYaml does not parse every string.
 python3 -m pip install --quiet --root-user-action=ignore --target "$root/python" gojsonnet==0.22.0
 PYTHONPATH="$root/python" python3 - "$root" <<'PYTHON'
 import json

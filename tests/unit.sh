@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Checks the systemd unit, alone and with each drop-in: that systemd understands it, and that it leaves little exposed.
+# Checks the systemd unit, alone and with each drop-in: its syntax and its security score.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
 
-# The unit in a directory of its own; a drop-in is read after it, and so is what stands below it.
+# The unit in its own directory; systemd reads drop-ins after it, from the directory below.
 unit() {
     mkdir "$root/$1"
-    # `verify` wants the program to be there.
+    # `verify` needs the program to exist.
     sed 's|^ExecStart=/usr/bin/listenq|ExecStart=/bin/true|' deploy/systemd/listenq.service |
         cat - "${@:2}" >"$root/$1/listenq.service"
 }

@@ -1,4 +1,4 @@
-"""Writes the page of one dashboard: the dashboard itself, what to look at, and the program that draws it."""
+"""Writes the page of one dashboard: the dashboard, its variables, and the script that draws it."""
 
 import json
 import pathlib
@@ -19,7 +19,7 @@ def main():
     now = int(time.time())
     variables = {"datasource": "prometheus", "job": "listenq", "instance": ".*", "netns": ".*"}
     variables |= dict(word.split("=", 1) for word in sys.argv[4:])
-    # Fleet has all instances, Host all namespaces.
+    # Fleet shows all instances, Host all namespaces.
     if name == "fleet":
         variables["instance"] = ".*"
     if name == "host":

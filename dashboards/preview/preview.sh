@@ -3,7 +3,7 @@
 #
 #   preview.sh [PROMETHEUS [MINUTES [NAME=VALUE...]]]    http://localhost:9090, the last 15 minutes, variables of the dashboards
 #
-# Not part of the gate: it takes 600 MB of packages. What Grafana keeps to itself (the state timeline) is only sketched.
+# Not part of the gate: it needs 600 MB of packages. Parts that Grafana does not publish (the state timeline) are sketched.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -15,7 +15,7 @@ shift $(($# < 2 ? $# : 2))
 npm run build --silent
 for dashboard in fleet listener host; do
     python3 page.py "$dashboard" "$prometheus" "$minutes" "$@" >"build/$dashboard.html"
-    # As tall as the dashboard: Chromium takes a picture of its window.
+    # The height of the dashboard: Chromium takes a picture of its window.
     height=$(python3 page.py "$dashboard" height)
     chromium --headless=new --no-sandbox --disable-gpu --hide-scrollbars --allow-file-access-from-files \
         --window-size="1632,$height" --virtual-time-budget=60000 --screenshot="build/$dashboard.png" \

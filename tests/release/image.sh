@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the image, looks at its size, and runs it with runc as Docker would: as nobody, with the capabilities that a
-# container has by default, with those that are documented, and with none.
+# Builds the image, checks its size, and runs it with runc as Docker would: as an unprivileged user, with the default
+# capabilities of a container, with the documented ones, and with none.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 # shellcheck source=tests/release/tools.sh
@@ -33,7 +33,7 @@ echo "image: $size bytes unpacked, $(stat -c %s "${archives[0]}") as an archive"
 ((size < 10000000)) || fail "the image is over 10 MB"
 
 echo '127.0.0.1 localhost' >"$work/hosts"
-# Another namespace than the container's, with a listener in it.
+# A namespace other than the container's, with a listener in it.
 ip netns add "$name-own"
 ip netns add "$name-other"
 ip -n "$name-own" link set lo up
@@ -47,9 +47,9 @@ signal.alarm(300)
 signal.pause()' &
 server=$!
 
-# Makes the bundle's configuration what `docker run --network --pid=host --read-only` makes of the image, or what
-# containerd does for Kubernetes: for a user other than root, Docker only sets bounds, containerd also permits.
-# Arguments: docker or containerd, capabilities, whether privileges may be gained.
+# Writes the configuration that `docker run --network --pid=host --read-only` makes for the image, or that containerd makes
+# for Kubernetes. For a user other than root Docker sets only the bounding set, containerd also the permitted set.
+# Arguments: docker or containerd, capabilities, whether new privileges are allowed.
 configure() {
     python3 - "$work/bundle/config.json" "/run/netns/$name-own" "$work/hosts" "$@" <<'EOF'
 import json, sys
@@ -58,10 +58,10 @@ config = json.load(open(path))
 granted = capabilities.split()
 process = config["process"]
 process["terminal"] = False
-# Other listeners of the machine take no places from these two.
+# Other listeners of the machine must not displace these two.
 process["env"].append("LISTENQ_LISTENER_INCLUDE=:(7777|19511)$")
 process["noNewPrivileges"] = gains == "no"
-# Neither has inheritable or ambient ones.
+# Neither sets inheritable or ambient capabilities.
 kinds = {"docker": ("bounding",), "containerd": ("bounding", "effective", "permitted")}[runtime]
 process["capabilities"] = {kind: granted for kind in kinds}
 config["root"]["readonly"] = True
@@ -75,8 +75,8 @@ get() {
     ip netns exec "$name-own" curl --silent --max-time 5 "http://127.0.0.1:19511$1"
 }
 
-# Runs it once and compares. Arguments: what is tried, effective capabilities, `namespaces`, `owners`, and whether the
-# other namespace's listener is seen.
+# Runs the image once and compares. Arguments: name of the case, effective capabilities, `namespaces`, `owners`, and whether
+# the listener of the other namespace is seen.
 expect() {
     runc --root "$work/state" run --detach --bundle "$work/bundle" "$name" >"$work/log" 2>&1 </dev/null ||
         fail "$1: $(cat "$work/log")"

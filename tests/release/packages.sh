@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the packages, lints them, and installs, upgrades, removes and purges them for real below a Debian root made
-# for it. No system is booted: what services do is seen by the links that enable them.
+# Builds and lints the packages, and installs, upgrades, removes and purges them in a fresh Debian root directory.
+# No system is booted: the links that enable services show their state.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 # shellcheck source=tests/release/tools.sh
@@ -21,7 +21,7 @@ work=$(mktemp -d)
 root=$work/root
 trap 'rm -rf "$work"' EXIT
 mmdebstrap --quiet --variant=essential bookworm "$root" /etc/apt/sources.list.d/debian.sources
-# The same root with rpm's database of its own, for later.
+# A copy of the root directory with its own rpm database, for later.
 cp -a "$root" "$work/fedora"
 
 wants=etc/systemd/system/multi-user.target.wants/listenq.service
@@ -64,7 +64,7 @@ dpkg --root="$root" --purge listenq
 
 echo "== install, upgrade and remove the .rpm"
 root=$work/fedora
-# systemd's helper is not in Debian: this one writes down how it was called.
+# Debian does not have systemd's helper: this one records its calls.
 mkdir -p "$root/usr/lib/systemd"
 cat >"$root/usr/lib/systemd/systemd-update-helper" <<'EOF'
 #!/bin/sh
@@ -78,7 +78,7 @@ called() {
     [ "$calls" = "$1" ] || fail "systemd was told: $calls, not: $1"
 }
 rpm --root "$root" --initdb
-# Of the libraries it needs, this root's package manager knows, and rpm's database does not.
+# The libraries are installed by dpkg, so the rpm database does not contain them.
 requires=$(rpm --query --package --requires "$rpm")
 grep -q '^libc\.so\.6(GLIBC_' <<<"$requires" || fail "the package does not say which libc it needs"
 newest=$(grep -o 'GLIBC_[0-9.]*' <<<"$requires" | sort -uV | tail -n 1)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the commit that is checked out in two fresh folders, one of them deep, and compares every released file.
+# Builds the checked-out commit in two fresh directories with different paths, and compares every released file.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 # shellcheck source=tests/release/tools.sh

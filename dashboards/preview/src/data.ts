@@ -1,4 +1,4 @@
-// Owns what Prometheus answers, as the frames that its data source in Grafana makes of it.
+// Converts answers of Prometheus to data frames, like Grafana's data source.
 import { type DataFrame, FieldType, type Labels, toDataFrame } from '@grafana/data';
 
 /** A query of a panel. */

@@ -1,4 +1,4 @@
-// Owns the page: a dashboard on its grid, each panel drawn by what Grafana itself draws with.
+// The page: a dashboard on its grid; Grafana's own components draw each panel.
 import {
     applyFieldOverrides,
     createTheme,

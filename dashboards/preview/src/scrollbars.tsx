@@ -1,4 +1,4 @@
-// Owns a stand-in for Grafana's scroll bars, whose package esbuild does not read as Grafana's own build does.
+// Replaces Grafana's scroll bars, whose package esbuild cannot bundle like Grafana's own build.
 import React, { type ReactNode } from 'react';
 
 export { Scrollbars };
