@@ -1,6 +1,7 @@
 //! The edge to the kernel: netlink and procfs readers. Receiving holds no logic and decoding holds no
 //! file; what they bring is a [`snapshot`](crate::snapshot).
 
+pub mod cgroup_stat;
 pub mod connections;
 pub mod device;
 pub mod diag_stream;
@@ -16,4 +17,5 @@ pub mod procfs_file;
 pub mod socket_queries;
 pub mod sockstat;
 pub mod sysctl;
+pub mod thread_stat;
 pub mod unix_diag;

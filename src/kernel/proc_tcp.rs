@@ -1,7 +1,9 @@
 //! `/proc/net/tcp` and `tcp6`: what is left where `sock_diag` is missing. LISTEN rows come first and give the
 //! length; they have no limit, no drops and no interface (`tcp4_seq_show`, `get_tcp4_sock`).
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::snapshot::{AcceptQueue, Cookie, ListenAddress, ListenSocket, Origin};
 
@@ -31,6 +33,32 @@ pub fn parse(text: &str, sockets: &mut Vec<ListenSocket>) -> Result<(), RowError
 /// Whether this line is a connection: behind it nobody listens.
 pub fn is_connection(line: &str) -> bool {
     !line.trim_start().starts_with("sl ") && matches!(row(line), Some(None))
+}
+
+/// The ends of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ends {
+    /// Its own end.
+    pub local: SocketAddr,
+    /// The peer's end.
+    pub remote: SocketAddr,
+}
+
+/// The ends of the connections with these inodes, by inode.
+pub fn ends_of(text: &str, inodes: &FxHashSet<u64>) -> FxHashMap<u64, Ends> {
+    let row = |line: &str| {
+        let mut fields = line.split_ascii_whitespace();
+        let (local, remote) = (fields.nth(1)?, fields.next()?);
+        let inode = fields.nth(6)?.parse().ok().filter(|inode| inodes.contains(inode))?;
+        Some((inode, Ends { local: end(local)?, remote: end(remote)? }))
+    };
+    text.lines().skip(1).filter_map(row).collect()
+}
+
+/// `address:port` in hexadecimal digits; IPv4 addresses mapped into IPv6 become IPv4.
+fn end(text: &str) -> Option<SocketAddr> {
+    let (address, port) = text.split_once(':')?;
+    Some(SocketAddr::new(address_of(address)?.to_canonical(), u16::from_str_radix(port, 16).ok()?))
 }
 
 /// `sl local remote state tx:rx timer:when retransmits uid timeout inode …`
@@ -128,5 +156,19 @@ mod tests {
         assert_eq!(error.to_string(), "line 2 is no socket: \"   0: nonsense\"");
         let unicode = format!("{HEADER}   0: ääääääääääääääää:0050 0:0 0A 0:0 0:0 0 0 0 42\n");
         assert!(parsed(&unicode).is_err());
+    }
+
+    #[test]
+    fn the_ends_of_a_connection_are_found_by_its_inode() {
+        let row = "   1: 0100007F:A1B2 0500000A:0CEA 01 00000000:00000000 00:00000000 00000000     0        0 4711 1\n";
+        let mapped = "   2: 0000000000000000FFFF00000100007F:0050 0000000000000000FFFF00000200007F:9000 01 0:0 0:0 0 0 0 4712 1\n";
+        let found = ends_of(&format!("{HEADER}{row}{mapped}"), &[4711, 4712].into_iter().collect());
+        let ends = |local: &str, remote: &str| Ends {
+            local: local.parse().unwrap(),
+            remote: remote.parse().unwrap(),
+        };
+        assert_eq!(found[&4711], ends("127.0.0.1:41394", "10.0.0.5:3306"));
+        assert_eq!(found[&4712], ends("127.0.0.1:80", "127.0.0.2:36864"));
+        assert_eq!(ends_of(row, &FxHashSet::default()).len(), 0);
     }
 }

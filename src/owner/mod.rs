@@ -16,4 +16,5 @@ pub mod holders;
 pub mod kubelet;
 pub mod lookup;
 mod process;
+pub mod reader;
 mod text;

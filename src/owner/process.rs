@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use procfs::FromRead;
 use procfs::process::Stat;
-use rustix::fs::{Mode, OFlags, openat};
+use rustix::fs::{AtFlags, Mode, OFlags, openat, readlinkat, statat};
 use rustix::io::Errno;
 
 /// An open `/proc/<pid>`.
@@ -45,6 +45,35 @@ impl Process {
             Ok(_) => String::from_utf8_lossy(&bytes).into_owned(),
             Err(_) => String::new(),
         }
+    }
+
+    /// Reads a text of at most `limit` bytes; empty when it is longer.
+    pub(super) fn text_up_to(&self, name: &str, limit: usize) -> String {
+        let mut bytes = Vec::new();
+        let read =
+            self.file(name).and_then(|file| file.take(limit as u64 + 1).read_to_end(&mut bytes));
+        match read {
+            Ok(length) if length <= limit => String::from_utf8(bytes).unwrap_or_default(),
+            _ => String::new(),
+        }
+    }
+
+    /// Opens a directory below it: `task`, `fdinfo`.
+    pub(super) fn directory(&self, name: &str) -> rustix::io::Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        openat(&self.directory, name, flags, Mode::empty())
+    }
+
+    /// The size of `fd`, which is the number of open descriptors from Linux 6.2 on; 0 before.
+    pub(super) fn open_fds(&self) -> Option<u64> {
+        let stat = statat(&self.directory, "fd", AtFlags::empty()).ok()?;
+        u64::try_from(stat.st_size).ok()
+    }
+
+    /// Where a descriptor leads, as its link says: `socket:[4711]`, `anon_inode:[eventpoll]`.
+    pub(super) fn link(&self, fd: u32) -> Option<String> {
+        let target = readlinkat(&self.directory, format!("fd/{fd}"), Vec::new()).ok()?;
+        target.into_string().ok()
     }
 
     fn file(&self, name: &str) -> io::Result<File> {

@@ -2,6 +2,7 @@
 //! given their meaning here, where they enter. No file, clock or socket.
 
 pub mod owner;
+pub mod owner_reading;
 pub mod scan;
 
 use std::fmt;

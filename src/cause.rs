@@ -1,0 +1,795 @@
+//! Why the owner of a listener does not accept: the pure function from readings over time to the words for causes that
+//! metric, command, page, alert and runbook share.
+//!
+//! Each cause needs positive evidence that lasted: every rule looks at [`WINDOW`] of readings, and a rule whose readings
+//! are missing finds nothing. Whether a listener is in trouble at all is the diagnosis' decision; causes are read only
+//! for owners of listeners that have one.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::snapshot::owner_reading::{
+    CgroupReading, OwnerReading, Periods, ProcessReading, Syscall, ThreadReading, Wait,
+};
+
+/// How far back readings count.
+pub const WINDOW: Duration = Duration::from_secs(10);
+/// How long evidence must have lasted.
+pub const LASTING: Duration = Duration::from_secs(4);
+/// How many readings must agree.
+const AGREEING: usize = 4;
+/// The share of a cgroup's periods that were throttled.
+const THROTTLED_SHARE: f64 = 0.25;
+/// Fewer periods than this say nothing.
+const MIN_PERIODS: u64 = 10;
+/// The share of time that a thread was runnable and did not run.
+const STARVED_SHARE: f64 = 0.25;
+/// The share of the machine's time that the hypervisor took.
+const STEAL_SHARE: f64 = 0.1;
+/// The share of time that the accepting thread was on a processor.
+const BOUND_SHARE: f64 = 0.9;
+/// The share of time that the cgroup stalled on memory.
+const MEMORY_SHARE: f64 = 0.1;
+/// The share of readings in which the accepting threads were in state D.
+const DISK_SHARE: f64 = 0.6;
+/// The share of a server's workers that wait for the same thing.
+const WORKERS_SHARE: f64 = 0.5;
+
+/// What makes the owner of a listener slow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// Every thread of every accepting process is stopped by a signal or a debugger.
+    Stopped,
+    /// The cgroup, or an ancestor, is frozen.
+    Frozen,
+    /// An accepting process has used up its descriptor limit.
+    Descriptors,
+    /// The server stopped accepting on purpose: it has as many connections as it allows.
+    ConnectionLimit,
+    /// The workers are held by clients that send nothing.
+    IdleClients,
+    /// No process that holds the socket waits for connections.
+    NobodyAccepts,
+    /// The CPU quota of the cgroup, or of an ancestor, is used up.
+    CpuThrottled,
+    /// The threads are runnable and get no processor.
+    CpuStarved,
+    /// The hypervisor takes the machine's time.
+    CpuSteal,
+    /// The accepting thread is busy all the time.
+    CpuBound,
+    /// The cgroup stalls on memory.
+    MemoryStall,
+    /// The accepting threads wait for a disk or another device.
+    DiskWait,
+    /// The workers wait for the same peer.
+    WaitsFor,
+    /// All threads wait on a futex.
+    Lock,
+}
+
+/// Several causes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Causes(u16);
+
+/// What is known of the listener itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ListenerFacts {
+    /// How long ago a connection was last seen to be taken from the queue; `None` when none was seen yet.
+    pub taken_ago: Option<Duration>,
+    /// Accepted connections that are open (scan).
+    pub open_connections: Option<u64>,
+    /// The limit of its queue.
+    pub limit: Option<u64>,
+}
+
+/// One reading and when it was taken.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Timed {
+    /// On the fold's own clock.
+    pub at: Duration,
+    /// What the look at the owner read.
+    pub owner: Arc<OwnerReading>,
+    /// What was known of the listener then.
+    pub listener: ListenerFacts,
+}
+
+/// What most workers wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Awaited {
+    /// The peer.
+    pub peer: SocketAddr,
+    /// The call they wait in.
+    pub syscall: Syscall,
+    /// Threads that wait for it.
+    pub waiting: usize,
+    /// Worker threads looked at.
+    pub workers: usize,
+}
+
+// === impl Cause ===
+
+impl Cause {
+    /// Every cause, in the order in which they are said.
+    pub const ALL: [Self; 14] = [
+        Self::Stopped,
+        Self::Frozen,
+        Self::Descriptors,
+        Self::ConnectionLimit,
+        Self::IdleClients,
+        Self::NobodyAccepts,
+        Self::CpuThrottled,
+        Self::CpuStarved,
+        Self::CpuSteal,
+        Self::CpuBound,
+        Self::MemoryStall,
+        Self::DiskWait,
+        Self::WaitsFor,
+        Self::Lock,
+    ];
+
+    /// The label value.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Stopped => "stopped",
+            Self::Frozen => "frozen",
+            Self::Descriptors => "descriptors",
+            Self::ConnectionLimit => "connection_limit",
+            Self::IdleClients => "idle_clients",
+            Self::NobodyAccepts => "nobody_accepts",
+            Self::CpuThrottled => "cpu_throttled",
+            Self::CpuStarved => "cpu_starved",
+            Self::CpuSteal => "cpu_steal",
+            Self::CpuBound => "cpu_bound",
+            Self::MemoryStall => "memory_stall",
+            Self::DiskWait => "disk_wait",
+            Self::WaitsFor => "waits_for",
+            Self::Lock => "lock",
+        }
+    }
+
+    /// The cause as the end of "slow because …".
+    pub const fn because(self) -> &'static str {
+        match self {
+            Self::Stopped => "the process is stopped",
+            Self::Frozen => "its cgroup is frozen",
+            Self::Descriptors => "it has used up its file descriptors",
+            Self::ConnectionLimit => "it has reached its own connection limit",
+            Self::IdleClients => "idle clients hold its workers",
+            Self::NobodyAccepts => "no process accepts from this socket",
+            Self::CpuThrottled => "its cgroup is CPU-throttled",
+            Self::CpuStarved => "it gets no CPU: other processes use it",
+            Self::CpuSteal => "the hypervisor takes the machine's CPU time",
+            Self::CpuBound => "the thread that accepts uses a whole CPU",
+            Self::MemoryStall => "its cgroup stalls on memory",
+            Self::DiskWait => "it waits for a disk",
+            Self::WaitsFor => "its workers wait for another server",
+            Self::Lock => "all its threads wait for a lock",
+        }
+    }
+}
+
+// === impl Causes ===
+
+impl Causes {
+    /// Adds one.
+    pub fn insert(&mut self, cause: Cause) {
+        self.0 |= 1 << cause as u16;
+    }
+
+    /// Whether it is among them.
+    pub fn contains(self, cause: Cause) -> bool {
+        self.0 & 1 << cause as u16 != 0
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// All of them, in the order of [`Cause::ALL`].
+    pub fn iter(self) -> impl Iterator<Item = Cause> {
+        Cause::ALL.into_iter().filter(move |cause| self.contains(*cause))
+    }
+}
+
+impl FromIterator<Cause> for Causes {
+    fn from_iter<I: IntoIterator<Item = Cause>>(causes: I) -> Self {
+        let mut all = Self::default();
+        causes.into_iter().for_each(|cause| all.insert(cause));
+        all
+    }
+}
+
+/// The causes that the readings, the oldest first, give evidence of. Some exclude others: threads of a stopped, frozen or
+/// throttled process show neither starvation nor what they wait for.
+pub fn causes(readings: &[Timed]) -> Causes {
+    let readings = recent(readings);
+    if readings.len() < AGREEING || span(readings) < LASTING {
+        return Causes::default();
+    }
+    if lasts(readings, is_stopped) {
+        return [Cause::Stopped].into_iter().collect();
+    }
+    if lasts(readings, is_frozen) {
+        return [Cause::Frozen].into_iter().collect();
+    }
+    Cause::ALL.into_iter().filter(|cause| speaks_for(*cause, readings)).collect()
+}
+
+fn speaks_for(cause: Cause, readings: &[Timed]) -> bool {
+    match cause {
+        Cause::Stopped | Cause::Frozen => false,
+        Cause::Descriptors => is_out_of_descriptors(readings),
+        Cause::ConnectionLimit => is_at_connection_limit(readings),
+        Cause::IdleClients => holds_for_workers(readings, |thread| thread.wait == Wait::Client),
+        Cause::NobodyAccepts => accepts_nobody(readings),
+        Cause::CpuThrottled => is_throttled(readings),
+        Cause::CpuStarved => !is_throttled(readings) && is_starved(readings),
+        Cause::CpuSteal => is_stolen_from(readings),
+        Cause::CpuBound => is_bound(readings),
+        Cause::MemoryStall => is_short_of_memory(readings),
+        Cause::DiskWait => waits_for_disk(readings),
+        Cause::WaitsFor => awaited(readings).is_some(),
+        Cause::Lock => lasts(readings, is_locked),
+    }
+}
+
+/// The readings of the last [`WINDOW`].
+fn recent(readings: &[Timed]) -> &[Timed] {
+    let Some(last) = readings.last() else { return readings };
+    let first = readings.partition_point(|one| one.at + WINDOW < last.at);
+    &readings[first..]
+}
+
+fn span(readings: &[Timed]) -> Duration {
+    match readings {
+        [first, .., last] => last.at.saturating_sub(first.at),
+        _ => Duration::ZERO,
+    }
+}
+
+/// Whether `rule` holds in every reading of the last [`LASTING`].
+fn lasts(readings: &[Timed], rule: impl Fn(&Timed) -> bool) -> bool {
+    let Some(last) = readings.last() else { return false };
+    let first = readings.partition_point(|one| one.at + LASTING < last.at);
+    readings[first..].iter().all(rule)
+}
+
+// --- One reading.
+
+fn is_stopped(reading: &Timed) -> bool {
+    let acceptors = reading.owner.acceptors();
+    !acceptors.is_empty() && acceptors.iter().all(|process| process.is_stopped())
+}
+
+fn is_frozen(reading: &Timed) -> bool {
+    reading.owner.cgroups.iter().any(|cgroup| cgroup.frozen == Some(true))
+}
+
+fn is_locked(reading: &Timed) -> bool {
+    let acceptors = reading.owner.acceptors();
+    let mut threads = acceptors.iter().flat_map(|process| &process.threads).peekable();
+    threads.peek().is_some() && threads.all(|thread| thread.wait == Wait::Futex)
+}
+
+/// Whether the readers may see what processes wait for.
+fn sees_waits(process: &ProcessReading) -> bool {
+    process.threads.iter().all(|thread| thread.wait != Wait::Unknown)
+}
+
+/// Whether no process waits for connections at the socket, and that could be seen.
+fn is_left_alone(reading: &Timed) -> bool {
+    let holders = &reading.owner.processes;
+    let waits = |process: &ProcessReading| {
+        process.polls != Some(false)
+            || !sees_waits(process)
+            || process.threads.iter().any(|thread| thread.wait == Wait::Accept)
+    };
+    !holders.is_empty() && !holders.iter().any(waits)
+}
+
+// --- Several readings.
+
+fn ends(readings: &[Timed]) -> Option<(&Timed, &Timed)> {
+    Some((readings.first()?, readings.last()?))
+}
+
+/// Whether nothing was taken from the queue during the readings. A server that is out of descriptors may have more open
+/// than a limit that was lowered later, and accept all the same.
+fn takes_nothing(readings: &[Timed]) -> bool {
+    lasts(readings, |one| one.listener.taken_ago.is_none_or(|ago| ago >= Duration::from_secs(1)))
+}
+
+fn is_out_of_descriptors(readings: &[Timed]) -> bool {
+    let is_out = |one: &Timed| one.owner.acceptors().iter().any(|process| process.is_out_of_fds());
+    lasts(readings, is_out) && takes_nothing(readings)
+}
+
+fn open_connections_are_steady(readings: &[Timed]) -> bool {
+    let mut open = readings.iter().map(|one| one.listener.open_connections);
+    let Some(Some(first)) = open.next() else { return false };
+    first > 0 && open.all(|open| open == Some(first))
+}
+
+fn is_at_connection_limit(readings: &[Timed]) -> bool {
+    let has_zero_limit = |one: &Timed| one.listener.limit == Some(0);
+    let stopped_on_purpose = lasts(readings, is_left_alone) || lasts(readings, has_zero_limit);
+    stopped_on_purpose
+        && !is_out_of_descriptors(readings)
+        && open_connections_are_steady(readings)
+        && takes_nothing(readings)
+}
+
+fn accepts_nobody(readings: &[Timed]) -> bool {
+    let has_connections = |one: &Timed| one.listener.open_connections.is_none_or(|open| open > 0);
+    lasts(readings, is_left_alone)
+        && !readings.iter().any(has_connections)
+        && readings.iter().all(|one| one.listener.taken_ago.is_none())
+        // Busy processes may look at the socket at any time.
+        && !holds_for_workers(readings, |thread| thread.state == 'R')
+}
+
+fn is_throttled(readings: &[Timed]) -> bool {
+    throttled_share(readings).is_some_and(|share| share >= THROTTLED_SHARE)
+}
+
+/// The largest share of throttled periods of any cgroup over the readings.
+pub fn throttled_share(readings: &[Timed]) -> Option<f64> {
+    let readings = recent(readings);
+    let (first, last) = ends(readings)?;
+    let shares = last.owner.cgroups.iter().filter_map(|after| {
+        let before = same_cgroup(&first.owner, after)?;
+        share_of_periods(before.periods?, after.periods?)
+    });
+    shares.max_by(f64::total_cmp)
+}
+
+fn same_cgroup<'a>(reading: &'a OwnerReading, cgroup: &CgroupReading) -> Option<&'a CgroupReading> {
+    reading.cgroups.iter().find(|one| one.path == cgroup.path)
+}
+
+fn share_of_periods(before: Periods, after: Periods) -> Option<f64> {
+    let all = after.all.checked_sub(before.all)?;
+    let throttled = after.throttled.checked_sub(before.throttled)?;
+    (all >= MIN_PERIODS).then(|| throttled as f64 / all as f64)
+}
+
+/// The growth of a thread's time between the first and the last reading that have it, as a share of the time between.
+fn thread_share(
+    readings: &[Timed],
+    tid: u32,
+    time: impl Fn(&ThreadReading) -> Duration,
+) -> Option<f64> {
+    let mut seen = readings.iter().filter_map(|one| Some((one.at, find_thread(one, tid)?)));
+    let (from, first) = seen.next()?;
+    let (to, last) = seen.last()?;
+    let gap = to.saturating_sub(from);
+    let grown = time(last).checked_sub(time(first))?;
+    (gap >= LASTING).then(|| grown.as_secs_f64() / gap.as_secs_f64())
+}
+
+fn find_thread(reading: &Timed, tid: u32) -> Option<&ThreadReading> {
+    reading.owner.processes.iter().flat_map(|process| &process.threads).find(|one| one.tid == tid)
+}
+
+/// The threads of the accepting processes as last read.
+fn accepting_threads(readings: &[Timed]) -> Vec<ThreadReading> {
+    let Some(last) = readings.last() else { return Vec::new() };
+    last.owner.acceptors().iter().flat_map(|process| &process.threads).copied().collect()
+}
+
+/// The threads that accept: those seen to wait for connections or events; where none was seen, the main threads.
+fn threads_that_accept(readings: &[Timed]) -> Vec<u32> {
+    let Some(last) = readings.last() else { return Vec::new() };
+    let acceptors: Vec<u32> = last.owner.acceptors().iter().map(|process| process.pid).collect();
+    let of_acceptors = |process: &&ProcessReading| acceptors.contains(&process.pid);
+    let processes = readings.iter().flat_map(|one| &one.owner.processes).filter(of_acceptors);
+    let waits = |thread: &&ThreadReading| matches!(thread.wait, Wait::Accept | Wait::Events);
+    let threads = processes.flat_map(|process| &process.threads).filter(waits);
+    let mut seen: Vec<u32> = threads.map(|thread| thread.tid).collect();
+    seen.sort_unstable();
+    seen.dedup();
+    if seen.is_empty() { acceptors } else { seen }
+}
+
+/// The largest share of time that an accepting thread was runnable and did not run.
+pub fn starved_share(readings: &[Timed]) -> Option<f64> {
+    let readings = recent(readings);
+    let threads = accepting_threads(readings);
+    let shares =
+        threads.iter().filter_map(|one| thread_share(readings, one.tid, |thread| thread.runnable));
+    shares.max_by(f64::total_cmp)
+}
+
+fn is_starved(readings: &[Timed]) -> bool {
+    starved_share(readings).is_some_and(|share| share >= STARVED_SHARE)
+}
+
+fn is_bound(readings: &[Timed]) -> bool {
+    let bound = |tid: &u32| {
+        thread_share(readings, *tid, |thread| thread.on_cpu)
+            .is_some_and(|share| share >= BOUND_SHARE)
+    };
+    threads_that_accept(readings).iter().any(bound)
+}
+
+/// The share of the machine's time that the hypervisor took over the readings.
+pub fn steal_share(readings: &[Timed]) -> Option<f64> {
+    let (first, last) = ends(recent(readings))?;
+    let all = last.owner.machine.all.checked_sub(first.owner.machine.all)?;
+    let steal = last.owner.machine.steal.checked_sub(first.owner.machine.steal)?;
+    (all > 0).then(|| steal as f64 / all as f64)
+}
+
+fn is_stolen_from(readings: &[Timed]) -> bool {
+    steal_share(readings).is_some_and(|share| share >= STEAL_SHARE)
+}
+
+fn is_short_of_memory(readings: &[Timed]) -> bool {
+    let Some((first, last)) = ends(readings) else { return false };
+    let gap = span(readings).as_secs_f64();
+    last.owner.cgroups.iter().any(|after| {
+        let Some(before) = same_cgroup(&first.owner, after) else { return false };
+        let stalled = after.memory_stalled.zip(before.memory_stalled);
+        let share = stalled
+            .and_then(|(after, before)| Some(after.checked_sub(before)?.as_secs_f64() / gap));
+        share.is_some_and(|share| share >= MEMORY_SHARE) || hits_high(readings, after)
+    })
+}
+
+/// Whether `memory.high` was hit between any two readings.
+fn hits_high(readings: &[Timed], cgroup: &CgroupReading) -> bool {
+    let high = |one: &Timed| same_cgroup(&one.owner, cgroup).and_then(|one| one.memory_high);
+    readings.windows(2).all(|pair| high(&pair[0]).zip(high(&pair[1])).is_some_and(|(a, b)| b > a))
+}
+
+fn waits_for_disk(readings: &[Timed]) -> bool {
+    let in_disk = |one: &&Timed| {
+        let threads = accepting_threads(std::slice::from_ref(*one));
+        let waiting = threads.iter().filter(|thread| thread.state == 'D').count();
+        waiting > 0 && waiting as f64 >= threads.len() as f64 * WORKERS_SHARE
+    };
+    let count = readings.iter().filter(in_disk).count();
+    count as f64 >= readings.len() as f64 * DISK_SHARE
+}
+
+/// Threads that do a server's work: all that were looked at, without those that wait for events or connections.
+fn workers(reading: &Timed) -> Vec<ThreadReading> {
+    let threads = reading.owner.processes.iter().flat_map(|process| &process.threads).copied();
+    let acceptors = reading.owner.acceptors().len();
+    let masters = reading.owner.processes.len().saturating_sub(acceptors);
+    // A master among several processes does no work itself.
+    match masters {
+        0 => threads.collect(),
+        _ => reading.owner.acceptors().iter().flat_map(|one| &one.threads).copied().collect(),
+    }
+}
+
+/// Whether `rule` holds for most workers in every reading that lasted.
+fn holds_for_workers(readings: &[Timed], rule: impl Fn(&ThreadReading) -> bool) -> bool {
+    lasts(readings, |one| {
+        let workers = workers(one);
+        let held = workers.iter().filter(|thread| rule(thread)).count();
+        held > 0 && held as f64 > workers.len() as f64 * WORKERS_SHARE
+    })
+}
+
+/// The peer that most workers have waited for throughout, if there is one.
+pub fn awaited(readings: &[Timed]) -> Option<Awaited> {
+    let readings = recent(readings);
+    let peer = most_awaited(readings.last()?)?;
+    let waits =
+        |thread: &ThreadReading| matches!(thread.wait, Wait::Peer(at, _) if at == peer.peer);
+    holds_for_workers(readings, waits).then_some(peer)
+}
+
+fn most_awaited(reading: &Timed) -> Option<Awaited> {
+    let workers = workers(reading);
+    let mut counts: HashMap<SocketAddr, (usize, Syscall)> = HashMap::new();
+    for thread in &workers {
+        if let Wait::Peer(peer, syscall) = thread.wait {
+            counts.entry(peer).or_insert((0, syscall)).0 += 1;
+        }
+    }
+    let (peer, (waiting, syscall)) = counts.into_iter().max_by_key(|(peer, (n, _))| (*n, *peer))?;
+    Some(Awaited { peer, syscall, waiting, workers: workers.len() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::owner_reading::MachineReading;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn thread(tid: u32) -> ThreadReading {
+        let (on_cpu, runnable) = (Duration::ZERO, Duration::ZERO);
+        ThreadReading { tid, state: 'S', on_cpu, runnable, wait: Wait::Other }
+    }
+
+    fn process(pid: u32) -> ProcessReading {
+        let (open_fds, max_fds) = (Some(20), Some(1024));
+        let threads = vec![ThreadReading { wait: Wait::Accept, ..thread(pid) }];
+        ProcessReading {
+            pid,
+            parent: 1,
+            open_fds,
+            max_fds,
+            thread_count: 1,
+            threads,
+            ..ProcessReading::default()
+        }
+    }
+
+    fn owner() -> OwnerReading {
+        OwnerReading { processes: vec![process(7)], ..OwnerReading::default() }
+    }
+
+    fn facts() -> ListenerFacts {
+        ListenerFacts { taken_ago: Some(5 * SECOND), open_connections: Some(8), limit: Some(128) }
+    }
+
+    /// Eight readings a second apart; `change` makes the one of each second.
+    fn said(change: impl Fn(u32, &mut OwnerReading, &mut ListenerFacts)) -> Vec<Cause> {
+        let reading = |second| {
+            let (mut owner, mut listener) = (owner(), facts());
+            change(second, &mut owner, &mut listener);
+            Timed { at: 100 * SECOND + second * SECOND, owner: Arc::new(owner), listener }
+        };
+        causes(&(0..8).map(reading).collect::<Vec<_>>()).iter().collect()
+    }
+
+    fn with_thread(change: impl Fn(u32, &mut ThreadReading)) -> Vec<Cause> {
+        said(|second, owner, _| change(second, &mut owner.processes[0].threads[0]))
+    }
+
+    fn with_cgroup(change: impl Fn(u64, &mut CgroupReading)) -> Vec<Cause> {
+        said(|second, owner, _| {
+            let mut cgroup = CgroupReading { path: "/a".into(), ..CgroupReading::default() };
+            change(second.into(), &mut cgroup);
+            owner.cgroups =
+                vec![cgroup, CgroupReading { path: "/".into(), ..CgroupReading::default() }];
+        })
+    }
+
+    #[test]
+    fn causes_are_stored_where_all_says() {
+        for (place, cause) in Cause::ALL.into_iter().enumerate() {
+            assert_eq!(cause as usize, place);
+        }
+    }
+
+    #[test]
+    fn a_normal_server_has_no_cause() {
+        assert_eq!(said(|_, _, _| ()), []);
+    }
+
+    #[test]
+    fn one_look_is_no_evidence() {
+        let owner = Arc::new(OwnerReading {
+            processes: vec![ProcessReading {
+                threads: vec![ThreadReading { state: 'T', ..thread(7) }],
+                ..process(7)
+            }],
+            ..OwnerReading::default()
+        });
+        let one = |at| Timed { at, owner: owner.clone(), listener: facts() };
+        assert!(causes(&[one(SECOND)]).is_empty());
+        assert!(causes(&[one(SECOND), one(2 * SECOND), one(3 * SECOND)]).is_empty());
+    }
+
+    #[test]
+    fn all_threads_of_all_accepting_processes_stopped_is_stopped() {
+        assert_eq!(with_thread(|_, thread| thread.state = 'T'), [Cause::Stopped]);
+        // Started again within the time that evidence must last.
+        assert_eq!(
+            with_thread(|second, thread| thread.state = if second < 6 { 'T' } else { 'S' }),
+            []
+        );
+        // A stopped child that does not accept, beside a worker that does.
+        let twin = said(|_, owner, _| {
+            let stopped = ThreadReading { state: 'T', ..thread(9) };
+            owner.processes.push(ProcessReading {
+                parent: 7,
+                threads: vec![stopped],
+                ..process(9)
+            });
+        });
+        assert_eq!(twin, []);
+    }
+
+    #[test]
+    fn a_frozen_ancestor_is_frozen() {
+        let frozen = said(|_, owner, _| {
+            let ancestor = CgroupReading { frozen: Some(true), ..CgroupReading::default() };
+            owner.cgroups = vec![CgroupReading::default(), ancestor];
+        });
+        assert_eq!(frozen, [Cause::Frozen]);
+    }
+
+    #[test]
+    fn a_used_up_descriptor_limit_counts_only_where_nothing_is_taken() {
+        let full = |owner: &mut OwnerReading| owner.processes[0].max_fds = Some(20);
+        assert_eq!(said(|_, owner, _| full(owner)), [Cause::Descriptors]);
+        let accepts = said(|_, owner, listener| {
+            full(owner);
+            listener.taken_ago = Some(SECOND / 5);
+        });
+        assert_eq!(accepts, []);
+        let below = said(|_, owner, _| owner.processes[0].max_fds = Some(21));
+        assert_eq!(below, []);
+    }
+
+    #[test]
+    fn a_server_that_no_longer_watches_the_socket_with_steady_connections_is_at_its_limit() {
+        let away = |owner: &mut OwnerReading| {
+            owner.processes[0].polls = Some(false);
+            owner.processes[0].threads[0].wait = Wait::Events;
+        };
+        assert_eq!(said(|_, owner, _| away(owner)), [Cause::ConnectionLimit]);
+        let comes_and_goes = said(|second, owner, listener| {
+            away(owner);
+            listener.open_connections = Some(second.into());
+        });
+        assert_eq!(comes_and_goes, []);
+        let memcached = said(|_, _, listener| listener.limit = Some(0));
+        assert_eq!(memcached, [Cause::ConnectionLimit]);
+        let unknown = said(|_, owner, listener| {
+            away(owner);
+            listener.open_connections = None;
+        });
+        assert_eq!(unknown, []);
+    }
+
+    #[test]
+    fn a_socket_that_no_holder_watches_and_nobody_was_served_from_has_no_acceptor() {
+        let leaked = |change: fn(&mut OwnerReading, &mut ListenerFacts)| {
+            said(move |_, owner, listener| {
+                owner.processes[0].polls = Some(false);
+                owner.processes[0].threads[0].wait = Wait::Other;
+                (listener.taken_ago, listener.open_connections) = (None, Some(0));
+                change(owner, listener);
+            })
+        };
+        assert_eq!(leaked(|_, _| ()), [Cause::NobodyAccepts]);
+        assert_eq!(leaked(|owner, _| owner.processes[0].threads[0].state = 'R'), []);
+        assert_eq!(leaked(|owner, _| owner.processes[0].threads[0].wait = Wait::Unknown), []);
+        assert_eq!(leaked(|_, listener| listener.taken_ago = Some(60 * SECOND)), []);
+    }
+
+    #[test]
+    fn a_quarter_of_the_periods_throttled_is_throttled() {
+        let throttled = |share: f64| {
+            with_cgroup(move |second, cgroup| {
+                let all = second * 10;
+                cgroup.periods = Some(Periods { all, throttled: (all as f64 * share) as u64 });
+            })
+        };
+        assert_eq!(throttled(0.9), [Cause::CpuThrottled]);
+        assert_eq!(throttled(0.1), []);
+        // Microseconds of all processors together prove nothing.
+        let busy =
+            with_cgroup(|second, cgroup| cgroup.throttled = Some(Duration::from_secs(second * 30)));
+        assert_eq!(busy, []);
+    }
+
+    #[test]
+    fn runnable_without_running_is_starved_unless_throttled() {
+        let starved =
+            |second: u32, thread: &mut ThreadReading| thread.runnable = second * SECOND / 2;
+        assert_eq!(with_thread(starved), [Cause::CpuStarved]);
+        assert_eq!(with_thread(|second, thread| thread.runnable = second * SECOND / 8), []);
+        let throttled = said(|second, owner, _| {
+            starved(second, &mut owner.processes[0].threads[0]);
+            let all = u64::from(second) * 10;
+            let periods = Some(Periods { all, throttled: all });
+            owner.cgroups = vec![CgroupReading { periods, ..CgroupReading::default() }];
+        });
+        assert_eq!(throttled, [Cause::CpuThrottled]);
+    }
+
+    #[test]
+    fn a_tenth_of_the_machine_taken_away_is_steal() {
+        let steal = |share: u64| {
+            said(move |second, owner, _| {
+                let all = u64::from(second) * 200;
+                owner.machine = MachineReading { steal: all * share / 100, all };
+            })
+        };
+        assert_eq!(steal(30), [Cause::CpuSteal]);
+        assert_eq!(steal(3), []);
+    }
+
+    #[test]
+    fn an_accepting_thread_that_never_waits_is_bound() {
+        let busy = |second: u32, thread: &mut ThreadReading| {
+            (thread.on_cpu, thread.state, thread.wait) =
+                (second * SECOND * 97 / 100, 'R', Wait::Other);
+        };
+        assert_eq!(with_thread(busy), [Cause::CpuBound]);
+        let worker_is_busy = said(|second, owner, _| {
+            let mut worker = thread(8);
+            busy(second, &mut worker);
+            owner.processes[0].threads.push(worker);
+        });
+        assert_eq!(worker_is_busy, []);
+    }
+
+    #[test]
+    fn memory_stalls_and_hits_of_memory_high_are_a_memory_stall() {
+        let stalled = |millis: u64| {
+            with_cgroup(move |second, cgroup| {
+                cgroup.memory_stalled = Some(Duration::from_millis(second * millis));
+            })
+        };
+        assert_eq!(stalled(300), [Cause::MemoryStall]);
+        assert_eq!(stalled(20), []);
+        assert_eq!(
+            with_cgroup(|second, cgroup| cgroup.memory_high = Some(second * 3)),
+            [Cause::MemoryStall]
+        );
+        assert_eq!(with_cgroup(|_, cgroup| cgroup.memory_high = Some(9)), []);
+    }
+
+    #[test]
+    fn accepting_threads_in_state_d_wait_for_a_disk() {
+        assert_eq!(with_thread(|_, thread| thread.state = 'D'), [Cause::DiskWait]);
+        assert_eq!(
+            with_thread(|second, thread| thread.state = if second % 4 == 0 { 'D' } else { 'S' }),
+            []
+        );
+    }
+
+    fn database() -> SocketAddr {
+        "10.0.0.5:3306".parse().unwrap()
+    }
+
+    /// A master and eight workers of which `waiting` wait as given.
+    fn pool(owner: &mut OwnerReading, waiting: u32, wait: Wait) {
+        let worker = |n: u32| ProcessReading {
+            parent: 7,
+            threads: vec![ThreadReading {
+                wait: if n < waiting { wait } else { Wait::Other },
+                ..thread(20 + n)
+            }],
+            ..process(20 + n)
+        };
+        owner.processes[0].threads[0].wait = Wait::Other;
+        owner.processes.extend((0..8).map(worker));
+    }
+
+    #[test]
+    fn most_workers_at_one_peer_wait_for_it() {
+        let wait = Wait::Peer(database(), Syscall::Receive);
+        assert_eq!(said(|_, owner, _| pool(owner, 7, wait)), [Cause::WaitsFor]);
+        assert_eq!(said(|_, owner, _| pool(owner, 3, wait)), []);
+        let mut reading = owner();
+        pool(&mut reading, 7, wait);
+        let found =
+            most_awaited(&Timed { at: SECOND, owner: Arc::new(reading), listener: facts() });
+        let expected =
+            Awaited { peer: database(), syscall: Syscall::Receive, waiting: 7, workers: 8 };
+        assert_eq!(found, Some(expected));
+    }
+
+    #[test]
+    fn most_workers_at_silent_clients_are_held_by_them() {
+        assert_eq!(said(|_, owner, _| pool(owner, 8, Wait::Client)), [Cause::IdleClients]);
+        assert_eq!(said(|_, owner, _| pool(owner, 2, Wait::Client)), []);
+    }
+
+    #[test]
+    fn every_thread_on_a_futex_is_a_lock_and_one_elsewhere_is_none() {
+        assert_eq!(with_thread(|_, thread| thread.wait = Wait::Futex), [Cause::Lock]);
+        let pool_rests = said(|_, owner, _| {
+            owner.processes[0].threads.push(ThreadReading { wait: Wait::Futex, ..thread(8) });
+        });
+        assert_eq!(pool_rests, []);
+    }
+}

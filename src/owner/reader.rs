@@ -1,0 +1,494 @@
+//! Reads what the owner of a listen socket does: the processes that hold it, their threads, descriptors and cgroups. It
+//! decides nothing; what the readings add up to is in [`crate::cause`].
+//!
+//! The holders of a socket are looked for among the process that is known to hold it and its descendants, at most every
+//! [`HOLDERS_TTL`]: a master made the socket, its workers inherited it. Of a process with many threads a few are read at a
+//! time, in turn, and always the main thread.
+
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustc_hash::{FxHashMap, FxHashSet};
+use rustix::fs::{CWD, Mode, OFlags, RawDir, openat};
+
+use crate::kernel::cgroup_stat::CgroupMounts;
+use crate::kernel::proc_tcp::{self, Ends};
+use crate::kernel::thread_stat::{self, Call};
+use crate::snapshot::owner_reading::{
+    LocalEnd, MachineReading, OwnerReading, ProcessReading, Syscall, ThreadReading, Wait,
+};
+
+use super::process::Process;
+
+/// How long the list of holders of a socket is used before it is read again.
+const HOLDERS_TTL: Duration = Duration::from_secs(10);
+/// Holders of one socket that are looked at.
+const MAX_HOLDERS: usize = 64;
+/// Processes that are searched for holders of one socket.
+const MAX_CANDIDATES: usize = 256;
+/// Descriptors of one process that are searched.
+const MAX_DESCRIPTORS: usize = 4096;
+/// Threads of one process that are read at a time.
+const THREADS_AT_ONCE: usize = 16;
+/// A table of connections longer than this is not read: the machine has other things to do.
+const MAX_TABLE_BYTES: usize = 4 << 20;
+
+/// The owner to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WatchedSocket {
+    /// The inode of the listen socket.
+    pub inode: u32,
+    /// A process that holds it.
+    pub pid: u32,
+    /// When that process was started, in clock ticks since boot.
+    pub start_time: u64,
+    /// Where it listens; `None` for Unix sockets.
+    pub local: Option<LocalEnd>,
+}
+
+/// Reads owners, and remembers who holds which socket.
+pub struct OwnerReader {
+    procfs: PathBuf,
+    cgroups: CgroupMounts,
+    known: FxHashMap<u32, KnownHolders>,
+    threads_read: usize,
+}
+
+/// The holders of one socket.
+struct KnownHolders {
+    holders: Vec<HolderFds>,
+    found_at: Instant,
+    /// Readings so far: decides whose turn it is among many threads.
+    turn: usize,
+}
+
+/// One process that holds the socket, and by which descriptors.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct HolderFds {
+    pid: u32,
+    start_time: u64,
+    listen: Vec<u32>,
+    epoll: Vec<u32>,
+    has_io_uring: bool,
+    descriptors: u64,
+}
+
+/// What tells the peers of one process apart.
+struct Peers<'a> {
+    process: &'a Process,
+    holder: &'a HolderFds,
+    local: Option<LocalEnd>,
+    /// The ends of its TCP connections by inode; read when the first thread is found to wait for one.
+    ends: Option<FxHashMap<u64, Ends>>,
+}
+
+// === impl OwnerReader ===
+
+impl OwnerReader {
+    /// A reader of the processes below `procfs` and the cgroups below `rootfs`.
+    pub fn new(procfs: &Path, rootfs: &Path) -> Self {
+        Self {
+            procfs: procfs.to_owned(),
+            cgroups: CgroupMounts::new(rootfs),
+            known: FxHashMap::default(),
+            threads_read: 0,
+        }
+    }
+
+    /// Forgets the holders of all other sockets.
+    pub fn keep_only(&mut self, inodes: &FxHashSet<u32>) {
+        self.known.retain(|inode, _| inodes.contains(inode));
+    }
+
+    /// Threads read since this was last asked.
+    pub fn take_threads_read(&mut self) -> usize {
+        std::mem::take(&mut self.threads_read)
+    }
+
+    /// Takes one look at an owner.
+    pub fn read(&mut self, socket: WatchedSocket) -> OwnerReading {
+        let (holders, turn) = self.holders(socket);
+        let mut reading =
+            OwnerReading { machine: machine(&self.procfs), ..OwnerReading::default() };
+        let mut cgroup_texts: Vec<String> = Vec::new();
+        for holder in &holders {
+            let Some(process) = self.open(holder) else { continue };
+            let text = process.text("cgroup");
+            if !cgroup_texts.contains(&text) {
+                cgroup_texts.push(text);
+            }
+            let read = read_process(&process, holder, socket, turn);
+            self.threads_read += read.threads.len();
+            reading.processes.push(read);
+        }
+        // Workers usually share a cgroup: each text is read once.
+        for text in &cgroup_texts {
+            let new = self.cgroups.read(text).into_iter();
+            let known = &mut reading.cgroups;
+            known.extend(
+                new.filter(|one| !known.iter().any(|known| known.path == one.path))
+                    .collect::<Vec<_>>(),
+            );
+        }
+        reading
+    }
+
+    fn open(&self, holder: &HolderFds) -> Option<Process> {
+        let process = open_process(&self.procfs, holder.pid)?;
+        let start_time = thread_stat::start_time(&process.text("stat"))?;
+        (start_time == holder.start_time).then_some(process)
+    }
+
+    /// The holders of the socket, and how often they were asked for.
+    fn holders(&mut self, socket: WatchedSocket) -> (Vec<HolderFds>, usize) {
+        let is_young = |known: &KnownHolders| known.found_at.elapsed() < HOLDERS_TTL;
+        let turn = self.known.get(&socket.inode).map_or(0, |known| known.turn + 1);
+        if !self.known.get(&socket.inode).is_some_and(is_young) {
+            let known =
+                KnownHolders { holders: self.find_holders(socket), found_at: Instant::now(), turn };
+            self.known.insert(socket.inode, known);
+        }
+        let Some(known) = self.known.get_mut(&socket.inode) else { return (Vec::new(), turn) };
+        known.turn = turn;
+        (known.holders.clone(), turn)
+    }
+
+    fn find_holders(&self, socket: WatchedSocket) -> Vec<HolderFds> {
+        let wanted = format!("socket:[{}]", socket.inode);
+        let family = descendants(&self.procfs, socket.pid);
+        let holders = family.into_iter().filter_map(|pid| {
+            let process = open_process(&self.procfs, pid)?;
+            holder_of(&process, &wanted)
+        });
+        holders.take(MAX_HOLDERS).collect()
+    }
+}
+
+fn open_process(procfs: &Path, pid: u32) -> Option<Process> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Process::open(openat(CWD, procfs, flags, Mode::empty()).ok()?, pid).ok()
+}
+
+/// The process and its descendants, parents first (`/proc/PID/task/TID/children`).
+fn descendants(procfs: &Path, pid: u32) -> Vec<u32> {
+    let mut family = vec![pid];
+    let mut next = 0;
+    while next < family.len() && family.len() < MAX_CANDIDATES {
+        let pid = family[next];
+        next += 1;
+        let Some(process) = open_process(procfs, pid) else { continue };
+        for tid in numbers(process.directory("task").ok()) {
+            let children = process.text(&format!("task/{tid}/children"));
+            family.extend(
+                children.split_ascii_whitespace().filter_map(|pid| pid.parse::<u32>().ok()),
+            );
+        }
+    }
+    family.truncate(MAX_CANDIDATES);
+    family
+}
+
+/// The descriptors of a process, if it holds the wanted socket.
+fn holder_of(process: &Process, wanted: &str) -> Option<HolderFds> {
+    let start_time = thread_stat::start_time(&process.text("stat"))?;
+    let mut holder = HolderFds { pid: process.pid, start_time, ..HolderFds::default() };
+    for fd in numbers(process.descriptors().ok()).into_iter().take(MAX_DESCRIPTORS) {
+        holder.descriptors += 1;
+        match process.link(fd).as_deref() {
+            Some(link) if link == wanted => holder.listen.push(fd),
+            Some("anon_inode:[eventpoll]") => holder.epoll.push(fd),
+            Some("anon_inode:[io_uring]") => holder.has_io_uring = true,
+            _ => {}
+        }
+    }
+    (!holder.listen.is_empty()).then_some(holder)
+}
+
+fn socket_inode(link: &str) -> Option<u64> {
+    link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+}
+
+/// The entries of a directory that are numbers, sorted.
+fn numbers(directory: Option<OwnedFd>) -> Vec<u32> {
+    let Some(directory) = directory else { return Vec::new() };
+    let mut buffer = [MaybeUninit::uninit(); 4096];
+    let mut entries = RawDir::new(&directory, &mut buffer);
+    let mut numbers = Vec::new();
+    while let Some(Ok(entry)) = entries.next() {
+        numbers.extend(entry.file_name().to_str().ok().and_then(|name| name.parse::<u32>().ok()));
+    }
+    numbers.sort_unstable();
+    numbers
+}
+
+fn read_process(
+    process: &Process,
+    holder: &HolderFds,
+    socket: WatchedSocket,
+    turn: usize,
+) -> ProcessReading {
+    let stat = process.text("stat");
+    let all = numbers(process.directory("task").ok());
+    let mut peers = Peers { process, holder, local: socket.local, ends: None };
+    let threads: Vec<ThreadReading> = in_turn(&all, turn)
+        .into_iter()
+        .filter_map(|tid| read_thread(process, tid, &mut peers))
+        .collect();
+    ProcessReading {
+        pid: process.pid,
+        parent: thread_stat::parent(&stat).unwrap_or(0),
+        name: process.text("comm").trim_end_matches('\n').to_owned(),
+        open_fds: process.open_fds().filter(|count| *count > 0).or(Some(holder.descriptors)),
+        max_fds: max_fds(&process.text("limits")),
+        polls: polls(process, holder, socket.inode, &threads),
+        thread_count: all.len().try_into().unwrap_or(u32::MAX),
+        threads,
+    }
+}
+
+/// The main thread and as many others as are read at a time: the next ones at the next turn.
+fn in_turn(all: &[u32], turn: usize) -> Vec<u32> {
+    let Some((main, others)) = all.split_first() else { return Vec::new() };
+    let size = THREADS_AT_ONCE - 1;
+    let turns = others.len().div_ceil(size).max(1);
+    let from = (turn % turns) * size;
+    let to = others.len().min(from + size);
+    std::iter::once(*main).chain(others[from..to].iter().copied()).collect()
+}
+
+fn read_thread(process: &Process, tid: u32, peers: &mut Peers<'_>) -> Option<ThreadReading> {
+    let text = |name: &str| process.text(&format!("task/{tid}/{name}"));
+    let state = thread_stat::state(&text("stat"))?;
+    let (on_cpu, runnable) = thread_stat::schedstat(&text("schedstat")).unwrap_or_default();
+    let syscall = text("syscall");
+    let call = if syscall.is_empty() { Call::Unknown } else { thread_stat::call(&syscall) };
+    Some(ThreadReading { tid, state, on_cpu, runnable, wait: peers.wait(call) })
+}
+
+/// `Max open files`, the soft limit; `None` for `unlimited`.
+fn max_fds(limits: &str) -> Option<u64> {
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_ascii_whitespace().next()?.parse().ok()
+}
+
+/// Whether the process watches the socket. A process without epoll and io_uring whose threads all wait elsewhere does not.
+fn polls(
+    process: &Process,
+    holder: &HolderFds,
+    inode: u32,
+    threads: &[ThreadReading],
+) -> Option<bool> {
+    if holder.has_io_uring {
+        return None;
+    }
+    if holder.epoll.is_empty() {
+        let may_wait = |thread: &ThreadReading| {
+            matches!(thread.wait, Wait::Unknown | Wait::Events | Wait::Accept)
+        };
+        return (!threads.iter().any(may_wait)).then_some(false);
+    }
+    let watches = |fd: &u32| watched_by(&process.text(&format!("fdinfo/{fd}")), holder, inode);
+    Some(holder.epoll.iter().any(watches))
+}
+
+/// Whether the `fdinfo` of an epoll descriptor names the socket: `tfd: 6 events: 19 data: 6 pos:0 ino:1a2b sdev:8`.
+fn watched_by(fdinfo: &str, holder: &HolderFds, inode: u32) -> bool {
+    let hex = format!("{inode:x}");
+    fdinfo.lines().filter_map(|line| line.strip_prefix("tfd:")).any(|line| {
+        let ino = line.split_ascii_whitespace().find_map(|field| field.strip_prefix("ino:"));
+        let fd = line.split_ascii_whitespace().next().and_then(|fd| fd.parse().ok());
+        match ino {
+            Some(ino) => ino == hex,
+            None => fd.is_some_and(|fd| holder.listen.contains(&fd)),
+        }
+    })
+}
+
+fn machine(procfs: &Path) -> MachineReading {
+    let text = std::fs::read_to_string(procfs.join("stat")).unwrap_or_default();
+    let line = text.lines().next().and_then(|line| line.strip_prefix("cpu ")).unwrap_or_default();
+    // user nice system idle iowait irq softirq steal; guest times are part of user and nice.
+    let ticks: Vec<u64> =
+        line.split_ascii_whitespace().filter_map(|ticks| ticks.parse().ok()).collect();
+    MachineReading { steal: ticks.get(7).copied().unwrap_or(0), all: ticks.iter().take(8).sum() }
+}
+
+// === impl Peers ===
+
+impl Peers<'_> {
+    fn wait(&mut self, call: Call) -> Wait {
+        match call {
+            Call::Unknown => Wait::Unknown,
+            Call::Accept(fd) if self.holder.listen.contains(&fd) => Wait::Accept,
+            Call::Read(fd) => self.on(fd, Syscall::Read),
+            Call::Receive(fd) => self.on(fd, Syscall::Receive),
+            Call::Send(fd) => self.on(fd, Syscall::Send),
+            Call::Connect(fd) => self.on(fd, Syscall::Connect),
+            Call::Poll(1) => self.only_peer().unwrap_or(Wait::Events),
+            Call::Poll(_) | Call::Events => Wait::Events,
+            Call::Futex => Wait::Futex,
+            Call::Running | Call::Accept(_) | Call::Other => Wait::Other,
+        }
+    }
+
+    /// What a call on a descriptor waits for.
+    fn on(&mut self, fd: u32, syscall: Syscall) -> Wait {
+        let inode = self.process.link(fd).and_then(|link| socket_inode(&link));
+        match inode.and_then(|inode| self.ends().get(&inode).copied()) {
+            Some(ends) if self.is_client(ends) => Wait::Client,
+            Some(ends) => Wait::Peer(ends.remote, syscall),
+            None => Wait::Other,
+        }
+    }
+
+    /// Which descriptor a `poll` of one waits for cannot be read: it is the only connection of the process to anyone but its
+    /// clients, where it has exactly one.
+    fn only_peer(&mut self) -> Option<Wait> {
+        let ends: Vec<Ends> = self.ends().values().copied().collect();
+        let mut peers = ends.into_iter().filter(|ends| !self.is_client(*ends));
+        let peer = peers.next()?;
+        peers.next().is_none().then_some(Wait::Peer(peer.remote, Syscall::Poll))
+    }
+
+    fn is_client(&self, ends: Ends) -> bool {
+        self.local.is_some_and(|local| local.port == ends.local.port())
+    }
+
+    /// The TCP connections of the process by inode; those opened within this look may be missing.
+    fn ends(&mut self) -> &FxHashMap<u64, Ends> {
+        let process = self.process;
+        self.ends.get_or_insert_with(|| {
+            let inodes = sockets_of(process);
+            let tables =
+                ["net/tcp", "net/tcp6"].map(|name| process.text_up_to(name, MAX_TABLE_BYTES));
+            tables.iter().flat_map(|text| proc_tcp::ends_of(text, &inodes)).collect()
+        })
+    }
+}
+
+fn sockets_of(process: &Process) -> FxHashSet<u64> {
+    let fds = numbers(process.descriptors().ok()).into_iter().take(MAX_DESCRIPTORS);
+    fds.filter_map(|fd| socket_inode(&process.link(fd)?)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsRawFd;
+    use std::os::linux::fs::MetadataExt;
+    use std::sync::mpsc::channel;
+    use std::thread;
+
+    use super::*;
+
+    fn own(listener: &TcpListener) -> WatchedSocket {
+        let link = format!("/proc/self/fd/{}", listener.as_raw_fd());
+        let inode = u32::try_from(std::fs::metadata(link).unwrap().st_ino()).unwrap();
+        let start_time =
+            thread_stat::start_time(&std::fs::read_to_string("/proc/self/stat").unwrap()).unwrap();
+        let at = listener.local_addr().unwrap();
+        let local = Some(LocalEnd { ip: at.ip(), port: at.port() });
+        WatchedSocket { inode, pid: std::process::id(), start_time, local }
+    }
+
+    fn read(socket: WatchedSocket) -> OwnerReading {
+        OwnerReader::new(Path::new("/proc"), Path::new("/")).read(socket)
+    }
+
+    /// Reads until a thread waits as expected: it may not have entered its call yet.
+    fn await_wait(socket: WatchedSocket, expected: Wait) -> Option<OwnerReading> {
+        // The test process has more threads than are read at a time.
+        let mut reader = OwnerReader::new(Path::new("/proc"), Path::new("/"));
+        (0..500).find_map(|_| {
+            thread::sleep(Duration::from_millis(10));
+            let reading = reader.read(socket);
+            let mut threads = reading.processes.iter().flat_map(|process| &process.threads);
+            threads.any(|thread| thread.wait == expected).then_some(reading)
+        })
+    }
+
+    #[test]
+    fn this_process_holds_its_own_socket() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let reading = read(own(&listener));
+        let process = &reading.processes[0];
+        assert_eq!(process.pid, std::process::id());
+        assert!(
+            process.open_fds.zip(process.max_fds).is_some_and(|(open, max)| 3 < open && open < max)
+        );
+        assert!(reading.machine.all > 0);
+    }
+
+    #[test]
+    fn a_process_that_was_started_at_another_time_is_another_one() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let gone = WatchedSocket { pid: u32::MAX, ..own(&listener) };
+        assert_eq!(read(gone).processes, []);
+    }
+
+    #[test]
+    fn a_thread_in_accept_waits_for_connections() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = own(&listener);
+        let at = listener.local_addr().unwrap();
+        let waiting = thread::spawn(move || listener.accept().unwrap());
+        assert!(await_wait(socket, Wait::Accept).is_some());
+        let _client = TcpStream::connect(at).unwrap();
+        waiting.join().unwrap();
+    }
+
+    #[test]
+    fn a_thread_that_receives_waits_for_its_peer_or_for_a_client() {
+        let [listener, database] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let (at, peer) = (listener.local_addr().unwrap(), database.local_addr().unwrap());
+        let mut connection = TcpStream::connect(peer).unwrap();
+        let (done, wait) = channel::<()>();
+        let reader = thread::spawn(move || _ = connection.read(&mut [0]));
+        assert!(await_wait(own(&listener), Wait::Peer(peer, Syscall::Receive)).is_some());
+        let client = TcpStream::connect(at).unwrap();
+        let socket = own(&listener);
+        let server = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            _ = stream.read(&mut [0]);
+            _ = wait.recv();
+        });
+        assert!(await_wait(socket, Wait::Client).is_some());
+        drop((client, database, done));
+        server.join().unwrap();
+        reader.join().unwrap();
+    }
+
+    #[test]
+    fn threads_are_read_in_turn_and_the_main_thread_always() {
+        let all: Vec<u32> = (100..140).collect();
+        let turns: Vec<Vec<u32>> = (0..4).map(|turn| in_turn(&all, turn)).collect();
+        assert_eq!(turns[0], turns[3]);
+        assert!(turns.iter().all(|turn| turn[0] == 100 && turn.len() <= THREADS_AT_ONCE));
+        let mut seen: Vec<u32> = turns.concat();
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen, all);
+    }
+
+    #[test]
+    fn an_epoll_descriptor_names_what_it_watches() {
+        let fdinfo = "pos:\t0\nflags:\t02\ntfd:        6 events:       19 data:                6  pos:0 ino:1a2b sdev:8\n";
+        let holder = HolderFds { listen: vec![6], ..HolderFds::default() };
+        assert!(watched_by(fdinfo, &holder, 0x1a2b));
+        assert!(!watched_by(fdinfo, &holder, 0x1a2c));
+        assert!(watched_by("tfd: 6 events: 19 data: 6\n", &holder, 0x1a2c));
+    }
+
+    #[test]
+    fn limits_and_ticks_are_read_where_they_stand() {
+        let limits = "Limit  Soft Limit  Hard Limit  Units\nMax open files            40                   524288               files     \n";
+        assert_eq!(max_fds(limits), Some(40));
+        assert_eq!(
+            max_fds("Max open files            unlimited            unlimited            files\n"),
+            None
+        );
+    }
+}

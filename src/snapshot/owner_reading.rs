@@ -1,0 +1,198 @@
+//! What one look at the owner of a listen socket read: its processes, their threads, its cgroups and the machine.
+//! Plain values; what they add up to over time is in [`crate::cause`].
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+/// One look at everything around the owner of a listen socket.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct OwnerReading {
+    /// The processes that hold the socket; empty when none may be looked at.
+    pub processes: Vec<ProcessReading>,
+    /// The cgroups of those processes, the innermost first, each of its ancestors after it.
+    pub cgroups: Vec<CgroupReading>,
+    /// The machine's processors.
+    pub machine: MachineReading,
+}
+
+/// One process that holds the socket.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ProcessReading {
+    /// Its id in the pid namespace of the procfs that was read.
+    pub pid: u32,
+    /// Its parent's id.
+    pub parent: u32,
+    /// Its name (`comm`).
+    pub name: String,
+    /// Open descriptors: `st_size` of `/proc/PID/fd` from Linux 6.2, else counted.
+    pub open_fds: Option<u64>,
+    /// The soft `RLIMIT_NOFILE`; `None` when it is unlimited or unknown.
+    pub max_fds: Option<u64>,
+    /// Whether one of its epoll descriptors watches the socket (`tfd:` lines of `fdinfo`); `None` when unknown.
+    pub polls: Option<bool>,
+    /// Threads of the process; `threads` has at most the readers' bound of them.
+    pub thread_count: u32,
+    /// The threads that were looked at.
+    pub threads: Vec<ThreadReading>,
+}
+
+/// One thread.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ThreadReading {
+    /// Its id.
+    pub tid: u32,
+    /// The letter of `/proc/PID/task/TID/stat`: `R`, `S`, `D`, `T`, `t`, `Z`.
+    pub state: char,
+    /// Time on a processor (first number of `schedstat`).
+    pub on_cpu: Duration,
+    /// Time runnable but not running (second number of `schedstat`). Rises while its cgroup is throttled, too.
+    pub runnable: Duration,
+    /// What it waits for (`/proc/PID/task/TID/syscall`).
+    pub wait: Wait,
+}
+
+/// What a thread waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Wait {
+    /// Not readable: needs the privileges of the feature `owners`.
+    Unknown,
+    /// It runs, or waits for something that no other variant names.
+    Other,
+    /// A connection at the listen socket: `accept`, or `poll` of one descriptor.
+    Accept,
+    /// Events: `epoll_wait`, `poll` or `select` of several descriptors.
+    Events,
+    /// A futex.
+    Futex,
+    /// Data from, or to, a client of this listener.
+    Client,
+    /// Data from, or to, another peer: a database, an upstream.
+    Peer(SocketAddr, Syscall),
+}
+
+/// The call in which a thread waits for a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Syscall {
+    /// `read`, `readv`.
+    Read,
+    /// `recvfrom`, `recvmsg`.
+    Receive,
+    /// `write`, `sendto`, `sendmsg`.
+    Send,
+    /// `connect`.
+    Connect,
+    /// `poll`, `ppoll`, `select` of one descriptor.
+    Poll,
+}
+
+/// One cgroup; what its controllers do not say is `None`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CgroupReading {
+    /// Its path below the mount of its hierarchy.
+    pub path: String,
+    /// v2 `cgroup.events`, v1 `freezer.state`.
+    pub frozen: Option<bool>,
+    /// `nr_periods` and `nr_throttled` of `cpu.stat`.
+    pub periods: Option<Periods>,
+    /// v2 `throttled_usec`, v1 `throttled_time` of `cpu.stat`: summed over processors, so never a share of wall time.
+    pub throttled: Option<Duration>,
+    /// `total` of the line `some` of `memory.pressure` (v2).
+    pub memory_stalled: Option<Duration>,
+    /// `high` of `memory.events` (v2).
+    pub memory_high: Option<u64>,
+}
+
+/// Periods of a CPU quota, counted since the cgroup was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Periods {
+    /// All of them.
+    pub all: u64,
+    /// Those in which the quota was used up.
+    pub throttled: u64,
+}
+
+/// The first line of `/proc/stat`, in clock ticks of all processors since boot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MachineReading {
+    /// Time the hypervisor gave to others.
+    pub steal: u64,
+    /// All time, steal included.
+    pub all: u64,
+}
+
+/// Where a listener listens, for telling its clients from other peers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LocalEnd {
+    /// `0.0.0.0` and `::` stand for every address.
+    pub ip: IpAddr,
+    /// The port.
+    pub port: u16,
+}
+
+// === impl Syscall ===
+
+impl Syscall {
+    /// The name of the call.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Receive => "recvfrom",
+            Self::Send => "send",
+            Self::Connect => "connect",
+            Self::Poll => "poll",
+        }
+    }
+}
+
+// === impl ProcessReading ===
+
+impl ProcessReading {
+    /// Whether every thread was looked at and is stopped by a signal or a debugger.
+    pub fn is_stopped(&self) -> bool {
+        !self.threads.is_empty()
+            && self.threads.iter().all(|thread| matches!(thread.state, 'T' | 't'))
+    }
+
+    /// Whether its descriptor limit is used up.
+    pub fn is_out_of_fds(&self) -> bool {
+        self.open_fds.zip(self.max_fds).is_some_and(|(open, max)| open >= max)
+    }
+
+    /// The share of its descriptor limit in use.
+    pub fn fd_ratio(&self) -> Option<f64> {
+        let (open, max) = self.open_fds.zip(self.max_fds)?;
+        (max > 0).then(|| open as f64 / max as f64)
+    }
+}
+
+// === impl OwnerReading ===
+
+impl OwnerReading {
+    /// The processes that accept: those that watch the socket or wait in `accept`, where that is known; otherwise those
+    /// that hold the socket and are not the parent of another holder, since a master holds it without accepting.
+    pub fn acceptors(&self) -> Vec<&ProcessReading> {
+        let waits = |process: &&ProcessReading| {
+            process.polls == Some(true)
+                || process.threads.iter().any(|thread| thread.wait == Wait::Accept)
+        };
+        let waiting: Vec<_> = self.processes.iter().filter(waits).collect();
+        if !waiting.is_empty() {
+            return waiting;
+        }
+        let is_parent = |one: &ProcessReading| {
+            self.processes.iter().any(|other| other.parent == one.pid && other.pid != one.pid)
+        };
+        self.processes.iter().filter(|process| !is_parent(process)).collect()
+    }
+
+    /// The process closest to its descriptor limit.
+    pub fn closest_to_fd_limit(&self) -> Option<&ProcessReading> {
+        let with_ratio = self.processes.iter().filter_map(|one| Some((one.fd_ratio()?, one)));
+        with_ratio.max_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, process)| process)
+    }
+
+    /// Throttled time of the innermost cgroup and its ancestors together.
+    pub fn throttled(&self) -> Option<Duration> {
+        self.cgroups.iter().filter_map(|cgroup| cgroup.throttled).max()
+    }
+}
