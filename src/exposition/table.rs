@@ -70,6 +70,8 @@ pub enum Value {
     Process(fn(&Process) -> Option<f64>),
     /// The diagnoses of each listener; absent while its namespace is stale.
     Diagnoses,
+    /// The causes of each listener; absent while its namespace is stale.
+    Causes,
     /// Several series of listenq itself, each with its own label values.
     Labelled(fn(&View, &mut Series<'_>)),
     /// Durations of listenq itself.
@@ -185,8 +187,15 @@ pub const METRICS: &[Metric] = &[
         ],
         Value::Labelled(|view, series| {
             for (subject, listener) in listeners(view, None) {
-                let Owner { process, unit, container_id, k8s_namespace, k8s_pod, k8s_container } =
-                    &*listener.owner;
+                let Owner {
+                    process,
+                    unit,
+                    container_id,
+                    k8s_namespace,
+                    k8s_pod,
+                    k8s_container,
+                    ..
+                } = &*listener.owner;
                 let owner: [&str; 6] =
                     [process, unit, container_id, k8s_namespace, k8s_pod, k8s_container];
                 series(subject, &owner, 1.0);
@@ -198,6 +207,36 @@ pub const METRICS: &[Metric] = &[
         "Whether a kind of trouble holds at the listener (1) or has held within the last five minutes (0); what never held is absent, and each holds for 10 s at least.",
         &["netns", "protocol", "address", "port", "diagnosis"],
         Value::Diagnoses,
+    ),
+    gauge(
+        "listenq_listener_cause",
+        "Whether a reason why the listener's owner does not accept holds (1) or has held within the last five minutes (0); only for listeners with a diagnosis, and absent where no reason was certain.",
+        &["netns", "protocol", "address", "port", "cause"],
+        Value::Causes,
+    ),
+    gauge(
+        "listenq_owner_open_fds",
+        "Open file descriptors of the process closest to its limit among those that hold the listener's socket; absent while the listener has no diagnosis.",
+        LISTENER,
+        Value::ListenerGauge(|listener, _| Some(listener.owner_numbers()?.open_fds? as f64)),
+    ),
+    gauge(
+        "listenq_owner_max_fds",
+        "File descriptors that process may open (soft RLIMIT_NOFILE); absent while the listener has no diagnosis.",
+        LISTENER,
+        Value::ListenerGauge(|listener, _| Some(listener.owner_numbers()?.max_fds? as f64)),
+    ),
+    counter(
+        "listenq_owner_cpu_throttled_seconds_total",
+        "Time the cgroup of the listener's owner, or an ancestor, was throttled by its CPU quota, summed over processors; counted only while the listener has a diagnosis.",
+        LISTENER,
+        Value::Listener(|listener| Some(listener.case.as_ref()?.causes.throttled?.as_secs_f64())),
+    ),
+    counter(
+        "listenq_owner_cpu_wait_seconds_total",
+        "Time the owner's threads that were looked at were runnable but not running, throttling included; counted only while the listener has a diagnosis.",
+        LISTENER,
+        Value::Listener(|listener| Some(listener.case.as_ref()?.causes.cpu_wait?.as_secs_f64())),
     ),
     // Per namespace: the kernel's counters.
     kernel_counter(
@@ -541,6 +580,7 @@ impl Metric {
             Value::Process(value) => one(view.stats.process.as_ref().and_then(value), series),
             Value::Labelled(each) => each(view, series),
             Value::Diagnoses => each_diagnosis(view, age, series),
+            Value::Causes => each_cause(view, age, series),
             Value::Durations(_) => {}
         }
     }
@@ -584,6 +624,14 @@ fn each_diagnosis(view: &View, age: Duration, series: &mut Series<'_>) {
     for (subject, listener) in listeners(view, Some(age)) {
         for held in listener.case.iter().flat_map(|case| &case.diagnoses) {
             series(subject, &[held.diagnosis.label()], f64::from(held.since.is_some()));
+        }
+    }
+}
+
+fn each_cause(view: &View, age: Duration, series: &mut Series<'_>) {
+    for (subject, listener) in listeners(view, Some(age)) {
+        for held in listener.case.iter().flat_map(|case| &case.causes.causes) {
+            series(subject, &[held.cause.label()], f64::from(held.since.is_some()));
         }
     }
 }

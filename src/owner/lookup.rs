@@ -182,7 +182,12 @@ impl OwnerLookup {
 
     fn held_by(&mut self, holder: &Holder) -> Owner {
         let placement = telling_path(&holder.cgroup).map(Placement::of).unwrap_or_default();
-        Owner { process: holder.comm.as_str().into(), ..self.placed(&placement) }
+        Owner {
+            process: holder.comm.as_str().into(),
+            pid: Some(holder.pid),
+            start_time: holder.start_time,
+            ..self.placed(&placement)
+        }
     }
 
     fn created_in(&mut self, cgroup: Option<u64>) -> Owner {

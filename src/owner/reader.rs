@@ -18,6 +18,7 @@ use crate::kernel::proc_tcp::{self, Ends};
 use crate::kernel::thread_stat::{self, Call};
 use crate::snapshot::owner_reading::{
     LocalEnd, MachineReading, OwnerReading, ProcessReading, Syscall, ThreadReading, Wait,
+    WatchedSocket,
 };
 
 use super::process::Process;
@@ -34,19 +35,6 @@ const MAX_DESCRIPTORS: usize = 4096;
 const THREADS_AT_ONCE: usize = 16;
 /// A table of connections longer than this is not read: the machine has other things to do.
 const MAX_TABLE_BYTES: usize = 4 << 20;
-
-/// The owner to read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WatchedSocket {
-    /// The inode of the listen socket.
-    pub inode: u32,
-    /// A process that holds it.
-    pub pid: u32,
-    /// When that process was started, in clock ticks since boot.
-    pub start_time: u64,
-    /// Where it listens; `None` for Unix sockets.
-    pub local: Option<LocalEnd>,
-}
 
 /// Reads owners, and remembers who holds which socket.
 pub struct OwnerReader {

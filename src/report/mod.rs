@@ -6,6 +6,7 @@
 //! * [`place`] writes commands for the listener's namespace, [`words`] numbers for people.
 
 pub mod advice;
+pub mod because;
 pub mod command_scope;
 pub mod evidence;
 pub mod limit;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::diagnosis::{Diagnosis, Evidence, Sockets, WATCHED};
 use crate::report::advice::Advice;
+use crate::report::because::{Because, OwnerState};
 use crate::self_stats::{Feature, SelfStats};
 use crate::snapshot::owner::Owner;
 use crate::snapshot::{Setting, Settings};
@@ -102,6 +104,12 @@ pub struct Listener {
     pub settings: Caps,
     /// What is wrong with it, in order of precedence; empty when nothing is, or nothing is known yet.
     pub diagnoses: Vec<Diagnosed>,
+    /// Why its owner does not accept; empty when nothing is certain.
+    #[serde(default)]
+    pub causes: Vec<Because>,
+    /// What the last look at its owner found; `null` while it has no diagnosis.
+    #[serde(default)]
+    pub owner_state: Option<OwnerState>,
     /// What that rests on; `null` as long as there was never any trouble.
     pub recent: Option<Recent>,
     /// The largest length in each 5 s of the last five minutes, the oldest first; empty when it held no queue in them.
@@ -241,9 +249,16 @@ impl Listener {
             full_seconds: listener.full_seconds,
             settings: Caps::new(&netns.settings),
             diagnoses: Vec::new(),
+            causes: Vec::new(),
+            owner_state: listener.case.as_ref().and_then(|case| OwnerState::new(&case.causes)),
             recent: listener.case.as_ref().map(|case| Recent::new(&case.evidence)),
             history: listener.case.as_ref().map_or_else(Vec::new, |case| history(case)),
         };
+        for held in listener.causes() {
+            let Some(since) = held.since else { continue };
+            let for_seconds = view.now.saturating_sub(since).as_secs_f64();
+            made.causes.push(Because::new(&made, held.cause, for_seconds));
+        }
         // The advice of each depends on the others that hold.
         for held in listener.diagnoses() {
             let Some(since) = held.since else { continue };

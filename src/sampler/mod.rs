@@ -1,6 +1,7 @@
 //! Turns the handle: on its own thread and timer it reads a snapshot, folds it into the state and publishes
 //! what is known. Nothing else touches the kernel.
 
+pub mod cause_watch;
 pub mod discovery;
 pub mod health;
 pub mod incidents;
@@ -28,6 +29,7 @@ use crate::state::{self, State};
 
 use crate::owner::lookup::{OwnerLookup, OwnerSearch};
 use crate::view::publish::{Publisher, Reader};
+use cause_watch::CauseWatch;
 use discovery::{Discovered, Discovery};
 use health::Health;
 use netns::{NetnsReader, SampleTime};
@@ -85,6 +87,9 @@ pub struct Sampler {
     scan_interval: Duration,
     scanning: Option<Scanning>,
     asked: OwnerRequests,
+    /// Where procfs and the root of the machine are.
+    roots: [PathBuf; 2],
+    causes: Option<CauseWatch>,
     health: Health,
     process: OwnProcess,
     process_at: Option<Duration>,
@@ -131,6 +136,8 @@ impl Sampler {
             scan_interval: config.scan_interval,
             scanning: None,
             asked: OwnerRequests::default(),
+            roots: [config.procfs.clone(), config.rootfs.clone()],
+            causes: None,
             health: Health::default(),
             process: OwnProcess::new(&config.procfs),
             process_at: None,
@@ -190,6 +197,7 @@ impl Sampler {
             self.last.replace(start).map_or(Duration::ZERO, |last| start.saturating_sub(last));
         self.state.fold(&self.snapshot, elapsed);
         self.snapshot.claims.clear();
+        self.snapshot.looks.clear();
         self.snapshot.namespaces.iter_mut().for_each(|netns| netns.scan = None);
         self.state.take_incidents().for_each(|incident| incidents::say(&incident));
         self.count_omitted();
@@ -212,14 +220,17 @@ impl Sampler {
     pub fn run(mut self, stop: &Receiver<()>) {
         self.start_scouting();
         self.start_scanning();
+        self.start_cause_watch();
         loop {
             let wait = self.schedule.due().saturating_sub(self.epoch.elapsed());
             let Err(RecvTimeoutError::Timeout) = stop.recv_timeout(wait) else { return };
             self.hear_reports();
             self.hear_scans();
             self.ask_for_scans();
+            self.hear_looks();
             self.sample();
             self.ask_for_owners();
+            self.ask_for_looks();
         }
     }
 
@@ -278,6 +289,28 @@ impl Sampler {
     fn start_scanning(&mut self) {
         let (now, scanning) = (self.epoch.elapsed(), Scanning::start(self.scan_interval));
         self.scanning = self.health.check(&mut self.stats, Source::Scan, now, scanning);
+    }
+
+    fn start_cause_watch(&mut self) {
+        let [procfs, rootfs] = self.roots.clone();
+        let (now, started) = (self.epoch.elapsed(), CauseWatch::start(procfs, rootfs));
+        self.causes = self.health.check(&mut self.stats, Source::Owners, now, started);
+    }
+
+    /// Takes in the looks at owners of listeners in trouble.
+    fn hear_looks(&mut self) {
+        let now = self.epoch.elapsed();
+        if let Some(causes) = &mut self.causes {
+            self.snapshot.looks = causes.looks(now);
+        }
+    }
+
+    /// Asks for looks at the owners of listeners in trouble.
+    fn ask_for_looks(&mut self) {
+        let now = self.epoch.elapsed();
+        if let Some(causes) = self.causes.as_mut().filter(|causes| causes.is_due(now)) {
+            causes.ask(now, self.state.watched());
+        }
     }
 
     fn hear_reports(&mut self) {

@@ -13,6 +13,7 @@ use std::time::Duration;
 use rustc_hash::FxHashMap;
 
 use crate::snapshot::owner::Owner;
+use crate::snapshot::owner_reading::{LocalEnd, OwnerReading};
 
 use scan::Scan;
 
@@ -178,11 +179,13 @@ pub struct Snapshot {
     pub unix_time: f64,
     /// The namespaces, each by a name of its own.
     pub namespaces: Vec<NetnsSample>,
-    /// OwnerLookup found since the last snapshot, by the inode of their sockets.
+    /// Owners found since the last snapshot, by the inode of their sockets.
     pub claims: Claims,
+    /// Looks at owners of listeners in trouble since the last snapshot, by the inode of a socket.
+    pub looks: Vec<(u32, Arc<OwnerReading>)>,
 }
 
-/// OwnerLookup by the inode of their sockets.
+/// Owners by the inode of their sockets.
 pub type Claims = FxHashMap<u32, Arc<Owner>>;
 
 /// Bytes that are not UTF-8, control characters, marks of direction and backslashes are written `\xHH`: whatever a name
@@ -335,6 +338,11 @@ impl fmt::Debug for DeviceName {
 // === impl ListenAddress ===
 
 impl ListenAddress {
+    /// Where it listens, without the interface.
+    pub fn local(&self) -> LocalEnd {
+        LocalEnd { ip: self.ip, port: self.port }
+    }
+
     /// The `address` label: an IP literal without brackets, `%interface` when bound to one.
     pub fn host(&self) -> String {
         match self.device {

@@ -9,6 +9,12 @@ use serde::{Deserialize, Serialize};
 pub struct Owner {
     /// Name (`comm`) of the oldest process that holds the socket: a prefork master, not a worker.
     pub process: Arc<str>,
+    /// The id of that process; never a label.
+    #[serde(default)]
+    pub pid: Option<u32>,
+    /// When that process was started, in clock ticks since boot.
+    #[serde(skip)]
+    pub start_time: u64,
     /// The systemd unit it runs in, as systemd names it: `nginx.service`, `session-3.scope`.
     pub unit: Arc<str>,
     /// The whole id of its container, 64 hexadecimal digits; an LXC container's name.
@@ -26,7 +32,7 @@ pub struct Owner {
 impl Owner {
     /// Where it runs, by the most telling name: pod, container or unit.
     pub fn place(&self) -> String {
-        let Self { process: _, unit, container_id, k8s_namespace, k8s_pod, k8s_container } = self;
+        let Self { unit, container_id, k8s_namespace, k8s_pod, k8s_container, .. } = self;
         match (k8s_pod.is_empty(), container_id.is_empty()) {
             (false, _) => [&**k8s_namespace, k8s_pod, k8s_container].join("/"),
             (true, false) => container_id.chars().take(12).collect(),
@@ -36,7 +42,7 @@ impl Owner {
 
     /// Whether nothing at all is known.
     pub fn is_unknown(&self) -> bool {
-        let Self { process, unit, container_id, k8s_namespace, k8s_pod, k8s_container } = self;
+        let Self { process, unit, container_id, k8s_namespace, k8s_pod, k8s_container, .. } = self;
         [process, unit, container_id, k8s_namespace, k8s_pod, k8s_container]
             .iter()
             .all(|field| field.is_empty())
@@ -44,7 +50,7 @@ impl Owner {
 
     /// Takes from `other` what is empty here.
     pub fn fill_from(&mut self, other: &Self) {
-        let Self { process, unit, container_id, k8s_namespace, k8s_pod, k8s_container } = self;
+        let Self { process, unit, container_id, k8s_namespace, k8s_pod, k8s_container, .. } = self;
         let fields = [
             (process, &other.process),
             (unit, &other.unit),

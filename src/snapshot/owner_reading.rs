@@ -129,6 +129,19 @@ pub struct LocalEnd {
     pub port: u16,
 }
 
+/// A listen socket whose owner is to be looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WatchedSocket {
+    /// The inode of the listen socket.
+    pub inode: u32,
+    /// A process that holds it.
+    pub pid: u32,
+    /// When that process was started, in clock ticks since boot.
+    pub start_time: u64,
+    /// Where it listens; `None` for Unix sockets.
+    pub local: Option<LocalEnd>,
+}
+
 // === impl Syscall ===
 
 impl Syscall {

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::cause::ListenerFacts;
 use crate::diagnosis::{Evidence, WINDOW};
+use crate::snapshot::owner_reading::{LocalEnd, OwnerReading};
 use crate::snapshot::{ListenAddress, UnixName};
 use crate::view::{ListenerName, ListenerView, Protocol, QueueScan, QueueView, ScanView};
 
@@ -31,6 +33,11 @@ pub(super) trait Address: Copy + Eq + std::hash::Hash {
 
     /// Whether only clients of the same machine reach it.
     fn is_local(&self) -> bool;
+
+    /// Where its clients connect to; `None` for Unix sockets.
+    fn local(&self) -> Option<LocalEnd> {
+        None
+    }
 }
 
 /// A listener with its history.
@@ -80,6 +87,10 @@ struct Tally {
 
 impl Address for ListenAddress {
     const HAS_HANDSHAKE: bool = true;
+
+    fn local(&self) -> Option<LocalEnd> {
+        Some(ListenAddress::local(self))
+    }
 
     fn name(&self) -> ListenerName {
         ListenerName { protocol: Protocol::Tcp, address: self.host(), port: self.port.to_string() }
@@ -294,6 +305,27 @@ impl<A: Address> Listener<A> {
             (self.record, self.shown.case) = (None, None);
         }
         turn
+    }
+
+    /// Whether a diagnosis of it holds.
+    pub(super) fn is_in_trouble(&self) -> bool {
+        self.record.as_ref().is_some_and(|record| record.is_in_trouble())
+    }
+
+    /// Takes in a look at its owner. `taken_at` is when a sample last saw a connection taken.
+    pub(super) fn look(
+        &mut self,
+        now: Duration,
+        owner: &Arc<OwnerReading>,
+        taken_at: Option<Duration>,
+    ) {
+        let limit = self.shown.queue.as_ref().and_then(|queue| queue.limit);
+        let Some(record) = &mut self.record else { return };
+        let by_samples = taken_at.map(|at| now.saturating_sub(at));
+        let by_scans = record.untaken();
+        let taken_ago = by_samples.into_iter().chain(by_scans).min();
+        let facts = ListenerFacts { taken_ago, open_connections: None, limit };
+        record.causes.read(now, owner.clone(), facts);
     }
 
     /// Whether it was ever seen with nobody waiting: then those who wait came under watch.

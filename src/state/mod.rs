@@ -3,6 +3,7 @@
 
 mod attribution;
 mod burst;
+mod cause_history;
 mod connections;
 
 mod exposure;
@@ -26,6 +27,7 @@ use std::time::Duration;
 
 use crate::self_stats::SelfStats;
 use crate::snapshot::owner::Owner;
+use crate::snapshot::owner_reading::WatchedSocket;
 use crate::snapshot::{NetnsSample, Snapshot};
 use crate::view::{ListenerName, NetnsView, View};
 
@@ -148,6 +150,11 @@ impl State {
         if self.namespaces.len() > snapshot.namespaces.len() {
             self.end_missing();
         }
+        if !snapshot.looks.is_empty() {
+            for netns in self.namespaces.values_mut() {
+                netns.look(self.now, &snapshot.looks);
+            }
+        }
         if !snapshot.claims.is_empty() {
             for netns in self.namespaces.values_mut() {
                 netns.claim(&snapshot.claims);
@@ -156,6 +163,11 @@ impl State {
         if self.admission.is_due(self.now) {
             self.give_places();
         }
+    }
+
+    /// The sockets of listeners in trouble whose owner is known: their owners are to be looked at.
+    pub fn watched(&self) -> Vec<WatchedSocket> {
+        self.namespaces.values().flat_map(Netns::watched).collect()
     }
 
     /// Incidents that started or ended since this was last asked.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::snapshot::owner::Owner;
+use crate::snapshot::owner_reading::{OwnerReading, WatchedSocket};
 use crate::snapshot::scan::Scan;
 use crate::snapshot::{
     Claims, Counter, Counters, ListenAddress, NetnsId, NetnsSample, Setting, Settings, UnixName,
@@ -321,6 +322,17 @@ impl Netns {
     fn forget(&mut self, now: Duration, admission: &mut Admission) {
         self.unexposed += self.tcp.forget(now, admission);
         self.unix.forget(now, admission);
+    }
+
+    /// The sockets of listeners in trouble whose owner is known.
+    pub(super) fn watched(&self) -> impl Iterator<Item = WatchedSocket> {
+        self.tcp.watched().into_iter().chain(self.unix.watched())
+    }
+
+    /// Takes in looks at owners.
+    pub(super) fn look(&mut self, now: Duration, looks: &[(u32, Arc<OwnerReading>)]) {
+        self.tcp.look(now, looks);
+        self.unix.look(now, looks);
     }
 
     /// Takes in owners that were found.

@@ -9,6 +9,7 @@ use crate::view::Case;
 
 use super::GRACE;
 use super::burst::Bursts;
+use super::cause_history::CauseHistory;
 use super::held::Held;
 use super::refusals::{Looked, Refusals};
 use super::ring::Ring;
@@ -32,6 +33,8 @@ pub(super) struct Record {
     pub(super) scans: Scans,
     scanned: Option<ScanEvidence>,
     held: Held,
+    /// The looks at its owner.
+    pub(super) causes: CauseHistory,
     slow_at: Option<Duration>,
     incident: Option<Span>,
     active_at: Duration,
@@ -254,8 +257,23 @@ impl Record {
         }
         self.held.look(now, found, undecided(&evidence));
         let turn = self.turn(now, &evidence);
-        let diagnoses = self.held.shown(now);
-        (Arc::new(Case { evidence, diagnoses, history: self.lengths.all(now) }), turn)
+        let case = Case {
+            evidence,
+            diagnoses: self.held.shown(now),
+            causes: self.causes.conclude(now, !self.held.now().is_empty()),
+            history: self.lengths.all(now),
+        };
+        (Arc::new(case), turn)
+    }
+
+    /// Whether a diagnosis holds.
+    pub(super) fn is_in_trouble(&self) -> bool {
+        !self.held.now().is_empty()
+    }
+
+    /// For how long scans have found nothing taken from the queue; `None` without a young scan.
+    pub(super) fn untaken(&self) -> Option<Duration> {
+        self.scanned.map(|scan| scan.untaken)
     }
 
     /// The listener is closed: whatever was wrong is over.

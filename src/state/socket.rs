@@ -34,6 +34,8 @@ pub(super) struct Socket {
     pub(super) first_seen: Duration,
     /// When its queue last became shorter, or began.
     pub(super) fell_at: Duration,
+    /// When a connection was last seen to be taken from its queue.
+    pub(super) taken_at: Option<Duration>,
     /// Since when it is at its limit.
     pub(super) brimming_since: Option<Duration>,
     cookie: Cookie,
@@ -68,6 +70,9 @@ pub(super) struct Sockets {
 
 impl Socket {
     fn moved(&mut self, queue: AcceptQueue, now: Duration) {
+        if queue.length < self.queue.length {
+            self.taken_at = Some(now);
+        }
         if queue.length < self.queue.length || self.queue.length == 0 {
             self.fell_at = now;
         }
@@ -197,6 +202,7 @@ impl Sockets {
             dropped: false,
             first_seen: now,
             fell_at: now,
+            taken_at: None,
             brimming_since: None,
             cookie: row.cookie,
             seen: 0,

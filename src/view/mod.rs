@@ -6,6 +6,7 @@ pub mod publish;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::cause::{Awaited, Cause};
 use crate::diagnosis::{Diagnosis, Evidence};
 use crate::self_stats::SelfStats;
 use crate::snapshot::owner::Owner;
@@ -144,6 +145,8 @@ pub struct Case {
     pub evidence: Evidence,
     /// The diagnoses that hold or have held within the grace time, in order of precedence.
     pub diagnoses: Vec<HeldDiagnosis>,
+    /// Why the owner does not accept.
+    pub causes: CauseCase,
     /// The largest length in each of the last [`Case::SLOTS`] slots of [`Case::SLOT`], the oldest first.
     pub history: Vec<u32>,
 }
@@ -155,6 +158,53 @@ pub struct HeldDiagnosis {
     pub diagnosis: Diagnosis,
     /// Since when it holds, on the fold's own clock; `None` when it does not hold any more.
     pub since: Option<Duration>,
+}
+
+/// Why the owner of a listener does not accept, as far as looks at it found.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CauseCase {
+    /// The causes that hold or have held within the grace time.
+    pub causes: Vec<HeldCause>,
+    /// What the last look at the owner read; `None` while nobody looks.
+    pub numbers: Option<OwnerNumbers>,
+    /// What most workers wait for.
+    pub awaited: Option<Awaited>,
+    /// Time its cgroup, or an ancestor, was throttled while the listener had a diagnosis.
+    pub throttled: Option<Duration>,
+    /// Time its threads were runnable but not running while the listener had a diagnosis.
+    pub cpu_wait: Option<Duration>,
+}
+
+/// A cause that holds or has held.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct HeldCause {
+    /// Which one.
+    pub cause: Cause,
+    /// Since when it holds, on the fold's own clock; `None` when it no longer holds.
+    pub since: Option<Duration>,
+}
+
+/// What the last look at the owner of a listener read.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct OwnerNumbers {
+    /// Pid and name of a process that accepts.
+    pub process: Option<(u32, String)>,
+    /// Processes that hold the socket.
+    pub processes: usize,
+    /// Threads of those that accept.
+    pub threads: u64,
+    /// The state letters of the threads that were looked at.
+    pub states: String,
+    /// Open descriptors of the process closest to its limit.
+    pub open_fds: Option<u64>,
+    /// The descriptor limit of that process.
+    pub max_fds: Option<u64>,
+    /// The share of its CPU quota's periods in which it was throttled.
+    pub throttled_share: Option<f64>,
+    /// The share of time that one of its threads was runnable but not running.
+    pub starved_share: Option<f64>,
+    /// The share of the machine's time that the hypervisor took.
+    pub steal_share: Option<f64>,
 }
 
 /// The accept queue of a listener: all its sockets together.
@@ -231,6 +281,17 @@ impl ListenerView {
     /// The diagnoses that hold, in order of precedence.
     pub fn diagnoses(&self) -> impl Iterator<Item = HeldDiagnosis> {
         let held = self.case.iter().flat_map(|case| &case.diagnoses);
+        held.copied().filter(|held| held.since.is_some())
+    }
+
+    /// What the last look at its owner read; `None` while nobody looks.
+    pub fn owner_numbers(&self) -> Option<&OwnerNumbers> {
+        self.case.as_ref()?.causes.numbers.as_ref()
+    }
+
+    /// The causes that hold.
+    pub fn causes(&self) -> impl Iterator<Item = HeldCause> {
+        let held = self.case.iter().flat_map(|case| &case.causes.causes);
         held.copied().filter(|held| held.since.is_some())
     }
 

@@ -156,7 +156,7 @@ pub(crate) fn busy(
         scan: Some(ScanEvidence { length, ..ScanEvidence::default() }),
         ..Evidence::default()
     };
-    let case = Case { evidence, diagnoses: Vec::new(), history: history.to_vec() };
+    let case = Case { evidence, history: history.to_vec(), ..Case::default() };
     let peak = history.iter().copied().max().unwrap_or_default();
     ListenerView {
         queue: Some(QueueView { peak_length: length.max(peak.into()), ..queue(length, limit) }),
@@ -217,6 +217,8 @@ pub(crate) fn hostile() -> View {
     let name: Arc<str> = HOSTILE.into();
     let owner = Arc::new(Owner {
         process: name.clone(),
+        pid: Some(7),
+        start_time: 7,
         unit: name.clone(),
         container_id: name.clone(),
         k8s_namespace: name.clone(),

@@ -42,7 +42,7 @@ impl Filter {
 /// All that can be asked for, in lines, so that no word is found across two of them.
 fn searched(listener: &Listener) -> String {
     let Listener { netns, protocol, owner, diagnoses, .. } = listener;
-    let Owner { process, unit, container_id, k8s_namespace, k8s_pod, k8s_container } = owner;
+    let Owner { process, unit, container_id, k8s_namespace, k8s_pod, k8s_container, .. } = owner;
     let endpoint = listener.endpoint();
     let names: [&str; 6] = [netns, protocol, &endpoint, process, unit, container_id];
     let pod: [&str; 3] = [k8s_namespace, k8s_pod, k8s_container];

@@ -1,5 +1,6 @@
 //! The listeners of one namespace and protocol, and the sockets behind them.
 
+mod causes;
 mod conclude;
 mod scan;
 

@@ -1,0 +1,376 @@
+//! Why the owner of a listener does not accept, for people: one sentence with the numbers for each cause, and what to do
+//! about it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::cause::{Awaited, Cause};
+use crate::report::words::{count, many};
+use crate::report::{Listener, servers};
+use crate::snapshot::escaped;
+use crate::view::{CauseCase, OwnerNumbers};
+
+/// A cause that holds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Because {
+    /// Which one.
+    pub cause: Cause,
+    /// For how long it has held, in seconds.
+    pub for_seconds: f64,
+    /// The evidence, in a sentence.
+    pub evidence: String,
+    /// What to do, in this order.
+    pub advice: Vec<String>,
+}
+
+/// The owner as the last look found it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct OwnerState {
+    /// A process that accepts from the socket.
+    pub accepting_pid: Option<u32>,
+    /// Its name.
+    pub accepting_process: Option<String>,
+    /// Processes that hold the socket.
+    pub processes: usize,
+    /// Threads of those that accept.
+    pub threads: u64,
+    /// State letters of the threads that were looked at.
+    pub thread_states: String,
+    /// Open descriptors of the process closest to its limit.
+    pub open_fds: Option<u64>,
+    /// The descriptor limit of that process.
+    pub max_fds: Option<u64>,
+    /// The share of its CPU quota's periods in which it was throttled.
+    pub cpu_throttled_ratio: Option<f64>,
+    /// The share of time that a thread was runnable but not running.
+    pub cpu_wait_ratio: Option<f64>,
+    /// The share of the machine's time that the hypervisor took.
+    pub cpu_steal_ratio: Option<f64>,
+    /// What most workers wait for: `10.0.0.5:3306 (recvfrom), 7 of 8 workers`.
+    pub waits_for: Option<String>,
+}
+
+// === impl OwnerState ===
+
+impl OwnerState {
+    /// `None` while nobody looks at the owner.
+    pub fn new(case: &CauseCase) -> Option<Self> {
+        let numbers = case.numbers.as_ref()?;
+        let OwnerNumbers { processes, threads, open_fds, max_fds, .. } = *numbers;
+        let (accepting_pid, accepting_process) = numbers.process.clone().unzip();
+        Some(Self {
+            accepting_pid,
+            accepting_process,
+            processes,
+            threads,
+            thread_states: numbers.states.clone(),
+            open_fds,
+            max_fds,
+            cpu_throttled_ratio: numbers.throttled_share,
+            cpu_wait_ratio: numbers.starved_share,
+            cpu_steal_ratio: numbers.steal_share,
+            waits_for: case.awaited.as_ref().map(awaited),
+        })
+    }
+
+    /// What was looked at, for a listener in trouble without a certain cause.
+    pub fn looked_at(&self) -> String {
+        let mut facts = vec![format!("thread states {}", self.states())];
+        if let Some((open, max)) = self.open_fds.zip(self.max_fds) {
+            facts.push(format!("{} of {} file descriptors", count(open), count(max)));
+        }
+        let shares = [
+            ("CPU throttled", self.cpu_throttled_ratio),
+            ("waiting for a CPU", self.cpu_wait_ratio),
+            ("CPU taken by the hypervisor", self.cpu_steal_ratio),
+        ];
+        facts.extend(
+            shares
+                .iter()
+                .filter_map(|(what, ratio)| Some(format!("{what} {}", percent((*ratio)?)))),
+        );
+        facts.join(", ")
+    }
+
+    /// The letters that occur, each once: `S`, `RS`.
+    fn states(&self) -> String {
+        let mut letters: Vec<char> = self.thread_states.chars().collect();
+        letters.sort_unstable();
+        letters.dedup();
+        letters.into_iter().collect()
+    }
+}
+
+fn percent(ratio: f64) -> String {
+    format!("{:.0} %", ratio * 100.0)
+}
+
+fn awaited(awaited: &Awaited) -> String {
+    let Awaited { peer, syscall, waiting, workers } = awaited;
+    format!("{waiting} of {workers} workers wait for {peer} ({})", syscall.name())
+}
+
+// === impl Because ===
+
+impl Because {
+    /// A cause that has held this long.
+    pub fn new(listener: &Listener, cause: Cause, for_seconds: f64) -> Self {
+        let subject = Subject::new(listener);
+        let (evidence, advice) = (subject.evidence(cause), subject.advice(cause));
+        Self { cause, for_seconds, evidence, advice }
+    }
+}
+
+/// The owner in a sentence.
+struct Subject<'a> {
+    state: OwnerState,
+    /// `php-fpm (PID 4711)`.
+    process: String,
+    pid: String,
+    unit: &'a str,
+    server: Option<&'static servers::Server>,
+    is_container: bool,
+    open_connections: Option<u64>,
+}
+
+// === impl Subject ===
+
+impl<'a> Subject<'a> {
+    fn new(listener: &'a Listener) -> Self {
+        let state = listener.owner_state.clone().unwrap_or_default();
+        let owner = &listener.owner;
+        let pid = state.accepting_pid.or(owner.pid);
+        let name = match owner.process.is_empty() {
+            true => "the server".to_owned(),
+            false => escaped(owner.process.as_bytes()),
+        };
+        Self {
+            process: pid.map_or(name.clone(), |pid| format!("{name} (PID {pid})")),
+            pid: pid.map_or("PID".into(), |pid| pid.to_string()),
+            unit: &owner.unit,
+            server: servers::known(&owner.process),
+            is_container: !owner.container_id.is_empty() || !owner.k8s_pod.is_empty(),
+            open_connections: None,
+            state,
+        }
+    }
+
+    fn evidence(&self, cause: Cause) -> String {
+        let Self { process, state, .. } = self;
+        match cause {
+            Cause::Stopped => format!("{process} is stopped (state T) by a signal or a debugger."),
+            Cause::Frozen => format!("The cgroup of {process}, or an ancestor, is frozen."),
+            Cause::Descriptors => {
+                let used = state.open_fds.zip(state.max_fds);
+                let used = used.map_or("all its".into(), |(open, max)| {
+                    format!("{} of {} allowed", count(open), count(max))
+                });
+                format!("{process} uses {used} file descriptors and has stopped accepting.")
+            }
+            Cause::ConnectionLimit => {
+                let open = self
+                    .open_connections
+                    .map_or(String::new(), |open| format!(" at {}", many(open, "open connection")));
+                format!(
+                    "{process} has stopped accepting on purpose{open}: it has reached its own limit."
+                )
+            }
+            Cause::IdleClients => {
+                format!("Most workers of {process} wait for clients that send nothing.")
+            }
+            Cause::NobodyAccepts => {
+                format!("{process} holds the socket, and no process polls it or accepts from it.")
+            }
+            Cause::CpuThrottled => {
+                let share = state.cpu_throttled_ratio.map_or("many".into(), percent);
+                format!(
+                    "The cgroup of {process}, or an ancestor, was CPU-throttled in {share} of its periods."
+                )
+            }
+            Cause::CpuStarved => {
+                let share = state.cpu_wait_ratio.map_or("much of the time".into(), |ratio| {
+                    format!("{} of the time", percent(ratio))
+                });
+                format!("{process} was ready to run and got no CPU for {share}.")
+            }
+            Cause::CpuSteal => {
+                let share = state.cpu_steal_ratio.map_or("much".into(), percent);
+                format!("The hypervisor took {share} of this machine's CPU time.")
+            }
+            Cause::CpuBound => format!("The thread of {process} that accepts uses a whole CPU."),
+            Cause::MemoryStall => format!("The cgroup of {process} stalls on memory."),
+            Cause::DiskWait => format!("{process} waits for a disk or another device (state D)."),
+            Cause::WaitsFor => {
+                let what =
+                    state.waits_for.clone().unwrap_or("its workers wait for one peer".into());
+                format!("{process}: {what}.")
+            }
+            Cause::Lock => format!("All threads of {process} wait for a lock (futex)."),
+        }
+    }
+
+    fn advice(&self, cause: Cause) -> Vec<String> {
+        let pid = &self.pid;
+        let one = |text: String| vec![text];
+        match cause {
+            Cause::Stopped => vec![
+                format!("Let it continue: `kill -CONT {pid}`."),
+                format!("A debugger shows as `TracerPid` in `/proc/{pid}/status`: detach it."),
+            ],
+            Cause::Frozen => one(format!(
+                "Thaw the cgroup that `cat /proc/{pid}/cgroup` names: {}.",
+                match (self.is_container, self.unit) {
+                    (true, _) => "`docker unpause`, `crictl` or whatever paused the container".into(),
+                    (false, "") => "write 0 to its `cgroup.freeze`".into(),
+                    (false, unit) => format!("`systemctl thaw {unit}`"),
+                }
+            )),
+            Cause::Descriptors => self.more_descriptors(),
+            Cause::ConnectionLimit => vec![
+                format!("Raise its connection limit: {}.", self.connection_limit()),
+                "Look for clients that keep connections open without need.".into(),
+            ],
+            Cause::IdleClients => vec![
+                "Shorten the keep-alive and request-read timeouts of the server.".into(),
+                "Put a proxy that buffers slow clients in front of it.".into(),
+            ],
+            Cause::NobodyAccepts => vec![
+                format!("See who holds it: `ls -l /proc/{pid}/fd`; a leaked or inherited descriptor keeps the port open."),
+                "Restart that process, or open the socket with close-on-exec.".into(),
+            ],
+            Cause::CpuThrottled => one(match (self.is_container, self.unit) {
+                (true, _) => "Raise the CPU limit of the container or pod, or remove it.".into(),
+                (false, "") => format!("Raise the CPU quota of its cgroup (`cat /proc/{pid}/cgroup`)."),
+                (false, unit) => format!("Raise its CPU limit: `systemctl set-property {unit} CPUQuota=`."),
+            }),
+            Cause::CpuStarved => vec![
+                "See what uses the CPUs: `top`. Move it, or give this server more weight (`CPUWeight=`).".into(),
+            ],
+            Cause::CpuSteal => one("Move the virtual machine to a less busy host, or take an instance type with dedicated CPUs.".into()),
+            Cause::CpuBound => vec![
+                format!("See what it computes: `perf top -p {pid}`."),
+                "Move that work out of the accepting thread, or run more processes.".into(),
+            ],
+            Cause::MemoryStall => one("Raise `memory.high` or the memory limit of its cgroup, or make the server use less.".into()),
+            Cause::DiskWait => vec![
+                format!("See where it waits: `cat /proc/{pid}/stack`; and which device is slow: `iostat -x 1`."),
+            ],
+            Cause::WaitsFor => vec![
+                "Look at that peer first: it is what makes this server slow.".into(),
+                "Give calls to it a timeout shorter than the clients' patience.".into(),
+            ],
+            Cause::Lock => vec![
+                format!("See who holds the lock: `gdb -p {pid} -batch -ex 'thread apply all bt'`."),
+                format!("If it is a deadlock, restart {}.", self.process),
+            ],
+        }
+    }
+
+    fn more_descriptors(&self) -> Vec<String> {
+        let own = match self.server.map(|server| server.name) {
+            Some("nginx") => Some("`worker_rlimit_nofile` in nginx.conf"),
+            Some("php-fpm") => Some("`rlimit_files` in php-fpm.conf"),
+            Some("HAProxy") => Some("`ulimit-n` or `maxconn` in the section global"),
+            _ => None,
+        };
+        let by_unit = match self.unit {
+            "" => format!("raise its limit: `prlimit --pid {} --nofile=65536`", self.pid),
+            unit => format!("`LimitNOFILE=65536` by `systemctl edit {unit}`, then restart it"),
+        };
+        let first = own.map_or(by_unit.clone(), |own| format!("{own}; or {by_unit}"));
+        vec![
+            format!("Allow more file descriptors: {first}."),
+            format!(
+                "If the number only ever grows, descriptors leak: `ls -l /proc/{}/fd`.",
+                self.pid
+            ),
+        ]
+    }
+
+    fn connection_limit(&self) -> &'static str {
+        match self.server.map(|server| server.name) {
+            Some("memcached") => "`-c N` (default 1024)",
+            Some("Apache httpd") | Some("Apache") => "`MaxRequestWorkers` (and `ServerLimit`)",
+            Some("HAProxy") => "`maxconn` of the frontend and of the section global",
+            Some("Redis") => "`maxclients`",
+            Some("node") | Some("Node.js") => "`server.maxConnections`",
+            Some("Tomcat") | Some("Java") => "`maxConnections` of the connector",
+            Some("vsftpd") => "`max_clients`",
+            Some("nginx") => "`worker_connections`",
+            Some("PostgreSQL") => "`max_connections`, or a pooler in front of it",
+            _ => "the directive for its largest number of connections",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::owner::Owner;
+
+    fn listener(process: &str, unit: &str, state: OwnerState) -> Listener {
+        let owner = Owner {
+            process: process.into(),
+            unit: unit.into(),
+            pid: Some(4711),
+            ..Owner::default()
+        };
+        Listener { owner, owner_state: Some(state), ..Listener::default() }
+    }
+
+    fn because(cause: Cause, process: &str, unit: &str, state: OwnerState) -> Because {
+        Because::new(&listener(process, unit, state), cause, 3.0)
+    }
+
+    #[test]
+    fn a_throttled_unit_is_given_more_cpu_and_no_workers() {
+        let state = OwnerState { cpu_throttled_ratio: Some(0.93), ..OwnerState::default() };
+        let said = because(Cause::CpuThrottled, "php-fpm8.2", "php8.2-fpm.service", state);
+        assert_eq!(
+            said.evidence,
+            "The cgroup of php-fpm8.2 (PID 4711), or an ancestor, was CPU-throttled in 93 % of its periods."
+        );
+        assert_eq!(
+            said.advice,
+            ["Raise its CPU limit: `systemctl set-property php8.2-fpm.service CPUQuota=`."]
+        );
+    }
+
+    #[test]
+    fn descriptors_name_the_directive_of_the_server() {
+        let state = OwnerState { open_fds: Some(40), max_fds: Some(40), ..OwnerState::default() };
+        let said = because(Cause::Descriptors, "nginx", "", state);
+        assert!(said.evidence.contains("40 of 40 allowed file descriptors"), "{said:?}");
+        assert!(said.advice[0].contains("worker_rlimit_nofile"), "{said:?}");
+        assert!(said.advice[0].contains("prlimit --pid 4711"), "{said:?}");
+    }
+
+    #[test]
+    fn every_cause_has_a_sentence_and_advice_that_name_the_process() {
+        for cause in Cause::ALL {
+            let said = because(cause, "web", "web.service", OwnerState::default());
+            assert!(said.evidence.ends_with('.') && !said.advice.is_empty(), "{said:?}");
+            assert!(said.advice.iter().all(|step| step.ends_with('.')), "{said:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_escaped() {
+        let said = because(Cause::Stopped, "a\u{1b}[31m", "", OwnerState::default());
+        assert!(said.evidence.starts_with("a\\x1B[31m (PID 4711)"), "{said:?}");
+    }
+
+    #[test]
+    fn what_was_normal_is_said_with_its_numbers() {
+        let state = OwnerState {
+            thread_states: "SSR".into(),
+            open_fds: Some(12),
+            max_fds: Some(1024),
+            cpu_wait_ratio: Some(0.012),
+            ..OwnerState::default()
+        };
+        assert_eq!(
+            state.looked_at(),
+            "thread states RS, 12 of 1,024 file descriptors, waiting for a CPU 1 %"
+        );
+    }
+}

@@ -1,0 +1,56 @@
+//! Whose owners are looked at, and what the looks found.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+
+use crate::snapshot::owner_reading::{OwnerReading, WatchedSocket};
+use crate::state::listener::Address;
+use crate::state::socket::Socket;
+
+use super::Group;
+
+// === impl Group ===
+
+impl<A: Address> Group<A> {
+    /// The listeners in trouble whose owner is known: of each the socket that holds the longest queue.
+    pub(in crate::state) fn watched(&self) -> Vec<WatchedSocket> {
+        if self.at_rest {
+            return Vec::new();
+        }
+        let mut longest: FxHashMap<usize, &Socket> = FxHashMap::default();
+        for socket in self.sockets.living() {
+            if self.listeners[socket.listener].is_in_trouble() {
+                let entry = longest.entry(socket.listener).or_insert(socket);
+                if socket.queue.length > entry.queue.length {
+                    *entry = socket;
+                }
+            }
+        }
+        let watched = longest.into_iter().filter_map(|(listener, socket)| {
+            let listener = &self.listeners[listener];
+            let owner = &listener.shown.owner;
+            let local = listener.address.local();
+            Some(WatchedSocket {
+                inode: socket.inode,
+                pid: owner.pid?,
+                start_time: owner.start_time,
+                local,
+            })
+        });
+        watched.collect()
+    }
+
+    /// Takes in looks at owners, by the inode of a socket.
+    pub(in crate::state) fn look(&mut self, now: Duration, looks: &[(u32, Arc<OwnerReading>)]) {
+        for (inode, owner) in looks {
+            let Some(socket) = self.sockets.living().find(|socket| socket.inode == *inode) else {
+                continue;
+            };
+            let members = self.sockets.living().filter(|one| one.listener == socket.listener);
+            let taken_at = members.filter_map(|member| member.taken_at).max();
+            self.listeners[socket.listener].look(now, owner, taken_at);
+        }
+    }
+}
