@@ -19,9 +19,11 @@ use crate::snapshot::owner_reading::{
 /// How far back readings count.
 pub const WINDOW: Duration = Duration::from_secs(10);
 /// How long evidence must have lasted.
-pub const LASTING: Duration = Duration::from_secs(4);
+pub const LASTING: Duration = Duration::from_secs(3);
 /// How many readings must agree.
-const AGREEING: usize = 4;
+const AGREEING: usize = 3;
+/// Readings that count where they come less often than [`WINDOW`] would have them.
+const MIN_READINGS: usize = 5;
 /// The share of a cgroup's periods that were throttled.
 const THROTTLED_SHARE: f64 = 0.25;
 /// Fewer periods than this say nothing.
@@ -240,11 +242,11 @@ fn speaks_for(cause: Cause, readings: &[Timed]) -> bool {
     }
 }
 
-/// The readings of the last [`WINDOW`].
+/// The readings of the last [`WINDOW`], and the last [`MIN_READINGS`] where those are more.
 fn recent(readings: &[Timed]) -> &[Timed] {
     let Some(last) = readings.last() else { return readings };
     let first = readings.partition_point(|one| one.at + WINDOW < last.at);
-    &readings[first..]
+    &readings[first.min(readings.len().saturating_sub(MIN_READINGS))..]
 }
 
 fn span(readings: &[Timed]) -> Duration {
@@ -254,11 +256,11 @@ fn span(readings: &[Timed]) -> Duration {
     }
 }
 
-/// Whether `rule` holds in every reading of the last [`LASTING`].
+/// Whether `rule` holds in every reading of the last [`LASTING`], and in the last [`AGREEING`] where those are more.
 fn lasts(readings: &[Timed], rule: impl Fn(&Timed) -> bool) -> bool {
     let Some(last) = readings.last() else { return false };
     let first = readings.partition_point(|one| one.at + LASTING < last.at);
-    readings[first..].iter().all(rule)
+    readings[first.min(readings.len().saturating_sub(AGREEING))..].iter().all(rule)
 }
 
 // --- One reading.

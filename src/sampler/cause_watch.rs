@@ -1,5 +1,5 @@
 //! The thread that looks at the owners of listeners in trouble, once a second and off the sampling path, with at most one
-//! two-hundredth of a core. With nobody in trouble it sleeps until it is asked.
+//! two-hundredth of a core over a minute. With nobody in trouble it sleeps until it is asked.
 
 use std::io;
 use std::path::PathBuf;
@@ -15,8 +15,10 @@ use super::thread_cpu;
 
 /// How often owners are looked at.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// After a round of looks, the next one waits this many times as long as the round took of a processor.
-const REST: u32 = 199;
+/// The share of a core that looks may use: one two-hundredth.
+const SHARE: u32 = 200;
+/// What may be saved up: a minute's share, so that the first looks at new trouble come once a second whatever they cost.
+const MOST_SAVED: Duration = Duration::from_millis(300);
 
 /// One look at the owner of a listen socket.
 pub type Look = (u32, Arc<OwnerReading>);
@@ -25,6 +27,7 @@ pub type Look = (u32, Arc<OwnerReading>);
 pub struct CauseWatch {
     due: Duration,
     is_busy: bool,
+    budget: Budget,
     requests: Sender<Vec<WatchedSocket>>,
     rounds: Receiver<Round>,
 }
@@ -33,6 +36,32 @@ pub struct CauseWatch {
 struct Round {
     looks: Vec<Look>,
     cpu: Duration,
+}
+
+/// Processor time saved up and not spent.
+#[derive(Clone, Copy, Debug)]
+struct Budget {
+    saved: Duration,
+    at: Duration,
+}
+
+// === impl Budget ===
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self { saved: MOST_SAVED, at: Duration::ZERO }
+    }
+}
+
+impl Budget {
+    /// Spends `cpu` at `now`. Returns how long to wait until what is missing is saved again.
+    fn spend(&mut self, now: Duration, cpu: Duration) -> Duration {
+        self.saved = (self.saved + now.saturating_sub(self.at) / SHARE).min(MOST_SAVED);
+        self.at = now;
+        let missing = cpu.saturating_sub(self.saved);
+        self.saved = self.saved.saturating_sub(cpu);
+        missing * SHARE
+    }
 }
 
 // === impl CauseWatch ===
@@ -44,7 +73,7 @@ impl CauseWatch {
         let (sender, rounds) = channel();
         let work = move || run(OwnerReader::new(&procfs, &rootfs), &asked, &sender);
         thread::Builder::new().name("causes".into()).spawn(work)?;
-        Ok(Self { due: Duration::ZERO, is_busy: false, requests, rounds })
+        Ok(Self { due: Duration::ZERO, is_busy: false, budget: Budget::default(), requests, rounds })
     }
 
     /// Whether a round may be asked for at `now`.
@@ -63,7 +92,7 @@ impl CauseWatch {
     pub fn looks(&mut self, now: Duration) -> Vec<Look> {
         let Ok(Round { looks, cpu }) = self.rounds.try_recv() else { return Vec::new() };
         self.is_busy = false;
-        self.due = self.due.max(now + cpu * REST);
+        self.due = self.due.max(now + self.budget.spend(now, cpu));
         looks
     }
 }
@@ -81,5 +110,32 @@ fn run(mut reader: OwnerReader, asked: &Receiver<Vec<WatchedSocket>>, rounds: &S
         if rounds.send(Round { looks, cpu }).is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// When rounds of this cost start, from the beginning to the end of an hour.
+    fn starts(cost: Duration) -> Vec<Duration> {
+        let (mut budget, mut now, mut starts) = (Budget::default(), Duration::ZERO, Vec::new());
+        while now < 3600 * SECOND {
+            starts.push(now);
+            now += SECOND.max(budget.spend(now, cost));
+        }
+        starts
+    }
+
+    #[test]
+    fn looks_come_once_a_second_at_first_and_stay_within_the_share_in_the_long_run() {
+        let cheap = starts(Duration::from_millis(2));
+        assert_eq!(cheap.len(), 3600);
+        let costly = starts(Duration::from_millis(25));
+        assert_eq!(costly[10], 10 * SECOND);
+        let used = Duration::from_millis(25) * u32::try_from(costly.len()).unwrap();
+        assert!(used <= 3600 * SECOND / SHARE + MOST_SAVED + Duration::from_millis(25), "{used:?}");
     }
 }

@@ -1,0 +1,394 @@
+//! Owns the causes: servers that stop accepting for one reason each, made for real, and the word that listenq finds for
+//! it; and innocent twins, for which it finds none. Prints the matrix with the seconds to the word.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
+#![allow(clippy::print_stdout, reason = "the measured figures are for the reader of --nocapture")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use listenq_lab::client::{say, try_fill};
+use listenq_lab::listener::Listen;
+use listenq_lab::listenq::{Daemon, Launch, run};
+use listenq_lab::netns::Netns;
+use rustix::process::{Pid, Signal, kill_process};
+
+const BIN: &str = env!("CARGO_BIN_EXE_listenq");
+const SERVER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/causes/server.py");
+/// A diagnosis takes 10 s of evidence and a cause 3 s more; the rest is for a busy machine.
+const WITHIN: Duration = Duration::from_secs(40);
+/// How long a twin must stay without a cause after it has a diagnosis.
+const STAYS: Duration = Duration::from_secs(12);
+
+/// A server of `server.py` in a namespace of its own, and a daemon beside it.
+struct Scene {
+    ns: Netns,
+    daemon: Daemon,
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Scene {
+    fn new(mode: &str, argument: Option<&str>) -> Self {
+        let ns = Netns::new(mode);
+        Self::within(ns, mode, argument)
+    }
+
+    fn within(ns: Netns, mode: &str, argument: Option<&str>) -> Self {
+        // Not `ip netns exec`: that hides the mounts of cgroups.
+        let enter = format!("--net={}", ns.path().display());
+        let launch = Launch::new(BIN).through(&["nsenter", &enter]).args(&["--netns=own"]);
+        let daemon = launch.start();
+        let mut command = ns.command("python3");
+        command.args([SERVER, mode]).args(argument).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut port = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut port).unwrap();
+        let address = SocketAddr::from(([127, 0, 0, 1], port.trim().parse().unwrap()));
+        let scene = Self { ns, daemon, child, address };
+        scene.serve_some();
+        scene
+    }
+
+    /// Connections that are served, so that the listener is known to accept.
+    fn serve_some(&self) {
+        for _ in 0..20 {
+            let mut client = self.ns.run(|| TcpStream::connect(self.address).unwrap());
+            client.shutdown(Shutdown::Write).unwrap();
+            client.set_read_timeout(Some(WITHIN)).unwrap();
+            client.read_to_end(&mut Vec::new()).unwrap();
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Lets the server get into its trouble.
+    fn begin(&mut self) {
+        writeln!(self.child.stdin.as_mut().unwrap()).unwrap();
+        thread::sleep(Duration::from_millis(300));
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    fn holding(&self, metric: &str, label: &str) -> BTreeSet<String> {
+        let series = self.daemon.scrape().series(metric);
+        let of = series.into_iter().filter(|(labels, value)| {
+            *value == 1.0 && labels["port"] == self.address.port().to_string()
+        });
+        of.map(|(labels, _)| labels[label].clone()).collect()
+    }
+
+    fn causes(&self) -> BTreeSet<String> {
+        self.holding("listenq_listener_cause", "cause")
+    }
+
+    fn diagnoses(&self) -> BTreeSet<String> {
+        self.holding("listenq_listener_diagnosis", "diagnosis")
+    }
+
+    /// Waits for exactly this cause; gives what `explain` says.
+    fn await_cause(&self, expected: &str) -> Result<String, String> {
+        let begin = Instant::now();
+        while begin.elapsed() < WITHIN {
+            let causes = self.causes();
+            if causes.contains(expected) && causes.len() == 1 {
+                println!("{expected:<18} {:>5.1} s", begin.elapsed().as_secs_f64());
+                return Ok(self.explain());
+            }
+            if !causes.is_empty() && !causes.contains(expected) {
+                return Err(format!("{expected}: found {causes:?}\n{}", self.explain()));
+            }
+            thread::sleep(Duration::from_millis(250));
+        }
+        Err(format!(
+            "{expected}: {:?}, diagnoses {:?}\n{}",
+            self.causes(),
+            self.diagnoses(),
+            self.explain()
+        ))
+    }
+
+    fn explain(&self) -> String {
+        let url = format!("http://{}", self.daemon.address());
+        let port = self.address.port().to_string();
+        run(Some(&self.ns), BIN.as_ref(), &["explain", &port, "--url", &url]).stdout
+    }
+
+    /// Keeps connecting until told to stop; gives nothing back for what is refused.
+    fn load(&self, per_second: u32, stop: &AtomicBool) {
+        self.ns.run(|| {
+            let mut clients = std::collections::VecDeque::new();
+            while !stop.load(Ordering::Relaxed) {
+                let timeout = Duration::from_millis(300);
+                clients.push_back(TcpStream::connect_timeout(&self.address, timeout));
+                if clients.len() > 200 {
+                    clients.pop_front();
+                }
+                thread::sleep(Duration::from_secs(1) / per_second);
+            }
+        });
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        let _ = kill_process(self.pid(), Signal::CONT);
+        // Its workers and children live in the namespace, and nothing else does.
+        let pids = Command::new("ip").args(["netns", "pids", self.ns.name()]).output();
+        for pid in String::from_utf8(pids.unwrap().stdout).unwrap().split_whitespace() {
+            let pid: i32 = pid.parse().unwrap();
+            if pid.cast_unsigned() != self.daemon.pid() {
+                let _ = Pid::from_raw(pid).map(|pid| kill_process(pid, Signal::KILL));
+            }
+        }
+        let _ = self.child.wait();
+    }
+}
+
+/// A version 1 cgroup of one controller, with processes in it; removed when dropped.
+struct Cgroup(PathBuf);
+
+impl Cgroup {
+    /// `None` where the controller is not mounted as version 1: said by the caller.
+    fn new(controller: &str, hint: &str) -> Option<Self> {
+        let root = PathBuf::from("/sys/fs/cgroup").join(controller);
+        if !root.join("cgroup.procs").exists() {
+            return None;
+        }
+        let path = root.join(format!("listenq-{hint}-{}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Some(Self(path))
+    }
+
+    fn child(&self, name: &str) -> Self {
+        let path = self.0.join(name);
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn set(&self, file: &str, value: &str) {
+        fs::write(self.0.join(file), value).unwrap();
+    }
+
+    fn join(&self, pid: Pid) {
+        self.set("cgroup.procs", &pid.as_raw_nonzero().to_string());
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        if self.0.join("freezer.state").exists() {
+            let _ = fs::write(self.0.join("freezer.state"), "THAWED");
+        }
+        for pid in fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default().lines() {
+            let _ = fs::write(self.0.join("../cgroup.procs"), pid);
+        }
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+type Outcome = Result<(), String>;
+
+fn expect(text: &str, words: &[&str]) -> Outcome {
+    let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match words.iter().find(|word| !flat.contains(*word)) {
+        Some(word) => Err(format!("explain does not say {word:?}:\n{text}")),
+        None => Ok(()),
+    }
+}
+
+/// Waits that connections pile up at a server in trouble; gives the clients.
+fn wait_in_line(scene: &Scene, clients: usize) -> Vec<impl Sized + use<>> {
+    scene.ns.run(|| try_fill(scene.address, clients).unwrap())
+}
+
+fn stopped() -> Outcome {
+    let scene = Scene::new("serve", None);
+    kill_process(scene.pid(), Signal::STOP).unwrap();
+    let _clients = wait_in_line(&scene, 6);
+    let pid = scene.child.id().to_string();
+    expect(&scene.await_cause("stopped")?, &["is stopped", &pid, &format!("kill -CONT {pid}")])
+}
+
+fn frozen() -> Outcome {
+    let Some(cgroup) = Cgroup::new("freezer", "frozen") else { return skip("freezer") };
+    let scene = Scene::new("serve", None);
+    // The freezer of the parent freezes the child.
+    cgroup.child("inner").join(scene.pid());
+    cgroup.set("freezer.state", "FROZEN");
+    let _clients = wait_in_line(&scene, 6);
+    let found = scene.await_cause("frozen");
+    cgroup.set("freezer.state", "THAWED");
+    expect(&found?, &["is frozen"])?;
+    drop(scene);
+    thread::sleep(Duration::from_millis(200));
+    let _ = fs::remove_dir(cgroup.0.join("inner"));
+    Ok(())
+}
+
+fn descriptors() -> Outcome {
+    let mut scene = Scene::new("descriptors", None);
+    scene.begin();
+    let _clients = wait_in_line(&scene, 32);
+    expect(&scene.await_cause("descriptors")?, &["24 of 24 allowed file descriptors"])
+}
+
+fn connection_limit() -> Outcome {
+    let mut scene = Scene::new("limit", Some("5"));
+    scene.begin();
+    let _clients = wait_in_line(&scene, 14);
+    expect(&scene.await_cause("connection_limit")?, &["own limit"])
+}
+
+fn idle_clients() -> Outcome {
+    let mut scene = Scene::new("idle", None);
+    scene.begin();
+    let _clients = wait_in_line(&scene, 14);
+    expect(&scene.await_cause("idle_clients")?, &["clients that send nothing"])
+}
+
+fn waits_for() -> Outcome {
+    let ns = Netns::new("waits");
+    let database = ns.run(|| Listen::tcp("127.0.0.1:0").backlog(64).open());
+    let peer = database.addr().to_string();
+    let mut scene = Scene::within(ns, "waits", Some(&peer));
+    scene.begin();
+    let _clients = wait_in_line(&scene, 14);
+    expect(&scene.await_cause("waits_for")?, &[&format!("workers wait for {peer} (recvfrom)")])
+}
+
+fn lock() -> Outcome {
+    let mut scene = Scene::new("lock", None);
+    scene.begin();
+    let _clients = wait_in_line(&scene, 6);
+    expect(&scene.await_cause("lock")?, &["wait for a lock"])
+}
+
+fn cpu_bound() -> Outcome {
+    let mut scene = Scene::new("loop", None);
+    scene.begin();
+    let _clients = wait_in_line(&scene, 6);
+    // On a busy machine the loop itself waits for a processor.
+    let begin = Instant::now();
+    while begin.elapsed() < WITHIN {
+        let causes = scene.causes();
+        if causes.contains("cpu_bound") || causes.contains("cpu_starved") {
+            println!("{causes:?} {:>5.1} s", begin.elapsed().as_secs_f64());
+            return Ok(());
+        }
+        thread::sleep(Duration::from_millis(250));
+    }
+    Err(format!("cpu_bound: {:?}\n{}", scene.causes(), scene.explain()))
+}
+
+fn disk_wait() -> Outcome {
+    let mut scene = Scene::new("disk", None);
+    scene.begin();
+    let _clients = wait_in_line(&scene, 6);
+    expect(&scene.await_cause("disk_wait")?, &["state D"])
+}
+
+fn cpu_throttled() -> Outcome {
+    let Some(cgroup) = Cgroup::new("cpu", "quota") else { return skip("cpu") };
+    let mut scene = Scene::new("burn", None);
+    // The quota is the parent's, as a pod's is above its container's.
+    let inner = cgroup.child("inner");
+    cgroup.set("cpu.cfs_quota_us", "5000");
+    inner.join(scene.pid());
+    scene.begin();
+    let stop = AtomicBool::new(false);
+    let found = thread::scope(|scope| {
+        scope.spawn(|| scene.load(20, &stop));
+        let found = scene.await_cause("cpu_throttled");
+        stop.store(true, Ordering::Relaxed);
+        found
+    });
+    cgroup.set("cpu.cfs_quota_us", "-1");
+    drop((scene, inner));
+    expect(&found?, &["CPU-throttled", "Raise"])
+}
+
+fn skip(controller: &str) -> Outcome {
+    println!(
+        "SKIPPED: no version 1 cgroup controller {controller} here; tests/release.sh has it in a virtual machine"
+    );
+    Ok(())
+}
+
+/// A server that is slow for no reason that can be seen, beside one that has a reason.
+fn innocent(hint: &str, trouble: impl FnOnce(&mut Scene) -> Box<dyn Sized0>) -> Outcome {
+    let mut scene = Scene::new(hint, None);
+    let _kept = trouble(&mut scene);
+    let begin = Instant::now();
+    while begin.elapsed() < STAYS {
+        let causes = scene.causes();
+        if !causes.is_empty() {
+            return Err(format!("{hint}: {causes:?} for an innocent server\n{}", scene.explain()));
+        }
+        thread::sleep(Duration::from_millis(250));
+    }
+    println!("{hint:<18} no cause");
+    Ok(())
+}
+
+/// Whatever must live as long as a scene.
+trait Sized0 {}
+impl<T> Sized0 for T {}
+
+/// A healthy pool whose idle threads wait on a futex.
+fn healthy_pool() -> Outcome {
+    innocent("single", |scene| {
+        scene.begin();
+        let clients = wait_in_line(scene, 6);
+        Box::new(clients)
+    })
+}
+
+/// A stopped child that does not accept, beside its parent that does.
+fn stopped_neighbour() -> Outcome {
+    innocent("serve", |scene| {
+        scene.begin();
+        let mut neighbour = Scene::new("serve", None);
+        neighbour.begin();
+        kill_process(neighbour.pid(), Signal::STOP).unwrap();
+        Box::new(neighbour)
+    })
+}
+
+#[test]
+fn every_cause_is_found_by_its_own_word_and_no_other() {
+    if !Netns::require_root() {
+        return;
+    }
+    let cells: [(&str, fn() -> Outcome); 12] = [
+        ("stopped", stopped),
+        ("frozen", frozen),
+        ("descriptors", descriptors),
+        ("connection_limit", connection_limit),
+        ("idle_clients", idle_clients),
+        ("waits_for", waits_for),
+        ("lock", lock),
+        ("cpu_bound", cpu_bound),
+        ("disk_wait", disk_wait),
+        ("cpu_throttled", cpu_throttled),
+        ("healthy pool", healthy_pool),
+        ("stopped neighbour", stopped_neighbour),
+    ];
+    let running = cells.map(|(name, cell)| (name, thread::spawn(cell)));
+    let mut failed = Vec::new();
+    for (name, cell) in running {
+        match cell.join() {
+            Ok(Ok(())) => {}
+            Ok(Err(why)) => failed.push(format!("{name}: {why}")),
+            Err(_) => failed.push(format!("{name}: panicked")),
+        }
+    }
+    assert!(failed.is_empty(), "{}", failed.join("\n\n"));
+}
