@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::diagnosis::{Diagnosis, STALL};
 use crate::report::Listener;
+use crate::report::because::Because;
 use crate::report::command_scope::{CommandScope, ss};
 use crate::report::evidence;
 use crate::report::limit::{self, Cap, Target};
@@ -75,6 +76,7 @@ pub fn for_listener(listener: &Listener, diagnosis: Diagnosis) -> Advice {
         let meaning = format!("This follows from {cause}: see the advice for {cause}.");
         return Advice { meaning, evidence, steps: Vec::new(), avoid: Vec::new() };
     }
+    let because = is_explained_by_a_cause(diagnosis).then_some(&*listener.causes);
     let (steps, avoid) = match (case.limit_zero(), diagnosis) {
         (_, Diagnosis::Imbalance) => case.imbalance(),
         (_, Diagnosis::SynFlood) => case.syn_flood(),
@@ -87,7 +89,21 @@ pub fn for_listener(listener: &Listener, diagnosis: Diagnosis) -> Advice {
         (None, Diagnosis::StaleLimit) => case.stale_limit(),
         (None, Diagnosis::NotAccepting) => case.not_accepting(),
     };
-    Advice { meaning: meaning(diagnosis).into(), evidence, steps, avoid }
+    let advice = Advice { meaning: meaning(diagnosis).into(), evidence, steps, avoid };
+    because.map_or(advice.clone(), |causes| advice.because(causes))
+}
+
+/// Whether the owner of a listener with this diagnosis does not accept fast enough.
+const fn is_explained_by_a_cause(diagnosis: Diagnosis) -> bool {
+    match diagnosis {
+        Diagnosis::Imbalance
+        | Diagnosis::Stalled
+        | Diagnosis::Abandoned
+        | Diagnosis::SlowAccept
+        | Diagnosis::StandingQueue
+        | Diagnosis::NotAccepting => true,
+        Diagnosis::ShortQueue | Diagnosis::StaleLimit | Diagnosis::SynFlood => false,
+    }
 }
 
 /// Why the server of `listener` set the limit to 0 itself, where it did.
@@ -112,6 +128,22 @@ pub fn cost_of_full(listener: &Listener) -> &'static str {
             "A client that meets the full queue is reset at the end of its handshake \
              (net.ipv4.tcp_abort_on_overflow is on), or gets no answer and retries after 1, 3 and 7 s."
         }
+    }
+}
+
+// === impl Advice ===
+
+impl Advice {
+    /// The same diagnosis with the causes that explain it: what helps against them takes the place of the general steps.
+    fn because(self, causes: &[Because]) -> Self {
+        if causes.is_empty() {
+            return self;
+        }
+        let sentences = causes.iter().map(|because| because.evidence.as_str());
+        let evidence =
+            [self.evidence.as_str()].into_iter().chain(sentences).collect::<Vec<_>>().join(" ");
+        let steps = causes.iter().flat_map(|because| because.advice.iter().cloned()).collect();
+        Self { evidence, steps, ..self }
     }
 }
 

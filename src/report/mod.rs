@@ -328,6 +328,15 @@ impl Listener {
         words.collect::<Vec<_>>().join(separator)
     }
 
+    /// Why, after its diagnoses: ` because its cgroup is CPU-throttled`; empty where no cause is certain.
+    pub fn because(&self) -> String {
+        let causes: Vec<&str> = self.causes.iter().map(|because| because.cause.because()).collect();
+        match causes.is_empty() {
+            true => String::new(),
+            false => format!(" because {}", causes.join(" and ")),
+        }
+    }
+
     /// `address:port`, brackets round IPv6; a path as it is.
     pub fn endpoint(&self) -> String {
         view::endpoint(&self.address, &self.port)

@@ -73,7 +73,13 @@ impl CauseWatch {
         let (sender, rounds) = channel();
         let work = move || run(OwnerReader::new(&procfs, &rootfs), &asked, &sender);
         thread::Builder::new().name("causes".into()).spawn(work)?;
-        Ok(Self { due: Duration::ZERO, is_busy: false, budget: Budget::default(), requests, rounds })
+        Ok(Self {
+            due: Duration::ZERO,
+            is_busy: false,
+            budget: Budget::default(),
+            requests,
+            rounds,
+        })
     }
 
     /// Whether a round may be asked for at `now`.

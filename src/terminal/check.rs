@@ -128,6 +128,7 @@ impl fmt::Display for Trouble<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { listener, worst: Diagnosed { evidence, .. }, .. } = self;
         write!(f, "{} at {}", listener.words(", "), listener.named())?;
+        f.write_str(&listener.because())?;
         if let Some(owner) = owner(&listener.owner) {
             write!(f, ", {owner}")?;
         }

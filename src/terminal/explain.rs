@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use anyhow::{Result, bail};
 
 use crate::diagnosis::Diagnosis;
+use crate::report::because::OwnerState;
 use crate::report::limit::{self, Cap};
 use crate::report::words::{count, many, rate, time};
 use crate::report::{DIAGNOSIS_TAKES, Diagnosed, Listener, Recent, Report, advice, evidence};
@@ -128,7 +129,7 @@ fn looked_at(listener: &Listener) -> Option<String> {
 fn verdict(listener: &Listener) -> String {
     let words = listener.words(", ");
     match (words.is_empty(), listener.watched_too_briefly()) {
-        (false, _) => words,
+        (false, _) => words + &listener.because(),
         (true, None) => "no trouble found".into(),
         (true, Some(0)) => format!("no diagnosis yet: it takes {DIAGNOSIS_TAKES} s"),
         (true, Some(watched)) => {
@@ -173,6 +174,11 @@ fn facts(listener: &Listener) -> Vec<(&'static str, String)> {
     if let Some(overflows) = listener.overflows {
         facts.push(("refusals", refusals(listener, overflows)));
     }
+    facts.extend(listener.owner_state.as_ref().map(|state| ("process", process(listener, state))));
+    if let Some(waits_for) = listener.owner_state.as_ref().and_then(|state| state.waits_for.clone())
+    {
+        facts.push(("waits for", waits_for));
+    }
     if let Some(half_open @ 1..) = listener.syn_queue_length {
         facts.push(("SYN queue", many(half_open, "half-open connection")));
     }
@@ -180,6 +186,13 @@ fn facts(listener: &Listener) -> Vec<(&'static str, String)> {
         facts.push(("sockets", format!("{} (SO_REUSEPORT)", count(listener.sockets.into()))));
     }
     facts
+}
+
+/// What the last look at the process that accepts found.
+fn process(listener: &Listener, state: &OwnerState) -> String {
+    let pid = state.accepting_pid.or(listener.owner.pid);
+    let pid = pid.map_or(String::new(), |pid| format!("PID {pid}, "));
+    format!("{pid}{}", state.looked_at())
 }
 
 /// A client that retries is refused several times.

@@ -113,9 +113,15 @@ fn cells(listener: &Listener) -> [String; COLUMNS] {
         listener.fullest_ratio.map_or("-".into(), |ratio| format!("{:.0}%", ratio * 100.0)),
         listener.oldest_seconds.map_or("-".into(), time),
         known(listener.abandoned),
-        if words.is_empty() { "-".into() } else { words },
+        if words.is_empty() { "-".into() } else { words + &causes(listener) },
         terminal::owner(owner).unwrap_or("-".into()),
     ]
+}
+
+/// The causes after the diagnoses: `:cpu_throttled`.
+fn causes(listener: &Listener) -> String {
+    let labels = listener.causes.iter().map(|because| because.cause.label());
+    labels.flat_map(|label| [":", label]).collect()
 }
 
 fn colours(listener: &Listener) -> (&'static str, &'static str) {

@@ -32,6 +32,7 @@ pub struct Launch {
     as_nobody: bool,
     through: Vec<OsString>,
     without_netlink: bool,
+    keeps_mounts: bool,
     await_ready: bool,
 }
 
@@ -67,6 +68,7 @@ impl Launch {
             as_nobody: false,
             through: Vec::new(),
             without_netlink: false,
+            keeps_mounts: false,
             await_ready: true,
         }
     }
@@ -108,6 +110,12 @@ impl Launch {
     #[must_use]
     pub fn through(self, words: &[&str]) -> Self {
         Self { through: words.iter().map(OsString::from).collect(), ..self }
+    }
+
+    /// Enters the namespace without new mounts: `ip netns exec` hides those of cgroups.
+    #[must_use]
+    pub fn keeping_mounts(self) -> Self {
+        Self { keeps_mounts: true, ..self }
     }
 
     /// Starts it where no netlink socket can be made.
@@ -200,7 +208,9 @@ impl Launch {
     fn words(&self) -> Vec<OsString> {
         let mut words: Vec<OsString> = Vec::new();
         // Not where netlink is forbidden: `ip` itself needs it. There the spawning thread goes inside.
-        if let Some(name) =
+        if let Some(path) = self.netns.as_ref().filter(|_| self.keeps_mounts) {
+            words.extend(["nsenter".into(), format!("--net={}", path.display()).into()]);
+        } else if let Some(name) =
             self.netns.as_ref().and_then(|path| path.file_name()).filter(|_| !self.without_netlink)
         {
             words.extend(["ip".into(), "netns".into(), "exec".into(), name.to_owned()]);
