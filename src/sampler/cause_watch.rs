@@ -57,10 +57,11 @@ impl Budget {
     /// Spends `cpu` at `now`. Returns how long to wait until what is missing is saved again.
     fn spend(&mut self, now: Duration, cpu: Duration) -> Duration {
         self.saved = (self.saved + now.saturating_sub(self.at) / SHARE).min(MOST_SAVED);
-        self.at = now;
-        let missing = cpu.saturating_sub(self.saved);
+        let wait = cpu.saturating_sub(self.saved) * SHARE;
         self.saved = self.saved.saturating_sub(cpu);
-        missing * SHARE
+        // What is saved until then pays for what was missing.
+        self.at = now + wait;
+        wait
     }
 }
 

@@ -203,11 +203,11 @@ mod tests {
     #[test]
     fn a_cause_holds_from_when_its_evidence_lasted_and_a_moment_longer() {
         let mut history = CauseHistory::default();
-        assert_eq!(watched(&mut history, 100..104, 'T').causes, []);
-        let held = watched(&mut history, 104..110, 'T');
-        assert_eq!(held.causes, [HeldCause { cause: Cause::Stopped, since: Some(104 * SECOND) }]);
+        assert_eq!(watched(&mut history, 100..103, 'T').causes, []);
+        let held = watched(&mut history, 103..110, 'T');
+        assert_eq!(held.causes, [HeldCause { cause: Cause::Stopped, since: Some(103 * SECOND) }]);
         let over = watched(&mut history, 110..112, 'S');
-        assert_eq!(over.causes[0].since, Some(104 * SECOND));
+        assert_eq!(over.causes[0].since, Some(103 * SECOND));
         let over = watched(&mut history, 112..118, 'S');
         assert_eq!(over.causes, [HeldCause { cause: Cause::Stopped, since: None }]);
     }
