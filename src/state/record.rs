@@ -266,11 +266,6 @@ impl Record {
         (Arc::new(case), turn)
     }
 
-    /// Whether a diagnosis holds.
-    pub(super) fn is_in_trouble(&self) -> bool {
-        !self.held.now().is_empty()
-    }
-
     /// For how long scans have found nothing taken from the queue; `None` without a young scan.
     pub(super) fn untaken(&self) -> Option<Duration> {
         self.scanned.map(|scan| scan.untaken)
