@@ -301,6 +301,7 @@ impl Sampling {
                 client_patience: self.client_patience,
                 filter: Filter { include: self.include.clone(), exclude: self.exclude.clone() },
                 max_listeners: self.max,
+                max_namespaces: 512,
             },
         }
     }

@@ -336,7 +336,7 @@ impl Space {
             address: address(nth, row.moved),
             queue: AcceptQueue { length: u32::from(row.length) % 8, limit: known.then_some(4) },
             drops: known.then_some(self.drops[nth]),
-            origin: Origin { inode: nth as u32, cgroup: None },
+            origin: Origin { inode: nth as u32, ..Origin::default() },
         }
     }
 
@@ -384,7 +384,7 @@ fn unix_row((nth, length): &(u8, u8)) -> Option<ListenSocket<UnixName>> {
         address: unix_name(*nth)?,
         queue: AcceptQueue { length: u32::from(*length) % 8, limit: Some(4) },
         drops: None,
-        origin: Origin { inode: 100 + u32::from(nth % 6), cgroup: None },
+        origin: Origin { inode: 100 + u32::from(nth % 6), ..Origin::default() },
     })
 }
 

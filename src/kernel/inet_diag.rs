@@ -81,7 +81,7 @@ pub fn decode_row(payload: &[u8]) -> Result<Option<Row>, DumpError> {
         address: ListenAddress { ip: id.source_address, port: id.source_port, device: None },
         queue: AcceptQueue { length: header.recv_queue, limit: Some(header.send_queue) },
         drops,
-        origin: Origin { inode: header.inode, cgroup },
+        origin: Origin { inode: header.inode, cgroup, uid: Some(header.uid) },
     };
     Ok(Some(Row { socket, interface: id.interface_id }))
 }
@@ -196,7 +196,7 @@ mod tests {
                 address: ListenAddress { ip: "::1".parse().unwrap(), port: 8080, device: None },
                 queue: AcceptQueue { length: 2, limit: Some(511) },
                 drops: Some(3),
-                origin: Origin { inode: 4711, cgroup: None },
+                origin: Origin { inode: 4711, cgroup: None, uid: Some(0) },
             },
             interface: 3,
         };

@@ -67,7 +67,8 @@ fn row(text: &str) -> Option<Option<ListenSocket>> {
     let local = fields.nth(1)?;
     let state = fields.nth(1)?;
     let queues = fields.next()?;
-    let inode = fields.nth(4)?;
+    let uid = fields.nth(2)?;
+    let inode = fields.nth(1)?;
     if state != LISTEN {
         return Some(None);
     }
@@ -83,7 +84,7 @@ fn row(text: &str) -> Option<Option<ListenSocket>> {
         },
         queue: AcceptQueue { length: u32::from_str_radix(length, 16).ok()?, limit: None },
         drops: None,
-        origin: Origin { inode, cgroup: None },
+        origin: Origin { inode, cgroup: None, uid: uid.parse().ok() },
     }))
 }
 
@@ -118,7 +119,7 @@ mod tests {
             address: ListenAddress { ip: ip.parse().unwrap(), port, device: None },
             queue: AcceptQueue { length, limit: None },
             drops: None,
-            origin: Origin { inode, cgroup: None },
+            origin: Origin { inode, cgroup: None, uid: Some(0) },
         }
     }
 

@@ -15,12 +15,16 @@ const MESSAGE: usize = 16;
 /// `TCP_LISTEN`, for Unix sockets too.
 const LISTEN: u8 = 10;
 
+/// `UDIAG_SHOW_UID` and its answer `UNIX_DIAG_UID`, from Linux 5.3 on.
+const SHOW_UID: u32 = 0x40;
+const UNIX_DIAG_UID: u16 = 7;
+
 /// The longest queue whose clients the kernel can list: a datagram has 32 KiB, and four bytes are for each.
 pub const LONGEST_QUEUE: u32 = 7_500;
 
 /// Asks for the listening sockets with their names and queues.
 pub fn request() -> Vec<u8> {
-    dump(ShowFlags::NAME | ShowFlags::RQLEN)
+    dump(ShowFlags::NAME | ShowFlags::RQLEN | ShowFlags::from_bits_retain(SHOW_UID))
 }
 
 /// Asks for the listening sockets with their names and who waits in their queues.
@@ -45,12 +49,15 @@ pub fn decode_row(payload: &[u8]) -> Result<Option<ListenSocket<UnixName>>, Dump
     if header.state != LISTEN {
         return Ok(None);
     }
-    let (mut name, mut queue) = (None, None);
+    let (mut name, mut queue, mut uid) = (None, None, None);
     for attribute in NlasIterator::new(payload.get(MESSAGE..).unwrap_or_default()) {
         let attribute = attribute.map_err(malformed)?;
         match attribute.kind() {
             UNIX_DIAG_NAME => name = UnixName::new(attribute.value()),
             UNIX_DIAG_RQLEN => queue = accept_queue(attribute.value()),
+            UNIX_DIAG_UID => {
+                uid = attribute.value().first_chunk().copied().map(u32::from_ne_bytes);
+            }
             _ => {}
         }
     }
@@ -60,7 +67,7 @@ pub fn decode_row(payload: &[u8]) -> Result<Option<ListenSocket<UnixName>>, Dump
         address,
         queue,
         drops: None,
-        origin: Origin { inode: header.inode, cgroup: None },
+        origin: Origin { inode: header.inode, cgroup: None, uid },
     }))
 }
 
@@ -121,14 +128,20 @@ mod tests {
 
     #[test]
     fn a_listening_row_becomes_a_socket() {
-        let row =
-            row(LISTEN, &[(UNIX_DIAG_NAME, b"/run/a.sock\0"), (UNIX_DIAG_RQLEN, &rqlen(2, 511))]);
+        let row = row(
+            LISTEN,
+            &[
+                (UNIX_DIAG_NAME, b"/run/a.sock\0"),
+                (UNIX_DIAG_RQLEN, &rqlen(2, 511)),
+                (UNIX_DIAG_UID, &1000u32.to_ne_bytes()),
+            ],
+        );
         let expected = ListenSocket {
             cookie: Cookie(7),
             address: UnixName::new(b"/run/a.sock").unwrap(),
             queue: AcceptQueue { length: 2, limit: Some(511) },
             drops: None,
-            origin: Origin { inode: 4711, cgroup: None },
+            origin: Origin { inode: 4711, cgroup: None, uid: Some(1000) },
         };
         assert_eq!(decode_row(&row).unwrap(), Some(expected));
     }

@@ -266,7 +266,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&listener));
         let inode = std::fs::metadata(path).unwrap().st_ino();
-        (listener, Origin { inode: u32::try_from(inode).unwrap(), cgroup: None })
+        (listener, Origin { inode: u32::try_from(inode).unwrap(), ..Origin::default() })
     }
 
     #[test]
@@ -276,7 +276,8 @@ mod tests {
         let nginx = dir.directory("sys/fs/cgroup/system.slice/nginx.service");
         let cgroup = Some(std::fs::metadata(nginx).unwrap().st_ino());
         let (_listener, origin) = listener();
-        let [held, unheld] = [origin.inode, u32::MAX].map(|inode| Origin { inode, cgroup });
+        let [held, unheld] =
+            [origin.inode, u32::MAX].map(|inode| Origin { inode, cgroup, uid: None });
         let mut owners = OwnerLookup::new(Path::new("/proc"), dir.path());
         assert!(!owners.search(&[held]).claims[&held.inode].process.is_empty());
         owners.procfs = "/nowhere".into();
@@ -299,7 +300,7 @@ mod tests {
     #[test]
     fn a_socket_that_nobody_holds_has_no_owner() {
         let mut owners = OwnerLookup::new(Path::new("/proc"), Path::new("/"));
-        let search = owners.search(&[Origin { inode: u32::MAX, cgroup: None }]);
+        let search = owners.search(&[Origin { inode: u32::MAX, ..Origin::default() }]);
         assert_eq!(search.claims, Claims::default());
     }
 

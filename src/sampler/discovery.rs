@@ -18,8 +18,8 @@ use crate::snapshot::owner::Owner;
 use super::netns::NetnsReader;
 use crate::owner::lookup::{self, OwnerLookup};
 
-/// The name of the namespace that listenq itself is in.
-pub const OWN_NAME: &str = "host";
+pub use crate::snapshot::OWN_NETNS as OWN_NAME;
+
 /// The descriptors that a namespace takes.
 const EACH: u64 = 11;
 /// The descriptors that no namespace gets: for the files of the whole machine, looks around, scans, and clients.

@@ -7,7 +7,7 @@ use crate::state::{Incident, Span, Turn};
 
 /// One line in the log.
 pub fn say(incident: &Incident) {
-    let Incident { netns, name, owner, turn, at } = incident;
+    let Incident { netns, source: _, name, owner, turn, at } = incident;
     let protocol = name.protocol.label();
     let listener = name.endpoint();
     let (process, pid, place) = (&*owner.process, owner.pid, owner.place());

@@ -396,7 +396,7 @@ impl Sampler {
     }
 
     fn count_omitted(&mut self) {
-        let omitted = self.state.omitted();
+        let omitted = self.state.omissions().listeners;
         if omitted > 0 && !self.said_omitted {
             self.said_omitted = true;
             tracing::warn!(

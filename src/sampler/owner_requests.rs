@@ -61,7 +61,7 @@ mod tests {
             address: ListenAddress { ip: "::".parse().unwrap(), port: 80, device: None },
             queue: AcceptQueue::default(),
             drops: None,
-            origin: Origin { inode: *inode, cgroup: None },
+            origin: Origin { inode: *inode, ..Origin::default() },
         };
         let sockets = inodes.iter().map(socket).collect();
         let mut sample = NetnsSample::new(NetnsId(1), "host".into(), false);

@@ -75,6 +75,8 @@ pub struct Origin {
     pub inode: u32,
     /// The cgroup v2 of its creator (`INET_DIAG_CGROUP_ID`), where the kernel says it.
     pub cgroup: Option<u64>,
+    /// The user id of its creator as listenq's own user namespace sees it, where the kernel says it.
+    pub uid: Option<u32>,
 }
 
 /// The rows of one complete LISTEN dump. Not atomic: a living socket may be missing, another twice. Or answers for
@@ -88,6 +90,9 @@ pub struct Dump<A = ListenAddress> {
     /// The rows, in the kernel's order.
     pub sockets: Vec<ListenSocket<A>>,
 }
+
+/// The `netns` label of the namespace that listenq itself is in.
+pub const OWN_NETNS: &str = "host";
 
 /// A network namespace: the inode of its `ns/net` link, its own as long as something holds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -158,6 +163,8 @@ pub struct NetnsSample {
     pub owner: Arc<Owner>,
     /// Whether it came up while listenq was running: then everything in it counts in full.
     pub is_newborn: bool,
+    /// The user id that owns its user namespace (`NS_GET_OWNER_UID`); `None` where that is not known.
+    pub made_by: Option<u32>,
     /// The TCP listen sockets.
     pub tcp: Option<Dump>,
     /// The Unix listen sockets.
@@ -228,6 +235,7 @@ impl NetnsSample {
             name,
             owner: Arc::default(),
             is_newborn,
+            made_by: None,
             tcp: None,
             unix: None,
             netstat: None,

@@ -1,15 +1,17 @@
-//! Which listeners have series: those that the filters let through, and of these at most so many. Who is left
-//! out is still watched, so that every overflow stays accounted for.
+//! Which listeners and namespaces have series. What has none is watched all the same, and its overflows are counted.
 
-use std::cmp::Reverse;
 use std::time::Duration;
 
 use regex::Regex;
 
 use crate::view::ListenerName;
 
-/// For so long at least a listener keeps its series.
-const HOLD: Duration = Duration::from_secs(10);
+use super::places::{Limits, Places};
+
+/// How long something new waits for its series, and how long a closed listener that never mattered is remembered.
+pub(super) const PROBATION: Duration = Duration::from_secs(15);
+/// How often places are given when nothing is urgent.
+const PACE: Duration = Duration::from_secs(1);
 
 /// Which listeners may have series at all: the regular expressions look at `netns/protocol/address:port`.
 #[derive(Clone, Debug, Default)]
@@ -20,47 +22,64 @@ pub struct Filter {
     pub exclude: Option<Regex>,
 }
 
-/// Whether a listener has series.
+/// Whether a listener or namespace has series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Exposure {
-    /// It has, since then.
-    Exposed(Duration),
-    /// It has not, because there are too many.
-    Omitted,
-    /// It has not, because a filter says so.
+    /// It has.
+    Exposed {
+        /// Since when.
+        since: Duration,
+        /// Whether its name is accounted for: it was new when it got its series, or was known before.
+        is_paid: bool,
+    },
+    /// It has none yet, or there is no place for it.
+    Hidden,
+    /// It has none, because a filter says so.
     Excluded,
 }
 
-/// How much a listener is worth showing: overflows first, then a long queue.
+/// How much a listener or namespace is worth showing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Rank {
-    /// Charged while it was watched.
+    pub(super) level: Level,
+    /// Overflows attributed while it was watched.
     pub(super) overflows: u64,
-    /// Its peak.
+    /// The largest length in the peak window.
     pub(super) peak: u32,
 }
 
-/// Who comes in: the filter, the cap, and how the places stand.
+/// What goes before what when there are more than places.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Level {
+    /// Closed, and nothing was wrong with it within the grace time.
+    #[default]
+    Closed,
+    /// Open and idle.
+    Calm,
+    /// Held a queue within the peak window.
+    Queued,
+    /// Overflowed or had a diagnosis within the grace time.
+    Past,
+    /// Overflowed within the last half minute, or has a diagnosis.
+    Troubled,
+    /// listenq's own namespace, which always has series.
+    Own,
+}
+
+/// Decides who has series: the filter, and the places of listeners and namespaces.
 #[derive(Debug)]
 pub(super) struct Admission {
     filter: Filter,
-    max: usize,
-    exposed: usize,
-    omitted: usize,
-    checked_at: Duration,
-}
-
-/// One listener before the cap, with a way back to it.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Candidate<K> {
-    /// The way back.
-    pub(super) key: K,
-    /// Whether it has series now.
-    pub(super) exposure: Exposure,
-    /// How much it is worth.
-    pub(super) rank: Rank,
-    /// Whether it has a socket.
-    pub(super) is_open: bool,
+    pub(super) listeners: Places,
+    pub(super) namespaces: Places,
+    /// Listeners and namespaces that have no series and that no filter excludes.
+    hidden: usize,
+    is_urgent: bool,
+    given_at: Option<Duration>,
+    /// Whether the last urgent giving changed nothing: then the next waits for its time.
+    was_in_vain: bool,
+    /// Overflows that had no series when they happened.
+    unexposed_overflows: u64,
 }
 
 // === impl Filter ===
@@ -68,12 +87,12 @@ pub(super) struct Candidate<K> {
 impl Filter {
     /// Whether a listener of namespace `netns` may have series.
     pub fn admits(&self, netns: &str, name: &ListenerName) -> bool {
-        // Nearly always: then there is no text to make.
+        // Without filters, which is the rule, no text is built.
         let is_open = self.include.is_none() && self.exclude.is_none();
         is_open || self.admits_text(&name.described(netns))
     }
 
-    /// Whether a listener may be shown that is called so: `netns/protocol/address:port`.
+    /// Whether a listener called `netns/protocol/address:port` may have series.
     pub fn admits_text(&self, text: &str) -> bool {
         self.include.as_ref().is_none_or(|include| include.is_match(text))
             && !self.exclude.as_ref().is_some_and(|exclude| exclude.is_match(text))
@@ -83,125 +102,110 @@ impl Filter {
 // === impl Exposure ===
 
 impl Exposure {
-    /// Whether it means to have series.
+    /// Whether it has series.
     pub(super) fn is_exposed(self) -> bool {
-        matches!(self, Self::Exposed(_))
-    }
-
-    fn is_older_than(self, age: Duration, now: Duration) -> bool {
-        matches!(self, Self::Exposed(since) if now >= since + age)
-    }
-}
-
-// === impl Candidate ===
-
-impl<K> Candidate<K> {
-    /// The same listener, known by a longer way.
-    pub(super) fn with_key<L>(&self, key: L) -> Candidate<L> {
-        let Self { key: _, exposure, rank, is_open } = *self;
-        Candidate { key, exposure, rank, is_open }
-    }
-
-    /// Whether it has series and showed nothing but zeroes.
-    fn is_idle(&self) -> bool {
-        self.exposure.is_exposed() && self.rank == Rank::default()
+        matches!(self, Self::Exposed { .. })
     }
 }
 
 // === impl Admission ===
 
 impl Admission {
-    /// At most `max` of the listeners that `filter` lets through have series.
-    pub(super) fn new(filter: Filter, max: usize) -> Self {
-        Self { filter, max, exposed: 0, omitted: 0, checked_at: Duration::ZERO }
+    /// At most `max_listeners` of the listeners that `filter` admits, and `max_namespaces` namespaces, have series.
+    pub(super) fn new(filter: Filter, max_listeners: usize, max_namespaces: usize) -> Self {
+        Self {
+            filter,
+            listeners: Places::new(max_listeners, Limits::LISTENERS),
+            namespaces: Places::new(max_namespaces, Limits::NAMESPACES),
+            hidden: 0,
+            is_urgent: false,
+            given_at: None,
+            was_in_vain: false,
+            unexposed_overflows: 0,
+        }
     }
 
-    /// Listeners that have no series for want of places.
-    pub(super) fn omitted(&self) -> usize {
-        self.omitted
+    /// Listeners that should have series and have none.
+    pub(super) fn omitted_listeners(&self) -> usize {
+        // Places are not given while nothing is hidden.
+        self.listeners.omitted().min(self.hidden)
     }
 
-    /// A new listener: out if the filter says so, in if there is a place.
-    pub(super) fn enter(&mut self, netns: &str, name: &ListenerName, now: Duration) -> Exposure {
+    /// Namespaces that should have series and have none.
+    pub(super) fn omitted_namespaces(&self) -> usize {
+        self.namespaces.omitted().min(self.hidden)
+    }
+
+    /// Overflows that had no series when they happened, of all namespaces; not those of excluded listeners.
+    pub(super) fn unexposed_overflows(&self) -> u64 {
+        self.unexposed_overflows
+    }
+
+    /// A new listener: excluded or hidden.
+    pub(super) fn enter(&mut self, netns: &str, name: &ListenerName) -> Exposure {
         if !self.filter.admits(netns, name) {
-            Exposure::Excluded
-        } else if self.exposed < self.max {
-            self.exposed += 1;
-            Exposure::Exposed(now)
-        } else {
-            self.omitted += 1;
-            Exposure::Omitted
+            return Exposure::Excluded;
         }
+        self.hidden += 1;
+        Exposure::Hidden
     }
 
-    /// A listener that is forgotten, or changes places.
-    pub(super) fn leave(&mut self, exposure: Exposure) {
-        match exposure {
-            Exposure::Exposed(_) => self.exposed -= 1,
-            Exposure::Omitted => self.omitted -= 1,
-            Exposure::Excluded => {}
-        }
+    /// A new namespace is hidden.
+    pub(super) fn enter_netns(&mut self) -> Exposure {
+        self.hidden += 1;
+        Exposure::Hidden
     }
 
-    /// A listener takes the place that was found for it.
-    pub(super) fn expose(&mut self) {
-        self.omitted -= 1;
-        self.exposed += 1;
+    /// Something hidden got its series, or is forgotten.
+    pub(super) fn less_hidden(&mut self) {
+        self.hidden -= 1;
     }
 
-    /// A listener gives its place away.
-    pub(super) fn omit(&mut self) {
-        self.exposed -= 1;
-        self.omitted += 1;
+    /// Something lost its series and lives on.
+    pub(super) fn more_hidden(&mut self) {
+        self.hidden += 1;
     }
 
-    /// Whether it is time to look who deserves a place: only if somebody waits, and once a second is enough.
-    pub(super) fn is_due(&mut self, now: Duration) -> bool {
-        let is_due = self.omitted > 0 && now >= self.checked_at + Duration::from_secs(1);
-        if is_due {
-            self.checked_at = now;
-        }
-        is_due
+    /// Places are to be given at the end of this sample: something hidden is in trouble, or was found at start-up.
+    pub(super) fn hurry(&mut self) {
+        self.is_urgent = true;
     }
 
-    /// Who comes in and who goes out. Free places go to the highest rank. Of listeners that never held a queue or
-    /// overflowed, a closed one gives its place to any open one, and an open one soon to a busy one: whoever showed
-    /// trouble stays for the grace time at least.
-    pub(super) fn changes<K: Copy + Ord>(
-        &self,
-        candidates: &[Candidate<K>],
-        now: Duration,
-    ) -> (Vec<K>, Vec<K>) {
-        let waits = |one: &&Candidate<K>| one.exposure == Exposure::Omitted && one.is_open;
-        let mut waiting: Vec<_> = candidates.iter().filter(waits).collect();
-        waiting.sort_by_key(|one| (Reverse(one.rank), one.key));
-        let room = self.max.saturating_sub(self.exposed).min(waiting.len());
-        let (free, rest) = waiting.split_at(room);
-        let idle = || candidates.iter().filter(|one| one.is_idle());
-        let closed: Vec<K> = idle().filter(|one| !one.is_open).map(|one| one.key).collect();
-        let (any, rest) = rest.split_at(closed.len().min(rest.len()));
-        let long_idle = idle().filter(|one| one.is_open && one.exposure.is_older_than(HOLD, now));
-        let busy = rest.iter().filter(|one| one.rank > Rank::default());
-        let (taking, giving): (Vec<K>, Vec<K>) =
-            busy.zip(long_idle).map(|(busy, idle)| (busy.key, idle.key)).unzip();
-        let incoming = free.iter().chain(any).map(|one| one.key).chain(taking).collect();
-        let outgoing = closed.into_iter().take(any.len()).chain(giving).collect();
-        (incoming, outgoing)
+    /// Overflows that have no series.
+    pub(super) fn count_unexposed(&mut self, overflows: u64) {
+        self.unexposed_overflows += overflows;
+    }
+
+    /// Whether anything hidden was attributed an overflow in this sample.
+    pub(super) fn is_urgent(&self) -> bool {
+        self.is_urgent
+    }
+
+    /// Whether it is time to give places: once a second while something is hidden, at once when it is urgent.
+    pub(super) fn is_due(&self, now: Duration) -> bool {
+        let is_time = self.given_at.is_none_or(|at| now >= at + PACE);
+        self.hidden > 0 && (is_time || self.is_urgent && !self.was_in_vain)
+    }
+
+    /// Places were given.
+    pub(super) fn given(&mut self, now: Duration, changes: usize) {
+        self.was_in_vain = self.is_urgent && changes == 0;
+        self.given_at = Some(now);
+    }
+
+    /// The sample ended.
+    pub(super) fn calm_down(&mut self) {
+        self.is_urgent = false;
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::GRACE;
     use crate::view::Protocol;
 
     fn name(protocol: Protocol, address: &str, port: &str) -> ListenerName {
         ListenerName { protocol, address: address.into(), port: port.into() }
-    }
-
-    fn candidate(key: u32, exposure: Exposure, overflows: u64) -> Candidate<u32> {
-        Candidate { key, exposure, rank: Rank { overflows, peak: 0 }, is_open: true }
     }
 
     #[test]
@@ -220,55 +224,21 @@ mod tests {
     }
 
     #[test]
-    fn places_are_given_until_there_are_none() {
-        let mut admission = Admission::new(Filter::default(), 1);
-        let tcp = name(Protocol::Tcp, "::", "80");
-        assert_eq!(admission.enter("host", &tcp, GRACE), Exposure::Exposed(GRACE));
-        assert_eq!(admission.enter("host", &tcp, GRACE), Exposure::Omitted);
-        assert_eq!((admission.exposed, admission.omitted()), (1, 1));
-    }
-
-    #[test]
-    fn free_places_go_to_the_highest_rank() {
-        let admission = Admission::new(Filter::default(), 2);
-        let waiting = |key, overflows| candidate(key, Exposure::Omitted, overflows);
-        let (incoming, outgoing) =
-            admission.changes(&[waiting(1, 0), waiting(2, 7), waiting(3, 9)], GRACE);
-        assert_eq!((incoming, outgoing), (vec![3, 2], vec![]));
-    }
-
-    #[test]
-    fn a_place_changes_hands_only_from_the_long_idle_to_the_busy() {
-        let admission =
-            Admission { exposed: 3, omitted: 3, ..Admission::new(Filter::default(), 3) };
-        let exposed = |key, since, overflows| candidate(key, Exposure::Exposed(since), overflows);
-        let fresh = GRACE - HOLD / 2;
-        let all = [
-            exposed(1, Duration::ZERO, 5),
-            exposed(2, fresh, 0),
-            exposed(3, Duration::ZERO, 0),
-            candidate(4, Exposure::Omitted, 0),
-            candidate(5, Exposure::Omitted, 1),
-            candidate(6, Exposure::Omitted, 2),
-            candidate(7, Exposure::Excluded, 9),
-        ];
-        assert_eq!(admission.changes(&all, GRACE), (vec![6], vec![3]));
-    }
-
-    #[test]
-    fn a_closed_listener_that_showed_nothing_makes_room_at_once() {
-        let admission =
-            Admission { exposed: 2, omitted: 2, ..Admission::new(Filter::default(), 2) };
-        let closed = |key, exposure, overflows| Candidate {
-            is_open: false,
-            ..candidate(key, exposure, overflows)
-        };
-        let all = [
-            closed(1, Exposure::Exposed(GRACE), 0),
-            closed(2, Exposure::Exposed(GRACE), 3),
-            candidate(3, Exposure::Omitted, 0),
-            closed(4, Exposure::Omitted, 9),
-        ];
-        assert_eq!(admission.changes(&all, GRACE), (vec![3], vec![1]));
+    fn places_are_given_at_once_when_it_helps_and_else_once_a_second() {
+        let at = Duration::from_millis;
+        let mut admission = Admission::new(Filter::default(), 1, 1);
+        assert!(!admission.is_due(at(0)));
+        admission.enter("host", &name(Protocol::Tcp, "::", "80"));
+        assert!(admission.is_due(at(0)));
+        admission.given(at(0), 0);
+        assert!(!admission.is_due(at(900)) && admission.is_due(at(1000)));
+        admission.hurry();
+        assert!(admission.is_due(at(100)));
+        admission.given(at(100), 0);
+        admission.calm_down();
+        admission.hurry();
+        assert!(!admission.is_due(at(200)) && admission.is_due(at(1100)));
+        admission.given(at(1100), 1);
+        assert!(admission.is_due(at(1200)));
     }
 }

@@ -10,11 +10,12 @@ use crate::snapshot::{ListenAddress, UnixName};
 use crate::view::{ListenerName, ListenerView, Protocol, QueueScan, QueueView, ScanView};
 
 use super::attribution::Suspect;
-use super::exposure::{Exposure, Rank};
+use super::exposure::{Admission, Exposure, Level, PROBATION, Rank};
 use super::peak::Peak;
 use super::record::{Coverage, Record, Turn};
 use super::scans::Verdict;
 use super::socket::Socket;
+use super::source::Source;
 use super::{GRACE, Tick, trailing};
 
 /// How long a closed listener without series is remembered.
@@ -51,6 +52,12 @@ pub(super) struct Listener<A> {
     pub(super) suspect: Suspect,
     /// Whether it has series.
     pub(super) exposure: Exposure,
+    /// Whose it is, as far as places are concerned.
+    pub(super) source: Source,
+    /// A hash of its labels.
+    pub(super) name_hash: u64,
+    /// When it has proved itself and may have series though it is idle.
+    pub(super) due_at: Duration,
     /// What is remembered of it, if there was ever anything to remember.
     pub(super) record: Option<Box<Record>>,
     /// An incident that ended when it was closed.
@@ -66,8 +73,12 @@ pub(super) struct Listener<A> {
     full: bool,
     peak: Peak,
     lift: Option<u32>,
-    /// Charged in all, shown or not.
+    /// Attributed in all, shown or not.
     overflows: u64,
+    /// When it last overflowed.
+    overflowed_at: Option<Duration>,
+    /// Whether it ever queued, dropped or overflowed while it was watched.
+    has_mattered: bool,
     closed_at: Option<Duration>,
 }
 
@@ -117,7 +128,7 @@ impl Address for UnixName {
 
 impl<A: Address> Listener<A> {
     /// A listener just seen for the first time.
-    pub(super) fn new(address: A, now: Duration) -> Self {
+    pub(super) fn new(address: A, source: Source, due_at: Duration, now: Duration) -> Self {
         Self {
             address,
             shown: ListenerView {
@@ -133,7 +144,10 @@ impl<A: Address> Listener<A> {
                 case: None,
             },
             suspect: Suspect::default(),
-            exposure: Exposure::Omitted,
+            exposure: Exposure::Excluded,
+            source,
+            name_hash: 0,
+            due_at,
             record: None,
             turn: None,
             opened_at: now,
@@ -145,6 +159,8 @@ impl<A: Address> Listener<A> {
             peak: Peak::default(),
             lift: None,
             overflows: 0,
+            overflowed_at: None,
+            has_mattered: false,
             closed_at: None,
         }
     }
@@ -171,6 +187,7 @@ impl<A: Address> Listener<A> {
     /// New drops at one of its sockets.
     pub(super) fn dropped(&mut self, drops: u64) {
         *self.shown.drops.get_or_insert(0) += drops;
+        self.has_mattered = true;
         self.new_drops += drops;
         self.suspect.dropped(drops);
     }
@@ -208,6 +225,7 @@ impl<A: Address> Listener<A> {
         }
         if self.closed_at.take().is_some_and(|closed| !is_restart(closed, tick.now)) {
             self.opened_at = tick.now;
+            self.due_at = tick.now + PROBATION;
         }
         self.remember(tick.now);
         self.peak.record(tick.slot, u32::try_from(tally.length).unwrap_or(u32::MAX));
@@ -229,6 +247,7 @@ impl<A: Address> Listener<A> {
     fn remember(&mut self, now: Duration) {
         let Tally { sockets, length, brimming, .. } = self.tally;
         if length > 0 {
+            self.has_mattered = true;
             self.record.get_or_insert_default();
         } else if let Some(scan) = &mut self.shown.scan {
             scan.queue = None;
@@ -357,18 +376,18 @@ impl<A: Address> Listener<A> {
         }
     }
 
-    /// Takes the charge that its suspect was given, and gives the part that it does not show. An overflow that can
-    /// only be its own proves that a queue was full, though no sample saw it.
+    /// Takes the charge that its suspect was given. An overflow that can only be its own proves that a queue was full,
+    /// though no sample saw it.
     pub(super) fn charged(&mut self, tick: Tick) -> u64 {
         let (charge, certain) = self.suspect.charge();
+        if charge > 0 {
+            (self.overflowed_at, self.has_mattered) = (Some(tick.now), true);
+        }
         if charge > 0 && (self.is_open() || self.record.is_some()) {
             self.remember_overflows(tick.now, charge, certain);
         }
         if self.shown.drops.is_some() {
-            let overflows = self.shown.overflows.get_or_insert(0);
-            if self.exposure.is_exposed() {
-                *overflows += charge;
-            }
+            *self.shown.overflows.get_or_insert(0) += charge;
         }
         self.overflows += charge;
         if let (true, Some(limit)) = (certain, self.lift) {
@@ -380,7 +399,7 @@ impl<A: Address> Listener<A> {
         if !self.suspect.is_suspected() || charge > 0 {
             self.lift = None;
         }
-        if self.exposure.is_exposed() { 0 } else { charge }
+        charge
     }
 
     fn remember_overflows(&mut self, now: Duration, overflows: u64, certain: bool) {
@@ -392,13 +411,29 @@ impl<A: Address> Listener<A> {
     }
 
     /// How much it is worth showing.
-    pub(super) fn rank(&self) -> Rank {
-        Rank { overflows: self.overflows, peak: self.peak.largest() }
+    pub(super) fn rank(&self, now: Duration) -> Rank {
+        Rank { level: self.level(now), overflows: self.overflows, peak: self.peak.largest() }
     }
 
-    /// It has no series any more: gives the overflows that they showed.
-    pub(super) fn omit(&mut self) -> u64 {
-        self.exposure = Exposure::Omitted;
+    fn level(&self, now: Duration) -> Level {
+        let overflowed_within =
+            |time| self.overflowed_at.is_some_and(|at| now.saturating_sub(at) < time);
+        let is_diagnosed = self.record.as_ref().is_some_and(|record| record.is_diagnosed());
+        if is_diagnosed || self.is_open() && overflowed_within(WINDOW) {
+            Level::Troubled
+        } else if overflowed_within(GRACE) {
+            Level::Past
+        } else if !self.is_open() {
+            Level::Closed
+        } else if self.peak.largest() > 0 {
+            Level::Queued
+        } else {
+            Level::Calm
+        }
+    }
+
+    /// Clears the overflows that it would show: it has no series, so they count as unexposed.
+    pub(super) fn hide_overflows(&mut self) -> u64 {
         self.shown.overflows.as_mut().map_or(0, std::mem::take)
     }
 
@@ -413,6 +448,19 @@ impl<A: Address> Listener<A> {
             && self.shown.overflows.is_some() == self.shown.drops.is_some()
     }
 
+    /// Whether it ever queued, dropped or overflowed while it was watched.
+    pub(super) fn has_mattered(&self) -> bool {
+        self.has_mattered
+    }
+
+    /// It is forgotten.
+    pub(super) fn leave(&self, admission: &mut Admission, now: Duration) {
+        match self.exposure {
+            Exposure::Hidden => admission.less_hidden(),
+            _ => admission.listeners.forget(self.source, self.name_hash, self.exposure, now),
+        }
+    }
+
     /// Whether it has a socket.
     pub(super) fn is_open(&self) -> bool {
         self.closed_at.is_none()
@@ -424,9 +472,13 @@ impl<A: Address> Listener<A> {
     }
 
     /// Whether it was closed for longer than it is remembered: one without series only until its last overflows
-    /// are charged, so that any number of short-lived listeners takes no memory.
+    /// are attributed, so that any number of short-lived listeners takes no memory.
     pub(super) fn is_forgotten(&self, now: Duration) -> bool {
-        let remembered = if self.exposure.is_exposed() { GRACE } else { UNEXPOSED_GRACE };
+        let remembered = match (self.exposure.is_exposed(), self.has_mattered) {
+            (true, true) => GRACE,
+            (true, false) => PROBATION,
+            (false, _) => UNEXPOSED_GRACE,
+        };
         self.closed_at.is_some_and(|closed| now.saturating_sub(closed) >= remembered)
     }
 }

@@ -14,11 +14,13 @@ mod laws;
 mod listener;
 mod netns;
 mod peak;
+mod places;
 mod record;
 mod refusals;
 mod ring;
 mod scans;
 mod socket;
+mod source;
 mod trailing;
 
 use std::collections::BTreeMap;
@@ -32,10 +34,12 @@ use crate::snapshot::{NetnsSample, Snapshot};
 use crate::view::{ListenerName, NetnsView, View};
 
 pub use exposure::Filter;
-use exposure::{Admission, Candidate};
+use exposure::{Admission, Exposure};
 use netns::{Key, Netns};
 use peak::{Slot, Window};
+use places::Candidate;
 pub use record::{Span, Turn};
+pub use source::Source;
 
 /// How long a closed listener, and the drops of a closed socket, are remembered.
 pub const GRACE: Duration = Duration::from_secs(5 * 60);
@@ -51,6 +55,8 @@ pub struct Config {
     pub filter: Filter,
     /// How many of them.
     pub max_listeners: usize,
+    /// How many namespaces may be shown.
+    pub max_namespaces: usize,
 }
 
 /// Everything listenq remembers.
@@ -71,6 +77,8 @@ pub struct State {
 pub struct Incident {
     /// The namespace.
     pub netns: Arc<str>,
+    /// The user, service or namespace that the listener belongs to.
+    pub source: Source,
     /// The listener.
     pub name: Arc<ListenerName>,
     /// Who is behind it.
@@ -79,6 +87,17 @@ pub struct Incident {
     pub turn: Turn,
     /// When, on the fold's own clock.
     pub at: Duration,
+}
+
+/// What is left out because there is too much of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Omissions {
+    /// Listeners that should have series and have none.
+    pub listeners: usize,
+    /// Namespaces that should have series and have none.
+    pub namespaces: usize,
+    /// Overflows that had no series when they happened.
+    pub unexposed_overflows: u64,
 }
 
 /// When a sample was taken.
@@ -101,6 +120,7 @@ impl Default for Config {
             client_patience: Duration::from_secs(60),
             filter: Filter::default(),
             max_listeners: 1000,
+            max_namespaces: 512,
         }
     }
 }
@@ -110,21 +130,25 @@ impl Default for Config {
 impl State {
     /// Nothing seen yet.
     pub fn new(config: Config) -> Self {
-        let Config { peak_window, client_patience, filter, max_listeners } = config;
+        let Config { peak_window, client_patience, filter, max_listeners, max_namespaces } = config;
         Self {
             window: Window::new(peak_window),
             client_patience,
             now: Duration::ZERO,
             snapshots: 0,
             namespaces: BTreeMap::new(),
-            admission: Admission::new(filter, max_listeners),
+            admission: Admission::new(filter, max_listeners, max_namespaces),
             incidents: Vec::new(),
         }
     }
 
-    /// Listeners that are not shown because there are too many.
-    pub fn omitted(&self) -> usize {
-        self.admission.omitted()
+    /// What is left out because there is too much of it.
+    pub fn omissions(&self) -> Omissions {
+        Omissions {
+            listeners: self.admission.omitted_listeners(),
+            namespaces: self.admission.omitted_namespaces(),
+            unexposed_overflows: self.admission.unexposed_overflows(),
+        }
     }
 
     /// Takes in one snapshot, taken `elapsed` after the last.
@@ -141,7 +165,7 @@ impl State {
             match self.namespaces.get_mut(&sample.name) {
                 Some(netns) if netns.id() == sample.id && !netns.has_ended() => {
                     netns.fold(sample, tick, &mut self.admission);
-                    netns.conclude(tick.now, &mut self.incidents);
+                    netns.conclude(tick.now, &mut self.admission, &mut self.incidents);
                 }
                 // Another namespace of the same name is an ordinary counter reset.
                 _ => self.first_sight(sample, tick),
@@ -163,6 +187,11 @@ impl State {
         if self.admission.is_due(self.now) {
             self.give_places();
         }
+        if self.admission.is_urgent() {
+            self.admission.calm_down();
+            let hidden = self.namespaces.values_mut().map(Netns::hide_overflows).sum();
+            self.admission.count_unexposed(hidden);
+        }
     }
 
     /// The sockets of listeners in trouble whose owner is known: their owners are to be looked at.
@@ -180,8 +209,9 @@ impl State {
         view.now = self.now;
         view.client_patience = self.client_patience;
         view.stats.clone_from(stats);
-        view.namespaces.resize_with(self.namespaces.len(), NetnsView::default);
-        for (shown, netns) in view.namespaces.iter_mut().zip(self.namespaces.values()) {
+        let exposed = || self.namespaces.values().filter(|netns| netns.is_exposed());
+        view.namespaces.resize_with(exposed().count(), NetnsView::default);
+        for (shown, netns) in view.namespaces.iter_mut().zip(exposed()) {
             netns.show(shown);
         }
     }
@@ -189,10 +219,16 @@ impl State {
     fn first_sight(&mut self, sample: &NetnsSample, tick: Tick) {
         let replaced = self.namespaces.remove(&sample.name);
         if let Some(replaced) = &replaced {
-            replaced.leave(&mut self.admission);
+            replaced.leave(self.now, &mut self.admission);
         }
+        let is_replacement = replaced.is_some();
         let is_back = replaced.is_some_and(|replaced| replaced.may_be_back_in(sample));
-        let mut netns = Netns::new(sample, sample.is_newborn && !is_back);
+        let exposure = self.admission.enter_netns();
+        let is_newborn = sample.is_newborn && !is_back;
+        let mut netns = Netns::new(sample, is_newborn, exposure, tick.now);
+        if !is_newborn || is_replacement {
+            self.admission.hurry();
+        }
         netns.fold(sample, tick, &mut self.admission);
         self.namespaces.insert(sample.name.clone(), netns);
     }
@@ -203,38 +239,67 @@ impl State {
         self.namespaces.retain(|_, netns| {
             if !netns.was_part_of(snapshot) {
                 netns.end(now, admission);
-                netns.conclude(now, incidents);
+                netns.conclude(now, admission, incidents);
             }
             let is_forgotten = netns.is_forgotten(now);
             if is_forgotten {
-                netns.leave(admission);
+                netns.leave(now, admission);
             }
             !is_forgotten
         });
     }
 
+    /// Gives series to the namespaces and listeners that are worth most.
     fn give_places(&mut self) {
+        let changes = self.give_netns_places() + self.give_listener_places();
+        self.admission.given(self.now, changes);
+    }
+
+    fn give_netns_places(&mut self) -> usize {
+        let (now, admission) = (self.now, &mut self.admission);
+        let candidates: Vec<_> = self
+            .namespaces
+            .iter()
+            .map(|(name, netns)| netns.candidate(now).with_key(name))
+            .collect();
+        let changes = admission.namespaces.assign(&candidates, now).map(Arc::clone);
+        for name in &changes.outgoing {
+            if let Some(netns) = self.namespaces.get_mut(name) {
+                admission.more_hidden();
+                netns.omit(now, admission);
+            }
+        }
+        for (name, is_paid) in &changes.incoming {
+            if let Some(netns) = self.namespaces.get_mut(name) {
+                admission.less_hidden();
+                netns.expose(Exposure::Exposed { since: now, is_paid: *is_paid });
+            }
+        }
+        changes.len()
+    }
+
+    /// Only listeners of namespaces that have series can have some.
+    fn give_listener_places(&mut self) -> usize {
+        let (now, admission) = (self.now, &mut self.admission);
         let mut candidates = Vec::new();
-        for (name, netns) in &self.namespaces {
+        for (name, netns) in self.namespaces.iter().filter(|(_, netns)| netns.is_exposed()) {
             let of = |candidate: Candidate<Key>| candidate.with_key((name, candidate.key));
-            candidates.extend(netns.candidates().map(of));
+            candidates.extend(netns.candidates(now).map(of));
         }
-        let (incoming, outgoing) = self.admission.changes(&candidates, self.now);
-        let owned = |keys: Vec<(&Arc<str>, Key)>| -> Vec<(Arc<str>, Key)> {
-            keys.into_iter().map(|(name, key)| (name.clone(), key)).collect()
-        };
-        let (incoming, outgoing) = (owned(incoming), owned(outgoing));
-        for (name, key) in outgoing {
-            if let Some(netns) = self.namespaces.get_mut(&name) {
-                netns.omit(key);
-                self.admission.omit();
+        let own = |(name, key): (&Arc<str>, Key)| (Arc::clone(name), key);
+        let changes = admission.listeners.assign(&candidates, now).map(own);
+        for (name, key) in &changes.outgoing {
+            if let Some(netns) = self.namespaces.get_mut(name) {
+                admission.more_hidden();
+                netns.omit_listener(*key);
             }
         }
-        for (name, key) in incoming {
-            if let Some(netns) = self.namespaces.get_mut(&name) {
-                netns.expose(key, self.now);
-                self.admission.expose();
+        for ((name, key), is_paid) in &changes.incoming {
+            if let Some(netns) = self.namespaces.get_mut(name) {
+                admission.less_hidden();
+                netns.expose_listener(*key, Exposure::Exposed { since: now, is_paid: *is_paid });
             }
         }
+        changes.len()
     }
 }

@@ -1,20 +1,26 @@
 //! One network namespace: its listeners and counters, and how they go together.
 
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::Duration;
+
+use rustc_hash::FxBuildHasher;
 
 use crate::snapshot::owner::Owner;
 use crate::snapshot::owner_reading::{OwnerReading, WatchedSocket};
 use crate::snapshot::scan::Scan;
 use crate::snapshot::{
-    Claims, Counter, Counters, ListenAddress, NetnsId, NetnsSample, Setting, Settings, UnixName,
+    Claims, Counter, Counters, ListenAddress, NetnsId, NetnsSample, OWN_NETNS, Origin, Setting,
+    Settings, UnixName,
 };
 use crate::view::{ListenerView, NetnsScan, NetnsView, Protocol};
 
 use super::attribution::Ledger;
-use super::exposure::{Admission, Candidate};
+use super::exposure::{Admission, Exposure, Level, PROBATION, Rank};
 use super::group::{Context, Group};
+use super::places::Candidate;
 use super::refusals::Cookies;
+use super::source::Source;
 use super::trailing::Trailing;
 use super::{GRACE, Incident, Tick};
 
@@ -34,12 +40,24 @@ const RAISES: usize = 8;
 /// A listener of a namespace.
 pub(super) type Key = (Protocol, usize);
 
+/// Which namespace it is, and who made it.
+#[derive(Clone, Debug)]
+pub(super) struct Scope {
+    /// The `netns` label.
+    pub(super) name: Arc<str>,
+    id: NetnsId,
+    made_by: Option<u32>,
+}
+
 /// A namespace with its history.
 #[derive(Debug)]
 pub(super) struct Netns {
-    id: NetnsId,
+    scope: Scope,
     is_newborn: bool,
-    name: Arc<str>,
+    exposure: Exposure,
+    /// When it has proved itself.
+    due_at: Duration,
+    name_hash: u64,
     owner: Arc<Owner>,
     tcp: Group<ListenAddress>,
     unix: Group<UnixName>,
@@ -59,7 +77,6 @@ pub(super) struct Netns {
     raised: Vec<(u32, Duration)>,
     settings_read_at: Duration,
     concluded_at: Duration,
-    unexposed: u64,
     /// The last snapshot it was part of.
     snapshot: u64,
     ended_at: Option<Duration>,
@@ -72,19 +89,36 @@ struct Repeats {
     cookies: u64,
 }
 
+// === impl Scope ===
+
+impl Scope {
+    /// Whose a listener in this namespace is.
+    pub(super) fn source(&self, origin: Origin) -> Source {
+        Source::of_listener(&self.name, self.id, self.made_by, origin)
+    }
+}
+
 // === impl Netns ===
 
 impl Netns {
     /// A namespace just seen for the first time. One that came up under watch counts from nothing.
-    pub(super) fn new(sample: &NetnsSample, is_newborn: bool) -> Self {
+    pub(super) fn new(
+        sample: &NetnsSample,
+        is_newborn: bool,
+        exposure: Exposure,
+        now: Duration,
+    ) -> Self {
         let baseline_dumps = if is_newborn { 0 } else { BASELINE_DUMPS };
+        let scope = Scope { name: sample.name.clone(), id: sample.id, made_by: sample.made_by };
         Self {
-            id: sample.id,
             is_newborn,
-            name: sample.name.clone(),
+            exposure,
+            due_at: if is_newborn { now + PROBATION } else { now },
+            name_hash: FxBuildHasher.hash_one(&*sample.name),
             owner: sample.owner.clone(),
-            tcp: Group::new(baseline_dumps),
-            unix: Group::new(baseline_dumps),
+            tcp: Group::new(scope.clone(), baseline_dumps),
+            unix: Group::new(scope.clone(), baseline_dumps),
+            scope,
             ledger: Ledger::default(),
             counters: Counters::default(),
             settings: Settings::default(),
@@ -98,7 +132,6 @@ impl Netns {
             raised: Vec::new(),
             settings_read_at: Duration::ZERO,
             concluded_at: Duration::ZERO,
-            unexposed: 0,
             snapshot: 0,
             ended_at: None,
         }
@@ -106,7 +139,7 @@ impl Netns {
 
     /// Which namespace this is.
     pub(super) fn id(&self) -> NetnsId {
-        self.id
+        self.scope.id
     }
 
     /// Takes in one sample. What it could not read stays as it was.
@@ -121,17 +154,17 @@ impl Netns {
         }
         if let Some(dump) = &sample.unix {
             self.unix.fold(dump, tick, &self.ledger);
-            self.unix.admit(admission, &self.name, tick.now);
+            self.unix.admit(admission, tick.now);
         }
         // Without a dump the counters wait too: overflows are charged to what the dump says.
         if let Some(dump) = &sample.tcp {
             let credited = self.tcp.fold(dump, tick, &self.ledger);
             self.sampled_seconds += credited.as_secs_f64();
             self.sampled_unix_time = Some(tick.unix_time);
-            self.tcp.admit(admission, &self.name, tick.now);
+            self.tcp.admit(admission, tick.now);
             let overflows = self.fold_counters(sample, tick.now);
             if self.knows_overflows() {
-                self.unexposed += self.tcp.settle(&mut self.ledger, overflows, tick);
+                self.tcp.settle(&mut self.ledger, overflows, tick, admission);
             }
         }
         if let Some(scan) = &sample.scan {
@@ -141,7 +174,12 @@ impl Netns {
     }
 
     /// Draws the conclusions of the last second, and tells which incidents started or ended with them.
-    pub(super) fn conclude(&mut self, now: Duration, incidents: &mut Vec<Incident>) {
+    pub(super) fn conclude(
+        &mut self,
+        now: Duration,
+        admission: &mut Admission,
+        incidents: &mut Vec<Incident>,
+    ) {
         if now.saturating_sub(self.concluded_at) < CONCLUDE && !self.has_ended() {
             return;
         }
@@ -153,12 +191,13 @@ impl Netns {
         }
         let context = self.context(now);
         self.repeats = [self.repeats[1], Repeats::default()];
-        let mut told = |name: &Arc<_>, owner: &Arc<_>, turn| {
-            let (netns, name, owner) = (self.name.clone(), Arc::clone(name), Arc::clone(owner));
-            incidents.push(Incident { netns, name, owner, turn, at: now });
+        let netns = &self.scope.name;
+        let mut told = |source, name: &Arc<_>, owner: &Arc<_>, turn| {
+            let (netns, name, owner) = (netns.clone(), Arc::clone(name), Arc::clone(owner));
+            incidents.push(Incident { netns, source, name, owner, turn, at: now });
         };
-        self.tcp.conclude(&context, &mut told);
-        self.unix.conclude(&context, &mut told);
+        self.tcp.conclude(&context, admission, &mut told);
+        self.unix.conclude(&context, admission, &mut told);
     }
 
     fn context(&self, now: Duration) -> Context {
@@ -211,7 +250,7 @@ impl Netns {
     /// does not tell, for it is given to the next namespace at once; but that one has counted less.
     pub(super) fn may_be_back_in(&self, sample: &NetnsSample) -> bool {
         let mut newer = [&sample.netstat, &sample.snmp].into_iter().flatten();
-        self.id == sample.id
+        self.scope.id == sample.id
             && !self.counters.are_all_zero()
             && newer.all(|newer| self.counters.may_become(newer))
     }
@@ -234,7 +273,24 @@ impl Netns {
 
     /// Whether it ended so long ago that nothing of it is remembered.
     pub(super) fn is_forgotten(&self, now: Duration) -> bool {
-        self.ended_at.is_some_and(|ended| now.saturating_sub(ended) >= GRACE)
+        let remembered = match (self.is_exposed(), self.has_mattered()) {
+            (true, true) => GRACE,
+            (true, false) => PROBATION,
+            (false, _) => Duration::ZERO,
+        };
+        self.ended_at.is_some_and(|ended| now.saturating_sub(ended) >= remembered)
+    }
+
+    /// Whether it has series.
+    pub(super) fn is_exposed(&self) -> bool {
+        self.exposure.is_exposed()
+    }
+
+    fn has_mattered(&self) -> bool {
+        self.ledger.unattributed() > 0
+            || self.tcp.attributed() > 0
+            || self.tcp.has_mattered()
+            || self.unix.has_mattered()
     }
 
     /// Copies what is shown into `view`, into the memory it already has.
@@ -255,8 +311,8 @@ impl Netns {
             listeners,
         } = view;
         // What stands here may be another namespace, shown when there were more or fewer.
-        let is_same = Arc::ptr_eq(name, &self.name);
-        name.clone_from(&self.name);
+        let is_same = Arc::ptr_eq(name, &self.scope.name);
+        name.clone_from(&self.scope.name);
         owner.clone_from(&self.owner);
         *tcp_sampled_at = self.tcp.sampled_at();
         *unix_sampled_at = self.unix.sampled_at();
@@ -266,9 +322,10 @@ impl Netns {
         *counters = self.counters;
         *settings = self.settings;
         *unattributed_overflows = self.knows_overflows().then(|| self.ledger.unattributed());
-        *unexposed_overflows = self.knows_overflows().then_some(self.unexposed);
         let now = self.tcp.revision() + self.unix.revision();
         if std::mem::replace(revision, now) != now || !is_same {
+            let is_known = self.knows_overflows();
+            *unexposed_overflows = is_known.then(|| self.tcp.unexposed_overflows());
             self.show_listeners(listeners);
         }
     }
@@ -320,7 +377,7 @@ impl Netns {
     }
 
     fn forget(&mut self, now: Duration, admission: &mut Admission) {
-        self.unexposed += self.tcp.forget(now, admission);
+        self.tcp.forget(now, admission);
         self.unix.forget(now, admission);
     }
 
@@ -341,35 +398,80 @@ impl Netns {
         self.unix.claim(claims);
     }
 
-    /// The listeners, for whoever gives the places.
-    pub(super) fn candidates(&self) -> impl Iterator<Item = Candidate<Key>> {
+    /// This namespace, which has a place or waits for one.
+    pub(super) fn candidate(&self, now: Duration) -> Candidate<()> {
+        let levels = self.candidates(now).map(|listener| listener.rank.level);
+        let level = match (&*self.scope.name == OWN_NETNS, self.has_ended()) {
+            (true, _) => Level::Own,
+            (false, true) => levels.max().unwrap_or_default(),
+            (false, false) => levels.max().unwrap_or_default().max(Level::Calm),
+        };
+        Candidate {
+            key: (),
+            exposure: self.exposure,
+            rank: Rank { level, ..Rank::default() },
+            due_at: self.due_at,
+            source: Source::of_netns(self.scope.made_by),
+            name: self.name_hash,
+        }
+    }
+
+    /// Its listeners that have places or wait for them.
+    pub(super) fn candidates(&self, now: Duration) -> impl Iterator<Item = Candidate<Key>> {
         let of = |protocol| {
             move |candidate: Candidate<usize>| candidate.with_key((protocol, candidate.key))
         };
-        let tcp = self.tcp.candidates().map(of(Protocol::Tcp));
-        tcp.chain(self.unix.candidates().map(of(Protocol::Unix)))
+        let tcp = self.tcp.candidates(now).map(of(Protocol::Tcp));
+        tcp.chain(self.unix.candidates(now).map(of(Protocol::Unix)))
+    }
+
+    /// It gets series.
+    pub(super) fn expose(&mut self, exposure: Exposure) {
+        self.exposure = exposure;
+    }
+
+    /// It loses its series, and its listeners with it.
+    pub(super) fn omit(&mut self, now: Duration, admission: &mut Admission) {
+        self.exposure = Exposure::Hidden;
+        let exposed: Vec<_> =
+            self.candidates(now).filter(|one| one.exposure.is_exposed()).collect();
+        for listener in exposed {
+            admission.listeners.give_up(listener.name, now);
+            admission.more_hidden();
+            self.omit_listener(listener.key);
+        }
     }
 
     /// A listener gets series.
-    pub(super) fn expose(&mut self, (protocol, key): Key, now: Duration) {
+    pub(super) fn expose_listener(&mut self, (protocol, key): Key, exposure: Exposure) {
         match protocol {
-            Protocol::Tcp => self.tcp.expose(key, now),
-            Protocol::Unix => self.unix.expose(key, now),
+            Protocol::Tcp => self.tcp.expose(key, exposure),
+            Protocol::Unix => self.unix.expose(key, exposure),
         }
     }
 
     /// A listener loses its series.
-    pub(super) fn omit(&mut self, (protocol, key): Key) {
-        self.unexposed += match protocol {
+    pub(super) fn omit_listener(&mut self, (protocol, key): Key) {
+        match protocol {
             Protocol::Tcp => self.tcp.omit(key),
             Protocol::Unix => self.unix.omit(key),
-        };
+        }
     }
 
-    /// Every listener gives its place back: another namespace takes this one's name.
-    pub(super) fn leave(&self, admission: &mut Admission) {
-        for candidate in self.candidates() {
-            admission.leave(candidate.exposure);
+    /// Places were given: what has no series shows no overflow of this sample. Gives their number.
+    pub(super) fn hide_overflows(&mut self) -> u64 {
+        self.tcp.hide_overflows()
+    }
+
+    /// Its listeners give their places back, and so does it: it is forgotten, or another namespace takes its name. What
+    /// it showed counts for whoever made it.
+    pub(super) fn leave(&self, now: Duration, admission: &mut Admission) {
+        self.tcp.leave(admission, now);
+        self.unix.leave(admission, now);
+        let maker = Source::of_netns(self.scope.made_by);
+        match self.exposure {
+            Exposure::Hidden => admission.less_hidden(),
+            _ => admission.namespaces.forget(maker, self.name_hash, self.exposure, now),
         }
     }
 }

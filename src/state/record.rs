@@ -276,6 +276,11 @@ impl Record {
         self.incident.take().map(Turn::Ended)
     }
 
+    /// Whether any diagnosis holds.
+    pub(super) fn is_diagnosed(&self) -> bool {
+        self.incident.is_some()
+    }
+
     /// Whether nothing happened for so long that there is nothing left to remember.
     pub(super) fn is_over(&self, now: Duration) -> bool {
         let last = self.held.held_at().map_or(self.active_at, |at| at.max(self.active_at));

@@ -105,6 +105,11 @@ impl Sockets {
         self.baseline_dumps = self.baseline_dumps.saturating_sub(1);
     }
 
+    /// Whether this dump shows what was there before listenq was.
+    pub(super) fn is_baseline(&self) -> bool {
+        self.is_baseline
+    }
+
     /// Whether the last dump missed no living socket.
     pub(super) fn are_all_seen(&self) -> bool {
         self.seen == self.living.len()

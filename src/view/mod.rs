@@ -71,7 +71,7 @@ pub struct NetnsScan {
 }
 
 /// What kind of socket listens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Protocol {
     /// TCP, and MPTCP, which answers as TCP.
     Tcp,
@@ -80,7 +80,7 @@ pub enum Protocol {
 }
 
 /// What a listener is called: the labels of its series, besides `netns`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ListenerName {
     /// What kind of socket listens.
     pub protocol: Protocol,

@@ -8,9 +8,11 @@ use rustc_hash::FxHashMap;
 use crate::diagnosis::{Evidence, LASTING, STALL};
 use crate::snapshot::owner::Owner;
 use crate::snapshot::{Setting, Settings};
+use crate::state::exposure::{Admission, Exposure};
 use crate::state::listener::Address;
 use crate::state::record::Turn;
 use crate::state::socket::Socket;
+use crate::state::source::Source;
 use crate::view::ListenerName;
 
 use super::Group;
@@ -39,7 +41,8 @@ impl<A: Address> Group<A> {
     pub(in crate::state) fn conclude(
         &mut self,
         context: &Context,
-        told: &mut impl FnMut(&Arc<ListenerName>, &Arc<Owner>, Turn),
+        admission: &mut Admission,
+        told: &mut impl FnMut(Source, &Arc<ListenerName>, &Arc<Owner>, Turn),
     ) {
         let cookie_target = self.cookie_target(context);
         if self.at_rest && cookie_target.is_none() {
@@ -59,10 +62,14 @@ impl<A: Address> Group<A> {
             let concluded = evidence
                 .remove(&key)
                 .and_then(|of| listener.conclude(context.now, of, context.repeated_cookies));
-            if listener.exposure.is_exposed() {
-                for turn in ended.into_iter().chain(concluded) {
-                    told(&listener.shown.name, &listener.shown.owner, turn);
-                }
+            if listener.exposure == Exposure::Excluded {
+                continue;
+            }
+            if !listener.exposure.is_exposed() && matches!(concluded, Some(Turn::Started(_))) {
+                admission.hurry();
+            }
+            for turn in ended.into_iter().chain(concluded) {
+                told(listener.source, &listener.shown.name, &listener.shown.owner, turn);
             }
         }
     }

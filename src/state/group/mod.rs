@@ -4,10 +4,10 @@ mod causes;
 mod conclude;
 mod scan;
 
-use std::cmp::Reverse;
+use std::hash::BuildHasher;
 use std::time::Duration;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxBuildHasher, FxHashMap};
 use slab::Slab;
 
 use crate::snapshot::{Claims, Dump, ListenSocket};
@@ -15,8 +15,10 @@ use crate::view::ListenerView;
 
 use crate::state::Tick;
 use crate::state::attribution::{Ledger, Suspect};
-use crate::state::exposure::{Admission, Candidate, Exposure};
+use crate::state::exposure::{Admission, Exposure, PROBATION};
 use crate::state::listener::{Address, Listener};
+use crate::state::netns::Scope;
+use crate::state::places::Candidate;
 use crate::state::socket::Sockets;
 
 pub(super) use conclude::Context;
@@ -27,6 +29,7 @@ const CREDITED_INTERVALS: u32 = 10;
 /// Listeners that are dumped together.
 #[derive(Debug)]
 pub(super) struct Group<A> {
+    scope: Scope,
     sockets: Sockets,
     listeners: Slab<Listener<A>>,
     by_address: FxHashMap<A, usize>,
@@ -38,14 +41,19 @@ pub(super) struct Group<A> {
     drops_missing: bool,
     /// Listeners first seen in this dump.
     newcomers: Vec<usize>,
+    /// Overflows attributed to any of these listeners.
+    attributed: u64,
+    /// Listeners without series to which overflows were attributed in this sample.
+    hidden_overflows: Vec<usize>,
 }
 
 // === impl Group ===
 
 impl<A: Address> Group<A> {
     /// No listeners yet; what the first `baseline_dumps` show was there before.
-    pub(super) fn new(baseline_dumps: u64) -> Self {
+    pub(super) fn new(scope: Scope, baseline_dumps: u64) -> Self {
         Self {
+            scope,
             sockets: Sockets::new(baseline_dumps),
             listeners: Slab::new(),
             by_address: FxHashMap::default(),
@@ -54,6 +62,8 @@ impl<A: Address> Group<A> {
             revision: 0,
             drops_missing: false,
             newcomers: Vec::new(),
+            attributed: 0,
+            hidden_overflows: Vec::new(),
         }
     }
 
@@ -116,13 +126,16 @@ impl<A: Address> Group<A> {
         }
     }
 
-    /// Lets the newcomers in, those with the longest queues first.
-    pub(super) fn admit(&mut self, admission: &mut Admission, netns: &str, now: Duration) {
-        let listeners = &mut self.listeners;
-        self.newcomers.sort_by_key(|key| Reverse(listeners[*key].rank()));
+    /// Registers the listeners first seen in this dump: they wait for their series.
+    pub(super) fn admit(&mut self, admission: &mut Admission, now: Duration) {
         for key in self.newcomers.drain(..) {
-            let listener = &mut listeners[key];
-            listener.exposure = admission.enter(netns, &listener.shown.name, now);
+            let listener = &mut self.listeners[key];
+            let name = &listener.shown.name;
+            listener.exposure = admission.enter(&self.scope.name, name);
+            listener.name_hash = FxBuildHasher.hash_one((&*self.scope.name, &**name));
+            if listener.due_at <= now {
+                admission.hurry();
+            }
         }
     }
 
@@ -147,16 +160,16 @@ impl<A: Address> Group<A> {
         }
     }
 
-    /// Charges overflows to the listeners. Gives those charged to listeners that have no series.
+    /// Attributes overflows to the listeners.
     pub(super) fn settle(
         &mut self,
         ledger: &mut Ledger,
         overflows: Option<u64>,
         tick: Tick,
-    ) -> u64 {
+        admission: &mut Admission,
+    ) {
         if self.at_rest {
-            ledger.settle(overflows, &mut []);
-            return 0;
+            return ledger.settle(overflows, &mut []);
         }
         let mut suspects: Vec<&mut Suspect> = self
             .listeners
@@ -165,52 +178,94 @@ impl<A: Address> Group<A> {
             .filter(|suspect| suspect.is_suspected())
             .collect();
         ledger.settle(overflows, &mut suspects);
-        self.listeners.iter_mut().map(|(_, listener)| listener.charged(tick)).sum()
+        for (key, listener) in &mut self.listeners {
+            let overflows = listener.charged(tick);
+            self.attributed += overflows;
+            if overflows > 0 && !listener.exposure.is_exposed() {
+                self.hidden_overflows.push(key);
+                admission.hurry();
+            }
+        }
     }
 
-    /// The listeners, for whoever gives the places.
-    pub(super) fn candidates(&self) -> impl Iterator<Item = Candidate<usize>> {
-        self.listeners.iter().map(|(key, listener)| Candidate {
+    /// Overflows attributed to any of its listeners.
+    pub(super) fn attributed(&self) -> u64 {
+        self.attributed
+    }
+
+    /// Overflows attributed to listeners that show none of them: never had series, lost them, or were forgotten.
+    pub(super) fn unexposed_overflows(&self) -> u64 {
+        self.attributed - self.shown().filter_map(|listener| listener.overflows).sum::<u64>()
+    }
+
+    /// Clears what listeners would show that got no series in this sample. Gives their overflows, without those of
+    /// listeners that a filter excludes.
+    pub(super) fn hide_overflows(&mut self) -> u64 {
+        let mut hidden = 0;
+        for key in self.hidden_overflows.drain(..) {
+            let Some(listener) = self.listeners.get_mut(key) else { continue };
+            if !listener.exposure.is_exposed() {
+                let overflows = listener.hide_overflows();
+                hidden += if listener.exposure == Exposure::Hidden { overflows } else { 0 };
+            }
+        }
+        hidden
+    }
+
+    /// The listeners that have places or wait for them.
+    pub(super) fn candidates(&self, now: Duration) -> impl Iterator<Item = Candidate<usize>> {
+        let admitted = self.listeners.iter().filter(|(_, one)| one.exposure != Exposure::Excluded);
+        admitted.map(move |(key, listener)| Candidate {
             key,
             exposure: listener.exposure,
-            rank: listener.rank(),
-            is_open: listener.is_open(),
+            rank: listener.rank(now),
+            due_at: listener.due_at,
+            source: listener.source,
+            name: listener.name_hash,
         })
     }
 
+    /// Whether any of its listeners ever queued, dropped or overflowed.
+    pub(super) fn has_mattered(&self) -> bool {
+        self.listeners.iter().any(|(_, listener)| listener.has_mattered())
+    }
+
     /// A listener gets series.
-    pub(super) fn expose(&mut self, key: usize, now: Duration) {
+    pub(super) fn expose(&mut self, key: usize, exposure: Exposure) {
         self.revision += 1;
-        self.listeners[key].exposure = Exposure::Exposed(now);
+        self.listeners[key].exposure = exposure;
     }
 
-    /// A listener loses its series. Gives the overflows that they showed.
-    pub(super) fn omit(&mut self, key: usize) -> u64 {
+    /// A listener loses its series.
+    pub(super) fn omit(&mut self, key: usize) {
         self.revision += 1;
-        self.listeners[key].omit()
+        let listener = &mut self.listeners[key];
+        listener.exposure = Exposure::Hidden;
+        listener.hide_overflows();
     }
 
-    /// Forgets listeners and sockets that were gone for the grace time. Gives the overflows that they
-    /// showed.
-    pub(super) fn forget(&mut self, now: Duration, admission: &mut Admission) -> u64 {
+    /// Forgets listeners and sockets that were gone for the time that they are remembered.
+    pub(super) fn forget(&mut self, now: Duration, admission: &mut Admission) {
         self.sockets.forget(now);
         if self.at_rest {
-            return 0;
+            return;
         }
         let Self { listeners, by_address, revision, .. } = self;
-        let mut overflows = 0;
         listeners.retain(|_, listener| {
             let forgotten = listener.is_forgotten(now);
             if forgotten {
                 // No dump need have come: of a namespace that ended, none does.
                 *revision += 1;
                 by_address.remove(&listener.address);
-                admission.leave(listener.exposure);
-                overflows += listener.shown.overflows.unwrap_or(0);
+                listener.leave(admission, now);
             }
             !forgotten
         });
-        overflows
+    }
+
+    /// Every listener gives its place back: the namespace is forgotten, or another takes its name.
+    pub(super) fn leave(&self, admission: &mut Admission, now: Duration) {
+        self.listeners.iter().for_each(|(_, listener)| listener.leave(admission, now));
     }
 
     /// The namespace has ended, and with it every listener.
@@ -237,7 +292,7 @@ impl<A: Address> Group<A> {
     fn see(&mut self, nth: usize, row: &ListenSocket<A>, now: Duration) {
         let listener = match self.sockets.listener_of(nth, row.cookie) {
             Some(known) if self.listeners[known].address == row.address => known,
-            _ => self.listener_at(row.address, now),
+            _ => self.listener_at(row, now),
         };
         let drops = self.sockets.see(nth, row, listener, now);
         if drops > 0 {
@@ -246,10 +301,13 @@ impl<A: Address> Group<A> {
         self.drops_missing |= row.drops.is_none();
     }
 
-    fn listener_at(&mut self, address: A, now: Duration) -> usize {
+    fn listener_at(&mut self, row: &ListenSocket<A>, now: Duration) -> usize {
         let (listeners, newcomers) = (&mut self.listeners, &mut self.newcomers);
-        *self.by_address.entry(address).or_insert_with(|| {
-            let key = listeners.insert(Listener::new(address, now));
+        let (scope, is_baseline) = (&self.scope, self.sockets.is_baseline());
+        *self.by_address.entry(row.address).or_insert_with(|| {
+            let due_at = if is_baseline { now } else { now + PROBATION };
+            let source = scope.source(row.origin);
+            let key = listeners.insert(Listener::new(row.address, source, due_at, now));
             newcomers.push(key);
             key
         })

@@ -1,0 +1,106 @@
+//! Whose a listener or a namespace is. Places and new names are shared out between sources, so that none of them takes
+//! all of them from the others.
+
+use std::fmt;
+
+use crate::snapshot::{NetnsId, OWN_NETNS, Origin};
+
+/// The first user id of people; below are the accounts of services.
+const FIRST_PERSON: u32 = 1000;
+/// From here on user ids come in ranges of [`SUBUIDS`]: each range is what `/etc/subuid` gives to one user.
+const FIRST_SUBUID: u32 = 100_000;
+const SUBUIDS: u32 = 65_536;
+
+/// The user, service or namespace that a listener belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Source {
+    /// A user: the listeners in listenq's own namespace, and the namespaces that the user made with all in them.
+    User(u32),
+    /// A service in listenq's own namespace: its account and its cgroup.
+    Service {
+        /// The user id of the sockets' creator.
+        uid: u32,
+        /// The cgroup id of the sockets' creator; 0 where the kernel does not say it.
+        cgroup: u64,
+    },
+    /// A namespace that root made: a container or a pod.
+    Netns(NetnsId),
+}
+
+// === impl Source ===
+
+impl Source {
+    /// Who made a namespace. Where that is not known, root did: nobody else may without a user namespace.
+    pub(super) fn of_netns(made_by: Option<u32>) -> Self {
+        Self::User(made_by.map_or(0, person))
+    }
+
+    /// Whose listener it is in the namespace `name`. Inside a container or pod user ids are free to choose, so all its
+    /// listeners are of one source.
+    pub(super) fn of_listener(
+        name: &str,
+        id: NetnsId,
+        made_by: Option<u32>,
+        origin: Origin,
+    ) -> Self {
+        let uid = origin.uid.unwrap_or(0);
+        match made_by {
+            Some(maker) if maker != 0 => Self::User(person(maker)),
+            _ if name != OWN_NETNS => Self::Netns(id),
+            _ if uid >= FIRST_PERSON => Self::User(person(uid)),
+            _ => Self::Service { uid, cgroup: origin.cgroup.unwrap_or(0) },
+        }
+    }
+
+    /// Whether root made it, or could stop it: services, containers and pods.
+    pub(super) fn is_managed(self) -> bool {
+        !matches!(self, Self::User(uid) if uid != 0)
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::User(uid) | Self::Service { uid, cgroup: 0 } => write!(f, "uid {uid}"),
+            Self::Service { uid, cgroup } => write!(f, "uid {uid}, cgroup {cgroup}"),
+            Self::Netns(NetnsId(inode)) => write!(f, "netns:{inode}"),
+        }
+    }
+}
+
+/// One user id for all that a user may take by `/etc/subuid`: the first of the range.
+fn person(uid: u32) -> u32 {
+    match uid.checked_sub(FIRST_SUBUID) {
+        Some(above) => uid - above % SUBUIDS,
+        None => uid,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_belongs_to_a_user_a_service_or_a_namespace() {
+        let origin = |uid, cgroup| Origin { inode: 1, cgroup, uid };
+        let of = |name, made_by, origin| {
+            Source::of_listener(name, NetnsId(7), made_by, origin).to_string()
+        };
+        let table = [
+            (of("host", None, origin(Some(0), Some(44))), "uid 0, cgroup 44"),
+            (of("host", Some(0), origin(Some(33), None)), "uid 33"),
+            (of("host", None, origin(None, None)), "uid 0"),
+            (of("host", None, origin(Some(1000), Some(44))), "uid 1000"),
+            (of("host", None, origin(Some(165_535), None)), "uid 100000"),
+            (of("host", None, origin(Some(165_536), None)), "uid 165536"),
+            (of("web", None, origin(Some(1000), Some(44))), "netns:7"),
+            (of("web", Some(0), origin(Some(0), None)), "netns:7"),
+            (of("netns:7", Some(1000), origin(Some(0), None)), "uid 1000"),
+        ];
+        for (source, expected) in table {
+            assert_eq!(source, expected);
+        }
+        assert_eq!(Source::of_netns(None), Source::User(0));
+        assert_eq!(Source::of_netns(Some(1000)), Source::User(1000));
+    }
+}
