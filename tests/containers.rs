@@ -14,7 +14,8 @@ use listenq_lab::tool::require_tool;
 use listenq_lab::wait::within;
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
-const PATIENCE: Duration = Duration::from_secs(15);
+/// A new namespace or listener has series after 15 s.
+const PATIENCE: Duration = Duration::from_secs(35);
 /// The listeners of other tests take no places from ours.
 const OURS: &str = "--listener.include=:1808[1-8]$";
 const UID: &str = "36b6d6be-73b1-065a-f369-b3985edafa09";

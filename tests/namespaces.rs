@@ -18,7 +18,8 @@ use listenq_lab::running::Running;
 use listenq_lab::wait::{eventually, within};
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
-const PATIENCE: Duration = Duration::from_secs(12);
+/// A new namespace or listener has series after 15 s.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Law 6.
 const LET_GO: Duration = Duration::from_secs(10);
 const OVERFLOWS: &str = "listenq_netns_listen_overflows_total";

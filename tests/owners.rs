@@ -16,7 +16,8 @@ use listenq_lab::wait::eventually;
 use rustix::process::{Pid, Signal, kill_process};
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
-const PATIENCE: Duration = Duration::from_secs(15);
+/// A new listener has series after 15 s.
+const PATIENCE: Duration = Duration::from_secs(30);
 const GAP: Duration = Duration::from_millis(100);
 const PHP: &str = "php-fpm8.2";
 const OWNER: [&str; 6] =

@@ -8,13 +8,25 @@ use super::text::{is_container_id, is_pod_uid, split_container_id};
 /// Where a cgroup's path places its processes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Placement {
-    /// The innermost systemd unit; not a container's own scope, and not the service of the runtime that started
-    /// the container. `init.scope` is systemd itself, who also makes the sockets it passes on.
+    /// The systemd unit: the innermost one below a slice; not a container's own scope, and not the service of the
+    /// runtime that started the container. A unit of a user's own systemd comes behind that: names below
+    /// `user@1000.service` are chosen by user 1000, so they are `user@1000.service/web.service`. `init.scope` is
+    /// systemd itself, which also makes the sockets that it passes on.
     pub unit: Option<String>,
-    /// The whole id of the innermost container: 64 hexadecimal digits, or an LXC container's name.
+    /// The whole id of the innermost container, which only root can have named: never one in `user.slice`. 64 hexadecimal digits, or an LXC container's name.
     pub container_id: Option<String>,
     /// The innermost pod's uid: a UUID with dashes, or 32 hexadecimal digits for a static pod.
     pub pod_uid: Option<String>,
+}
+
+/// Who may choose the name of a directory in a path.
+enum Rights<'a> {
+    /// Only root.
+    Root,
+    /// Root, who keeps users there.
+    UserSlice,
+    /// The user of this `user@<uid>.service`, to whom it is delegated.
+    User(&'a str),
 }
 
 /// What one directory of a path is.
@@ -63,9 +75,14 @@ impl Placement {
     pub fn of(path: &str) -> Self {
         let path = path.strip_suffix(" (deleted)").unwrap_or(path);
         let mut placement = Self::default();
-        let mut parent = "";
+        let (mut parent, mut belongs_to) = ("", Rights::Root);
         for name in path.split('/') {
-            placement.enter(parent, name);
+            match &belongs_to {
+                Rights::Root => placement.enter(parent, name),
+                Rights::UserSlice => placement.enter_user_slice(name),
+                Rights::User(manager) => placement.enter_manager(manager, name),
+            }
+            belongs_to = belongs_to.below(name);
             parent = name;
         }
         placement
@@ -78,11 +95,44 @@ impl Placement {
                 self.unit = None;
             }
             Part::UnitsContainer(id) => self.container_id = Some(id.to_owned()),
+            // systemd puts no unit below a service: what is there, the service may have named.
+            Part::Unit(_) if self.is_in_service() => {}
             Part::Unit(unit) => self.unit = Some(unit.to_owned()),
             Part::Other => {}
         }
         if let Some(uid) = pod_uid(name) {
             self.pod_uid = Some(uid);
+        }
+    }
+
+    fn is_in_service(&self) -> bool {
+        self.unit.as_ref().is_some_and(|unit| unit.ends_with(".service"))
+    }
+
+    /// Sessions and managers of users are units; whatever is below them is not.
+    fn enter_user_slice(&mut self, name: &str) {
+        if self.unit.is_none() && is_unit(name) {
+            self.unit = Some(name.to_owned());
+        }
+    }
+
+    fn enter_manager(&mut self, manager: &str, name: &str) {
+        if is_unit(name) {
+            self.unit = Some(format!("{manager}/{}", unescape(name)));
+        }
+    }
+}
+
+// === impl Rights ===
+
+impl<'a> Rights<'a> {
+    /// Who may name what is in `name`, which is part of this.
+    fn below(self, name: &'a str) -> Self {
+        let is_manager = name.starts_with("user@") && name.ends_with(".service");
+        match self {
+            Self::Root | Self::UserSlice if is_manager => Self::User(name),
+            Self::Root if name == "user.slice" => Self::UserSlice,
+            rights => rights,
         }
     }
 }
@@ -165,8 +215,20 @@ mod tests {
         /system.slice/$A.service | $A.service | - | -
         /init.scope | init.scope | - | -
         /user.slice/user-1000.slice/session-3.scope | session-3.scope | - | -
-        /user.slice/user-1000.slice/user@1000.service/app.slice/web.service | web.service | - | -
-        /user.slice/user-1000.slice/user@1000.service/init.scope | init.scope | - | -
+        # What a user may spell
+        /user.slice/user-1000.slice/user@1000.service/app.slice/web.service | user@1000.service/web.service | - | -
+        /user.slice/user-1000.slice/user@1000.service/init.scope | user@1000.service/init.scope | - | -
+        /user.slice/user-1000.slice/user@1000.service | user@1000.service | - | -
+        /../user@1000.service/app.slice/web.service | user@1000.service/web.service | - | -
+        /user.slice/user-1000.slice/user@1000.service/a.service/b.service | user@1000.service/b.service | - | -
+        /user.slice/user-1000.slice/user@1000.service/system.slice/user@0.service/web.service | user@1000.service/web.service | - | -
+        /user.slice/user-1000.slice/user@1000.service/kubepods/burstable/pod$U/$A | user@1000.service | - | -
+        /user.slice/user-1000.slice/user@1000.service/lxc.payload.web-1 | user@1000.service | - | -
+        /user.slice/user-1000.slice/user@1000.service/system.slice/docker-$A.scope | user@1000.service/docker-$A.scope | - | -
+        /user.slice/user-1000.slice/session-3.scope/web.service | session-3.scope | - | -
+        /user.slice/user-1000.slice/session-3.scope/docker/$A | session-3.scope | - | -
+        /system.slice/mine.service/nginx.service | mine.service | - | -
+        /docker/$A/user.slice/user-0.slice/user@0.service/web.service | user@0.service/web.service | $A | -
         /machine.slice/machine-web.scope/payload/system.slice/nginx.service | nginx.service | - | -
         /../../nginx.service | nginx.service | - | -
         # Kubernetes
@@ -194,7 +256,7 @@ mod tests {
         /machine.slice/libpod-conmon-$A.scope | libpod-conmon-$A.scope | - | -
         /libpod_parent/libpod-$A | - | $A | -
         /libpod_parent/conmon | - | - | -
-        /user.slice/user-1000.slice/user@1000.service/user.slice/libpod-$A.scope/container | - | $A | -
+        /user.slice/user-1000.slice/user@1000.service/user.slice/libpod-$A.scope/container | user@1000.service/libpod-$A.scope | - | -
         /system.slice/web.service/libpod-payload-$A | web.service | $A | -
         /system.slice/web.service/runtime | web.service | - | -
         # One inside the other
@@ -287,7 +349,7 @@ mod tests {
         ) {
             let text = parts.concat();
             let Placement { unit, container_id, pod_uid } = Placement::of(&text);
-            prop_assert!(unit.is_none_or(|unit| !unit.contains('/') && !unit.is_empty()));
+            prop_assert!(unit.is_none_or(|unit| !unit.is_empty() && unit.split('/').all(|part| !part.is_empty())));
             prop_assert!(container_id.is_none_or(|id| id.is_ascii() && !id.is_empty()));
             prop_assert!(pod_uid.is_none_or(|uid| is_pod_uid(&uid)));
             let _ = telling_path(&text);

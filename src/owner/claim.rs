@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use super::process::Process;
+use crate::snapshot::escaped;
 
 /// A process that holds a listen socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,7 +12,7 @@ pub struct Holder {
     pub pid: u32,
     /// When it was started, in ticks since boot: with the pid this is the process and no later one.
     pub start_time: u64,
-    /// Its name, without line breaks and whatever is not UTF-8 replaced; 15 bytes at most in the kernel.
+    /// Its name, escaped; 15 bytes at most in the kernel.
     pub comm: String,
     /// The text of its `cgroup` file, for [`telling_path`](super::cgroup::telling_path).
     pub cgroup: String,
@@ -60,10 +61,11 @@ impl Claim {
     /// Reads the rest, unless the process has ended.
     pub(super) fn read(&self, procfs: &OwnedFd) -> Option<Holder> {
         let process = Process::open(procfs, self.pid).ok()?;
+        let comm = process.bytes("comm");
         let holder = Holder {
             pid: self.pid,
             start_time: self.start_time,
-            comm: process.text("comm").replace('\n', ""),
+            comm: escaped(comm.strip_suffix(b"\n").unwrap_or(&comm)),
             cgroup: process.text("cgroup"),
         };
         // Last, so that all of the above is of one living process: the one that made the claim.

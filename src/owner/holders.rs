@@ -385,6 +385,6 @@ mod tests {
         procfs.0.file("20/comm", b"a\nb\xff)\n");
         let mut walk = procfs.walk(&[42]);
         walk.step(Duration::MAX).unwrap();
-        assert_eq!(walk.finish().holders[&42].comm, "ab\u{fffd})");
+        assert_eq!(walk.finish().holders[&42].comm, "a\\x0Ab\\xFF)");
     }
 }

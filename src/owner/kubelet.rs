@@ -11,6 +11,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use super::text::{is_pod_uid, split_container_id};
+use crate::snapshot::printable;
 
 /// A pod's names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,7 +78,7 @@ pub fn parse_pod_directory(name: &str) -> Option<(&str, Pod)> {
 pub fn parse_container_link(name: &str) -> Option<(&str, Container)> {
     let (names, id) = split_container_id(name.strip_suffix(".log")?)?;
     let [pod, namespace, name] = three(names)?;
-    Some((id, Container { pod: Pod::new(namespace, pod), name: name.into() }))
+    Some((id, Container { pod: Pod::new(namespace, pod), name: printable(name).into() }))
 }
 
 fn three(name: &str) -> Option<[&str; 3]> {
@@ -104,7 +105,7 @@ fn collect<T>(
 
 impl Pod {
     fn new(namespace: &str, name: &str) -> Self {
-        Self { namespace: namespace.into(), name: name.into() }
+        Self { namespace: printable(namespace).into(), name: printable(name).into() }
     }
 }
 

@@ -15,7 +15,7 @@ use crate::owner::cgroup_id::CgroupTree;
 use crate::owner::holders::{self, Holder, HolderMatch, Step, Walk};
 use crate::owner::kubelet::Kubelet;
 use crate::snapshot::owner::Owner;
-use crate::snapshot::{Claims, Origin};
+use crate::snapshot::{Claims, Origin, printable};
 
 /// How often every owner is looked up again.
 pub const REFRESH: Duration = Duration::from_secs(60);
@@ -197,7 +197,7 @@ impl OwnerLookup {
     }
 
     fn placed(&mut self, placement: &Placement) -> Owner {
-        let text = |part: &Option<String>| part.as_deref().unwrap_or_default().into();
+        let text = |part: &Option<String>| printable(part.as_deref().unwrap_or_default()).into();
         let mut owner = Owner {
             unit: text(&placement.unit),
             container_id: text(&placement.container_id),

@@ -39,12 +39,14 @@ impl Process {
 
     /// Reads a small text, whatever its bytes; empty when it cannot be read.
     pub(super) fn text(&self, name: &str) -> String {
+        String::from_utf8_lossy(&self.bytes(name)).into_owned()
+    }
+
+    /// Reads a small file; empty when it cannot be read.
+    pub(super) fn bytes(&self, name: &str) -> Vec<u8> {
         let mut bytes = Vec::new();
         let read = self.file(name).and_then(|mut file| file.read_to_end(&mut bytes));
-        match read {
-            Ok(_) => String::from_utf8_lossy(&bytes).into_owned(),
-            Err(_) => String::new(),
-        }
+        read.map(|_| bytes).unwrap_or_default()
     }
 
     /// Reads a text of at most `limit` bytes; empty when it is longer.

@@ -10,7 +10,7 @@ use crate::report::evidence;
 use crate::report::limit::{self, Cap, Target};
 use crate::report::servers::{self, Backlog, Capacity, Effect, LimitZero, Server};
 use crate::report::words::{count, rate, time};
-use crate::snapshot::escaped;
+use crate::snapshot::printable;
 
 /// The meaning, evidence and advice of one diagnosis of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -158,7 +158,7 @@ impl<'a> Case<'a> {
             server: servers::known(process),
             process: match process.is_empty() {
                 true => "the server".into(),
-                false => escaped(process.as_bytes()),
+                false => printable(process),
             },
         }
     }

@@ -1,6 +1,7 @@
 //! What one sample saw, in the kernel's own terms: plain values, copied out of netlink and procfs and
 //! given their meaning here, where they enter. No file, clock or socket.
 
+mod escape;
 pub mod owner;
 pub mod owner_reading;
 pub mod scan;
@@ -15,6 +16,7 @@ use rustc_hash::FxHashMap;
 use crate::snapshot::owner::Owner;
 use crate::snapshot::owner_reading::{LocalEnd, OwnerReading};
 
+pub use escape::{escaped, printable};
 use scan::Scan;
 
 /// The kernel's name for one listen socket inside its namespace (`idiag_cookie`); where only
@@ -194,36 +196,6 @@ pub struct Snapshot {
 
 /// Owners by the inode of their sockets.
 pub type Claims = FxHashMap<u32, Arc<Owner>>;
-
-/// Bytes that are not UTF-8, control characters, marks of direction and backslashes are written `\xHH`: whatever a name
-/// holds, it is safe to show, and two names never look the same.
-pub fn escaped(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len());
-    for chunk in bytes.utf8_chunks() {
-        for character in chunk.valid().chars() {
-            match character {
-                '\\' => escape_into(&mut text, b"\\"),
-                c if c.is_control() || is_direction_mark(c) => {
-                    escape_into(&mut text, c.encode_utf8(&mut [0; 4]).as_bytes())
-                }
-                c => text.push(c),
-            }
-        }
-        escape_into(&mut text, chunk.invalid());
-    }
-    text
-}
-
-/// Characters that are not seen but turn round the text after them.
-fn is_direction_mark(c: char) -> bool {
-    matches!(c, '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
-fn escape_into(text: &mut String, bytes: &[u8]) {
-    for byte in bytes {
-        text.push_str(&format!("\\x{byte:02X}"));
-    }
-}
 
 // === impl NetnsSample ===
 

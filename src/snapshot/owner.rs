@@ -15,7 +15,8 @@ pub struct Owner {
     /// When that process was started, in clock ticks since boot.
     #[serde(skip)]
     pub start_time: u64,
-    /// The systemd unit it runs in, as systemd names it: `nginx.service`, `session-3.scope`.
+    /// The systemd unit it runs in, as systemd names it: `nginx.service`, `session-3.scope`; of a user's own systemd
+    /// behind that: `user@1000.service/web.service`.
     pub unit: Arc<str>,
     /// The whole id of its container, 64 hexadecimal digits; an LXC container's name.
     pub container_id: Arc<str>,

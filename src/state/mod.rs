@@ -35,7 +35,7 @@ use crate::view::{ListenerName, NetnsView, View};
 
 pub use exposure::Filter;
 use exposure::{Admission, Exposure};
-use netns::{Key, Netns};
+use netns::{Key, Netns, Trace};
 use peak::{Slot, Window};
 use places::Candidate;
 pub use record::{Span, Turn};
@@ -43,6 +43,9 @@ pub use source::Source;
 
 /// How long a closed listener, and the drops of a closed socket, are remembered.
 pub const GRACE: Duration = Duration::from_secs(5 * 60);
+
+/// The most namespaces of which something is remembered that ended and were forgotten.
+const MOST_TRACES: usize = 4096;
 
 /// What the fold is told once.
 #[derive(Clone, Debug)]
@@ -68,6 +71,8 @@ pub struct State {
     /// Snapshots taken in.
     snapshots: u64,
     namespaces: BTreeMap<Arc<str>, Netns>,
+    /// Namespaces that ended and were forgotten within the grace time.
+    traces: BTreeMap<Arc<str>, Trace>,
     admission: Admission,
     incidents: Vec<Incident>,
 }
@@ -137,6 +142,7 @@ impl State {
             now: Duration::ZERO,
             snapshots: 0,
             namespaces: BTreeMap::new(),
+            traces: BTreeMap::new(),
             admission: Admission::new(filter, max_listeners, max_namespaces),
             incidents: Vec::new(),
         }
@@ -222,7 +228,8 @@ impl State {
             replaced.leave(self.now, &mut self.admission);
         }
         let is_replacement = replaced.is_some();
-        let is_back = replaced.is_some_and(|replaced| replaced.may_be_back_in(sample));
+        let trace = replaced.map(|replaced| replaced.trace()).or(self.traces.remove(&sample.name));
+        let is_back = trace.is_some_and(|trace| trace.may_be_back_in(sample));
         let exposure = self.admission.enter_netns();
         let is_newborn = sample.is_newborn && !is_back;
         let mut netns = Netns::new(sample, is_newborn, exposure, tick.now);
@@ -236,7 +243,8 @@ impl State {
     fn end_missing(&mut self) {
         let (now, snapshot) = (self.now, self.snapshots);
         let (admission, incidents) = (&mut self.admission, &mut self.incidents);
-        self.namespaces.retain(|_, netns| {
+        let traces = &mut self.traces;
+        self.namespaces.retain(|name, netns| {
             if !netns.was_part_of(snapshot) {
                 netns.end(now, admission);
                 netns.conclude(now, admission, incidents);
@@ -244,9 +252,16 @@ impl State {
             let is_forgotten = netns.is_forgotten(now);
             if is_forgotten {
                 netns.leave(now, admission);
+                traces.insert(name.clone(), netns.trace());
             }
             !is_forgotten
         });
+        traces.retain(|_, trace| now.saturating_sub(trace.ended_at) < GRACE);
+        while traces.len() > MOST_TRACES {
+            let oldest = traces.iter().min_by_key(|(_, trace)| trace.ended_at);
+            let Some(name) = oldest.map(|(name, _)| name.clone()) else { break };
+            traces.remove(&name);
+        }
     }
 
     /// Gives series to the namespaces and listeners that are worth most.

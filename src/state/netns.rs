@@ -89,6 +89,27 @@ struct Repeats {
     cookies: u64,
 }
 
+/// By which a namespace is known again that seemed to have ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Trace {
+    id: NetnsId,
+    counters: Counters,
+    pub(super) ended_at: Duration,
+}
+
+// === impl Trace ===
+
+impl Trace {
+    /// Whether `sample` may be of the same namespace: then it has a history. An inode alone does not tell, for it is given
+    /// to the next namespace at once; but that one has counted less.
+    pub(super) fn may_be_back_in(&self, sample: &NetnsSample) -> bool {
+        let mut newer = [&sample.netstat, &sample.snmp].into_iter().flatten();
+        self.id == sample.id
+            && !self.counters.are_all_zero()
+            && newer.all(|newer| self.counters.may_become(newer))
+    }
+}
+
 // === impl Scope ===
 
 impl Scope {
@@ -246,13 +267,13 @@ impl Netns {
         self.ended_at.is_some()
     }
 
-    /// Whether `sample` may be of this namespace, which nobody seemed to hold any more: then it has a history. An inode alone
-    /// does not tell, for it is given to the next namespace at once; but that one has counted less.
-    pub(super) fn may_be_back_in(&self, sample: &NetnsSample) -> bool {
-        let mut newer = [&sample.netstat, &sample.snmp].into_iter().flatten();
-        self.scope.id == sample.id
-            && !self.counters.are_all_zero()
-            && newer.all(|newer| self.counters.may_become(newer))
+    /// What is remembered of it once it is forgotten.
+    pub(super) fn trace(&self) -> Trace {
+        Trace {
+            id: self.scope.id,
+            counters: self.counters,
+            ended_at: self.ended_at.unwrap_or_default(),
+        }
     }
 
     /// Whether it was part of that snapshot.

@@ -12,15 +12,15 @@ pub mod target;
 use std::io::{self, Write};
 
 use crate::report::Listener;
-use crate::snapshot::escaped;
 use crate::snapshot::owner::Owner;
+use crate::snapshot::printable;
 
 /// Longer lines are hard to read.
 const WIDTH: usize = 100;
 
 /// `php-fpm8.2 (php8.2-fpm.service)`, as far as known.
 fn owner(names: &Owner) -> Option<String> {
-    let [process, place] = [&*names.process, &names.place()].map(|t| escaped(t.as_bytes()));
+    let [process, place] = [&*names.process, &names.place()].map(printable);
     match (process.is_empty(), place.is_empty()) {
         (true, true) => None,
         (true, false) => Some(place),

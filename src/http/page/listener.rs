@@ -7,7 +7,7 @@ use crate::diagnosis::{Diagnosis, NEARLY_FULL};
 use crate::report::limit::{self, Cap};
 use crate::report::words::{count, rate, time};
 use crate::report::{Diagnosed, Listener};
-use crate::snapshot::escaped;
+use crate::snapshot::printable;
 
 use super::chart;
 use super::format::percent;
@@ -202,7 +202,7 @@ fn names(listener: &Listener) -> Vec<(&'static str, String)> {
         ("container", owner.container_id.chars().take(12).collect()),
     ];
     let known = names.into_iter().filter(|(_, name)| !name.is_empty());
-    known.map(|(what, name)| (what, escaped(name.as_bytes()))).collect()
+    known.map(|(what, name)| (what, printable(&name))).collect()
 }
 
 /// The owner in few words: the process, and the most telling name of where it runs.
@@ -212,7 +212,7 @@ fn owner(listener: &Listener) -> Markup {
     html! {
         @for (place, name) in known.iter().enumerate() {
             @if place > 0 { " · " }
-            bdi { (escaped(name.as_bytes())) }
+            bdi { (printable(name)) }
         }
     }
 }
