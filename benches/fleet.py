@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures what a fleet costs a real Prometheus: made-up hosts, every shipped rule and every dashboard query, timed.
 
-    benches/fleet.py [HOSTS [LISTENERS]]        1000 hosts of 50 listeners unless told otherwise
+    benches/fleet.py [HOSTS [LISTENERS]]        1000 hosts of 50 listeners by default
 
 Needs `prometheus` and `promtool`, some gigabytes below the directory for temporary files, and some minutes.
 """
@@ -22,7 +22,7 @@ RULES = [ROOT / "deploy/prometheus" / name for name in ("alerts.yml", "recording
 ADDRESS = "127.0.0.1:19590"
 SCRAPE = 15
 SAMPLES = 24
-# One listener in so many is in trouble, and one host in so many has such a listener.
+# One listener in IN_TROUBLE has a diagnosis, on one host in TROUBLED_HOSTS.
 IN_TROUBLE, TROUBLED_HOSTS = 50, 10
 TURNS = 3
 

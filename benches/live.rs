@@ -40,7 +40,7 @@ const SETTLES: Duration = Duration::from_secs(30);
 /// How long each size is measured.
 const BUDGET: Duration = Duration::from_secs(4);
 const MOST_ROUNDS: usize = 4_000;
-/// Both buffers, the state and the views have grown after so many.
+/// The number of ticks after which buffers, state and views have grown.
 const WARM_UP: usize = 10;
 /// The aim at 1,000 listeners and more.
 const AIM: f64 = 1.15;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
-/// So many inputs for each target, or as many as the time allows.
+/// The number of inputs for each target, fewer if the time runs out.
 const INPUTS: u32 = 20_000;
 const MOST_TIME: Duration = Duration::from_secs(6);
 /// The longest input.

@@ -1,4 +1,4 @@
-//! Owns what can be told of the packages without building them: that what they take is there, and agrees with itself.
+//! Checks of the packages without a build: their files exist, and their manifests agree.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 
 use std::collections::BTreeSet;

@@ -1,4 +1,4 @@
-//! Owns that alerts, runbooks, README, docs, dashboards and the table of metrics agree with each other.
+//! Alerts, runbooks, README, docs, dashboards and the table of metrics agree with each other.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
 
 use std::collections::BTreeSet;
@@ -22,7 +22,7 @@ fn read(path: &str) -> String {
     fs::read_to_string(root(path)).unwrap()
 }
 
-/// Every file of this kind in a folder and below, but for what npm puts there; none when there is no such folder.
+/// Every file with this extension below a directory, except those of npm; none when there is no such directory.
 fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path());
     let entries = entries.filter(|path| !path.ends_with("node_modules"));
@@ -41,8 +41,8 @@ fn alerts() -> BTreeSet<String> {
     names.map(str::to_owned).collect()
 }
 
-/// Everything written that names metrics, with its place. The table of docs/metrics.md is left out: it is the table
-/// of metrics itself.
+/// Every text that names metrics, with its path, except the table in docs/metrics.md, which is generated from the table of
+/// metrics.
 fn texts() -> Vec<(String, String)> {
     let mut paths = files(&root("deploy/runbooks"), "md");
     paths.extend(files(&root("deploy/prometheus"), "yml"));
@@ -63,7 +63,7 @@ fn texts() -> Vec<(String, String)> {
     texts
 }
 
-/// The names of metrics in a text; a recorded one (`level:metric:operations`) is none.
+/// The names of metrics in a text, without recorded series (`level:metric:operations`).
 fn metrics_in(text: &str) -> BTreeSet<String> {
     let name = Regex::new(r"[a-zA-Z_:][a-zA-Z0-9_:]*").unwrap();
     let names = name.find_iter(text).map(|found| found.as_str());
@@ -72,7 +72,7 @@ fn metrics_in(text: &str) -> BTreeSet<String> {
     ours.map(str::to_owned).collect()
 }
 
-/// Every name a metric has in the exposition.
+/// Every name of a metric in the exposition.
 fn exposed() -> BTreeSet<String> {
     let names = METRICS.iter().flat_map(|metric| {
         let ends: &[&str] =
@@ -127,7 +127,7 @@ fn every_metric_is_used_or_explained_somewhere() {
     let named: BTreeSet<_> = texts().iter().flat_map(|(_, text)| metrics_in(text)).collect();
     let unused: Vec<_> =
         METRICS.iter().map(|metric| metric.name).filter(|name| !named.contains(*name)).collect();
-    assert!(unused.is_empty(), "nobody says what these are for: {unused:#?}");
+    assert!(unused.is_empty(), "no text explains these: {unused:#?}");
 }
 
 #[test]

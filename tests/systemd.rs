@@ -1,4 +1,4 @@
-//! Owns what listenq and systemd tell each other, with a notification socket and sockets handed over for real.
+//! The interface with systemd: a real notification socket and real inherited sockets.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 
 use std::net::TcpStream;
@@ -13,7 +13,7 @@ use listenq_lab::tool::require_tool;
 use listenq_lab::wait::eventually;
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The next message to the service manager.
 fn told(socket: &UnixDatagram) -> String {
@@ -30,7 +30,7 @@ fn the_manager_hears_of_readiness_of_life_and_of_the_end() {
     let (ns, root) = (Netns::new("notify"), Rootfs::new());
     let path = root.path().join("notify");
     let socket = UnixDatagram::bind(&path).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.set_read_timeout(Some(TIMEOUT)).unwrap();
     let launch = Launch::new(BIN).env("NOTIFY_SOCKET", path.to_str().unwrap());
     let mut daemon = launch.env("WATCHDOG_USEC", "600000").inside(&ns).start();
     assert_eq!(told(&socket), "READY=1");
@@ -41,7 +41,7 @@ fn the_manager_hears_of_readiness_of_life_and_of_the_end() {
     assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
     daemon.stop(Signal::TERM);
     assert_eq!(
-        eventually("the end", PATIENCE, || Some(told(&socket)).filter(|t| t != "WATCHDOG=1")),
+        eventually("the end", TIMEOUT, || Some(told(&socket)).filter(|t| t != "WATCHDOG=1")),
         "STOPPING=1"
     );
 }
@@ -55,7 +55,7 @@ fn a_socket_handed_over_is_served_on() {
     // The first connection wakes listenq, and waits to be accepted by it.
     let address = "127.0.0.1:19511";
     let wake = ns.spawn(move || {
-        eventually("the socket", PATIENCE, || TcpStream::connect(address).ok());
+        eventually("the socket", TIMEOUT, || TcpStream::connect(address).ok());
     });
     let through = ["systemd-socket-activate", "-l", address, "--setenv=LISTENQ_NETNS=own"];
     let launch = Launch::new(BIN).args(&["--web.systemd-socket"]).inside(&ns);

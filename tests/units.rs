@@ -16,7 +16,7 @@ use listenq_lab::tool::require_tool;
 use listenq_lab::wait::eventually;
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 const ADDRESS: &str = "127.0.0.1:19511";
 const SERVICE: &str = include_str!("../deploy/systemd/listenq.service");
 const UNPRIVILEGED: (&str, &str) =
@@ -119,7 +119,7 @@ fn the_shipped_unit_sees_every_namespace_and_owner() {
     // Mounted after listenq got mounts of its own.
     scene.manager.start("mounted.service");
     let owned = |process: &str, unit: &str| Some((process.to_owned(), unit.to_owned()));
-    let scrape = eventually("both servers' owners", PATIENCE, || {
+    let scrape = eventually("both servers' owners", TIMEOUT, || {
         let scrape = scene.scrape()?;
         let held = owner(&scrape, "8080") == owned("listenq-lab", "held.service");
         let mounted = owner(&scrape, "9090") == owned("listenq-lab", "mounted.service");
@@ -142,7 +142,7 @@ fn the_unprivileged_unit_sees_its_own_namespace_and_says_what_is_missing() {
     for unit in ["pods", "held", "mounted", "listenq"] {
         scene.manager.start(&format!("{unit}.service"));
     }
-    let scrape = eventually("a look for owners", PATIENCE, || {
+    let scrape = eventually("a look for owners", TIMEOUT, || {
         scene.scrape().filter(|scrape| missing(scrape).contains("owners"))
     });
     assert_eq!(missing(&scrape), words(["kubelet", "owners"]));
@@ -170,8 +170,8 @@ fn a_stuck_sampler_is_started_anew_by_the_watchdog() {
     let _frozen = Frozen::new(sampler);
     // It serves still, and that does not help it.
     assert!(scene.get("/-/healthy").is_some());
-    eventually("a restart", PATIENCE, || (scene.listenq("NRestarts") == "1").then_some(()));
-    eventually("samples again", PATIENCE, || scene.get("/-/ready"));
+    eventually("a restart", TIMEOUT, || (scene.listenq("NRestarts") == "1").then_some(()));
+    eventually("samples again", TIMEOUT, || scene.get("/-/ready"));
     assert_ne!(scene.listenq("MainPID"), before);
 }
 
@@ -185,6 +185,6 @@ fn systemd_listens_for_listenq_and_the_first_scrape_starts_it() {
     assert_eq!(scene.listenq("ActiveState"), "inactive");
     // The socket is systemd's, with its backlog.
     let limit = || scene.scrape()?.of_netns("host").listener("::", 19_511).limit;
-    assert_eq!(eventually("a sample", PATIENCE, limit), 1024.0);
+    assert_eq!(eventually("a sample", TIMEOUT, limit), 1024.0);
     assert_eq!(scene.listenq("ActiveState"), "active");
 }

@@ -32,7 +32,7 @@ const CGROUP_ID: u16 = 21;
 const SOCKOPT: u16 = 22;
 const SKMEMINFO: u16 = 7;
 
-/// One listen socket as far as its row tells.
+/// One listen socket as its row shows it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Listener {
     /// Where it listens.
@@ -49,7 +49,7 @@ pub(crate) struct Listener {
     pub(crate) drops: u32,
 }
 
-/// So many listeners at rest, of both families, wildcards and others.
+/// `count` listeners at rest, of both families, wildcards and others.
 pub(crate) fn listeners(count: usize) -> Vec<Listener> {
     (0..count).map(|place| listener(place * SHUFFLE % count)).collect()
 }

@@ -7,7 +7,7 @@ import { ageOfSample, FLEET, inTrouble, LISTENER, orZero, rate, RECORDED, topTen
 
 const LABELS = ['instance', 'netns', 'address', 'port', 'process'];
 const MORE = ['protocol', 'unit', 'k8s_namespace', 'k8s_pod'];
-const NOBODY = 'No instance reports for this job: is listenq scraped, and is the right job selected above?';
+const NOT_SCRAPED = 'No instance reports for this job: is listenq scraped, and is the right job selected above?';
 const AS_RECORDED = 'Valid only if "Listeners watched" shows a number, since rules record both.';
 /** Per second, over the last two minutes. */
 const OVERFLOWS = `${RECORDED.overflows}{${FLEET}} / 120`;
@@ -48,7 +48,7 @@ function troubled() {
         title: 'Listeners in trouble',
         about: 'Listeners with at least one diagnosis now. The table below lists them. The healthy value is 0.',
         unit: 'none',
-        empty: NOBODY,
+        empty: NOT_SCRAPED,
     };
     return number(words, orZero(`count(count by (${LISTENER}) (${TROUBLE}))`, FLEET), [[1, 'red']]);
 }
@@ -58,7 +58,7 @@ function overflowing() {
         title: 'Overflows per second',
         about: 'Refusals per second because an accept queue was full, counted by the kernels of all instances (ListenOverflows). The healthy value is 0.',
         unit: 'cps',
-        empty: NOBODY,
+        empty: NOT_SCRAPED,
     };
     return number(words, `sum(${rate('listenq_netns_listen_overflows_total', FLEET)})`, [[0.001, 'red']]);
 }
@@ -88,7 +88,7 @@ function down() {
         title: 'Instances down',
         about: 'Instances that Prometheus could not scrape at its last attempt. The panels below do not include them.',
         unit: 'none',
-        empty: NOBODY,
+        empty: NOT_SCRAPED,
     };
     return number(words, `sum(1 - up{${FLEET}})`, [[1, 'red']]);
 }
@@ -98,7 +98,7 @@ function unseen() {
         title: 'Namespaces not seen',
         about: 'Network namespaces that exist but may not be entered. Their listeners are missing here. listenq needs CAP_SYS_ADMIN and CAP_SYS_PTRACE for them.',
         unit: 'none',
-        empty: NOBODY,
+        empty: NOT_SCRAPED,
     };
     return number(words, `sum(listenq_namespaces{${FLEET}, state="inaccessible"})`, [[1, 'orange']]);
 }
@@ -203,7 +203,7 @@ function overflowsOverTime() {
         title: 'Overflows by instance',
         about: 'Refusals per second, for the ten instances with the most. A steady rate means too little capacity; spikes mean bursts against short queues.',
         unit: 'cps',
-        empty: NOBODY,
+        empty: NOT_SCRAPED,
     };
     const expr = `topk(10, sum by (instance) (${rate('listenq_netns_listen_overflows_total', FLEET)}))`;
     return lines(words, [{ name: '{{instance}}', expr }]);
@@ -218,7 +218,7 @@ function stale() {
         title: 'Oldest sample',
         about: 'Age at the scrape of the last good sample, for the namespace with the oldest one, on the ten worst instances. Far below 1 s is normal; above 10 s the gauges of the namespace are absent.',
         unit: 's',
-        empty: NOBODY,
+        empty: NOT_SCRAPED,
     };
     const expr = `topk(10, max by (instance) (${ageOfSample(FLEET)}))`;
     return lines(words, [{ name: '{{instance}}', expr }], [[10, 'red']]);
@@ -239,7 +239,7 @@ function versions() {
         title: 'Versions',
         about: 'Number of instances per version of listenq. More than one row means that a rollout is in progress or incomplete.',
         unit: 'none',
-        empty: NOBODY,
+        empty: NOT_SCRAPED,
     };
     const expr = `count by (version, revision) (listenq_build_info{${FLEET}})`;
     return rows(words, ['version', 'revision'], [{ name: 'instances', expr }]);

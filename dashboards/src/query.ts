@@ -3,7 +3,7 @@
 /** The labels by which a listener is known across all instances. */
 export const LISTENER = 'instance, netns, protocol, address, port';
 
-/** What a table tells of the owner of a listener. */
+/** The labels that describe the owner of a listener. */
 const OWNER = 'process, unit, k8s_namespace, k8s_pod';
 
 /** Series of all chosen instances: `instance` is several, so Grafana writes it as a regular expression. */

@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
 /// Made by tests/chart.sh.
 const PYTHON: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/chart/venv/bin/python");
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 const UID: &str = "5d0ad1f5-6c59-4b63-9a0f-9b1d9df3c8b2";
 /// Where a process of the node listens, and where one in the pod.
 const OWN: u16 = 18_091;
@@ -195,7 +195,7 @@ fn seen(pod: &Pod, scene: &Scene, expected: &Seen) -> Seen {
         let sampled = scrape.value("listenq_netns_sampled_seconds_total", &[("netns", "host")]);
         (sampled > Some(4.0)).then(|| Seen::in_scrape(&scrape, scene))
     };
-    let found = within(PATIENCE, || look().filter(|seen| seen == expected));
+    let found = within(TIMEOUT, || look().filter(|seen| seen == expected));
     found.or_else(look).expect("four seconds of samples")
 }
 
@@ -348,7 +348,7 @@ fn the_unprivileged_pod_sees_the_nodes_own_listeners() {
     let values = in_repository("deploy/helm/listenq/values-unprivileged.yaml");
     let pod = scene.start(&host, &rendered(&[values]), Path::new(BIN));
     drop(host.netns.run(|| fill(host.listener.target(), 25)));
-    let own = eventually("overflows", PATIENCE, || {
+    let own = eventually("overflows", TIMEOUT, || {
         let own = pod.daemon.scrape().of_netns("host").listener("127.0.0.1", OWN);
         own.overflows.filter(|overflows| *overflows >= 20.0).map(|_| own)
     });
@@ -381,14 +381,14 @@ fn a_pod_with_a_secret_asks_for_the_password_and_follows_the_secret() {
     let unprivileged = in_repository("deploy/helm/listenq/values-unprivileged.yaml");
     for (n, values) in [vec![everything.clone()], vec![everything, unprivileged]].iter().enumerate()
     {
-        put_secret(&root, &format!("{n}-before"), "somebody");
+        put_secret(&root, &format!("{n}-before"), "someone");
         let pod = rendered(values);
         let node = Node { host: &host.netns, root: &root };
         let pod = Pod::start(node, &pod, Path::new(BIN), false);
         assert_eq!(pod.daemon.address().to_string(), "127.0.0.1:19511");
         assert_eq!(pod.daemon.get("/-/healthy", &AS_U).status, 401);
         put_secret(&root, &format!("{n}-after"), "u");
-        eventually("the new user", PATIENCE, || {
+        eventually("the new user", TIMEOUT, || {
             (pod.daemon.get("/-/healthy", &AS_U).status == 200).then_some(())
         });
     }

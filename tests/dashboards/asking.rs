@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Where Prometheus answers a query as of `end`, or over so many seconds before.
+/// The path of a query at `end`, or of a range query over `seconds` before `end`.
 pub(crate) fn path(expr: &str, seconds: Option<u64>, end: SystemTime) -> String {
     let (query, end) = (encode(expr), end.duration_since(UNIX_EPOCH).unwrap().as_secs());
     match seconds {

@@ -29,7 +29,7 @@ use queries::metrics_of;
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
 const SECOND: Duration = Duration::from_secs(1);
 /// A diagnosis takes 10 s of evidence, a rate two scrapes.
-const PATIENCE: Duration = Duration::from_secs(50);
+const TIMEOUT: Duration = Duration::from_secs(50);
 
 #[test]
 fn uids_and_titles_are_those_that_links_and_alerts_rely_on() {
@@ -174,7 +174,7 @@ fn a_listener_with_any_name_is_chosen_by_its_labels() {
     let daemon = daemon(&ns);
     let prometheus = Prometheus::start(&ns, &[daemon.address()]);
     let instance = daemon.address().to_string();
-    let listeners = eventually("listeners", PATIENCE, || {
+    let listeners = eventually("listeners", TIMEOUT, || {
         let series = daemon.scrape().series("listenq_listener_info");
         (series.len() >= unix.len() + tcp.len()).then_some(series)
     });
@@ -184,7 +184,7 @@ fn a_listener_with_any_name_is_chosen_by_its_labels() {
     for (labels, _) in listeners {
         let expr = dashboard.fill(&owner.expr, &one(&labels, &instance));
         let found = || (prometheus.series(&expr, false) == 1).then_some(());
-        eventually(&expr, PATIENCE, found);
+        eventually(&expr, TIMEOUT, found);
     }
 }
 
@@ -209,7 +209,7 @@ fn assert_answers(prometheus: &Prometheus, values: &Values<'_>, may_be_empty: &B
     let mut open: Vec<Query> =
         dashboards.iter().flat_map(|d| d.queries().into_iter().map(move |q| fill(d, q))).collect();
     let all = open.len();
-    while begin.elapsed() < PATIENCE {
+    while begin.elapsed() < TIMEOUT {
         open.retain(|query| prometheus.series(&query.expr, query.is_range) == 0);
         if open.iter().all(|query| may_be_empty.contains(&query.place)) {
             println!("{} of {all} queries answered after {:?}", all - open.len(), begin.elapsed());

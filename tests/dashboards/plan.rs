@@ -103,7 +103,7 @@ impl Dashboard {
             };
             filled = filled.replace(&format!("\"${name}\""), &format!("\"{value}\""));
         }
-        assert!(!filled.contains('$'), "{}: a variable that nobody fills in {filled}", self.uid);
+        assert!(!filled.contains('$'), "{}: a variable without a value: {filled}", self.uid);
         filled
     }
 

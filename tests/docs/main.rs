@@ -1,5 +1,5 @@
-//! Owns that the documentation is true: its links lead somewhere, its commands run and print what is shown of them, its queries
-//! are answered and its configurations are taken by who reads them.
+//! The documentation is true: its links lead to existing targets, its commands run and print what the pages show, its queries
+//! have results, and the programs that read its configurations accept them.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 
 #[path = "../dashboards/asking.rs"]
@@ -44,16 +44,16 @@ use shape::missing;
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
 const SECOND: Duration = Duration::from_secs(1);
-/// Two diagnoses take half a minute of evidence on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Two diagnoses need half a minute of evidence on a busy machine.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Where the other exporter is.
+/// The address of node_exporter.
 const NODE_EXPORTER: &str = "127.0.0.1:9100";
 
-/// As long as two scrapes, and a look of listenq, take.
+/// The duration of two scrapes and one sample of all counters.
 const REST: Duration = Duration::from_secs(4);
 
-/// Blocks that are shown and not run, by their first line, each with its reason.
+/// Blocks that are not run, by their first line, each with its reason.
 const NOT_RUN: [(&str, &str); 8] = [
     ("  kernel                 sampler thread", "a drawing of the data flow"),
     ("deploy/build.sh packages", "tests/release/packages.sh builds and installs the packages"),
@@ -65,21 +65,25 @@ const NOT_RUN: [(&str, &str); 8] = [
     ("docker run --network host --pid host", "the same"),
 ];
 
-/// Commands that a test cannot run as they stand: what is run instead, and why.
+/// Commands that a test cannot run unchanged: what it runs instead, and why.
 const INSTEAD: [(&str, &str, &str); 6] = [
-    ("cargo run --release", "listenq --version", "the daemon of the scene is what it starts"),
-    ("cargo build --release", "test -x target/release/listenq", "cargo has built what it tests"),
+    ("cargo run --release", "listenq --version", "the scene has started the daemon"),
+    (
+        "cargo build --release",
+        "test -x target/release/listenq",
+        "cargo has built the program under test",
+    ),
     (
         "systemctl enable --now listenq",
         "systemctl enable listenq",
-        "no systemd is there to start it",
+        "the sandbox has no systemd to start it",
     ),
-    ("systemctl daemon-reload", "systemd-analyze verify listenq.service", "nor to read it again"),
+    ("systemctl daemon-reload", "systemd-analyze verify listenq.service", "nor to reload the unit"),
     ("systemctl restart listenq", "systemctl is-enabled listenq", "nor to restart it"),
-    ("journalctl -u listenq -n 20", "journalctl --version", "nor to keep its log"),
+    ("journalctl -u listenq -n 20", "journalctl --version", "nor to keep the log"),
 ];
 
-/// Who judges a configuration, by a key that it has: a program and its words. Grafana is too large to be here.
+/// The program that checks a configuration, by a key of the configuration. Grafana is too large to install.
 const READERS: [(&str, &[&str]); 4] = [
     ("tls_server_config", &[BIN, "check-web-config"]),
     ("rule_files", &["promtool", "check", "config"]),
@@ -87,14 +91,14 @@ const READERS: [(&str, &[&str]); 4] = [
     ("apiVersion", &[]),
 ];
 
-/// Programs whose calls between backticks are run, too.
+/// Programs whose calls between backticks are also run.
 const PROGRAMS: [&str; 4] = ["listenq ", "ss ", "nstat ", "htpasswd "];
 
 /// Flags of other programs.
 const FOREIGN_FLAGS: [&str; 5] =
     ["--collector.netstat.fields", "--ignored", "--security-opt", "--target", "--user"];
 
-/// The site of the README: a pool whose backlog was cut, too slow for its visitors, behind nginx.
+/// The site of README and tour: a php-fpm pool with a capped limit, too slow for its visitors, behind nginx.
 struct Scene {
     sandbox: Sandbox,
     _visitors: JoinHandle<()>,
@@ -104,7 +108,7 @@ struct Scene {
 // === impl Scene ===
 
 impl Scene {
-    /// `None` where it cannot be.
+    /// `None` without root or without its programs.
     fn start(hint: &str, lasting: Duration) -> Option<Self> {
         let tools = ["nginx", PHP, "htpasswd"];
         if !Netns::require_root() || !tools.iter().all(|tool| require_tool(tool)) {
@@ -120,7 +124,7 @@ impl Scene {
         Some(Self { sandbox: Sandbox::new(ns), _visitors: visitors, _site: site })
     }
 
-    /// Starts the daemon of the machine, where commands look for it, and waits until it knows what is wrong.
+    /// Starts the daemon at the default address, and waits until it has made both diagnoses.
     fn daemon(&self) -> Daemon {
         let address = ["--web.listen-address=:19511"];
         let daemon = Launch::new(BIN).args(&address).inside(&self.sandbox.ns).start();
@@ -128,20 +132,20 @@ impl Scene {
             let labels = [("port", "9000"), ("diagnosis", diagnosis)];
             daemon.scrape().value("listenq_listener_diagnosis", &labels) == Some(1.0)
         };
-        eventually("a pool that is abandoned and slow", PATIENCE, || {
+        eventually("a pool that is abandoned and slow", TIMEOUT, || {
             (held("abandoned") && held("slow_accept")).then_some(())
         });
         daemon
     }
 }
 
-/// The blocks of one kind, on every page.
+/// The blocks of one kind on every page.
 fn blocks(kind: &str) -> Vec<Block> {
     let all = Page::read_all().into_iter().flat_map(|page| page.blocks());
     all.filter(|block| block.kind == kind).collect()
 }
 
-/// The commands of a console block, each with what is shown of it.
+/// The commands of a console block, each with the output that the page shows.
 fn session(block: &Block) -> Vec<(&str, &str)> {
     let parts = block.text.strip_prefix("$ ").expect(&block.place).split("\n$ ");
     parts.map(|part| part.split_once('\n').unwrap_or((part, ""))).collect()
@@ -166,14 +170,14 @@ fn every_block_is_run_or_there_is_a_reason() {
     let checked = ["sh", "console", "promql", "yaml"];
     let begins = |block: &Block, line: &str| block.text.starts_with(line);
     for block in all.iter().filter(|block| !checked.contains(&&*block.kind)) {
-        assert!(!is_run(block), "{}: who runs this?", block.place);
+        assert!(!is_run(block), "{}: nothing runs this block", block.place);
     }
     for (line, _) in NOT_RUN {
-        assert!(all.iter().any(|block| begins(block, line)), "{line} is nowhere any more");
+        assert!(all.iter().any(|block| begins(block, line)), "{line} is no longer on a page");
     }
     for (line, ..) in INSTEAD {
         let is_there = |block: &&Block| block.text.lines().any(|other| other == line);
-        assert!(all.iter().any(|block| is_there(&block)), "{line} is nowhere any more");
+        assert!(all.iter().any(|block| is_there(&block)), "{line} is no longer on a page");
     }
 }
 
@@ -189,7 +193,7 @@ fn every_link_leads_somewhere() {
                 false => root(&page.path).parent().unwrap().join(path),
             };
             let place = page.path.display();
-            assert!(target.exists(), "{place}: {link} leads nowhere");
+            assert!(target.exists(), "{place}: the target of {link} does not exist");
             let is_there = || Page::read(target).anchors().iter().any(|other| other == anchor);
             assert!(anchor.is_empty() || is_there(), "{place}: no heading for {link}");
         }
@@ -203,9 +207,9 @@ fn every_path_of_the_repository_that_is_named_exists() {
     pages.push(Page::read("CONTRIBUTING.md"));
     for page in &pages {
         for path in page.code().iter().filter(|code| tops.iter().any(|top| code.starts_with(top))) {
-            // `tests/*.rs` is many.
+            // `tests/*.rs` stands for several files.
             let path = path.split('*').next().unwrap();
-            assert!(root(path).exists(), "{}: {path} is not there", page.path.display());
+            assert!(root(path).exists(), "{}: {path} does not exist", page.path.display());
         }
     }
 }
@@ -243,15 +247,15 @@ fn every_flag_is_documented_with_its_default_and_no_other_is_named() {
 #[test]
 fn every_command_runs_and_prints_what_is_shown_of_it() {
     let Some(scene) = Scene::start("docs", 300 * SECOND) else { return };
-    // What is shown of a machine without a daemon.
+    // Output on a machine without a daemon.
     let is_alone = |shown: &str| shown.starts_with("no daemon at ");
     let consoles = blocks("console");
     let sessions =
         || consoles.iter().flat_map(|block| session(block).into_iter().map(move |s| (block, s)));
     let check = |(block, (command, shown)): (&Block, (&str, &str))| {
         let mut last = (None, String::new());
-        // Queues come and go: what is shown need not be there at once.
-        let found = within(PATIENCE, || {
+        // Queues change: the words may appear only after some time.
+        let found = within(TIMEOUT, || {
             let Ran { printed, .. } = scene.sandbox.run(command);
             last = (missing(shown, &printed), printed);
             last.0.is_none().then_some(())
@@ -267,7 +271,7 @@ fn every_command_runs_and_prints_what_is_shown_of_it() {
     scripts(&scene.sandbox);
 }
 
-/// Runs the blocks of shell, those of one page one after the other.
+/// Runs the shell blocks of each page, one after the other.
 fn scripts(sandbox: &Sandbox) {
     for page in Page::read_all() {
         let shell = page.blocks().into_iter().filter(|block| block.kind == "sh" && is_run(block));
@@ -277,7 +281,7 @@ fn scripts(sandbox: &Sandbox) {
     }
 }
 
-/// Runs what is called between backticks, with everything that stands for something else filled in.
+/// Runs the calls between backticks, with placeholders filled in.
 fn calls(sandbox: &Sandbox) {
     let directory = sandbox.directory();
     sign(directory);
@@ -286,15 +290,15 @@ fn calls(sandbox: &Sandbox) {
     let code: BTreeSet<String> = Page::read_all().iter().flat_map(Page::code).collect();
     let calls = code.iter().filter(|code| PROGRAMS.iter().any(|program| code.starts_with(program)));
     for call in calls.clone() {
-        // What stands in brackets may be left out.
+        // Brackets contain optional arguments.
         let least = call.split(" [").next().unwrap();
         let filled = least.replace("NAME", sandbox.ns.name()).replace("COMMAND", "explain");
         let Ran { is_success, printed } = sandbox.run(&filled);
-        // It says by its status that something is wrong, as it must.
+        // Its exit status reports the trouble of the scene.
         let is_well = is_success || (least == "listenq check" && printed.contains("CRITICAL"));
         assert!(is_well && !printed.is_empty(), "{filled} prints\n{printed}");
     }
-    assert!(calls.count() > 10, "where are they?");
+    assert!(calls.count() > 10, "too few");
 }
 
 #[test]
@@ -315,7 +319,7 @@ fn every_path_that_is_documented_is_answered() {
 }
 
 #[test]
-fn every_configuration_is_taken_by_who_reads_it() {
+fn every_configuration_is_accepted_by_its_program() {
     if !require_tool("promtool") {
         return;
     }
@@ -330,9 +334,9 @@ fn every_configuration_is_taken_by_who_reads_it() {
     for Block { place, text, .. } in blocks("yaml") {
         let read: Value = serde_saphyr::from_str(&text).unwrap_or_else(|e| panic!("{place}: {e}"));
         let reader = READERS.iter().find(|(key, _)| read.get(key).is_some());
-        let (key, words) = reader.unwrap_or_else(|| panic!("{place}: who reads this?"));
+        let (key, words) = reader.unwrap_or_else(|| panic!("{place}: no program reads this"));
         keys.insert(*key);
-        // Nobody is here to read it: it is YAML at least.
+        // No program for it here: it is valid YAML at least.
         let Some((program, words)) = words.split_first() else { continue };
         let path = files.file("written.yml", &text).display().to_string();
         let (_, output) = feed(program, &[words, &[&path]].concat(), b"");
@@ -343,7 +347,7 @@ fn every_configuration_is_taken_by_who_reads_it() {
     assert_eq!(keys, READERS.iter().map(|(key, _)| *key).collect());
 }
 
-/// Makes the certificates that the web configuration of the documentation names, and Prometheus' part.
+/// Creates the certificates of the documented web configuration, for listenq and for Prometheus.
 fn sign(directory: &Path) {
     for (authority, name) in [("prometheus-ca", "prometheus"), ("listenq-ca", "listenq")] {
         let subject = Subject { names: &["localhost"], until: 2100 };
@@ -359,7 +363,7 @@ fn the_scrape_configuration_of_the_readme_is_the_one_in_the_repository() {
     assert_eq!(read(&shown.unwrap().text), read(&shipped));
 }
 
-/// Whether a query is asked of node_exporter.
+/// Whether a query is for node_exporter.
 fn is_foreign(query: &str) -> bool {
     query.contains("node_")
 }
@@ -371,10 +375,10 @@ fn every_query_names_metrics_and_labels_that_exist() {
     for block in &own {
         assert!(!metrics_of(&block.place, &block.text).is_empty(), "{}", block.place);
     }
-    assert!(own.len() > 5, "where are they?");
+    assert!(own.len() > 5, "too few");
 }
 
-/// A Prometheus that scrapes both exporters, of a namespace where everything happens that is asked for.
+/// Prometheus scrapes both exporters in a namespace where everything happens that the queries ask for.
 #[test]
 fn every_query_is_answered_where_there_is_what_it_asks_for() {
     let tools = ["prometheus", "prometheus-node-exporter"];
@@ -398,22 +402,22 @@ fn every_query_is_answered_where_there_is_what_it_asks_for() {
     let named = Page::read("docs/migration.md").code().into_iter();
     let named = named.filter(|code| is_foreign(code) && code != "node_exporter");
     for query in shown.chain(named) {
-        eventually(&query, PATIENCE, || (prometheus.series(&query, false) > 0).then_some(()));
+        eventually(&query, TIMEOUT, || (prometheus.series(&query, false) > 0).then_some(()));
     }
     let same = same_numbers().into_iter();
     let mut differ: Vec<_> =
         same.map(|(before, after)| format!("sum({before}) == sum({after})")).collect();
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while !differ.is_empty() {
         assert!(Instant::now() < deadline, "{differ:#?}");
-        // Two scrapes are two instants, and every question is a connection that counts: ask of a time of rest.
+        // Two scrapes are two instants, and every query is a connection that counts: compare at a time of rest.
         thread::sleep(REST);
         let rested = SystemTime::now();
         differ.retain(|query| prometheus.series_at(query, false, rested) == 0);
     }
 }
 
-/// Of the table of docs/migration.md: what it says is the same number, before and after.
+/// The pairs of queries that docs/migration.md lists as the same number.
 fn same_numbers() -> Vec<(String, String)> {
     let text = fs::read_to_string(root("docs/migration.md")).unwrap();
     let rows = text.lines().filter(|row| row.contains("| the same number"));

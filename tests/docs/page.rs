@@ -1,4 +1,4 @@
-//! Owns what is written for people: the pages, their fenced blocks, words in code, headings and links.
+//! The pages of the documentation: fenced blocks, code spans, headings and links.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use regex::Regex;
 
 /// A page of the documentation.
 pub(crate) struct Page {
-    /// From the root of the repository.
+    /// Relative to the root of the repository.
     pub(crate) path: PathBuf,
     text: String,
 }
@@ -15,18 +15,16 @@ pub(crate) struct Page {
 /// A fenced block.
 #[derive(Debug)]
 pub(crate) struct Block {
-    /// File and line, for whoever must mend it.
+    /// File and line.
     pub(crate) place: String,
-    /// What it is fenced as.
     pub(crate) kind: String,
-    /// What stands in it.
     pub(crate) text: String,
 }
 
 // === impl Page ===
 
 impl Page {
-    /// The README and everything below docs/; with what else is linked like them, for links and anchors.
+    /// The README and every page of docs/.
     pub(crate) fn read_all() -> Vec<Self> {
         let mut paths: Vec<PathBuf> = vec!["README.md".into()];
         let docs = fs::read_dir(root("docs")).unwrap().map(|entry| entry.unwrap().file_name());
@@ -46,14 +44,14 @@ impl Page {
     ///
     /// # Panics
     ///
-    /// When one does not end, or does not say what it is.
+    /// When a block has no kind.
     pub(crate) fn blocks(&self) -> Vec<Block> {
         let mut lines = self.text.lines().enumerate();
         let mut blocks = Vec::new();
         while let Some((number, line)) = lines.next() {
             let Some(kind) = line.trim_start().strip_prefix("```") else { continue };
             let place = format!("{}:{}", self.path.display(), number + 1);
-            assert!(!kind.is_empty(), "{place}: a block of what?");
+            assert!(!kind.is_empty(), "{place}: a block without a kind");
             let inside = lines.by_ref().map(|(_, line)| line);
             let inside: Vec<_> = inside.take_while(|line| line.trim() != "```").collect();
             blocks.push(Block { place, kind: kind.to_owned(), text: inside.join("\n") });
@@ -61,21 +59,21 @@ impl Page {
         blocks
     }
 
-    /// What stands between backticks in the text.
+    /// The code spans of the text.
     pub(crate) fn code(&self) -> Vec<String> {
         let code = Regex::new("`([^`]+)`").unwrap();
         let prose = self.prose();
         code.captures_iter(&prose).map(|found| unwrapped(&found[1])).collect()
     }
 
-    /// Where links and pictures lead, as written.
+    /// The targets of links and pictures, as written.
     pub(crate) fn links(&self) -> Vec<String> {
         let link = Regex::new(r"\]\(([^)\s]+)\)").unwrap();
         let prose = self.prose();
         link.captures_iter(&prose).map(|found| found[1].to_owned()).collect()
     }
 
-    /// What a link to a heading says after its `#`, the way GitHub makes it.
+    /// The anchors of the headings, as GitHub makes them.
     pub(crate) fn anchors(&self) -> Vec<String> {
         let left_out = Regex::new(r"[^\w\- ]").unwrap();
         let headings = self.prose();
@@ -84,7 +82,7 @@ impl Page {
         text.map(|text| left_out.replace_all(&text, "").replace(' ', "-")).collect()
     }
 
-    /// Everything but the fenced blocks.
+    /// The text without fenced blocks.
     fn prose(&self) -> String {
         let fences = self.text.split("\n```").enumerate();
         let outside = fences.filter(|(nth, _)| nth % 2 == 0).map(|(_, text)| text);

@@ -1,4 +1,4 @@
-//! Owns the README's answers to the myths of the field, on the real kernel.
+//! The answers of docs/faq.md, tested on the real kernel.
 
 use std::io::Read;
 use std::net::TcpStream;
@@ -10,14 +10,14 @@ use listenq_lab::listener::Listen;
 use listenq_lab::netns::Netns;
 use listenq_lab::server::{Pace, Server};
 
-/// Before a client that heard nothing tries again.
+/// Shorter than the first retry of a client without an answer.
 const ONE_TRY: Duration = Duration::from_millis(500);
 
 fn overflows(ns: &Netns) -> u64 {
     ns.nstat()["TcpExtListenOverflows"]
 }
 
-/// Twenty clients at a `listen(4)` that nobody serves: who is connected, who heard of an error, and the overflows.
+/// Twenty clients at a `listen(4)` without `accept`: the numbers of connections, of errors and of overflows.
 fn twenty_at_a_queue_of_four(tcp_max_syn_backlog: u32) -> (usize, usize, u64) {
     let ns = Netns::new("docs-questions");
     ns.sysctl("net.ipv4.tcp_max_syn_backlog", tcp_max_syn_backlog);
@@ -30,12 +30,12 @@ fn twenty_at_a_queue_of_four(tcp_max_syn_backlog: u32) -> (usize, usize, u64) {
 }
 
 #[test]
-fn a_full_queue_refuses_nobody_and_tcp_max_syn_backlog_does_not_widen_it() {
+fn a_full_queue_refuses_no_client_and_tcp_max_syn_backlog_does_not_widen_it() {
     if !Netns::require_root() {
         return;
     }
     let [small, large] = [16, 65_536].map(twenty_at_a_queue_of_four);
-    // Two processors may race a sixth client in.
+    // Two processors may admit a sixth client.
     let (connected, refused, overflows) = small;
     assert!((5..=6).contains(&connected), "{small:?}");
     assert_eq!((refused, overflows), (0, 20 - connected as u64), "{small:?}");

@@ -1,5 +1,5 @@
-//! Owns where the commands of the documentation run: in a namespace with trouble of its own, in the root of the repository as it
-//! is after a build, and over a copy of the machine's files that is forgotten afterwards.
+//! The sandbox for the commands of the documentation: a namespace with its own trouble, the repository as it is after a build, and
+//! an overlay over the machine's files that is dropped afterwards.
 
 use std::env;
 use std::os::unix::fs::symlink;
@@ -11,7 +11,7 @@ use listenq_lab::rootfs::Rootfs;
 use crate::BIN;
 use crate::page::root;
 
-/// What commands may change, as they think.
+/// Mounts overlays over the directories that commands may change.
 const LAYERS: &str = "mount -t tmpfs tmpfs \"$LAYERS\"
 for d in etc usr var; do
     mkdir -p \"$LAYERS/$d/new\" \"$LAYERS/$d/work\"
@@ -19,13 +19,13 @@ for d in etc usr var; do
 done
 exec timeout -k 5 60 sh -euc \"$1\" 2>&1";
 
-/// A place for commands. What they install is gone with them.
+/// Runs commands. What they install disappears with the sandbox.
 pub(crate) struct Sandbox {
     pub(crate) ns: Netns,
     files: Rootfs,
 }
 
-/// What became of a script.
+/// The result of a script.
 #[derive(Debug)]
 pub(crate) struct Ran {
     pub(crate) is_success: bool,
@@ -48,7 +48,7 @@ impl Sandbox {
         Self { ns, files }
     }
 
-    /// Puts a file where commands run.
+    /// The working directory of the commands.
     pub(crate) fn directory(&self) -> &Path {
         self.files.path()
     }
@@ -59,7 +59,7 @@ impl Sandbox {
         let mut command = self.ns.command("unshare");
         command.args(["--mount", "sh", "-euc", LAYERS, "sh", script]).current_dir(at);
         command.env("LAYERS", at.join("layers")).env("PATH", path);
-        // The namespaces of other tests, running at the same time, are none of the reader's machine.
+        // Hides the namespaces of other tests that run at the same time.
         command.env("LISTENQ_NETNS", "own");
         let output = command.output().unwrap();
         let printed = String::from_utf8(output.stdout).unwrap();

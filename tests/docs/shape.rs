@@ -1,17 +1,17 @@
-//! Owns whether a program still prints what is shown of it: the words in their order, whatever the numbers.
+//! Compares the output of a program with a page: the same words in the same order, with any numbers.
 
 use regex::Regex;
 
-/// What stands for something left out.
+/// Stands for omitted output.
 const ELLIPSIS: &str = "...";
 
-/// The words, every number of them as `#`.
+/// The words, with every number replaced by `#`.
 fn words(text: &str) -> Vec<String> {
     let number = Regex::new(r"[0-9]+([.,:][0-9]+)*").unwrap();
     text.split_whitespace().map(|word| number.replace_all(word, "#").into_owned()).collect()
 }
 
-/// The first word that is shown and not printed after those before it; `None` when all are there.
+/// The first shown word that is not printed after the words before it; `None` when all are printed.
 pub(crate) fn missing(shown: &str, printed: &str) -> Option<String> {
     let printed = words(printed);
     let mut rest = printed.iter();

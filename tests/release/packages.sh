@@ -35,7 +35,7 @@ dpkg --root="$root" --install "$deb"
 chroot "$root" /usr/bin/listenq --version
 chroot "$root" dpkg --verify listenq
 enabled || fail "the service is not enabled"
-socket_enabled && fail "the socket is enabled, and nobody asked for it"
+socket_enabled && fail "the package enabled the socket"
 for drop_in in unprivileged socket-activation; do
     [ -f "$root/usr/share/listenq/systemd/$drop_in.conf" ] || fail "no drop-in $drop_in.conf"
 done
@@ -75,7 +75,7 @@ called() {
     local calls
     calls=$(cat "$root/calls" 2>/dev/null || true)
     rm -f "$root/calls"
-    [ "$calls" = "$1" ] || fail "systemd was told: $calls, not: $1"
+    [ "$calls" = "$1" ] || fail "systemd was called with: $calls, not with: $1"
 }
 rpm --root "$root" --initdb
 # The libraries are installed by dpkg, so the rpm database does not contain them.

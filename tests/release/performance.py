@@ -187,7 +187,7 @@ def in_namespace(nth):
 
 
 def connections(count):
-    """So many accepted ones, both ends here."""
+    """Opens `count` accepted connections; both ends are here."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 19_000))
         server.listen(128)

@@ -18,7 +18,7 @@ use listenq_lab::web::{Pool, Web};
 
 const SECOND: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(50);
-/// How long everything is well at first: a diagnosis wants a listener to be watched for 10 s.
+/// How long everything is healthy at first: a diagnosis needs a listener that was watched for 10 s.
 const CALM: Duration = Duration::from_secs(12);
 
 /// What a scene is called, and what happens in it.
@@ -94,7 +94,7 @@ impl Scene {
         self.repeat(gap, || clients.extend(ns.run(|| fill(target, 1))));
     }
 
-    /// So many clients a second until the end; the last stay for their patience.
+    /// `rate` clients a second until the end; the last ones stay for their patience.
     fn visit(
         &self,
         ns: &Netns,
@@ -239,7 +239,7 @@ fn stopped_unix(scene: &Scene) {
     let _ = ns.run(|| visit(&path, few, &Manner::default()));
 }
 
-/// A Unix queue has no overflows: only that it is full most of the time tells.
+/// A Unix queue has no overflows: only the time full shows the trouble.
 fn slow_unix(scene: &Scene) {
     let ns = scene.netns();
     let path = socket_path(scene);
@@ -261,7 +261,7 @@ fn giving_up(scene: &Scene) {
     let _ = scene.visit(&ns, target, 12.0, SECOND, &Manner::saying("hello"));
 }
 
-/// Its queue grows while its siblings' are empty; nobody is turned away yet.
+/// Its queue grows while the queues of its siblings are empty; no client is turned away yet.
 fn reuseport_member(scene: &Scene) {
     let ns = scene.netns();
     let members = ServerProcess::group(&ns, 4, "127.0.0.1:0", &["--backlog=128", "--pace=fast"]);

@@ -46,7 +46,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- with .Values.image.digest }}@{{ . }}{{ else }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{ end }}
 {{- end }}
 
-{{/* What a probe does: behind a web configuration only whoever has a password gets an answer, so it only connects. */}}
+{{/* A probe. With a web configuration every request may need a password, so the probe only connects. */}}
 {{- define "listenq.probe" -}}
 {{- if .root.Values.webConfig.existingSecret -}}
 tcpSocket:

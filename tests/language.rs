@@ -1,0 +1,163 @@
+//! The language of the tree: retired words and constructions do not come back.
+//!
+//! A line that needs one of the words in another meaning is an exception with its reason.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use regex::Regex;
+
+/// Retired words as regular expressions, a line that contains the word, and what to write instead.
+const RETIRED: &[(&str, &str, &str)] = &[
+    (r"(?i)\bblam(e|es|ed|ing)\b", "overflows blamed on it", "attribute"),
+    (r"(?i)\bcharg(e|es|ed|ing)\b", "it is charged with drops", "attribute"),
+    (r"(?i)\btells?\b", "the metric tells", "reports, shows, contains"),
+    (r"(?i)\b(is|are|was|were|be|been|unless) told\b", "it is told of it", "is given, receives"),
+    (r"(?i)\btakes? (all privileges|away)\b", "takes all privileges", "drops, disables"),
+    (r"(?i)\bwhoever\b", "whoever scrapes", "anyone who, clients, users"),
+    (r"(?i)\b(and|by|for|of|to|from|than|when|where|whether) who\b", "by who", "a noun"),
+    (r"(?i)\b(nobody|somebody)\b", "nobody waits", "no client, no process, a user"),
+    (r"(?i)\banew\b", "starts anew", "again"),
+    (r"(?i)\bonce more\b", "asks once more", "again"),
+    (r"(?i)\bany ?more\b", "not any more", "no longer"),
+    (r"(?i)\bso many\b", "after so many", "the number"),
+    (r"(?i), of these\b", "6,900, of these 12", "the noun"),
+    (r"(?i)\bturns? the handle\b", "turns the handle", "runs"),
+    (r"(?i)\b(hears?|heard)\b", "hears nothing", "receives, gets"),
+    (r"(?i)\bwants?\b", "wants a password", "needs, requires"),
+    (r"\bPATIENCE\b", "within(PATIENCE)", "TIMEOUT: patience is the wait of a client"),
+    (r"\bMOST\b", "const MOST", "a name with MAX"),
+    (r"(?i)\b(lately|of late|by then)\b", "at most 130 lately", "within the last N s"),
+    (r"(?i)\btime-outs?\b", "a time-out", "timeout"),
+    (r"(?i)\bin force\b", "the limit in force", "effective, current"),
+    (r"(?i)\btaken over\b", "the file is taken over", "applied"),
+    (r"\bGONE\b", "WAIT GONE", "ABANDONED"),
+];
+
+/// Lines that may contain a retired word: the path, a part of the line, and the reason.
+const EXCEPTIONS: &[(&str, &str, &str)] = &[
+    ("LICENSE", "charge", "the text of the licence"),
+    ("docs/metrics.md", "| `listenq_", "generated from the HELP texts in src/exposition/table.rs"),
+    ("tests/language.rs", "\"", "the list of retired words"),
+    ("tests/release/packages.sh", "wants", "systemd enables units in directories named .wants"),
+];
+
+/// Paths that are not clean yet.
+const UNCHECKED: &[&str] = &[
+    "fuzz/src/",
+    "src/",
+    "tests/abuse",
+    "tests/agreement.rs",
+    "tests/allocations.rs",
+    "tests/asked.rs",
+    "tests/blame.rs",
+    "tests/cardinality.rs",
+    "tests/containers.rs",
+    "tests/diagnosis.rs",
+    "tests/exposition.rs",
+    "tests/fallback.rs",
+    "tests/faults/",
+    "tests/fire.rs",
+    "tests/golden/",
+    "tests/http.rs",
+    "tests/lab/",
+    "tests/many.rs",
+    "tests/namespaces.rs",
+    "tests/owners.rs",
+    "tests/page/",
+    "tests/privileges.rs",
+    "tests/queue.rs",
+    "tests/reuseport_churn.rs",
+    "tests/scan.rs",
+    "tests/servers/",
+    "tests/soak.rs",
+    "tests/stop_and_go.rs",
+    "tests/unix.rs",
+    "tests/web_config.rs",
+];
+
+/// Directories without text that people of this project write.
+const FOREIGN: [&str; 6] = [".git", "build", "dist", "node_modules", "seeds", "target"];
+
+/// Extensions of files that a program writes.
+const GENERATED: [&str; 5] = ["json", "lock", "png", "svg", "log"];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every file below a directory, relative to the root of the repository.
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(root().join(directory)).unwrap().map(|entry| entry.unwrap());
+    let inside = entries.flat_map(|entry| {
+        let path = directory.join(entry.file_name());
+        let is_foreign = FOREIGN.iter().any(|name| entry.file_name() == *name);
+        match entry.file_type().unwrap() {
+            kind if kind.is_dir() && is_foreign => Vec::new(),
+            kind if kind.is_dir() => files(&path),
+            kind if kind.is_file() => vec![path],
+            _ => Vec::new(),
+        }
+    });
+    inside.collect()
+}
+
+/// The lines of every text, with their paths and numbers.
+fn lines() -> Vec<(String, usize, String)> {
+    let is_written =
+        |path: &PathBuf| !GENERATED.iter().any(|end| path.extension().is_some_and(|e| e == *end));
+    let paths = files(Path::new("")).into_iter().filter(is_written);
+    let texts = paths.filter_map(|path| {
+        let text = fs::read_to_string(root().join(&path)).ok()?;
+        Some((path.display().to_string(), text))
+    });
+    let numbered = texts.flat_map(|(path, text)| {
+        let lines = text.lines().map(str::to_owned).collect::<Vec<_>>().into_iter().enumerate();
+        lines.map(move |(number, line)| (path.clone(), number + 1, line))
+    });
+    numbered.collect()
+}
+
+fn retired() -> Vec<(Regex, &'static str)> {
+    RETIRED.iter().map(|(word, _, instead)| (Regex::new(word).unwrap(), *instead)).collect()
+}
+
+/// The exception that allows a line, as its place in the list.
+fn exception(path: &str, line: &str) -> Option<usize> {
+    EXCEPTIONS.iter().position(|(place, part, _)| path == *place && line.contains(part))
+}
+
+#[test]
+fn every_retired_word_is_found_in_its_example() {
+    for (word, example, _) in RETIRED {
+        assert!(Regex::new(word).unwrap().is_match(example), "{word}: {example}");
+    }
+}
+
+#[test]
+fn no_retired_word_is_used() {
+    let retired = retired();
+    let is_checked = |path: &str| !UNCHECKED.iter().any(|start| path.starts_with(start));
+    let mut found = Vec::new();
+    let mut used = BTreeSet::new();
+    for (path, number, line) in lines().into_iter().filter(|(path, ..)| is_checked(path)) {
+        for (word, instead) in retired.iter().filter(|(word, _)| word.is_match(&line)) {
+            match exception(&path, &line) {
+                Some(place) => used.extend([place]),
+                None => found.push(format!("{path}:{number}: {word} -> {instead}: {line}")),
+            }
+        }
+    }
+    assert!(found.is_empty(), "{}\n{} lines", found.join("\n"), found.len());
+    assert_eq!(used, (0..EXCEPTIONS.len()).collect(), "an exception is not needed");
+}
+
+#[test]
+fn every_unchecked_path_exists() {
+    let paths: BTreeSet<String> = lines().into_iter().map(|(path, ..)| path).collect();
+    for start in UNCHECKED {
+        assert!(paths.iter().any(|path| path.starts_with(start)), "{start} does not exist");
+    }
+}
