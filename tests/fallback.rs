@@ -1,17 +1,28 @@
 //! Owns what is left when a source is missing: no netlink, a kernel with fewer counters, a file that breaks.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
+#![allow(clippy::print_stdout, reason = "the measured figures are for the reader of --nocapture")]
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use listenq::kernel::diag_modules::ModuleWatch;
+use listenq::kernel::listen::Scratch;
+use listenq::sampler::netns::{NetnsReader, SampleTime};
+use listenq::self_stats::SelfStats;
+use listenq::snapshot::{NetnsId, NetnsSample, Snapshot};
+use listenq::state::{self, State};
+use listenq::view::{ListenerView, View};
 use listenq_lab::client::fill;
 use listenq_lab::exposed::Exposed;
 use listenq_lab::listener::Listen;
 use listenq_lab::listenq::{Daemon, Launch};
 use listenq_lab::metrics::Metrics;
 use listenq_lab::netns::Netns;
+use listenq_lab::rootfs::Rootfs;
+use listenq_lab::seccomp::forbid_requests;
+use listenq_lab::tool::require_tool;
 use listenq_lab::wait::eventually;
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
@@ -44,7 +55,9 @@ impl FakeProcfs {
         let root = std::env::temp_dir().join(format!("listenq-{}-{hint}", std::process::id()));
         fs::create_dir_all(root.join("net")).unwrap();
         let nets = nets.iter().map(|name| format!("net/{name}"));
-        for name in ["self", "sys", "stat", "uptime"].map(str::to_owned).into_iter().chain(nets) {
+        for name in
+            ["self", "sys", "stat", "uptime", "2"].map(str::to_owned).into_iter().chain(nets)
+        {
             symlink(format!("/proc/{name}"), root.join(name)).unwrap();
         }
         let fake = Self(root);
@@ -219,4 +232,92 @@ fn without_any_way_to_dump_it_serves_but_is_not_ready() {
     let said = warnings(&daemon);
     let says = |what| said.iter().any(|line| line.contains(what));
     assert!(said.len() == 3 && says("net/tcp") && says("=unix_diag") && says("=scan"), "{said:?}");
+}
+
+/// Every request without a module starts `modprobe`.
+#[test]
+fn a_missing_module_is_asked_for_once_by_all_namespaces_together() {
+    if !Netns::require_root() || !require_tool("strace") {
+        return;
+    }
+    let (own, others) = (Netns::new("no-diag"), (0..20).map(|_| Netns::new("no-diag")));
+    let (mut root, others) = (Rootfs::new(), others.collect::<Vec<_>>());
+    for (n, other) in others.iter().enumerate() {
+        root.mount_netns(other, &format!("other-{n}"));
+    }
+    let listener = own.run(|| Listen::tcp("127.0.0.1:0").backlog(4).open());
+    let clients = own.run(|| fill(listener.target(), 20));
+    let log = root.place("requests");
+    let strace = ["strace", "-D", "-f", "-qq", "-e", "trace=sendto", "-o", log.to_str().unwrap()];
+    let args = ["--netns=all", "--discovery.interval=1s", "--sample.cpu-budget=1", &root.flag()];
+    let daemon = Launch::new(BIN).args(&args).inside(&own).without_diag().through(&strace).start();
+    // Every system call of the daemon is traced: samples are slow.
+    await_samples(&daemon, 10.0);
+    let scrape = daemon.scrape();
+    let features = ["sock_diag", "unix_diag", "scan"]
+        .map(|name| scrape.value("listenq_feature_available", &[("feature", name)]));
+    assert_eq!(features, [Some(0.0); 3]);
+    let other = scrape.value("listenq_netns_sampled_seconds_total", &[("netns", "other-7")]);
+    assert!(other > Some(0.0), "{other:?}");
+    let sent = fs::read_to_string(&log).unwrap();
+    let requests = sent.lines().filter(|line| line.contains("ENOENT")).count();
+    println!("{requests} requests by 21 namespaces in 10 samples");
+    // One for each module.
+    assert_eq!(requests, 2, "{sent}");
+    let at = format!("--url=http://{}", daemon.address());
+    let check = Launch::new(BIN).args(&["check", &at]).inside(&own).run();
+    assert_eq!(check.status.code(), Some(3), "{}", check.stdout);
+    assert!(check.stdout.contains("modprobe tcp_diag") && !check.stdout.contains("overflows="));
+    let explain = Launch::new(BIN).args(&["explain", &at]).inside(&own).run().stdout;
+    assert!(
+        explain.contains("modprobe tcp_diag") && !explain.contains("No trouble found"),
+        "{explain}"
+    );
+    drop(clients);
+}
+
+/// What happened before it is the past: no overflow of then is attributed.
+#[test]
+fn a_module_that_appears_is_used_at_the_next_look() {
+    if !Netns::require_root() {
+        return;
+    }
+    let (ns, root) = (Netns::new("heals"), Rootfs::new());
+    let listener = ns.run(|| Listen::tcp("127.0.0.1:0").backlog(4).open());
+    let mut clients = ns.run(|| fill(listener.target(), 20));
+    let mut scratch = Scratch::default();
+    let mut reader = ns.run(|| {
+        forbid_requests().unwrap();
+        NetnsReader::open_here(Path::new("/proc"), &mut Scratch::default()).unwrap()
+    });
+    let sample = NetnsSample::new(NetnsId(1), "host".into(), false);
+    let mut snapshot = Snapshot { namespaces: vec![sample], ..Snapshot::default() };
+    let (mut state, mut view) = (State::new(state::Config::default()), View::default());
+    let (tick, mut now) = (Duration::from_millis(100), Duration::ZERO);
+    let mut see = |samples| -> ListenerView {
+        let mut stats = SelfStats::default();
+        for _ in 0..samples {
+            now += tick;
+            let time = SampleTime { now, interval: tick };
+            reader.read(time, &mut snapshot.namespaces[0], &mut stats, &mut scratch);
+            state.fold(&snapshot, tick);
+        }
+        state.show(&stats, &mut view);
+        view.namespaces[0].listeners[0].clone()
+    };
+    let before = see(15);
+    let queue = before.queue.unwrap();
+    assert_eq!((queue.limit, before.drops, before.overflows), (None, None, None));
+    let mut modules = ModuleWatch::new(root.path());
+    modules.look(Instant::now());
+    assert_eq!(see(1).queue.unwrap().limit, None);
+    root.file("modules", "tcp_diag 16384 0 - Live 0x0\n");
+    modules.look(Instant::now());
+    let healed = see(15);
+    let limit = healed.queue.unwrap().limit;
+    assert_eq!((limit, healed.drops, healed.overflows), (Some(4), Some(0), Some(0)));
+    assert!(healed.connection_seconds > before.connection_seconds);
+    clients.extend(ns.run(|| fill(listener.target(), 9)));
+    let after = see(15);
+    assert!(after.drops >= Some(9) && after.overflows >= Some(9), "{after:?}");
 }

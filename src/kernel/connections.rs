@@ -64,7 +64,7 @@ impl ConnectionReader {
 
     /// Scans once. What waits is looked for only behind listeners that hold a queue.
     pub fn scan(&mut self, datagram: &mut Datagram) -> Result<Scan, DumpError> {
-        self.devices.forget();
+        self.devices.refresh();
         let tcp = self.scan_tcp(datagram)?;
         let unix = match self.scan_unix(datagram) {
             Err(error) if error.means_unavailable() => None,

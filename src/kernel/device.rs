@@ -6,32 +6,48 @@ use rustix::net::netdevice::index_to_name_inlined;
 
 use crate::snapshot::DeviceName;
 
-/// The names asked for lately. An interface may be renamed: forget them now and then.
+/// The names of interfaces asked for. An interface may be renamed: ask again from time to time.
 #[derive(Default)]
 pub struct Devices {
-    known: Vec<(u32, DeviceName)>,
+    known: Vec<Device>,
+}
+
+struct Device {
+    index: u32,
+    name: DeviceName,
+    is_fresh: bool,
 }
 
 // === impl Devices ===
 
 impl Devices {
-    /// The name of interface `index`, or the index itself in digits when it is gone.
+    /// The name of interface `index`. A socket stays bound to an interface that was deleted: then its last name, or the
+    /// index in digits when it was never known.
     pub fn name(&mut self, socket: impl AsFd, index: u32) -> DeviceName {
-        if let Some((_, name)) = self.known.iter().find(|(known, _)| *known == index) {
+        let last = self.known.iter_mut().find(|device| device.index == index);
+        if let Some(Device { name, is_fresh: true, .. }) = last {
             return *name;
         }
-        let name = match index_to_name_inlined(socket, index) {
-            Ok(name) => DeviceName::new(name.as_str()),
-            Err(_) => DeviceName::new(&index.to_string()),
-        };
-        self.known.push((index, name));
-        name
+        let asked = index_to_name_inlined(socket, index).ok();
+        let asked = asked.map(|name| DeviceName::new(name.as_str()));
+        match last {
+            Some(device) => {
+                device.name = asked.unwrap_or(device.name);
+                device.is_fresh = true;
+                device.name
+            }
+            None => {
+                let name = asked.unwrap_or_else(|| DeviceName::new(&index.to_string()));
+                self.known.push(Device { index, name, is_fresh: true });
+                name
+            }
+        }
     }
 
-    /// Asks anew from now on. Gives whether there was anything to forget.
-    pub fn forget(&mut self) -> bool {
-        let had_any = !self.known.is_empty();
-        self.known.clear();
-        had_any
+    /// Asks for each name again from now on, and forgets those not asked for since the last call. Returns whether any
+    /// is known.
+    pub fn refresh(&mut self) -> bool {
+        self.known.retain_mut(|device| std::mem::take(&mut device.is_fresh));
+        !self.known.is_empty()
     }
 }

@@ -4,6 +4,7 @@
 use std::io;
 
 use netlink_packet_core::NetlinkBuffer;
+use rustix::io::Errno;
 
 const NLMSG_NOOP: u16 = 1;
 const NLMSG_ERROR: u16 = 2;
@@ -33,6 +34,9 @@ pub enum DumpError {
     /// Bytes that are not what `sock_diag(7)` describes.
     #[error("the socket dump could not be understood: {0}")]
     Malformed(String),
+    /// The kernel has no such module; it is not asked again for some time.
+    #[error("the kernel module {0} is missing")]
+    ModuleMissing(&'static str),
     /// The netlink socket could not be made, sent to or read from.
     #[error("netlink socket: {0}")]
     Socket(io::Error),
@@ -105,22 +109,26 @@ pub(crate) fn malformed(error: impl std::fmt::Display) -> DumpError {
 // === impl DumpError ===
 
 impl DumpError {
-    /// Whether it says that this kernel, or this sandbox, has no `sock_diag` for TCP at all.
+    /// Whether this kernel, or this sandbox, has no `sock_diag` for the requested family at all.
     pub fn means_unavailable(&self) -> bool {
-        const ENOENT: i32 = 2;
-        const EOPNOTSUPP: i32 = 95;
-        const EPROTONOSUPPORT: i32 = 93;
-        const EAFNOSUPPORT: i32 = 97;
-        const EACCES: i32 = 13;
-        const EPERM: i32 = 1;
+        let is_forbidden = |error| {
+            let errno = Errno::from_io_error(error);
+            matches!(
+                errno,
+                Some(Errno::AFNOSUPPORT | Errno::PROTONOSUPPORT | Errno::ACCESS | Errno::PERM)
+            )
+        };
         match self {
-            Self::Kernel(error) => matches!(error.raw_os_error(), Some(ENOENT | EOPNOTSUPP)),
-            Self::Socket(error) => matches!(
-                error.raw_os_error(),
-                Some(EAFNOSUPPORT | EPROTONOSUPPORT | EACCES | EPERM)
-            ),
-            _ => false,
+            Self::ModuleMissing(_) => true,
+            Self::Socket(error) => is_forbidden(error) || self.means_missing_module(),
+            _ => self.means_missing_module(),
         }
+    }
+
+    /// Whether no module of the kernel answers such a dump.
+    pub(super) fn means_missing_module(&self) -> bool {
+        let (Self::Kernel(error) | Self::Socket(error)) = self else { return false };
+        matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::OPNOTSUPP))
     }
 }
 

@@ -5,6 +5,7 @@
 use std::path::Path;
 
 use super::device::Devices;
+use super::diag_modules::{DiagModule, DiagModules};
 use super::diag_stream::DumpError;
 use super::inet_diag::Row;
 use super::netlink::{Channel, Datagram, LastDump};
@@ -12,7 +13,7 @@ use super::proc_tcp::{self, RowError};
 use super::procfs_file::{ProcfsFile, ReadError, Text};
 use super::socket_queries::Questions;
 use super::{inet_diag, unix_diag};
-use crate::snapshot::{ListenSocket, UnixName};
+use crate::snapshot::{Identity, ListenSocket, UnixName};
 
 /// Why there are no listen sockets this time.
 #[derive(Debug, thiserror::Error)]
@@ -49,23 +50,20 @@ struct Rows {
 
 /// Reads the listen sockets of the namespace it was opened in.
 pub struct ListenReader {
-    way: Way,
+    /// `None` where no netlink socket can be made.
+    channel: Option<Channel>,
+    tcp: Way,
     unix_request: Vec<u8>,
     last_unix: LastDump,
 }
 
-/// How TCP listeners are read. Decided once: the identities of the two ways do not mix.
+/// How TCP listeners are read.
 enum Way {
     Netlink(Netlink),
-    /// Unix listeners may still be had by netlink.
-    Procfs {
-        files: Vec<ProcfsFile>,
-        channel: Option<Channel>,
-    },
+    Procfs(Vec<ProcfsFile>),
 }
 
 struct Netlink {
-    channel: Channel,
     requests: Vec<Vec<u8>>,
     last: LastDump,
     questions: Questions,
@@ -77,16 +75,41 @@ struct Netlink {
 impl ListenReader {
     /// Finds the best way in the calling thread's namespace; `net` is a directory like `/proc/net`.
     pub fn open(net: &Path, scratch: &mut Scratch) -> Result<Self, ListenError> {
-        let way = match Netlink::open(scratch) {
-            Err(error) if error.means_unavailable() => Way::procfs(net)?,
-            netlink => Way::Netlink(netlink?),
+        Self::open_with(DiagModules::of_process(), net, scratch)
+    }
+
+    /// The same, with other knowledge of the kernel's modules than the process has.
+    pub fn open_with(
+        modules: &'static DiagModules,
+        net: &Path,
+        scratch: &mut Scratch,
+    ) -> Result<Self, ListenError> {
+        let mut channel = match Channel::open_with(modules) {
+            Err(error) if error.means_unavailable() => None,
+            channel => Some(channel?),
         };
-        Ok(Self { way, unix_request: unix_diag::request(), last_unix: LastDump::default() })
+        let netlink = channel.as_mut().map(|channel| Netlink::open(channel, scratch));
+        let tcp = match netlink {
+            Some(Err(error)) if !error.means_unavailable() => return Err(error.into()),
+            Some(Ok(netlink)) => Way::Netlink(netlink),
+            None | Some(Err(_)) => Way::procfs(net)?,
+        };
+        let (unix_request, last_unix) = (unix_diag::request(), LastDump::default());
+        Ok(Self { channel, tcp, unix_request, last_unix })
     }
 
     /// Whether netlink answers for TCP.
     pub fn has_sock_diag(&self) -> bool {
-        matches!(self.way, Way::Netlink(_))
+        let is_missing = |channel: &Channel| channel.modules().is_missing(DiagModule::Tcp);
+        matches!(self.tcp, Way::Netlink(_)) && !self.channel.as_ref().is_some_and(is_missing)
+    }
+
+    /// What identifies the TCP sockets that it reads.
+    pub fn identity(&self) -> Identity {
+        match self.tcp {
+            Way::Netlink(_) => Identity::Cookie,
+            Way::Procfs(_) => Identity::Inode,
+        }
     }
 
     /// Puts the TCP listen sockets of now into `sockets`, which holds those of the last good reading, and goes on to
@@ -96,9 +119,10 @@ impl ListenReader {
         scratch: &mut Scratch,
         sockets: &mut Vec<ListenSocket>,
     ) -> Result<bool, ListenError> {
-        match &mut self.way {
-            Way::Netlink(netlink) => Ok(netlink.dump(scratch, sockets)?),
-            Way::Procfs { files, .. } => {
+        self.heal(scratch)?;
+        match (&mut self.tcp, &mut self.channel) {
+            (Way::Netlink(netlink), Some(channel)) => Ok(netlink.dump(channel, scratch, sockets)?),
+            (Way::Procfs(files), _) => {
                 let Scratch { text, rows, .. } = scratch;
                 rows.clear();
                 for file in files {
@@ -107,7 +131,23 @@ impl ListenReader {
                 }
                 Ok(rows.replace(sockets))
             }
+            // Netlink is chosen only where there is a socket for it.
+            (Way::Netlink(_), None) => Ok(false),
         }
+    }
+
+    /// Goes over to netlink once its module is there.
+    fn heal(&mut self, scratch: &mut Scratch) -> Result<(), DumpError> {
+        let (Way::Procfs(_), Some(channel)) = (&self.tcp, &mut self.channel) else { return Ok(()) };
+        if !channel.modules().may_answer(DiagModule::Tcp) {
+            return Ok(());
+        }
+        match Netlink::open(channel, scratch) {
+            Ok(netlink) => self.tcp = Way::Netlink(netlink),
+            Err(error) if error.means_unavailable() => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
     }
 
     /// Asks for the TCP listen sockets that the last whole reading gave, and for no others: does with the answers
@@ -118,10 +158,10 @@ impl ListenReader {
         scratch: &mut Scratch,
         sockets: &mut Vec<ListenSocket>,
     ) -> Option<bool> {
-        match &mut self.way {
-            Way::Netlink(netlink) => netlink.ask(scratch, sockets),
-            Way::Procfs { .. } => None,
-        }
+        let (Way::Netlink(netlink), Some(channel)) = (&mut self.tcp, &mut self.channel) else {
+            return None;
+        };
+        netlink.ask(channel, scratch, sockets)
     }
 
     /// Puts the Unix listen sockets of now into `sockets`, which holds those of the last good reading, and goes on to
@@ -131,10 +171,7 @@ impl ListenReader {
         scratch: &mut Scratch,
         sockets: &mut Vec<ListenSocket<UnixName>>,
     ) -> Result<Option<bool>, ListenError> {
-        let Self { way, unix_request, last_unix } = self;
-        let (Way::Netlink(Netlink { channel, .. }) | Way::Procfs { channel: Some(channel), .. }) =
-            way
-        else {
+        let Self { channel: Some(channel), unix_request, last_unix, .. } = self else {
             return Ok(None);
         };
         let Scratch { datagram, unix: rows, .. } = scratch;
@@ -155,9 +192,9 @@ impl ListenReader {
         }
     }
 
-    /// Looks up the names of interfaces anew from now on.
+    /// Looks up the names of interfaces again from now on.
     pub fn forget_devices(&mut self) {
-        if let Way::Netlink(netlink) = &mut self.way {
+        if let Way::Netlink(netlink) = &mut self.tcp {
             netlink.forget_devices();
         }
     }
@@ -168,7 +205,7 @@ fn find_requests(channel: &mut Channel, scratch: &mut Scratch) -> Result<Vec<Vec
     let mut both = vec![inet_diag::both_families()];
     match try_out(channel, &mut both, scratch) {
         Ok(()) => return Ok(both),
-        Err(DumpError::Kernel(_)) => {}
+        Err(error @ DumpError::Kernel(_)) if !error.means_missing_module() => {}
         Err(error) => return Err(error),
     }
     let mut each = Vec::from(inet_diag::one_per_family());
@@ -191,11 +228,9 @@ fn try_out(
 // === impl Netlink ===
 
 impl Netlink {
-    fn open(scratch: &mut Scratch) -> Result<Self, DumpError> {
-        let mut channel = Channel::open()?;
+    fn open(channel: &mut Channel, scratch: &mut Scratch) -> Result<Self, DumpError> {
         Ok(Self {
-            requests: find_requests(&mut channel, scratch)?,
-            channel,
+            requests: find_requests(channel, scratch)?,
             last: LastDump::default(),
             questions: Questions::default(),
             devices: Devices::default(),
@@ -205,10 +240,11 @@ impl Netlink {
     /// Whether the sockets are those of last time: then `sockets` is right as it is.
     fn dump(
         &mut self,
+        channel: &mut Channel,
         scratch: &mut Scratch,
         sockets: &mut Vec<ListenSocket>,
     ) -> Result<bool, DumpError> {
-        let Self { channel, requests, last, questions, devices } = self;
+        let Self { requests, last, questions, devices } = self;
         let Scratch { datagram, rows, .. } = scratch;
         rows.clear();
         let mut row = |payload: &[u8]| {
@@ -233,8 +269,13 @@ impl Netlink {
     }
 
     /// The same, when every answer is good.
-    fn ask(&mut self, scratch: &mut Scratch, sockets: &mut Vec<ListenSocket>) -> Option<bool> {
-        let Self { channel, last, questions, devices, .. } = self;
+    fn ask(
+        &mut self,
+        channel: &mut Channel,
+        scratch: &mut Scratch,
+        sockets: &mut Vec<ListenSocket>,
+    ) -> Option<bool> {
+        let Self { last, questions, devices, .. } = self;
         if !questions.are_askable() {
             return None;
         }
@@ -253,7 +294,7 @@ impl Netlink {
     }
 
     fn forget_devices(&mut self) {
-        if self.devices.forget() {
+        if self.devices.refresh() {
             self.last.forget();
             self.questions.forget();
         }
@@ -298,6 +339,6 @@ impl Way {
     fn procfs(net: &Path) -> Result<Self, ReadError> {
         let mut files = vec![ProcfsFile::open(net.join("tcp"))?];
         files.extend(ProcfsFile::open(net.join("tcp6")).ok());
-        Ok(Self::Procfs { files, channel: Channel::open().ok() })
+        Ok(Self::Procfs(files))
     }
 }

@@ -4,6 +4,7 @@
 pub mod cgroup_stat;
 pub mod connections;
 pub mod device;
+pub mod diag_modules;
 pub mod diag_stream;
 pub mod inet_diag;
 pub mod listen;

@@ -53,6 +53,20 @@ pub fn own(procfs: &Path) -> io::Result<NetnsId> {
     fs::metadata(procfs.join("self/ns/net")).map(|metadata| id(&metadata))
 }
 
+/// Whether `procfs` shows the processes of the machine. That of a pid namespace inside it shows only its own: kernel
+/// threads live outside, and `kthreadd` is always process 2 there. What a process calls itself is no evidence.
+pub fn shows_host(procfs: &Path) -> bool {
+    fs::read_to_string(procfs.join("2/stat")).is_ok_and(|stat| is_kernel_thread(&stat))
+}
+
+/// Whether the `stat` file of a process has `PF_KTHREAD` among its flags.
+fn is_kernel_thread(stat: &str) -> bool {
+    const PF_KTHREAD: u32 = 0x0020_0000;
+    const FLAGS_AFTER_NAME: usize = 6;
+    let flags = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(FLAGS_AFTER_NAME));
+    flags.and_then(|flags| flags.parse::<u32>().ok()).is_some_and(|flags| flags & PF_KTHREAD != 0)
+}
+
 /// Looks at every process of `procfs` and every mount below `rootfs`.
 pub fn find(procfs: &Path, rootfs: &Path) -> io::Result<FoundNetns> {
     let mut found = FoundNetns::default();
@@ -153,6 +167,15 @@ mod tests {
         let entrance = &found.namespaces[&own(proc).unwrap()];
         assert!(entrance.pid.is_some_and(|pid| pid <= std::process::id()));
         assert_eq!(entrance.mount, None);
+    }
+
+    #[test]
+    fn a_kernel_thread_is_known_by_its_flags() {
+        let stat = |name, flags| format!("2 ({name}) S 0 0 0 0 -1 {flags} 0 0 0\n");
+        assert!(is_kernel_thread(&stat("kthreadd", 2_129_984)));
+        assert!(!is_kernel_thread(&stat("kthreadd", 4_194_560)));
+        assert!(is_kernel_thread(&stat("a) S 0 (b", 2_129_984)));
+        assert!(!is_kernel_thread("2 (kthreadd) S 0\n") && !shows_host(Path::new("/nowhere")));
     }
 
     #[test]

@@ -7,18 +7,18 @@ use std::time::Duration;
 
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use netlink_sys::{Socket, SocketAddr};
+use rustix::io::Errno;
 use rustix::net::RecvFlags;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
+use super::diag_modules::{DiagModule, DiagModules};
 use super::diag_stream::{self, DumpError, Progress};
 
 /// The kernel fills datagrams up to the largest buffer it has seen, up to 32 KiB: never offer less.
 const BUFFER: usize = 32 * 1024;
 /// A dump runs inside the system call; waiting at all means that something is wrong.
 const RECEIVE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Datagrams were lost (`netlink(7)`).
-const ENOBUFS: i32 = 105;
-/// So often that is passed over in a row: each time the kernel says it, it has said it once.
+/// The number of losses in a row that are passed over: the kernel reports each loss once.
 const MOST_LOSSES: u32 = 16;
 /// The sequence number of what is compared: it stands in every message.
 pub(super) const SAME: u32 = 1;
@@ -28,6 +28,7 @@ const SEQUENCE_AT: std::ops::Range<usize> = 8..12;
 /// One netlink socket. It belongs to the namespace it was made in for good.
 pub struct Channel {
     socket: Socket,
+    modules: &'static DiagModules,
     sequence: u32,
     /// Whether a dump was left in the middle.
     has_leftovers: bool,
@@ -107,6 +108,11 @@ impl Default for Datagram {
 impl Channel {
     /// Opens a socket in the calling thread's network namespace.
     pub fn open() -> Result<Self, DumpError> {
+        Self::open_with(DiagModules::of_process())
+    }
+
+    /// The same, with other knowledge of the kernel's modules than the process has.
+    pub fn open_with(modules: &'static DiagModules) -> Result<Self, DumpError> {
         let socket = Socket::new(NETLINK_SOCK_DIAG).map_err(DumpError::Socket)?;
         // Connected to the kernel (port 0), nobody else's messages are let in.
         socket.connect(&SocketAddr::new(0, 0)).map_err(DumpError::Socket)?;
@@ -114,7 +120,7 @@ impl Channel {
             set_socket_timeout(&socket, direction, Some(RECEIVE_TIMEOUT))
                 .map_err(|errno| DumpError::Socket(errno.into()))?;
         }
-        Ok(Self { socket, sequence: 0, has_leftovers: false })
+        Ok(Self { socket, modules, sequence: 0, has_leftovers: false })
     }
 
     /// Sends `request` (a whole message; its sequence number is written here) and hands over each row's payload.
@@ -124,17 +130,23 @@ impl Channel {
         datagram: &mut Datagram,
         mut row: impl FnMut(&[u8]) -> Result<(), DumpError>,
     ) -> Result<(), DumpError> {
-        self.sequence = self.sequence.wrapping_add(1).max(SAME + 1);
-        self.request(request, self.sequence, datagram)?;
-        loop {
-            let length = self.receive(datagram, RecvFlags::empty())?;
-            if diag_stream::decode(&datagram.0[..length], self.sequence, &mut row)?
-                == Progress::Done
-            {
-                self.has_leftovers = false;
-                return Ok(());
+        self.modules.ask(DiagModule::answering(request), || {
+            self.sequence = self.sequence.wrapping_add(1).max(SAME + 1);
+            self.request(request, self.sequence, datagram)?;
+            loop {
+                let length = self.receive(datagram, RecvFlags::empty())?;
+                let datagram = &datagram.0[..length];
+                if diag_stream::decode(datagram, self.sequence, &mut row)? == Progress::Done {
+                    self.has_leftovers = false;
+                    return Ok(());
+                }
             }
-        }
+        })
+    }
+
+    /// What is known of the kernel's modules.
+    pub(super) fn modules(&self) -> &'static DiagModules {
+        self.modules
     }
 
     /// The same, but looks into no row while the datagrams are those of `last`, to the byte. Gives whether all were:
@@ -146,8 +158,10 @@ impl Channel {
         last: &mut LastDump,
         mut row: impl FnMut(&[u8]) -> Result<(), DumpError>,
     ) -> Result<bool, DumpError> {
-        let sent = self.request(request, SAME, datagram);
-        let result = sent.and_then(|()| self.compare(End::Said, datagram, last, &mut row));
+        let result = self.modules.ask(DiagModule::answering(request), || {
+            self.request(request, SAME, datagram)?;
+            self.compare(End::Said, datagram, last, &mut row)
+        });
         if result.is_err() {
             last.forget();
         }
@@ -231,7 +245,8 @@ impl Channel {
                 Err(DumpError::TimedOut(_)) => self.has_leftovers = false,
                 // Datagrams were lost for want of memory: what follows is left over all the same.
                 Err(DumpError::Socket(error))
-                    if error.raw_os_error() == Some(ENOBUFS) && losses < MOST_LOSSES =>
+                    if Errno::from_io_error(&error) == Some(Errno::NOBUFS)
+                        && losses < MOST_LOSSES =>
                 {
                     losses += 1;
                 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use rustc_hash::FxHashMap;
 use rustix::thread::{CapabilitySet, capabilities};
 
+use crate::kernel::namespaces;
 use crate::owner::cgroup::{Placement, telling_path};
 use crate::owner::cgroup_id::CgroupTree;
 use crate::owner::holders::{self, Holder, HolderMatch, Step, Walk};
@@ -46,8 +47,6 @@ pub struct OwnerSearch {
     pub claims: Claims,
     /// Whether the holders of every socket may be seen.
     pub sees_holders: bool,
-    /// Whether cgroup v2 is mounted.
-    pub has_cgroups: bool,
     /// Whether the kubelet's directories can be read; `None` where there are none.
     pub has_kubelet: Option<bool>,
     /// Why the search came to nothing.
@@ -66,6 +65,11 @@ impl OwnerLookup {
             kubelet: None,
             held: FxHashMap::default(),
         }
+    }
+
+    /// Whether cgroup v2 is mounted.
+    pub fn has_cgroups(&self) -> bool {
+        self.tree.is_some()
     }
 
     /// Sockets whose holder has ended since the last call: where they live on, somebody else holds them.
@@ -96,13 +100,13 @@ impl OwnerLookup {
         self.keep(wanted, &found);
         let is_denied =
             failure.as_ref().is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied);
+        let shows_host = namespaces::shows_host(&self.procfs);
         let sees_all = found.denied == 0 && !is_denied && !hides_processes(&self.procfs);
         let sees_some = found.descriptors > 0 || found.denied == 0 && !is_denied;
         let claims = wanted.iter().filter_map(|origin| self.claim(origin, &found)).collect();
         OwnerSearch {
             claims,
-            sees_holders: sees_all || sees_some && may_see_holders(),
-            has_cgroups: self.tree.is_some(),
+            sees_holders: shows_host && (sees_all || sees_some && may_see_holders()),
             has_kubelet: self.has_kubelet(),
             failure,
         }

@@ -169,7 +169,8 @@ impl Discovery {
             self.has_seen = true;
         }
         let sees_all = found.denied == 0 && !lookup::hides_processes(&self.procfs);
-        news.is_available = Some(!denied && (sees_all || may_see_others() && !is_blind));
+        let sees_others = sees_all || may_see_others() && !is_blind;
+        news.is_available = Some(!denied && sees_others && namespaces::shows_host(&self.procfs));
     }
 
     fn enter(

@@ -3,6 +3,7 @@
 
 pub mod cause_watch;
 pub mod discovery;
+pub mod features;
 pub mod health;
 pub mod incidents;
 pub mod netns;
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::kernel::diag_modules::ModuleWatch;
 use crate::kernel::listen::Scratch;
 use crate::kernel::namespaces;
 use crate::kernel::own_process::OwnProcess;
@@ -31,12 +33,13 @@ use crate::owner::lookup::{OwnerLookup, OwnerSearch};
 use crate::view::publish::{Publisher, Reader};
 use cause_watch::CauseWatch;
 use discovery::{Discovered, Discovery};
+use features::NetnsFeatures;
 use health::Health;
 use netns::{NetnsReader, SampleTime};
 use owner_requests::OwnerRequests;
 use scanning::{ScanSlot, Scanning};
 use schedule::Schedule;
-use scout::{ScoutEvent, Scouting};
+use scout::{ScoutEvent, Scouting, Work};
 
 /// How often `process_*` is read.
 const PROCESS_INTERVAL: Duration = Duration::from_secs(1);
@@ -90,6 +93,8 @@ pub struct Sampler {
     /// Where procfs and the root of the machine are.
     roots: [PathBuf; 2],
     causes: Option<CauseWatch>,
+    /// Whether cgroup v2 is mounted.
+    has_cgroups: bool,
     health: Health,
     process: OwnProcess,
     process_at: Option<Duration>,
@@ -106,13 +111,6 @@ pub struct Sampler {
     last: Option<Duration>,
     /// What this thread had used when the last sample ended: what it takes to wake up counts, too.
     cpu: Duration,
-}
-
-/// What the scout will need, before it is one.
-struct Work {
-    discovery: Option<Discovery>,
-    interval: Duration,
-    owners: OwnerLookup,
 }
 
 // === impl Sampler ===
@@ -138,6 +136,7 @@ impl Sampler {
             asked: OwnerRequests::default(),
             roots: [config.procfs.clone(), config.rootfs.clone()],
             causes: None,
+            has_cgroups: false,
             health: Health::default(),
             process: OwnProcess::new(&config.procfs),
             process_at: None,
@@ -155,7 +154,10 @@ impl Sampler {
             cpu: Duration::ZERO,
         };
         let owners = OwnerLookup::new(&config.procfs, &config.rootfs);
-        let mut work = Work { discovery, interval: config.discovery_interval, owners };
+        sampler.has_cgroups = owners.has_cgroups();
+        let modules = ModuleWatch::new(&config.procfs);
+        let interval = config.discovery_interval;
+        let mut work = Work { discovery, interval, owners, modules };
         if let Some(discovery) = &mut work.discovery {
             let news = discovery.look(&mut work.owners);
             sampler.hear(news);
@@ -190,9 +192,7 @@ impl Sampler {
     /// Takes one sample and publishes it.
     pub fn sample(&mut self) {
         let start = self.epoch.elapsed();
-        let features = self.stats.features;
         self.read(start);
-        self.say_what_is_missing(features);
         let elapsed =
             self.last.replace(start).map_or(Duration::ZERO, |last| start.saturating_sub(last));
         self.state.fold(&self.snapshot, elapsed);
@@ -255,14 +255,12 @@ impl Sampler {
         let age = report.age();
         self.stats.scans.observe(report.took);
         self.stats.scan_rows += report.rows;
-        let features = self.stats.features;
-        let is_available = !report.result.as_ref().is_err_and(|error| error.means_unavailable());
-        self.stats.set_feature(Feature::Scan, is_available);
-        self.say_what_is_missing(features);
+        let works = !report.result.as_ref().is_err_and(|error| error.means_unavailable());
         let scan = self.health.check(&mut self.stats, Source::Scan, now, report.result);
         let mut known = self.readers.iter_mut().zip(&mut self.snapshot.namespaces);
         // A namespace that ended meanwhile is let go here, with the reader.
         if let Some((reader, sample)) = known.find(|(_, sample)| sample.id == report.id) {
+            reader.set_scan(works);
             if let Some(place) = reader.scans() {
                 place.give_back(report.reader, now);
             }
@@ -279,9 +277,9 @@ impl Sampler {
     }
 
     fn start_scouting(&mut self) {
-        if let Some(Work { discovery, interval, owners }) = self.work.take() {
+        if let Some(work) = self.work.take() {
             let now = self.epoch.elapsed();
-            let scouting = Scouting::start(discovery, interval, owners);
+            let scouting = Scouting::start(work);
             self.scouting = self.health.check(&mut self.stats, Source::Namespaces, now, scouting);
         }
     }
@@ -338,13 +336,10 @@ impl Sampler {
 
     /// Takes in the owners that were found.
     fn learn(&mut self, search: OwnerSearch) {
-        let features = self.stats.features;
-        self.stats.set_feature(Feature::Owners, search.sees_holders);
-        self.stats.set_feature(Feature::Cgroup, search.has_cgroups);
+        features::note(&mut self.stats, Feature::Owners, search.sees_holders);
         if let Some(has_kubelet) = search.has_kubelet {
-            self.stats.set_feature(Feature::Kubelet, has_kubelet);
+            features::note(&mut self.stats, Feature::Kubelet, has_kubelet);
         }
-        self.say_what_is_missing(features);
         let searched = search.failure.map_or(Ok(()), Err);
         let now = self.epoch.elapsed();
         self.health.check(&mut self.stats, Source::Owners, now, searched);
@@ -377,10 +372,8 @@ impl Sampler {
         }
         self.stats.sampled_namespaces = self.readers.len();
         if let Some(is_available) = news.is_available {
-            let features = self.stats.features;
-            self.stats.set_feature(Feature::Namespaces, is_available);
+            features::note(&mut self.stats, Feature::Namespaces, is_available);
             self.stats.inaccessible_namespaces = news.inaccessible;
-            self.say_what_is_missing(features);
         }
     }
 
@@ -393,6 +386,15 @@ impl Sampler {
         for (reader, sample) in self.readers.iter_mut().zip(&mut self.snapshot.namespaces) {
             self.sockets_moved |= reader.read(tick, sample, &mut self.stats, &mut self.scratch);
         }
+        self.note_features();
+    }
+
+    /// The cgroup of a socket is known where the hierarchy is mounted and the kernel sends the attribute.
+    fn note_features(&mut self) {
+        let mut mounted = NetnsFeatures::default();
+        mounted.set(Feature::Cgroup, self.has_cgroups);
+        let of_namespaces = self.readers.iter().map(NetnsReader::features);
+        features::note_all(&mut self.stats, std::iter::once(mounted).chain(of_namespaces));
     }
 
     fn count_omitted(&mut self) {
@@ -405,24 +407,6 @@ impl Sampler {
             );
         }
         self.stats.omitted_listeners = omitted;
-    }
-
-    /// One line for each feature that is found missing.
-    fn say_what_is_missing(&self, before: [Option<bool>; Feature::ALL.len()]) {
-        for feature in Feature::ALL {
-            let (before, now) = (before[feature as usize], self.stats.features[feature as usize]);
-            if now != Some(false) || before == now {
-                continue;
-            }
-            let (name, cost) = (feature.label(), feature.cost());
-            match feature {
-                // Many hosts have no cgroup v2, and nothing is lost where holders are seen.
-                Feature::Cgroup => {
-                    tracing::debug!(feature = name, cost, "a feature is not available")
-                }
-                _ => tracing::warn!(feature = name, cost, "a feature is not available"),
-            }
-        }
     }
 
     fn read_process(&mut self, now: Duration) {

@@ -12,6 +12,7 @@ use crate::kernel::sysctl::Sysctls;
 use crate::self_stats::{Feature, SelfStats, Source};
 use crate::snapshot::{Counter, Dump, ListenSocket, NetnsSample, UnixName};
 
+use super::features::NetnsFeatures;
 use super::health::Health;
 use super::plan::{Look, Outcome, Planner, TcpMethod, TcpPlan};
 use super::scanning::ScanSlot;
@@ -32,6 +33,7 @@ pub struct NetnsReader {
     /// The state of connection scans; set up at the first sample in the own namespace.
     scans: Option<ScanSlot>,
     health: Health,
+    features: NetnsFeatures,
     planner: Planner,
     spare_tcp: Vec<ListenSocket>,
     spare_unix: Vec<ListenSocket<UnixName>>,
@@ -74,6 +76,7 @@ impl NetnsReader {
             listen: None,
             scans: None,
             health: Health::default(),
+            features: NetnsFeatures::default(),
             planner: Planner::default(),
             spare_tcp: Vec::new(),
             spare_unix: Vec::new(),
@@ -139,9 +142,19 @@ impl NetnsReader {
     fn open_connections(&mut self, reading: &mut Reading<'_>) -> Option<ConnectionReader> {
         let opened = reading.check(&mut self.health, Source::Scan, ConnectionReader::open())?;
         if opened.is_none() {
-            reading.stats.set_feature(Feature::Scan, false);
+            self.features.set(Feature::Scan, false);
         }
         opened
+    }
+
+    /// What works in this namespace.
+    pub fn features(&self) -> NetnsFeatures {
+        self.features
+    }
+
+    /// Notes whether scans work in this namespace.
+    pub fn set_scan(&mut self, works: bool) {
+        self.features.set(Feature::Scan, works);
     }
 
     /// The state of connection scans; `None` before the first sample.
@@ -194,13 +207,17 @@ impl NetnsReader {
         let listeners = self.listeners(method, reading.scratch, &mut sockets);
         let listeners = reading.check(&mut self.health, Source::InetDiag, listeners);
         if let Some(listen) = &self.listen {
-            reading.stats.set_feature(Feature::SockDiag, listen.has_sock_diag());
+            self.features.set(Feature::SockDiag, listen.has_sock_diag());
+            reading.sample.identity = listen.identity();
         }
         let Some(is_same) = listeners else {
             (self.spare_tcp, self.failed) = (sockets, true);
             return None;
         };
         let is_same = !std::mem::take(&mut self.failed) && is_same;
+        if let (false, Some(first)) = (is_same, sockets.first()) {
+            self.features.set(Feature::Cgroup, first.origin.cgroup.is_some());
+        }
         let moved = self.planner.take_tcp(&sockets, is_same);
         reading.sample.tcp = Some(Dump { interval: reading.time.interval, is_same, sockets });
         Some(moved)
@@ -259,12 +276,12 @@ impl NetnsReader {
         match reading.check(&mut self.health, Source::UnixDiag, read) {
             Some(Some(is_same)) => {
                 self.planner.take_unix(sockets.iter().any(|socket| socket.queue.length > 0));
-                reading.stats.set_feature(Feature::UnixDiag, true);
+                self.features.set(Feature::UnixDiag, true);
                 // After a queue that held a connection no dump is left out: a longer gap is a stall.
                 let interval = reading.time.interval;
                 reading.sample.unix = Some(Dump { interval, is_same, sockets });
             }
-            Some(None) => reading.stats.set_feature(Feature::UnixDiag, false),
+            Some(None) => self.features.set(Feature::UnixDiag, false),
             None => self.spare_unix = sockets,
         }
     }

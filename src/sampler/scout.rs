@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::kernel::diag_modules::ModuleWatch;
 use crate::snapshot::Origin;
 
 use super::discovery::{Discovered, Discovery};
@@ -33,11 +34,21 @@ pub struct Scouting {
     requests: Sender<Vec<Origin>>,
 }
 
+/// What the scout does; without a discovery it looks only for owners.
+pub struct Work {
+    /// Finds namespaces.
+    pub discovery: Option<Discovery>,
+    /// How often to look for namespaces, and for kernel modules that were missing.
+    pub interval: Duration,
+    /// Finds owners.
+    pub owners: OwnerLookup,
+    /// Looks for kernel modules that were missing.
+    pub modules: ModuleWatch,
+}
+
 /// What the scout does and when.
 struct Scout {
-    discovery: Option<Discovery>,
-    interval: Duration,
-    owners: OwnerLookup,
+    work: Work,
     wanted: Vec<Origin>,
     look_due: Instant,
     search_due: Instant,
@@ -46,23 +57,13 @@ struct Scout {
 // === impl Scouting ===
 
 impl Scouting {
-    /// Starts a scout; without a discovery it looks only for owners.
-    pub fn start(
-        discovery: Option<Discovery>,
-        interval: Duration,
-        owners: OwnerLookup,
-    ) -> io::Result<Self> {
+    /// Starts a scout.
+    pub fn start(work: Work) -> io::Result<Self> {
         let (requests, asked) = channel();
         let (sender, reports) = channel();
         let now = Instant::now();
-        let mut scout = Scout {
-            discovery,
-            interval,
-            owners,
-            wanted: Vec::new(),
-            look_due: now + interval,
-            search_due: now,
-        };
+        let mut scout =
+            Scout { look_due: now + work.interval, work, wanted: Vec::new(), search_due: now };
         let run = move || scout.run(&asked, &sender);
         thread::Builder::new().name("scout".into()).spawn(run)?;
         Ok(Self { reports, requests })
@@ -114,9 +115,10 @@ impl Scout {
         if now < self.look_due {
             return [None, None];
         }
-        self.look_due = now + self.interval;
-        let owners = &mut self.owners;
-        let news = self.discovery.as_mut().map(|discovery| discovery.look(owners));
+        self.look_due = now + self.work.interval;
+        self.work.modules.look(now);
+        let Work { discovery, owners, .. } = &mut self.work;
+        let news = discovery.as_mut().map(|discovery| discovery.look(owners));
         let orphans = owners.orphans();
         let orphans = (!orphans.is_empty()).then_some(ScoutEvent::Orphans(orphans));
         [news.map(ScoutEvent::Namespaces), orphans]
@@ -128,7 +130,7 @@ impl Scout {
         }
         // What others do to a busy machine is not this thread's cost.
         let begin = thread_cpu();
-        let search = self.owners.search(&std::mem::take(&mut self.wanted));
+        let search = self.work.owners.search(&std::mem::take(&mut self.wanted));
         self.search_due = Instant::now() + thread_cpu().saturating_sub(begin) * REST;
         Some(search)
     }

@@ -24,6 +24,16 @@ use scan::Scan;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Cookie(pub u64);
 
+/// What stands in the cookies of a dump.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Identity {
+    /// The kernel's own.
+    #[default]
+    Cookie,
+    /// The inode of each socket (`/proc/net/tcp`).
+    Inode,
+}
+
 /// An accept queue as the kernel reports it for one LISTEN row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AcceptQueue {
@@ -169,6 +179,8 @@ pub struct NetnsSample {
     pub made_by: Option<u32>,
     /// The TCP listen sockets.
     pub tcp: Option<Dump>,
+    /// What identifies them.
+    pub identity: Identity,
     /// The Unix listen sockets.
     pub unix: Option<Dump<UnixName>>,
     /// `/proc/net/netstat`, read after the dump.
@@ -209,6 +221,7 @@ impl NetnsSample {
             is_newborn,
             made_by: None,
             tcp: None,
+            identity: Identity::default(),
             unix: None,
             netstat: None,
             snmp: None,

@@ -10,8 +10,8 @@ use crate::snapshot::owner::Owner;
 use crate::snapshot::owner_reading::{OwnerReading, WatchedSocket};
 use crate::snapshot::scan::Scan;
 use crate::snapshot::{
-    Claims, Counter, Counters, ListenAddress, NetnsId, NetnsSample, OWN_NETNS, Origin, Setting,
-    Settings, UnixName,
+    Claims, Counter, Counters, Identity, ListenAddress, NetnsId, NetnsSample, OWN_NETNS, Origin,
+    Setting, Settings, UnixName,
 };
 use crate::view::{ListenerView, NetnsScan, NetnsView, Protocol};
 
@@ -54,6 +54,7 @@ pub(super) struct Scope {
 pub(super) struct Netns {
     scope: Scope,
     is_newborn: bool,
+    identity: Identity,
     exposure: Exposure,
     /// When it has proved itself.
     due_at: Duration,
@@ -133,6 +134,7 @@ impl Netns {
         let scope = Scope { name: sample.name.clone(), id: sample.id, made_by: sample.made_by };
         Self {
             is_newborn,
+            identity: sample.identity,
             exposure,
             due_at: if is_newborn { now + PROBATION } else { now },
             name_hash: FxBuildHasher.hash_one(&*sample.name),
@@ -179,6 +181,9 @@ impl Netns {
         }
         // Without a dump the counters wait too: overflows are charged to what the dump says.
         if let Some(dump) = &sample.tcp {
+            if std::mem::replace(&mut self.identity, sample.identity) != sample.identity {
+                self.tcp.restart(BASELINE_DUMPS);
+            }
             let credited = self.tcp.fold(dump, tick, &self.ledger);
             self.sampled_seconds += credited.as_secs_f64();
             self.sampled_unix_time = Some(tick.unix_time);

@@ -60,7 +60,11 @@ pub fn write(known: &Known, out: &mut impl Write) -> io::Result<Level> {
         None => format!("{all}, none in trouble"),
     };
     let summary = without_pipe(&format!("{summary}{} ({origin})", unclear(report)));
-    writeln!(out, "LISTENQ {level} - {summary} | {}", performance(report, troubles.len()))?;
+    let summary = match known.blindness() {
+        Some(blindness) => format!("{summary}; {blindness}"),
+        None => summary,
+    };
+    writeln!(out, "LISTENQ {level} - {summary} | {}", performance(known, troubles.len()))?;
     let rest = troubles.iter().skip(1);
     for trouble in rest.clone().take(MOST_LINES) {
         writeln!(out, "{}: {}", trouble.level, without_pipe(&trouble.to_string()))?;
@@ -77,8 +81,11 @@ pub fn write_unknown(why: &str, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "LISTENQ {} - {}", Level::Unknown, without_pipe(why))
 }
 
-/// Where nothing is diagnosed: a full queue that we watched ourselves for too short a time is not known to be well.
+/// Where nothing is diagnosed: without limits no trouble can be seen, and a full queue that we watched ourselves for too short a time is not known to be well.
 fn level_of_calm(known: &Known) -> Level {
+    if known.is_blind() {
+        return Level::Unknown;
+    }
     let is_short = known.sampled_for.is_some_and(|time| time.as_secs() < DIAGNOSIS_TAKES);
     match is_short && known.report.listeners.iter().any(Listener::is_full) {
         true => Level::Unknown,
@@ -101,10 +108,16 @@ fn troubles(report: &Report) -> Vec<Trouble<'_>> {
     troubles
 }
 
-fn performance(report: &Report, unhealthy: usize) -> String {
-    let overflows: u64 = report.listeners.iter().filter_map(|listener| listener.overflows).sum();
-    let all = report.listeners.len();
-    format!("listeners={all};;;0 unhealthy={unhealthy};;;0;{all} overflows={overflows}c;;;0")
+fn performance(known: &Known, unhealthy: usize) -> String {
+    let listeners = &known.report.listeners;
+    let all = listeners.len();
+    let numbers = format!("listeners={all};;;0 unhealthy={unhealthy};;;0;{all}");
+    // Where they cannot be seen there is no number, and not 0.
+    if known.is_blind() {
+        return numbers;
+    }
+    let overflows: u64 = listeners.iter().filter_map(|listener| listener.overflows).sum();
+    format!("{numbers} overflows={overflows}c;;;0")
 }
 
 /// What follows a pipe is taken for numbers.
@@ -158,7 +171,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::report::Recent;
+    use crate::report::{MissingFeature, Recent};
     use crate::snapshot::owner::Owner;
 
     fn listener(port: &str, diagnoses: &[Diagnosis], overflows: u64) -> Listener {
@@ -242,6 +255,22 @@ queue full: 9 of 8
         assert_eq!(text, "LISTENQ UNKNOWN - no listener here (took one sample)\n");
         let known = Known { is_filtered: true, ..Known::default() };
         assert_eq!(known.nothing(), Some("no listener matches the filters"));
+    }
+
+    #[test]
+    fn where_limits_cannot_be_seen_calm_is_unknown_and_trouble_stays_trouble() {
+        let blind = |listeners| {
+            let missing = MissingFeature { feature: "sock_diag".into(), cost: String::new() };
+            let report = Report { listeners, missing_features: vec![missing], ..Report::default() };
+            let mut out = Vec::new();
+            let known = Known { report, origin: "here".into(), ..Known::default() };
+            let level = write(&known, &mut out).unwrap();
+            (level, String::from_utf8(out).unwrap())
+        };
+        let (level, text) = blind(vec![listener("80", &[], 0)]);
+        assert_eq!(level, Level::Unknown);
+        assert!(text.contains("modprobe tcp_diag") && !text.contains("overflows="), "{text}");
+        assert_eq!(blind(vec![listener("80", &[Diagnosis::Stalled], 0)]).0, Level::Critical);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::diagnosis::Diagnosis;
 use crate::report::because::OwnerState;
 use crate::report::limit::{self, Cap};
 use crate::report::words::{count, many, rate, time};
-use crate::report::{DIAGNOSIS_TAKES, Diagnosed, Listener, Recent, Report, advice, evidence};
+use crate::report::{DIAGNOSIS_TAKES, Diagnosed, Listener, Recent, advice, evidence};
 use crate::terminal::source::Known;
 use crate::terminal::target::{TargetMatch, find};
 use crate::terminal::{owner, title, write_filled};
@@ -61,11 +61,14 @@ pub fn write_json(listeners: &[&Listener], mut out: impl Write) -> io::Result<()
 /// Writes the listeners in plain English.
 pub fn write_text(known: &Known, chosen: &[&Listener], mut out: impl Write) -> io::Result<()> {
     writeln!(out, "{}", known.origin)?;
+    if let Some(blindness) = known.blindness() {
+        write_filled(&mut out, "", blindness)?;
+    }
     if chosen.is_empty() {
         writeln!(out)?;
         return match known.nothing() {
             Some(why) => writeln!(out, "{why}"),
-            None => write_all_is_well(&known.report, &mut out),
+            None => write_calm(known, &mut out),
         };
     }
     for listener in chosen {
@@ -75,9 +78,13 @@ pub fn write_text(known: &Known, chosen: &[&Listener], mut out: impl Write) -> i
     Ok(())
 }
 
-fn write_all_is_well(report: &Report, out: &mut impl Write) -> io::Result<()> {
+fn write_calm(known: &Known, out: &mut impl Write) -> io::Result<()> {
+    let report = &known.report;
     let all = many(report.listeners.len() as u64, "listener");
-    writeln!(out, "No trouble found: {all}.")?;
+    match known.is_blind() {
+        true => writeln!(out, "Not known: {all}, and trouble cannot be seen.")?,
+        false => writeln!(out, "No trouble found: {all}.")?,
+    }
     match report.listeners.iter().find(|listener| listener.length > 0) {
         Some(fullest) => {
             let text =
@@ -259,6 +266,7 @@ fn limit_text(listener: &Listener) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::Report;
     use crate::report::{Caps, Recent};
     use crate::snapshot::owner::Owner;
 

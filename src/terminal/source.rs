@@ -11,6 +11,7 @@ use crate::cli::{Ask, Daemon};
 use crate::remote;
 use crate::report::{Listener, Report};
 use crate::sampler::{Config, Sampler};
+use crate::self_stats::Feature;
 use crate::view::publish::{Published, Reader};
 
 /// How long the local daemon may take when nobody said that there is one.
@@ -43,6 +44,30 @@ pub enum Sampling {
 // === impl Known ===
 
 impl Known {
+    /// What listenq cannot see on this machine, and how to let it; `None` where it sees all listeners.
+    pub fn blindness(&self) -> Option<&'static str> {
+        let lacks = |feature: Feature| {
+            self.report.missing_features.iter().any(|missing| missing.feature == feature.label())
+        };
+        match (lacks(Feature::SockDiag), lacks(Feature::UnixDiag)) {
+            (true, _) => Some(
+                "the limits, drops and overflows of TCP accept queues cannot be seen: load the kernel \
+                 module (modprobe tcp_diag), or allow listenq netlink sockets",
+            ),
+            (false, true) => Some(
+                "Unix listeners cannot be seen: load the kernel module (modprobe unix_diag), or allow \
+                 listenq netlink sockets",
+            ),
+            (false, false) => None,
+        }
+    }
+
+    /// Whether what cannot be seen would show a TCP listener in trouble.
+    pub fn is_blind(&self) -> bool {
+        let sock_diag = Feature::SockDiag.label();
+        self.report.missing_features.iter().any(|missing| missing.feature == sock_diag)
+    }
+
     /// Why there is no listener to speak of, where there is none.
     pub fn nothing(&self) -> Option<&'static str> {
         match (self.report.listeners.is_empty(), self.is_filtered) {

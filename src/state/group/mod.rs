@@ -67,6 +67,13 @@ impl<A: Address> Group<A> {
         }
     }
 
+    /// Takes the sockets of the next dumps for ones that were there before: their cookies are of another kind than those
+    /// that are known.
+    pub(super) fn restart(&mut self, baseline_dumps: u64) {
+        self.sockets = Sockets::new(baseline_dumps);
+        (self.at_rest, self.drops_missing) = (false, false);
+    }
+
     /// When the last good dump was taken.
     pub(super) fn sampled_at(&self) -> Option<Duration> {
         self.sampled_at

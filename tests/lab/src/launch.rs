@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::enter::on_thread_inside;
 use crate::listenq::Daemon;
 use crate::netns::Netns;
-use crate::seccomp::forbid_netlink;
+use crate::seccomp::{forbid_netlink, forbid_requests};
 use crate::wait::within;
 
 /// How long a subcommand may take.
@@ -31,10 +31,13 @@ pub struct Launch {
     env: Vec<(OsString, OsString)>,
     as_nobody: bool,
     through: Vec<OsString>,
-    without_netlink: bool,
     keeps_mounts: bool,
+    filter: Option<Filter>,
     await_ready: bool,
 }
+
+/// Installs a seccomp filter.
+type Filter = fn() -> anyhow::Result<()>;
 
 /// What a process that ended by itself left behind.
 #[derive(Debug, Clone)]
@@ -67,8 +70,8 @@ impl Launch {
             env: vec![("LISTENQ_NETNS".into(), "own".into())],
             as_nobody: false,
             through: Vec::new(),
-            without_netlink: false,
             keeps_mounts: false,
+            filter: None,
             await_ready: true,
         }
     }
@@ -121,7 +124,13 @@ impl Launch {
     /// Starts it where no netlink socket can be made.
     #[must_use]
     pub fn without_netlink(self) -> Self {
-        Self { without_netlink: true, ..self }
+        Self { filter: Some(forbid_netlink), ..self }
+    }
+
+    /// Starts it where the kernel has no module that answers socket dumps.
+    #[must_use]
+    pub fn without_diag(self) -> Self {
+        Self { filter: Some(forbid_requests), ..self }
     }
 
     /// Does not wait for `/-/ready` to say 200: for a daemon that cannot be ready, or asks for TLS or a password.
@@ -176,16 +185,14 @@ impl Launch {
         Output { status, stdout, stderr }
     }
 
-    /// Spawns the child; without netlink from a thread that gave netlink up, for the child inherits that.
+    /// Spawns the child; with a filter from a thread that installed it, for the child inherits it.
     pub(crate) fn spawn(&self, stdout: Stdio, stderr: Stdio) -> Child {
         let mut command = self.command();
         command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
         let mut start = || command.spawn().unwrap_or_else(|e| panic!("starting {command:?}: {e}"));
-        if !self.without_netlink {
-            return start();
-        }
+        let Some(filter) = self.filter else { return start() };
         let filtered = || {
-            forbid_netlink().unwrap();
+            filter().unwrap();
             start()
         };
         on_thread_inside(self.netns.as_deref(), filtered)
@@ -211,7 +218,7 @@ impl Launch {
         if let Some(path) = self.netns.as_ref().filter(|_| self.keeps_mounts) {
             words.extend(["nsenter".into(), format!("--net={}", path.display()).into()]);
         } else if let Some(name) =
-            self.netns.as_ref().and_then(|path| path.file_name()).filter(|_| !self.without_netlink)
+            self.netns.as_ref().and_then(|path| path.file_name()).filter(|_| self.filter.is_none())
         {
             words.extend(["ip".into(), "netns".into(), "exec".into(), name.to_owned()]);
         }
