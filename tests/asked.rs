@@ -288,13 +288,13 @@ fn who_comes_in_between_two_dumps_is_charged_in_full() {
         // At rest again, and out of step with the second.
         std::thread::sleep(Duration::from_millis(1300 + 170 * u64::from(n)));
     }
-    let scrape = eventually("every overflow of nstat to be charged", PATIENCE, || {
+    let scrape = eventually("every overflow of nstat to be accounted for", PATIENCE, || {
         let scrape = daemon.scrape();
-        let blame = scrape.blame();
+        let sums = scrape.overflows();
         let nstat = ns.nstat()["TcpExtListenOverflows"] as f64;
-        (blame.kernel == nstat && blame.charged() == nstat).then_some(scrape)
+        (sums.kernel == nstat && sums.accounted() == nstat).then_some(scrape)
     });
-    assert_eq!((scrape.blame().unattributed, scrape.blame().unexposed), (0.0, 0.0));
+    assert_eq!((scrape.overflows().unattributed, scrape.overflows().unexposed), (0.0, 0.0));
     let charged: Vec<Option<f64>> =
         (8080..=8086).map(|port| scrape.listener("127.0.0.1", port).overflows).collect();
     let refused = std::iter::once(0.0).chain((1..=6).map(|n| 3.0 * f64::from(n)));

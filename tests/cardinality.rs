@@ -39,8 +39,8 @@ fn settled(ns: &Netns, daemon: &Daemon) -> Metrics {
     eventually("the charged overflows to be those of nstat", PATIENCE, || {
         let nstat = ns.nstat()["TcpExtListenOverflows"] as f64;
         let scrape = daemon.scrape();
-        let blame = scrape.blame();
-        ([blame.kernel, blame.charged()] == [nstat; 2]).then_some(scrape)
+        let sums = scrape.overflows();
+        ([sums.kernel, sums.accounted()] == [nstat; 2]).then_some(scrape)
     })
 }
 
@@ -60,8 +60,8 @@ fn filters_say_who_has_series_and_the_rest_stays_accounted_for() {
     assert_eq!(shown(&scrape), BTreeSet::from([8001, 8003]));
     let overflows = [8001, 8003].map(|port| scrape.listener("127.0.0.1", port).overflows);
     assert_eq!(overflows, [Some(10.0), Some(30.0)]);
-    let blame = scrape.blame();
-    assert_eq!((blame.unexposed, blame.unattributed), (60.0, 0.0));
+    let sums = scrape.overflows();
+    assert_eq!((sums.unexposed, sums.unattributed), (60.0, 0.0));
     assert_eq!(scrape.value("listenq_listeners_omitted", &[]), Some(0.0));
     assert!(daemon.log().iter().all(|line| !line.contains("listener.max")));
 }
@@ -90,8 +90,8 @@ fn of_too_many_those_in_trouble_have_series_and_the_sum_still_holds() {
     overflow(&ns, outs[4], 30);
     overflow(&ns, idle, 11);
     let scrape = settled(&ns, &daemon);
-    let blame = scrape.blame();
-    assert_eq!((blame.listeners, blame.unexposed, blame.unattributed), (41.0, 0.0, 0.0));
+    let sums = scrape.overflows();
+    assert_eq!((sums.listeners, sums.unexposed, sums.unattributed), (41.0, 0.0, 0.0));
     // Both have series, in the place of one that was idle; whatever keeps its series keeps its counters.
     std::thread::sleep(Duration::from_secs(3));
     let last = daemon.scrape();

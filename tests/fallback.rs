@@ -167,7 +167,7 @@ fn counters_that_the_kernel_does_not_have_are_absent() {
 }
 
 #[test]
-fn without_listen_overflows_there_is_no_blame_and_not_a_blame_of_0() {
+fn without_listen_overflows_none_are_attributed_and_not_0() {
     if !Netns::require_root() {
         return;
     }

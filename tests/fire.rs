@@ -1,5 +1,5 @@
 //! Owns exactness under fire: half a minute, or `FIRE_SECONDS`, of overload over twenty listeners in five namespaces while servers restart, members
-//! leave their groups, listeners close for good and new ones come. What the blame must be is counted by clients.
+//! leave their groups, listeners close for good and new ones come. Clients count what each listener refused.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 #![allow(clippy::print_stdout, reason = "the measured figures are for the reader of --nocapture")]
 
@@ -147,26 +147,26 @@ impl Front {
         self.targets.push(target);
     }
 
-    /// Every overflow that `nstat` shows is charged.
+    /// Every overflow that `nstat` shows is accounted for.
     fn settled(&self, daemon: &Daemon) -> Metrics {
-        eventually("the charged overflows to be those of nstat", PATIENCE, || {
+        eventually("the accounted overflows to be those of nstat", PATIENCE, || {
             let nstat = self.ns.nstat()["TcpExtListenOverflows"] as f64;
             let scrape = daemon.scrape().of_netns(self.name);
-            let blame = scrape.blame();
-            ([blame.kernel, blame.charged()] == [nstat; 2]).then_some(scrape)
+            let sums = scrape.overflows();
+            ([sums.kernel, sums.accounted()] == [nstat; 2]).then_some(scrape)
         })
     }
 
-    /// The shares of the blame are those that the clients counted.
+    /// The split is the one that the clients counted.
     fn assert_split(&mut self, scrape: &Metrics) {
         let (mut judged, mut sum) = (0, 0.0);
         for target in &mut self.targets {
-            let (refused, blamed) =
+            let (refused, attributed) =
                 (target.refused(), scrape.at(target.address).overflows.unwrap());
             sum += refused;
-            let off = (blamed - refused) / refused;
+            let off = (attributed - refused) / refused;
             println!(
-                "{} {:?}: {refused} refused, {blamed} blamed, {:+.1} %",
+                "{} {:?}: {refused} refused, {attributed} attributed, {:+.1} %",
                 self.name,
                 target.fate,
                 100.0 * off
@@ -178,7 +178,7 @@ impl Front {
         }
         assert!(judged >= 4, "only {judged} were under fire");
         // What the clients counted is the truth: the kernel's own count says so.
-        let kernel = scrape.blame().kernel;
+        let kernel = scrape.overflows().kernel;
         assert!((sum - kernel).abs() <= 0.01 * kernel, "{sum} refused, {kernel} counted");
     }
 }
@@ -237,9 +237,9 @@ fn everything_at_once_is_counted_to_the_packet() {
     let mut unattributed = BTreeMap::new();
     for front in &mut fronts {
         let scrape = front.settled(&daemon);
-        let blame = scrape.blame();
-        println!("{}: {blame:?}", front.name);
-        unattributed.insert(front.name, (blame.unattributed, blame.kernel));
+        let sums = scrape.overflows();
+        println!("{}: {sums:?}", front.name);
+        unattributed.insert(front.name, (sums.unattributed, sums.kernel));
         front.assert_split(&scrape);
     }
     assert_laws(&last, &daemon.scrape());

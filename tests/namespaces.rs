@@ -62,7 +62,7 @@ impl Pod {
         self.ns.nstat()["TcpExtListenOverflows"] as f64
     }
 
-    /// Waits until kernel, blame and listener of the scrape say what `nstat` says.
+    /// Waits until kernel, sum and listener of the scrape show what `nstat` shows.
     fn assert_as_nstat(&self, daemon: &Daemon) {
         let name = self.ns.name();
         let (mut nstat, mut seen) = (0.0, None);
@@ -70,12 +70,12 @@ impl Pod {
             nstat = self.refused();
             let scrape = daemon.scrape().of_netns(name);
             scrape.value(OVERFLOWS, &[])?;
-            let (blame, listener) = (scrape.blame(), scrape.at(self.listener.addr()).overflows);
-            seen = Some((blame, listener));
-            let is_right = [blame.kernel, blame.charged()] == [nstat; 2] && listener == Some(nstat);
+            let (sums, listener) = (scrape.overflows(), scrape.at(self.listener.addr()).overflows);
+            seen = Some((sums, listener));
+            let is_right = [sums.kernel, sums.accounted()] == [nstat; 2] && listener == Some(nstat);
             is_right.then_some(())
         });
-        assert!(agrees.is_some(), "{name}: nstat {nstat}, blame and listener {seen:?}");
+        assert!(agrees.is_some(), "{name}: nstat {nstat}, sums and listener {seen:?}");
         assert!(nstat >= 10.0);
     }
 
@@ -83,8 +83,8 @@ impl Pod {
     fn assert_as_nstat_since_start(&self, daemon: &Daemon) {
         eventually("the overflows of the second burst", PATIENCE, || {
             let scrape = daemon.scrape().of_netns(self.ns.name());
-            let blame = scrape.value(OVERFLOWS, &[]).map(|_| scrape.blame())?;
-            (blame.kernel == self.refused() && blame.charged() == 100.0).then_some(())
+            let sums = scrape.value(OVERFLOWS, &[]).map(|_| scrape.overflows())?;
+            (sums.kernel == self.refused() && sums.accounted() == 100.0).then_some(())
         });
     }
 }
@@ -235,8 +235,8 @@ fn a_namespace_that_is_out_of_sight_for_a_while_brings_no_history_as_news() {
         let mut seen = None;
         let agrees = within(PATIENCE, || {
             let scrape = daemon.scrape().of_netns(&name);
-            let blame = scrape.value(OVERFLOWS, &[]).map(|_| scrape.blame())?;
-            seen = Some((blame.kernel, blame.charged()));
+            let sums = scrape.value(OVERFLOWS, &[]).map(|_| scrape.overflows())?;
+            seen = Some((sums.kernel, sums.accounted()));
             (seen == Some((pod.refused(), more))).then_some(())
         });
         assert!(agrees.is_some(), "{more}: {} refused, {seen:?}", pod.refused());

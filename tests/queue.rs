@@ -36,15 +36,15 @@ fn await_series(
     eventually(what, PATIENCE, || Some(exposed(daemon, listener)).filter(&wanted))
 }
 
-/// Waits until blame and kernel agree on every overflow, and says how many there were.
+/// Waits until every overflow of the kernel is accounted for, and gives how many there were.
 #[track_caller]
 fn await_agreement(ns: &Netns, daemon: &Daemon) -> f64 {
-    eventually("the charged overflows to be those of nstat", PATIENCE, || {
+    eventually("the accounted overflows to be those of nstat", PATIENCE, || {
         let before = ns.nstat()["TcpExtListenOverflows"];
-        let blame = daemon.scrape().blame();
+        let sums = daemon.scrape().overflows();
         let still = ns.nstat()["TcpExtListenOverflows"] == before;
-        (still && blame.charged() == before as f64 && blame.kernel == before as f64)
-            .then_some(blame.kernel)
+        (still && sums.accounted() == before as f64 && sums.kernel == before as f64)
+            .then_some(sums.kernel)
     })
 }
 
@@ -170,7 +170,7 @@ fn a_closed_listener_keeps_its_counters_and_loses_its_gauges() {
     };
     assert_eq!(closed.at(address), expected);
     assert_eq!(closed.fallen_since(&open), [""; 0]);
-    assert_eq!(closed.blame().charged(), open.blame().charged());
+    assert_eq!(closed.overflows().accounted(), open.overflows().accounted());
 }
 
 #[test]

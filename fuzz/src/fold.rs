@@ -164,7 +164,7 @@ fn check(
             check_counters(before, &now, elapsed);
         }
         netns.listeners.iter().for_each(check_listener);
-        check_blame(netns, &spaces[place]);
+        check_sum(netns, &spaces[place]);
         assert!(after.insert(netns.name.clone(), now).is_none(), "a namespace twice");
     }
     after
@@ -204,11 +204,11 @@ fn check_listener(listener: &ListenerView) {
 }
 
 /// Since first sight, all charges together are the kernel's growth, at most some ticks behind and never ahead.
-fn check_blame(netns: &NetnsView, space: &Space) {
+fn check_sum(netns: &NetnsView, space: &Space) {
     let parts = (netns.unattributed_overflows, netns.unexposed_overflows);
     let (Some(unattributed), Some(unexposed)) = parts else { return };
-    let blamed: u64 = netns.listeners.iter().filter_map(|listener| listener.overflows).sum();
-    let sum = blamed + unattributed + unexposed;
+    let attributed: u64 = netns.listeners.iter().filter_map(|listener| listener.overflows).sum();
+    let sum = attributed + unattributed + unexposed;
     let Some((first, last)) = space.read.first().zip(space.read.last()) else { return };
     assert!(sum <= last - first, "{sum} charged of {}", last - first);
     let due = space.read[space.read.len().saturating_sub(BEHIND)];

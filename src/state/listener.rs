@@ -6,10 +6,10 @@ use std::time::Duration;
 use crate::cause::ListenerFacts;
 use crate::diagnosis::{Evidence, WINDOW};
 use crate::snapshot::owner_reading::{LocalEnd, OwnerReading};
-use crate::snapshot::{ListenAddress, UnixName};
+use crate::snapshot::{AcceptQueue, ListenAddress, UnixName};
 use crate::view::{ListenerName, ListenerView, Protocol, QueueScan, QueueView, ScanView};
 
-use super::attribution::Suspect;
+use super::attribution::DropEvidence;
 use super::exposure::{Admission, Exposure, Level, PROBATION, Rank};
 use super::peak::Peak;
 use super::record::{Coverage, Record, Turn};
@@ -48,8 +48,8 @@ pub(super) struct Listener<A> {
     pub(super) address: A,
     /// What is shown of it.
     pub(super) shown: ListenerView,
-    /// What speaks for charging it.
-    pub(super) suspect: Suspect,
+    /// The evidence that overflows were its own.
+    pub(super) evidence: DropEvidence,
     /// Whether it has series.
     pub(super) exposure: Exposure,
     /// Whose it is, as far as places are concerned.
@@ -91,6 +91,8 @@ struct Tally {
     fullest: Option<f64>,
     full: bool,
     brimming: u32,
+    /// The fewest connections that must come before one of its queues overflows.
+    room: Option<u64>,
     drops: Option<u64>,
 }
 
@@ -143,7 +145,7 @@ impl<A: Address> Listener<A> {
                 scan: None,
                 case: None,
             },
-            suspect: Suspect::default(),
+            evidence: DropEvidence::default(),
             exposure: Exposure::Excluded,
             source,
             name_hash: 0,
@@ -189,7 +191,7 @@ impl<A: Address> Listener<A> {
         *self.shown.drops.get_or_insert(0) += drops;
         self.has_mattered = true;
         self.new_drops += drops;
-        self.suspect.dropped(drops);
+        self.evidence.dropped(drops);
     }
 
     /// Adds up one living socket.
@@ -206,6 +208,7 @@ impl<A: Address> Listener<A> {
         }
         tally.full |= queue.is_full();
         tally.brimming += u32::from(queue.is_brimming());
+        tally.room = Some(tally.room.map_or(room(queue), |least| least.min(room(queue))));
         if socket.dropped {
             let limit = queue.limit.unwrap_or(0);
             self.lift = Some(self.lift.map_or(limit, |lift| lift.min(limit)));
@@ -227,6 +230,7 @@ impl<A: Address> Listener<A> {
             self.opened_at = tick.now;
             self.due_at = tick.now + PROBATION;
         }
+        self.evidence.has_room(tally.room.unwrap_or(0));
         self.remember(tick.now);
         self.peak.record(tick.slot, u32::try_from(tally.length).unwrap_or(u32::MAX));
         if tally.limit.is_some() {
@@ -376,30 +380,30 @@ impl<A: Address> Listener<A> {
         }
     }
 
-    /// Takes the charge that its suspect was given. An overflow that can only be its own proves that a queue was full,
-    /// though no sample saw it.
-    pub(super) fn charged(&mut self, tick: Tick) -> u64 {
-        let (charge, certain) = self.suspect.charge();
-        if charge > 0 {
+    /// Counts the overflows that the last settlement attributed to it. An overflow that no other listener can have had
+    /// proves that a queue was full, though no sample saw it.
+    pub(super) fn take_attributed(&mut self, tick: Tick) -> u64 {
+        let (attributed, certain) = self.evidence.attributed();
+        if attributed > 0 {
             (self.overflowed_at, self.has_mattered) = (Some(tick.now), true);
         }
-        if charge > 0 && (self.is_open() || self.record.is_some()) {
-            self.remember_overflows(tick.now, charge, certain);
+        if attributed > 0 && (self.is_open() || self.record.is_some()) {
+            self.remember_overflows(tick.now, attributed, certain);
         }
         if self.shown.drops.is_some() {
-            *self.shown.overflows.get_or_insert(0) += charge;
+            *self.shown.overflows.get_or_insert(0) += attributed;
         }
-        self.overflows += charge;
+        self.overflows += attributed;
         if let (true, Some(limit)) = (certain, self.lift) {
             self.peak.record(tick.slot, limit.saturating_add(1));
             if let Some(queue) = &mut self.shown.queue {
                 queue.peak_length = u64::from(self.peak.largest());
             }
         }
-        if !self.suspect.is_suspected() || charge > 0 {
+        if !self.evidence.is_some() || attributed > 0 {
             self.lift = None;
         }
-        charge
+        attributed
     }
 
     fn remember_overflows(&mut self, now: Duration, overflows: u64, certain: bool) {
@@ -442,7 +446,7 @@ impl<A: Address> Listener<A> {
         self.tally.sockets > 0
             && self.tally.length == 0
             && self.peak.largest() == 0
-            && !self.suspect.is_suspected()
+            && !self.evidence.is_some()
             && self.record.is_none()
             // Until the first settlement it has no overflows to show.
             && self.shown.overflows.is_some() == self.shown.drops.is_some()
@@ -466,9 +470,9 @@ impl<A: Address> Listener<A> {
         self.closed_at.is_none()
     }
 
-    /// Whether connections wait.
-    pub(super) fn holds_a_queue(&self) -> bool {
-        self.tally.length > 0
+    /// Whether one of its queues is near its limit.
+    pub(super) fn is_near_full(&self) -> bool {
+        self.tally.brimming > 0
     }
 
     /// Whether it was closed for longer than it is remembered: one without series only until its last overflows
@@ -496,6 +500,11 @@ fn peak_ratio(queue: Option<&QueueView>) -> f64 {
     let ratio =
         queue.and_then(|queue| Some(queue.peak_length as f64 / (queue.limit? as f64 + 1.0)));
     ratio.unwrap_or(0.0)
+}
+
+/// How many connections must come before this queue overflows; 0 where the limit is not known.
+fn room(queue: AcceptQueue) -> u64 {
+    queue.limit.map_or(0, |limit| (u64::from(limit) + 1).saturating_sub(queue.length.into()))
 }
 
 /// A sum in which one unknown part makes the whole unknown.

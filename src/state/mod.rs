@@ -178,7 +178,7 @@ impl State {
             }
         }
         if self.namespaces.len() > snapshot.namespaces.len() {
-            self.end_missing();
+            self.end_missing(tick);
         }
         if !snapshot.looks.is_empty() {
             for netns in self.namespaces.values_mut() {
@@ -240,13 +240,13 @@ impl State {
         self.namespaces.insert(sample.name.clone(), netns);
     }
 
-    fn end_missing(&mut self) {
-        let (now, snapshot) = (self.now, self.snapshots);
+    fn end_missing(&mut self, tick: Tick) {
+        let (now, snapshot) = (tick.now, tick.snapshot);
         let (admission, incidents) = (&mut self.admission, &mut self.incidents);
         let traces = &mut self.traces;
         self.namespaces.retain(|name, netns| {
             if !netns.was_part_of(snapshot) {
-                netns.end(now, admission);
+                netns.end(tick, admission);
                 netns.conclude(now, admission, incidents);
             }
             let is_forgotten = netns.is_forgotten(now);

@@ -15,7 +15,7 @@ use crate::snapshot::{
 };
 use crate::view::{ListenerView, NetnsScan, NetnsView, Protocol};
 
-use super::attribution::Ledger;
+use super::attribution::{Attribution, Reading};
 use super::exposure::{Admission, Exposure, Level, PROBATION, Rank};
 use super::group::{Context, Group};
 use super::places::Candidate;
@@ -62,7 +62,7 @@ pub(super) struct Netns {
     owner: Arc<Owner>,
     tcp: Group<ListenAddress>,
     unix: Group<UnixName>,
-    ledger: Ledger,
+    attribution: Attribution,
     counters: Counters,
     settings: Settings,
     sampled_unix_time: Option<f64>,
@@ -142,7 +142,7 @@ impl Netns {
             tcp: Group::new(scope.clone(), baseline_dumps),
             unix: Group::new(scope.clone(), baseline_dumps),
             scope,
-            ledger: Ledger::default(),
+            attribution: Attribution::default(),
             counters: Counters::default(),
             settings: Settings::default(),
             sampled_unix_time: None,
@@ -176,21 +176,21 @@ impl Netns {
             (self.settings, self.settings_read_at) = (settings, tick.now);
         }
         if let Some(dump) = &sample.unix {
-            self.unix.fold(dump, tick, &self.ledger);
+            self.unix.fold(dump, tick, &self.attribution);
             self.unix.admit(admission, tick.now);
         }
-        // Without a dump the counters wait too: overflows are charged to what the dump says.
+        // Without a dump the counters wait too: overflows are attributed by what the dump says.
         if let Some(dump) = &sample.tcp {
             if std::mem::replace(&mut self.identity, sample.identity) != sample.identity {
                 self.tcp.restart(BASELINE_DUMPS);
             }
-            let credited = self.tcp.fold(dump, tick, &self.ledger);
+            let credited = self.tcp.fold(dump, tick, &self.attribution);
             self.sampled_seconds += credited.as_secs_f64();
             self.sampled_unix_time = Some(tick.unix_time);
             self.tcp.admit(admission, tick.now);
-            let overflows = self.fold_counters(sample, tick.now);
+            let reading = self.fold_counters(sample, tick.now);
             if self.knows_overflows() {
-                self.tcp.settle(&mut self.ledger, overflows, tick, admission);
+                self.tcp.settle(&mut self.attribution, reading, tick, admission);
             }
         }
         if let Some(scan) = &sample.scan {
@@ -287,14 +287,16 @@ impl Netns {
     }
 
     /// It is not there any more: its counters stay for the grace time, its gauges go.
-    pub(super) fn end(&mut self, now: Duration, admission: &mut Admission) {
+    pub(super) fn end(&mut self, tick: Tick, admission: &mut Admission) {
         if self.ended_at.is_none() {
-            self.ended_at = Some(now);
-            self.tcp.close(now);
-            self.unix.close(now);
+            self.ended_at = Some(tick.now);
+            // No dump comes any more: what waited for one is attributed now.
+            self.tcp.finish(&mut self.attribution, tick, admission);
+            self.tcp.close(tick.now);
+            self.unix.close(tick.now);
             (self.scan, self.sampled_unix_time) = (None, None);
         }
-        self.forget(now, admission);
+        self.forget(tick.now, admission);
     }
 
     /// Whether it ended so long ago that nothing of it is remembered.
@@ -313,7 +315,7 @@ impl Netns {
     }
 
     fn has_mattered(&self) -> bool {
-        self.ledger.unattributed() > 0
+        self.attribution.unattributed() > 0
             || self.tcp.attributed() > 0
             || self.tcp.has_mattered()
             || self.unix.has_mattered()
@@ -347,7 +349,7 @@ impl Netns {
         *scan = self.scan;
         *counters = self.counters;
         *settings = self.settings;
-        *unattributed_overflows = self.knows_overflows().then(|| self.ledger.unattributed());
+        *unattributed_overflows = self.knows_overflows().then(|| self.attribution.unattributed());
         let now = self.tcp.revision() + self.unix.revision();
         if std::mem::replace(revision, now) != now || !is_same {
             let is_known = self.knows_overflows();
@@ -367,17 +369,27 @@ impl Netns {
         listeners.extend(source.cloned());
     }
 
-    /// Takes over the counters; the growth of `ListenOverflows` since it was last read, if it was read.
-    fn fold_counters(&mut self, sample: &NetnsSample, now: Duration) -> Option<u64> {
-        let before = self.counters.get(Counter::ListenOverflows);
+    /// Takes in the counters. Gives the growth of those that attribution needs.
+    fn fold_counters(&mut self, sample: &NetnsSample, now: Duration) -> Reading {
+        let growth =
+            |read: &Option<Counters>, counter| self.growth((*read)?.get(counter)?, counter);
+        let reading = Reading {
+            now,
+            overflows: growth(&sample.netstat, Counter::ListenOverflows),
+            opens: growth(&sample.snmp, Counter::PassiveOpens),
+            deferred: growth(&sample.netstat, Counter::TcpDeferAcceptDrop),
+        };
         self.count_cookies(sample, now);
         for counters in [&sample.netstat, &sample.snmp].into_iter().flatten() {
             self.counters.update(counters);
         }
-        let after = sample.netstat?.get(Counter::ListenOverflows)?;
-        // The first reading is a baseline, but in a namespace that came up under watch.
+        reading
+    }
+
+    /// The first reading is a baseline, but not in a namespace that began while listenq watched.
+    fn growth(&self, after: u64, counter: Counter) -> Option<u64> {
         let baseline = if self.is_newborn { 0 } else { after };
-        Some(after.saturating_sub(before.unwrap_or(baseline)))
+        Some(after.saturating_sub(self.counters.get(counter).unwrap_or(baseline)))
     }
 
     fn count_cookies(&mut self, sample: &NetnsSample, now: Duration) {
@@ -397,7 +409,7 @@ impl Netns {
         repeats.cookies += self.cookie_returns.grew(now, sent, received);
     }
 
-    /// Without drops nobody can be charged; without the kernel's counter there is nothing to charge.
+    /// Attribution needs the drops of each socket and the kernel's counter.
     fn knows_overflows(&self) -> bool {
         !self.tcp.lacks_drops() && self.counters.get(Counter::ListenOverflows).is_some()
     }

@@ -47,7 +47,7 @@ fn after_sigkill_it_starts_at_once_from_a_new_baseline_and_holds_nothing() {
     println!("killed: ready again after {:?}", begin.elapsed());
     drop(client);
     let scrape = await_samples(&daemon, 5.0).of_netns("host");
-    assert_eq!((scrape.blame().kernel, scrape.blame().charged()), (first, 0.0));
+    assert_eq!((scrape.overflows().kernel, scrape.overflows().accounted()), (first, 0.0));
     let second = refuse();
     charged(&daemon, second - first);
     root.unmount_all();

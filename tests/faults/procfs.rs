@@ -130,6 +130,6 @@ fn lose_permission(calls: &str, features: &[&str]) {
     });
     // What was refused before it was lost sight of is nobody's news.
     await_samples(&daemon, 20.0);
-    assert_eq!((back.blame().kernel >= 20.0, back.blame().charged()), (true, 0.0));
-    assert_eq!(daemon.scrape().of_netns("other").blame().charged(), 0.0);
+    assert_eq!((back.overflows().kernel >= 20.0, back.overflows().accounted()), (true, 0.0));
+    assert_eq!(daemon.scrape().of_netns("other").overflows().accounted(), 0.0);
 }

@@ -14,7 +14,7 @@ use crate::snapshot::{Claims, Dump, ListenSocket};
 use crate::view::ListenerView;
 
 use crate::state::Tick;
-use crate::state::attribution::{Ledger, Suspect};
+use crate::state::attribution::{Attribution, DropEvidence, Reading};
 use crate::state::exposure::{Admission, Exposure, PROBATION};
 use crate::state::listener::{Address, Listener};
 use crate::state::netns::Scope;
@@ -79,7 +79,7 @@ impl<A: Address> Group<A> {
         self.sampled_at
     }
 
-    /// Whether a row came without drops: then nobody can be charged.
+    /// Whether a row came without drops: then no overflow can be attributed.
     pub(super) fn lacks_drops(&self) -> bool {
         self.drops_missing
     }
@@ -96,18 +96,23 @@ impl<A: Address> Group<A> {
     }
 
     /// Takes in one dump. Gives the time credited to the one before it.
-    pub(super) fn fold(&mut self, dump: &Dump<A>, tick: Tick, ledger: &Ledger) -> Duration {
+    pub(super) fn fold(
+        &mut self,
+        dump: &Dump<A>,
+        tick: Tick,
+        attribution: &Attribution,
+    ) -> Duration {
         let gap = self.credited(dump.interval, tick.now);
         self.at_rest = self.at_rest && dump.is_same;
         if self.at_rest {
             self.sockets.pass_over();
         } else {
-            self.fold_rows(dump, tick, ledger, gap);
+            self.fold_rows(dump, tick, attribution, gap);
         }
         gap
     }
 
-    fn fold_rows(&mut self, dump: &Dump<A>, tick: Tick, ledger: &Ledger, gap: Duration) {
+    fn fold_rows(&mut self, dump: &Dump<A>, tick: Tick, attribution: &Attribution, gap: Duration) {
         self.revision += 1;
         for (_, listener) in &mut self.listeners {
             listener.begin_sample(gap);
@@ -118,7 +123,8 @@ impl<A: Address> Group<A> {
         }
         let listeners = &mut self.listeners;
         self.sockets.end_dump(tick.now, |socket| {
-            listeners[socket.listener].suspect.vanished(ledger, socket.queue.is_full());
+            let evidence = &mut listeners[socket.listener].evidence;
+            evidence.vanished(attribution, socket.queue.is_brimming());
         });
         for socket in self.sockets.living() {
             self.listeners[socket.listener].add(socket);
@@ -126,8 +132,8 @@ impl<A: Address> Group<A> {
         self.at_rest = self.sockets.are_all_seen();
         for (_, listener) in &mut self.listeners {
             listener.end_sample(tick);
-            if listener.holds_a_queue() {
-                listener.suspect.queued(ledger);
+            if listener.is_near_full() {
+                listener.evidence.near_full(attribution);
             }
             self.at_rest &= listener.is_at_rest();
         }
@@ -170,23 +176,37 @@ impl<A: Address> Group<A> {
     /// Attributes overflows to the listeners.
     pub(super) fn settle(
         &mut self,
-        ledger: &mut Ledger,
-        overflows: Option<u64>,
+        attribution: &mut Attribution,
+        reading: Reading,
         tick: Tick,
         admission: &mut Admission,
     ) {
         if self.at_rest {
-            return ledger.settle(overflows, &mut []);
+            return attribution.settle(reading, &mut []);
         }
-        let mut suspects: Vec<&mut Suspect> = self
-            .listeners
-            .iter_mut()
-            .map(|(_, listener)| &mut listener.suspect)
-            .filter(|suspect| suspect.is_suspected())
-            .collect();
-        ledger.settle(overflows, &mut suspects);
+        attribution.settle(reading, &mut self.drop_evidence(DropEvidence::is_some));
+        self.take_attributed(tick, admission);
+    }
+
+    /// Attributes what still waits: the namespace has ended.
+    pub(super) fn finish(
+        &mut self,
+        attribution: &mut Attribution,
+        tick: Tick,
+        admission: &mut Admission,
+    ) {
+        attribution.finish(tick.now, &mut self.drop_evidence(|_| true));
+        self.take_attributed(tick, admission);
+    }
+
+    fn drop_evidence(&mut self, filter: impl Fn(&DropEvidence) -> bool) -> Vec<&mut DropEvidence> {
+        let all = self.listeners.iter_mut().map(|(_, listener)| &mut listener.evidence);
+        all.filter(|evidence| filter(evidence)).collect()
+    }
+
+    fn take_attributed(&mut self, tick: Tick, admission: &mut Admission) {
         for (key, listener) in &mut self.listeners {
-            let overflows = listener.charged(tick);
+            let overflows = listener.take_attributed(tick);
             self.attributed += overflows;
             if overflows > 0 && !listener.exposure.is_exposed() {
                 self.hidden_overflows.push(key);

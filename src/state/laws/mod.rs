@@ -313,7 +313,7 @@ fn members_of_a_group_add_up_and_the_fullest_shows() {
 }
 
 #[test]
-fn a_burst_that_no_sample_saw_is_blamed_and_lifts_the_peak() {
+fn a_burst_that_no_sample_saw_is_attributed_and_lifts_the_peak() {
     let fast = socket(1, 80);
     let mut story = Story::begun_with(&[fast, socket(2, 81)]);
     story
@@ -475,6 +475,19 @@ fn a_namespace_that_ended_keeps_its_counters_for_the_grace_time() {
     assert_eq!(view.namespaces, []);
 }
 
+/// The counters are read after the dump: the last overflows never show in the drops.
+#[test]
+fn overflows_that_wait_when_a_namespace_ends_are_accounted_for() {
+    let full = |cookie, port| waiting(5, socket(cookie, port));
+    let mut story = Story::begun_with(&[full(1, 80), socket(2, 81)]);
+    story.tick(&[dropped(30, full(1, 80)), socket(2, 81)], 48);
+    assert_eq!(story.overflows(80), 30);
+    story.snapshot.namespaces.clear();
+    story.state.fold(&story.snapshot, INTERVAL);
+    assert_eq!((story.overflows(80), story.overflows(81)), (48, 0));
+    assert_eq!(story.netns().unattributed_overflows, Some(0));
+}
+
 #[test]
 fn a_listener_forgotten_after_its_namespace_ended_is_shown_no_more() {
     let mut story = Story::begun_with(&[socket(1, 80), socket(2, 81)]);
@@ -570,8 +583,8 @@ proptest! {
             if !chapter.failed {
                 growths.push(story.overflows);
             }
-            let blamed: u64 = netns.listeners.iter().filter_map(|listener| listener.overflows).sum();
-            let sum = blamed + netns.unattributed_overflows.unwrap() + netns.unexposed_overflows.unwrap();
+            let attributed: u64 = netns.listeners.iter().filter_map(|listener| listener.overflows).sum();
+            let sum = attributed + netns.unattributed_overflows.unwrap() + netns.unexposed_overflows.unwrap();
             // At most three ticks behind, and never ahead.
             let due = growths[growths.len().saturating_sub(4)] - first;
             prop_assert!(due <= sum && sum <= story.overflows - first, "{due} <= {sum}");

@@ -1,4 +1,4 @@
-//! Owns what a scrape says as whole values: of one listener, of the blame, and of counters that must not fall.
+//! Owns what a scrape says as whole values: of one listener, of the overflows of a namespace, and of counters that must not fall.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -28,12 +28,12 @@ pub struct Exposed {
     pub overflows: Option<f64>,
 }
 
-/// Who is charged with the overflows of a namespace.
+/// The overflows of a namespace, and where they are accounted for.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Blame {
+pub struct Overflows {
     /// The sum over all listeners.
     pub listeners: f64,
-    /// Nobody.
+    /// Those that no listener had.
     pub unattributed: f64,
     /// Listeners that are not shown any more.
     pub unexposed: f64,
@@ -91,18 +91,18 @@ impl Metrics {
         self.listener(ip, address.port())
     }
 
-    /// The blame in the only namespace.
+    /// The overflows of the only namespace.
     ///
     /// # Panics
     ///
     /// When the scrape says nothing of it.
     #[must_use]
     #[track_caller]
-    pub fn blame(&self) -> Blame {
+    pub fn overflows(&self) -> Overflows {
         let value = |name: &str| {
             self.value(name, &[]).unwrap_or_else(|| panic!("no {name} in:\n{}", self.text()))
         };
-        Blame {
+        Overflows {
             listeners: self.sum("listenq_listener_overflows_total", &[]),
             unattributed: value("listenq_netns_unattributed_overflows_total"),
             unexposed: value("listenq_netns_unexposed_overflows_total"),
@@ -132,12 +132,12 @@ impl Metrics {
     }
 }
 
-// === impl Blame ===
+// === impl Overflows ===
 
-impl Blame {
-    /// What is charged to anybody or to nobody.
+impl Overflows {
+    /// All that are accounted for: at listeners, unattributed, or not exposed any more.
     #[must_use]
-    pub fn charged(&self) -> f64 {
+    pub fn accounted(&self) -> f64 {
         self.listeners + self.unattributed + self.unexposed
     }
 }

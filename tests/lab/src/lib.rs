@@ -6,6 +6,7 @@
 //! - [`listener`], [`server`]: listeners of every kind and the pace at which they accept;
 //! - [`process`]: servers that are processes, and can be stopped;
 //! - [`client`], [`hammer`], [`scan`]: connections that pile up, and segments that only look like trouble;
+//! - [`capture`]: refusals of each port, counted from packets;
 //! - [`flood`], [`crowd`]: handshakes that are never finished, and very many that are;
 //! - [`listenq`], [`http`], [`metrics`], [`exposed`]: the daemon under test, its pages and its metrics;
 //! - [`tool`]: foreign programs that judge what it printed;
@@ -38,6 +39,7 @@
 
 pub mod address;
 pub mod browser;
+pub mod capture;
 pub mod certificate;
 pub mod client;
 pub mod crowd;

@@ -1,4 +1,4 @@
-//! Owns the blame: whose overflows the kernel's count was, under load, restarts, scans and bursts nobody saw.
+//! Attribution of overflows to listeners under load, restarts, scans, and bursts that no sample saw.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 #![allow(clippy::print_stdout, reason = "the measured figures are for the reader of --nocapture")]
 
@@ -47,19 +47,19 @@ fn watch(daemon: &Daemon, load: JoinHandle<Tally>) -> Tally {
 fn assert_laws(before: &Metrics, after: &Metrics) {
     after.assert_unique();
     assert_eq!(after.fallen_since(before), [""; 0]);
-    let blame = after.blame();
-    assert!(blame.charged() <= blame.kernel, "{blame:?}");
+    let sums = after.overflows();
+    assert!(sums.accounted() <= sums.kernel, "{sums:?}");
 }
 
-/// Waits until every overflow that `nstat` shows is charged.
+/// Waits until every overflow that `nstat` shows is accounted for.
 #[track_caller]
 fn settled(ns: &Netns, daemon: &Daemon) -> Metrics {
-    eventually("the charged overflows to be those of nstat", PATIENCE, || {
+    eventually("the accounted overflows to be those of nstat", PATIENCE, || {
         let nstat = ns.nstat()["TcpExtListenOverflows"] as f64;
         let scrape = daemon.scrape();
-        let blame = scrape.blame();
+        let sums = scrape.overflows();
         let still = ns.nstat()["TcpExtListenOverflows"] as f64 == nstat;
-        (still && [blame.kernel, blame.charged()] == [nstat; 2]).then_some(scrape)
+        (still && [sums.kernel, sums.accounted()] == [nstat; 2]).then_some(scrape)
     })
 }
 
@@ -67,7 +67,7 @@ fn overflows(scrape: &Metrics, address: SocketAddr) -> f64 {
     scrape.at(address).overflows.unwrap()
 }
 
-/// Drains what waits, so that nobody's FIN or SYN is refused any more.
+/// Drains what waits, so that no FIN or SYN is refused any longer.
 fn calm(server: Server) -> Server {
     Server::start(server.stop(), Pace::Fast)
 }
@@ -86,9 +86,9 @@ fn the_sum_holds_at_every_scrape_and_is_nstats_in_the_end() {
     watch(&daemon, load(&ns, addresses[0], 800.0, 4));
     let _tallies = others.map(|other| other.join().unwrap());
     let _servers: Vec<_> = servers.into_iter().map(calm).collect();
-    let blame = settled(&ns, &daemon).blame();
-    println!("sum law: {blame:?}");
-    assert!(blame.kernel > 1000.0 && blame.unexposed == 0.0, "{blame:?}");
+    let sums = settled(&ns, &daemon).overflows();
+    println!("sum law: {sums:?}");
+    assert!(sums.kernel > 1000.0 && sums.unexposed == 0.0, "{sums:?}");
 }
 
 #[test]
@@ -114,12 +114,16 @@ fn a_member_that_closes_under_load_takes_nothing_from_its_group() {
     let after = settled(&ns, &daemon);
     assert_laws(&before, &after);
     assert_eq!(after.at(address).sockets, Some(3.0));
-    println!("closed member: {:?}, blamed {}", after.blame(), overflows(&after, address));
-    assert!(overflows(&after, address) >= 0.9 * after.blame().kernel, "{:?}", after.blame());
+    println!("closed member: {:?}, attributed {}", after.overflows(), overflows(&after, address));
+    assert!(
+        overflows(&after, address) >= 0.9 * after.overflows().kernel,
+        "{:?}",
+        after.overflows()
+    );
 }
 
 #[test]
-fn a_restarted_server_keeps_its_counter_and_its_blame() {
+fn a_restarted_server_keeps_its_counter_and_its_overflows() {
     if !Netns::require_root() {
         return;
     }
@@ -141,14 +145,14 @@ fn a_restarted_server_keeps_its_counter_and_its_blame() {
     watch(&daemon, clients);
     let _server = calm(server);
     let scrape = settled(&ns, &daemon);
-    let (blamed, blame) = (overflows(&scrape, address), scrape.blame());
-    println!("restarts: blamed {blamed} of {blame:?}");
-    assert!(blamed >= 0.9 * blame.kernel, "{blamed} of {blame:?}");
-    assert_eq!(blamed, blame.listeners);
+    let (attributed, sums) = (overflows(&scrape, address), scrape.overflows());
+    println!("restarts: attributed {attributed} of {sums:?}");
+    assert!(attributed >= 0.9 * sums.kernel, "{attributed} of {sums:?}");
+    assert_eq!(attributed, sums.listeners);
 }
 
-/// Scans one idle listener beside one that overflows, and looks at the shares of the blame.
-fn assert_a_scan_takes_no_blame(hint: &str, head_start: Duration) {
+/// Scans one idle listener beside one that overflows, and looks at the shares of the sums.
+fn assert_a_scan_attracts_no_overflow(hint: &str, head_start: Duration) {
     let ns = Netns::new(hint);
     let (idle, busy) = (listen(&ns, 128), listen(&ns, 8));
     let (idle_at, busy_at) = (idle.addr(), busy.addr());
@@ -167,28 +171,28 @@ fn assert_a_scan_takes_no_blame(hint: &str, head_start: Duration) {
         (daemon.scrape().at(idle_at).drops == Some(1500.0)).then_some(())
     });
     let scrape = settled(&ns, &daemon);
-    let blame = scrape.blame();
-    let [idle, busy] = [idle_at, busy_at].map(|at| overflows(&scrape, at) / blame.kernel);
-    println!("{hint}: idle {idle:.4}, busy {busy:.4}, {blame:?}");
-    assert!(blame.kernel > 1000.0 && idle <= 0.02 && busy >= 0.95, "{idle}, {busy}, {blame:?}");
+    let sums = scrape.overflows();
+    let [idle, busy] = [idle_at, busy_at].map(|at| overflows(&scrape, at) / sums.kernel);
+    println!("{hint}: idle {idle:.4}, busy {busy:.4}, {sums:?}");
+    assert!(sums.kernel > 1000.0 && idle <= 0.02 && busy >= 0.95, "{idle}, {busy}, {sums:?}");
 }
 
 #[test]
-fn a_scanned_idle_listener_is_not_blamed_for_its_neighbour() {
+fn a_scanned_idle_listener_has_no_overflow_of_its_neighbour() {
     if Netns::require_root() {
-        assert_a_scan_takes_no_blame("scan", SECOND);
+        assert_a_scan_attracts_no_overflow("scan", SECOND);
     }
 }
 
 #[test]
-fn a_scan_that_begins_with_the_overflow_is_not_blamed_either() {
+fn a_scan_that_begins_with_the_overflow_attracts_none_either() {
     if Netns::require_root() {
-        assert_a_scan_takes_no_blame("scan-at-once", Duration::ZERO);
+        assert_a_scan_attracts_no_overflow("scan-at-once", Duration::ZERO);
     }
 }
 
 #[test]
-fn a_burst_between_two_samples_is_blamed_and_shows_in_the_peak() {
+fn a_burst_between_two_samples_is_attributed_and_shows_in_the_peak() {
     if !Netns::require_root() {
         return;
     }
@@ -207,16 +211,16 @@ fn a_burst_between_two_samples_is_blamed_and_shows_in_the_peak() {
     let scrape = settled(&ns, &daemon);
     let (seen, other) = (scrape.at(listener.addr()), scrape.at(neighbour.addr()));
     assert_eq!(seen.connection_seconds, Some(0.0), "a sample saw the burst: {seen:?}");
-    let blame = scrape.blame();
-    println!("bursts: {blame:?}");
-    assert!(blame.kernel >= 90.0, "{blame:?}");
-    assert_eq!((blame.unattributed, seen.overflows), (0.0, Some(blame.kernel)));
+    let sums = scrape.overflows();
+    println!("bursts: {sums:?}");
+    assert!(sums.kernel >= 90.0, "{sums:?}");
+    assert_eq!((sums.unattributed, seen.overflows), (0.0, Some(sums.kernel)));
     assert_eq!((seen.peak_length, seen.length), (Some(9.0), Some(0.0)));
     assert_eq!((other.peak_length, other.overflows), (Some(0.0), Some(0.0)));
 }
 
 #[test]
-fn two_that_overflow_at_once_share_the_blame_as_their_clients_count() {
+fn two_that_overflow_at_once_share_as_their_clients_count() {
     if !Netns::require_root() {
         return;
     }
@@ -233,14 +237,17 @@ fn two_that_overflow_at_once_share_the_blame_as_their_clients_count() {
     let refused = [beside.join().unwrap(), tally].map(|t| (t.started - t.connected) as f64);
     let _servers: Vec<_> = servers.into_iter().map(calm).collect();
     let scrape = settled(&ns, &daemon);
-    let blamed = addresses.map(|address| overflows(&scrape, address));
-    let blame = scrape.blame();
-    println!("split: refused {refused:?}, blamed {blamed:?}, {blame:?}");
+    let attributed = addresses.map(|address| overflows(&scrape, address));
+    let sums = scrape.overflows();
+    println!("split: refused {refused:?}, attributed {attributed:?}, {sums:?}");
     assert!(
-        (refused[0] + refused[1] - blame.kernel).abs() <= 0.05 * blame.kernel,
-        "{refused:?} {blame:?}"
+        (refused[0] + refused[1] - sums.kernel).abs() <= 0.05 * sums.kernel,
+        "{refused:?} {sums:?}"
     );
-    for (refused, blamed) in refused.into_iter().zip(blamed) {
-        assert!((blamed - refused).abs() <= 0.15 * refused, "{blamed} blamed, {refused} refused");
+    for (refused, attributed) in refused.into_iter().zip(attributed) {
+        assert!(
+            (attributed - refused).abs() <= 0.15 * refused,
+            "{attributed} attributed, {refused} refused"
+        );
     }
 }
