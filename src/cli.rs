@@ -1,7 +1,7 @@
 //! The command line: flags in the manner of Prometheus exporters, each also an environment variable.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -34,6 +34,10 @@ pub struct Cli {
     /// Flags of every command.
     #[command(flatten)]
     pub sampling: Sampling,
+
+    /// Where the daemon of this machine is asked.
+    #[command(flatten)]
+    pub control: Control,
 
     /// Flags of the log.
     #[command(flatten)]
@@ -89,11 +93,30 @@ pub enum Command {
 /// Whom to ask.
 #[derive(Clone, Debug, Args)]
 pub struct Ask {
-    /// Ask the daemon at this URL; `none` asks nobody and samples. Without it, the daemon of this machine is asked at
-    /// http://localhost:19511, and if none answers, listenq samples. User and password stand as in
-    /// http://USER:PASSWORD@HOST:PORT, percent-encoded.
+    /// Ask the daemon at this URL, over http or https; `none` asks no daemon and samples. Without it, the daemon of this
+    /// machine is asked over --control.socket, and without a daemon there, listenq samples. User and password are written
+    /// as in https://USER:PASSWORD@HOST:PORT, percent-encoded.
     #[arg(long = "url", env = "LISTENQ_URL", value_name = "URL", value_parser = daemon)]
     pub url: Option<Daemon>,
+
+    /// Certificates in PEM to trust for https in --url, instead of those of the system.
+    #[arg(long = "tls.ca-file", env = "LISTENQ_TLS_CA_FILE", value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+}
+
+/// Where the daemon of this machine is asked.
+#[derive(Clone, Debug, Args)]
+pub struct Control {
+    /// The Unix socket over which list, explain and check ask the daemon of this machine; the daemon makes it. `none`
+    /// switches it off.
+    #[arg(
+        long = "control.socket",
+        env = "LISTENQ_CONTROL_SOCKET",
+        value_name = "PATH",
+        default_value = crate::control::DEFAULT_PATH,
+        global = true
+    )]
+    pub socket: PathBuf,
 }
 
 /// Whom to ask, and how long to watch where nobody answers.
@@ -281,6 +304,15 @@ pub enum LogFormat {
     Logfmt,
     /// One JSON object.
     Json,
+}
+
+// === impl Control ===
+
+impl Control {
+    /// The path, unless the socket is switched off.
+    pub fn path(&self) -> Option<&Path> {
+        Some(self.socket.as_path()).filter(|path| *path != Path::new("none"))
+    }
 }
 
 // === impl Sampling ===

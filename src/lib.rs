@@ -20,6 +20,7 @@
 
 pub mod cause;
 pub mod cli;
+pub mod control;
 pub mod diagnosis;
 pub mod exposition;
 pub mod http;

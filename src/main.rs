@@ -62,16 +62,23 @@ fn run(cli: &Cli) -> Result<ExitCode> {
     let mut config = cli.sampling.config();
     // The cap is for series that are kept: whoever looks once sees all.
     config.state.max_listeners = usize::MAX;
+    let control = cli.control.path();
     match command {
         Command::Metrics => metrics(&config)?,
-        Command::List { json, ask } => list(&source::report(ask, &config, Sampling::Once)?, *json)?,
+        Command::List { json, ask } => {
+            list(&source::report(ask, control, &config, Sampling::Once)?, *json)?;
+        }
         Command::Explain { target, json, watch } => {
             let sampling = Sampling::For(watch.duration);
-            explain(&source::report(&watch.ask, &config, sampling)?, target.as_deref(), *json)?;
+            explain(
+                &source::report(&watch.ask, control, &config, sampling)?,
+                target.as_deref(),
+                *json,
+            )?;
         }
         Command::Check { watch } => {
             let sampling = Sampling::For(watch.duration);
-            let known = source::report(&watch.ask, &config, sampling)?;
+            let known = source::report(&watch.ask, control, &config, sampling)?;
             let level = check::write(&known, &mut io::stdout().lock()).context(WRITING)?;
             return Ok(ExitCode::from(level as u8));
         }
@@ -88,7 +95,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
 fn serve(cli: &Cli) -> Result<ExitCode> {
     let outlet = log::start(cli.log)?;
     raise_descriptor_limit();
-    let served = serve::run(&cli.sampling.config(), &cli.web);
+    let served = serve::run(&cli.sampling.config(), &cli.web, cli.control.path());
     if let Err(error) = &served {
         let line = format!("listenq: {error:#}\n");
         (&*outlet).write_all(line.as_bytes()).context("saying what failed")?;

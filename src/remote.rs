@@ -1,7 +1,9 @@
 //! Asks a running daemon for its report, over HTTP.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
@@ -10,11 +12,10 @@ use percent_encoding::percent_decode_str;
 use thiserror::Error;
 use ureq::http::Uri;
 use ureq::http::header::AUTHORIZATION;
+use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig};
 
 use crate::report::Report;
 
-/// Where a daemon of this machine listens unless told otherwise.
-pub const LOCAL: &str = "http://localhost:19511";
 /// Where it answers with its report.
 const PATH: &str = "/api/v1/listeners";
 /// A report of 100,000 listeners is smaller.
@@ -68,13 +69,11 @@ impl FromStr for Url {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if text.starts_with("https://") {
-            return Err("https is not supported: ask over http, on the machine itself".into());
-        }
-        if !text.starts_with("http://") {
-            return Err("does not begin with http://".into());
-        }
-        let rest = &text["http://".len()..];
+        let schemes = ["http://", "https://"];
+        let Some(scheme) = schemes.into_iter().find(|scheme| text.starts_with(scheme)) else {
+            return Err("does not begin with http:// or https://".into());
+        };
+        let rest = &text[scheme.len()..];
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (authority, path) = rest.split_at(end);
         if path.contains('@') {
@@ -87,18 +86,18 @@ impl FromStr for Url {
             None => (None, authority),
         };
         // Nothing said of this part can hold the password.
-        let path = checked_path(host, path)?;
+        let path = checked_path(scheme, host, path)?;
         Ok(Self {
-            full: format!("http://{host}{path}{PATH}"),
-            shown: format!("http://{host}{path}"),
+            full: format!("{scheme}{host}{path}{PATH}"),
+            shown: format!("{scheme}{host}{path}"),
             authorization: credentials.map(basic),
         })
     }
 }
 
 /// The path of `http://HOST:PORT/PATH` up to that of the report, if the whole is the address of a daemon.
-fn checked_path(host: &str, path: &str) -> Result<String, String> {
-    let text = format!("http://{host}{path}");
+fn checked_path(scheme: &str, host: &str, path: &str) -> Result<String, String> {
+    let text = format!("{scheme}{host}{path}");
     let uri: Uri = text.parse().map_err(|error| format!("not a URL: {error}"))?;
     if uri.host().is_none_or(str::is_empty) {
         return Err("has no host".into());
@@ -148,26 +147,36 @@ impl fmt::Debug for Url {
     }
 }
 
-// === impl Failure ===
-
-impl Failure {
-    /// As it is said where nobody promised that a daemon is there.
-    pub fn as_absence(&self) -> String {
-        match self {
-            Self::Silent { url, reason } => format!("no daemon at {url} ({reason})"),
-            other => other.to_string(),
-        }
-    }
+/// How a daemon is asked.
+#[derive(Clone, Debug)]
+pub struct Access {
+    /// How long it may take.
+    pub timeout: Duration,
+    /// Certificates to trust instead of those of the system.
+    pub ca_file: Option<PathBuf>,
 }
 
-/// Asks the daemon at `url`, and waits for its answer so long at most.
-pub fn fetch(url: &Url, patience: Duration) -> Result<Report, Failure> {
-    let silent = |error| Failure::Silent { url: url.clone(), reason: reason(error, patience) };
+/// Why the certificates to trust are not known.
+#[derive(Debug, Error)]
+enum RootsError {
+    #[error("--tls.ca-file {path}: {reason}")]
+    File { path: String, reason: String },
+    #[error("the system has no certificates to trust: name them with --tls.ca-file")]
+    System,
+}
+
+/// Asks the daemon at `url`.
+pub fn fetch(url: &Url, access: &Access) -> Result<Report, Failure> {
+    let timeout = access.timeout;
+    let silent = |error| Failure::Silent { url: url.clone(), reason: reason(error, timeout) };
+    let tls = tls(url, access)
+        .map_err(|error| Failure::Silent { url: url.clone(), reason: error.to_string() })?;
     let agent = ureq::config::Config::builder()
         .http_status_as_error(false)
-        .timeout_global(Some(patience))
+        .timeout_global(Some(timeout))
         .max_redirects(0)
         .proxy(None)
+        .tls_config(tls)
         .user_agent(concat!("listenq/", env!("CARGO_PKG_VERSION")))
         .build()
         .new_agent();
@@ -183,13 +192,42 @@ pub fn fetch(url: &Url, patience: Duration) -> Result<Report, Failure> {
         return Err(Failure::Refused { url: url.clone(), status, hint });
     }
     let body = answer.body_mut().with_config().limit(MOST_BYTES).read_to_vec().map_err(silent)?;
-    serde_json::from_slice(&body)
+    Report::received(&body)
         .map_err(|error| Failure::Strange { url: url.clone(), reason: error.to_string() })
 }
 
-fn reason(error: ureq::Error, patience: Duration) -> String {
+fn tls(url: &Url, access: &Access) -> Result<TlsConfig, RootsError> {
+    let builder = TlsConfig::builder()
+        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()));
+    // Nothing is read for plain HTTP.
+    let builder = match url.full.starts_with("https://") {
+        true => builder.root_certs(RootCerts::Specific(Arc::new(roots(access)?))),
+        false => builder,
+    };
+    Ok(builder.build())
+}
+
+fn roots(access: &Access) -> Result<Vec<Certificate<'static>>, RootsError> {
+    let Some(path) = &access.ca_file else {
+        let native = rustls_native_certs::load_native_certs().certs;
+        let roots: Vec<_> =
+            native.iter().map(|der| Certificate::from_der(der).to_owned()).collect();
+        return if roots.is_empty() { Err(RootsError::System) } else { Ok(roots) };
+    };
+    let wrong = |reason: String| RootsError::File { path: path.display().to_string(), reason };
+    let pem = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
+    let items = ureq::tls::parse_pem(&pem).filter_map(|item| match item {
+        Ok(PemItem::Certificate(certificate)) => Some(Ok(certificate)),
+        Ok(_) => None,
+        Err(error) => Some(Err(wrong(error.to_string()))),
+    });
+    let roots: Vec<_> = items.collect::<Result<_, _>>()?;
+    if roots.is_empty() { Err(wrong("holds no certificate".into())) } else { Ok(roots) }
+}
+
+fn reason(error: ureq::Error, timeout: Duration) -> String {
     match error {
-        ureq::Error::Timeout(_) => format!("not within {}", humantime::format_duration(patience)),
+        ureq::Error::Timeout(_) => format!("not within {}", humantime::format_duration(timeout)),
         ureq::Error::HostNotFound => "there is no such host".into(),
         ureq::Error::Io(error) => {
             let text = error.to_string();
@@ -224,10 +262,11 @@ mod tests {
 
     #[test]
     fn the_report_is_below_the_address() {
-        let full = "http://localhost:19511/api/v1/listeners";
-        assert_parsed(LOCAL, full, LOCAL);
-        assert_parsed("http://localhost:19511/", full, LOCAL);
-        assert_parsed(full, full, LOCAL);
+        let (full, shown) = ("http://web1:19511/api/v1/listeners", "http://web1:19511");
+        assert_parsed(shown, full, shown);
+        assert_parsed("http://web1:19511/", full, shown);
+        assert_parsed(full, full, shown);
+        assert_parsed("https://web1", "https://web1/api/v1/listeners", "https://web1");
         assert_parsed(
             "http://[::1]:80/lq/",
             "http://[::1]:80/lq/api/v1/listeners",
@@ -275,7 +314,7 @@ mod tests {
     #[test]
     fn what_is_no_url_of_a_daemon_says_why() {
         for (text, why) in [
-            ("https://web1:19511", "https is not supported"),
+            ("ftp://web1:19511", "does not begin with http:// or https://"),
             ("web1:19511", "does not begin with http://"),
             ("http://", "not a URL"),
             ("http://:80", "has no host"),

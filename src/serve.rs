@@ -1,6 +1,7 @@
 //! listenq as a daemon: binds, samples on a thread of its own, serves, and stops when told to.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -13,9 +14,11 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::cli::Web;
+use crate::control::ControlSocket;
 use crate::http::{self, Servers};
 use crate::sampler::{Config, Sampler};
 use crate::systemd;
+use crate::view::publish::Reader;
 use crate::web_config::Guarded;
 
 /// Connections that may wait for listenq itself: scrapes are few, but those who flood it must not keep them out.
@@ -26,7 +29,7 @@ const LAST_SAMPLE: Duration = Duration::from_millis(300);
 const WORKERS: usize = 2 + 1;
 
 /// Serves until SIGTERM or SIGINT.
-pub fn run(config: &Config, web: &Web) -> Result<()> {
+pub fn run(config: &Config, web: &Web, control: Option<&Path>) -> Result<()> {
     let guarded = web.config_file.as_deref().map(Guarded::start).transpose()?;
     let listeners = match web.systemd_socket {
         true => systemd::listeners()?,
@@ -34,6 +37,7 @@ pub fn run(config: &Config, web: &Web) -> Result<()> {
     };
     let mut sampler = Sampler::new(config).context("is --path.procfs right?")?;
     let reader = sampler.reader();
+    let _control = control.and_then(|path| open_control(path, reader.clone()));
     let mut router = http::router(reader.clone(), &web.telemetry_path);
     if let Some(guarded) = &guarded {
         router = guarded.protect(router);
@@ -72,6 +76,19 @@ pub fn run(config: &Config, web: &Web) -> Result<()> {
     // A scrape that is still being rendered is nobody's any more.
     Runtime::shutdown_background(runtime);
     result
+}
+
+/// Opens the control socket. A daemon without one serves all the same.
+fn open_control(path: &Path, reader: Reader) -> Option<ControlSocket> {
+    let opened = ControlSocket::bind(path).and_then(|socket| {
+        socket.serve(reader)?;
+        Ok(socket)
+    });
+    if let Err(error) = &opened {
+        let path = path.display();
+        tracing::info!(%path, %error, "no control socket: list, explain and check need --url");
+    }
+    opened.ok()
 }
 
 /// Runs the sampler on a thread of its own; the receiver hears when it ends.

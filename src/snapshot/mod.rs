@@ -495,6 +495,12 @@ mod tests {
     }
 
     #[test]
+    fn a_text_that_is_escaped_already_stays_as_it_is() {
+        assert_eq!(printable("a\\x5Cb"), "a\\x5Cb");
+        assert_eq!(printable("\u{1b}[31m"), "\\x1B[31m");
+    }
+
+    #[test]
     fn counters_are_stored_where_all_says() {
         for (place, counter) in Counter::ALL.into_iter().enumerate() {
             assert_eq!(counter as usize, place);

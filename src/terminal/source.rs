@@ -1,6 +1,7 @@
 //! Where a report comes from: a running daemon, which knows the history, or samples of our own.
 
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -8,14 +9,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::cli::{Ask, Daemon};
-use crate::remote;
+use crate::control::{self, ControlError};
+use crate::remote::{self, Access};
 use crate::report::{Listener, Report};
 use crate::sampler::{Config, Sampler};
 use crate::self_stats::Feature;
 use crate::view::publish::{Published, Reader};
 
-/// How long the local daemon may take when nobody said that there is one.
-const LOCAL_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a daemon may take that was asked for by its URL.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
 
@@ -79,23 +79,39 @@ impl Known {
 }
 
 /// Asks the daemon, or samples.
-pub fn report(ask: &Ask, config: &Config, sampling: Sampling) -> Result<Known> {
-    let (url, patience) = match &ask.url {
-        Some(Daemon::Never) => return sampled(config, sampling, None),
-        Some(Daemon::At(url)) => (url.clone(), REQUEST_TIMEOUT),
-        None => (remote::LOCAL.parse().map_err(anyhow::Error::msg)?, LOCAL_PATIENCE),
-    };
-    match remote::fetch(&url, patience) {
-        Ok(report) => {
-            let report = Report { listeners: admitted(report.listeners, config), ..report };
-            let origin = format!("asked the daemon at {url}");
-            Ok(Known { report, origin, sampled_for: None, is_filtered: is_filtered(config) })
+pub fn report(
+    ask: &Ask,
+    control: Option<&Path>,
+    config: &Config,
+    sampling: Sampling,
+) -> Result<Known> {
+    match &ask.url {
+        Some(Daemon::Never) => sampled(config, sampling, None),
+        Some(Daemon::At(url)) => {
+            let access = Access { timeout: REQUEST_TIMEOUT, ca_file: ask.ca_file.clone() };
+            let report = remote::fetch(url, &access).context("asking the daemon of --url")?;
+            Ok(asked(report, url.to_string(), config))
         }
-        Err(failure) if ask.url.is_some() => {
-            Err(anyhow::Error::new(failure).context("asking the daemon of --url"))
-        }
-        Err(failure) => sampled(config, sampling, Some(failure)),
+        None => ask_local(control, config, sampling),
     }
+}
+
+/// Asks the daemon of this machine over its control socket; without one, samples.
+fn ask_local(control: Option<&Path>, config: &Config, sampling: Sampling) -> Result<Known> {
+    let Some(path) = control else { return sampled(config, sampling, None) };
+    match control::fetch(path) {
+        Ok(report) => Ok(asked(report, path.display().to_string(), config)),
+        Err(failure @ ControlError::Absent { .. }) => {
+            sampled(config, sampling, Some(failure.to_string()))
+        }
+        Err(failure) => Err(failure.into()),
+    }
+}
+
+fn asked(report: Report, daemon: String, config: &Config) -> Known {
+    let report = Report { listeners: admitted(report.listeners, config), ..report };
+    let origin = format!("asked the daemon at {daemon}");
+    Known { report, origin, sampled_for: None, is_filtered: is_filtered(config) }
 }
 
 fn is_filtered(config: &Config) -> bool {
@@ -112,8 +128,8 @@ fn admitted(listeners: Vec<Listener>, config: &Config) -> Vec<Listener> {
     listeners.into_iter().filter(admits).collect()
 }
 
-fn sampled(config: &Config, sampling: Sampling, failure: Option<remote::Failure>) -> Result<Known> {
-    let why = failure.map_or_else(String::new, |failure| format!("{}: ", failure.as_absence()));
+fn sampled(config: &Config, sampling: Sampling, failure: Option<String>) -> Result<Known> {
+    let why = failure.map_or_else(String::new, |failure| format!("{failure}: "));
     let (published, did, sampled_for) = match sampling {
         Sampling::Once => {
             let did = "took one sample, which makes no diagnosis".into();

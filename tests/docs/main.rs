@@ -22,6 +22,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use clap::CommandFactory;
 use listenq::cli::Cli;
+use listenq::control::DEFAULT_PATH;
 use listenq_lab::certificate::{Authority, Subject};
 use listenq_lab::client::fill;
 use listenq_lab::flood::Flood;
@@ -127,7 +128,8 @@ impl Scene {
     /// Starts the daemon at the default address, and waits until it has made both diagnoses.
     fn daemon(&self) -> Daemon {
         let address = ["--web.listen-address=:19511"];
-        let daemon = Launch::new(BIN).args(&address).inside(&self.sandbox.ns).start();
+        let launch = Launch::new(BIN).env("LISTENQ_CONTROL_SOCKET", DEFAULT_PATH);
+        let daemon = launch.args(&address).inside(&self.sandbox.ns).start();
         let held = |diagnosis| {
             let labels = [("port", "9000"), ("diagnosis", diagnosis)];
             daemon.scrape().value("listenq_listener_diagnosis", &labels) == Some(1.0)

@@ -67,7 +67,11 @@ impl Launch {
             netns: None,
             args: Vec::new(),
             // The namespaces of other tests, running at the same time, are none of this one's business.
-            env: vec![("LISTENQ_NETNS".into(), "own".into())],
+            // Nor are their control sockets.
+            env: vec![
+                ("LISTENQ_NETNS".into(), "own".into()),
+                ("LISTENQ_CONTROL_SOCKET".into(), "none".into()),
+            ],
             as_nobody: false,
             through: Vec::new(),
             keeps_mounts: false,
