@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use listenq::cause::Cause;
 use listenq::diagnosis::Diagnosis;
 use listenq::exposition::table::{Kind, METRICS};
 use listenq::http::runbooks::RUNBOOKS;
@@ -153,6 +154,22 @@ fn every_diagnosis_leads_to_an_alert_and_no_alert_asks_for_another() {
         .collect();
     let alarming = Diagnosis::ALL.iter().filter(|one| !one.is_information());
     assert_eq!(asked, alarming.map(|one| one.label().to_owned()).collect());
+}
+
+/// The words of the first column of a table, in order.
+fn rows(path: &str) -> Vec<String> {
+    let row = Regex::new("(?m)^\\| `([a-z_]+)` \\|").unwrap();
+    row.captures_iter(&read(path)).map(|found| found[1].to_owned()).collect()
+}
+
+#[test]
+fn every_diagnosis_and_every_cause_has_its_row_in_the_docs() {
+    let diagnoses = Diagnosis::ALL.iter().map(|one| one.label());
+    assert_eq!(rows("docs/diagnoses.md"), diagnoses.collect::<Vec<_>>());
+    assert_eq!(
+        rows("docs/causes.md"),
+        Cause::ALL.iter().map(|one| one.label()).collect::<Vec<_>>()
+    );
 }
 
 #[test]

@@ -96,7 +96,7 @@ def descriptors(server, _):
 
 
 def limit(server, most):
-    """Accepts so many connections at once, and no longer watches the socket meanwhile."""
+    """Accepts at most `limit` connections at once, and does not watch the socket at that limit."""
     poll = serve_until_told(server)
     poll.unregister(0)
     kept = []
