@@ -27,7 +27,7 @@ step "packages begin"
 install gcc
 rustup component add rustfmt clippy >/dev/null 2>&1 || true
 packages() {
-    install apache2-utils chromium curl docker-compose faketime gzip iproute2 libcap2-bin nginx-light openssl php-fpm procps prometheus prometheus-alertmanager prometheus-node-exporter python3 python3-pip python3-venv runc shellcheck strace systemd util-linux valgrind
+    install apache2-utils chromium curl docker-compose faketime gzip iproute2 libcap2-bin nftables nginx-light openssl php-fpm procps prometheus prometheus-alertmanager prometheus-node-exporter python3 python3-pip python3-venv runc shellcheck strace systemd util-linux valgrind
     command -v npm >/dev/null || install nodejs npm
     local runner
     runner=$(sed -n '/^name = "gungraun"$/{n;s/version = "\(.*\)"/\1/p}' Cargo.lock)

@@ -1,5 +1,5 @@
 //! Owns listeners that are asked for one by one, or not at all: every kind answers as a dump has it, what cannot be asked
-//! is dumped, and who comes in between is seen and charged all the same.
+//! is dumped, and the overflows of listeners that open in between are attributed all the same.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 
 use std::net::SocketAddr;
@@ -267,7 +267,7 @@ fn a_queue_is_seen_at_once_and_to_its_end_where_nobody_was_connected() {
 
 /// Each is open for a second and more, as long as it may take until it is seen.
 #[test]
-fn who_comes_in_between_two_dumps_is_charged_in_full() {
+fn a_listener_that_opens_between_two_dumps_has_all_its_overflows() {
     if !Netns::require_root() {
         return;
     }
@@ -295,8 +295,8 @@ fn who_comes_in_between_two_dumps_is_charged_in_full() {
         (sums.kernel == nstat && sums.accounted() == nstat).then_some(scrape)
     });
     assert_eq!((scrape.overflows().unattributed, scrape.overflows().unexposed), (0.0, 0.0));
-    let charged: Vec<Option<f64>> =
+    let attributed: Vec<Option<f64>> =
         (8080..=8086).map(|port| scrape.listener("127.0.0.1", port).overflows).collect();
     let refused = std::iter::once(0.0).chain((1..=6).map(|n| 3.0 * f64::from(n)));
-    assert_eq!(charged, refused.map(Some).collect::<Vec<_>>());
+    assert_eq!(attributed, refused.map(Some).collect::<Vec<_>>());
 }

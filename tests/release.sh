@@ -22,6 +22,7 @@ for target in cgroup fold kubelet netlink_datagram netstat proc_tcp web_config; 
 done
 tests/demo.sh
 FIRE_SECONDS=60 cargo test --locked --test fire -- --nocapture
+ATTRIBUTION_ROUNDS=5 cargo test --locked --test attribution_lab -- --nocapture
 cargo test --locked --test faults --test stop_and_go -- --ignored --nocapture
 SOAK_SECONDS=${SOAK_SECONDS:-1200} cargo test --locked --release --test soak -- --nocapture
 benches/fleet.py

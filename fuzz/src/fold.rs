@@ -25,7 +25,7 @@ const MOST_TICKS: usize = 150;
 const SOCKETS: usize = 8;
 /// Law 11.
 const MOST_CREDITED: u32 = 10;
-/// An overflow waits so many ticks for whom to charge.
+/// An overflow waits for its listener for so many samples.
 const BEHIND: usize = 4;
 
 #[derive(Arbitrary, Debug)]
@@ -203,14 +203,14 @@ fn check_listener(listener: &ListenerView) {
     }
 }
 
-/// Since first sight, all charges together are the kernel's growth, at most some ticks behind and never ahead.
+/// Since first sight, all attributed overflows together are the kernel's growth, at most some samples behind and never ahead.
 fn check_sum(netns: &NetnsView, space: &Space) {
     let parts = (netns.unattributed_overflows, netns.unexposed_overflows);
     let (Some(unattributed), Some(unexposed)) = parts else { return };
     let attributed: u64 = netns.listeners.iter().filter_map(|listener| listener.overflows).sum();
     let sum = attributed + unattributed + unexposed;
     let Some((first, last)) = space.read.first().zip(space.read.last()) else { return };
-    assert!(sum <= last - first, "{sum} charged of {}", last - first);
+    assert!(sum <= last - first, "{sum} attributed of {}", last - first);
     let due = space.read[space.read.len().saturating_sub(BEHIND)];
     let baseline = match space.may_be_back && space.is_newborn {
         true => space.read.get(1).unwrap_or(last),
@@ -218,7 +218,7 @@ fn check_sum(netns: &NetnsView, space: &Space) {
     };
     assert!(
         !space.is_there || due.saturating_sub(*baseline) <= sum,
-        "{sum} charged of {due} - {baseline}"
+        "{sum} attributed of {due} - {baseline}"
     );
 }
 

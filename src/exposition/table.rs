@@ -160,7 +160,7 @@ pub const METRICS: &[Metric] = &[
     ),
     counter(
         "listenq_listener_overflows_total",
-        "Overflows of the namespace's ListenOverflows blamed on this listener; the sum over listeners is exact, the split between listeners that overflow at once is an estimate.",
+        "Overflows of the namespace's ListenOverflows attributed to this listener; the sum over listeners is exact, the split between listeners that overflow at once is an estimate.",
         LISTENER,
         Value::Listener(|listener| Some(listener.overflows? as f64)),
     ),
@@ -304,16 +304,16 @@ pub const METRICS: &[Metric] = &[
         "Connection attempts that failed, outgoing ones among them (Tcp AttemptFails); not only those of listeners.",
         Counter::AttemptFails,
     ),
-    // Per namespace: blame.
+    // Per namespace: overflows.
     counter(
         "listenq_netns_unattributed_overflows_total",
-        "Overflows that no listener could be charged with; with listenq_listener_overflows_total and listenq_netns_unexposed_overflows_total they add up to the growth of listenq_netns_listen_overflows_total, not to its value.",
+        "Overflows that could not be attributed to a listener; with listenq_listener_overflows_total and listenq_netns_unexposed_overflows_total they add up to the growth of listenq_netns_listen_overflows_total, not to its value.",
         NETNS,
         Value::Netns(|netns| Some(netns.unattributed_overflows? as f64)),
     ),
     counter(
         "listenq_netns_unexposed_overflows_total",
-        "Overflows charged to listeners that are not exposed any more; not lost from the sum.",
+        "Overflows attributed to listeners that are not exposed; they are part of the sum.",
         NETNS,
         Value::Netns(|netns| Some(netns.unexposed_overflows? as f64)),
     ),

@@ -97,7 +97,7 @@ pub struct Listener {
     pub syn_queue_length: Option<u64>,
     /// Segments discarded since the sockets were made, for any reason.
     pub drops: Option<u64>,
-    /// Overflows blamed on it since listenq watches it.
+    /// Overflows attributed to it since listenq watches it.
     pub overflows: Option<u64>,
     /// Time during which it was full since listenq watches it.
     pub full_seconds: Option<f64>,

@@ -49,9 +49,9 @@ pub struct NetnsView {
     pub counters: Counters,
     /// The kernel's settings.
     pub settings: Settings,
-    /// Overflows nobody can be charged with; `None` where overflows are not known.
+    /// Overflows that could not be attributed to a listener; `None` where overflows are not known.
     pub unattributed_overflows: Option<u64>,
-    /// Overflows charged to listeners that are not shown any more.
+    /// Overflows attributed to listeners that are not shown.
     pub unexposed_overflows: Option<u64>,
     /// Which state of the listeners this is: the same number, the same listeners.
     pub revision: u64,
@@ -108,7 +108,7 @@ pub struct ListenerView {
     pub full_seconds: Option<f64>,
     /// Segments discarded under watch; `None` where drops are not known.
     pub drops: Option<u64>,
-    /// Overflows blamed on it; `None` where drops are not known.
+    /// Overflows attributed to it; `None` where drops are not known.
     pub overflows: Option<u64>,
     /// What the last connection scan found; `None` where there was none lately.
     pub scan: Option<ScanView>,
