@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Checks that need additional tools or much time, run by hand before a release: dependencies, packages, image, reproducibility,
-# fuzzing, the demo, one minute of load, 50,000 listeners at once, the soak, the cost of a large fleet, and performance.
+# fuzzing, the demo, the matrix of real servers, one minute of load, 50,000 listeners at once, the soak, the cost of a large fleet, and performance.
 # The gate is tests/all.sh. docs/release-checks.md summarizes the last run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -21,6 +21,7 @@ for target in cgroup fold kubelet netlink_datagram netstat proc_tcp web_config; 
     RUSTC_BOOTSTRAP=1 cargo fuzz run "$target" "fuzz/corpus/$target" "fuzz/seeds/$target" -- -max_total_time="$seconds"
 done
 tests/demo.sh
+tests/release/servers.sh
 FIRE_SECONDS=60 cargo test --locked --test fire -- --nocapture
 ATTRIBUTION_ROUNDS=5 cargo test --locked --test attribution_lab -- --nocapture
 cargo test --locked --test faults --test stop_and_go -- --ignored --nocapture

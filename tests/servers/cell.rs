@@ -5,8 +5,8 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use listenq::report::Report;
 use listenq_lab::Signal;
-use listenq_lab::client::burst;
 use listenq_lab::hammer::{Load, Manner, Outcome, Target, visit};
 use listenq_lab::listenq::{Daemon, run};
 use listenq_lab::netns::Netns;
@@ -26,14 +26,19 @@ const START: Duration = Duration::from_secs(60);
 const CALM: Duration = Duration::from_secs(12);
 /// How long clients come, and the daemon is watched.
 const TROUBLE: Duration = Duration::from_secs(50);
-/// How often a server is restarted within that time.
-const RESTARTS: u32 = 4;
+/// How long a server runs before it is restarted.
+const RESTART: Duration = Duration::from_secs(8);
 /// Five times what two workers of half a second can serve.
 const LOAD: Load = Load { rate: 20.0, lasting: TROUBLE, patience: TROUBLE, at_once: 4_000 };
 /// The length of a pause in which a burst comes.
 const PAUSE: Duration = Duration::from_millis(100);
-/// The clients of a burst.
-const BURST: usize = 40;
+/// Forty clients at once.
+const BURST: Load = Load {
+    rate: 4_000.0,
+    lasting: Duration::from_millis(10),
+    patience: Duration::from_secs(3),
+    at_once: 40,
+};
 /// A limit that a burst exceeds.
 const SHORT: u32 = 4;
 /// A limit that a slow server reaches.
@@ -64,7 +69,15 @@ pub(crate) fn play(program: &Program, situation: Situation) -> Played {
     let scene = Scene::new(program, situation);
     match scene.start() {
         Ok(server) => scene.play(situation, server),
-        Err(problem) => Played { problem: Some(problem), ..Played::default() },
+        Err(problem) => Played::failed(problem),
+    }
+}
+
+// === impl Played ===
+
+impl Played {
+    pub(crate) fn failed(problem: impl Into<String>) -> Self {
+        Self { problem: Some(problem.into()), ..Self::default() }
     }
 }
 
@@ -79,7 +92,12 @@ impl<'a> Scene<'a> {
             _ => None,
         };
         let is_slow = matches!(situation, Situation::Slow | Situation::Full);
-        let settings = Settings { limit, is_slow };
+        let takes = match situation {
+            Situation::Slow | Situation::Full => "0.5",
+            Situation::Short => "0",
+            _ => "0.05",
+        };
+        let settings = Settings { limit, is_slow, takes };
         if let Some(limit) = limit.filter(|_| !program.has_backlog()) {
             ns.sysctl("net.core.somaxconn", limit);
         }
@@ -89,8 +107,9 @@ impl<'a> Scene<'a> {
 
     /// Starts the server, and waits until it listens.
     fn start(&self) -> Result<Running, String> {
-        let mut command = self.ns.command("sh");
-        command.arg("-c").arg(self.program.script(&self.root, self.settings));
+        // Apache ends its whole process group.
+        let mut command = self.ns.command("setsid");
+        command.args(["sh", "-c"]).arg(self.program.script(&self.root, self.settings));
         let server = Running::start(&mut command);
         match within(START, || self.listens().then_some(())) {
             Some(()) => Ok(server),
@@ -103,7 +122,7 @@ impl<'a> Scene<'a> {
         match situation {
             Situation::Busy => self.busy(Load { rate, patience: 10 * SECOND, ..LOAD }),
             Situation::Slow => self.overloaded(Load { at_once: 60, patience: TROUBLE, ..LOAD }),
-            Situation::Full => self.overloaded(Load { patience: 2 * SECOND, ..LOAD }),
+            Situation::Full => self.overloaded(Load { patience: 10 * SECOND, ..LOAD }),
             Situation::Stopped => self.stopped(),
             Situation::Short => self.short(),
             Situation::Restarting => {
@@ -116,8 +135,9 @@ impl<'a> Scene<'a> {
     /// No word, and the clients are served.
     fn busy(&self, load: Load) -> Played {
         let (mut played, outcome) = self.watched(|| self.visit(load));
+        // Some servers end a connection by RST.
         let tally = outcome.tally;
-        if tally.served * 10 < tally.started * 9 {
+        if (tally.served + tally.reset) * 10 < tally.started * 9 {
             played.problem = Some(format!("is not healthy: {tally}; {}", self.log()));
         }
         played
@@ -135,23 +155,22 @@ impl<'a> Scene<'a> {
             Stops::All => self.signal(Signal::STOP),
             Stops::OneWorker => self.signal_newest(Signal::STOP),
         }
-        self.watched(|| self.visit(Load { rate: 4.0, patience: TROUBLE, ..LOAD })).0
+        self.watched(|| self.visit(Load { rate: 0.6, patience: TROUBLE, ..LOAD })).0
     }
 
+    /// Bursts come while the server pauses for a moment; between them it serves everybody.
     fn short(&self) -> Played {
         self.calm();
-        let port = self.program.port().expect("bursts go to TCP listeners");
-        let target = SocketAddr::from(([127, 0, 0, 1], port));
         let began = Instant::now();
         let bursts = || {
             while began.elapsed() < TROUBLE {
                 self.signal(Signal::STOP);
                 thread::scope(|scope| {
-                    scope.spawn(|| self.ns.run(|| burst(target, BURST, 3 * PAUSE)));
+                    scope.spawn(|| self.visit(BURST));
                     thread::sleep(PAUSE);
                     self.signal(Signal::CONT);
                 });
-                thread::sleep(2 * SECOND);
+                thread::sleep(3 * SECOND);
             }
         };
         self.watched(bursts).0
@@ -159,10 +178,11 @@ impl<'a> Scene<'a> {
 
     /// Its clients find nobody for a moment, and no queue is in trouble.
     fn restarting(&self, server: Running, load: Load) -> Played {
+        let began = Instant::now();
         let restarts = || {
             let mut server = Ok(server);
-            for _ in 0..RESTARTS {
-                thread::sleep(8 * SECOND);
+            while began.elapsed() + 2 * RESTART < TROUBLE {
+                thread::sleep(RESTART);
                 drop(server);
                 self.signal(Signal::KILL);
                 server = self.start();
@@ -180,11 +200,13 @@ impl<'a> Scene<'a> {
         Played { problem, ..played }
     }
 
-    /// Some clients are served, and the daemon sees it.
+    /// Some clients are served, and the daemon sees it. What a slow start left behind is over then.
     fn calm(&self) {
         let settings = Settings { is_slow: false, ..self.settings };
         let load = Load { rate: 2.0, lasting: CALM, patience: 5 * SECOND, at_once: 500 };
         let _ = self.visit_as(settings, load);
+        let is_calm = within(START, || self.words().is_empty().then_some(()));
+        assert!(is_calm.is_some(), "is in trouble before its trouble: {:?}", self.words());
     }
 
     fn visit(&self, load: Load) -> Outcome {
@@ -228,13 +250,14 @@ impl<'a> Scene<'a> {
         }
     }
 
-    /// The diagnoses of the server's listener that hold.
+    /// The diagnoses of the server's listener that hold, in the order in which people read them.
     fn words(&self) -> Vec<String> {
         let port = self.program.port().map_or_else(String::new, |port| port.to_string());
-        let scrape = self.daemon.scrape();
-        let series = scrape.series("listenq_listener_diagnosis").into_iter();
-        let holds = series.filter(|(labels, value)| *value == 1.0 && labels["port"] == port);
-        holds.map(|(labels, _)| labels["diagnosis"].clone()).collect()
+        let answer = self.daemon.get("/api/v1/listeners", &[]);
+        let report: Report = serde_json::from_str(answer.text()).unwrap();
+        let ours = report.listeners.into_iter().filter(|listener| listener.port == port);
+        let held = ours.flat_map(|listener| listener.diagnoses);
+        held.map(|held| held.diagnosis.label().to_owned()).collect()
     }
 
     fn explain(&self) -> String {
@@ -281,12 +304,15 @@ impl<'a> Scene<'a> {
         let _ = kill_process(newest.expect("a server runs"), signal);
     }
 
-    /// Every process of the namespace but the daemon.
+    /// Every process of the namespace but the daemon and those that look at the namespace.
     fn pids(&self) -> Vec<Pid> {
         let output = Command::new("ip").args(["netns", "pids", self.ns.name()]).output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         let pids = text.lines().filter_map(|line| line.trim().parse::<u32>().ok());
-        let others = pids.filter(|pid| ![self.daemon.pid(), std::process::id()].contains(pid));
+        let comm =
+            |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let looks = |pid: u32| ["ip", "ss", "listenq", "setsid"].contains(&comm(pid).trim_end());
+        let others = pids.filter(|pid| *pid != std::process::id() && !looks(*pid));
         others.filter_map(|pid| Pid::from_raw(pid.cast_signed())).collect()
     }
 }

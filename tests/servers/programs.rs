@@ -66,6 +66,8 @@ pub(crate) enum Stops {
 pub(crate) struct Settings {
     pub(crate) limit: Option<u32>,
     pub(crate) is_slow: bool,
+    /// Seconds that a request takes, where a program can make it so.
+    pub(crate) takes: &'static str,
 }
 
 /// Whether it can be started here.
@@ -116,7 +118,6 @@ const FIXED: Program = Program {
 const NGINX: Program = Program {
     tool: "nginx",
     command: "nginx -e @DIR@/log -c @DIR@/nginx.conf",
-    busy_rate: 100.0,
     short_advice: &["Raise the limit to 64:", "backlog=64;", "`nginx -s reload` is enough"],
     ..HTTP
 };
@@ -194,7 +195,7 @@ pub(crate) const PROGRAMS: &[Program] = &[
         files: apache_conf!(
             "event",
             "StartServers 1\nServerLimit 1\nThreadsPerChild 2\nMinSpareThreads 2\nMaxSpareThreads 2\nMaxRequestWorkers 2\n\
-             AsyncRequestWorkerFactor 0\n"
+             AsyncRequestWorkerFactor 1\n"
         ),
         ..APACHE
     },
@@ -244,6 +245,8 @@ pub(crate) const PROGRAMS: &[Program] = &[
         ],
         command: "lighttpd -D -f @DIR@/lighttpd.conf",
         says_when_slow: Some(HALF_A_GET),
+        // At its connection limit it looks for room once a second.
+        busy_rate: 4.0,
         short_advice: &["Raise the limit to 64:", "`server.listen-backlog = 64`"],
         slow_advice: &["`server.max-connections`"],
         ..HTTP
@@ -287,7 +290,8 @@ pub(crate) const PROGRAMS: &[Program] = &[
         prepare: "openssl req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.crt -days 9 -subj /CN=lab && \
                   cat key.pem cert.crt >cert.pem",
         command: "stunnel4 @DIR@/stunnel.conf",
-        says: NONSENSE,
+        // A TLS alert: handshake failure.
+        says: Says::Text("\x15\x03\x01\x00\x02\x02\x28"),
         ..FIXED
     },
     Program {
@@ -376,6 +380,7 @@ pub(crate) const PROGRAMS: &[Program] = &[
         command: "env CATALINA_BASE=@DIR@ CATALINA_HOME=/usr/share/tomcat10 JAVA_OPTS=-Xmx96m \
                   /usr/share/tomcat10/bin/catalina.sh run",
         says_when_slow: Some(HALF_A_GET),
+        busy_rate: 8.0,
         short_advice: &["Raise the limit to 64:", "acceptCount=\"64\""],
         slow_advice: &["`maxThreads` and `maxConnections`"],
         ..HTTP
@@ -414,7 +419,6 @@ pub(crate) const PROGRAMS: &[Program] = &[
         command: "redis-server --bind 127.0.0.1 --port 8000 --save '' --daemonize no --tcp-backlog @LIMIT@ \
                   --enable-debug-command yes",
         says: QUIT,
-        busy_rate: 100.0,
         short_advice: &["Raise the limit to 64:", "`tcp-backlog 64`"],
         slow_advice: &["slow commands"],
         ..HTTP
@@ -424,7 +428,6 @@ pub(crate) const PROGRAMS: &[Program] = &[
         tool: "memcached",
         command: "memcached -u nobody -l 127.0.0.1 -p 8000 -b @LIMIT@",
         says: Says::Text("quit\r\n"),
-        busy_rate: 100.0,
         short_advice: &["Raise the limit to 64:", "`--listen-backlog=64`"],
         ..HTTP
     },
@@ -578,7 +581,7 @@ impl Program {
         match situation {
             Situation::Short => self.short_advice,
             Situation::Slow | Situation::Full => self.slow_advice,
-            Situation::Stopped if self.stops == Stops::All => &["`kill -CONT PID`"],
+            Situation::Stopped if self.stops == Stops::All => &["`kill -CONT "],
             Situation::Stopped | Situation::Busy | Situation::Restarting => &[],
         }
     }
@@ -587,7 +590,7 @@ impl Program {
     pub(crate) fn script(&self, root: &Rootfs, settings: Settings) -> String {
         let dir = root.path().display().to_string();
         let limit = settings.limit.unwrap_or(USUAL_LIMIT).to_string();
-        let takes = if settings.is_slow { "0.5" } else { "0.05" };
+        let takes = settings.takes;
         let filled = |text: &str| {
             text.replace(
                 "@POSTGRES@",
