@@ -19,7 +19,7 @@ use crate::http::{self, Servers};
 use crate::sampler::{Config, Sampler};
 use crate::systemd;
 use crate::view::publish::Reader;
-use crate::web_config::Guarded;
+use crate::web_config::LiveWebConfig;
 
 /// Connections that may wait for listenq itself: scrapes are few, but those who flood it must not keep them out.
 const BACKLOG: i32 = 1024;
@@ -30,7 +30,7 @@ const WORKERS: usize = 2 + 1;
 
 /// Serves until SIGTERM or SIGINT.
 pub fn run(config: &Config, web: &Web, control: Option<&Path>) -> Result<()> {
-    let guarded = web.config_file.as_deref().map(Guarded::start).transpose()?;
+    let live = web.config_file.as_deref().map(LiveWebConfig::start).transpose()?;
     let listeners = match web.systemd_socket {
         true => systemd::listeners()?,
         false => bind_all(&web.listen_addresses)?,
@@ -39,9 +39,9 @@ pub fn run(config: &Config, web: &Web, control: Option<&Path>) -> Result<()> {
     let reader = sampler.reader();
     let _control = control.and_then(|path| open_control(path, reader.clone()));
     let mut router = http::router(reader.clone(), &web.telemetry_path);
-    if let Some(guarded) = &guarded {
-        router = guarded.protect(router);
-        sampler.tell_web_config(guarded.reloaded());
+    if let Some(live) = &live {
+        router = live.protect(router);
+        sampler.tell_web_config(live.reloaded());
     }
     let runtime = Builder::new_current_thread()
         .enable_all()
@@ -54,7 +54,7 @@ pub fn run(config: &Config, web: &Web, control: Option<&Path>) -> Result<()> {
         let (mut servers, mut serving) = (Servers::default(), JoinSet::new());
         for listener in listeners {
             let address = listener.local_addr().context("asking for the address listened on")?;
-            let server = servers.start(listener, router.clone(), guarded.clone());
+            let server = servers.start(listener, router.clone(), live.clone());
             serving.spawn(server.context("starting to serve")?);
             tracing::info!(%address, version = crate::VERSION, revision = crate::REVISION, "listening");
         }

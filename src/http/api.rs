@@ -1,17 +1,23 @@
 //! `/api/v1/listeners`: the report as JSON, for scripts.
 
+use axum::Router;
 use axum::extract::State;
 use axum::http::header;
-use axum::response::{IntoResponse, Response};
+use axum::response::IntoResponse;
+use axum::routing::get;
 
 use crate::report::Report;
 use crate::view::publish::Reader;
 
-use super::render;
+use super::render::{Asked, RenderTurns, Renderer};
 
-pub(super) async fn listeners(State(reader): State<Reader>) -> Response {
-    let answer = render::answer("application/json", reader, |published| {
-        serde_json::to_string(&Report::new(&published.view, published.age()))
-    });
-    ([(header::CACHE_CONTROL, "no-store")], answer.await).into_response()
+pub(super) fn router(turns: RenderTurns) -> Router<Reader> {
+    let renderer = Renderer::new("application/json", turns);
+    let listeners = |State(reader): State<Reader>, asked: Asked| async move {
+        let answer = renderer.shared(asked, reader, |published| {
+            serde_json::to_string(&Report::new(&published.view, published.age()))
+        });
+        ([(header::CACHE_CONTROL, "no-store")], answer.await).into_response()
+    };
+    Router::new().route("/api/v1/listeners", get(listeners))
 }

@@ -1,11 +1,14 @@
-//! Files that are part of the program: what the page looks like and how it keeps itself fresh. Their address changes
-//! with their content, so a browser may keep them for good.
+//! Static files of the page. Their address changes with their content, so that a browser may cache them for ever.
 
 use std::hash::Hasher;
+use std::sync::LazyLock;
 
+use axum::body::Bytes;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use rustc_hash::FxHasher;
+
+use super::render::{Asked, Encoding};
 
 /// A file that is part of the program.
 #[derive(Clone, Copy, Debug)]
@@ -14,41 +17,54 @@ pub(super) struct Asset {
     pub(super) path: &'static str,
     content_type: &'static str,
     content: &'static str,
+    /// Compressed once, not for each client.
+    gzip: &'static LazyLock<Bytes>,
 }
+
+static STYLE_GZIP: LazyLock<Bytes> = LazyLock::new(|| compressed(STYLE.content));
+static SCRIPT_GZIP: LazyLock<Bytes> = LazyLock::new(|| compressed(SCRIPT.content));
+static ICON_GZIP: LazyLock<Bytes> = LazyLock::new(|| compressed(ICON.content));
 
 pub(super) const STYLE: Asset = Asset {
     path: "/static/page.css",
     content_type: "text/css; charset=utf-8",
     content: include_str!("page/page.css"),
+    gzip: &STYLE_GZIP,
 };
 pub(super) const SCRIPT: Asset = Asset {
     path: "/static/page.js",
     content_type: "text/javascript; charset=utf-8",
     content: include_str!("page/page.js"),
+    gzip: &SCRIPT_GZIP,
 };
 pub(super) const ICON: Asset = Asset {
     path: "/static/icon.svg",
     content_type: "image/svg+xml",
     content: include_str!("page/icon.svg"),
+    gzip: &ICON_GZIP,
 };
+
+/// Writing to memory does not fail; if it did, an empty file would be served.
+fn compressed(content: &str) -> Bytes {
+    Encoding::Gzip.encode(content.to_owned()).unwrap_or_default().into()
+}
 
 // === impl Asset ===
 
 impl Asset {
-    /// Where the page finds it, below whatever path the page itself is reached by.
+    /// The link to it, relative to the page.
     pub(super) fn link(self) -> String {
         let mut hasher = FxHasher::default();
         hasher.write(self.content.as_bytes());
         format!(".{}?{:016x}", self.path, hasher.finish())
     }
-}
 
-impl IntoResponse for Asset {
-    fn into_response(self) -> Response {
-        let headers = [
-            (header::CONTENT_TYPE, self.content_type),
-            (header::CACHE_CONTROL, "max-age=31536000, immutable"),
-        ];
-        (headers, self.content).into_response()
+    pub(super) fn answer(self, asked: Asked) -> Response {
+        let content = match asked.encoding() {
+            Encoding::Identity => Bytes::from_static(self.content.as_bytes()),
+            Encoding::Gzip => Bytes::clone(self.gzip),
+        };
+        let answer = asked.encoding().response(self.content_type, content);
+        ([(header::CACHE_CONTROL, "max-age=31536000, immutable")], answer).into_response()
     }
 }

@@ -1,14 +1,15 @@
 //! The HTTP end: `/metrics`, `/api/v1/listeners`, `/runbooks/`, `/-/healthy`, `/-/ready` and the live page at `/`. It
 //! answers from the published view and never touches the kernel.
 
+mod accept;
 mod api;
 mod asset;
-mod door;
-mod limit;
+mod linger;
 mod page;
-mod patience;
+mod permits;
 mod render;
 pub mod runbooks;
+mod write_timeout;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -21,16 +22,14 @@ use axum::middleware::{from_fn, map_response};
 use axum::response::Response;
 use axum::routing::get;
 use axum_server::Handle;
-use tower_http::CompressionLevel;
-use tower_http::compression::CompressionLayer;
 
 use crate::exposition;
 use crate::view::publish::{Published, Reader};
-use crate::web_config::Guarded;
+use crate::web_config::LiveWebConfig;
 
-use door::Door;
-use limit::{Places, attend};
-use render::Shared;
+use accept::Acceptor;
+use permits::{ConnectionPermits, attend};
+use render::{Asked, RenderTurns, Renderer};
 
 /// How long a client may take to send the head of a request, and to send the next one.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -47,7 +46,7 @@ const STOP_TIMEOUT: Duration = Duration::from_millis(500);
 #[derive(Clone, Debug)]
 pub struct Servers {
     handles: Vec<Handle<SocketAddr>>,
-    places: Places,
+    permits: ConnectionPermits,
 }
 
 /// What every answer says to a browser: nothing is loaded, framed, sent or guessed but what the page itself is made of.
@@ -63,19 +62,19 @@ const HEADERS: [(HeaderName, &str); 3] = [
 
 /// What is served where. Metrics at `/` leave no room for the page; what it shows stays at `/api/v1/listeners`.
 pub fn router(reader: Reader, telemetry_path: &str) -> Router {
-    let shared = Shared::default();
+    let renderer = Renderer::new(exposition::CONTENT_TYPE, RenderTurns::default());
+    // Metrics do not wait for reports.
+    let reports = RenderTurns::default();
     let mut router = Router::new()
-        .route(telemetry_path, get(|State(reader)| metrics(reader, shared)))
-        .route("/api/v1/listeners", get(api::listeners))
+        .route(telemetry_path, get(|reader, asked| metrics(renderer, reader, asked)))
+        .merge(api::router(reports.clone()))
         .merge(runbooks::router())
         .route("/-/healthy", get(|| async { "listenq is healthy.\n" }))
         .route("/-/ready", get(ready));
     if telemetry_path != "/" {
-        router = router.merge(page::router(telemetry_path));
+        router = router.merge(page::router(telemetry_path, reports));
     }
-    // A scrape is so repetitive that the lowest level makes it small enough, in a third of the time.
-    let compressed = CompressionLayer::new().quality(CompressionLevel::Fastest);
-    router.with_state(reader).layer(map_response(with_headers)).layer(compressed)
+    router.with_state(reader).layer(map_response(with_headers))
 }
 
 async fn with_headers(mut response: Response) -> Response {
@@ -85,9 +84,9 @@ async fn with_headers(mut response: Response) -> Response {
     response
 }
 
-async fn metrics(reader: Reader, shared: Shared) -> Response {
+async fn metrics(renderer: Renderer, State(reader): State<Reader>, asked: Asked) -> Response {
     let render = |published: &Published| exposition::render(&published.view, published.age());
-    shared.answer(exposition::CONTENT_TYPE, reader, render).await
+    renderer.shared(asked, reader, render).await
 }
 
 async fn ready(State(reader): State<Reader>) -> (StatusCode, &'static str) {
@@ -105,7 +104,7 @@ async fn ready(State(reader): State<Reader>) -> (StatusCode, &'static str) {
 
 impl Default for Servers {
     fn default() -> Self {
-        Self { handles: Vec::new(), places: Places::new(MAX_CONNECTIONS) }
+        Self { handles: Vec::new(), permits: ConnectionPermits::new(MAX_CONNECTIONS) }
     }
 }
 
@@ -115,13 +114,14 @@ impl Servers {
         &mut self,
         listener: TcpListener,
         router: Router,
-        guarded: Option<Guarded>,
+        config: Option<LiveWebConfig>,
     ) -> io::Result<impl Future<Output = io::Result<()>> + use<>> {
         listener.set_nonblocking(true)?;
+        accept::limit_buffers(&listener)?;
         let handle = Handle::new();
         self.handles.push(handle.clone());
         let mut server = axum_server::from_tcp(listener)?
-            .acceptor(Door::new(self.places.clone(), guarded))
+            .acceptor(Acceptor::new(self.permits.clone(), config))
             .http1_only()
             .first_request_timeout(HEADER_TIMEOUT)
             .handle(handle);

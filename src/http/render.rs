@@ -1,124 +1,286 @@
-//! Answers that are made from the published view. Rendering is work, not waiting: it happens away from the thread
-//! that answers everybody else.
+//! Renders answers from the published view, off the thread that serves. All clients that ask at the same time are sent
+//! one copy: many clients cost a rendering or two, and the memory of one answer.
 
+use std::convert::Infallible;
 use std::fmt::Display;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
-use axum::http::{StatusCode, header};
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
 
 use crate::view::publish::{Published, Reader};
+use crate::web_config::client_address::ClientAddress;
+use crate::web_config::fair_turns::{FairTurns, Turn};
 
-/// One text for all who wait for it at the same time: a crowd costs a rendering or two, and the memory of one text.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Shared {
-    latest: Arc<Mutex<Option<Text>>>,
-    waiting: Arc<AtomicUsize>,
+/// How long an answer may be sent to clients that ask after its rendering began, while the view is the same.
+const SHARED_FOR: Duration = Duration::from_millis(100);
+/// Renderings that may wait for each client; further requests get 503.
+const MOST_WAITING: usize = 16;
+
+/// The encoding of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Encoding {
+    Identity,
+    Gzip,
 }
 
-/// A text, and when its making began.
-#[derive(Debug)]
-struct Text {
-    begun: Instant,
-    text: Arc<String>,
+/// The client, and the encoding it prefers.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    client: ClientAddress,
+    encoding: Encoding,
 }
 
-/// Somebody who waits. The last to leave takes the text along.
-struct Waiting<'a>(&'a Shared);
-
-/// A text that others are being sent, too.
-struct Held(Arc<String>);
-
-/// The answer that `render` makes of what is published now.
-pub(super) async fn answer<E: Display + Send + 'static>(
+/// Renders answers of one kind.
+#[derive(Clone, Debug)]
+pub(super) struct Renderer {
     content_type: &'static str,
-    reader: Reader,
-    render: impl FnOnce(&Published) -> Result<String, E> + Send + 'static,
-) -> Response {
-    match made(move || render(&reader.read().unwrap_or_default())).await {
-        Ok(text) => ([(header::CONTENT_TYPE, content_type)], text).into_response(),
-        Err(failed) => failed,
+    turns: RenderTurns,
+    /// The latest answer in each encoding, while it is being sent to anyone.
+    latest: [Arc<Mutex<Weak<Rendered>>>; 2],
+}
+
+/// Lets one answer be rendered at a time. Kinds that are costly and matter less than metrics share one.
+#[derive(Clone, Debug)]
+pub(super) struct RenderTurns(FairTurns);
+
+/// A rendered answer.
+#[derive(Debug)]
+pub(super) struct Rendered {
+    /// Larger for later ones.
+    pub(super) id: u64,
+    /// When the view was published; `None` for one that is not shared.
+    of: Option<Instant>,
+    begun: Instant,
+    content: Box<[u8]>,
+}
+
+/// The content of a rendered answer that may be sent to others at the same time.
+struct SharedContent(Arc<Rendered>);
+
+// === impl Asked ===
+
+impl Asked {
+    pub(super) fn encoding(self) -> Encoding {
+        self.encoding
     }
 }
 
-async fn made<T: Send + 'static, E: Display + Send + 'static>(
-    make: impl FnOnce() -> Result<T, E> + Send + 'static,
-) -> Result<T, Response> {
-    match spawn_blocking(make).await {
-        Ok(Ok(made)) => Ok(made),
-        Ok(Err(error)) => Err(failed(&error)),
-        Err(error) => Err(failed(&error)),
+impl<S: Sync> FromRequestParts<S> for Asked {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let client = parts.extensions.get().copied().unwrap_or_default();
+        Ok(Self { client, encoding: Encoding::preferred(&parts.headers) })
     }
 }
 
-// === impl Shared ===
+// === impl Encoding ===
 
-impl Shared {
-    /// As [`answer`], of a text whose making began after this was asked for, whoever had it made.
-    pub(super) async fn answer<E: Display + Send + 'static>(
+impl Encoding {
+    /// Gzip, if the client accepts it and does not like the plain answer better.
+    pub(super) fn preferred(headers: &HeaderMap) -> Self {
+        let (mut gzip, mut identity) = (None, None);
+        for value in headers.get_all(header::ACCEPT_ENCODING) {
+            for coding in value.to_str().unwrap_or_default().split(',') {
+                let (name, parameter) = coding.split_once(';').unwrap_or((coding, "q=1"));
+                let weight = parameter.trim().strip_prefix("q=").and_then(|q| q.parse().ok());
+                let weight = weight.unwrap_or(0.0_f32);
+                match name.trim() {
+                    "gzip" | "x-gzip" => gzip = Some(weight),
+                    "identity" => identity = Some(weight),
+                    "*" => gzip = gzip.or(Some(weight)),
+                    _ => {}
+                }
+            }
+        }
+        let (gzip, identity) = (gzip.unwrap_or(0.0), identity.unwrap_or(0.0));
+        if gzip > 0.0 && gzip >= identity { Self::Gzip } else { Self::Identity }
+    }
+
+    /// The bytes of an answer in this encoding.
+    pub(super) fn encode(self, text: String) -> io::Result<Box<[u8]>> {
+        match self {
+            Self::Identity => Ok(text.into_bytes().into_boxed_slice()),
+            Self::Gzip => {
+                // A scrape is so repetitive that the lowest level makes it small enough, in a third of the time.
+                let mut encoder =
+                    GzEncoder::new(Vec::with_capacity(text.len() / 8), Compression::fast());
+                encoder.write_all(text.as_bytes())?;
+                Ok(encoder.finish()?.into_boxed_slice())
+            }
+        }
+    }
+
+    /// An answer with this content.
+    pub(super) fn response(self, content_type: &'static str, content: Bytes) -> Response {
+        let headers = [
+            (header::CONTENT_TYPE, content_type),
+            (header::VARY, header::ACCEPT_ENCODING.as_str()),
+        ];
+        match self {
+            Self::Identity => (headers, content).into_response(),
+            Self::Gzip => (headers, [(header::CONTENT_ENCODING, "gzip")], content).into_response(),
+        }
+    }
+}
+
+// === impl RenderTurns ===
+
+impl Default for RenderTurns {
+    fn default() -> Self {
+        Self(FairTurns::new(MOST_WAITING))
+    }
+}
+
+// === impl Renderer ===
+
+impl Renderer {
+    pub(super) fn new(content_type: &'static str, turns: RenderTurns) -> Self {
+        Self { content_type, turns, latest: Default::default() }
+    }
+
+    /// Answers with a rendering of what is published now, or with one that another client was given for the same view a
+    /// moment ago.
+    pub(super) async fn shared<E: Display + Send + 'static>(
         &self,
-        content_type: &'static str,
+        asked: Asked,
         reader: Reader,
         render: impl FnOnce(&Published) -> Result<String, E> + Send + 'static,
     ) -> Response {
-        let (asked, _waiting) = (Instant::now(), Waiting::new(self));
-        let mut latest = Arc::clone(&self.latest).lock_owned().await;
-        let text = match &*latest {
-            Some(latest) if latest.begun >= asked => Ok(Arc::clone(&latest.text)),
-            // The lock goes along: it ends with the work, not with a client that hangs up.
-            _ => {
-                made(move || {
-                    let begun = Instant::now();
-                    let text = Arc::new(render(&reader.read().unwrap_or_default())?);
-                    *latest = Some(Text { begun, text: Arc::clone(&text) });
-                    Ok::<_, E>(text)
-                })
-                .await
-            }
+        let since = Instant::now();
+        let slot = Arc::clone(&self.latest[asked.encoding as usize]);
+        let mut latest = slot.lock_owned().await;
+        let current = reader.read().map(|published| published.at());
+        if let Some(rendered) = latest.upgrade().filter(|old| old.is_fresh(since, current)) {
+            return self.response(asked, rendered);
+        }
+        let Some(turn) = self.turns.0.take(asked.client).await else { return busy() };
+        // The lock is held until the rendering ends, also when the client disconnects before.
+        let work = move || {
+            let rendered = Arc::new(rendered(turn, asked.encoding, &reader, render)?);
+            *latest = Arc::downgrade(&rendered);
+            Ok::<_, String>(rendered)
         };
-        match text {
-            Ok(text) => {
-                let text = Bytes::from_owner(Held(text));
-                ([(header::CONTENT_TYPE, content_type)], text).into_response()
-            }
-            Err(failed) => failed,
+        self.run(asked, work).await
+    }
+
+    /// Answers with a rendering for this client alone.
+    pub(super) async fn unshared<E: Display + Send + 'static>(
+        &self,
+        asked: Asked,
+        reader: Reader,
+        render: impl FnOnce(&Published) -> Result<String, E> + Send + 'static,
+    ) -> Response {
+        let Some(turn) = self.turns.0.take(asked.client).await else { return busy() };
+        self.run(asked, move || rendered(turn, asked.encoding, &reader, render).map(Arc::new)).await
+    }
+
+    async fn run(
+        &self,
+        asked: Asked,
+        work: impl FnOnce() -> Result<Arc<Rendered>, String> + Send + 'static,
+    ) -> Response {
+        match spawn_blocking(work).await {
+            Ok(Ok(rendered)) => self.response(asked, rendered),
+            Ok(Err(error)) => failed(&error),
+            Err(error) => failed(&error),
         }
     }
-}
 
-// === impl Waiting ===
-
-impl<'a> Waiting<'a> {
-    fn new(shared: &'a Shared) -> Self {
-        shared.waiting.fetch_add(1, Ordering::Relaxed);
-        Self(shared)
+    fn response(&self, asked: Asked, rendered: Arc<Rendered>) -> Response {
+        let sending = Arc::downgrade(&rendered);
+        let content = Bytes::from_owner(SharedContent(rendered));
+        let mut response = asked.encoding.response(self.content_type, content);
+        response.extensions_mut().insert(sending);
+        response
     }
 }
 
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        if self.0.waiting.fetch_sub(1, Ordering::Relaxed) == 1
-            && let Ok(mut latest) = self.0.latest.try_lock()
-        {
-            *latest = None;
-        }
-    }
+fn rendered<E: Display>(
+    turn: Turn,
+    encoding: Encoding,
+    reader: &Reader,
+    render: impl FnOnce(&Published) -> Result<String, E>,
+) -> Result<Rendered, String> {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let (begun, published) = (Instant::now(), reader.read().unwrap_or_default());
+    let of = Some(published.at());
+    let text = render(&published).map_err(|error| error.to_string())?;
+    drop(published);
+    let content = encoding.encode(text).map_err(|error| error.to_string())?;
+    drop(turn);
+    Ok(Rendered { id: NEXT.fetch_add(1, Ordering::Relaxed), of, begun, content })
 }
 
-// === impl Held ===
-
-impl AsRef<[u8]> for Held {
-    fn as_ref(&self) -> &[u8] {
-        self.0.as_bytes()
-    }
+fn busy() -> Response {
+    let text = "Too many answers for this address are waiting to be rendered.\n";
+    (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "1")], text).into_response()
 }
 
 fn failed(error: &dyn Display) -> Response {
-    tracing::error!(%error, "an answer could not be written");
+    tracing::error!(%error, "rendering an answer failed");
     (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response()
+}
+
+// === impl Rendered ===
+
+impl Rendered {
+    pub(super) fn len(&self) -> usize {
+        self.content.len()
+    }
+
+    /// Whether it answers a request that came at `since`, when the view of `current` is published.
+    fn is_fresh(&self, since: Instant, current: Option<Instant>) -> bool {
+        self.begun >= since || (self.of == current && self.begun.elapsed() < SHARED_FOR)
+    }
+
+    #[cfg(test)]
+    pub(super) fn of_len(bytes: usize) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self { id, of: None, begun: Instant::now(), content: vec![0; bytes].into() }
+    }
+}
+
+// === impl SharedContent ===
+
+impl AsRef<[u8]> for SharedContent {
+    fn as_ref(&self) -> &[u8] {
+        &self.0.content
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gzip_is_preferred_where_the_client_accepts_it() {
+        let preferred = |value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT_ENCODING, value.parse().unwrap());
+            Encoding::preferred(&headers)
+        };
+        for value in ["gzip", "deflate, gzip;q=0.5, br", "*", "gzip;q=1.0,identity;q=0.5", "x-gzip"]
+        {
+            assert_eq!(preferred(value), Encoding::Gzip, "{value}");
+        }
+        for value in
+            ["", "br", "gzip;q=0", "*;q=0", "gzip;q=0.1, identity", "gzip;q=x", "*, gzip;q=0"]
+        {
+            assert_eq!(preferred(value), Encoding::Identity, "{value}");
+        }
+        assert_eq!(Encoding::preferred(&HeaderMap::new()), Encoding::Identity);
+    }
 }

@@ -29,6 +29,11 @@ pub struct Reader(Arc<ArcSwapOption<Published>>);
 // === impl Published ===
 
 impl Published {
+    /// When it was published; no two of one publisher are equal.
+    pub fn at(&self) -> Instant {
+        self.at
+    }
+
     /// How long ago it was published.
     pub fn age(&self) -> Duration {
         self.at.elapsed()

@@ -1,4 +1,4 @@
-//! The configuration in force, and what stands between a request and its answer.
+//! The current configuration, and the check of each request against it.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow};
 use arc_swap::ArcSwap;
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use rustls::ServerConfig;
@@ -16,36 +16,37 @@ use rustls::ServerConfig;
 use crate::self_stats::Reloaded;
 
 use super::WebConfig;
+use super::client_address::ClientAddress;
 use super::passwords::{Passwords, Verdict};
 use super::rate_limit::Bucket;
 use super::reload::Watch;
 
-/// A web configuration at work.
+/// The current web configuration, and what survives its reloads.
 #[derive(Clone, Debug)]
-pub struct Guarded {
-    in_force: Arc<ArcSwap<WebConfig>>,
+pub struct LiveWebConfig {
+    current: Arc<ArcSwap<WebConfig>>,
     reloaded: Reloaded,
     memory: Arc<Memory>,
 }
 
-/// What outlives a change of the configuration.
+/// What survives a reload.
 #[derive(Debug)]
 struct Memory {
     bucket: Mutex<Bucket>,
     passwords: Passwords,
 }
 
-// === impl Guarded ===
+// === impl LiveWebConfig ===
 
-impl Guarded {
+impl LiveWebConfig {
     /// Reads the configuration and watches its files from now on.
     pub fn start(path: &Path) -> Result<Self> {
-        let (watch, in_force) = Watch::start(path)?;
+        let (watch, current) = Watch::start(path)?;
         let passwords = Passwords::new().map_err(|_| anyhow!("the kernel gave no randomness"))?;
         let memory = Memory { bucket: Mutex::default(), passwords };
         let reloaded = watch.reloaded();
         watch.spawn().context("starting to watch the web configuration")?;
-        Ok(Self { in_force, reloaded, memory: Arc::new(memory) })
+        Ok(Self { current, reloaded, memory: Arc::new(memory) })
     }
 
     /// Whether the last change of the files was taken over.
@@ -55,7 +56,7 @@ impl Guarded {
 
     /// How to speak TLS on the next connection, if at all.
     pub fn tls(&self) -> Option<Arc<ServerConfig>> {
-        self.in_force.load().tls.clone()
+        self.current.load().tls.clone()
     }
 
     /// Puts the guard before everything the router serves.
@@ -63,7 +64,12 @@ impl Guarded {
         router.layer(from_fn_with_state(self.clone(), guard))
     }
 
-    async fn admit(&self, config: &WebConfig, headers: &HeaderMap) -> Result<(), Response> {
+    async fn admit(
+        &self,
+        config: &WebConfig,
+        client: ClientAddress,
+        credentials: Option<HeaderValue>,
+    ) -> Result<(), Response> {
         if let Some(limit) = config.rate_limit {
             let bucket = &self.memory.bucket;
             let mut bucket = bucket.lock().unwrap_or_else(PoisonError::into_inner);
@@ -71,8 +77,7 @@ impl Guarded {
                 return Err(StatusCode::TOO_MANY_REQUESTS.into_response());
             }
         }
-        let credentials = headers.get(header::AUTHORIZATION);
-        match self.memory.passwords.check(&config.users, credentials).await {
+        match self.memory.passwords.check(&config.users, client, credentials).await {
             Verdict::Granted => Ok(()),
             Verdict::Denied => {
                 let realm = [(header::WWW_AUTHENTICATE, "Basic realm=\"listenq\"")];
@@ -80,16 +85,18 @@ impl Guarded {
             }
             Verdict::Busy => {
                 let later = [(header::RETRY_AFTER, "1")];
-                let text = "Too many passwords are being checked.\n";
+                let text = "Too many passwords from this address are waiting to be checked.\n";
                 Err((StatusCode::SERVICE_UNAVAILABLE, later, text).into_response())
             }
         }
     }
 }
 
-async fn guard(State(guarded): State<Guarded>, request: Request, next: Next) -> Response {
-    let config = guarded.in_force.load_full();
-    let mut response = match guarded.admit(&config, request.headers()).await {
+async fn guard(State(live): State<LiveWebConfig>, request: Request, next: Next) -> Response {
+    let config = live.current.load_full();
+    let client = request.extensions().get().copied().unwrap_or_default();
+    let credentials = request.headers().get(header::AUTHORIZATION).cloned();
+    let mut response = match live.admit(&config, client, credentials).await {
         Ok(()) => next.run(request).await,
         Err(refused) => refused,
     };

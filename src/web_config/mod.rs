@@ -1,8 +1,10 @@
 //! The web configuration of `--web.config.file`, in the format of Prometheus' exporter-toolkit: TLS, who may ask,
-//! how often, and headers. [`Guarded`] is it at work, read anew when its files change.
+//! how often, and headers. [`LiveWebConfig`] applies it and reads it again when its files change.
 
 pub mod certificate;
+pub mod client_address;
 pub mod client_cert;
+pub mod fair_turns;
 pub mod file;
 pub mod guard;
 pub mod headers;
@@ -25,7 +27,7 @@ use sources::Sources;
 use tls::Loader;
 use users::Users;
 
-pub use guard::Guarded;
+pub use guard::LiveWebConfig;
 
 /// A web configuration that was found good.
 #[derive(Debug, Default)]

@@ -1,89 +1,92 @@
-//! Checks passwords: one at a time and away from the thread that answers, so that nobody who sends wrong ones
-//! keeps others waiting. Those found right are remembered, as a keyed hash that is worth nothing elsewhere.
+//! Checks passwords: one at a time, off the thread that serves, and for client addresses in turn, so that a client that
+//! sends wrong passwords delays others by one hash. A correct password is remembered as a keyed hash, which is of no use
+//! elsewhere.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use axum::http::HeaderValue;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ring::hmac::{HMAC_SHA256, Key, sign};
 use ring::rand::{SecureRandom, SystemRandom};
-use tokio::sync::Semaphore;
 
+use super::client_address::ClientAddress;
+use super::fair_turns::{FairTurns, Turn};
 use super::users::{Credentials, Users};
 
-/// Requests that may wait for the check of their password; more are told to come again.
-const MOST_WAITING: usize = 16;
-/// Passwords found right that are remembered.
+/// Requests of one client address that may wait for the check of their password; further ones get 503. At the usual
+/// cost of 10 they wait for 5 s at most, half of a scrape's timeout.
+const MOST_WAITING: usize = 64;
+/// Correct passwords that are remembered.
 const MOST_KNOWN: usize = 64;
-/// A longer header holds no name and password of this world.
+/// A longer header is refused.
 const MOST_HEADER: usize = 1024;
 
 type Tag = [u8; 32];
 
-/// The checker.
 #[derive(Debug)]
 pub struct Passwords {
-    places: Arc<Semaphore>,
-    turn: Arc<Semaphore>,
+    turns: FairTurns,
     key: Key,
     known: Mutex<VecDeque<Tag>>,
 }
 
-/// What came of a check.
+/// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// May ask.
+    /// The user and the password are correct.
     Granted,
-    /// Not the right name and password, or none.
+    /// The user or the password is wrong or missing.
     Denied,
-    /// Too many are waiting for their check.
+    /// Too many requests of this client wait for their check.
     Busy,
 }
 
 // === impl Passwords ===
 
 impl Passwords {
-    /// A checker that knows nobody yet.
+    /// A checker that remembers no password yet.
     pub fn new() -> Result<Self, ring::error::Unspecified> {
         let mut secret = Tag::default();
         SystemRandom::new().fill(&mut secret)?;
         Ok(Self {
-            places: Arc::new(Semaphore::new(1 + MOST_WAITING)),
-            turn: Arc::new(Semaphore::new(1)),
+            turns: FairTurns::new(MOST_WAITING),
             key: Key::new(HMAC_SHA256, &secret),
             known: Mutex::default(),
         })
     }
 
     /// Whether the `Authorization` header is that of one of the users.
-    pub async fn check(&self, users: &Users, header: Option<&HeaderValue>) -> Verdict {
+    pub async fn check(
+        &self,
+        users: &Users,
+        client: ClientAddress,
+        header: Option<HeaderValue>,
+    ) -> Verdict {
         if users.is_empty() {
             return Verdict::Granted;
         }
         let claim = header.and_then(|header| claim(users, header.as_bytes()));
         let Some(claim) = claim else { return Verdict::Denied };
         let tag = self.tag(&claim);
-        if claim.is_known() && self.known().contains(&tag) {
+        if self.remembers(&claim, &tag) {
             return Verdict::Granted;
         }
-        let verdict = self.hash(claim).await;
+        let Some(turn) = self.turns.take(client).await else { return Verdict::Busy };
+        // Another request with the same password may have been checked meanwhile.
+        if self.remembers(&claim, &tag) {
+            return Verdict::Granted;
+        }
+        let verdict = hash(turn, claim).await;
         if verdict == Verdict::Granted {
             self.remember(tag);
         }
         verdict
     }
 
-    async fn hash(&self, claim: Credentials) -> Verdict {
-        let Ok(_place) = self.places.try_acquire() else { return Verdict::Busy };
-        let Ok(turn) = self.turn.clone().acquire_owned().await else { return Verdict::Busy };
-        // The turn goes along: it ends with the work, not with a client that hangs up.
-        let work = move || (claim.is_true(), turn);
-        match tokio::task::spawn_blocking(work).await {
-            Ok((true, _)) => Verdict::Granted,
-            _ => Verdict::Denied,
-        }
+    fn remembers(&self, claim: &Credentials, tag: &Tag) -> bool {
+        claim.is_known() && self.known().contains(tag)
     }
 
     fn tag(&self, claim: &Credentials) -> Tag {
@@ -107,6 +110,19 @@ impl Passwords {
             known.truncate(MOST_KNOWN - 1);
             known.push_front(tag);
         }
+    }
+}
+
+async fn hash(turn: Turn, claim: Credentials) -> Verdict {
+    // The turn ends with the hash, also when the client disconnects before.
+    let work = move || {
+        let is_true = claim.is_true();
+        drop(turn);
+        is_true
+    };
+    match tokio::task::spawn_blocking(work).await {
+        Ok(true) => Verdict::Granted,
+        _ => Verdict::Denied,
     }
 }
 

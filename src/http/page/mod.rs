@@ -20,10 +20,10 @@ use maud::{DOCTYPE, Markup, html};
 use crate::report::words::{many, time};
 use crate::report::{Listener, Report};
 use crate::snapshot::escaped;
-use crate::view::publish::Reader;
+use crate::view::publish::{Published, Reader};
 
 use super::asset::{ICON, SCRIPT, STYLE};
-use super::render;
+use super::render::{Asked, RenderTurns, Renderer};
 
 use filter::Filter;
 
@@ -49,28 +49,41 @@ struct Content<'a> {
     listeners: Vec<&'a Listener>,
 }
 
-/// The page and what it is made of.
-pub(super) fn router(telemetry_path: &str) -> Router<Reader> {
+/// The page and its static files.
+pub(super) fn router(telemetry_path: &str, turns: RenderTurns) -> Router<Reader> {
     let page = Arc::new(Page::new(telemetry_path));
-    let page = move |State(reader): State<Reader>, RawQuery(query): RawQuery| {
-        answer(page.clone(), reader, query)
+    let renderer = Renderer::new("text/html; charset=utf-8", turns);
+    let answer = |State(reader): State<Reader>, asked: Asked, RawQuery(query): RawQuery| async move {
+        let answer = answer(page, &renderer, reader, asked, query).await;
+        ([(header::CACHE_CONTROL, "no-store")], answer).into_response()
     };
-    let mut router = Router::new().route("/", get(page));
+    let mut router = Router::new().route("/", get(answer));
     for asset in [STYLE, SCRIPT, ICON] {
-        router = router.route(asset.path, get(move || async move { asset }));
+        router =
+            router.route(asset.path, get(move |asked: Asked| async move { asset.answer(asked) }));
     }
     router
 }
 
-async fn answer(page: Arc<Page>, reader: Reader, query: Option<String>) -> Response {
-    let answer = render::answer("text/html; charset=utf-8", reader, move |published| {
+async fn answer(
+    page: Arc<Page>,
+    renderer: &Renderer,
+    reader: Reader,
+    asked: Asked,
+    query: Option<String>,
+) -> Response {
+    let filter = Filter::from_query(&query.unwrap_or_default());
+    let is_whole = filter.text.is_empty();
+    let render = move |published: &Published| {
         let age = published.age();
         let report = Report::new(&published.view, age);
-        let filter = Filter::from_query(&query.unwrap_or_default());
         let content = Content::new(&report, published.view.is_ready(age), &filter);
         Ok::<_, Infallible>(page.html(&content).into_string())
-    });
-    ([(header::CACHE_CONTROL, "no-store")], answer.await).into_response()
+    };
+    match is_whole {
+        true => renderer.shared(asked, reader, render).await,
+        false => renderer.unshared(asked, reader, render).await,
+    }
 }
 
 // === impl Page ===

@@ -1,37 +1,51 @@
-//! When a connection is given up: its client has left unread what is written to it for too long, or others need its
-//! place. Trickling does not help: the time runs from the first write that had to wait until everything is written.
+//! Ends a connection whose client does not read, or whose permit is revoked, and closes the others so that nothing of
+//! them stays in the kernel. A client cannot extend the time by reading a little: it runs from the first write that had to
+//! wait until everything is written.
 
 use std::io::{self, ErrorKind};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-use super::limit::Eviction;
+use super::linger::Linger;
+use super::permits::{ConnectionPermit, Eviction};
 
-/// A stream whose writes fail when they have waited too long, and which is not read, nor waits to be written, once its
-/// place is lost.
+/// A stream whose writes fail when they have waited for the limit, and whose reads and writes fail once the permit is
+/// revoked.
 #[derive(Debug)]
-pub(super) struct Patient<S> {
-    stream: S,
+pub(super) struct WriteTimeout<S: Linger> {
+    /// `None` once it is dropped.
+    stream: Option<S>,
     limit: Duration,
-    /// Runs while something waits to be written.
+    /// Runs while a write waits.
     timer: Option<Pin<Box<Sleep>>>,
-    /// `None` once the place is lost.
+    permit: Arc<ConnectionPermit>,
+    /// `None` once the connection is to be reset.
     eviction: Option<Eviction>,
 }
 
-// === impl Patient ===
+// === impl WriteTimeout ===
 
-impl<S: Unpin> Patient<S> {
-    pub(super) fn new(stream: S, limit: Duration, eviction: Eviction) -> Self {
-        Self { stream, limit, timer: None, eviction: Some(eviction) }
+impl<S: Linger> WriteTimeout<S> {
+    pub(super) fn new(
+        stream: S,
+        limit: Duration,
+        permit: Arc<ConnectionPermit>,
+        eviction: Eviction,
+    ) -> Self {
+        Self { stream: Some(stream), limit, timer: None, permit, eviction: Some(eviction) }
     }
 
-    /// Fails once the place is lost.
-    fn poll_place(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+    fn stream(&mut self) -> io::Result<Pin<&mut S>> {
+        self.stream.as_mut().map(Pin::new).ok_or_else(|| ErrorKind::NotConnected.into())
+    }
+
+    /// Fails once the permit is revoked.
+    fn poll_permit(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         if self.eviction.as_mut().is_some_and(|eviction| Pin::new(eviction).poll(cx).is_ready()) {
             self.eviction = None;
         }
@@ -41,7 +55,7 @@ impl<S: Unpin> Patient<S> {
         }
     }
 
-    /// Passes on what became of a write, and fails one that waits for too long.
+    /// Passes on the result of a write; fails when it has waited for the limit.
     fn wait<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -50,36 +64,40 @@ impl<S: Unpin> Patient<S> {
         if written.is_ready() {
             return written;
         }
+        self.permit.write_blocked();
         let limit = self.limit;
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(limit)));
         match timer.as_mut().poll(cx) {
-            Poll::Ready(()) => Poll::Ready(Err(ErrorKind::TimedOut.into())),
-            Poll::Pending => match self.poll_place(cx) {
+            Poll::Ready(()) => {
+                self.eviction = None;
+                Poll::Ready(Err(ErrorKind::TimedOut.into()))
+            }
+            Poll::Pending => match self.poll_permit(cx) {
                 Ok(()) => Poll::Pending,
-                Err(lost) => Poll::Ready(Err(lost)),
+                Err(revoked) => Poll::Ready(Err(revoked)),
             },
         }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
+impl<S: Linger> AsyncRead for WriteTimeout<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.poll_place(cx)?;
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        self.poll_permit(cx)?;
+        self.stream()?.poll_read(cx, buf)
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
+impl<S: Linger> AsyncWrite for WriteTimeout<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        let written = self.stream()?.poll_write(cx, buf);
         self.wait(cx, written)
     }
 
@@ -88,49 +106,69 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        let written = self.stream()?.poll_write_vectored(cx, bufs);
         self.wait(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.stream.as_ref().is_some_and(AsyncWrite::is_write_vectored)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        let flushed = self.stream()?.poll_flush(cx);
         if flushed.is_ready() {
             self.timer = None;
+            self.permit.write_flushed();
         }
         self.wait(cx, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let shut = Pin::new(&mut self.stream).poll_shutdown(cx);
+        let shut = self.stream()?.poll_shutdown(cx);
         self.wait(cx, shut)
+    }
+}
+
+impl<S: Linger> Drop for WriteTimeout<S> {
+    fn drop(&mut self) {
+        if let Some(stream) = self.stream.take() {
+            stream.linger(Arc::clone(&self.permit), self.eviction.take());
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
-    use tokio::sync::oneshot;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
     use tokio::time::Instant;
 
+    use super::super::permits::ConnectionPermits;
     use super::*;
 
     const LIMIT: Duration = Duration::from_millis(300);
+
+    impl Linger for DuplexStream {
+        fn linger(self, _: Arc<ConnectionPermit>, _: Option<Eviction>) {}
+    }
+
+    /// A stream under test, the other end of it, and what revokes its permit.
+    fn connection() -> (DuplexStream, WriteTimeout<DuplexStream>, impl FnOnce()) {
+        let (client, server) = duplex(16);
+        let permits = ConnectionPermits::new(1);
+        let (permit, eviction) = permits.take(Default::default()).unwrap();
+        let revoke = move || drop(permits.take(Default::default()).unwrap());
+        (client, WriteTimeout::new(server, LIMIT, permit.into(), eviction), revoke)
+    }
 
     fn on_a_runtime<T>(test: impl Future<Output = T>) -> T {
         tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(test)
     }
 
     #[test]
-    fn whoever_reads_slowly_or_not_at_all_is_cut_in_time() {
+    fn a_client_that_reads_slowly_or_not_at_all_is_disconnected_in_time() {
         for gap in [Duration::from_secs(60), LIMIT / 10] {
             on_a_runtime(async {
-                let (mut client, server) = duplex(16);
-                let (_place, eviction) = oneshot::channel();
-                let mut server = Patient::new(server, LIMIT, eviction);
+                let (mut client, mut server, _) = connection();
                 let trickle = async {
                     loop {
                         tokio::time::sleep(gap).await;
@@ -149,11 +187,9 @@ mod tests {
     }
 
     #[test]
-    fn each_answer_has_its_own_time() {
+    fn each_answer_has_a_time_limit_of_its_own() {
         on_a_runtime(async {
-            let (mut client, server) = duplex(16);
-            let (_place, eviction) = oneshot::channel();
-            let mut server = Patient::new(server, LIMIT, eviction);
+            let (mut client, mut server, _) = connection();
             let write = async {
                 for _ in 0..5 {
                     server.write_all(&[0; 32]).await?;
@@ -173,16 +209,14 @@ mod tests {
     }
 
     #[test]
-    fn whoever_loses_the_place_is_cut_while_reading_and_while_writing() {
+    fn a_connection_ends_while_it_reads_or_writes_when_its_permit_is_revoked() {
         on_a_runtime(async {
             for is_reading in [true, false] {
-                let (_client, server) = duplex(16);
-                let (place, eviction) = oneshot::channel();
-                let mut server = Patient::new(server, LIMIT, eviction);
+                let (_client, mut server, revoke) = connection();
                 let begin = Instant::now();
                 let evict = async {
                     tokio::time::sleep(LIMIT / 10).await;
-                    drop(place);
+                    revoke();
                 };
                 let work = async {
                     match is_reading {

@@ -1,0 +1,164 @@
+//! A lock that is granted to clients in turn: a client that asks many times waits behind a client that asks once.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::oneshot;
+
+use super::client_address::ClientAddress;
+
+/// The lock.
+#[derive(Clone, Debug)]
+pub struct FairTurns {
+    most_waiting: usize,
+    queue: Arc<Mutex<Queue>>,
+}
+
+/// The right to run. Dropping it passes it on.
+#[derive(Debug)]
+pub struct Turn(FairTurns);
+
+#[derive(Debug, Default)]
+struct Queue {
+    is_taken: bool,
+    /// The clients that wait, the next one first; each with its requests, the oldest first.
+    clients: VecDeque<(ClientAddress, VecDeque<oneshot::Sender<Turn>>)>,
+}
+
+// === impl FairTurns ===
+
+impl FairTurns {
+    /// Lets `most_waiting` requests of each client wait.
+    pub fn new(most_waiting: usize) -> Self {
+        Self { most_waiting, queue: Arc::default() }
+    }
+
+    /// Waits for a turn; `None` when too many requests of this client wait already.
+    pub async fn take(&self, client: ClientAddress) -> Option<Turn> {
+        let turn = {
+            let mut queue = self.queue();
+            if !queue.is_taken {
+                queue.is_taken = true;
+                return Some(Turn(self.clone()));
+            }
+            queue.enter(client, self.most_waiting)?
+        };
+        turn.await.ok()
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Queue ===
+
+impl Queue {
+    fn enter(&mut self, client: ClientAddress, most: usize) -> Option<oneshot::Receiver<Turn>> {
+        let (sender, receiver) = oneshot::channel();
+        match self.clients.iter_mut().find(|(waiting, _)| *waiting == client) {
+            Some((_, requests)) => {
+                requests.retain(|request| !request.is_closed());
+                if requests.len() >= most {
+                    return None;
+                }
+                requests.push_back(sender);
+            }
+            None => self.clients.push_back((client, [sender].into())),
+        }
+        Some(receiver)
+    }
+
+    /// The oldest request of the next client, which then is the last one.
+    fn next(&mut self) -> Option<oneshot::Sender<Turn>> {
+        while let Some((client, mut requests)) = self.clients.pop_front() {
+            requests.retain(|request| !request.is_closed());
+            let Some(next) = requests.pop_front() else { continue };
+            if !requests.is_empty() {
+                self.clients.push_back((client, requests));
+            }
+            return Some(next);
+        }
+        None
+    }
+}
+
+// === impl Turn ===
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let next = {
+            let mut queue = self.0.queue();
+            let next = queue.next();
+            queue.is_taken = next.is_some();
+            next
+        };
+        if let Some(next) = next {
+            // A request that was given up meanwhile returns the turn, which is dropped here and passed on again.
+            let _ = next.send(Self(self.0.clone()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+
+    fn client(number: u8) -> ClientAddress {
+        IpAddr::from([192, 0, 2, number]).into()
+    }
+
+    /// What a future is worth now.
+    fn now<T>(future: std::pin::Pin<&mut impl Future<Output = T>>) -> Option<T> {
+        match future.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(value) => Some(value),
+            Poll::Pending => None,
+        }
+    }
+
+    #[test]
+    fn a_client_that_asks_once_waits_for_one_request_of_each_other() {
+        let turns = FairTurns::new(10);
+        let running = now(pin!(turns.take(client(1)))).unwrap();
+        let mut many: Vec<_> = (0..9).map(|_| Box::pin(turns.take(client(1)))).collect();
+        assert!(many.iter_mut().all(|request| now(request.as_mut()).is_none()));
+        let mut one = pin!(turns.take(client(2)));
+        assert!(now(one.as_mut()).is_none());
+        drop(running);
+        assert!(now(one.as_mut()).is_none());
+        let first = now(many[0].as_mut()).unwrap().unwrap();
+        drop(first);
+        assert!(now(one.as_mut()).is_some());
+    }
+
+    #[test]
+    fn too_many_requests_of_one_client_are_refused_and_those_of_another_are_not() {
+        let turns = FairTurns::new(2);
+        let _running = now(pin!(turns.take(client(1)))).unwrap();
+        let mut waiting: Vec<_> = (0..2).map(|_| Box::pin(turns.take(client(1)))).collect();
+        assert!(waiting.iter_mut().all(|request| now(request.as_mut()).is_none()));
+        assert!(now(pin!(turns.take(client(1)))).unwrap().is_none());
+        assert!(now(pin!(turns.take(client(2)))).is_none());
+        // A request that is given up leaves room.
+        waiting.pop();
+        assert!(now(pin!(turns.take(client(1)))).is_none());
+    }
+
+    #[test]
+    fn a_turn_is_not_lost_with_a_request_that_is_given_up() {
+        let turns = FairTurns::new(10);
+        let running = now(pin!(turns.take(client(1)))).unwrap();
+        let mut waiting: Vec<_> = (1..6).map(|n| Box::pin(turns.take(client(n)))).collect();
+        assert!(waiting.iter_mut().all(|request| now(request.as_mut()).is_none()));
+        drop(running);
+        // The first has been given its turn and does not know yet; the second has not.
+        waiting.drain(..2);
+        assert!(now(waiting[0].as_mut()).is_some());
+        drop(waiting);
+        assert!(now(pin!(turns.take(client(9)))).is_some());
+    }
+}

@@ -1,0 +1,105 @@
+//! Attacks on memory: answers that are asked for and never read, and crowds that do read.
+
+use std::net::Ipv4Addr;
+use std::sync::{Arc, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rustls::ClientConfig;
+use rustls::RootCertStore;
+use rustls::crypto::ring::default_provider;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+
+use crate::TURN;
+use crate::hostile::{Hostile, Manner};
+use crate::scene::{RIGHT, Scene, TLS, USERS, is_possible};
+
+/// How long each attack lasts, unless `ABUSE_SECONDS` says otherwise.
+const LASTING: Duration = Duration::from_secs(6);
+/// The threads that an attack takes: handshakes cost the attacker, too.
+const THREADS: usize = 4;
+
+fn lasting() -> Duration {
+    let seconds = std::env::var("ABUSE_SECONDS").ok().map(|text| text.parse().unwrap());
+    seconds.map_or(LASTING, Duration::from_secs)
+}
+
+fn request(path: &str, headers: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{RIGHT}\r\n{headers}\r\n")
+}
+
+/// `clients` connections, each with `requests` requests for `path`; nobody reads.
+fn deaf(
+    scene: &Scene,
+    clients: usize,
+    requests: usize,
+    path: &str,
+) -> [JoinHandle<usize>; THREADS] {
+    let attack = Hostile {
+        server: scene.daemon.address(),
+        from: Ipv4Addr::LOCALHOST,
+        clients: clients / THREADS,
+        bytes: Arc::new(request(path, "").repeat(requests).into_bytes()),
+        tls: (scene.scheme == "https").then(|| tls(scene)),
+        manner: Manner::Deaf,
+        pause: Duration::ZERO,
+        lasting: lasting(),
+    };
+    [(); THREADS].map(|()| {
+        let attack = attack.clone();
+        scene.ns.spawn(move || attack.run())
+    })
+}
+
+fn tls(scene: &Scene) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(scene.root.path().join("ca.pem")).unwrap()).unwrap();
+    let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()));
+    let builder = builder.with_safe_default_protocol_versions().unwrap();
+    Arc::new(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+fn survive(scheme: &'static str, config: &str) {
+    if !is_possible() {
+        return;
+    }
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let scene = Scene::new(scheme, config, 1000).settled();
+    for (clients, requests, path) in [
+        (256, 1, "/metrics"),
+        (40, 40, "/metrics"),
+        (256, 3000, "/-/healthy"),
+        (256, 40, "/api/v1/listeners"),
+        (256, 40, "/?filter=a"),
+    ] {
+        let what = format!("{clients} clients x {requests} {path} never read");
+        let made = scene.endure(&what, || deaf(&scene, clients, requests, path));
+        let made: usize = made.iter().sum();
+        println!("  {made} connections");
+        assert!(made >= clients / 2, "{made}");
+    }
+    readers(&scene);
+}
+
+/// Clients that ask for the compressed page and read it, 200 a second.
+fn readers(scene: &Scene) {
+    if scene.scheme == "https" {
+        return;
+    }
+    let request = request("/", "Accept-Encoding: gzip\r\nConnection: close\r\n");
+    let count = 200 * lasting().as_secs() as u32;
+    let [read] = scene.endure("400 clients read /", || [scene.clients(count, lasting(), request)]);
+    println!("  {:?}", read.answers);
+    assert!(read.status(200) > 0, "{read:?}");
+}
+
+#[test]
+fn answers_that_are_never_read_do_not_fill_the_memory() {
+    survive("http", "");
+}
+
+#[test]
+fn answers_that_are_never_read_do_not_fill_the_memory_with_tls_and_a_password() {
+    survive("https", &format!("{TLS}{USERS}"));
+}
