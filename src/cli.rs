@@ -269,6 +269,16 @@ pub struct Web {
     #[arg(long = "web.telemetry-path", env = "LISTENQ_WEB_TELEMETRY_PATH", value_name = "PATH", default_value = "/metrics", value_parser = telemetry_path)]
     pub telemetry_path: String,
 
+    /// Host name under which the page and the JSON may be asked for, besides IP addresses, localhost and the names of this
+    /// machine. Metrics and health checks are answered under any name. Repeatable.
+    #[arg(
+        long = "web.allowed-host",
+        env = "LISTENQ_WEB_ALLOWED_HOST",
+        value_name = "NAME",
+        value_delimiter = ','
+    )]
+    pub allowed_hosts: Vec<String>,
+
     /// File that says how to secure the endpoint: TLS, users, headers and a rate limit, in the format of
     /// Prometheus' exporter-toolkit. Read again when it changes.
     #[arg(long = "web.config.file", env = "LISTENQ_WEB_CONFIG_FILE", value_name = "FILE")]

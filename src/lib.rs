@@ -18,6 +18,7 @@
 //! * [`http`] serves it, [`web_config`] says to whom and how, [`cli`], [`systemd`] and
 //!   [`serve`] put it all together.
 
+pub mod capabilities;
 pub mod cause;
 pub mod cli;
 pub mod control;

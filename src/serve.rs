@@ -7,15 +7,17 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rustix::thread::CapabilitySet;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
+use crate::capabilities;
 use crate::cli::Web;
 use crate::control::ControlSocket;
-use crate::http::{self, Servers};
+use crate::http::{self, AllowedHosts, Servers};
 use crate::sampler::{Config, Sampler};
 use crate::systemd;
 use crate::view::publish::Reader;
@@ -37,8 +39,8 @@ pub fn run(config: &Config, web: &Web, control: Option<&Path>) -> Result<()> {
     };
     let mut sampler = Sampler::new(config).context("is --path.procfs right?")?;
     let reader = sampler.reader();
-    let _control = control.and_then(|path| open_control(path, reader.clone()));
-    let mut router = http::router(reader.clone(), &web.telemetry_path);
+    let hosts = AllowedHosts::new(&web.allowed_hosts, &config.rootfs);
+    let mut router = http::router(reader.clone(), &web.telemetry_path, hosts);
     if let Some(live) = &live {
         router = live.protect(router);
         sampler.tell_web_config(live.reloaded());
@@ -46,11 +48,15 @@ pub fn run(config: &Config, web: &Web, control: Option<&Path>) -> Result<()> {
     let runtime = Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(WORKERS)
+        .thread_name("http-worker")
         .build()
         .context("starting the runtime")?;
     let result = runtime.block_on(async {
         let (stop, stopped) = mpsc::channel();
         let mut ended = spawn(sampler, stopped)?;
+        // This thread serves, and the runtime's threads are started from it.
+        capabilities::keep(CapabilitySet::empty());
+        let _control = control.and_then(|path| open_control(path, reader.clone()));
         let (mut servers, mut serving) = (Servers::default(), JoinSet::new());
         for listener in listeners {
             let address = listener.local_addr().context("asking for the address listened on")?;

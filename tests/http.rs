@@ -2,9 +2,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 #![allow(clippy::print_stdout, reason = "the measured figures are for the reader of --nocapture")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use listenq_lab::Signal;
@@ -12,6 +14,7 @@ use listenq_lab::http::Response;
 use listenq_lab::listenq::{Daemon, Launch};
 use listenq_lab::metrics::Metrics;
 use listenq_lab::netns::Netns;
+use listenq_lab::rootfs::Rootfs;
 use listenq_lab::tool::feed;
 use listenq_lab::wait::eventually;
 use socket2::{Domain, Socket, Type};
@@ -236,5 +239,75 @@ fn either_signal_ends_it_within_a_second_whoever_is_connected() {
         assert_eq!(stopped.status.code(), Some(0), "{signal:?}: {:?}", daemon.log());
         assert!(stopped.took < Duration::from_secs(2), "{signal:?}: {:?}", stopped.took);
         assert!(clients.iter_mut().all(is_closed));
+    }
+}
+
+/// The effective and permitted capabilities of each thread, by its name.
+fn capabilities(daemon: &Daemon) -> BTreeMap<String, [u64; 2]> {
+    let of = |task: &Path| {
+        let status = fs::read_to_string(task.join("status")).unwrap();
+        ["CapEff:", "CapPrm:"].map(|name| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            u64::from_str_radix(line.trim(), 16).unwrap()
+        })
+    };
+    daemon.threads().iter().map(|(task, name, _)| (name.clone(), of(task))).collect()
+}
+
+#[test]
+fn threads_that_serve_or_log_hold_no_capability() {
+    if !Netns::require_root() {
+        return;
+    }
+    const DAC_READ_SEARCH: u64 = 1 << 2;
+    let (root, ns) = (Rootfs::new(), Netns::new("capabilities"));
+    let flag = format!("--web.config.file={}", root.file("web.yml", "").display());
+    let daemon = Launch::new(BIN).args(&[&flag]).inside(&ns).start();
+    // Rendering starts a worker.
+    assert_eq!(daemon.get("/metrics", &[]).status, 200);
+    let mut held = capabilities(&daemon);
+    for name in ["listenq", "http-worker", "log"] {
+        assert_eq!(held.remove(name), Some([0, 0]), "{name}");
+    }
+    assert_eq!(held.remove("web-config"), Some([DAC_READ_SEARCH; 2]));
+    // The others read the kernel.
+    assert!(held.contains_key("sampler"), "{held:?}");
+    assert!(held.values().all(|[effective, _]| *effective != 0), "{held:?}");
+    // Stopping needs none.
+    let mut daemon = daemon;
+    assert_eq!(daemon.stop(Signal::TERM).status.code(), Some(0));
+}
+
+#[test]
+fn the_page_and_the_json_answer_only_for_names_of_the_machine() {
+    if !Netns::require_root() {
+        return;
+    }
+    let ns = Netns::new("host");
+    let daemon = Launch::new(BIN).args(&["--web.allowed-host=listenq.example"]).inside(&ns).start();
+    let machine = rustix::system::uname().nodename().to_str().unwrap().to_owned();
+    let status = |path: &str, host: &str| {
+        let mut stream = ns.run(|| TcpStream::connect(daemon.address())).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert_eq!(answer.contains("--web.allowed-host"), answer.contains(" 421 "), "{answer}");
+        answer[9..12].to_owned()
+    };
+    for host in
+        [&*daemon.address().to_string(), "localhost:80", &machine, "listenq.example", "[::1]"]
+    {
+        assert_eq!(status("/", host), "200", "{host}");
+        assert_eq!(status("/api/v1/listeners", host), "200", "{host}");
+    }
+    for host in ["evil.example", "localhost.evil.example", ""] {
+        assert_eq!(status("/", host), "421", "{host}");
+        assert_eq!(status("/?filter=a", host), "421", "{host}");
+        assert_eq!(status("/api/v1/listeners", host), "421", "{host}");
+        for path in ["/metrics", "/-/healthy", "/-/ready"] {
+            assert_eq!(status(path, host), "200", "{host}");
+        }
     }
 }

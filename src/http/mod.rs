@@ -4,6 +4,7 @@
 mod accept;
 mod api;
 mod asset;
+mod host;
 mod linger;
 mod page;
 mod permits;
@@ -18,7 +19,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
-use axum::middleware::{from_fn, map_response};
+use axum::middleware::{from_fn, from_fn_with_state, map_response};
 use axum::response::Response;
 use axum::routing::get;
 use axum_server::Handle;
@@ -26,6 +27,8 @@ use axum_server::Handle;
 use crate::exposition;
 use crate::view::publish::{Published, Reader};
 use crate::web_config::LiveWebConfig;
+
+pub use host::AllowedHosts;
 
 use accept::Acceptor;
 use permits::{ConnectionPermits, attend};
@@ -61,19 +64,20 @@ const HEADERS: [(HeaderName, &str); 3] = [
 ];
 
 /// What is served where. Metrics at `/` leave no room for the page; what it shows stays at `/api/v1/listeners`.
-pub fn router(reader: Reader, telemetry_path: &str) -> Router {
+pub fn router(reader: Reader, telemetry_path: &str, hosts: AllowedHosts) -> Router {
     let renderer = Renderer::new(exposition::CONTENT_TYPE, RenderTurns::default());
     // Metrics do not wait for reports.
     let reports = RenderTurns::default();
-    let mut router = Router::new()
+    let mut guarded = api::router(reports.clone());
+    if telemetry_path != "/" {
+        guarded = guarded.merge(page::router(telemetry_path, reports));
+    }
+    let router = Router::new()
         .route(telemetry_path, get(|reader, asked| metrics(renderer, reader, asked)))
-        .merge(api::router(reports.clone()))
+        .merge(guarded.route_layer(from_fn_with_state(hosts, host::check)))
         .merge(runbooks::router())
         .route("/-/healthy", get(|| async { "listenq is healthy.\n" }))
         .route("/-/ready", get(ready));
-    if telemetry_path != "/" {
-        router = router.merge(page::router(telemetry_path, reports));
-    }
     router.with_state(reader).layer(map_response(with_headers))
 }
 

@@ -10,6 +10,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
+use rustix::thread::CapabilitySet;
+
+use crate::capabilities;
 
 /// Lines that may wait: more than a start says, or a machine full of trouble in some seconds.
 const QUEUE_LEN: usize = 512;
@@ -47,7 +50,10 @@ impl Outlet {
         let (sender, lines) = sync_channel(QUEUE_LEN);
         let queue = Arc::new(Queue::default());
         let far_end = Arc::clone(&queue);
-        let run = move || pass_on(&lines, &far_end, write);
+        let run = move || {
+            capabilities::keep(CapabilitySet::empty());
+            pass_on(&lines, &far_end, write);
+        };
         thread::Builder::new().name("log".into()).stack_size(STACK).spawn(run)?;
         Ok(Arc::new(Self { lines: sender, queue }))
     }

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 use arc_swap::ArcSwap;
+use rustix::thread::CapabilitySet;
 
+use crate::capabilities;
 use crate::self_stats::Reloaded;
 
 use super::WebConfig;
@@ -60,6 +62,8 @@ impl Watch {
     /// Looks at the files from now on.
     pub fn spawn(mut self) -> std::io::Result<()> {
         let run = move || {
+            // Keys and the configuration may be readable for root only.
+            capabilities::keep(CapabilitySet::DAC_READ_SEARCH);
             loop {
                 thread::sleep(INTERVAL);
                 self.look();

@@ -313,10 +313,11 @@ fn each_privilege_of_the_pod_is_for_something_and_together_they_are_enough() {
     }
 }
 
-/// What the kernel says of a process: user, capabilities it has, those it could have, and whether it has given up gaining
+/// What the kernel says of the thread that samples: user, capabilities it has, those it could have, and whether it has given up gaining
 /// privileges (1) and is under a filter (2).
 fn privileges(pod: &Pod) -> [String; 5] {
-    let status = fs::read_to_string(format!("/proc/{}/status", pod.pid())).unwrap();
+    let sampler = pod.daemon.threads().into_iter().find(|(_, name, _)| name == "sampler").unwrap();
+    let status = fs::read_to_string(sampler.0.join("status")).unwrap();
     ["Uid", "CapEff", "CapBnd", "NoNewPrivs", "Seccomp"].map(|field| {
         let line = status.lines().find_map(|line| line.strip_prefix(&format!("{field}:")));
         line.unwrap().split_whitespace().next().unwrap().trim_start_matches('0').to_owned()

@@ -7,7 +7,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use listenq::diagnosis::{Diagnosis, Evidence, ScanEvidence, Sockets};
-use listenq::http::{Servers, router};
+use listenq::http::{AllowedHosts, Servers, router};
 use listenq::self_stats::{Feature, SelfStats};
 use listenq::snapshot::owner::Owner;
 use listenq::snapshot::{Setting, Settings};
@@ -74,7 +74,7 @@ impl Drop for Site {
 fn serve(listener: TcpListener, view: &View, stopped: oneshot::Receiver<()>) {
     let mut publisher = Publisher::default();
     publisher.publish(|published| published.clone_from(view));
-    let router = router(publisher.reader(), "/metrics");
+    let router = router(publisher.reader(), "/metrics", AllowedHosts::new(&[], "/".as_ref()));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let mut servers = Servers::default();
