@@ -25,6 +25,8 @@ use crate::web_config::LiveWebConfig;
 
 /// Connections that may wait for listenq itself: scrapes are few, but those who flood it must not keep them out.
 const BACKLOG: i32 = 1024;
+/// The port of the default of `--web.listen-address`.
+const PORT: u16 = 19_511;
 /// How long a sample under way may take to end once listenq is told to stop.
 const LAST_SAMPLE: Duration = Duration::from_millis(300);
 /// Threads for rendering scrapes, and one more for checking passwords.
@@ -34,7 +36,15 @@ const WORKERS: usize = 2 + 1;
 pub fn run(config: &Config, web: &Web, control: Option<&Path>) -> Result<()> {
     let live = web.config_file.as_deref().map(LiveWebConfig::start).transpose()?;
     let listeners = match web.systemd_socket {
-        true => systemd::listeners()?,
+        true => {
+            let default = SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT));
+            if web.listen_addresses != [default] {
+                tracing::warn!(
+                    "--web.listen-address has no effect: systemd passed the sockets to serve on"
+                );
+            }
+            systemd::listeners()?
+        }
         false => bind_all(&web.listen_addresses)?,
     };
     let mut sampler = Sampler::new(config).context("is --path.procfs right?")?;

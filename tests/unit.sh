@@ -12,6 +12,7 @@ unit() {
     # `verify` needs the program to exist.
     sed 's|^ExecStart=/usr/bin/listenq|ExecStart=/bin/true|' deploy/systemd/listenq.service |
         cat - "${@:2}" >"$root/$1/listenq.service"
+    cp deploy/systemd/listenq.socket "$root/$1"
 }
 
 verify() {
@@ -29,13 +30,12 @@ exposure() {
 }
 
 unit all
-verify "$root/all/listenq.service"
+verify "$root/all/listenq.socket" "$root/all/listenq.service"
 exposure all 24
 
 unit unprivileged deploy/systemd/unprivileged.conf
 verify "$root/unprivileged/listenq.service"
 exposure unprivileged 15
 
-unit socket deploy/systemd/socket-activation.conf
-cp deploy/systemd/listenq.socket "$root/socket"
-verify "$root/socket/listenq.socket" "$root/socket/listenq.service"
+unit without-socket deploy/systemd/without-socket.conf
+verify "$root/without-socket/listenq.service"

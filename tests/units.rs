@@ -4,6 +4,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,6 +16,7 @@ use listenq_lab::netns::Netns;
 use listenq_lab::process::{Frozen, tool};
 use listenq_lab::tool::require_tool;
 use listenq_lab::wait::eventually;
+use socket2::{Domain, Socket, Type};
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -22,9 +25,9 @@ const SERVICE: &str = include_str!("../deploy/systemd/listenq.service");
 const UNPRIVILEGED: (&str, &str) =
     ("listenq.service.d/unprivileged.conf", include_str!("../deploy/systemd/unprivileged.conf"));
 const SOCKET: (&str, &str) = ("listenq.socket", include_str!("../deploy/systemd/listenq.socket"));
-const ACTIVATED: (&str, &str) = (
-    "listenq.service.d/socket-activation.conf",
-    include_str!("../deploy/systemd/socket-activation.conf"),
+const WITHOUT_SOCKET: (&str, &str) = (
+    "listenq.service.d/without-socket.conf",
+    include_str!("../deploy/systemd/without-socket.conf"),
 );
 /// A server of root's in a namespace that nothing but its process holds.
 const HELD: (&str, &str) = (
@@ -55,7 +58,8 @@ impl Scene {
         let ns = Netns::new(hint);
         // Where the program is, is all that is changed.
         let service = SERVICE.replace("ExecStart=/usr/bin/", "ExecStart=/run/bin/");
-        let units = [units, &[("listenq.service", &*service), HELD, MOUNTED, PODS]].concat();
+        let shipped = [("listenq.service", &*service), SOCKET, HELD, MOUNTED, PODS];
+        let units = [&shipped, units].concat();
         let manager = Manager::boot(&ns, &units, &[Path::new(BIN), tool()]);
         Self { manager, ns }
     }
@@ -180,11 +184,58 @@ fn systemd_listens_for_listenq_and_the_first_scrape_starts_it() {
     if !is_possible() {
         return;
     }
-    let scene = Scene::new("socket", &[SOCKET, ACTIVATED]);
+    let scene = Scene::new("socket", &[]);
     scene.manager.start("listenq.socket");
     assert_eq!(scene.listenq("ActiveState"), "inactive");
     // The socket is systemd's, with its backlog.
     let limit = || scene.scrape()?.of_netns("host").listener("::", 19_511).limit;
     assert_eq!(eventually("a sample", TIMEOUT, limit), 1024.0);
     assert_eq!(scene.listenq("ActiveState"), "active");
+}
+
+#[test]
+fn nobody_can_open_the_port_while_listenq_is_down() {
+    if !is_possible() {
+        return;
+    }
+    let scene = Scene::new("killed", &[]);
+    // Starting the service starts the socket.
+    scene.manager.start("listenq.service");
+    assert_eq!(scene.manager.property("listenq.socket", "ActiveState"), "active");
+    let killed =
+        scene.manager.command("systemctl").args(["kill", "-s", "KILL", "listenq"]).status();
+    assert!(killed.unwrap().success());
+    eventually("its end", TIMEOUT, || (scene.listenq("ActiveState") == "activating").then_some(()));
+    let port: u16 = 19_511;
+    for address in
+        [SocketAddr::from((Ipv4Addr::LOCALHOST, port)), (Ipv6Addr::LOCALHOST, port).into()]
+    {
+        let error = scene.ns.run(|| opened(address)).expect_err("the port is taken");
+        assert_eq!(error.kind(), ErrorKind::AddrInUse, "{address}: {error}");
+    }
+    // A scrape meanwhile waits for the restart, and is answered.
+    eventually("an answer", TIMEOUT, || scene.get("/-/healthy"));
+    assert_eq!(scene.listenq("NRestarts"), "1");
+}
+
+/// A listener as an attacker would open it.
+fn opened(address: SocketAddr) -> std::io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(1)?;
+    Ok(socket)
+}
+
+#[test]
+fn without_the_socket_listenq_opens_the_port_itself() {
+    if !is_possible() {
+        return;
+    }
+    let masked = ("listenq.socket", "");
+    let scene = Scene::new("no-socket", &[WITHOUT_SOCKET, masked]);
+    scene.manager.start("listenq.service");
+    assert_eq!(scene.listenq("ActiveState"), "active");
+    assert!(scene.get("/-/healthy").is_some());
 }

@@ -35,8 +35,8 @@ dpkg --root="$root" --install "$deb"
 chroot "$root" /usr/bin/listenq --version
 chroot "$root" dpkg --verify listenq
 enabled || fail "the service is not enabled"
-socket_enabled && fail "the package enabled the socket"
-for drop_in in unprivileged socket-activation; do
+socket_enabled || fail "the socket is not enabled"
+for drop_in in unprivileged without-socket; do
     [ -f "$root/usr/share/listenq/systemd/$drop_in.conf" ] || fail "no drop-in $drop_in.conf"
 done
 for page in "$root"/usr/share/man/man1/listenq*.1.gz; do
@@ -49,11 +49,10 @@ bash -c 'source "$1"; complete -p listenq' - "$root/usr/share/bash-completion/co
 echo "== upgrade: what the administrator decided stays"
 echo LISTENQ_LOG_LEVEL=debug >>"$root/etc/default/listenq"
 systemctl --root="$root" disable --quiet listenq.service
-systemctl --root="$root" enable --quiet listenq.socket
 dpkg --root="$root" --install "$deb"
 grep -q '^LISTENQ_LOG_LEVEL=debug' "$root/etc/default/listenq" || fail "the upgrade undid an edit"
 enabled && fail "the upgrade enabled what was disabled"
-socket_enabled || fail "the upgrade disabled what was enabled"
+socket_enabled && fail "the upgrade enabled the socket"
 
 echo "== remove, and purge"
 dpkg --root="$root" --remove listenq
