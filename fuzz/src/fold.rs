@@ -14,7 +14,7 @@ use listenq::snapshot::owner::Owner;
 use listenq::snapshot::scan::{HalfOpen, Local, Scan, ScannedSocket, TcpScan, UnixQueue, Waiting};
 use listenq::snapshot::{
     AcceptQueue, Cookie, Counter, Counters, Dump, ListenAddress, ListenSocket, NetnsId,
-    NetnsSample, Origin, Setting, Settings, Snapshot, UnixName,
+    NetnsSample, Origin, Setting, Settings, Snapshot, UnixAddress,
 };
 use listenq::state::{Config, GRACE, State};
 use listenq::view::{ListenerName, ListenerView, NetnsView, View};
@@ -374,11 +374,11 @@ fn local(address: ListenAddress) -> Local {
     Local { ip: address.ip, port: address.port, interface: 0 }
 }
 
-fn unix_name(nth: u8) -> Option<UnixName> {
-    UnixName::new(format!("/run/{}", nth % 3).as_bytes())
+fn unix_name(nth: u8) -> Option<UnixAddress> {
+    UnixAddress::new(format!("/run/{}", nth % 3).as_bytes())
 }
 
-fn unix_row((nth, length): &(u8, u8)) -> Option<ListenSocket<UnixName>> {
+fn unix_row((nth, length): &(u8, u8)) -> Option<ListenSocket<UnixAddress>> {
     Some(ListenSocket {
         cookie: Cookie(u64::from(nth % 6) + 1),
         address: unix_name(*nth)?,

@@ -63,7 +63,7 @@ fn check(datagram: &[u8]) {
         payloads += payload.len() + 16;
         // A label is text whatever the name holds.
         if let Ok(Some(socket)) = unix_diag::decode_row(payload) {
-            assert!(!socket.address.label().contains(char::is_control));
+            assert!(!socket.address.name.label().contains(char::is_control));
         }
         // It names its clients once each.
         if let Ok(Some(queue)) = unix_diag::decode_queue(payload) {

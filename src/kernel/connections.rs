@@ -265,7 +265,7 @@ mod tests {
         let (first, second) = (connect(), connect());
         let mine = || {
             let queues = scan().unix.unwrap();
-            queues.into_iter().find(|queue| queue.address.label() == format!("@{name}"))
+            queues.into_iter().find(|queue| queue.address.name.label() == format!("@{name}"))
         };
         let both = mine().unwrap().clients;
         assert!(both.len() == 2 && both.iter().all(|inode| *inode != 0), "{both:?}");

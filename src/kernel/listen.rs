@@ -13,7 +13,7 @@ use super::proc_tcp::{self, RowError};
 use super::procfs_file::{ProcfsFile, ReadError, Text};
 use super::socket_queries::Questions;
 use super::{inet_diag, unix_diag};
-use crate::snapshot::{Identity, ListenSocket, UnixName};
+use crate::snapshot::{Identity, ListenSocket, UnixAddress};
 
 /// Why there are no listen sockets this time.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +37,7 @@ pub struct Scratch {
     /// For procfs.
     pub text: Text,
     rows: Rows,
-    unix: Vec<ListenSocket<UnixName>>,
+    unix: Vec<ListenSocket<UnixAddress>>,
 }
 
 /// What a reading gives, until it is known to be whole.
@@ -169,7 +169,7 @@ impl ListenReader {
     pub fn read_unix(
         &mut self,
         scratch: &mut Scratch,
-        sockets: &mut Vec<ListenSocket<UnixName>>,
+        sockets: &mut Vec<ListenSocket<UnixAddress>>,
     ) -> Result<Option<bool>, ListenError> {
         let Self { channel: Some(channel), unix_request, last_unix, .. } = self else {
             return Ok(None);

@@ -3,12 +3,14 @@
 
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NlasIterator, Parseable};
 use netlink_packet_sock_diag::SockDiagMessage;
-use netlink_packet_sock_diag::constants::{UNIX_DIAG_ICONS, UNIX_DIAG_NAME, UNIX_DIAG_RQLEN};
+use netlink_packet_sock_diag::constants::{
+    UNIX_DIAG_ICONS, UNIX_DIAG_NAME, UNIX_DIAG_RQLEN, UNIX_DIAG_VFS,
+};
 use netlink_packet_sock_diag::unix::{ShowFlags, StateFlags, UnixRequest, UnixResponseHeader};
 
 use super::diag_stream::{DumpError, malformed};
 use crate::snapshot::scan::UnixQueue;
-use crate::snapshot::{AcceptQueue, Cookie, ListenSocket, Origin, UnixName};
+use crate::snapshot::{AcceptQueue, Cookie, ListenSocket, Origin, UnixAddress, UnixFile, UnixName};
 
 /// `struct unix_diag_msg` up to its attributes.
 const MESSAGE: usize = 16;
@@ -24,12 +26,13 @@ pub const LONGEST_QUEUE: u32 = 7_500;
 
 /// Asks for the listening sockets with their names and queues.
 pub fn request() -> Vec<u8> {
-    dump(ShowFlags::NAME | ShowFlags::RQLEN | ShowFlags::from_bits_retain(SHOW_UID))
+    let uid = ShowFlags::from_bits_retain(SHOW_UID);
+    dump(ShowFlags::NAME | ShowFlags::VFS | ShowFlags::RQLEN | uid)
 }
 
 /// Asks for the listening sockets with their names and who waits in their queues.
 pub fn queue_request() -> Vec<u8> {
-    dump(ShowFlags::NAME | ShowFlags::ICONS)
+    dump(ShowFlags::NAME | ShowFlags::VFS | ShowFlags::ICONS)
 }
 
 fn dump(show_flags: ShowFlags) -> Vec<u8> {
@@ -44,16 +47,17 @@ fn dump(show_flags: ShowFlags) -> Vec<u8> {
 }
 
 /// Decodes one row; `None` when it is not a listening socket with a name.
-pub fn decode_row(payload: &[u8]) -> Result<Option<ListenSocket<UnixName>>, DumpError> {
+pub fn decode_row(payload: &[u8]) -> Result<Option<ListenSocket<UnixAddress>>, DumpError> {
     let header = UnixResponseHeader::parse(payload).map_err(malformed)?;
     if header.state != LISTEN {
         return Ok(None);
     }
-    let (mut name, mut queue, mut uid) = (None, None, None);
+    let (mut name, mut file, mut queue, mut uid) = (None, None, None, None);
     for attribute in NlasIterator::new(payload.get(MESSAGE..).unwrap_or_default()) {
         let attribute = attribute.map_err(malformed)?;
         match attribute.kind() {
             UNIX_DIAG_NAME => name = UnixName::new(attribute.value()),
+            UNIX_DIAG_VFS => file = unix_file(attribute.value()),
             UNIX_DIAG_RQLEN => queue = accept_queue(attribute.value()),
             UNIX_DIAG_UID => {
                 uid = attribute.value().first_chunk().copied().map(u32::from_ne_bytes);
@@ -62,9 +66,9 @@ pub fn decode_row(payload: &[u8]) -> Result<Option<ListenSocket<UnixName>>, Dump
         }
     }
     let queue = queue.ok_or_else(|| malformed("a Unix listener without its queue"))?;
-    Ok(name.map(|address| ListenSocket {
+    Ok(name.map(|name| ListenSocket {
         cookie: Cookie::from_halves(header.cookie),
-        address,
+        address: UnixAddress { name, file },
         queue,
         drops: None,
         origin: Origin { inode: header.inode, cgroup: None, uid },
@@ -77,11 +81,12 @@ pub fn decode_queue(payload: &[u8]) -> Result<Option<UnixQueue>, DumpError> {
     if header.state != LISTEN {
         return Ok(None);
     }
-    let (mut name, mut clients) = (None, Vec::new());
+    let (mut name, mut file, mut clients) = (None, None, Vec::new());
     for attribute in NlasIterator::new(payload.get(MESSAGE..).unwrap_or_default()) {
         let attribute = attribute.map_err(malformed)?;
         match attribute.kind() {
             UNIX_DIAG_NAME => name = UnixName::new(attribute.value()),
+            UNIX_DIAG_VFS => file = unix_file(attribute.value()),
             UNIX_DIAG_ICONS => {
                 let inodes = attribute.value().as_chunks().0;
                 clients = inodes.iter().map(|inode| u32::from_ne_bytes(*inode)).collect();
@@ -90,8 +95,15 @@ pub fn decode_queue(payload: &[u8]) -> Result<Option<UnixQueue>, DumpError> {
         }
     }
     let cookie = Cookie::from_halves(header.cookie);
-    let queue = name.map(|address| UnixQueue { cookie, address, clients });
+    let queue = name.map(|name| UnixQueue { cookie, address: UnixAddress { name, file }, clients });
     Ok(queue.filter(|queue| !queue.clients.is_empty()))
+}
+
+/// `struct unix_diag_vfs`: inode, then device.
+fn unix_file(value: &[u8]) -> Option<UnixFile> {
+    let (inode, rest) = value.split_first_chunk()?;
+    let device = rest.first_chunk()?;
+    Some(UnixFile { device: u32::from_ne_bytes(*device), inode: u32::from_ne_bytes(*inode) })
 }
 
 /// `struct unix_diag_rqlen`: length, then limit.
@@ -128,17 +140,20 @@ mod tests {
 
     #[test]
     fn a_listening_row_becomes_a_socket() {
-        let row = row(
-            LISTEN,
-            &[
-                (UNIX_DIAG_NAME, b"/run/a.sock\0"),
-                (UNIX_DIAG_RQLEN, &rqlen(2, 511)),
-                (UNIX_DIAG_UID, &1000u32.to_ne_bytes()),
-            ],
-        );
+        let vfs = [4_712u32.to_ne_bytes(), 26u32.to_ne_bytes()].concat();
+        let attributes: [(u16, &[u8]); 4] = [
+            (UNIX_DIAG_NAME, b"/run/a.sock\0"),
+            (UNIX_DIAG_VFS, &vfs),
+            (UNIX_DIAG_RQLEN, &rqlen(2, 511)),
+            (UNIX_DIAG_UID, &1000u32.to_ne_bytes()),
+        ];
+        let row = row(LISTEN, &attributes);
         let expected = ListenSocket {
             cookie: Cookie(7),
-            address: UnixName::new(b"/run/a.sock").unwrap(),
+            address: UnixAddress {
+                name: UnixName::new(b"/run/a.sock").unwrap(),
+                file: Some(UnixFile { device: 26, inode: 4_712 }),
+            },
             queue: AcceptQueue { length: 2, limit: Some(511) },
             drops: None,
             origin: Origin { inode: 4711, cgroup: None, uid: Some(1000) },

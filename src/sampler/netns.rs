@@ -10,7 +10,7 @@ use crate::kernel::procfs_file::{ProcfsFile, ReadError, Text};
 use crate::kernel::sockstat::{self, Sockstat};
 use crate::kernel::sysctl::Sysctls;
 use crate::self_stats::{Feature, SelfStats, Source};
-use crate::snapshot::{Counter, Dump, ListenSocket, NetnsSample, UnixName};
+use crate::snapshot::{Counter, Dump, ListenSocket, NetnsSample, UnixAddress};
 
 use super::features::NetnsFeatures;
 use super::health::Health;
@@ -36,7 +36,7 @@ pub struct NetnsReader {
     features: NetnsFeatures,
     planner: Planner,
     spare_tcp: Vec<ListenSocket>,
-    spare_unix: Vec<ListenSocket<UnixName>>,
+    spare_unix: Vec<ListenSocket<UnixAddress>>,
     /// Whether `spare_tcp` may hold what was never passed on.
     failed: bool,
 }
@@ -357,7 +357,9 @@ mod tests {
         let tcp = sample.tcp.as_ref().unwrap();
         assert!(tcp.sockets.iter().any(|socket| socket.address.port == port));
         let unix = sample.unix.as_ref().unwrap();
-        assert!(unix.sockets.iter().any(|socket| socket.address.label() == format!("@{name}")));
+        assert!(
+            unix.sockets.iter().any(|socket| socket.address.name.label() == format!("@{name}"))
+        );
         assert_eq!(unix.interval, tick.interval);
         assert!(sample.netstat.is_some() && sample.snmp.is_some() && sample.settings.is_some());
         assert_eq!(stats.errors, [0; Source::ALL.len()]);

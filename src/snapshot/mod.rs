@@ -65,7 +65,26 @@ pub struct UnixName {
     length: u8,
 }
 
-/// One LISTEN row: what it listens on is a [`ListenAddress`] or a [`UnixName`].
+/// What a Unix socket listens on. Several may have one name: containers with root directories of their own, or a socket
+/// whose file was removed and made again by another server.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct UnixAddress {
+    /// The path or the abstract name.
+    pub name: UnixName,
+    /// The file at the path; `None` for an abstract name.
+    pub file: Option<UnixFile>,
+}
+
+/// The socket file of a Unix socket, also when it was removed (`UNIX_DIAG_VFS`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct UnixFile {
+    /// The device of its filesystem.
+    pub device: u32,
+    /// The lower 32 bits of its inode number.
+    pub inode: u32,
+}
+
+/// One LISTEN row: what it listens on is a [`ListenAddress`] or a [`UnixAddress`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListenSocket<A = ListenAddress> {
     /// Which socket this is.
@@ -182,7 +201,7 @@ pub struct NetnsSample {
     /// What identifies them.
     pub identity: Identity,
     /// The Unix listen sockets.
-    pub unix: Option<Dump<UnixName>>,
+    pub unix: Option<Dump<UnixAddress>>,
     /// `/proc/net/netstat`, read after the dump.
     pub netstat: Option<Counters>,
     /// `/proc/net/snmp`, read after the dump.
@@ -258,6 +277,26 @@ impl UnixName {
             [b'@', rest @ ..] => format!("\\x40{}", escaped(rest)),
             path => escaped(path),
         }
+    }
+}
+
+impl UnixAddress {
+    /// An abstract name, or a path of which the file is not known.
+    pub fn new(name: &[u8]) -> Option<Self> {
+        Some(Self { name: UnixName::new(name)?, file: None })
+    }
+
+    /// Whether the sockets are, or may be, on one filesystem.
+    pub fn is_on_device_of(&self, other: &Self) -> bool {
+        self.file.map(|file| file.device) == other.file.map(|file| file.device)
+    }
+}
+
+impl fmt::Debug for UnixAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, file } = self;
+        write!(f, "{name:?}")?;
+        file.map_or(Ok(()), |UnixFile { device, inode }| write!(f, "~{inode}.{device}"))
     }
 }
 

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::{Cookie, ListenAddress, UnixName};
+use super::{Cookie, ListenAddress, UnixAddress};
 
 /// A connection scan of one namespace. `None` = that part could not be read: nothing is known.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -80,7 +80,7 @@ pub struct UnixQueue {
     /// Which socket.
     pub cookie: Cookie,
     /// What it listens on.
-    pub address: UnixName,
+    pub address: UnixAddress,
     /// The inodes of the waiting clients, the longest-waiting first; 0 = that client is gone.
     pub clients: Vec<u32>,
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::cause::ListenerFacts;
 use crate::diagnosis::{Evidence, WINDOW};
 use crate::snapshot::owner_reading::{LocalEnd, OwnerReading};
-use crate::snapshot::{AcceptQueue, ListenAddress, UnixName};
+use crate::snapshot::{AcceptQueue, ListenAddress, UnixAddress, UnixFile};
 use crate::view::{ListenerName, ListenerView, Protocol, QueueScan, QueueView, ScanView};
 
 use super::attribution::DropEvidence;
@@ -28,6 +28,8 @@ const MANY_HALF_OPEN: u64 = 16;
 pub(super) trait Address: Copy + Eq + std::hash::Hash {
     /// Whether clients shake hands, so that they may be half open.
     const HAS_HANDSHAKE: bool;
+    /// Whether several listeners may have one name.
+    const SHARES_NAMES: bool;
 
     /// What people call it.
     fn name(&self) -> ListenerName;
@@ -39,6 +41,12 @@ pub(super) trait Address: Copy + Eq + std::hash::Hash {
     fn local(&self) -> Option<LocalEnd> {
         None
     }
+
+    /// Stand-ins for its name, the plainest first: it is called by the first that no other listener has.
+    fn aliases(&self) -> impl Iterator<Item = Self>;
+
+    /// Whether it may be another socket of the server that had `other`'s name before.
+    fn may_succeed(&self, other: &Self) -> bool;
 }
 
 /// A listener with its history.
@@ -46,6 +54,8 @@ pub(super) trait Address: Copy + Eq + std::hash::Hash {
 pub(super) struct Listener<A> {
     /// Where it listens.
     pub(super) address: A,
+    /// What it is called by.
+    pub(super) alias: A,
     /// What is shown of it.
     pub(super) shown: ListenerView,
     /// The evidence that overflows were its own.
@@ -100,6 +110,7 @@ struct Tally {
 
 impl Address for ListenAddress {
     const HAS_HANDSHAKE: bool = true;
+    const SHARES_NAMES: bool = false;
 
     fn local(&self) -> Option<LocalEnd> {
         Some(ListenAddress::local(self))
@@ -112,17 +123,45 @@ impl Address for ListenAddress {
     fn is_local(&self) -> bool {
         self.ip.to_canonical().is_loopback()
     }
+
+    fn aliases(&self) -> impl Iterator<Item = Self> {
+        [*self].into_iter()
+    }
+
+    fn may_succeed(&self, _: &Self) -> bool {
+        false
+    }
 }
 
-impl Address for UnixName {
+impl Address for UnixAddress {
     const HAS_HANDSHAKE: bool = false;
+    const SHARES_NAMES: bool = true;
 
     fn name(&self) -> ListenerName {
-        ListenerName { protocol: Protocol::Unix, address: self.label(), port: String::new() }
+        let path = self.name.label();
+        let address = match self.file {
+            None => path,
+            Some(UnixFile { device: 0, inode }) => format!("{path}~{inode}"),
+            Some(UnixFile { device, inode }) => format!("{path}~{inode}.{device}"),
+        };
+        ListenerName { protocol: Protocol::Unix, address, port: String::new() }
     }
 
     fn is_local(&self) -> bool {
         true
+    }
+
+    /// The path, the path with the inode, and the path with inode and device.
+    fn aliases(&self) -> impl Iterator<Item = Self> {
+        let file = |device| move |file: UnixFile| UnixFile { device, ..file };
+        let files = [None, self.file.map(file(0)), self.file];
+        let distinct = if self.file.is_some() { files.len() } else { 1 };
+        files.into_iter().take(distinct).map(|file| Self { file, ..*self })
+    }
+
+    /// A file on another filesystem may be that of any user, who made it in a mount namespace of his own.
+    fn may_succeed(&self, other: &Self) -> bool {
+        self.is_on_device_of(other)
     }
 }
 
@@ -133,6 +172,7 @@ impl<A: Address> Listener<A> {
     pub(super) fn new(address: A, source: Source, due_at: Duration, now: Duration) -> Self {
         Self {
             address,
+            alias: address,
             shown: ListenerView {
                 name: Arc::new(address.name()),
                 owner: Arc::default(),
@@ -468,6 +508,12 @@ impl<A: Address> Listener<A> {
     /// Whether it has a socket.
     pub(super) fn is_open(&self) -> bool {
         self.closed_at.is_none()
+    }
+
+    /// It is called by this from now on.
+    pub(super) fn call(&mut self, alias: A) {
+        self.alias = alias;
+        self.shown.name = Arc::new(alias.name());
     }
 
     /// Whether one of its queues is near its limit.

@@ -11,7 +11,7 @@ use crate::snapshot::owner_reading::{OwnerReading, WatchedSocket};
 use crate::snapshot::scan::Scan;
 use crate::snapshot::{
     Claims, Counter, Counters, Identity, ListenAddress, NetnsId, NetnsSample, OWN_NETNS, Origin,
-    Setting, Settings, UnixName,
+    Setting, Settings, UnixAddress,
 };
 use crate::view::{ListenerView, NetnsScan, NetnsView, Protocol};
 
@@ -61,7 +61,7 @@ pub(super) struct Netns {
     name_hash: u64,
     owner: Arc<Owner>,
     tcp: Group<ListenAddress>,
-    unix: Group<UnixName>,
+    unix: Group<UnixAddress>,
     attribution: Attribution,
     counters: Counters,
     settings: Settings,

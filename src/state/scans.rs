@@ -150,7 +150,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
-    use crate::snapshot::UnixName;
+    use crate::snapshot::UnixAddress;
     use crate::snapshot::scan::Local;
 
     fn seconds(seconds: u64) -> Duration {
@@ -210,7 +210,7 @@ mod tests {
     }
 
     fn queue(clients: &[u32]) -> UnixQueue {
-        let address = UnixName::new(b"/run/a").unwrap();
+        let address = UnixAddress::new(b"/run/a").unwrap();
         UnixQueue { cookie: Cookie(1), address, clients: clients.to_vec() }
     }
 

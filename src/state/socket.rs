@@ -179,6 +179,18 @@ impl Sockets {
         }
     }
 
+    /// Whether the last dump showed a socket of this listener.
+    pub(super) fn has_seen(&self, listener: usize) -> bool {
+        self.living().any(|socket| socket.listener == listener && socket.seen == self.dumps)
+    }
+
+    /// Gives the sockets of one listener to another.
+    pub(super) fn hand_over(&mut self, from: usize, to: usize) {
+        for (_, socket) in self.living.iter_mut().filter(|(_, socket)| socket.listener == from) {
+            socket.listener = to;
+        }
+    }
+
     /// The sockets that live.
     pub(super) fn living(&self) -> impl Iterator<Item = &Socket> {
         self.living.iter().map(|(_, socket)| socket)

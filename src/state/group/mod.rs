@@ -2,6 +2,7 @@
 
 mod causes;
 mod conclude;
+mod naming;
 mod scan;
 
 use std::hash::BuildHasher;
@@ -33,6 +34,10 @@ pub(super) struct Group<A> {
     sockets: Sockets,
     listeners: Slab<Listener<A>>,
     by_address: FxHashMap<A, usize>,
+    /// Which listener is called by which alias.
+    by_alias: FxHashMap<A, usize>,
+    /// Newcomers that have no name yet.
+    unnamed: Vec<usize>,
     sampled_at: Option<Duration>,
     /// Whether the same dump again would change nothing.
     at_rest: bool,
@@ -57,6 +62,8 @@ impl<A: Address> Group<A> {
             sockets: Sockets::new(baseline_dumps),
             listeners: Slab::new(),
             by_address: FxHashMap::default(),
+            by_alias: FxHashMap::default(),
+            unnamed: Vec::new(),
             sampled_at: None,
             at_rest: false,
             revision: 0,
@@ -137,6 +144,7 @@ impl<A: Address> Group<A> {
             }
             self.at_rest &= listener.is_at_rest();
         }
+        self.name_newcomers();
     }
 
     /// Registers the listeners first seen in this dump: they wait for their series.
@@ -241,7 +249,10 @@ impl<A: Address> Group<A> {
 
     /// The listeners that have places or wait for them.
     pub(super) fn candidates(&self, now: Duration) -> impl Iterator<Item = Candidate<usize>> {
-        let admitted = self.listeners.iter().filter(|(_, one)| one.exposure != Exposure::Excluded);
+        let admitted = self
+            .listeners
+            .iter()
+            .filter(|(key, one)| one.exposure != Exposure::Excluded && !self.unnamed.contains(key));
         admitted.map(move |(key, listener)| Candidate {
             key,
             exposure: listener.exposure,
@@ -277,14 +288,20 @@ impl<A: Address> Group<A> {
         if self.at_rest {
             return;
         }
-        let Self { listeners, by_address, revision, .. } = self;
-        listeners.retain(|_, listener| {
+        let Self { listeners, by_address, by_alias, unnamed, revision, .. } = self;
+        listeners.retain(|key, listener| {
             let forgotten = listener.is_forgotten(now);
             if forgotten {
                 // No dump need have come: of a namespace that ended, none does.
                 *revision += 1;
                 by_address.remove(&listener.address);
-                listener.leave(admission, now);
+                match unnamed.iter().position(|unnamed| *unnamed == key) {
+                    Some(place) => _ = unnamed.swap_remove(place),
+                    None => {
+                        by_alias.remove(&listener.alias);
+                        listener.leave(admission, now);
+                    }
+                }
             }
             !forgotten
         });
@@ -329,13 +346,13 @@ impl<A: Address> Group<A> {
     }
 
     fn listener_at(&mut self, row: &ListenSocket<A>, now: Duration) -> usize {
-        let (listeners, newcomers) = (&mut self.listeners, &mut self.newcomers);
+        let (listeners, unnamed) = (&mut self.listeners, &mut self.unnamed);
         let (scope, is_baseline) = (&self.scope, self.sockets.is_baseline());
         *self.by_address.entry(row.address).or_insert_with(|| {
             let due_at = if is_baseline { now } else { now + PROBATION };
             let source = scope.source(row.origin);
             let key = listeners.insert(Listener::new(row.address, source, due_at, now));
-            newcomers.push(key);
+            unnamed.push(key);
             key
         })
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use rustc_hash::FxHashMap;
 
 use crate::snapshot::scan::{TcpScan, UnixQueue};
-use crate::snapshot::{ListenAddress, UnixName};
+use crate::snapshot::{ListenAddress, UnixAddress};
 use crate::state::connections::by_listener;
 use crate::state::listener::Address;
 
@@ -27,11 +27,11 @@ impl Group<ListenAddress> {
     }
 }
 
-impl Group<UnixName> {
+impl Group<UnixAddress> {
     /// Takes in the queues that a scan at `at` found; who is not among them has none.
     pub(in crate::state) fn take_scan(&mut self, at: Duration, queues: &[UnixQueue]) {
         self.scanned();
-        let mut by_name: FxHashMap<UnixName, Vec<&UnixQueue>> = FxHashMap::default();
+        let mut by_name: FxHashMap<UnixAddress, Vec<&UnixQueue>> = FxHashMap::default();
         for queue in queues {
             by_name.entry(queue.address).or_default().push(queue);
         }

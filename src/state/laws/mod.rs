@@ -2,6 +2,7 @@
 //! of snapshots; and the same over random stories.
 
 mod scans;
+mod unix;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

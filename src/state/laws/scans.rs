@@ -3,7 +3,7 @@
 use super::*;
 use crate::diagnosis::Diagnosis;
 use crate::snapshot::scan::{Local, Scan, ScannedSocket, TcpScan, UnixQueue, Waiting};
-use crate::snapshot::{Setting, Settings, UnixName};
+use crate::snapshot::{Setting, Settings, UnixAddress};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -83,7 +83,7 @@ fn a_scan_that_is_too_old_says_nothing() {
 
 #[test]
 fn what_is_known_of_a_unix_queue_ends_when_it_is_too_long_to_be_scanned() {
-    let (cookie, address) = (Cookie(5), UnixName::new(b"/run/php.sock").unwrap());
+    let (cookie, address) = (Cookie(5), UnixAddress::new(b"/run/php.sock").unwrap());
     let queue = AcceptQueue { length: 2, limit: Some(4) };
     let socket = ListenSocket { cookie, address, queue, drops: None, origin: Origin::default() };
     let mut story = Story::begun_with(&[]);
@@ -175,4 +175,67 @@ fn only_a_socket_opened_under_the_earlier_cap_has_a_stale_limit() {
     let both = [near(1, 80), near(2, 81)];
     story.tick_after(SECOND, &both, 0).tick_after(SECOND, &both, 0);
     assert_eq!((story.diagnoses(80), story.diagnoses(81)), (vec![Diagnosis::StaleLimit], vec![]));
+}
+
+#[test]
+fn a_server_that_dies_every_eight_seconds_under_fire_is_slow_and_that_is_one_incident() {
+    let mut story = Story::begun_with(&[socket(1, 80)]);
+    let mut words = Vec::new();
+    for tick in 0..700 {
+        // It listens for seven of eight seconds, and its queue is full after the first.
+        let (life, phase) = (tick / 80, tick % 80);
+        let full = dropped(phase, waiting(5, socket(1 + u64::from(life), 80)));
+        match phase {
+            0..10 => story.tick(&[], 0),
+            10..20 => story.tick(&[socket(1 + u64::from(life), 80)], 0),
+            _ => story.tick(&[full], 1),
+        };
+        words.extend(story.diagnoses(80));
+    }
+    words.dedup();
+    assert_eq!(words, [Diagnosis::SlowAccept]);
+    assert_eq!(story.state.take_incidents().count(), 1);
+}
+
+#[test]
+fn a_listener_closed_for_longer_than_the_window_begins_anew() {
+    let mut story = Story::begun_with(&[socket(1, 80)]);
+    let full = waiting(5, socket(1, 80));
+    for _ in 0..100 {
+        story.tick(&[full], 0);
+    }
+    assert_eq!(story.diagnoses(80), [Diagnosis::SlowAccept]);
+    for _ in 0..310 {
+        story.tick(&[], 0);
+    }
+    assert_eq!((story.diagnoses(80), story.listener(80).case), (vec![], None));
+    assert_eq!(story.state.take_incidents().count(), 2);
+    story.tick(&[socket(2, 80)], 0);
+    assert_eq!(story.listener(80).case, None);
+}
+
+#[test]
+fn a_limit_is_stale_only_where_its_socket_was_there_before_the_raise() {
+    let somaxconn = |value| {
+        let mut settings = Settings::default();
+        settings.set(Setting::Somaxconn, value);
+        Some(settings)
+    };
+    let stale = |old_server: bool| {
+        let mut story = Story::begun_with(&[socket(1, 80)]);
+        story.snapshot.namespaces[0].settings = somaxconn(4);
+        story.tick(&[socket(1, 80)], 0);
+        story.snapshot.namespaces[0].settings = None;
+        // Settings are read every four seconds: the raise came some time within them, and then the restart.
+        let full = waiting(5, socket(if old_server { 1 } else { 2 }, 80));
+        for _ in 0..20 {
+            story.tick(&[full], 0);
+        }
+        story.snapshot.namespaces[0].settings = somaxconn(4_096);
+        for _ in 0..20 {
+            story.tick(&[full], 0);
+        }
+        story.diagnoses(80).contains(&Diagnosis::StaleLimit)
+    };
+    assert_eq!([stale(true), stale(false)], [true, false]);
 }
