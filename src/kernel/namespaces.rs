@@ -67,6 +67,25 @@ fn is_kernel_thread(stat: &str) -> bool {
     flags.and_then(|flags| flags.parse::<u32>().ok()).is_some_and(|flags| flags & PF_KTHREAD != 0)
 }
 
+/// The user who made the user namespace of process `pid`, as seen from ours; `None` where it is our own.
+///
+/// The kernel tells the owner of a user namespace by an `ioctl`, which takes unsafe code. The user id that its root maps
+/// to stands in: without a set-user-id helper a user can map only its own.
+pub fn maker(procfs: &Path, pid: u32) -> Option<u32> {
+    let directory = procfs.join(pid.to_string());
+    let map = fs::read_to_string(directory.join("uid_map")).ok()?;
+    if fs::read_to_string(procfs.join("self/uid_map")).is_ok_and(|own| own == map) {
+        return None;
+    }
+    let mapped = map.split_ascii_whitespace().nth(1).and_then(|uid| uid.parse().ok());
+    // Nothing is mapped yet: the process itself is its maker's.
+    mapped.or_else(|| {
+        let status = fs::read_to_string(directory.join("status")).ok()?;
+        let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+        ids.split_ascii_whitespace().nth(1)?.parse().ok()
+    })
+}
+
 /// Looks at every process of `procfs` and every mount below `rootfs`.
 pub fn find(procfs: &Path, rootfs: &Path) -> io::Result<FoundNetns> {
     let mut found = FoundNetns::default();
@@ -159,6 +178,7 @@ fn find_process(pid: u32, path: PathBuf, found: &mut FoundNetns) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::owner::fixture::Dir;
 
     #[test]
     fn the_own_namespace_is_found_through_this_process() {
@@ -184,6 +204,22 @@ mod tests {
         assert_eq!(failed(Errno::NOENT).unwrap(), None);
         assert_eq!(failed(Errno::STALE).unwrap(), None);
         assert!(failed(Errno::MFILE).is_err() && failed(Errno::NOMEM).is_err());
+    }
+
+    #[test]
+    fn a_namespace_was_made_by_the_user_that_its_root_maps_to() {
+        let dir = Dir::new("maker");
+        let ours = "         0          0 4294967295\n";
+        dir.file("self/uid_map", ours);
+        dir.file("1/uid_map", ours);
+        dir.file(
+            "2/uid_map",
+            "         0       1000          1\n         1     100000      65536\n",
+        );
+        dir.file("3/uid_map", "");
+        dir.file("3/status", "Name:\tsh\nUid:\t1001\t1001\t1001\t1001\n");
+        let made_by = [1, 2, 3, 4].map(|pid| maker(dir.path(), pid));
+        assert_eq!(made_by, [None, Some(1000), Some(1001), None]);
     }
 
     #[test]

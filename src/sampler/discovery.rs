@@ -54,6 +54,8 @@ pub struct Newcomer {
     pub owner: Arc<Owner>,
     /// Whether it came up while listenq was running.
     pub is_newborn: bool,
+    /// The user who made it, unless that is root.
+    pub made_by: Option<u32>,
     /// Its readers.
     pub reader: NetnsReader,
 }
@@ -192,7 +194,8 @@ impl Discovery {
         }
         // One that was there and could not be entered before has a history.
         let is_newborn = self.has_looked && !self.closed.contains(&id) && !self.lost.contains(&id);
-        Ok(Newcomer { id, name, owner: Arc::new(owner), is_newborn, reader })
+        let made_by = entrance.pid.and_then(|pid| namespaces::maker(&self.procfs, pid));
+        Ok(Newcomer { id, name, owner: Arc::new(owner), is_newborn, made_by, reader })
     }
 
     /// Nothing else on the machine depends on the last descriptors, but whoever asks for what is known already does.

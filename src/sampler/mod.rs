@@ -12,6 +12,7 @@ pub mod plan;
 pub mod scanning;
 pub mod schedule;
 pub mod scout;
+pub mod turns;
 
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -40,9 +41,13 @@ use owner_requests::OwnerRequests;
 use scanning::{ScanSlot, Scanning};
 use schedule::Schedule;
 use scout::{ScoutEvent, Scouting, Work};
+use turns::{Turn, Turns};
 
 /// How often `process_*` is read.
 const PROCESS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Namespaces that take turns are read for so long in one sample.
+const LONG_SAMPLE: Duration = Duration::from_millis(4);
 
 /// How to sample.
 #[derive(Clone, Debug)]
@@ -84,6 +89,13 @@ impl Default for Config {
 pub struct Sampler {
     /// The readers of the snapshot's namespaces, in the same order; the own one is the first.
     readers: Vec<NetnsReader>,
+    /// When each of them is read, in the same order.
+    turns: Vec<Turn>,
+    all_turns: Turns,
+    /// The place of the namespace that the next sample begins with.
+    first_turn: usize,
+    /// What other namespaces than the own cost in this sample.
+    others_cost: Duration,
     snapshot: Snapshot,
     work: Option<Work>,
     scouting: Option<Scouting>,
@@ -128,6 +140,10 @@ impl Sampler {
             NetnsSample::new(id.unwrap_or(NetnsId(0)), discovery::OWN_NAME.into(), false);
         let mut sampler = Self {
             readers: vec![reader],
+            turns: vec![Turn::new(0)],
+            all_turns: Turns::default(),
+            first_turn: 0,
+            others_cost: Duration::ZERO,
             snapshot: Snapshot { namespaces: vec![own_sample], ..Snapshot::default() },
             work: None,
             scouting: None,
@@ -210,7 +226,12 @@ impl Sampler {
         let end = self.epoch.elapsed();
         let cpu = thread_cpu();
         let used = cpu.saturating_sub(std::mem::replace(&mut self.cpu, cpu));
-        self.stats.missed += self.schedule.sampled(start, end, used);
+        self.stats.missed += self.schedule.sampled(
+            start,
+            end,
+            used.saturating_sub(self.others_cost),
+            self.others_cost,
+        );
         self.stats.interval = self.schedule.achieved();
         self.say_when_stretched();
     }
@@ -354,6 +375,7 @@ impl Sampler {
         for id in news.ended {
             if let Some(place) = self.snapshot.namespaces.iter().position(|netns| netns.id == id) {
                 self.readers.swap_remove(place);
+                self.turns.swap_remove(place);
                 let ended = self.snapshot.namespaces.swap_remove(place);
                 tracing::debug!(netns = %ended.name, "a namespace ended");
             }
@@ -367,9 +389,15 @@ impl Sampler {
         for born in news.born {
             tracing::debug!(netns = %born.name, "sampling a namespace");
             self.readers.push(born.reader);
+            self.turns.push(Turn::new(born.made_by.map_or(0, state::person)));
             let sample = NetnsSample::new(born.id, born.name, born.is_newborn);
-            self.snapshot.namespaces.push(NetnsSample { owner: born.owner, ..sample });
+            self.snapshot.namespaces.push(NetnsSample {
+                owner: born.owner,
+                made_by: born.made_by,
+                ..sample
+            });
         }
+        self.all_turns.forget();
         self.stats.sampled_namespaces = self.readers.len();
         if let Some(is_available) = news.is_available {
             features::note(&mut self.stats, Feature::Namespaces, is_available);
@@ -383,10 +411,41 @@ impl Sampler {
         self.stats.sampled_namespaces = self.readers.len();
         self.sockets_moved = false;
         let tick = SampleTime { now, interval: self.schedule.interval() };
-        for (reader, sample) in self.readers.iter_mut().zip(&mut self.snapshot.namespaces) {
-            self.sockets_moved |= reader.read(tick, sample, &mut self.stats, &mut self.scratch);
-        }
+        self.read_one(0, tick);
+        self.read_others(tick);
         self.note_features();
+    }
+
+    /// Reads the namespaces that are due. Those that take turns wait for the next sample when this one has become long.
+    fn read_others(&mut self, tick: SampleTime) {
+        let (interval, budget) = (tick.interval, self.schedule.others_budget());
+        let others = self.turns.iter_mut().skip(1);
+        self.all_turns.divide(tick.now, interval, budget, others);
+        let others = self.readers.len() - 1;
+        let (begin, first) = (thread_cpu(), self.first_turn);
+        self.others_cost = Duration::ZERO;
+        for nth in 0..others {
+            let place = 1 + (first + nth) % others;
+            let turn = &self.turns[place];
+            let takes_turns = turn.interval().is_some();
+            if !turn.is_due(tick.now) || takes_turns && self.others_cost >= LONG_SAMPLE {
+                self.readers[place].pass_over(&mut self.snapshot.namespaces[place]);
+                continue;
+            }
+            let interval = turn.interval().unwrap_or_default().max(interval);
+            self.read_one(place, SampleTime { interval, ..tick });
+            let cost = thread_cpu().saturating_sub(begin);
+            self.turns[place].read(tick.now, cost.saturating_sub(self.others_cost));
+            self.others_cost = cost;
+            if takes_turns {
+                self.first_turn = place % others;
+            }
+        }
+    }
+
+    fn read_one(&mut self, place: usize, tick: SampleTime) {
+        let (reader, sample) = (&mut self.readers[place], &mut self.snapshot.namespaces[place]);
+        self.sockets_moved |= reader.read(tick, sample, &mut self.stats, &mut self.scratch);
     }
 
     /// The cgroup of a socket is known where the hierarchy is mounted and the kernel sends the attribute.

@@ -103,6 +103,15 @@ impl NetnsReader {
         moved || reading.sample.unix.is_some()
     }
 
+    /// Leaves the namespace out of a sample.
+    pub fn pass_over(&mut self, sample: &mut NetnsSample) {
+        (sample.netstat, sample.snmp, sample.settings) = (None, None, None);
+        if let Some(dump) = sample.tcp.take() {
+            self.spare_tcp = dump.sockets;
+        }
+        self.put_unix_by(sample);
+    }
+
     /// Carries out the plan of one sample. Returns whether anything but queues moved.
     fn carry_out(&mut self, reading: &mut Reading<'_>) -> bool {
         let sample = &mut *reading.sample;

@@ -1,13 +1,21 @@
 //! When the next sample is due: jittered, so that no periodic server is sampled in phase, and stretched when
 //! samples cost more than their share of a core. Knows no clock.
+//!
+//! Other namespaces than listenq's own are read in turn ([`turns`](super::turns)), for at least half of the budget; what
+//! they use is not counted here. A sample that costs more than a second's budget delays the next one at once.
 
 use std::time::Duration;
 
 /// The mean is taken over about so many samples.
-const MEMORY: f64 = 128.0;
+const MEMORY: f64 = 32.0;
 
 /// The cost of the first samples does not count, for they find nothing ready, and that of so many more says little.
 const WARM_UP: f64 = 10.0;
+
+/// So many seconds of the budget may be used at once.
+const BURST: f64 = 1.0;
+/// The longest delay after a costly sample, in seconds.
+const LONGEST_PAUSE: f64 = 60.0;
 
 /// The times of samples, on the sampler's own clock.
 #[derive(Debug)]
@@ -16,7 +24,11 @@ pub struct Schedule {
     budget: f64,
     due: Duration,
     cost: Mean,
+    /// What the other namespaces cost.
+    others: Mean,
     gap: Mean,
+    /// What was used beyond the budget, in seconds; negative when there is some left.
+    debt: f64,
     last_start: Option<Duration>,
     random: fastrand::Rng,
 }
@@ -51,6 +63,8 @@ impl Schedule {
             budget,
             due: Duration::ZERO,
             cost: Mean::default(),
+            others: Mean::default(),
+            debt: 0.0,
             gap: Mean::default(),
             last_start: None,
             random: fastrand::Rng::with_seed(seed),
@@ -67,8 +81,19 @@ impl Schedule {
         if self.cost.count < WARM_UP {
             return self.target;
         }
-        let affordable = self.cost.value / self.budget;
+        let affordable = self.cost.value / self.own_budget();
         self.target.max(Duration::from_secs_f64(affordable.min(3600.0)))
+    }
+
+    /// The share of a core for the other namespaces: what is left, and at least half.
+    pub fn others_budget(&self) -> f64 {
+        let own = self.cost.value / self.interval().as_secs_f64();
+        (self.budget - own).max(self.budget / 2.0)
+    }
+
+    fn own_budget(&self) -> f64 {
+        let others = self.gap.get().map_or(0.0, |gap| self.others.value / gap);
+        (self.budget - others).max(self.budget / 2.0)
     }
 
     /// The mean gap between the starts of samples lately; `None` before the second.
@@ -76,22 +101,40 @@ impl Schedule {
         self.gap.get().map(Duration::from_secs_f64)
     }
 
-    /// A sample started at `start`, ended at `end` and used `cpu`. Gives how many samples were missed.
-    pub fn sampled(&mut self, start: Duration, end: Duration, cpu: Duration) -> u64 {
+    /// A sample started at `start`, ended at `end` and used `cpu`, and `others` for other namespaces. Gives how many
+    /// samples were missed.
+    pub fn sampled(
+        &mut self,
+        start: Duration,
+        end: Duration,
+        cpu: Duration,
+        others: Duration,
+    ) -> u64 {
         if let Some(last) = self.last_start.replace(start) {
-            self.gap.add(start.saturating_sub(last).as_secs_f64());
+            let gap = start.saturating_sub(last).as_secs_f64();
+            self.gap.add(gap);
             if self.gap.count > WARM_UP {
                 self.cost.add(cpu.as_secs_f64());
+                self.others.add(others.as_secs_f64());
+                self.pay(gap, cpu.as_secs_f64());
             }
         }
         let interval = self.interval();
         self.due += interval.mul_f64(0.5 + self.random.f64());
+        let pause = (self.debt / self.own_budget()).clamp(0.0, LONGEST_PAUSE);
+        self.due = self.due.max(start + Duration::from_secs_f64(pause));
         if self.due >= end {
             return 0;
         }
         let late = (end - self.due).as_secs_f64();
         self.due = end;
         1 + (late / interval.as_secs_f64()) as u64
+    }
+
+    /// Takes the budget of `gap` seconds and the cost of a sample into account.
+    fn pay(&mut self, gap: f64, cost: f64) {
+        let budget = self.own_budget();
+        self.debt = (self.debt - gap * budget).max(-BURST * budget) + cost;
     }
 }
 
@@ -107,7 +150,7 @@ mod tests {
         let mut start = Duration::ZERO;
         for _ in 0..samples {
             start = schedule.due();
-            missed += schedule.sampled(start, start + cost, cost);
+            missed += schedule.sampled(start, start + cost, cost, Duration::ZERO);
         }
         (start, missed)
     }
@@ -117,7 +160,7 @@ mod tests {
         let mut schedule = Schedule::new(TARGET, 0.02, 1);
         let (mut last, mut gaps) = (Duration::ZERO, Vec::new());
         for _ in 0..10_000 {
-            schedule.sampled(last, last, Duration::ZERO);
+            schedule.sampled(last, last, Duration::ZERO, Duration::ZERO);
             gaps.push(schedule.due() - last);
             last = schedule.due();
         }
@@ -149,8 +192,36 @@ mod tests {
     fn a_stall_is_counted_and_not_caught_up() {
         let mut schedule = Schedule::new(TARGET, 0.02, 1);
         let end = Duration::from_secs(30);
-        let missed = schedule.sampled(Duration::ZERO, end, Duration::ZERO);
+        let missed = schedule.sampled(Duration::ZERO, end, Duration::ZERO, Duration::ZERO);
         assert!((298..=300).contains(&missed), "{missed}");
         assert_eq!(schedule.due(), end);
+    }
+
+    #[test]
+    fn one_overrun_delays_the_next_sample_at_once() {
+        let mut schedule = Schedule::new(TARGET, 0.02, 1);
+        run(&mut schedule, 50, Duration::from_millis(1));
+        let start = schedule.due();
+        schedule.sampled(start, start, Duration::from_millis(100), Duration::ZERO);
+        // A second's budget is 20 ms.
+        let pause = (schedule.due() - start).as_secs_f64();
+        assert!((3.5..4.5).contains(&pause), "{pause}");
+    }
+
+    #[test]
+    fn other_namespaces_have_half_of_the_budget_and_what_is_left() {
+        let mut schedule = Schedule::new(TARGET, 0.02, 1);
+        let mut sample = |own, others| {
+            for _ in 0..200 {
+                let start = schedule.due();
+                let [own, others] = [own, others].map(Duration::from_micros);
+                schedule.sampled(start, start, own, others);
+            }
+            (schedule.others_budget(), schedule.interval().as_millis())
+        };
+        let (budget, interval) = sample(100, 1_800);
+        assert!((0.018..0.0195).contains(&budget) && interval == 100, "{budget} {interval}");
+        let (budget, interval) = sample(4_000, 1_000);
+        assert!(budget == 0.01 && (230..=300).contains(&interval), "{budget} {interval}");
     }
 }

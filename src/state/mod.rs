@@ -40,6 +40,7 @@ use peak::{Slot, Window};
 use places::Candidate;
 pub use record::{Span, Turn};
 pub use source::Source;
+pub use source::person;
 
 /// How long a closed listener, and the drops of a closed socket, are remembered.
 pub const GRACE: Duration = Duration::from_secs(5 * 60);

@@ -69,7 +69,7 @@ impl fmt::Display for Source {
 }
 
 /// One user id for all that a user may take by `/etc/subuid`: the first of the range.
-fn person(uid: u32) -> u32 {
+pub fn person(uid: u32) -> u32 {
     match uid.checked_sub(FIRST_SUBUID) {
         Some(above) => uid - above % SUBUIDS,
         None => uid,

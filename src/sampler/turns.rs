@@ -1,0 +1,221 @@
+//! How often each namespace is read, so that all of them together stay within a share of a core. Knows no clock.
+//!
+//! The share is divided by max-min fairness, first among the users who made the namespaces, then among the namespaces
+//! of each user: whoever needs less than an equal part gets all that it needs, and the rest is divided again. So cheap
+//! namespaces are read in every sample, and neither a namespace with very many listeners nor a user with very many
+//! namespaces makes another be read less often. listenq's own namespace is not among them: it has a share of its own.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// How often the share is divided again.
+const DIVIDE: Duration = Duration::from_secs(1);
+/// The cost that is assumed of a namespace that was never read.
+const UNKNOWN_COST: Duration = Duration::from_micros(100);
+/// A namespace is read at least so often.
+const SLOWEST: Duration = Duration::from_secs(600);
+
+/// When one namespace is read.
+#[derive(Clone, Copy, Debug)]
+pub struct Turn {
+    /// The user who made it.
+    maker: u32,
+    cost: Cost,
+    /// The share of a core that it may use.
+    share: f64,
+    read_at: Option<Duration>,
+    gap: Duration,
+}
+
+/// What a reading costs: a higher cost counts at once, a lower one by and by.
+#[derive(Clone, Copy, Debug)]
+struct Cost(Option<Duration>);
+
+/// The share of all namespaces, and when it was divided.
+#[derive(Debug, Default)]
+pub struct Turns {
+    divided_at: Option<Duration>,
+}
+
+// === impl Cost ===
+
+impl Cost {
+    fn add(&mut self, cost: Duration) {
+        const FORGET: u32 = 16;
+        let before = self.0.unwrap_or(cost);
+        self.0 = Some(match cost > before {
+            true => (before + cost) / 2,
+            false => before - (before - cost) / FORGET,
+        });
+    }
+
+    fn get(self) -> Duration {
+        self.0.unwrap_or(UNKNOWN_COST)
+    }
+}
+
+// === impl Turn ===
+
+impl Turn {
+    /// A namespace made by the user `maker`, due at once.
+    pub fn new(maker: u32) -> Self {
+        Self { maker, cost: Cost(None), share: f64::INFINITY, read_at: None, gap: Duration::ZERO }
+    }
+
+    /// Whether it is to be read at `now`.
+    pub fn is_due(&self, now: Duration) -> bool {
+        self.read_at.is_none_or(|at| now.saturating_sub(at) >= self.period())
+    }
+
+    /// It was read at `now` at this cost.
+    pub fn read(&mut self, now: Duration, cost: Duration) {
+        self.gap = self.read_at.replace(now).map_or(Duration::ZERO, |at| now.saturating_sub(at));
+        self.cost.add(cost);
+    }
+
+    /// The interval at which it is meant to be read, where that is not every sample.
+    pub fn interval(&self) -> Option<Duration> {
+        self.share.is_finite().then(|| self.gap.max(self.period()))
+    }
+
+    fn period(&self) -> Duration {
+        let seconds = self.cost.get().as_secs_f64() / self.share;
+        Duration::from_secs_f64(seconds.min(SLOWEST.as_secs_f64()))
+    }
+}
+
+// === impl Turns ===
+
+impl Turns {
+    /// Divides `budget`, a share of a core, among `turns` when that is due. `interval` is the gap between two samples.
+    pub fn divide<'a>(
+        &mut self,
+        now: Duration,
+        interval: Duration,
+        budget: f64,
+        turns: impl Iterator<Item = &'a mut Turn>,
+    ) {
+        if self.divided_at.is_some_and(|at| now.saturating_sub(at) < DIVIDE) {
+            return;
+        }
+        self.divided_at = Some(now);
+        let mut makers: BTreeMap<u32, Vec<&mut Turn>> = BTreeMap::new();
+        for turn in turns {
+            makers.entry(turn.maker).or_default().push(turn);
+        }
+        let need = |turn: &Turn| turn.cost.get().as_secs_f64() / interval.as_secs_f64();
+        let needs = |turns: &[&mut Turn]| turns.iter().map(|turn| need(turn)).collect::<Vec<_>>();
+        let of_makers: Vec<f64> = makers.values().map(|turns| needs(turns).iter().sum()).collect();
+        let most = fair_level(&of_makers, budget);
+        for (turns, need_of_all) in makers.values_mut().zip(of_makers) {
+            let level = fair_level(&needs(turns), need_of_all.min(most));
+            for turn in turns {
+                // All that it needs: it is read in every sample, whatever its jitter.
+                turn.share = if need(turn) <= level { f64::INFINITY } else { level };
+            }
+        }
+    }
+
+    /// Divides again before the next sample: namespaces came or went.
+    pub fn forget(&mut self) {
+        self.divided_at = None;
+    }
+}
+
+/// The most that each may have so that all together have at most `total`: who needs less leaves the rest to others.
+fn fair_level(needs: &[f64], total: f64) -> f64 {
+    let mut sorted = needs.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let (mut left, mut others) = (total, sorted.len());
+    for need in sorted {
+        let equal = left / others as f64;
+        if need > equal {
+            return equal;
+        }
+        left -= need;
+        others -= 1;
+    }
+    f64::INFINITY
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INTERVAL: Duration = Duration::from_millis(100);
+    const BUDGET: f64 = 0.01;
+
+    fn micros(micros: u64) -> Duration {
+        Duration::from_micros(micros)
+    }
+
+    /// Namespaces by maker and the cost of a reading; gives how often each is read in `seconds`, and the share of a core
+    /// that all used.
+    fn run(namespaces: &[(u32, Duration)], seconds: u32) -> (Vec<u32>, f64) {
+        let mut turns: Vec<Turn> = namespaces.iter().map(|(maker, _)| Turn::new(*maker)).collect();
+        let (mut all, mut reads, mut used) =
+            (Turns::default(), vec![0; turns.len()], Duration::ZERO);
+        // The first readings find out what each costs.
+        for nth in 0..20 + seconds * 10 {
+            let now = INTERVAL * nth;
+            all.divide(now, INTERVAL, BUDGET, turns.iter_mut());
+            for (place, turn) in turns.iter_mut().enumerate() {
+                if turn.is_due(now) {
+                    turn.read(now, namespaces[place].1);
+                    if nth >= 20 {
+                        reads[place] += 1;
+                        used += namespaces[place].1;
+                    }
+                }
+            }
+        }
+        (reads, used.as_secs_f64() / f64::from(seconds))
+    }
+
+    #[test]
+    fn the_level_leaves_to_others_what_one_does_not_need() {
+        assert_eq!(fair_level(&[1.0, 2.0], 4.0), f64::INFINITY);
+        assert_eq!(fair_level(&[4.0, 4.0], 4.0), 2.0);
+        assert_eq!(fair_level(&[1.0, 9.0, 9.0], 5.0), 2.0);
+        assert_eq!(fair_level(&[], 5.0), f64::INFINITY);
+    }
+
+    #[test]
+    fn a_few_cheap_namespaces_are_read_in_every_sample() {
+        let (reads, used) = run(&[(0, micros(20)); 40], 60);
+        assert!(reads.iter().all(|reads| *reads == 600) && used < BUDGET, "{used}");
+    }
+
+    #[test]
+    fn a_costly_namespace_delays_no_other() {
+        let mut namespaces = [(0, micros(20)); 40];
+        namespaces[0].1 = Duration::from_millis(15);
+        let (reads, used) = run(&namespaces, 60);
+        assert!(reads[1..].iter().all(|reads| *reads == 600), "{reads:?}");
+        assert!((5..30).contains(&reads[0]) && used <= 1.05 * BUDGET, "{} {used}", reads[0]);
+    }
+
+    #[test]
+    fn a_user_with_very_many_delays_no_other_user() {
+        let mut namespaces = vec![(1000, micros(30)); 1_400];
+        namespaces.extend([(0, micros(30)); 10]);
+        namespaces.extend([(1001, micros(30)); 2]);
+        let (reads, used) = run(&namespaces, 60);
+        assert!(reads[1_400..].iter().all(|reads| *reads == 600), "{:?}", &reads[1_400..]);
+        assert!(reads[..1_400].iter().all(|reads| *reads >= 8) && used <= 1.1 * BUDGET, "{used}");
+    }
+
+    #[test]
+    fn one_overrun_stretches_at_once() {
+        let mut turn = Turn::new(0);
+        Turns::default().divide(Duration::ZERO, INTERVAL, 0.000_1, std::iter::once(&mut turn));
+        turn.read(Duration::ZERO, micros(20));
+        assert!(turn.is_due(Duration::from_millis(200)));
+        turn.read(Duration::from_millis(200), Duration::from_millis(5));
+        assert!(
+            !turn.is_due(Duration::from_secs(20))
+                && turn.interval() > Some(Duration::from_secs(20))
+        );
+        assert!(turn.is_due(Duration::from_secs(60)));
+    }
+}

@@ -1,0 +1,117 @@
+//! Owns very many namespaces of one user beside listenq's own: the own listeners are looked at as often as without them,
+//! and all together stay within the budget.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
+#![allow(clippy::print_stdout, reason = "the measured figures are for the reader of --nocapture")]
+#![allow(clippy::disallowed_types, reason = "a user namespace takes a process of its own")]
+
+use std::io::Read;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use listenq_lab::client::fill;
+use listenq_lab::listener::Listen;
+use listenq_lab::listenq::Launch;
+use listenq_lab::netns::Netns;
+use listenq_lab::tool::require_tool;
+use listenq_lab::wait::eventually;
+
+const BIN: &str = env!("CARGO_BIN_EXE_listenq");
+const PATIENCE: Duration = Duration::from_secs(60);
+const NAMESPACES: usize = 300;
+/// The budget of samples. Code without optimization takes ten times as long.
+const BUDGET: f64 = if cfg!(debug_assertions) { 0.2 } else { 0.02 };
+/// The child of each namespace listens at so many ports, and says so.
+const SCENE: &str = "
+import os, socket, sys, ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
+os.setuid(int(sys.argv[2]))
+for n in range(int(sys.argv[1])):
+    if os.fork() == 0:
+        if libc.unshare(CLONE_NEWUSER | CLONE_NEWNET): os._exit(1)
+        kept = []
+        for _ in range(20):
+            s = socket.socket(); s.bind(('0.0.0.0', 0)); s.listen(5); kept.append(s)
+        os.write(1, b'x')
+        sys.stdin.read()
+        os._exit(0)
+os.write(1, b'')
+sys.stdin.read()
+";
+
+/// Processes of one user, each in a user and a network namespace of its own. They end with their standard input.
+struct Hoarder(Child);
+
+// === impl Hoarder ===
+
+impl Hoarder {
+    fn start(uid: u32) -> Self {
+        let mut command = Command::new("python3");
+        command.args(["-c", SCENE, &NAMESPACES.to_string(), &uid.to_string()]);
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut hoarder = Self(child);
+        let mut ready = vec![0; NAMESPACES];
+        hoarder.0.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
+        hoarder
+    }
+}
+
+impl Drop for Hoarder {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn very_many_namespaces_of_a_user_do_not_slow_down_the_own_one() {
+    if !Netns::require_root() || !require_tool("python3") {
+        return;
+    }
+    let own = Netns::new("own");
+    let listener = own.run(|| Listen::tcp("127.0.0.1:0").backlog(4).open());
+    let clients = own.run(|| fill(listener.target(), 20));
+    let hoarder = Hoarder::start(4_242);
+    let begin = Instant::now();
+    let daemon = Launch::new(BIN)
+        .args(&["--netns=all", &format!("--sample.cpu-budget={BUDGET}")])
+        .inside(&own)
+        .start();
+    let ready = begin.elapsed();
+    let sampled =
+        || daemon.scrape().value("listenq_namespaces", &[("state", "sampled")]).unwrap_or_default();
+    let all = eventually("all namespaces", PATIENCE, || {
+        Some(sampled()).filter(|sampled| *sampled >= NAMESPACES as f64)
+    });
+    // The first samples find out what each costs.
+    std::thread::sleep(Duration::from_secs(5));
+    let pod = Netns::new("pod");
+    let pods = pod.run(|| Listen::tcp("127.0.0.1:0").backlog(4).open());
+    // A new namespace without trouble is exposed later than it is watched.
+    let in_pod = pod.run(|| fill(pods.target(), 20));
+    let came = Instant::now();
+    let (samples, cpu, begin) = (daemon.scrape(), daemon.cpu(), Instant::now());
+    let seen = eventually("the new pod", PATIENCE, || {
+        let scrape = daemon.scrape();
+        let label = [("netns", pod.name())];
+        scrape.value("listenq_netns_sampled_seconds_total", &label)?;
+        Some(came.elapsed())
+    });
+    std::thread::sleep(Duration::from_secs(15).saturating_sub(begin.elapsed()));
+    let took = begin.elapsed().as_secs_f64();
+    let after = daemon.scrape();
+    let count = |name| after.value(name, &[]).unwrap() - samples.value(name, &[]).unwrap();
+    let rate = count("listenq_samples_total") / took;
+    let share = (daemon.cpu() - cpu).as_secs_f64() / took;
+    println!(
+        "{all} namespaces: ready after {ready:.2?}, {rate:.1} samples a second, {:.2} % of a core, a new pod after {seen:.1?}, {:.1} MiB",
+        100.0 * share,
+        daemon.resident() as f64 / f64::from(1 << 20),
+    );
+    assert!(rate >= 5.0, "{rate}");
+    // The owners and scans have a hundredth of a core each.
+    assert!(share < 1.25 * BUDGET + 0.02, "{share}");
+    assert!(seen < Duration::from_secs(15));
+    assert!(ready < Duration::from_secs(6));
+    drop((clients, in_pod, pods, hoarder));
+}
