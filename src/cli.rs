@@ -207,6 +207,30 @@ pub struct Sampling {
     )]
     pub max: usize,
 
+    /// How many network namespaces may have series when serving: those in trouble first, the rest are counted. At
+    /// least 1; listenq's own always has.
+    #[arg(
+        long = "netns.max",
+        env = "LISTENQ_NETNS_MAX",
+        value_name = "COUNT",
+        default_value = "512",
+        value_parser = positive_number,
+        global = true
+    )]
+    pub max_namespaces: usize,
+
+    /// How many listen sockets are tracked when serving: those with a queue or drops first, then fairly between users,
+    /// services and namespaces; the rest are counted. At least 1.
+    #[arg(
+        long = "sockets.max",
+        env = "LISTENQ_SOCKETS_MAX",
+        value_name = "COUNT",
+        default_value = "20000",
+        value_parser = positive_number,
+        global = true
+    )]
+    pub max_sockets: usize,
+
     /// Mean time between two samples; each gap varies by up to half, so that nothing periodic is seen in
     /// phase. 10ms to 5s.
     #[arg(long = "sample.interval", env = "LISTENQ_SAMPLE_INTERVAL", value_name = "DURATION", default_value = "100ms", value_parser = sample_interval, global = true)]
@@ -343,7 +367,8 @@ impl Sampling {
                 client_patience: self.client_patience,
                 filter: Filter { include: self.include.clone(), exclude: self.exclude.clone() },
                 max_listeners: self.max,
-                max_namespaces: 512,
+                max_namespaces: self.max_namespaces,
+                max_sockets: self.max_sockets,
             },
         }
     }
@@ -396,6 +421,13 @@ fn duration_between(text: &str, least: &str, most: &str) -> Result<Duration, Str
     match (low..=high).contains(&duration) {
         true => Ok(duration),
         false => Err(format!("not between {least} and {most}")),
+    }
+}
+
+fn positive_number(text: &str) -> Result<usize, String> {
+    match whole_number(text)? {
+        0 => Err("not 1 or more".into()),
+        number => Ok(number),
     }
 }
 

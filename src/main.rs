@@ -62,6 +62,8 @@ fn run(cli: &Cli) -> Result<ExitCode> {
     let mut config = cli.sampling.config();
     // The cap is for series that are kept: whoever looks once sees all.
     config.state.max_listeners = usize::MAX;
+    config.state.max_namespaces = usize::MAX;
+    config.state.max_sockets = usize::MAX;
     let control = cli.control.path();
     match command {
         Command::Metrics => metrics(&config)?,

@@ -76,6 +76,21 @@ pub struct Process {
 #[derive(Clone, Debug)]
 pub struct Reloaded(Arc<AtomicBool>);
 
+/// What is left out because there is too much of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Omissions {
+    /// Listeners that should have series and have none.
+    pub listeners: usize,
+    /// Namespaces that should have series and have none.
+    pub namespaces: usize,
+    /// Listen sockets that are not tracked.
+    pub sockets: usize,
+    /// Listen sockets that are.
+    pub tracked_sockets: usize,
+    /// Overflows that had no series when they happened.
+    pub unexposed_overflows: u64,
+}
+
 /// The sampler's account of itself.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SelfStats {
@@ -91,8 +106,10 @@ pub struct SelfStats {
     pub sampled_namespaces: usize,
     /// Namespaces that are there and could not be entered.
     pub inaccessible_namespaces: usize,
-    /// Listeners that are not shown because there are too many.
-    pub omitted_listeners: usize,
+    /// What is left out because there is too much of it.
+    pub omissions: Omissions,
+    /// Log lines dropped because they were not read in time.
+    pub dropped_log_lines: u64,
     /// What `--sample.interval` asks for.
     pub target_interval: Duration,
     /// The mean gap between samples lately; `None` before the second.

@@ -448,7 +448,7 @@ pub const METRICS: &[Metric] = &[
     ),
     gauge(
         "listenq_namespaces",
-        "Network namespaces by state: sampled, or there and inaccessible; those that cannot even be seen are not counted.",
+        "Network namespaces by state: sampled, there and inaccessible, or omitted, which are sampled and have no series because of --netns.max; those that cannot even be seen are not counted.",
         &["state"],
         Value::Labelled(|view, series| {
             series(Subject::SelfStats, &["sampled"], view.stats.sampled_namespaces as f64);
@@ -457,13 +457,36 @@ pub const METRICS: &[Metric] = &[
                 &["inaccessible"],
                 view.stats.inaccessible_namespaces as f64,
             );
+            series(Subject::SelfStats, &["omitted"], view.stats.omissions.namespaces as f64);
         }),
     ),
     gauge(
-        "listenq_listeners_omitted",
-        "Listeners without series because of --listener.max; those left out by --listener.include or --listener.exclude are not counted.",
+        "listenq_sockets",
+        "Listen sockets by state: tracked, or omitted because of --sockets.max; omitted ones hold no queue, as far as there is room for those that do.",
+        &["state"],
+        Value::Labelled(|view, series| {
+            let omissions = &view.stats.omissions;
+            series(Subject::SelfStats, &["tracked"], omissions.tracked_sockets as f64);
+            series(Subject::SelfStats, &["omitted"], omissions.sockets as f64);
+        }),
+    ),
+    counter(
+        "listenq_unexposed_overflows_total",
+        "Overflows of listeners that had no series when they happened, of all namespaces; unlike listenq_netns_unexposed_overflows_total neither what forgotten listeners had shown nor what a filter leaves out.",
         &[],
-        Value::SelfStats(|own| Some(own.omitted_listeners as f64)),
+        Value::SelfStats(|own| Some(own.omissions.unexposed_overflows as f64)),
+    ),
+    counter(
+        "listenq_log_lines_dropped_total",
+        "Log lines dropped because standard error was not read in time; not those that a summary stands for.",
+        &[],
+        Value::SelfStats(|own| Some(own.dropped_log_lines as f64)),
+    ),
+    gauge(
+        "listenq_listeners_omitted",
+        "Listeners without series because of --listener.max, or because their user, service or namespace brought many new ones; those left out by --listener.include or --listener.exclude are not counted.",
+        &[],
+        Value::SelfStats(|own| Some(own.omissions.listeners as f64)),
     ),
     gauge(
         "listenq_feature_available",

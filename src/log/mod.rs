@@ -3,7 +3,7 @@
 mod outlet;
 
 use std::io::stderr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result};
 
@@ -22,10 +22,19 @@ const INCIDENTS: &str = "listenq::sampler::incidents";
 /// What was under way when it failed.
 const STARTING: &str = "starting the log";
 
+/// Where the daemon's lines go: one for the process, as the subscriber is.
+static OUTLET: OnceLock<Arc<Outlet>> = OnceLock::new();
+
+/// Lines dropped since the start because they were not read in time.
+pub fn dropped_lines() -> u64 {
+    OUTLET.get().map_or(0, |outlet| outlet.dropped())
+}
+
 /// Logs from now on as a daemon does: whoever reads the lines may be stuck, and listenq goes on.
 pub fn start(log: Log) -> Result<Arc<Outlet>> {
     let outlet = Outlet::start().context(STARTING)?;
     install(log, true, BoxMakeWriter::new(Arc::clone(&outlet)))?;
+    let _ = OUTLET.set(Arc::clone(&outlet));
     Ok(outlet)
 }
 

@@ -58,6 +58,11 @@ impl Outlet {
         Ok(Arc::new(Self { lines: sender, queue }))
     }
 
+    /// Lines dropped since the start.
+    pub(super) fn dropped(&self) -> u64 {
+        self.queue.dropped.load(Ordering::Relaxed)
+    }
+
     /// Waits a moment until what was said is written.
     pub fn finish(&self) {
         let deadline = Instant::now() + LAST_WORDS;

@@ -203,7 +203,7 @@ impl Report {
             client_patience_seconds: view.client_patience.as_secs_f64(),
             namespaces: view.stats.sampled_namespaces,
             namespaces_inaccessible: view.stats.inaccessible_namespaces,
-            listeners_omitted: view.stats.omitted_listeners,
+            listeners_omitted: view.stats.omissions.listeners,
             missing_features: missing(&view.stats),
             listeners,
         }

@@ -1,12 +1,90 @@
-//! Tells the log of incidents: one line when something is wrong with a listener, one when it is over.
+//! Logs incidents: one line when something is wrong with a listener, one when it is over. Each user, service and
+//! namespace has some lines at a time; what it has beyond is summed up, so that nobody's trouble drops another's lines.
 
 use std::time::Duration;
 
+use rustc_hash::FxHashMap;
+
 use crate::diagnosis::Diagnoses;
-use crate::state::{Incident, Span, Turn};
+use crate::state::{Incident, Source, Span, Turn};
+
+/// The lines that a source may have at once.
+const BURST: f64 = 16.0;
+/// The time after which it may have one more.
+const REFILL: Duration = Duration::from_secs(2);
+/// The time between two summaries of a source.
+const SUMMARY: Duration = Duration::from_secs(10);
+
+/// The lines of each source.
+#[derive(Debug, Default)]
+pub struct IncidentLog {
+    sources: FxHashMap<Source, Budget>,
+}
+
+/// What a source has logged, and what it has not.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Budget {
+    /// Lines logged, less those that are forgotten by now.
+    lines: f64,
+    at: Duration,
+    started: u64,
+    ended: u64,
+    summed_up_at: Duration,
+}
+
+// === impl IncidentLog ===
+
+impl IncidentLog {
+    /// Logs an incident, or counts it where its source has had its lines.
+    pub fn say(&mut self, incident: &Incident, now: Duration) {
+        let budget = self.sources.entry(incident.source).or_default();
+        match (budget.may_log(now), &incident.turn) {
+            (true, _) => say(incident),
+            (false, Turn::Started(_)) => budget.started += 1,
+            (false, Turn::Ended(_)) => budget.ended += 1,
+        }
+    }
+
+    /// Logs what was counted instead of logged, and forgets sources without trouble.
+    pub fn sum_up(&mut self, now: Duration) {
+        self.sources.retain(|source, budget| {
+            if let Some((started, ended)) = budget.sum_up(now) {
+                tracing::warn!(%source, started, ended, "trouble at more listeners of one source");
+            }
+            budget.lines_at(now) > 0.0 || budget.started + budget.ended > 0
+        });
+    }
+}
+
+// === impl Budget ===
+
+impl Budget {
+    fn lines_at(&self, now: Duration) -> f64 {
+        let since = now.saturating_sub(self.at).as_secs_f64();
+        (self.lines - since / REFILL.as_secs_f64()).max(0.0)
+    }
+
+    fn may_log(&mut self, now: Duration) -> bool {
+        let lines = self.lines_at(now);
+        let may_log = lines + 1.0 <= BURST;
+        if may_log {
+            (self.lines, self.at) = (lines + 1.0, now);
+        }
+        may_log
+    }
+
+    /// The incidents that started and ended without a line, when it is time to name them.
+    fn sum_up(&mut self, now: Duration) -> Option<(u64, u64)> {
+        if self.started + self.ended == 0 || now < self.summed_up_at + SUMMARY {
+            return None;
+        }
+        self.summed_up_at = now;
+        Some((std::mem::take(&mut self.started), std::mem::take(&mut self.ended)))
+    }
+}
 
 /// One line in the log.
-pub fn say(incident: &Incident) {
+fn say(incident: &Incident) {
     let Incident { netns, source: _, name, owner, turn, at } = incident;
     let protocol = name.protocol.label();
     let listener = name.endpoint();
@@ -29,4 +107,30 @@ pub fn say(incident: &Incident) {
 
 fn words(diagnoses: Diagnoses) -> String {
     diagnoses.iter().map(|diagnosis| diagnosis.label()).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_has_some_lines_and_one_more_now_and_then() {
+        let mut budget = Budget::default();
+        let at = Duration::from_secs(100);
+        let logged = (0..2000).filter(|_| budget.may_log(at)).count();
+        assert_eq!(logged, BURST as usize);
+        assert!(budget.may_log(at + REFILL) && !budget.may_log(at + REFILL));
+        assert_eq!(budget.lines_at(at + 2 * REFILL * BURST as u32), 0.0);
+    }
+
+    #[test]
+    fn what_has_no_line_is_summed_up_now_and_then() {
+        let mut budget = Budget { started: 412, ended: 3, ..Budget::default() };
+        let at = Duration::from_secs(100);
+        assert_eq!(budget.sum_up(at), Some((412, 3)));
+        assert_eq!(budget.sum_up(at + SUMMARY), None);
+        budget.started = 1;
+        assert_eq!(budget.sum_up(at + SUMMARY / 2), None);
+        assert_eq!(budget.sum_up(at + SUMMARY), Some((1, 0)));
+    }
 }

@@ -7,6 +7,7 @@ pub mod features;
 pub mod health;
 pub mod incidents;
 pub mod netns;
+pub mod omissions;
 pub mod owner_requests;
 pub mod plan;
 pub mod scanning;
@@ -25,6 +26,7 @@ use crate::kernel::listen::Scratch;
 use crate::kernel::namespaces;
 use crate::kernel::own_process::OwnProcess;
 use crate::kernel::procfs_file::ReadError;
+use crate::log;
 use crate::self_stats::{Feature, Reloaded, SelfStats, Source};
 use crate::snapshot::scan::Scan;
 use crate::snapshot::{NetnsId, NetnsSample, Snapshot};
@@ -36,7 +38,9 @@ use cause_watch::CauseWatch;
 use discovery::{Discovered, Discovery};
 use features::NetnsFeatures;
 use health::Health;
+use incidents::IncidentLog;
 use netns::{NetnsReader, SampleTime};
+use omissions::OmissionLog;
 use owner_requests::OwnerRequests;
 use scanning::{ScanSlot, Scanning};
 use schedule::Schedule;
@@ -117,7 +121,8 @@ pub struct Sampler {
     schedule: Schedule,
     sockets_moved: bool,
     stretched: bool,
-    said_omitted: bool,
+    incidents: IncidentLog,
+    omissions: OmissionLog,
     scratch: Scratch,
     epoch: Instant,
     last: Option<Duration>,
@@ -163,7 +168,8 @@ impl Sampler {
             schedule: Schedule::new(config.interval, config.cpu_budget, fastrand::u64(..)),
             sockets_moved: false,
             stretched: false,
-            said_omitted: false,
+            incidents: IncidentLog::default(),
+            omissions: OmissionLog::default(),
             scratch: Scratch::default(),
             epoch: Instant::now(),
             last: None,
@@ -215,8 +221,8 @@ impl Sampler {
         self.snapshot.claims.clear();
         self.snapshot.looks.clear();
         self.snapshot.namespaces.iter_mut().for_each(|netns| netns.scan = None);
-        self.state.take_incidents().for_each(|incident| incidents::say(&incident));
-        self.count_omitted();
+        self.say_incidents(start);
+        self.count_omitted(start);
         let end = self.epoch.elapsed();
         self.stats.samples += 1;
         self.stats.durations.observe(end - start);
@@ -456,16 +462,18 @@ impl Sampler {
         features::note_all(&mut self.stats, std::iter::once(mounted).chain(of_namespaces));
     }
 
-    fn count_omitted(&mut self) {
-        let omitted = self.state.omissions().listeners;
-        if omitted > 0 && !self.said_omitted {
-            self.said_omitted = true;
-            tracing::warn!(
-                omitted,
-                "more listeners than --listener.max: the idlest have no series"
-            );
+    fn say_incidents(&mut self, now: Duration) {
+        for incident in self.state.take_incidents() {
+            self.incidents.say(&incident, now);
         }
-        self.stats.omitted_listeners = omitted;
+        self.incidents.sum_up(now);
+    }
+
+    fn count_omitted(&mut self, now: Duration) {
+        let omissions = self.state.omissions();
+        self.omissions.say(&omissions, now);
+        self.stats.omissions = omissions;
+        self.stats.dropped_log_lines = log::dropped_lines();
     }
 
     fn read_process(&mut self, now: Duration) {

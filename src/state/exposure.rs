@@ -7,6 +7,7 @@ use regex::Regex;
 use crate::view::ListenerName;
 
 use super::places::{Limits, Places};
+use super::tracking::Tracking;
 
 /// How long something new waits for its series, and how long a closed listener that never mattered is remembered.
 pub(super) const PROBATION: Duration = Duration::from_secs(15);
@@ -72,6 +73,7 @@ pub(super) struct Admission {
     filter: Filter,
     pub(super) listeners: Places,
     pub(super) namespaces: Places,
+    pub(super) tracking: Tracking,
     /// Listeners and namespaces that have no series and that no filter excludes.
     hidden: usize,
     is_urgent: bool,
@@ -111,12 +113,19 @@ impl Exposure {
 // === impl Admission ===
 
 impl Admission {
-    /// At most `max_listeners` of the listeners that `filter` admits, and `max_namespaces` namespaces, have series.
-    pub(super) fn new(filter: Filter, max_listeners: usize, max_namespaces: usize) -> Self {
+    /// At most `max_listeners` of the listeners that `filter` admits, and `max_namespaces` namespaces, have series; about
+    /// `max_sockets` sockets are tracked.
+    pub(super) fn new(
+        filter: Filter,
+        max_listeners: usize,
+        max_namespaces: usize,
+        max_sockets: usize,
+    ) -> Self {
         Self {
             filter,
             listeners: Places::new(max_listeners, Limits::LISTENERS),
             namespaces: Places::new(max_namespaces, Limits::NAMESPACES),
+            tracking: Tracking::new(max_sockets),
             hidden: 0,
             is_urgent: false,
             given_at: None,
@@ -226,7 +235,7 @@ mod tests {
     #[test]
     fn places_are_given_at_once_when_it_helps_and_else_once_a_second() {
         let at = Duration::from_millis;
-        let mut admission = Admission::new(Filter::default(), 1, 1);
+        let mut admission = Admission::new(Filter::default(), 1, 1, 1);
         assert!(!admission.is_due(at(0)));
         admission.enter("host", &name(Protocol::Tcp, "::", "80"));
         assert!(admission.is_due(at(0)));

@@ -21,12 +21,14 @@ mod ring;
 mod scans;
 mod socket;
 mod source;
+mod tracking;
 mod trailing;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use crate::self_stats::Omissions;
 use crate::self_stats::SelfStats;
 use crate::snapshot::owner::Owner;
 use crate::snapshot::owner_reading::WatchedSocket;
@@ -61,6 +63,8 @@ pub struct Config {
     pub max_listeners: usize,
     /// How many namespaces may be shown.
     pub max_namespaces: usize,
+    /// How many sockets are tracked.
+    pub max_sockets: usize,
 }
 
 /// Everything listenq remembers.
@@ -95,17 +99,6 @@ pub struct Incident {
     pub at: Duration,
 }
 
-/// What is left out because there is too much of it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Omissions {
-    /// Listeners that should have series and have none.
-    pub listeners: usize,
-    /// Namespaces that should have series and have none.
-    pub namespaces: usize,
-    /// Overflows that had no series when they happened.
-    pub unexposed_overflows: u64,
-}
-
 /// When a sample was taken.
 #[derive(Clone, Copy, Debug)]
 struct Tick {
@@ -127,6 +120,7 @@ impl Default for Config {
             filter: Filter::default(),
             max_listeners: 1000,
             max_namespaces: 512,
+            max_sockets: 20_000,
         }
     }
 }
@@ -136,7 +130,14 @@ impl Default for Config {
 impl State {
     /// Nothing seen yet.
     pub fn new(config: Config) -> Self {
-        let Config { peak_window, client_patience, filter, max_listeners, max_namespaces } = config;
+        let Config {
+            peak_window,
+            client_patience,
+            filter,
+            max_listeners,
+            max_namespaces,
+            max_sockets,
+        } = config;
         Self {
             window: Window::new(peak_window),
             client_patience,
@@ -144,7 +145,7 @@ impl State {
             snapshots: 0,
             namespaces: BTreeMap::new(),
             traces: BTreeMap::new(),
-            admission: Admission::new(filter, max_listeners, max_namespaces),
+            admission: Admission::new(filter, max_listeners, max_namespaces, max_sockets),
             incidents: Vec::new(),
         }
     }
@@ -154,6 +155,8 @@ impl State {
         Omissions {
             listeners: self.admission.omitted_listeners(),
             namespaces: self.admission.omitted_namespaces(),
+            sockets: self.admission.tracking.omitted(),
+            tracked_sockets: self.admission.tracking.tracked(),
             unexposed_overflows: self.admission.unexposed_overflows(),
         }
     }
@@ -191,6 +194,10 @@ impl State {
                 netns.claim(&snapshot.claims);
             }
         }
+        if self.admission.tracking.excess() > 0 {
+            let tracking = &mut self.admission.tracking;
+            self.namespaces.values_mut().for_each(|netns| netns.trim(tracking, tick.now));
+        }
         if self.admission.is_due(self.now) {
             self.give_places();
         }
@@ -224,8 +231,8 @@ impl State {
     }
 
     fn first_sight(&mut self, sample: &NetnsSample, tick: Tick) {
-        let replaced = self.namespaces.remove(&sample.name);
-        if let Some(replaced) = &replaced {
+        let mut replaced = self.namespaces.remove(&sample.name);
+        if let Some(replaced) = &mut replaced {
             replaced.leave(self.now, &mut self.admission);
         }
         let is_replacement = replaced.is_some();

@@ -21,6 +21,7 @@ use super::group::{Context, Group};
 use super::places::Candidate;
 use super::refusals::Cookies;
 use super::source::Source;
+use super::tracking::Tracking;
 use super::trailing::Trailing;
 use super::{GRACE, Incident, Tick};
 
@@ -176,15 +177,15 @@ impl Netns {
             (self.settings, self.settings_read_at) = (settings, tick.now);
         }
         if let Some(dump) = &sample.unix {
-            self.unix.fold(dump, tick, &self.attribution);
+            self.unix.fold(dump, tick, &self.attribution, &mut admission.tracking);
             self.unix.admit(admission, tick.now);
         }
         // Without a dump the counters wait too: overflows are attributed by what the dump says.
         if let Some(dump) = &sample.tcp {
             if std::mem::replace(&mut self.identity, sample.identity) != sample.identity {
-                self.tcp.restart(BASELINE_DUMPS);
+                self.tcp.restart(BASELINE_DUMPS, &mut admission.tracking);
             }
-            let credited = self.tcp.fold(dump, tick, &self.attribution);
+            let credited = self.tcp.fold(dump, tick, &self.attribution, &mut admission.tracking);
             self.sampled_seconds += credited.as_secs_f64();
             self.sampled_unix_time = Some(tick.unix_time);
             self.tcp.admit(admission, tick.now);
@@ -292,8 +293,8 @@ impl Netns {
             self.ended_at = Some(tick.now);
             // No dump comes any more: what waited for one is attributed now.
             self.tcp.finish(&mut self.attribution, tick, admission);
-            self.tcp.close(tick.now);
-            self.unix.close(tick.now);
+            self.tcp.close(tick.now, &mut admission.tracking);
+            self.unix.close(tick.now, &mut admission.tracking);
             (self.scan, self.sampled_unix_time) = (None, None);
         }
         self.forget(tick.now, admission);
@@ -463,6 +464,12 @@ impl Netns {
         tcp.chain(self.unix.candidates(now).map(of(Protocol::Unix)))
     }
 
+    /// Gives up idle sockets while too many are tracked.
+    pub(super) fn trim(&mut self, tracking: &mut Tracking, now: Duration) {
+        self.tcp.trim(tracking, now);
+        self.unix.trim(tracking, now);
+    }
+
     /// It gets series.
     pub(super) fn expose(&mut self, exposure: Exposure) {
         self.exposure = exposure;
@@ -503,7 +510,9 @@ impl Netns {
 
     /// Its listeners give their places back, and so does it: it is forgotten, or another namespace takes its name. What
     /// it showed counts for whoever made it.
-    pub(super) fn leave(&self, now: Duration, admission: &mut Admission) {
+    pub(super) fn leave(&mut self, now: Duration, admission: &mut Admission) {
+        self.tcp.untrack(&mut admission.tracking);
+        self.unix.untrack(&mut admission.tracking);
         self.tcp.leave(admission, now);
         self.unix.leave(admission, now);
         let maker = Source::of_netns(self.scope.made_by);

@@ -120,6 +120,33 @@ impl Sockets {
         self.place(nth, cookie).map(|place| self.living[place].listener)
     }
 
+    /// The `nth` row is of a socket that is not tracked.
+    pub(super) fn pass_over_row(&mut self, nth: usize) {
+        match self.order.get_mut(nth) {
+            Some(expected) => *expected = usize::MAX,
+            None => self.order.push(usize::MAX),
+        }
+    }
+
+    /// Where sockets were left out, one that is tracked from this row on may be old: its drops so far are not new.
+    pub(super) fn begin_at(&mut self, row: &ListenSocket<impl Copy>) {
+        if !self.by_cookie.contains_key(&row.cookie) {
+            self.gone.entry(row.cookie).or_insert(Gone { drops: row.drops, at: Duration::ZERO });
+        }
+    }
+
+    /// Stops tracking the sockets whose listener `gives_up` names.
+    pub(super) fn give_up(&mut self, mut gives_up: impl FnMut(usize) -> bool) {
+        let by_cookie = &mut self.by_cookie;
+        self.living.retain(|_, socket| {
+            let is_given_up = gives_up(socket.listener);
+            if is_given_up {
+                by_cookie.remove(&socket.cookie);
+            }
+            !is_given_up
+        });
+    }
+
     /// Takes in the `nth` row, whose address belongs to `listener`. Gives the new drops.
     pub(super) fn see(
         &mut self,

@@ -16,11 +16,12 @@ use crate::view::ListenerView;
 
 use crate::state::Tick;
 use crate::state::attribution::{Attribution, DropEvidence, Reading};
-use crate::state::exposure::{Admission, Exposure, PROBATION};
+use crate::state::exposure::{Admission, Exposure, Level, PROBATION};
 use crate::state::listener::{Address, Listener};
 use crate::state::netns::Scope;
 use crate::state::places::Candidate;
 use crate::state::socket::Sockets;
+use crate::state::tracking::Tracking;
 
 pub(super) use conclude::Context;
 
@@ -46,6 +47,8 @@ pub(super) struct Group<A> {
     drops_missing: bool,
     /// Listeners first seen in this dump.
     newcomers: Vec<usize>,
+    /// Sockets of the last dump that are not tracked because there are too many.
+    omitted: usize,
     /// Overflows attributed to any of these listeners.
     attributed: u64,
     /// Listeners without series to which overflows were attributed in this sample.
@@ -69,6 +72,7 @@ impl<A: Address> Group<A> {
             revision: 0,
             drops_missing: false,
             newcomers: Vec::new(),
+            omitted: 0,
             attributed: 0,
             hidden_overflows: Vec::new(),
         }
@@ -76,7 +80,8 @@ impl<A: Address> Group<A> {
 
     /// Takes the sockets of the next dumps for ones that were there before: their cookies are of another kind than those
     /// that are known.
-    pub(super) fn restart(&mut self, baseline_dumps: u64) {
+    pub(super) fn restart(&mut self, baseline_dumps: u64, tracking: &mut Tracking) {
+        self.untrack(tracking);
         self.sockets = Sockets::new(baseline_dumps);
         (self.at_rest, self.drops_missing) = (false, false);
     }
@@ -108,28 +113,41 @@ impl<A: Address> Group<A> {
         dump: &Dump<A>,
         tick: Tick,
         attribution: &Attribution,
+        tracking: &mut Tracking,
     ) -> Duration {
         let gap = self.credited(dump.interval, tick.now);
-        self.at_rest = self.at_rest && dump.is_same;
+        let may_track_more = self.omitted > 0 && tracking.has_room();
+        self.at_rest = self.at_rest && dump.is_same && !may_track_more;
         if self.at_rest {
             self.sockets.pass_over();
         } else {
-            self.fold_rows(dump, tick, attribution, gap);
+            self.fold_rows(dump, tick, attribution, gap, tracking);
         }
         gap
     }
 
-    fn fold_rows(&mut self, dump: &Dump<A>, tick: Tick, attribution: &Attribution, gap: Duration) {
+    fn fold_rows(
+        &mut self,
+        dump: &Dump<A>,
+        tick: Tick,
+        attribution: &Attribution,
+        gap: Duration,
+        tracking: &mut Tracking,
+    ) {
         self.revision += 1;
         for (_, listener) in &mut self.listeners {
             listener.begin_sample(gap);
         }
         self.sockets.begin_dump();
+        let mut omitted = 0;
         for (nth, row) in dump.sockets.iter().enumerate() {
-            self.see(nth, row, tick.now);
+            let is_tracked = self.see(nth, row, tick.now, tracking);
+            omitted += usize::from(!is_tracked);
         }
+        tracking.omit(std::mem::replace(&mut self.omitted, omitted), omitted);
         let listeners = &mut self.listeners;
         self.sockets.end_dump(tick.now, |socket| {
+            tracking.remove(listeners[socket.listener].source);
             let evidence = &mut listeners[socket.listener].evidence;
             evidence.vanished(attribution, socket.queue.is_brimming());
         });
@@ -312,10 +330,38 @@ impl<A: Address> Group<A> {
         self.listeners.iter().for_each(|(_, listener)| listener.leave(admission, now));
     }
 
-    /// The namespace has ended, and with it every listener.
-    pub(super) fn close(&mut self, now: Duration) {
-        self.sampled_at = None;
+    /// No socket is tracked any longer: the namespace has ended, or another takes its name.
+    pub(super) fn untrack(&mut self, tracking: &mut Tracking) {
+        tracking.omit(std::mem::take(&mut self.omitted), 0);
+        for socket in self.sockets.living() {
+            tracking.remove(self.listeners[socket.listener].source);
+        }
         self.sockets = Sockets::new(0);
+    }
+
+    /// Gives up idle sockets without series of sources that hold more than their share, while too many are tracked.
+    pub(super) fn trim(&mut self, tracking: &mut Tracking, now: Duration) {
+        let listeners = &self.listeners;
+        let gives_up = |listener: usize| {
+            let listener = &listeners[listener];
+            !listener.exposure.is_exposed() && listener.rank(now).level <= Level::Calm
+        };
+        self.sockets.give_up(|listener| {
+            let source = listeners[listener].source;
+            let is_given_up =
+                tracking.excess() > 0 && tracking.holds_too_much(source) && gives_up(listener);
+            if is_given_up {
+                tracking.remove(source);
+            }
+            is_given_up
+        });
+        self.at_rest = false;
+    }
+
+    /// The namespace has ended, and with it every listener.
+    pub(super) fn close(&mut self, now: Duration, tracking: &mut Tracking) {
+        self.untrack(tracking);
+        self.sampled_at = None;
         self.at_rest = false;
         self.revision += 1;
         for (_, listener) in &mut self.listeners {
@@ -333,16 +379,37 @@ impl<A: Address> Group<A> {
         }
     }
 
-    fn see(&mut self, nth: usize, row: &ListenSocket<A>, now: Duration) {
-        let listener = match self.sockets.listener_of(nth, row.cookie) {
+    /// Takes in one row. Gives whether its socket is tracked.
+    fn see(
+        &mut self,
+        nth: usize,
+        row: &ListenSocket<A>,
+        now: Duration,
+        tracking: &mut Tracking,
+    ) -> bool {
+        let known = self.sockets.listener_of(nth, row.cookie);
+        let is_idle = row.queue.length == 0 && row.drops.unwrap_or(0) == 0;
+        if known.is_none() && !tracking.admits(self.scope.source(row.origin), is_idle) {
+            self.sockets.pass_over_row(nth);
+            return false;
+        }
+        let listener = match known {
             Some(known) if self.listeners[known].address == row.address => known,
             _ => self.listener_at(row, now),
         };
+        if known != Some(listener) {
+            tracking.add(self.listeners[listener].source);
+            known.into_iter().for_each(|known| tracking.remove(self.listeners[known].source));
+        }
+        if self.omitted > 0 {
+            self.sockets.begin_at(row);
+        }
         let drops = self.sockets.see(nth, row, listener, now);
         if drops > 0 {
             self.listeners[listener].dropped(drops);
         }
         self.drops_missing |= row.drops.is_none();
+        true
     }
 
     fn listener_at(&mut self, row: &ListenSocket<A>, now: Duration) -> usize {

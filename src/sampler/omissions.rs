@@ -1,0 +1,96 @@
+//! Logs that something is left out because there is too much of it: once when that begins, once when it is over.
+
+use std::time::Duration;
+
+use crate::state::Omissions;
+
+/// What is left out again within this time was left out all along.
+const OVER: Duration = Duration::from_secs(60);
+
+/// What the log says is left out.
+#[derive(Debug, Default)]
+pub struct OmissionLog {
+    listeners: Omission,
+    namespaces: Omission,
+    sockets: Omission,
+}
+
+/// Whether the log says that something is left out, and since when nothing is.
+#[derive(Debug, Default)]
+struct Omission {
+    is_said: bool,
+    none_since: Option<Duration>,
+}
+
+/// What is to be logged.
+#[derive(Debug, PartialEq)]
+enum News {
+    Begins,
+    IsOver,
+}
+
+// === impl OmissionLog ===
+
+impl OmissionLog {
+    /// Logs what changed.
+    pub fn say(&mut self, omissions: &Omissions, now: Duration) {
+        let Omissions { listeners, namespaces, sockets, .. } = *omissions;
+        let rows = [
+            (&mut self.listeners, listeners, "listeners", "--listener.max"),
+            (&mut self.namespaces, namespaces, "namespaces", "--netns.max"),
+            (&mut self.sockets, sockets, "sockets", "--sockets.max"),
+        ];
+        for (omission, omitted, what, flag) in rows {
+            match omission.hear(omitted, now) {
+                Some(News::Begins) => tracing::warn!(
+                    omitted,
+                    what,
+                    "more {what} than {flag}, or than one user, service or namespace may bring at once: those without trouble are left out"
+                ),
+                Some(News::IsOver) => tracing::info!(what, "no {what} are left out any longer"),
+                None => {}
+            }
+        }
+    }
+}
+
+// === impl Omission ===
+
+impl Omission {
+    fn hear(&mut self, omitted: usize, now: Duration) -> Option<News> {
+        if omitted > 0 {
+            self.none_since = None;
+            return (!std::mem::replace(&mut self.is_said, true)).then_some(News::Begins);
+        }
+        let since = *self.none_since.get_or_insert(now);
+        let is_over = self.is_said && now.saturating_sub(since) >= OVER;
+        self.is_said &= !is_over;
+        is_over.then_some(News::IsOver)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_is_said_once() {
+        let mut omission = Omission::default();
+        let at = Duration::from_secs;
+        let table = [
+            (0, 0, None),
+            (1, 5, Some(News::Begins)),
+            (2, 6, None),
+            (3, 0, None),
+            (50, 1, None),
+            (60, 0, None),
+            (119, 0, None),
+            (120, 0, Some(News::IsOver)),
+            (130, 0, None),
+            (140, 2, Some(News::Begins)),
+        ];
+        for (second, omitted, news) in table {
+            assert_eq!(omission.hear(omitted, at(second)), news, "{second}");
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Which sockets are tracked when there are more than memory is meant for: fairly between sources, and those that hold a
+//! queue or dropped anything before idle ones.
+
+use rustc_hash::FxHashMap;
+
+use super::source::Source;
+
+/// The sockets that are tracked, by source.
+#[derive(Debug)]
+pub(super) struct Tracking {
+    max: usize,
+    tracked: usize,
+    by_source: FxHashMap<Source, usize>,
+    omitted: usize,
+}
+
+// === impl Tracking ===
+
+impl Tracking {
+    /// Up to `max` sockets are tracked.
+    pub(super) fn new(max: usize) -> Self {
+        Self { max, tracked: 0, by_source: FxHashMap::default(), omitted: 0 }
+    }
+
+    /// Sockets that are tracked.
+    pub(super) fn tracked(&self) -> usize {
+        self.tracked
+    }
+
+    /// Sockets of the last dumps that are not.
+    pub(super) fn omitted(&self) -> usize {
+        self.omitted
+    }
+
+    /// The sockets that a dump left out, instead of those that the dump before did.
+    pub(super) fn omit(&mut self, before: usize, now: usize) {
+        self.omitted = self.omitted - before + now;
+    }
+
+    /// Whether one more socket of this source may be tracked. A source with less than its share may always, and what is
+    /// not idle may as long as no more than a quarter is beyond the limit: idle ones are given up for it.
+    pub(super) fn admits(&self, source: Source, is_idle: bool) -> bool {
+        self.has_room()
+            || self.held_by(source) < self.share()
+            || !is_idle && self.tracked < self.max.saturating_add(self.max / 4)
+    }
+
+    /// Whether there is room for more.
+    pub(super) fn has_room(&self) -> bool {
+        self.tracked < self.max
+    }
+
+    /// Sockets to give up.
+    pub(super) fn excess(&self) -> usize {
+        self.tracked.saturating_sub(self.max)
+    }
+
+    /// Whether a source holds more than its share.
+    pub(super) fn holds_too_much(&self, source: Source) -> bool {
+        self.held_by(source) > self.share()
+    }
+
+    /// A socket is tracked from now on.
+    pub(super) fn add(&mut self, source: Source) {
+        self.tracked += 1;
+        *self.by_source.entry(source).or_default() += 1;
+    }
+
+    /// A socket is no longer tracked.
+    pub(super) fn remove(&mut self, source: Source) {
+        self.tracked -= 1;
+        if let Some(held) = self.by_source.get_mut(&source) {
+            *held -= 1;
+            if *held == 0 {
+                self.by_source.remove(&source);
+            }
+        }
+    }
+
+    fn held_by(&self, source: Source) -> usize {
+        self.by_source.get(&source).copied().unwrap_or(0)
+    }
+
+    fn share(&self) -> usize {
+        self.max / self.by_source.len().max(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const USER: Source = Source::User(1000);
+    const OTHER: Source = Source::User(1001);
+
+    /// Of so many sockets of a source that come up at once, how many are tracked.
+    fn come(tracking: &mut Tracking, source: Source, count: usize, is_idle: bool) -> usize {
+        let admitted = (0..count).filter(|_| {
+            let is_admitted = tracking.admits(source, is_idle);
+            if is_admitted {
+                tracking.add(source);
+            }
+            is_admitted
+        });
+        admitted.count()
+    }
+
+    #[test]
+    fn a_source_takes_what_is_free_and_gives_up_what_is_beyond_its_share() {
+        let mut tracking = Tracking::new(100);
+        assert_eq!(come(&mut tracking, USER, 500, true), 100);
+        // The first one of another source finds no share yet that is not taken.
+        assert_eq!(come(&mut tracking, OTHER, 500, true), 50);
+        assert_eq!(tracking.excess(), 50);
+        assert!(tracking.holds_too_much(USER) && !tracking.holds_too_much(OTHER));
+        (0..50).for_each(|_| tracking.remove(USER));
+        assert_eq!((tracking.excess(), tracking.holds_too_much(USER)), (0, false));
+        assert_eq!(come(&mut tracking, USER, 5, true), 0);
+        assert_eq!(come(&mut tracking, USER, 500, false), 25);
+        (0..75).for_each(|_| tracking.remove(USER));
+        (0..50).for_each(|_| tracking.remove(OTHER));
+        assert_eq!((tracking.tracked(), tracking.by_source.len()), (0, 0));
+    }
+}
