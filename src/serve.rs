@@ -1,4 +1,4 @@
-//! listenq as a daemon: binds, samples on a thread of its own, serves, and stops when told to.
+//! The daemon: opens the sockets, samples on a thread of its own, serves, and stops on a signal.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::Path;
@@ -23,14 +23,14 @@ use crate::systemd;
 use crate::view::publish::Reader;
 use crate::web_config::LiveWebConfig;
 
-/// Connections that may wait for listenq itself: scrapes are few, but those who flood it must not keep them out.
+/// Backlog of listenq's own sockets: a flood must not fill the queue in which scrapes wait.
 const BACKLOG: i32 = 1024;
 /// The port of the default of `--web.listen-address`.
 const PORT: u16 = 19_511;
-/// How long a sample under way may take to end once listenq is told to stop.
+/// How long a started sample may take to end after a signal.
 const LAST_SAMPLE: Duration = Duration::from_millis(300);
-/// Threads for rendering scrapes, and one more for checking passwords.
-const WORKERS: usize = 2 + 1;
+/// Threads for rendering metrics, for rendering reports, and for checking passwords.
+const WORKERS: usize = 3;
 
 /// Serves until SIGTERM or SIGINT.
 pub fn run(config: &Config, web: &Web, control: Option<&Path>) -> Result<()> {
@@ -77,7 +77,7 @@ pub fn run(config: &Config, web: &Web, control: Option<&Path>) -> Result<()> {
         systemd::ready();
         let result = tokio::select! {
             () = systemd::beat(reader) => Ok(()),
-            result = told_to_stop() => result,
+            result = stop_signal() => result,
             Some(result) = serving.join_next() => result.context("serving")?.context("serving"),
             _ = &mut ended => bail!("the sampler ended by itself"),
         };
@@ -89,7 +89,7 @@ pub fn run(config: &Config, web: &Web, control: Option<&Path>) -> Result<()> {
         let _ = tokio::time::timeout(LAST_SAMPLE, ended).await;
         result
     });
-    // A scrape that is still being rendered is nobody's any more.
+    // No client waits for a scrape that is still being rendered.
     Runtime::shutdown_background(runtime);
     result
 }
@@ -107,7 +107,7 @@ fn open_control(path: &Path, reader: Reader) -> Option<ControlSocket> {
     opened.ok()
 }
 
-/// Runs the sampler on a thread of its own; the receiver hears when it ends.
+/// Runs the sampler on a thread of its own; the receiver completes when it ends.
 fn spawn(sampler: Sampler, stop: mpsc::Receiver<()>) -> Result<oneshot::Receiver<()>> {
     let (ends, ended) = oneshot::channel();
     let run = move || {
@@ -118,7 +118,7 @@ fn spawn(sampler: Sampler, stop: mpsc::Receiver<()>) -> Result<oneshot::Receiver
     Ok(ended)
 }
 
-async fn told_to_stop() -> Result<()> {
+async fn stop_signal() -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("catching SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("catching SIGINT")?;
     tokio::select! {
@@ -132,7 +132,7 @@ fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>> {
     addresses.iter().map(|address| bind(*address)).collect()
 }
 
-/// `[::]` listens for both families; where IPv6 is switched off, `0.0.0.0` stands in.
+/// Opens a socket. `[::]` serves both families; without IPv6 it is `0.0.0.0`.
 fn bind(address: SocketAddr) -> Result<TcpListener> {
     let bound = match listen(address) {
         Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && is_without_ipv6(&error) => {

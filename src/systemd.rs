@@ -1,5 +1,4 @@
-//! What systemd and listenq tell each other: sockets that are handed over, that listenq is ready, and that it is
-//! alive, which it is while its samples go on.
+//! The interface to systemd: sockets it passes, readiness, and the watchdog, which is notified while samples are taken.
 
 use std::net::TcpListener;
 use std::time::Duration;
@@ -10,16 +9,16 @@ use sd_notify::NotifyState;
 
 use crate::view::publish::Reader;
 
-/// The watchdog is told of life so often in its time.
+/// Notifications of the watchdog per timeout.
 const BEATS: u32 = 3;
 
-/// Whether samples go on.
+/// Detects new samples.
 #[derive(Debug, Default)]
 struct Pulse {
     samples: u64,
 }
 
-/// The sockets that systemd listens on for listenq.
+/// The listening sockets that systemd passed.
 pub fn listeners() -> Result<Vec<TcpListener>> {
     let mut handed = ListenFd::from_env();
     let mut listeners = Vec::new();
@@ -29,53 +28,53 @@ pub fn listeners() -> Result<Vec<TcpListener>> {
         listeners.extend(listener);
     }
     if listeners.is_empty() {
-        bail!("--web.systemd-socket, but systemd handed no socket over (LISTEN_FDS, LISTEN_PID)");
+        bail!("--web.systemd-socket is set, but systemd passed no socket (LISTEN_FDS, LISTEN_PID)");
     }
     Ok(listeners)
 }
 
-/// Says that listenq serves.
+/// Reports that listenq serves.
 pub fn ready() {
     tell(&[NotifyState::Ready]);
 }
 
-/// Says that it was told to stop.
+/// Reports that listenq stops.
 pub fn stopping() {
     tell(&[NotifyState::Stopping]);
 }
 
-/// Tells the watchdog, where there is one, of life as long as samples go on. Never ends.
+/// Notifies the watchdog, if there is one, while samples are taken. Never ends.
 pub async fn beat(reader: Reader) {
     let Some(limit) = sd_notify::watchdog_enabled() else { return std::future::pending().await };
     let (mut pulse, mut is_stuck) = (Pulse::default(), false);
     let mut beats = tokio::time::interval((limit / BEATS).max(Duration::from_millis(1)));
-    // The first is at once, and the first sample not yet.
+    // The first tick comes at once, before the first sample.
     beats.tick().await;
     loop {
         beats.tick().await;
         let samples = reader.read().map_or(0, |published| published.view.stats.samples);
-        if pulse.is_felt(samples) {
+        if pulse.has_new(samples) {
             is_stuck = false;
             tell(&[NotifyState::Watchdog]);
         } else if !is_stuck {
             is_stuck = true;
-            tracing::error!(?limit, "no new sample: the watchdog is not told of life");
+            tracing::error!(?limit, "no new sample; not notifying the watchdog");
         }
     }
 }
 
-/// Whoever started listenq may not listen any more.
+/// Sends a notification. A failure is not an error: the manager may be gone.
 fn tell(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
-        tracing::debug!(%error, "systemd could not be told");
+        tracing::debug!(%error, "cannot notify systemd");
     }
 }
 
 // === impl Pulse ===
 
 impl Pulse {
-    /// Whether there are more samples than the last time.
-    fn is_felt(&mut self, samples: u64) -> bool {
+    /// Whether there are more samples than at the last call.
+    fn has_new(&mut self, samples: u64) -> bool {
         let before = std::mem::replace(&mut self.samples, samples);
         samples > before
     }
@@ -86,9 +85,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn life_is_told_only_while_samples_go_on() {
+    fn the_watchdog_is_notified_only_while_samples_are_taken() {
         let mut pulse = Pulse::default();
-        let felt = [0, 3, 40, 40, 40, 41].map(|samples| pulse.is_felt(samples));
-        assert_eq!(felt, [false, true, true, false, false, true]);
+        let new = [0, 3, 40, 40, 40, 41].map(|samples| pulse.has_new(samples));
+        assert_eq!(new, [false, true, true, false, false, true]);
     }
 }

@@ -22,6 +22,9 @@ for target in cgroup fold kubelet netlink_datagram netstat proc_tcp web_config; 
 done
 tests/demo.sh
 tests/release/servers.sh
+# The attacks on the endpoint, optimized and for longer. In an emulated kernel with a memory controller set ABUSE_CGROUP to a cgroup v2
+# directory whose memory.max is 64 MiB: the daemon is moved there, and the kernel's own figures are checked too.
+ABUSE_SECONDS=${ABUSE_SECONDS:-20} cargo test --locked --release --test abuse -- --nocapture --test-threads 1
 FIRE_SECONDS=60 cargo test --locked --test fire -- --nocapture
 ATTRIBUTION_ROUNDS=5 cargo test --locked --test attribution_lab -- --nocapture
 cargo test --locked --test faults --test stop_and_go -- --ignored --nocapture

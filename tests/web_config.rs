@@ -365,7 +365,7 @@ fn what_is_wrong_is_one_line_with_file_and_line() {
     files.authority.sign("other", LOCAL);
     let tls = |more: &str| format!("{TLS}{more}");
     for (text, expected) in [
-        (tls("  min_version: TLS10\n"), ":4: TLS10 is not spoken any more"),
+        (tls("  min_version: TLS10\n"), ":4: TLS10 is no longer supported"),
         (tls("  max_version: TLS14\n"), ":4: \"TLS14\" is not one of TLS12, TLS13"),
         (
             tls("  min_version: TLS13\n  max_version: TLS12\n"),

@@ -1,5 +1,5 @@
-//! The HTTP end: `/metrics`, `/api/v1/listeners`, `/runbooks/`, `/-/healthy`, `/-/ready` and the live page at `/`. It
-//! answers from the published view and never touches the kernel.
+//! The HTTP server: `/metrics`, `/api/v1/listeners`, `/runbooks/`, `/-/healthy`, `/-/ready` and the live page at `/`. It
+//! renders the published view and reads nothing from the kernel.
 
 mod accept;
 mod api;
@@ -36,23 +36,23 @@ use render::{Asked, RenderTurns, Renderer};
 
 /// How long a client may take to send the head of a request, and to send the next one.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a client may take to read what was written to it, once its own buffers and the kernel's are full.
+/// How long a client may take to read an answer, once its own buffers and the kernel's are full.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// Connections open at once, over all addresses.
 const MAX_CONNECTIONS: usize = 256;
-/// How long the head of a request may be, and how much of an answer is buffered here.
+/// Maximum bytes of a request head, and of an answer that hyper buffers.
 const BUFFER: usize = 32 << 10;
-/// How long answers under way may take to finish once listenq is told to stop.
+/// How long started answers may take to finish after SIGTERM or SIGINT.
 const STOP_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// All servers of one listenq, to be stopped together.
+/// The servers of all listen addresses.
 #[derive(Clone, Debug)]
 pub struct Servers {
     handles: Vec<Handle<SocketAddr>>,
     permits: ConnectionPermits,
 }
 
-/// What every answer says to a browser: nothing is loaded, framed, sent or guessed but what the page itself is made of.
+/// Headers that allow a browser to load only the files of the page, and no other site to frame it.
 const HEADERS: [(HeaderName, &str); 3] = [
     (
         header::CONTENT_SECURITY_POLICY,
@@ -63,7 +63,7 @@ const HEADERS: [(HeaderName, &str); 3] = [
     (header::REFERRER_POLICY, "no-referrer"),
 ];
 
-/// What is served where. Metrics at `/` leave no room for the page; what it shows stays at `/api/v1/listeners`.
+/// The routes. Metrics at `/` replace the page; `/api/v1/listeners` has the same contents.
 pub fn router(reader: Reader, telemetry_path: &str, hosts: AllowedHosts) -> Router {
     let renderer = Renderer::new(exposition::CONTENT_TYPE, RenderTurns::default());
     // Metrics do not wait for reports.

@@ -1,4 +1,4 @@
-//! The runbooks of the alerts, as part of the program: where listenq answers, the way out of the trouble is at hand.
+//! Serves the runbooks of the alerts, which are part of the program.
 
 use std::fmt::Write;
 
@@ -8,7 +8,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 
-/// A list of runbooks, each by the name of its file in `deploy/runbooks`, which is that of its alert.
+/// A list of runbooks by the name of the alert, which is also that of the file in `deploy/runbooks`.
 macro_rules! runbooks {
     ($($name:literal)*) => {
         &[$(Runbook {
@@ -18,16 +18,16 @@ macro_rules! runbooks {
     };
 }
 
-/// What to do about an alert.
+/// The runbook of one alert.
 #[derive(Clone, Copy, Debug)]
 pub struct Runbook {
     /// The name of the alert.
     pub alert: &'static str,
-    /// Markdown that reads well as it is.
+    /// Markdown.
     pub text: &'static str,
 }
 
-/// A runbook for every alert: those that page, those that warn, those about listenq itself.
+/// The runbooks of all alerts: those that page, those that warn, those about listenq itself.
 pub const RUNBOOKS: &[Runbook] = runbooks![
     "ListenQueueOverflowing"
     "ListenQueueStalled"
@@ -46,7 +46,7 @@ pub const RUNBOOKS: &[Runbook] = runbooks![
     "ListenQueueFeatureLost"
 ];
 
-/// `/runbooks/` lists them, `/runbooks/ALERT` is one.
+/// Serves the list at `/runbooks/` and one runbook at `/runbooks/ALERT`.
 pub(super) fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
     let list = list();
     Router::new()
@@ -54,7 +54,7 @@ pub(super) fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
         .route("/runbooks/{alert}", get(one))
 }
 
-/// Plain text: every browser shows it, and wraps it on a phone; `text/markdown` they would save.
+/// Sends plain text, which every browser shows; browsers save `text/markdown` to a file.
 async fn one(Path(alert): Path<String>) -> Response {
     match RUNBOOKS.iter().find(|runbook| runbook.alert == alert) {
         Some(Runbook { text, .. }) => {
@@ -66,7 +66,7 @@ async fn one(Path(alert): Path<String>) -> Response {
     }
 }
 
-/// The names are words of ours and need no escaping.
+/// The list of runbooks. Names of alerts need no escaping.
 fn list() -> String {
     let mut page = String::from(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head><meta charset=\"utf-8\"><title>Runbooks of listenq</title>\n\

@@ -1,5 +1,5 @@
-//! What listenq asks of an X.509 certificate and rustls does not tell: until when it is valid, and the names it
-//! was made for. Everything else about it is checked by rustls.
+//! Reads the fields of an X.509 certificate that rustls does not expose: its expiry and its alternative names. rustls checks
+//! everything else.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -20,26 +20,26 @@ const DNS: u8 = 0x82;
 const URI: u8 = 0x86;
 const IP: u8 = 0x87;
 
-/// What was found in a certificate.
+/// The fields of a certificate that listenq reads.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Certificate {
-    /// The last moment it is valid.
+    /// The end of its validity.
     pub not_after: Time,
     /// DNS names, e-mail addresses, IP addresses and URIs of its subject.
     pub names: Vec<String>,
 }
 
-/// A moment as certificates write it: year, month, day, hour, minute, second, in UTC.
+/// A time in UTC: year, month, day, hour, minute, second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Time([u16; 6]);
 
-/// DER not yet read.
+/// Unread DER.
 struct Der<'a>(&'a [u8]);
 
 // === impl Certificate ===
 
 impl Certificate {
-    /// Reads a certificate; `None` when it is not one.
+    /// Parses a certificate; `None` when it is malformed.
     pub fn parse(der: &[u8]) -> Option<Self> {
         let mut certificate = Der(Der(der).take(SEQUENCE)?);
         let mut tbs = Der(certificate.take(SEQUENCE)?);
@@ -96,7 +96,7 @@ fn alt_name(tag: u8, name: &[u8]) -> Option<String> {
 // === impl Der ===
 
 impl<'a> Der<'a> {
-    /// The next element: its tag and what is in it.
+    /// The tag and content of the next element.
     fn next(&mut self) -> Option<(u8, &'a [u8])> {
         let (&tag, rest) = self.0.split_first()?;
         let (&first, mut rest) = rest.split_first()?;
@@ -114,7 +114,7 @@ impl<'a> Der<'a> {
         Some((tag, content))
     }
 
-    /// The next element, which is passed over whether it has this tag or not.
+    /// The content of the next element if it has this tag. The element is consumed in any case.
     fn take(&mut self, wanted: u8) -> Option<&'a [u8]> {
         self.next().filter(|(tag, _)| *tag == wanted).map(|(_, content)| content)
     }
@@ -145,7 +145,7 @@ impl Time {
         Some(Self(time))
     }
 
-    /// The moment so many seconds after the beginning of 1970.
+    /// The time this number of seconds after the beginning of 1970.
     pub fn from_unix(seconds: u64) -> Self {
         let (mut days, second) = (seconds / 86_400, seconds % 86_400);
         let is_leap = |year: u64| {

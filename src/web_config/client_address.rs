@@ -1,9 +1,9 @@
-//! Whom a connection counts for.
+//! The address by which clients are told apart.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// The address of a client, as far as it is a client's own: an IPv4 address, or the /64 prefix of an IPv6 address.
-/// Anyone who has one address of a /64 has all of them.
+/// The address of a client: an IPv4 address, or the /64 prefix of an IPv6 address, since a client with one address of a /64
+/// usually has all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ClientAddress(IpAddr);
 

@@ -1,4 +1,4 @@
-//! What is asked of clients' certificates: exporter-toolkit's five policies, and the names they may have.
+//! Policies for client certificates: the five of exporter-toolkit, and the allowed names.
 
 use std::sync::Arc;
 
@@ -16,29 +16,29 @@ use rustls::{
 
 use super::certificate::Certificate;
 
-/// What `client_auth_type` says.
+/// A value of `client_auth_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Policy {
-    /// Ask for no certificate.
+    /// Request no certificate.
     NoClientCert,
-    /// Ask for one, whatever it is worth.
+    /// Request a certificate, and accept any or none.
     RequestClientCert,
-    /// Want one, whatever it is worth.
+    /// Require a certificate, and accept any.
     RequireAnyClientCert,
-    /// Ask for one, and if it is given it must be signed by a client CA.
+    /// Request a certificate; one that is given must be signed by a client CA.
     VerifyClientCertIfGiven,
-    /// Want one that is signed by a client CA.
+    /// Require a certificate signed by a client CA.
     RequireAndVerifyClientCert,
 }
 
-/// Takes any certificate whose key the client has.
+/// Accepts every certificate whose key the client has.
 #[derive(Debug)]
 struct AnyCertificate {
     is_wanted: bool,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
-/// Takes what another takes, if one of its names is among these.
+/// Accepts the certificates that another verifier accepts and that have one of these names.
 #[derive(Debug)]
 struct AllowedNames {
     names: Vec<String>,
@@ -48,7 +48,7 @@ struct AllowedNames {
 // === impl Policy ===
 
 impl Policy {
-    /// Every policy, with the names it goes by.
+    /// All policies by name; one has two names.
     pub const NAMES: [(&str, Self); 6] = [
         ("NoClientCert", Self::NoClientCert),
         ("RequestClientCert", Self::RequestClientCert),
@@ -58,17 +58,17 @@ impl Policy {
         ("RequireAndVerifyClientCert", Self::RequireAndVerifyClientCert),
     ];
 
-    /// Whether certificates are held against the client CAs.
+    /// Whether certificates are verified against the client CAs.
     pub fn verifies(self) -> bool {
         matches!(self, Self::VerifyClientCertIfGiven | Self::RequireAndVerifyClientCert)
     }
 
-    /// Whether nobody comes in without a certificate.
+    /// Whether a client needs a certificate.
     pub fn requires(self) -> bool {
         matches!(self, Self::RequireAnyClientCert | Self::RequireAndVerifyClientCert)
     }
 
-    /// What carries it out; `None` where there is nothing to ask.
+    /// The verifier that applies the policy; `None` when no certificate is requested.
     pub fn verifier(
         self,
         provider: &Arc<CryptoProvider>,

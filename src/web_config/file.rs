@@ -1,4 +1,4 @@
-//! The web configuration as it is written: exporter-toolkit's keys, each value with the line it stands on.
+//! The file format: the keys of exporter-toolkit, each value with its line.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,21 +7,18 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde_saphyr::{Error, MergeKeyPolicy, Spanned, from_str_with_options};
 
-/// The whole file.
+/// The file.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct File {
-    /// TLS, if any.
     pub tls_server_config: Option<Spanned<Tls>>,
-    /// HTTP headers.
     pub http_server_config: Option<Http>,
     /// Users and the bcrypt hashes of their passwords.
     pub basic_auth_users: Option<BTreeMap<String, Spanned<String>>>,
-    /// How many requests are answered.
     pub rate_limit: Option<RateLimit>,
 }
 
-/// Certificate, key, who may connect and how.
+/// Certificate, key, and the clients and protocols that are accepted.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[expect(
@@ -44,11 +41,11 @@ pub struct Tls {
     pub curve_preferences: Option<Vec<Spanned<String>>>,
 }
 
-/// What concerns HTTP.
+/// HTTP options.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Http {
-    /// Read and not used: listenq speaks HTTP/1.1 alone.
+    /// Accepted and ignored: listenq serves HTTP/1.1 only.
     pub http2: Option<bool>,
     /// Headers of every answer.
     pub headers: Option<BTreeMap<String, Spanned<String>>>,
@@ -58,34 +55,32 @@ pub struct Http {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RateLimit {
-    /// Time in which one token comes back, as Go writes durations.
+    /// Time in which one token is added, in Go's syntax of durations.
     pub interval: Option<Spanned<String>>,
-    /// How many tokens there are at most.
+    /// Maximum number of tokens.
     pub burst: Option<Spanned<i64>>,
 }
 
-/// What is wrong with a line. It never holds a value that may be a secret.
+/// An error in a line. It never contains a value that may be a secret.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// Counted from 1; 0 where there is no such line.
+    /// The line, from 1; 0 for an error without one.
     pub line: u64,
-    /// What is wrong.
     pub what: String,
 }
 
-/// What is wrong with a web configuration, and where.
+/// An error in a web configuration, with its file and line.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub struct ConfigError {
     /// The web configuration file.
     pub path: PathBuf,
-    /// What is wrong in it.
     pub fault: Fault,
 }
 
 // === impl File ===
 
 impl File {
-    /// Reads what stands in the file.
+    /// Parses the text of the file.
     pub fn parse(text: &str) -> Result<Self, Fault> {
         if let Some(line) = lone_return(text) {
             return Err(Fault::new(line, "a carriage return without a line feed stands here"));
@@ -100,8 +95,8 @@ impl File {
     }
 }
 
-/// The line of the first carriage return that is no part of an end of line. YAML takes it for one and editors do not:
-/// below it, no line could be named.
+/// The line of the first carriage return without a line feed. YAML counts it as the end of a line and editors do not, so
+/// that all later line numbers would be wrong.
 fn lone_return(text: &str) -> Option<u64> {
     let mut returns = text.match_indices('\r').map(|(at, _)| text.split_at(at));
     let (above, _) = returns.find(|(_, rest)| !rest.starts_with("\r\n"))?;
@@ -121,7 +116,7 @@ impl Fault {
         Self::new(value.referenced.line(), what)
     }
 
-    /// Tells only what the parser was made to expect: what it met may be a secret.
+    /// Contains only what the parser expected: what it found may be a secret.
     fn from_yaml(error: &Error) -> Self {
         let line = error.location().map_or(0, |location| location.line());
         Self::new(line, describe(error))
@@ -146,7 +141,7 @@ fn describe(error: &Error) -> String {
     }
 }
 
-/// A word of the file that may be shown: one that looks like a name, and not like a secret.
+/// A word of the file for an error, if it looks like a name and not like a secret.
 pub fn shown(word: &str) -> String {
     let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
     match word.len() <= 48 && word.bytes().all(is_name) {

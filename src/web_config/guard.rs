@@ -39,7 +39,7 @@ struct Memory {
 // === impl LiveWebConfig ===
 
 impl LiveWebConfig {
-    /// Reads the configuration and watches its files from now on.
+    /// Loads the configuration and starts to watch its files.
     pub fn start(path: &Path) -> Result<Self> {
         let (watch, current) = Watch::start(path)?;
         let passwords = Passwords::new().map_err(|_| anyhow!("the kernel gave no randomness"))?;
@@ -49,17 +49,17 @@ impl LiveWebConfig {
         Ok(Self { current, reloaded, memory: Arc::new(memory) })
     }
 
-    /// Whether the last change of the files was taken over.
+    /// Whether the last reload succeeded.
     pub fn reloaded(&self) -> Reloaded {
         self.reloaded.clone()
     }
 
-    /// How to speak TLS on the next connection, if at all.
+    /// The TLS configuration for the next connection; `None` for plain HTTP.
     pub fn tls(&self) -> Option<Arc<ServerConfig>> {
         self.current.load().tls.clone()
     }
 
-    /// Puts the guard before everything the router serves.
+    /// Applies the configuration to all routes.
     pub fn protect(&self, router: Router) -> Router {
         router.layer(from_fn_with_state(self.clone(), guard))
     }

@@ -1,4 +1,4 @@
-//! The headers that may be added to every answer.
+//! The headers that the configuration may add to every answer.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde_saphyr::Spanned;
 
 use super::file::{Fault, shown};
 
-/// The headers exporter-toolkit knows, and the values they may have where not every value will do.
+/// The headers that exporter-toolkit supports, with their allowed values where these are limited.
 const KNOWN: [(&str, &[&str]); 5] = [
     ("Content-Security-Policy", &[]),
     ("Strict-Transport-Security", &[]),
@@ -16,7 +16,7 @@ const KNOWN: [(&str, &[&str]); 5] = [
     ("X-XSS-Protection", &[]),
 ];
 
-/// Checks names and values. A blank value leaves its header out.
+/// Validates names and values. An empty value omits the header.
 pub fn parse(
     headers: &BTreeMap<String, Spanned<String>>,
 ) -> Result<Vec<(HeaderName, HeaderValue)>, Fault> {

@@ -1,5 +1,5 @@
-//! The web configuration of `--web.config.file`, in the format of Prometheus' exporter-toolkit: TLS, who may ask,
-//! how often, and headers. [`LiveWebConfig`] applies it and reads it again when its files change.
+//! The web configuration of `--web.config.file`, in the format of Prometheus' exporter-toolkit: TLS, users, rate limit and
+//! headers. [`LiveWebConfig`] applies it and reads it again when its files change.
 
 pub mod certificate;
 pub mod client_address;
@@ -29,20 +29,19 @@ use users::Users;
 
 pub use guard::LiveWebConfig;
 
-/// A web configuration that was found good.
+/// A valid web configuration.
 #[derive(Debug, Default)]
 pub struct WebConfig {
-    /// How to speak TLS; `None` = plain HTTP.
+    /// `None` for plain HTTP.
     pub tls: Option<Arc<ServerConfig>>,
     /// Headers of every answer.
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// Who may ask; none = everybody.
+    /// Without users no password is needed.
     pub users: Users,
-    /// How many requests are answered.
     pub rate_limit: Option<RateLimit>,
 }
 
-/// Reads the configuration and everything it names, and says what is wrong with it, if anything is.
+/// Validates the configuration and every file it names.
 pub fn check(path: &Path) -> Result<(), ConfigError> {
     WebConfig::load(path, &mut Sources::default()).map(drop)
 }
@@ -50,7 +49,7 @@ pub fn check(path: &Path) -> Result<(), ConfigError> {
 // === impl WebConfig ===
 
 impl WebConfig {
-    /// Reads the configuration and everything it names.
+    /// Loads the configuration and every file it names.
     pub fn load(path: &Path, sources: &mut Sources) -> Result<Self, ConfigError> {
         let loaded = Self::read(path, sources);
         loaded.map_err(|fault| ConfigError { path: path.to_owned(), fault })
@@ -76,7 +75,7 @@ impl WebConfig {
         })
     }
 
-    /// Whether it asks for nothing at all.
+    /// Whether it sets nothing.
     pub fn is_blank(&self) -> bool {
         let Self { tls, headers, users, rate_limit } = self;
         tls.is_none() && headers.is_empty() && users.is_empty() && rate_limit.is_none()

@@ -1,4 +1,4 @@
-//! A token bucket over all requests, as exporter-toolkit has it.
+//! A token bucket for all requests together, as in exporter-toolkit.
 
 use std::time::{Duration, Instant};
 
@@ -6,26 +6,26 @@ use serde_saphyr::Spanned;
 
 use super::file::{self, Fault};
 
-/// How many requests are answered.
+/// The rate and burst of requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateLimit {
-    /// Time in which one token comes back.
+    /// Time in which one token is added.
     pub interval: Duration,
-    /// Tokens there are at most.
+    /// Maximum number of tokens.
     pub burst: u32,
 }
 
 /// The tokens that are left.
 #[derive(Debug, Default)]
 pub struct Bucket {
-    /// How many there were, and when; it begins full.
+    /// Their number at an earlier time; `None` while the bucket is full from the start.
     left: Option<(f64, Instant)>,
 }
 
 // === impl RateLimit ===
 
 impl RateLimit {
-    /// `None` where nothing is limited: an interval of 0.
+    /// `None` for an interval of 0, which limits nothing.
     pub fn parse(limit: &file::RateLimit) -> Result<Option<Self>, Fault> {
         let Some(interval) = &limit.interval else {
             return match &limit.burst {
@@ -52,7 +52,7 @@ impl RateLimit {
 // === impl Bucket ===
 
 impl Bucket {
-    /// Takes a token, if there is one.
+    /// Takes a token; whether there was one.
     pub fn take(&mut self, limit: RateLimit, now: Instant) -> bool {
         let burst = f64::from(limit.burst);
         let left = self.left.map_or(burst, |(left, at)| {
@@ -65,7 +65,7 @@ impl Bucket {
     }
 }
 
-/// A duration as Go writes it: numbers with units, the largest first by custom, or 0.
+/// Parses a duration of Go: numbers with units, such as `1m30s`, or 0.
 fn go_duration(text: &str) -> Option<Duration> {
     if text == "0" {
         return Some(Duration::ZERO);

@@ -1,5 +1,5 @@
-//! Takes a changed configuration over, or keeps the one in force and says why. It looks at the files on a thread
-//! of its own: neither sampling nor serving waits for a disk.
+//! Reloads the configuration when its files change, and keeps the current one when the new one is invalid. A thread of its own
+//! reads the files, so that neither sampling nor serving waits for a disk.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,26 +17,26 @@ use super::WebConfig;
 use super::file::{ConfigError, Fault};
 use super::sources::{Digest, Sources};
 
-/// How often the files are looked at. A change counts when two looks see the same: then nobody is still writing.
+/// Time between two reads of the files. A change is applied when two reads in a row are equal: the file is complete then.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// The files of the configuration in force.
+/// Watches the files of the current configuration.
 #[derive(Debug)]
 pub struct Watch {
     path: PathBuf,
     in_force: Arc<ArcSwap<WebConfig>>,
     reloaded: Reloaded,
     sources: Sources,
-    /// What the files held when they were last made into a configuration, or were found unfit for one.
+    /// Digests of the contents that were last loaded or refused.
     judged: Vec<Digest>,
-    /// What they held at the last look.
+    /// Digests at the last read.
     seen: Vec<Digest>,
 }
 
 // === impl Watch ===
 
 impl Watch {
-    /// Reads the configuration for the first time.
+    /// Loads the configuration for the first time.
     pub fn start(path: &Path) -> Result<(Self, Arc<ArcSwap<WebConfig>>), ConfigError> {
         let mut sources = Sources::default();
         let config = WebConfig::load(path, &mut sources)?;
@@ -54,12 +54,12 @@ impl Watch {
         Ok((watch, in_force))
     }
 
-    /// Where it says whether the last change was taken over.
+    /// Whether the last reload succeeded.
     pub fn reloaded(&self) -> Reloaded {
         self.reloaded.clone()
     }
 
-    /// Looks at the files from now on.
+    /// Starts the thread that watches the files.
     pub fn spawn(mut self) -> std::io::Result<()> {
         let run = move || {
             // Keys and the configuration may be readable for root only.
@@ -72,7 +72,7 @@ impl Watch {
         thread::Builder::new().name("web-config".into()).spawn(run).map(drop)
     }
 
-    /// Takes a change over when it has settled.
+    /// Reloads after a change that two reads in a row agree on.
     fn look(&mut self) {
         let now = self.sources.now();
         if now != self.judged && now == self.seen {
@@ -92,7 +92,7 @@ impl Watch {
                 self.in_force.store(Arc::new(config));
             }
             Err(error) => {
-                tracing::error!(%error, "the web configuration in force stays: the new one is not good");
+                tracing::error!(%error, "web config reload failed; keeping the current configuration");
             }
         }
         self.judged = sources.then();
@@ -100,13 +100,13 @@ impl Watch {
         self.sources = sources;
     }
 
-    /// A file that was emptied by mistake, or is being written, must not open what was closed.
+    /// Refuses changes that would remove protection: an emptied file, or one without TLS.
     fn accept(&self, new: WebConfig) -> Result<WebConfig, ConfigError> {
         let old = self.in_force.load();
         let what = match (old.tls.is_some(), new.tls.is_some()) {
-            _ if new.is_blank() && !old.is_blank() => "nothing is left in it",
-            (true, false) => "turning TLS off takes a restart",
-            (false, true) => "turning TLS on takes a restart",
+            _ if new.is_blank() && !old.is_blank() => "nothing is left in the file",
+            (true, false) => "turning TLS off needs a restart",
+            (false, true) => "turning TLS on needs a restart",
             _ => return Ok(new),
         };
         Err(ConfigError { path: self.path.clone(), fault: Fault::new(0, what) })
@@ -121,6 +121,6 @@ fn say(path: &Path, config: &WebConfig) {
         users = users.len(),
         headers = headers.len(),
         rate_limit = rate_limit.is_some(),
-        "web configuration in force"
+        "web configuration loaded"
     );
 }

@@ -1,4 +1,4 @@
-//! The files a web configuration is made of, and whether they have changed.
+//! Reads the files of a web configuration and detects changes.
 
 use std::fs::File;
 use std::io::{Error, ErrorKind, Read, Result};
@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 
 use ring::digest::{Context, SHA256};
 
-/// More than any certificate bundle; whatever is larger was given by mistake.
+/// Maximum size of a file; more than any certificate bundle.
 const MOST_BYTES: u64 = 1 << 20;
 
-/// What a file held, or why it could not be read, as one number.
+/// A digest of the contents of a file, or of the error that reading it returned.
 pub type Digest = [u8; 32];
 
-/// Reads files and remembers which, and what they held.
+/// Reads files, and remembers their paths and digests.
 #[derive(Debug, Default)]
 pub struct Sources {
     files: Vec<(PathBuf, Digest)>,
@@ -21,19 +21,19 @@ pub struct Sources {
 // === impl Sources ===
 
 impl Sources {
-    /// Reads a file, and remembers it also when that fails.
+    /// Reads a file and remembers it, also when reading fails.
     pub fn read(&mut self, path: &Path) -> Result<Vec<u8>> {
         let content = read(path);
         self.files.push((path.to_owned(), digest(&content)));
         content
     }
 
-    /// What the files held when they were read.
+    /// The digests when the files were read.
     pub fn then(&self) -> Vec<Digest> {
         self.files.iter().map(|(_, digest)| *digest).collect()
     }
 
-    /// What they hold now.
+    /// The digests now.
     pub fn now(&self) -> Vec<Digest> {
         self.files.iter().map(|(path, _)| digest(&read(path))).collect()
     }

@@ -1,4 +1,4 @@
-//! `tls_server_config` made into what rustls serves with.
+//! Converts `tls_server_config` to a configuration of rustls.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,28 +21,27 @@ use super::client_cert::Policy;
 use super::file::{Fault, Tls, shown};
 use super::sources::Sources;
 
-/// Go's names of the versions.
+/// The TLS versions by their names in Go.
 const VERSIONS: [(&str, Option<&SupportedProtocolVersion>); 4] =
     [("TLS13", Some(&TLS13)), ("TLS12", Some(&TLS12)), ("TLS11", None), ("TLS10", None)];
-/// Go's names of the curves.
+/// The curves by their names in Go.
 const CURVES: [(&str, NamedGroup); 3] = [
     ("X25519", NamedGroup::X25519),
     ("CurveP256", NamedGroup::secp256r1),
     ("CurveP384", NamedGroup::secp384r1),
 ];
 
-/// Reads what else the configuration names, relative to where it stands.
+/// Reads the files that the configuration names, relative to its own directory.
 pub struct Loader<'a> {
     /// The directory of the configuration file.
     pub directory: &'a Path,
-    /// Remembers what was read.
     pub sources: &'a mut Sources,
 }
 
 /// A value, or a file that holds it.
 type Given<'a> = Option<&'a Spanned<String>>;
 
-/// PEM text, and the line that says where it is from.
+/// PEM text, and the line of the configuration that gives it.
 struct Pem {
     text: Vec<u8>,
     line: u64,
@@ -51,7 +50,7 @@ struct Pem {
 // === impl Loader ===
 
 impl Loader<'_> {
-    /// `None` where nothing asks for TLS.
+    /// `None` when TLS is not configured.
     pub fn server_config(&mut self, tls: &Spanned<Tls>) -> Result<Option<ServerConfig>, Fault> {
         let (line, tls) = (tls.referenced.line(), &tls.value);
         if tls.is_blank() {
@@ -78,7 +77,7 @@ impl Loader<'_> {
         Ok(Some(config))
     }
 
-    /// Versions, cipher suites and curves, and who may connect.
+    /// Sets versions, cipher suites, curves and the policy for clients.
     fn with_clients(
         &mut self,
         tls: &Tls,
@@ -111,7 +110,7 @@ impl Loader<'_> {
         })
     }
 
-    /// What stands in the configuration or in the file it names.
+    /// Text from the configuration, or from the file it names.
     fn pem(&mut self, name: &str, text: Given<'_>, file: Given<'_>) -> Result<Option<Pem>, Fault> {
         let is_given = |value: &&Spanned<String>| !value.value.is_empty();
         match (text.filter(is_given), file.filter(is_given)) {
@@ -167,7 +166,7 @@ fn chain(pem: &Pem) -> Result<Vec<CertificateDer<'static>>, Fault> {
     }
 }
 
-/// One that is not valid yet will be some day, and a clock that is wrong after a boot must not keep listenq down.
+/// Refuses an expired certificate. One that is not valid yet is accepted: the clock may be wrong after a boot.
 fn check_expiry(pem: &Pem, chain: &[CertificateDer<'_>]) -> Result<(), Fault> {
     let leaf = chain.first().and_then(|leaf| Certificate::parse(leaf));
     let leaf = leaf.ok_or_else(|| Fault::new(pem.line, "this certificate cannot be read"))?;
@@ -199,7 +198,7 @@ fn policy(tls: &Tls) -> Result<Policy, Fault> {
         .ok_or_else(|| not_one_of(name, Policy::NAMES.map(|(name, _)| name)))
 }
 
-/// Names mean something only where a certificate must be shown.
+/// The allowed names, which need a policy that requires a certificate.
 fn allowed_names(tls: &Tls, policy: Policy) -> Result<Vec<String>, Fault> {
     match &tls.client_allowed_sans {
         None => Ok(Vec::new()),
@@ -233,13 +232,13 @@ fn version(name: Given<'_>) -> Result<Option<&'static SupportedProtocolVersion>,
     match VERSIONS.iter().find(|(known, _)| *known == name.value) {
         Some((_, Some(version))) => Ok(Some(version)),
         Some((known, None)) => {
-            Err(Fault::of(name, format!("{known} is not spoken any more: TLS12 and TLS13 are")))
+            Err(Fault::of(name, format!("{known} is no longer supported: use TLS12 or TLS13")))
         }
         None => Err(not_one_of(name, ["TLS12", "TLS13"])),
     }
 }
 
-/// As in Go, cipher suites can be chosen for TLS 1.2; those of TLS 1.3 are always there.
+/// The crypto provider. As in Go, the cipher suites of TLS 1.2 can be chosen; those of TLS 1.3 are always enabled.
 fn provider(tls: &Tls) -> Result<CryptoProvider, Fault> {
     let mut provider = default_provider();
     if let Some(names) = tls.cipher_suites.as_ref().filter(|names| !names.is_empty()) {
@@ -260,7 +259,7 @@ fn cipher_suite(name: &Spanned<String>) -> Result<SupportedCipherSuite, Fault> {
     suite.copied().ok_or_else(|| not_one_of(name, ALL_CIPHER_SUITES.iter().map(go_name)))
 }
 
-/// rustls says TLS13_ where Go and the registry say TLS_.
+/// The name in Go: rustls writes TLS13_ where Go and the registry write TLS_.
 fn go_name(suite: &SupportedCipherSuite) -> String {
     suite.suite().as_str().unwrap_or_default().replace("TLS13_", "TLS_")
 }

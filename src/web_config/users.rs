@@ -1,4 +1,4 @@
-//! Who may ask, and the bcrypt hashes of their passwords.
+//! Users and the bcrypt hashes of their passwords.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -7,22 +7,22 @@ use serde_saphyr::Spanned;
 
 use super::file::Fault;
 
-/// A hash of this cost takes about a second, and so does every wrong password that anybody sends.
+/// Maximum bcrypt cost: one check then takes about a second, also of a wrong password.
 const MOST_COST: u32 = 14;
-/// bcrypt itself knows none below.
+/// Minimum cost of bcrypt itself.
 const LEAST_COST: u32 = 4;
-/// The bytes of a password that bcrypt looks at.
+/// Bytes of a password that bcrypt uses.
 const MOST_BYTES: usize = 72;
 
 /// The users of a web configuration.
 #[derive(Debug, Default)]
 pub struct Users {
     hashes: HashMap<String, Hash>,
-    /// The most expensive hash, which stands in for that of a user who is not there.
+    /// The most expensive hash, which is checked for unknown users.
     dearest: Option<Hash>,
 }
 
-/// A hash as it is written, and its cost.
+/// A hash in its text form, and its cost.
 #[derive(Clone, Debug)]
 struct Hash {
     text: String,
@@ -35,7 +35,6 @@ pub struct Credentials {
     user: String,
     password: Vec<u8>,
     hash: Hash,
-    /// Whether there is such a user.
     is_known: bool,
     /// The cost of the most expensive hash.
     most_cost: u32,
@@ -57,17 +56,16 @@ impl Users {
         Ok(parsed)
     }
 
-    /// How many there are.
     pub fn len(&self) -> usize {
         self.hashes.len()
     }
 
-    /// Whether there is none: then everybody may ask.
+    /// Whether there are none, so that no password is needed.
     pub fn is_empty(&self) -> bool {
         self.hashes.is_empty()
     }
 
-    /// What must be checked of this name and password; `None` where there are no users.
+    /// The check for this name and password; `None` when there are no users.
     pub fn claim(&self, user: &[u8], password: &[u8]) -> Option<Credentials> {
         let dearest = self.dearest.as_ref()?;
         let user = String::from_utf8_lossy(user).into_owned();
@@ -106,18 +104,18 @@ impl Hash {
 // === impl Credentials ===
 
 impl Credentials {
-    /// Whether there is such a user.
+    /// Whether the user exists.
     pub fn is_known(&self) -> bool {
         self.is_known
     }
 
-    /// What identifies it: equal only for the same user, password and hash. Nothing of an unknown user may be
-    /// remembered or found again by it: the hash is another user's.
+    /// The parts that identify it: equal only for the same user, password and hash. Do not remember those of unknown users:
+    /// their hash is another user's.
     pub fn parts(&self) -> [&[u8]; 3] {
         [self.hash.text.as_bytes(), self.user.as_bytes(), &self.password]
     }
 
-    /// Checks it, which takes long, and as long for whoever is refused: known or not, cheap hash or dear.
+    /// Checks the password. A refusal takes the same time for known and unknown users and for every cost.
     pub fn is_true(&self) -> bool {
         let matches = bcrypt::verify(&self.password, &self.hash.text).unwrap_or(false);
         if matches && self.is_known {

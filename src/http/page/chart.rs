@@ -1,4 +1,4 @@
-//! The last five minutes of a queue as a small picture: its length as an area, its limit as a line.
+//! Charts of the last five minutes of a queue: the length as an area, the limit as a line.
 
 use std::fmt::Write;
 
@@ -7,23 +7,23 @@ use maud::{Markup, html};
 use crate::report::words::count;
 use crate::view::Case;
 
-/// How large the plot is, in its own units: five for each slot of the history.
+/// Size of the plot in its own units: five for each slot of the history.
 const WIDTH: usize = SLOT * Case::SLOTS;
 const HEIGHT: f64 = 72.0;
 const SLOT: usize = 5;
-/// A limit so many times larger than the largest length would flatten the curve: it is named instead of drawn.
+/// A limit more than this many times the largest length is written as text; drawn, it would flatten the curve.
 const FAR: u64 = 4;
 
-/// What is drawn, and how high.
+/// The scale of a chart.
 struct Scale {
     /// The length at the upper edge.
     top: f64,
     largest: u32,
-    /// The limit, where it is near enough to be drawn.
+    /// The limit; `None` when it is too large to be drawn.
     limit: Option<u64>,
 }
 
-/// The picture with its axes, for one listener by itself.
+/// The chart with axes, for a card.
 pub(super) fn figure(history: &[u32], limit: Option<u64>) -> Markup {
     let scale = Scale::new(history, limit);
     let largest = count(u64::from(scale.largest));
@@ -46,7 +46,7 @@ pub(super) fn figure(history: &[u32], limit: Option<u64>) -> Markup {
     }
 }
 
-/// The curve alone, for a row among many.
+/// The chart without axes, for a row.
 pub(super) fn spark(history: &[u32], limit: Option<u64>) -> Markup {
     let scale = Scale::new(history, limit);
     html! {
@@ -70,7 +70,7 @@ fn last(history: &[u32]) -> u32 {
     history.last().copied().unwrap_or_default()
 }
 
-/// The curve, and once more what of it is over the limit.
+/// The curve, and the part of it above the limit.
 fn area(history: &[u32], scale: &Scale) -> Markup {
     let over = |length: &u32| scale.limit.is_some_and(|limit| u64::from(*length) > limit);
     let all = steps(history.iter().copied(), scale);
@@ -82,7 +82,7 @@ fn area(history: &[u32], scale: &Scale) -> Markup {
     }
 }
 
-/// One step for each run of equal lengths, the newest at the right edge; nothing where the queue was empty.
+/// The path of the curve: one step for each run of equal lengths, the newest at the right edge.
 fn steps(lengths: impl ExactSizeIterator<Item = u32>, scale: &Scale) -> String {
     let mut path = String::new();
     let mut x = WIDTH.saturating_sub(SLOT * lengths.len());
@@ -111,7 +111,7 @@ impl Scale {
         Self { top, largest, limit }
     }
 
-    /// How far below the upper edge a length is drawn, to a tenth.
+    /// The distance of a length from the upper edge, to a tenth.
     fn y(&self, length: f64) -> f64 {
         (HEIGHT * (1.0 - length / self.top) * 10.0).round() / 10.0
     }

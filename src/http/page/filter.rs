@@ -1,12 +1,12 @@
-//! Which listeners the reader asked for.
+//! The filter of the page.
 
 use crate::report::Listener;
 use crate::snapshot::owner::Owner;
 
-/// Words that must all occur, in any case, in what a listener is called, who owns it or what is wrong with it.
+/// Words that must all occur, in any case, in the names, the owner or the diagnoses of a listener.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Filter {
-    /// As the reader wrote it.
+    /// The text as the user wrote it.
     pub(super) text: String,
     words: Vec<String>,
 }
@@ -19,14 +19,14 @@ impl Filter {
         Self { text: text.to_owned(), words }
     }
 
-    /// The filter in the query of a URL; none is one that every listener passes.
+    /// The filter in the query of a URL; without one every listener passes.
     pub(super) fn from_query(query: &str) -> Self {
         let mut pairs = form_urlencoded::parse(query.as_bytes());
         let given = pairs.find(|(name, _)| name == "filter");
         given.map(|(_, text)| Self::new(&text)).unwrap_or_default()
     }
 
-    /// Whether it leaves anybody out.
+    /// Whether every listener passes.
     pub(super) fn is_empty(&self) -> bool {
         self.words.is_empty()
     }
@@ -39,7 +39,7 @@ impl Filter {
     }
 }
 
-/// All that can be asked for, in lines, so that no word is found across two of them.
+/// The text that is searched, one name per line, so that no word matches across two names.
 fn searched(listener: &Listener) -> String {
     let Listener { netns, protocol, owner, diagnoses, .. } = listener;
     let Owner { process, unit, container_id, k8s_namespace, k8s_pod, k8s_container, .. } = owner;

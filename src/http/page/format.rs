@@ -1,4 +1,4 @@
-//! Shares and points in time as the page shows them; other numbers are written as in `listenq explain`.
+//! Formats ratios and times for the page; other numbers are formatted as in `listenq explain`.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -10,12 +10,12 @@ pub(super) fn percent(ratio: f64) -> String {
     }
 }
 
-/// `104 ms`: an interval that is to be compared with the one asked for.
+/// `104 ms`.
 pub(super) fn milliseconds(seconds: f64) -> String {
     format!("{:.0} ms", seconds * 1_000.0)
 }
 
-/// Seconds since 1970 as a point in time: `2026-11-22T19:54:22Z`.
+/// Seconds since 1970 as `2026-11-22T19:54:22Z`.
 pub(super) fn time(unix: f64) -> Option<String> {
     let since = Duration::try_from_secs_f64(unix).ok()?;
     Some(humantime::format_rfc3339_seconds(UNIX_EPOCH.checked_add(since)?).to_string())

@@ -1,5 +1,5 @@
-//! One listener on the page: a card when it is in trouble, a row that opens while it holds connections, a line of a
-//! table when it is idle. Only what the report says is shown, and what it does not know is left out.
+//! One listener on the page: a card when it is in trouble, an expandable row while it holds connections, a table row when it
+//! is idle. Unknown values are omitted.
 
 use maud::{Markup, html};
 
@@ -13,7 +13,7 @@ use super::chart;
 use super::format::percent;
 use super::text::with_code;
 
-/// Everything about a listener in trouble.
+/// A card with everything about a listener in trouble.
 pub(super) fn card(listener: &Listener) -> Markup {
     html! {
         article.card data-key=(listener.named()) {
@@ -34,7 +34,7 @@ pub(super) fn card(listener: &Listener) -> Markup {
     }
 }
 
-/// A listener that holds or held connections; opens to everything about it.
+/// A row that expands to everything about a listener that holds or held connections.
 pub(super) fn row(listener: &Listener) -> Markup {
     html! {
         details data-key=(listener.named()) {
@@ -47,12 +47,12 @@ pub(super) fn row(listener: &Listener) -> Markup {
     }
 }
 
-/// The same where there are too many to tell everything about each.
+/// A row that does not expand, for listeners beyond the first hundred.
 pub(super) fn short_row(listener: &Listener) -> Markup {
     html! { div.summary data-key=(listener.named()) { (head(listener)) } }
 }
 
-/// A listener that held no connection for five minutes.
+/// A table row of a listener that held no connection for five minutes.
 pub(super) fn idle(listener: &Listener) -> Markup {
     let known = |number: Option<u64>| number.map(count);
     html! {
@@ -97,7 +97,7 @@ fn figure(listener: &Listener) -> Markup {
     html! { @if !listener.history.is_empty() { (chart::figure(&listener.history, listener.limit)) } }
 }
 
-/// What there is to know besides the queue itself.
+/// The numbers besides the queue itself.
 fn facts(listener: &Listener) -> Markup {
     // Where clients leave, their patience is shorter than it was said to be.
     let useful_limit = listener.useful_limit.filter(|_| !listener.holds(Diagnosis::Abandoned));
@@ -126,7 +126,7 @@ fn limit_set_by(listener: &Listener) -> Option<&'static str> {
     }
 }
 
-/// How full the fullest socket is, in words and as a bar.
+/// The fullest ratio as text and as a bar.
 fn bar(listener: &Listener) -> Markup {
     let Some(ratio) = listener.fullest_ratio else { return html! {} };
     let class = match ratio {
@@ -144,7 +144,7 @@ fn bar(listener: &Listener) -> Markup {
     }
 }
 
-/// The diagnosis that stands for the listener.
+/// The first diagnosis of the listener.
 fn diagnosis(diagnosed: &Diagnosed) -> Markup {
     html! {
         section.diagnosis {
@@ -154,7 +154,7 @@ fn diagnosis(diagnosed: &Diagnosed) -> Markup {
     }
 }
 
-/// One that holds besides: often the same trouble seen from another side.
+/// A further diagnosis, often of the same trouble.
 fn further(diagnosed: &Diagnosed) -> Markup {
     html! {
         details.diagnosis {
@@ -164,7 +164,7 @@ fn further(diagnosed: &Diagnosed) -> Markup {
     }
 }
 
-/// What it means, what it rests on, what to do and what not.
+/// Meaning, evidence and advice of a diagnosis.
 fn explanation(diagnosed: &Diagnosed) -> Markup {
     let Diagnosed { diagnosis: _, for_seconds: _, meaning, evidence, advice, avoid } = diagnosed;
     html! {
@@ -178,7 +178,7 @@ fn badge(diagnosed: &Diagnosed) -> Markup {
     html! { span.badge { (diagnosed.diagnosis.label()) } }
 }
 
-/// Where a card's listener is and whose it is.
+/// Namespace and owner of a card's listener.
 fn place(listener: &Listener) -> Markup {
     html! {
         p.place {
@@ -190,7 +190,7 @@ fn place(listener: &Listener) -> Markup {
     }
 }
 
-/// What is known of the owner. Names from the system may hold any bytes.
+/// The known names of the owner. They may contain any bytes.
 fn names(listener: &Listener) -> Vec<(&'static str, String)> {
     let owner = &listener.owner;
     let pod = [&owner.k8s_namespace, &owner.k8s_pod, &owner.k8s_container];
@@ -205,7 +205,7 @@ fn names(listener: &Listener) -> Vec<(&'static str, String)> {
     known.map(|(what, name)| (what, printable(&name))).collect()
 }
 
-/// The owner in few words: the process, and the most telling name of where it runs.
+/// The owner in short: the process, and its pod, container or unit.
 fn owner(listener: &Listener) -> Markup {
     let known = [listener.owner.process.to_string(), listener.owner.place()];
     let known: Vec<String> = known.into_iter().filter(|name| !name.is_empty()).collect();

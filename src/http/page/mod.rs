@@ -1,5 +1,5 @@
-//! The live page at `/`: what the report says, as HTML that is whole without script. The script asks for the same page
-//! again and again, and changes what differs.
+//! The live page at `/`: the report as HTML that is complete without JavaScript. The script requests the same page
+//! repeatedly and updates the parts that differ.
 
 mod chart;
 mod filter;
@@ -27,23 +27,23 @@ use super::render::{Asked, RenderTurns, Renderer};
 
 use filter::Filter;
 
-/// So many listeners are told about in full, those in trouble first; a page of thousands would be of no use to anybody.
+/// Number of listeners shown in full, those in trouble first; the others get one row each.
 const IN_FULL: usize = 100;
 
-/// What every page of this process has in common.
+/// The parts that all pages of this process have in common.
 #[derive(Clone, Debug, Default)]
 struct Page {
-    /// The name of the machine; empty where it is not known.
+    /// The host name; empty when unknown.
     host: String,
     /// Links are relative, so that the page works behind a proxy, below any path.
     metrics: String,
 }
 
-/// What one page shows.
+/// The contents of one page.
 #[derive(Debug)]
 struct Content<'a> {
     report: &'a Report,
-    /// Whether any namespace has a good sample young enough.
+    /// Whether a namespace has a good sample of the last 10 s.
     is_ready: bool,
     filter: &'a Filter,
     listeners: Vec<&'a Listener>,
@@ -155,13 +155,13 @@ impl<'a> Content<'a> {
         Self { report, is_ready, filter, listeners: listeners.collect() }
     }
 
-    /// How many are in trouble, for who looks at many tabs.
+    /// The number of listeners in trouble, for readers with many tabs.
     fn title(&self) -> String {
         let in_trouble = self.listeners.iter().filter(|listener| is_in_trouble(listener)).count();
         if in_trouble > 0 { format!("({in_trouble}) ") } else { String::new() }
     }
 
-    /// What was looked at, and what was not.
+    /// The scope of the page: sampled and omitted namespaces and listeners.
     fn facts(&self) -> Markup {
         let Report { namespaces, namespaces_inaccessible, listeners_omitted, .. } = self.report;
         html! {

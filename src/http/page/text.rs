@@ -1,8 +1,8 @@
-//! Sentences that hold commands and settings between backticks.
+//! Sentences with commands and settings between backticks.
 
 use maud::{Markup, html};
 
-/// The sentence with what stands between backticks marked as code.
+/// The sentence as HTML, with the parts between backticks marked as code.
 pub(super) fn with_code(sentence: &str) -> Markup {
     let parts: Vec<&str> = sentence.split('`').collect();
     // A backtick without a partner is only a backtick.
