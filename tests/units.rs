@@ -123,14 +123,16 @@ fn the_shipped_unit_sees_every_namespace_and_owner() {
     // Mounted after listenq got mounts of its own.
     scene.manager.start("mounted.service");
     let owned = |process: &str, unit: &str| Some((process.to_owned(), unit.to_owned()));
-    let scrape = eventually("both servers' owners", TIMEOUT, || {
+    // A namespace is found within 5 s, and a new listener has series after 15 s.
+    let scrape = eventually("both servers' owners", 3 * TIMEOUT, || {
         let scrape = scene.scrape()?;
         let held = owner(&scrape, "8080") == owned("listenq-lab", "held.service");
         let mounted = owner(&scrape, "9090") == owned("listenq-lab", "mounted.service");
         (held && mounted).then_some(scrape)
     });
     assert_eq!(namespaces(&scrape), ["empty", "host", "mounted", "netns:"]);
-    assert_eq!(missing(&scrape), words([]));
+    // The scene is a pid namespace of its own, where listenq cannot vouch for having found everything.
+    assert_eq!(missing(&scrape), words(["namespaces", "owners"]));
     let inaccessible = scrape.value("listenq_namespaces", &[("state", "inaccessible")]);
     assert_eq!(inaccessible, Some(0.0));
     let errors = scrape.series("listenq_sample_errors_total").into_iter();
