@@ -126,7 +126,7 @@ impl<'a> Scene<'a> {
             Situation::Stopped => self.stopped(),
             Situation::Short => self.short(),
             Situation::Restarting => {
-                let load = Load { rate: rate / 2.0, patience: 2 * SECOND, ..LOAD };
+                let load = Load { rate: rate / 2.0, patience: 10 * SECOND, ..LOAD };
                 self.restarting(server, load)
             }
         }
@@ -134,6 +134,7 @@ impl<'a> Scene<'a> {
 
     /// No word, and the clients are served.
     fn busy(&self, load: Load) -> Played {
+        self.calm();
         let (mut played, outcome) = self.watched(|| self.visit(load));
         // Some servers end a connection by RST.
         let tally = outcome.tally;
@@ -185,6 +186,7 @@ impl<'a> Scene<'a> {
                 thread::sleep(RESTART);
                 drop(server);
                 self.signal(Signal::KILL);
+                within(START, || self.pids().is_empty().then_some(()));
                 server = self.start();
             }
             server.err()

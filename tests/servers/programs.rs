@@ -1,7 +1,7 @@
 //! Owns the programs: how each server is started, what its clients say, and the advice it must get.
 //!
 //! In files and commands `@DIR@` is a directory of the server's own, `@LIMIT@` the backlog, `@TAKES@` the seconds that a
-//! request takes. Every server has two workers where it has workers.
+//! request takes, `@CONNECTIONS@` how many connections it accepts at once. Every server has two workers where it has workers.
 
 use std::process::{Command, Stdio};
 
@@ -238,15 +238,13 @@ pub(crate) const PROGRAMS: &[Program] = &[
             (
                 "lighttpd.conf",
                 "server.document-root = \"@DIR@/www\"\nserver.port = 8000\nserver.bind = \"127.0.0.1\"\n\
-                 server.errorlog = \"@DIR@/log\"\nserver.listen-backlog = @LIMIT@\nserver.max-connections = 2\n\
+                 server.errorlog = \"@DIR@/log\"\nserver.listen-backlog = @LIMIT@\nserver.max-connections = @CONNECTIONS@\n\
                  server.max-read-idle = 1\nindex-file.names = (\"index.html\")\n",
             ),
             ("www/index.html", "ok"),
         ],
         command: "lighttpd -D -f @DIR@/lighttpd.conf",
         says_when_slow: Some(HALF_A_GET),
-        // At its connection limit it looks for room once a second.
-        busy_rate: 4.0,
         short_advice: &["Raise the limit to 64:", "`server.listen-backlog = 64`"],
         slow_advice: &["`server.max-connections`"],
         ..HTTP
@@ -292,6 +290,7 @@ pub(crate) const PROGRAMS: &[Program] = &[
         command: "stunnel4 @DIR@/stunnel.conf",
         // A TLS alert: handshake failure.
         says: Says::Text("\x15\x03\x01\x00\x02\x02\x28"),
+        busy_rate: 8.0,
         ..FIXED
     },
     Program {
@@ -370,7 +369,7 @@ pub(crate) const PROGRAMS: &[Program] = &[
             (
                 "conf/server.xml",
                 "<Server port=\"-1\"><Service name=\"Catalina\"><Connector port=\"8000\" address=\"127.0.0.1\" \
-                 maxConnections=\"2\" connectionTimeout=\"1000\" acceptCount=\"@LIMIT@\"/>\
+                 maxConnections=\"@CONNECTIONS@\" connectionTimeout=\"1000\" acceptCount=\"@LIMIT@\"/>\
                  <Engine name=\"Catalina\" defaultHost=\"localhost\"><Host name=\"localhost\" appBase=\"webapps\"/>\
                  </Engine></Service></Server>\n",
             ),
@@ -380,7 +379,7 @@ pub(crate) const PROGRAMS: &[Program] = &[
         command: "env CATALINA_BASE=@DIR@ CATALINA_HOME=/usr/share/tomcat10 JAVA_OPTS=-Xmx96m \
                   /usr/share/tomcat10/bin/catalina.sh run",
         says_when_slow: Some(HALF_A_GET),
-        busy_rate: 8.0,
+        busy_rate: 16.0,
         short_advice: &["Raise the limit to 64:", "acceptCount=\"64\""],
         slow_advice: &["`maxThreads` and `maxConnections`"],
         ..HTTP
@@ -486,11 +485,12 @@ pub(crate) const PROGRAMS: &[Program] = &[
                  setgid_group = postdrop\ninet_interfaces = 127.0.0.1\nmyhostname = lab.invalid\nmydestination =\n\
                  maillog_file = /dev/stdout\nsmtpd_timeout = 1s\nsmtpd_peername_lookup = no\n\
                  smtpd_client_connection_count_limit = 0\nsmtpd_client_connection_rate_limit = 0\n\
-                 default_process_limit = 2\n",
+                 local_recipient_maps =\nalias_maps =\n",
             ),
             (
                 "conf/master.cf",
                 "8000 inet n - n - 2 smtpd\npostlog unix-dgram n - n - 1 postlogd\nanvil unix - - n - 1 anvil\n\
+                 proxymap unix - - n - - proxymap\n\
                  rewrite unix - - n - - trivial-rewrite\ncleanup unix n - n - 0 cleanup\n",
             ),
         ],
@@ -499,7 +499,6 @@ pub(crate) const PROGRAMS: &[Program] = &[
         says: QUIT,
         says_when_slow: Some(Says::Text("NOOP\r\n")),
         busy_rate: 16.0,
-        short_advice: &["The backlog of master, if it is Postfix, is `default_process_limit`"],
         slow_advice: &["maxproc"],
         ..FIXED
     },
@@ -591,6 +590,7 @@ impl Program {
         let dir = root.path().display().to_string();
         let limit = settings.limit.unwrap_or(USUAL_LIMIT).to_string();
         let takes = settings.takes;
+        let connections = if settings.is_slow { "2" } else { "200" };
         let filled = |text: &str| {
             text.replace(
                 "@POSTGRES@",
@@ -599,6 +599,7 @@ impl Program {
             .replace("@DIR@", &dir)
             .replace("@LIMIT@", &limit)
             .replace("@TAKES@", takes)
+            .replace("@CONNECTIONS@", connections)
         };
         for (name, text) in self.files {
             root.file(name, filled(text));
