@@ -18,6 +18,14 @@ const REST: u32 = 99;
 /// Sockets come in crowds: a search waits for the rest of its crowd.
 const GATHER: Duration = Duration::from_millis(200);
 
+/// The gap between two looks is at most so long, whatever they cost: a namespace that ended must be let go within 10 s.
+const LONGEST_GAP: Duration = Duration::from_secs(9);
+
+/// The gap after a look that cost `cpu`: at least `interval`, and so long that looks take a hundredth of a core.
+fn look_gap(interval: Duration, cpu: Duration) -> Duration {
+    interval.max((cpu * REST).min(LONGEST_GAP))
+}
+
 /// What the scout found.
 pub enum ScoutEvent {
     /// Namespaces that came and went.
@@ -115,12 +123,13 @@ impl Scout {
         if now < self.look_due {
             return [None, None];
         }
-        self.look_due = now + self.work.interval;
+        let begin = thread_cpu();
         self.work.modules.look(now);
         let Work { discovery, owners, .. } = &mut self.work;
         let news = discovery.as_mut().map(|discovery| discovery.look(owners));
         let orphans = owners.orphans();
         let orphans = (!orphans.is_empty()).then_some(ScoutEvent::Orphans(orphans));
+        self.look_due = now + look_gap(self.work.interval, thread_cpu().saturating_sub(begin));
         [news.map(ScoutEvent::Namespaces), orphans]
     }
 
@@ -133,5 +142,18 @@ impl Scout {
         let search = self.work.owners.search(&std::mem::take(&mut self.wanted));
         self.search_due = Instant::now() + thread_cpu().saturating_sub(begin) * REST;
         Some(search)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looks_that_cost_much_come_less_often_but_before_a_namespace_is_kept_too_long() {
+        let millis = Duration::from_millis;
+        let gap = |interval, cpu| look_gap(millis(interval), millis(cpu)).as_millis();
+        assert_eq!([gap(5_000, 5), gap(5_000, 50), gap(5_000, 70)], [5_000, 5_000, 6_930]);
+        assert_eq!([gap(5_000, 220), gap(30_000, 220), gap(1_000, 0)], [9_000, 30_000, 1_000]);
     }
 }
