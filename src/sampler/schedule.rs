@@ -116,7 +116,9 @@ impl Schedule {
             if self.gap.count > WARM_UP {
                 self.cost.add(cpu.as_secs_f64());
                 self.others.add(others.as_secs_f64());
-                self.pay(gap, cpu.as_secs_f64());
+                if self.cost.count >= WARM_UP {
+                    self.pay(gap, cpu.as_secs_f64());
+                }
             }
         }
         let interval = self.interval();
