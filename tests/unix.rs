@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use listenq_lab::exposed::Exposed;
@@ -184,21 +185,59 @@ fn a_path_that_begins_with_at_is_not_the_abstract_name() {
 }
 
 #[test]
-fn a_path_bound_again_is_one_listener() {
+fn a_path_bound_again_keeps_its_name_once_the_old_socket_is_closed() {
     let Some(lab) = Lab::new("rebound") else { return };
     let path = lab.path("rebound");
     let old = lab.open(Kind::Stream, &path, 4);
     let clients = old.fill(2);
     lab.await_seen(&path, |seen| seen.length == Some(2.0));
+    // While the old socket lives, the new file is another listener.
     fs::remove_file(&path).unwrap();
     let new = lab.open(Kind::Stream, &path, 9);
     let more = new.fill(1);
-    let both = lab.await_seen(&path, |seen| seen.sockets == Some(2.0));
-    assert_eq!((both.length, both.limit), (Some(3.0), Some(13.0)));
-    drop((old, clients));
-    let one = lab.await_seen(&path, |seen| seen.sockets == Some(1.0));
-    assert_eq!((one.length, one.limit, one.fullest_ratio), (Some(1.0), Some(9.0), Some(0.1)));
-    drop(more);
+    let second = format!("{path}~{}", fs::metadata(&path).unwrap().ino());
+    let seen = lab.await_seen(&second, |seen| seen.sockets == Some(1.0));
+    assert_eq!((seen.length, seen.limit), (Some(1.0), Some(9.0)));
+    let first = lab.await_seen(&path, |seen| seen.sockets == Some(1.0));
+    assert_eq!((first.length, first.limit), (Some(2.0), Some(4.0)));
+    drop((old, clients, new, more));
+    lab.await_seen(&path, |seen| seen.sockets == Some(0.0));
+    // The server is restarted.
+    fs::remove_file(&path).unwrap();
+    let again = lab.open(Kind::Stream, &path, 5);
+    let waiting = again.fill(1);
+    let seen = lab.await_seen(&path, |seen| seen.sockets == Some(1.0));
+    assert_eq!((seen.length, seen.limit), (Some(1.0), Some(5.0)));
+    drop(waiting);
+}
+
+#[test]
+fn a_listener_of_the_same_path_in_another_mount_namespace_has_a_name_of_its_own() {
+    let Some(lab) = Lab::new("mounts") else { return };
+    let path = lab.path("app.sock");
+    let stuck = lab.open(Kind::Stream, &path, 4);
+    let clients = stuck.fill(3);
+    lab.await_seen(&path, |seen| seen.length == Some(3.0));
+    let script =
+        r#"mount -t tmpfs none "$1" && exec "$2" listen "$1/app.sock" --backlog=7 --for=60"#;
+    let mut command = lab.ns.command("unshare");
+    command.args(["--mount", "sh", "-c", script, "sh"]);
+    command.arg(lab.directory.path()).arg(listenq_lab::process::tool());
+    let mut other = command.spawn().unwrap();
+    let begin = format!("{path}~");
+    // An idle newcomer gets its series after 15 s.
+    let limit = listenq_lab::wait::within(3 * PATIENCE, || {
+        let scrape = lab.daemon.scrape();
+        let limits = scrape.series("listenq_accept_queue_limit");
+        let mut found = limits.into_iter();
+        found.find(|(labels, _)| labels["address"].starts_with(&begin)).map(|(_, limit)| limit)
+    });
+    let first = lab.daemon.scrape().unix_listener(&path);
+    other.kill().unwrap();
+    other.wait().unwrap();
+    assert_eq!(limit, Some(7.0));
+    assert_eq!((first.sockets, first.length, first.limit), (Some(1.0), Some(3.0), Some(4.0)));
+    drop(clients);
 }
 
 #[test]
