@@ -304,7 +304,8 @@ fn a_raised_somaxconn_under_a_running_server_is_a_stale_limit() {
     let listener = scene.listen(4096);
     let target = listener.target();
     let server = Server::start(listener, Pace::PerSecond(5.0));
-    thread::sleep(3 * SECOND);
+    // Settings are read every 4 s: the listener is seen under the old one.
+    thread::sleep(6 * SECOND);
     scene.ns.sysctl("net.core.somaxconn", 4096);
     // Nobody has left yet.
     let clients = scene.visitors(target, load(30.0, 15, 20 * SECOND), Manner::default());
@@ -324,6 +325,86 @@ fn a_flood_of_syns_is_a_syn_flood() {
     let flood = Flood::start(&scene.ns, target, 6000, 300.0);
     scene.await_said(&["syn_flood"]);
     drop((flood, server));
+}
+
+#[test]
+fn a_flood_of_a_backlog_of_8_is_a_syn_flood() {
+    let Some(scene) = Scene::new("flood-8") else { return };
+    let listener = scene.listen(8);
+    let target = listener.target();
+    let server = Server::start(listener, Pace::Fast);
+    let flood = Flood::start(&scene.ns, target, 6000, 300.0);
+    scene.await_said(&["syn_flood"]);
+    drop((flood, server));
+}
+
+#[test]
+fn a_flood_that_is_answered_with_cookies_alone_is_a_syn_flood() {
+    let Some(ns) = Netns::require_root().then(|| Netns::new("flood-cookies")) else { return };
+    ns.sysctl("net.ipv4.tcp_syncookies", 2);
+    let scene = Scene::within(ns).unwrap();
+    // Which listener the cookies are for is known where only one is reached from outside.
+    let listener = scene.ns.run(|| Listen::tcp("0.0.0.0:0").backlog(128).open());
+    let target = listener.target();
+    let server = Server::start(listener, Pace::Fast);
+    let flood = Flood::start(&scene.ns, target, 6000, 300.0);
+    scene.await_said(&["syn_flood"]);
+    drop((flood, server));
+}
+
+#[test]
+fn real_clients_of_an_overloaded_server_with_cookies_alone_are_no_flood() {
+    let Some(ns) = Netns::require_root().then(|| Netns::new("overload-cookies")) else { return };
+    ns.sysctl("net.ipv4.tcp_syncookies", 2);
+    let scene = Scene::within(ns).unwrap();
+    let listener = scene.listen(16);
+    let target = listener.target();
+    let server = Server::start(listener, Pace::PerSecond(10.0));
+    let clients = scene.visitors(target, load(60.0, 20, SECOND), Manner::saying("hello"));
+    let (all, outcome) = scene.diagnoses_during(clients);
+    println!("{:?}: {all:?}", outcome.tally);
+    assert!(all.contains("slow_accept"), "{all:?}");
+    let wrong = ["syn_flood", "short_queue"].map(|word| all.contains(word));
+    assert_eq!(wrong, [false; 2], "{all:?}");
+    drop(server);
+}
+
+#[test]
+fn a_server_that_dies_every_three_seconds_under_fire_is_slow() {
+    let Some(scene) = Scene::new("crash-loop") else { return };
+    let target = scene.listen(4).target();
+    let clients = scene.visitors(target, load(40.0, 21, SECOND), Manner::default());
+    let begin = Instant::now();
+    let mut all = BTreeSet::new();
+    while begin.elapsed() < 20 * SECOND {
+        let listener = scene.ns.run(|| Listen::tcp(target).backlog(4).open());
+        all.extend(scene.diagnoses_for(5 * SECOND / 2));
+        drop(listener);
+        all.extend(scene.diagnoses_for(SECOND / 2));
+    }
+    clients.join().unwrap();
+    assert!(all.contains("slow_accept") && !all.contains("short_queue"), "{all:?}");
+    let started = scene.daemon.log().iter().filter(|line| line.contains("slow_accept")).count();
+    assert!(started <= 2, "one incident:\n{}", scene.daemon.log().join("\n"));
+}
+
+#[test]
+fn a_server_restarted_right_after_somaxconn_was_raised_has_no_stale_limit() {
+    let Some(ns) = Netns::require_root().then(|| Netns::new("fresh")) else { return };
+    ns.sysctl("net.core.somaxconn", 16);
+    let scene = Scene::within(ns).unwrap();
+    let before = scene.listen(16);
+    let target = before.target();
+    thread::sleep(6 * SECOND);
+    scene.ns.sysctl("net.core.somaxconn", 4096);
+    drop(before);
+    // Its own backlog is what the cap was.
+    let listener = scene.ns.run(|| Listen::tcp(target).backlog(16).open());
+    let server = Server::start(listener, Pace::Bursts(SECOND / 20));
+    let clients = scene.ns.run(|| fill(target, 80));
+    let all = scene.diagnoses_for(10 * SECOND);
+    assert_eq!(all, BTreeSet::from(["short_queue".into()]));
+    drop((clients, server));
 }
 
 #[test]
