@@ -17,7 +17,7 @@ use listenq_lab::server::{Pace, Server};
 use listenq_lab::wait::eventually;
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
-const PATIENCE: Duration = Duration::from_secs(15);
+const TIMEOUT: Duration = Duration::from_secs(15);
 const SECOND: Duration = Duration::from_secs(1);
 
 fn listen(ns: &Netns, backlog: i32) -> Listener {
@@ -54,7 +54,7 @@ fn assert_laws(before: &Metrics, after: &Metrics) {
 /// Waits until every overflow that `nstat` shows is accounted for.
 #[track_caller]
 fn settled(ns: &Netns, daemon: &Daemon) -> Metrics {
-    eventually("the accounted overflows to be those of nstat", PATIENCE, || {
+    eventually("the accounted overflows to be those of nstat", TIMEOUT, || {
         let nstat = ns.nstat()["TcpExtListenOverflows"] as f64;
         let scrape = daemon.scrape();
         let sums = scrape.overflows();
@@ -104,7 +104,7 @@ fn a_member_that_closes_under_load_takes_nothing_from_its_group() {
     let mut members = Server::start_each(members, Pace::PerSecond(40.0));
     let daemon = Launch::new(BIN).inside(&ns).start();
     let clients = load(&ns, address, 1000.0, 4);
-    eventually("overflows", PATIENCE, || {
+    eventually("overflows", TIMEOUT, || {
         (overflows(&daemon.scrape(), address) > 300.0).then_some(())
     });
     let before = daemon.scrape();
@@ -135,7 +135,7 @@ fn a_restarted_server_keeps_its_counter_and_its_overflows() {
     let clients = load(&ns, address, 800.0, 6);
     for restart in 1..=3 {
         let wanted = f64::from(restart * 500);
-        eventually("overflows", PATIENCE, || {
+        eventually("overflows", TIMEOUT, || {
             (overflows(&daemon.scrape(), address) > wanted).then_some(())
         });
         drop(server.stop());
@@ -167,7 +167,7 @@ fn assert_a_scan_attracts_no_overflow(hint: &str, head_start: Duration) {
         scan.join().unwrap();
     }
     let _server = calm(server);
-    eventually("the last of 1,500 stray segments", PATIENCE, || {
+    eventually("the last of 1,500 stray segments", TIMEOUT, || {
         (daemon.scrape().at(idle_at).drops == Some(1500.0)).then_some(())
     });
     let scrape = settled(&ns, &daemon);
@@ -203,7 +203,7 @@ fn a_burst_between_two_samples_is_attributed_and_shows_in_the_peak() {
     for _ in 0..3 {
         // Right after a sample there are 500 ms until the next: long enough for all of it.
         let before = samples();
-        eventually("the next sample", PATIENCE, || (samples() > before).then_some(()));
+        eventually("the next sample", TIMEOUT, || (samples() > before).then_some(()));
         drop(ns.run(|| fill(listener.target(), 40)));
         assert!(listener.accept_all() >= 9);
         settled(&ns, &daemon);
@@ -252,7 +252,7 @@ fn two_that_overflow_at_once_share_as_their_clients_count() {
     }
 }
 
-/// A burst that no sample saw waits one sample for its listener, and there is none any more.
+/// A burst that no sample saw waits one sample for its listener, and no sample follows.
 #[test]
 fn when_a_namespace_ends_all_its_overflows_are_accounted_for() {
     if !Netns::require_root() {
@@ -264,20 +264,20 @@ fn when_a_namespace_ends_all_its_overflows_are_accounted_for() {
     let daemon = Launch::new(BIN).args(&args).inside(&here).start();
     let listener = listen(&ending, 8);
     let (name, kernel) = (ending.name().to_owned(), "listenq_netns_listen_overflows_total");
-    eventually("the namespace to be seen", PATIENCE, || {
+    eventually("the namespace to be seen", TIMEOUT, || {
         daemon.scrape().value(kernel, &[("netns", &name)])
     });
     // The first three samples of it are a baseline.
     let samples = || daemon.scrape().value("listenq_samples_total", &[]).unwrap();
     let first = samples();
-    eventually("four samples", PATIENCE, || (samples() >= first + 4.0).then_some(()));
+    eventually("four samples", TIMEOUT, || (samples() >= first + 4.0).then_some(()));
     drop(ending.run(|| fill(listener.target(), 60)));
     assert!(listener.accept_all() >= 9);
-    eventually("the kernel's count", PATIENCE, || {
+    eventually("the kernel's count", TIMEOUT, || {
         daemon.scrape().value(kernel, &[("netns", &name)]).filter(|count| *count >= 51.0)
     });
     drop((listener, ending));
-    let ended = eventually("the namespace to end", PATIENCE, || {
+    let ended = eventually("the namespace to end", TIMEOUT, || {
         let scrape = daemon.scrape();
         let labels = [("netns", name.as_str())];
         let sampled = scrape.value("listenq_netns_last_sample_timestamp_seconds", &labels);

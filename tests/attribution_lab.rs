@@ -8,7 +8,6 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::process::Command;
 use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
@@ -27,7 +26,7 @@ const BIN: &str = env!("CARGO_BIN_EXE_listenq");
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a mix is under load.
 const LASTING: Duration = Duration::from_secs(8);
-/// A SYN-ACK is repeated after a second: by then the wire shows what became of each handshake.
+/// A SYN-ACK is repeated after a second: after that the packets show the end of each handshake.
 const AFTERMATH: Duration = Duration::from_millis(1500);
 /// A client leaves before its SYN would be repeated.
 const LEAVES: Duration = Duration::from_millis(400);
@@ -47,9 +46,9 @@ const TRUTH: f64 = 0.01;
 /// How clients come.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Clients {
-    /// So many a second, each staying for so long at most.
+    /// Arrivals per second, and the longest stay of each client.
     Steady(f64, Duration),
-    /// So many at once, after each pause.
+    /// The number of clients at once, and the pause after them.
     Bursts(usize, Duration),
 }
 
@@ -115,7 +114,7 @@ fn healthy(backlog: i32, rate: f64) -> Port {
     }
 }
 
-/// A server that accepts so many a second, and more come.
+/// A server that accepts `pace` connections a second while `rate` clients arrive.
 fn overloaded(backlog: i32, pace: f64, rate: f64) -> Port {
     Port { pace: Pace::PerSecond(pace), ..healthy(backlog, rate) }
 }
@@ -234,7 +233,7 @@ impl Running {
         self.servers.push(Server::start(self.port.listen(ns, self.address), self.port.pace));
     }
 
-    /// Takes what waits: no client is refused any more.
+    /// Accepts what waits: no client is refused after this.
     fn calm(&mut self) {
         for server in std::mem::take(&mut self.servers) {
             self.servers.push(Server::start(server.stop(), Pace::Fast));
@@ -324,7 +323,11 @@ fn lose_syn_acks(ns: &Netns, running: &[Running]) {
     }
     if running.iter().any(|one| one.port.lossy) {
         let done = ns.command("nft").arg(format!("{rules} }}; }}")).output().unwrap();
-        assert!(done.status.success(), "nft: {}", String::from_utf8_lossy(&done.stderr));
+        assert!(
+            done.status.success(),
+            "nft (package nftables): {}",
+            String::from_utf8_lossy(&done.stderr)
+        );
     }
 }
 
@@ -449,8 +452,6 @@ fn overflows_are_attributed_to_the_listeners_that_had_them() {
     if !Netns::require_root() {
         return;
     }
-    let found = Command::new("nft").arg("--version").output();
-    assert!(found.is_ok(), "nft is not installed: package nftables");
     let rounds = std::env::var("ATTRIBUTION_ROUNDS").map_or(1, |rounds| rounds.parse().unwrap());
     let only = std::env::var("ATTRIBUTION_MIX").unwrap_or_default();
     let mut faults = Vec::new();

@@ -53,7 +53,6 @@ const UNCHECKED: &[&str] = &[
     "tests/agreement.rs",
     "tests/allocations.rs",
     "tests/asked.rs",
-    "tests/blame.rs",
     "tests/cardinality.rs",
     "tests/containers.rs",
     "tests/diagnosis.rs",

@@ -197,13 +197,13 @@ impl Wire {
 
     fn see(&mut self, segment: Segment) {
         if let Some(watched) = self.watched.get(&segment.to.1).copied() {
-            self.from_client(watched, segment);
+            self.see_client(watched, segment);
         } else if self.watched.contains_key(&segment.from.1) {
-            self.from_server(segment);
+            self.see_server(segment);
         }
     }
 
-    fn from_client(&mut self, watched: Watched, segment: Segment) {
+    fn see_client(&mut self, watched: Watched, segment: Segment) {
         let key = (segment.from, watched.port);
         match segment.flags & (SYN | ACK | RST | FIN) {
             SYN => self.syn(key, segment.seq),
@@ -232,7 +232,7 @@ impl Wire {
         }
     }
 
-    fn from_server(&mut self, segment: Segment) {
+    fn see_server(&mut self, segment: Segment) {
         let (port, flags) = (segment.from.1, segment.flags);
         let Some((_, state)) = self.handshakes.get_mut(&(segment.to, port)) else { return };
         let refusals = self.refusals.entry(port).or_default();
