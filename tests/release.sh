@@ -6,7 +6,16 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 seconds=${FUZZ_SECONDS:-300}
 
-# Advisories need their database: run "cargo deny check advisories" where the network allows it.
+# Advisories: a checkout of https://github.com/RustSec/advisory-db, as the first argument or in RUSTSEC_DB.
+database=${1:-${RUSTSEC_DB:-}}
+if [ -n "$database" ]; then
+    tests/release/advisories.py "$database" Cargo.lock fuzz/Cargo.lock
+elif [ "${RUSTSEC_SKIP:-}" = 1 ]; then
+    echo "ADVISORIES ARE NOT CHECKED: RUSTSEC_SKIP=1" >&2
+else
+    echo "ADVISORIES ARE NOT CHECKED: give a checkout of the RustSec database as the first argument or in RUSTSEC_DB, or set RUSTSEC_SKIP=1" >&2
+    exit 1
+fi
 command -v cargo-deny >/dev/null || cargo install --quiet --locked cargo-deny
 cargo deny check licenses bans sources
 

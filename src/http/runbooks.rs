@@ -42,6 +42,8 @@ pub const RUNBOOKS: &[Runbook] = runbooks![
     "ListenQueueExporterDown"
     "ListenQueueSampleStale"
     "ListenQueueSamplingSlow"
+    "ListenQueueOverflowsUnexposed"
+    "ListenQueueListenersOmitted"
     "ListenQueueNamespacesInaccessible"
     "ListenQueueFeatureLost"
 ];
