@@ -31,8 +31,10 @@ pub struct Runbook {
 pub const RUNBOOKS: &[Runbook] = runbooks![
     "ListenQueueOverflowing"
     "ListenQueueStalled"
+    "ListenQueueClientsUnserved"
     "ListenQueueOverflowed"
     "ListenQueueSlowAccept"
+    "ListenQueueStandingQueue"
     "ListenQueueAbandoned"
     "ListenQueueNearLimit"
     "ListenQueueImbalance"
