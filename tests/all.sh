@@ -27,7 +27,7 @@ step "packages begin"
 install gcc
 rustup component add rustfmt clippy >/dev/null 2>&1 || true
 packages() {
-    install apache2-utils chromium curl docker-compose faketime gzip iproute2 libcap2-bin nftables nginx-light openssl php-fpm procps prometheus prometheus-alertmanager prometheus-node-exporter python3 python3-pip python3-venv runc shellcheck strace systemd util-linux valgrind
+    install apache2-utils chromium curl docker-compose faketime gunicorn gzip iproute2 libcap2-bin nftables nginx-light openssl php-fpm procps prometheus prometheus-alertmanager prometheus-node-exporter python3 python3-pip python3-venv redis-server runc shellcheck strace systemd util-linux valgrind
     command -v npm >/dev/null || install nodejs npm
     local runner
     runner=$(sed -n '/^name = "gungraun"$/{n;s/version = "\(.*\)"/\1/p}' Cargo.lock)
@@ -47,7 +47,7 @@ cargo fmt --check --manifest-path fuzz/Cargo.toml
 
 step "build"
 cargo test --workspace --locked --no-run
-cargo test --workspace --locked --test diagnosis --test scenarios --no-run
+cargo test --workspace --locked --test diagnosis --test scenarios --test servers --no-run
 
 step "packages end"
 wait "$packages" || packages=failed
@@ -60,7 +60,13 @@ tests/chart.sh
 
 step "tests"
 cargo test --workspace --locked
+# Both mostly wait.
+cargo test --workspace --locked --test servers -- --nocapture >target/servers.log 2>&1 &
+servers=$!
 cargo test --workspace --locked --test diagnosis -- --test-threads 5
+wait "$servers" || servers=failed
+cat target/servers.log
+[ "$servers" != failed ]
 
 # Waits for most of its four and a half minutes and tolerates a busy machine, so the next steps run at the same time.
 step "scenarios begin"
@@ -86,7 +92,7 @@ cargo bench --locked --bench instructions
 
 step "lint"
 cargo clippy --workspace --all-targets --locked -- -D warnings
-cargo clippy --workspace --test diagnosis --test scenarios --test soak --locked -- -D warnings
+cargo clippy --workspace --test diagnosis --test scenarios --test servers --test soak --locked -- -D warnings
 cargo clippy --manifest-path fuzz/Cargo.toml --locked -- -D warnings
 shellcheck tests/*.sh deploy/demo/*.sh dashboards/*.sh dashboards/preview/*.sh .ci/run
 shellcheck -x deploy/build.sh tests/release/*.sh deploy/packages/debian/scripts/*
