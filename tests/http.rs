@@ -148,7 +148,7 @@ fn slow_clients_are_cut_after_ten_seconds_and_harm_nobody() {
 }
 
 #[test]
-fn of_more_than_256_connections_the_oldest_are_closed() {
+fn of_more_than_128_connections_the_oldest_are_closed() {
     if !Netns::require_root() {
         return;
     }
@@ -156,7 +156,7 @@ fn of_more_than_256_connections_the_oldest_are_closed() {
     let mut idle: Vec<_> = (0..300).map(|_| client(&ns, &daemon, b"")).collect();
     eventually("the first connections to be closed", Duration::from_secs(5), || {
         let closed: Vec<bool> = idle.iter_mut().map(is_closed).collect();
-        (closed == (0..300).map(|n| n < 44).collect::<Vec<_>>()).then_some(())
+        (closed == (0..300).map(|n| n < 172).collect::<Vec<_>>()).then_some(())
     });
     // One that has its place may still ask, and whoever comes is served.
     let mut last = idle.remove(299);
@@ -207,7 +207,7 @@ fn clients_that_never_read_lose_their_places_after_thirty_seconds_and_to_whoever
     let (ns, daemon) = scene("deaf");
     let deaf: Vec<_> = ns.run(|| (0..256).map(|_| deaf_client(&daemon)).collect());
     let begin = Instant::now();
-    eventually("every place to be taken", PATIENCE, || (daemon.descriptors() > 256).then_some(()));
+    eventually("every place to be taken", PATIENCE, || (daemon.descriptors() > 128).then_some(()));
     let mut taken = 0;
     let free = eventually("the places", 5 * PATIENCE, || {
         assert_eq!(daemon.get("/-/ready", &[]).status, 200);

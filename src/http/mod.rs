@@ -39,7 +39,7 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may take to read an answer, once its own buffers and the kernel's are full.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// Connections open at once, over all addresses.
-const MAX_CONNECTIONS: usize = 256;
+const MAX_CONNECTIONS: usize = 128;
 /// Maximum bytes of a request head, and of an answer that hyper buffers.
 const BUFFER: usize = 32 << 10;
 /// How long started answers may take to finish after SIGTERM or SIGINT.

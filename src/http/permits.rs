@@ -17,7 +17,7 @@ use crate::web_config::client_address::ClientAddress;
 use super::render::Rendered;
 
 /// Bytes of distinct rendered answers that may wait for their clients.
-const MOST_BYTES: usize = 6 << 20;
+const MOST_BYTES: usize = 4 << 20;
 /// Where one answer is large: this many of its size may wait, for some Prometheus servers at a time.
 const MOST_ANSWERS: usize = 3;
 /// Connections that may have a large send buffer at once, and how many of one client.

@@ -24,8 +24,8 @@ use crate::web_config::fair_turns::{FairTurns, Turn};
 
 /// How long an answer may be sent to clients that ask after its rendering began, while the view is the same.
 const SHARED_FOR: Duration = Duration::from_millis(100);
-/// Renderings that may wait for each client; further requests get 503.
-const MOST_WAITING: usize = 16;
+/// Renderings that may wait; further requests of the client address with the most get 503.
+const MOST_WAITING: usize = 32;
 
 /// The encoding of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -28,12 +28,12 @@ struct Queue {
 // === impl FairTurns ===
 
 impl FairTurns {
-    /// Lets `most_waiting` requests of each client wait.
+    /// Lets `most_waiting` requests wait.
     pub fn new(most_waiting: usize) -> Self {
         Self { most_waiting, queue: Arc::default() }
     }
 
-    /// Waits for a turn; `None` when too many requests of this client wait already.
+    /// Waits for a turn; `None` when too many requests wait, and no other client has more than this one.
     pub async fn take(&self, client: ClientAddress) -> Option<Turn> {
         let turn = {
             let mut queue = self.queue();
@@ -55,18 +55,32 @@ impl FairTurns {
 
 impl Queue {
     fn enter(&mut self, client: ClientAddress, most: usize) -> Option<oneshot::Receiver<Turn>> {
+        self.make_room(client, most)?;
         let (sender, receiver) = oneshot::channel();
         match self.clients.iter_mut().find(|(waiting, _)| *waiting == client) {
-            Some((_, requests)) => {
-                requests.retain(|request| !request.is_closed());
-                if requests.len() >= most {
-                    return None;
-                }
-                requests.push_back(sender);
-            }
+            Some((_, requests)) => requests.push_back(sender),
             None => self.clients.push_back((client, [sender].into())),
         }
         Some(receiver)
+    }
+
+    /// Makes room for a request of `client`: in a full queue the client with the most requests loses its newest one. `None`
+    /// when that would be `client` itself.
+    fn make_room(&mut self, client: ClientAddress, most: usize) -> Option<()> {
+        let (mut total, mut own) = (0, 0);
+        for (waiting, requests) in &mut self.clients {
+            requests.retain(|request| !request.is_closed());
+            total += requests.len();
+            own += if *waiting == client { requests.len() } else { 0 };
+        }
+        if total < most {
+            return Some(());
+        }
+        let (_, heaviest) = self.clients.iter_mut().max_by_key(|(_, requests)| requests.len())?;
+        if heaviest.len() <= own + 1 {
+            return None;
+        }
+        heaviest.pop_back().map(drop)
     }
 
     /// The oldest request of the next client, which then is the last one.

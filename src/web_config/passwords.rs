@@ -15,8 +15,8 @@ use super::client_address::ClientAddress;
 use super::fair_turns::{FairTurns, Turn};
 use super::users::{Credentials, Users};
 
-/// Requests of one client address that may wait for the check of their password; further ones get 503. At the usual
-/// cost of 10 they wait for 5 s at most, half of a scrape's timeout.
+/// Requests that may wait for the check of their password; further ones of the client address with the most get 503. At
+/// the usual cost of 10 they wait for 5 s at most, half of a scrape's timeout.
 const MOST_WAITING: usize = 64;
 /// Correct passwords that are remembered.
 const MOST_KNOWN: usize = 64;

@@ -193,9 +193,7 @@ impl Scene {
         let most_missed = 2.0 * control + (taken * MISSED).max(10.0);
         assert!(missed <= most_missed, "{what}: {missed} missed, without attack {control}");
         println!("  at most {most}");
-        if most.total > MOST_MEMORY {
-            println!("FAIL {what}: {most}");
-        }
+        assert!(most.total < MOST_MEMORY, "{what}: {most}");
         self.check_cgroup();
         eventually("the descriptors of before", PATIENCE, || {
             (self.daemon.descriptors() <= before.descriptors).then_some(())
