@@ -55,7 +55,7 @@ fn a_scrape_is_answered_whatever_others_send() {
                 scene.clients(10_000, ABUSE, get(WRONG)),
                 scene.clients(1000, ABUSE, oversized),
                 scene.clients(1000, ABUSE, garbage),
-                scene.clients(200, crowd, get(RIGHT)),
+                scene.clients(50, crowd, get(RIGHT)),
             ]
         });
     for outcome in [&half_open, &wrong, &oversized, &garbage, &crowd] {
@@ -67,7 +67,7 @@ fn a_scrape_is_answered_whatever_others_send() {
     assert!(answered(&wrong, &refused) > 9_000, "{wrong:?}");
     answered(&oversized, &["HTTP/1.1 431 Request Header Fields Too Large"]);
     assert!(answered(&garbage, &["HTTP/1.1 400 Bad Request"]) > 900, "{garbage:?}");
-    assert_eq!(answered(&crowd, &["HTTP/1.1 200 OK"]), 200, "{crowd:?}");
+    assert_eq!(answered(&crowd, &["HTTP/1.1 200 OK"]), 50, "{crowd:?}");
 }
 
 /// The first flight of a client that speaks TLS.
