@@ -249,9 +249,15 @@ pub struct Sampling {
     #[arg(long = "scan.interval", env = "LISTENQ_SCAN_INTERVAL", value_name = "DURATION", default_value = "5s", value_parser = scan_interval, global = true)]
     pub scan_interval: Duration,
 
-    /// How long clients wait before they give up: the largest useful limit follows from it. 10ms to 24h.
+    /// How long clients wait before they give up, where that cannot be measured: the largest useful limit follows from it.
+    /// 10ms to 24h.
     #[arg(long = "client-patience", env = "LISTENQ_CLIENT_PATIENCE", value_name = "DURATION", default_value = "60s", value_parser = client_patience, global = true)]
     pub client_patience: Duration,
+
+    /// Longest wait of the first client of a queue that is not yet trouble: a queue that is never empty and whose first
+    /// client always waits for longer is a standing_queue. 100ms to 1h.
+    #[arg(long = "standing-wait", env = "LISTENQ_STANDING_WAIT", value_name = "DURATION", default_value = "1s", value_parser = standing_wait, global = true)]
+    pub standing_wait: Duration,
 }
 
 /// What is logged, on standard error, and how.
@@ -365,6 +371,7 @@ impl Sampling {
             state: state::Config {
                 peak_window: self.peak_window,
                 client_patience: self.client_patience,
+                standing_wait: self.standing_wait,
                 filter: Filter { include: self.include.clone(), exclude: self.exclude.clone() },
                 max_listeners: self.max,
                 max_namespaces: self.max_namespaces,
@@ -392,6 +399,10 @@ fn discovery_interval(text: &str) -> Result<Duration, String> {
 
 fn scan_interval(text: &str) -> Result<Duration, String> {
     duration_between(text, "1s", "1h")
+}
+
+fn standing_wait(text: &str) -> Result<Duration, String> {
+    duration_between(text, "100ms", "1h")
 }
 
 fn client_patience(text: &str) -> Result<Duration, String> {

@@ -12,7 +12,12 @@ pub const HOLD: Duration = Duration::from_secs(10);
 /// How long nothing may be taken from a queue before it is called stalled.
 pub const STALL: Duration = Duration::from_secs(10);
 /// Scans come a little early or late: so much of [`STALL`] must lie between the first and the last that agree.
-const STALL_BY_SCANS: Duration = Duration::from_millis(8_500);
+pub const STALL_BY_SCANS: Duration = Duration::from_millis(8_500);
+/// A pause between two accepts that is usual may be this long before it is called a stall again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(90);
+/// How long every client must wait before the queue is called standing. The first and the last scan that agree come a
+/// little early or late.
+const STANDING: Duration = Duration::from_millis(28_500);
 /// How long one socket of a reuseport group must be full: hashing is uneven for moments.
 pub const LASTING: Duration = Duration::from_secs(1);
 /// For how long a listener must have been sampled before shares of time say anything.
@@ -93,8 +98,8 @@ pub struct Evidence {
     pub scan: Option<ScanEvidence>,
     /// Whether it was seen to accept since its sockets were opened, or accepted connections of it are open.
     pub has_accepted: bool,
-    /// For how long no scan and no sample found the queue empty or its head younger than `--standing-wait`.
-    pub standing: Duration,
+    /// Whether its overflows are counted: otherwise being full is all that shows that clients are turned away.
+    pub counts_overflows: bool,
     /// How many may be half open; `None` where that is not known.
     pub half_open_cap: Option<u64>,
     /// The `somaxconn` that it was opened under and that was raised since, where that is its limit.
@@ -133,6 +138,18 @@ pub struct ScanEvidence {
     pub untaken: Duration,
     /// Connections without a client, agreed by two scans.
     pub abandoned: u64,
+    /// For how long no sample saw the queue become shorter.
+    pub unmoved: Duration,
+    /// Connections whose client is there.
+    pub alive: u64,
+    /// For how long each scan found a client at the head that had waited for `--standing-wait` or longer.
+    pub standing: Duration,
+    /// The longest pause between two accepts that was seen within the last ten minutes while clients waited.
+    pub pause: Duration,
+    /// Accepted connections that are open; `None` where they were not read.
+    pub open: Option<u64>,
+    /// The most accepted connections that were open at once within the last hour.
+    pub most_open: u64,
     /// Half-open connections.
     pub half_open: u64,
     /// Those of them that are open for 3 s or longer: their SYN-ACK was repeated twice.
@@ -248,7 +265,12 @@ pub fn undecided(evidence: &Evidence) -> Diagnoses {
 
 /// What the evidence speaks for.
 pub fn diagnose(evidence: &Evidence) -> Diagnoses {
+    let needs_proof = |diagnosis: &Diagnosis| {
+        use Diagnosis::{Abandoned, SlowAccept, Stalled, StandingQueue};
+        matches!(diagnosis, Stalled | Abandoned | SlowAccept | StandingQueue)
+    };
     let speaks_for = |diagnosis: &Diagnosis| match diagnosis {
+        accepts if needs_proof(accepts) && evidence.is_unproven() => false,
         Diagnosis::Imbalance => evidence.is_imbalanced(),
         Diagnosis::Stalled => evidence.is_stalled(),
         Diagnosis::Abandoned => evidence.is_abandoned(),
@@ -281,15 +303,44 @@ impl Evidence {
         all > 1 && below_half > 0 && (brimming > 0 || is_stuck)
     }
 
+    /// A server whose handlers take long pauses for as long again and again: such a pause is no stall.
     fn is_stalled(&self) -> bool {
-        let Sockets { all, stuck, .. } = self.sockets;
-        all > 0 && stuck == all && self.scan.is_some_and(|scan| scan.untaken >= STALL_BY_SCANS)
+        let Some(scan) = self.scan else { return false };
+        let usual = (scan.pause * 2).min(LONGEST_PAUSE);
+        let has_victim = scan.alive > 0 || self.turns_away();
+        self.is_untaken(STALL_BY_SCANS.max(usual)) && has_victim && !self.serves_one()
     }
 
-    /// Where every client has reset there is no row to tell an age by, and nothing is taken either.
+    /// Whether nothing was taken from any of its sockets for `time`.
+    fn is_untaken(&self, time: Duration) -> bool {
+        let Sockets { all, stuck, .. } = self.sockets;
+        all > 0 && stuck == all && self.scan.is_some_and(|scan| scan.untaken >= time)
+    }
+
+    /// Whether clients were turned away.
+    fn turns_away(&self) -> bool {
+        match self.counts_overflows {
+            true => self.overflows > 0,
+            false => !self.full.is_zero(),
+        }
+    }
+
+    /// A tool that was never seen to serve two clients at once, with one more in line.
+    fn serves_one(&self) -> bool {
+        let serves_one =
+            |scan: ScanEvidence| scan.open == Some(1) && scan.most_open <= 1 && scan.length <= 1;
+        self.scan.is_some_and(serves_one) && !self.turns_away()
+    }
+
+    /// Whether it may not be meant to accept: it was never seen to, and turns nobody away.
+    fn is_unproven(&self) -> bool {
+        !self.has_accepted && !self.turns_away()
+    }
+
+    /// Where every client has reset there is no row to tell an age by: only that the queue does not become shorter.
     fn is_abandoned(&self) -> bool {
         self.scan.is_some_and(|scan| {
-            let waits = scan.oldest >= ABANDONED_WAIT || scan.untaken >= ABANDONED_WAIT;
+            let waits = scan.oldest.max(scan.untaken).max(scan.unmoved) >= ABANDONED_WAIT;
             waits
                 && scan.abandoned >= ABANDONED_LEAST
                 && scan.abandoned as f64 >= scan.length as f64 * ABANDONED_SHARE
@@ -317,16 +368,17 @@ impl Evidence {
         self.earlier_somaxconn.is_some() && (self.overflows > 0 || self.peak_ratio > NEARLY_FULL)
     }
 
-    /// The queue has room, and yet each client waits: how slow servers look whose limit is high.
+    /// The queue has room, and yet each client waits: slow servers with a high limit look like that.
     fn is_standing(&self) -> bool {
-        self.standing >= WINDOW && self.has_accepted && !self.is_slow() && !self.is_stalled()
+        let Some(scan) = self.scan else { return false };
+        let is_long = scan.standing >= STANDING && scan.alive > 0;
+        let is_only_that = !self.is_slow() && !self.is_stalled() && !self.is_imbalanced();
+        is_long && is_only_that && !self.serves_one()
     }
 
-    /// Not ready yet, a lock port, or a tool that serves one client.
+    /// Not ready yet, a port that is only held, or a tool that serves one client.
     fn is_not_accepting(&self) -> bool {
-        let Sockets { all, stuck, .. } = self.sockets;
-        let waits = self.scan.is_some_and(|scan| scan.untaken >= STALL_BY_SCANS);
-        stuck == all && waits && !self.has_accepted && self.overflows == 0 && !self.is_stalled()
+        self.is_untaken(STALL_BY_SCANS) && (self.is_unproven() || self.serves_one())
     }
 
     /// Handshakes are begun and left open although the accept queue has room. Where it is full, handshakes of real
@@ -379,6 +431,8 @@ mod tests {
             sockets: Sockets { all: 1, below_half: 1, ..Sockets::default() },
             scan: Some(ScanEvidence::default()),
             half_open_cap: Some(128),
+            has_accepted: true,
+            counts_overflows: true,
             ..Evidence::default()
         }
     }
@@ -425,7 +479,7 @@ mod tests {
     #[test]
     fn a_queue_from_which_nothing_is_taken_is_stalled() {
         let all = |stuck| Sockets { all: 2, stuck, ..Sockets::default() };
-        let untaken = |untaken| scanned(|scan| scan.untaken = untaken);
+        let untaken = |untaken| scanned(|scan| (scan.untaken, scan.alive) = (untaken, 1));
         assert_eq!(said(Evidence { sockets: all(2), ..untaken(seconds(10)) }), [Stalled]);
         assert_eq!(said(Evidence { sockets: all(2), ..untaken(seconds(5)) }), []);
         assert_eq!(said(Evidence { sockets: all(1), ..untaken(seconds(10)) }), []);
@@ -466,7 +520,7 @@ mod tests {
 
     #[test]
     fn clients_that_reset_leave_no_age_behind() {
-        let gone = scanned(|scan| (scan.length, scan.abandoned, scan.untaken) = (9, 9, seconds(2)));
+        let gone = scanned(|scan| (scan.length, scan.abandoned, scan.unmoved) = (9, 9, seconds(2)));
         assert_eq!(said(gone), [Abandoned]);
     }
 

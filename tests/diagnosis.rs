@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,7 @@ use listenq_lab::server::{Pace, Server, Service};
 use listenq_lab::tool::require_tool;
 use listenq_lab::wait::eventually;
 use listenq_lab::web::{PHP, Pool, Web};
+use socket2::Socket;
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
 const SECOND: Duration = Duration::from_secs(1);
@@ -136,6 +138,14 @@ impl Scene {
         all
     }
 
+    /// One client is accepted, so that the listener is known to accept, and stays.
+    fn serve_one(&self, server: &ServerProcess) -> Vec<Socket> {
+        let target = server.target();
+        let client = self.ns.run(|| fill(target, 1));
+        thread::sleep(SECOND / 2);
+        client
+    }
+
     fn visitors(&self, target: SocketAddr, load: Load, manner: Manner) -> JoinHandle<Outcome> {
         self.ns.spawn(move || visit(target, load, &manner))
     }
@@ -153,6 +163,7 @@ fn load(rate: f64, seconds: u64, patience: Duration) -> Load {
 fn a_stopped_server_is_stalled() {
     let Some(scene) = Scene::new("stopped") else { return };
     let server = ServerProcess::listen(&scene.ns, "127.0.0.1:0", &["--backlog=8", "--pace=fast"]);
+    let served = scene.serve_one(&server);
     server.pause();
     let target = server.target();
     let clients = scene.ns.run(|| fill(target, 5));
@@ -173,27 +184,35 @@ fn a_stopped_server_is_stalled() {
         "diagnoses=stalled",
         "peak=5"
     ]));
-    drop(clients);
+    drop((served, clients));
 }
 
 #[test]
-fn a_stopped_server_whose_clients_have_reset_is_stalled_too() {
+fn a_stopped_server_whose_clients_reset_is_stalled_as_long_as_one_waits() {
     let Some(scene) = Scene::new("stopped-reset") else { return };
     let server = ServerProcess::listen(&scene.ns, "127.0.0.1:0", &["--backlog=8", "--pace=fast"]);
+    let served = scene.serve_one(&server);
     server.pause();
     let target = server.target();
-    let clients = scene.ns.run(|| fill(target, 5));
-    thread::sleep(SECOND);
+    let (patient, clients) = scene.ns.run(|| (fill(target, 1), fill(target, 5)));
+    thread::sleep(4 * SECOND);
     reset(clients);
     scene.await_said(&["stalled", "abandoned"]);
+    reset(patient);
+    // Nobody waits any more.
+    scene.await_diagnoses(&["abandoned"]);
+    drop(served);
 }
 
 #[test]
 fn a_stopped_server_on_a_unix_socket_is_stalled() {
     let Some(scene) = Scene::new("stopped-unix") else { return };
     let path = std::env::temp_dir().join(format!("lq-stalled-{}.sock", std::process::id()));
-    let server =
-        ServerProcess::listen(&scene.ns, path.to_str().unwrap(), &["--backlog=8", "--pace=fast"]);
+    let flags = ["--backlog=8", "--pace=fast", "--hold-ms=600000"];
+    let server = ServerProcess::listen(&scene.ns, path.to_str().unwrap(), &flags);
+    // The kernel gives the server's end to the namespace of the client.
+    let served = scene.ns.run(|| UnixStream::connect(&path).unwrap());
+    thread::sleep(SECOND / 2);
     server.pause();
     let target = path.clone();
     let clients =
@@ -201,6 +220,9 @@ fn a_stopped_server_on_a_unix_socket_is_stalled() {
     scene.await_said(&["stalled"]);
     server.resume();
     scene.await_diagnoses(&[]);
+    drop(served);
+    // The server holds them: they leave when it ends.
+    drop(server);
     clients.join().unwrap();
 }
 

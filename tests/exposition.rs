@@ -109,19 +109,26 @@ fn story() -> View {
 fn scan(sockets: &[ListenSocket]) -> Scan {
     let local = |ip: IpAddr, port| Local { ip, port, interface: 0 };
     let scanned = sockets.iter().map(|socket| ScannedSocket {
+        cookie: socket.cookie,
         address: socket.address,
         local: local(socket.address.ip, socket.address.port),
         is_v6_only: false,
         length: socket.queue.length,
+        longest: socket.queue.length,
+        is_read: socket.queue.length > 0,
+        has_accepted: true,
     });
     let waiting = (0..3).map(|nth| Waiting {
         cookie: Cookie(100 + nth),
         local: local("::1".parse().unwrap(), 443),
         age: Some(Duration::from_millis(250 * nth)),
         is_closed: nth == 0,
+        patience: None,
     });
     let half_open = vec![HalfOpen { local: local("10.0.0.1".parse().unwrap(), 80), repeats: 0 }];
-    let tcp = TcpScan { sockets: scanned.collect(), half_open, waiting: waiting.collect() };
+    let open = vec![(local("::1".parse().unwrap(), 443), 12)];
+    let (sockets, waiting) = (scanned.collect(), waiting.collect());
+    let tcp = TcpScan { sockets, half_open, waiting, open, ..TcpScan::default() };
     Scan { tcp: Some(tcp), ..Scan::default() }
 }
 

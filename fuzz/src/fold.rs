@@ -343,7 +343,16 @@ impl Space {
     fn scan(&self, rows: &[(u8, u8, u8)]) -> Scan {
         let sockets = self.last.iter().map(|socket| {
             let (address, length) = (socket.address, socket.queue.length);
-            ScannedSocket { address, local: local(address), is_v6_only: false, length }
+            ScannedSocket {
+                cookie: socket.cookie,
+                address,
+                local: local(address),
+                is_v6_only: false,
+                length,
+                longest: length,
+                is_read: length > 0,
+                has_accepted: length % 2 == 1,
+            }
         });
         let mut tcp = TcpScan { sockets: sockets.collect(), ..TcpScan::default() };
         let mut unix = Vec::new();
@@ -357,6 +366,7 @@ impl Space {
                     local,
                     age: (bits & 16 > 0).then(|| Duration::from_secs((*bits).into())),
                     is_closed: bits & 4 > 0,
+                    patience: (bits & 36 == 36).then(|| Duration::from_millis((*bits).into())),
                 }),
             }
         }
@@ -390,5 +400,10 @@ fn unix_row((nth, length): &(u8, u8)) -> Option<ListenSocket<UnixAddress>> {
 
 fn unix_queue(nth: u8, clients: u8) -> Option<UnixQueue> {
     let clients = (0..u32::from(clients % 5)).collect();
-    Some(UnixQueue { cookie: Cookie(u64::from(nth % 6) + 1), address: unix_name(nth)?, clients })
+    Some(UnixQueue {
+        cookie: Cookie(u64::from(nth % 6) + 1),
+        address: unix_name(nth)?,
+        clients,
+        open: nth.into(),
+    })
 }

@@ -2,11 +2,10 @@
 //! the fuzzer gets past them. Nothing may panic, and a row that decodes says what its bytes say.
 
 use arbitrary::{Arbitrary, Unstructured};
-use listenq::kernel::connections::decode_connection;
+use listenq::kernel::connections::{Walked, decode_connection};
 use listenq::kernel::diag_stream::{DumpError, Progress, decode};
 use listenq::kernel::inet_diag::decode_row;
 use listenq::kernel::unix_diag;
-use listenq::snapshot::scan::TcpScan;
 
 const SEQUENCE: u32 = 7;
 const NLMSG_DONE: u16 = 3;
@@ -69,9 +68,9 @@ fn check(datagram: &[u8]) {
         if let Ok(Some(queue)) = unix_diag::decode_queue(payload) {
             assert!(4 * queue.clients.len() <= payload.len());
         }
-        let mut found = TcpScan::default();
+        let mut found = Walked::default();
         if decode_connection(payload, &mut found).is_ok() {
-            assert!(found.half_open.len() + found.waiting.len() <= 1);
+            assert!(found.half_open.len() + found.waiting.len() + found.open.len() <= 1);
         }
         check_row(payload)
     });

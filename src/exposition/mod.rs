@@ -73,7 +73,12 @@ mod tests {
             full_seconds: Some(0.0),
             drops: Some(u64::MAX),
             overflows: None,
-            scan: Some(ScanView { at: SECOND, syn_queue: Some(7), queue: None }),
+            scan: Some(ScanView { at: SECOND, syn_queue: Some(7), open: Some(3), queue: None }),
+            accepts: None,
+            most_open: 3,
+            patience: None,
+            abandoned_total: None,
+            abandoned_ratio: None,
             case: None,
         }
     }

@@ -130,7 +130,7 @@ pub const METRICS: &[Metric] = &[
     ),
     gauge(
         "listenq_accept_queue_abandoned",
-        "Waiting connections whose client has closed, half-closed or reset, agreed by two connection scans; a half-closed client may still want its answer, and those accepted and given up later are not counted.",
+        "Waiting connections whose client has closed or reset, agreed by two connection scans; a client that closed within 100 ms may have closed only its own half and is not counted, nor is one that was accepted and given up later. Absent where connections wait that the scan cannot see (TPROXY, sk_lookup).",
         LISTENER,
         Value::ListenerGauge(|listener, _| Some(listener.abandoned()? as f64)),
     ),
@@ -142,9 +142,33 @@ pub const METRICS: &[Metric] = &[
     ),
     gauge(
         "listenq_accept_queue_useful_limit",
-        "Drain rate times --client-patience: a longer queue only holds clients who have left; absent with the drain rate, and not a limit that is in force.",
+        "Drain rate times the clients' patience (measured, else --client-patience): a longer queue only holds clients that have left; absent with the drain rate, and not a limit that is in force.",
         LISTENER,
         Value::ListenerGauge(|listener, view| listener.useful_limit(view.client_patience)),
+    ),
+    gauge(
+        "listenq_accept_queue_client_patience_seconds",
+        "Median time after which clients left this queue, over at least 20 that left within the last five minutes; clients that left within 100 ms (port checks), that were answered after they half-closed, or whose listener has keepalive do not count. Absent otherwise, and not the patience of clients that were accepted in time.",
+        LISTENER,
+        Value::ListenerGauge(|listener, _| Some(listener.patience?.as_secs_f64())),
+    ),
+    gauge(
+        "listenq_accept_queue_abandoned_ratio",
+        "Share of the clients seen waiting by connection scans within the last minute that left before they were accepted; absent where fewer than ten were seen, and clients accepted between two scans or refused are not among them.",
+        LISTENER,
+        Value::ListenerGauge(|listener, _| listener.abandoned_ratio),
+    ),
+    counter(
+        "listenq_listener_abandoned_total",
+        "Clients that connection scans saw leave the accept queue by a close later than 100 ms or a reset; those that came and left between two scans, or were refused, are not counted.",
+        LISTENER,
+        Value::Listener(|listener| Some(listener.abandoned_total? as f64)),
+    ),
+    gauge(
+        "listenq_listener_open_connections",
+        "Accepted connections of the listener that are open, as of the last connection scan; absent when its connections were not scanned, which happens only while its port holds a queue.",
+        LISTENER,
+        Value::ListenerGauge(|listener, _| Some(listener.open_connections()? as f64)),
     ),
     gauge(
         "listenq_syn_queue_length",
@@ -303,6 +327,12 @@ pub const METRICS: &[Metric] = &[
         "listenq_netns_attempt_fails_total",
         "Connection attempts that failed, outgoing ones among them (Tcp AttemptFails); not only those of listeners.",
         Counter::AttemptFails,
+    ),
+    counter(
+        "listenq_netns_accepted_total",
+        "Connections taken out of the TCP accept queues: growth of PassiveOpens minus growth of the summed length minus connections discarded when a listener closed. Up to two seconds late, never more than were accepted, and absent where MPTCP joins came, which PassiveOpens counts too.",
+        NETNS,
+        Value::Netns(|netns| Some(netns.accepted? as f64)),
     ),
     // Per namespace: overflows.
     counter(

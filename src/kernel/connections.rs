@@ -1,12 +1,14 @@
 //! The connections of one namespace that no process has accepted yet: request sockets, and rows of the established
-//! hash without an inode (`net/ipv4/inet_diag.c`). `tcpi_last_data_sent` of such a row is its age: the server
-//! never sent anything on it.
+//! hash without an inode (`net/ipv4/inet_diag.c`). `tcpi_last_data_sent` of such a row is its age, because the server
+//! never sent anything on it. Accepted connections are counted, not kept.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use netlink_packet_core::{NlasIterator, Parseable};
 use netlink_packet_sock_diag::inet::InetResponseHeader;
+use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::acceptors::{Acceptors, Ended};
 use super::device::Devices;
 use super::diag_stream::{DumpError, malformed};
 use super::inet_diag::{LISTEN, MESSAGE, Request};
@@ -22,28 +24,67 @@ const INFO: u16 = 2;
 const V6_ONLY: u16 = 11;
 /// `tcpi_last_data_sent`, in milliseconds, in `struct tcp_info`.
 const LAST_DATA_SENT: std::ops::Range<usize> = 44..48;
+/// `tcpi_last_ack_recv`, in milliseconds.
+const LAST_ACK_RECEIVED: std::ops::Range<usize> = 56..60;
+/// `tcpi_bytes_acked`.
+const BYTES_ACKED: std::ops::Range<usize> = 120..128;
+/// `tcpi_data_segs_out`, from Linux 4.6 on.
+const DATA_SEGMENTS_SENT: std::ops::Range<usize> = 156..160;
 /// `struct nlattr`.
 const ATTRIBUTE_HEADER: usize = 4;
-/// Where `idiag_retrans` stands.
+/// Offset of `idiag_timer`.
+const TIMER: usize = 2;
+/// The value of `idiag_timer` while the keepalive timer runs.
+const KEEPALIVE: u8 = 2;
+/// Offset of `idiag_retrans`.
 const REPEATS: usize = 3;
+/// `idiag_expires`, in milliseconds.
+const EXPIRES: std::ops::Range<usize> = 52..56;
+/// How long a socket stays in TIME_WAIT.
+const TIME_WAIT_LASTS: Duration = Duration::from_secs(60);
+/// Beyond this number of answered half-closed connections the rest of a scan are not noted.
+const MAX_ANSWERED: usize = 4_096;
 
 const ESTABLISHED: u8 = 1;
 const SYN_RECV: u8 = 3;
+const FIN_WAIT1: u8 = 4;
+const FIN_WAIT2: u8 = 5;
+const TIME_WAIT: u8 = 6;
 const CLOSE_WAIT: u8 = 8;
+const LAST_ACK: u8 = 9;
+const CLOSING: u8 = 11;
+/// States of connections that a listener may have accepted.
+const ACCEPTED: &[u8] =
+    &[ESTABLISHED, FIN_WAIT1, FIN_WAIT2, TIME_WAIT, CLOSE_WAIT, LAST_ACK, CLOSING];
 
 /// Scans the namespace it was opened in. It keeps that namespace alive.
 pub struct ConnectionReader {
     channel: Channel,
     devices: Devices,
+    acceptors: Acceptors,
     rows: u64,
 }
 
 /// A row of a LISTEN dump.
-struct ListenRow {
-    cookie: Cookie,
-    local: Local,
-    is_v6_only: bool,
-    length: u32,
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ListenRow {
+    pub(super) cookie: Cookie,
+    pub(super) local: Local,
+    pub(super) is_v6_only: bool,
+    pub(super) length: u32,
+}
+
+/// What the rows of one walk add up to.
+#[derive(Debug, Default)]
+pub struct Walked {
+    /// Request sockets.
+    pub half_open: Vec<HalfOpen>,
+    /// Connections that no process has accepted.
+    pub waiting: Vec<Waiting>,
+    /// Accepted connections that are open, by their local end.
+    pub open: FxHashMap<Local, u64>,
+    /// Half-closed connections that a process has accepted and whose client has received data.
+    pub answered: Vec<Cookie>,
 }
 
 // === impl ConnectionReader ===
@@ -53,7 +94,12 @@ impl ConnectionReader {
     pub fn open() -> Result<Option<Self>, DumpError> {
         match Channel::open() {
             Err(error) if error.means_unavailable() => Ok(None),
-            channel => Ok(Some(Self { channel: channel?, devices: Devices::default(), rows: 0 })),
+            channel => Ok(Some(Self {
+                channel: channel?,
+                devices: Devices::default(),
+                acceptors: Acceptors::default(),
+                rows: 0,
+            })),
         }
     }
 
@@ -62,7 +108,7 @@ impl ConnectionReader {
         self.rows
     }
 
-    /// Scans once. What waits is looked for only behind listeners that hold a queue.
+    /// Scans once. Waiting connections are read only for listeners that hold a queue.
     pub fn scan(&mut self, datagram: &mut Datagram) -> Result<Scan, DumpError> {
         self.devices.refresh();
         let tcp = self.scan_tcp(datagram)?;
@@ -75,36 +121,64 @@ impl ConnectionReader {
 
     fn scan_tcp(&mut self, datagram: &mut Datagram) -> Result<TcpScan, DumpError> {
         let before = self.listeners(datagram)?;
-        let mut found = TcpScan::default();
+        let mut found = Walked::default();
         self.walk(&mut Request::states(&[SYN_RECV]).with(INFO).build(), datagram, &mut found)?;
         let queued = before.iter().filter(|row| row.length > 0);
-        let ports: Vec<u16> = queued.map(|row| row.local.port).collect();
+        let ports: FxHashSet<u16> = queued.map(|row| row.local.port).collect();
         let mut after = Vec::new();
         if !ports.is_empty() {
             let request = Request::states(&[ESTABLISHED, CLOSE_WAIT]).with(INFO);
-            let mut request = request.filtered(only_ports(&ports)).build();
-            self.walk(&mut request, datagram, &mut found)?;
+            let filter = only_ports(&ports.iter().copied().collect::<Vec<_>>());
+            self.walk(&mut request.filtered(filter).build(), datagram, &mut found)?;
             after = self.listeners(datagram)?;
-            // A dump may show a row twice.
-            found.waiting.sort_by_key(|waiting| waiting.cookie);
-            found.waiting.dedup_by_key(|waiting| waiting.cookie);
         }
-        let length_after = |cookie| {
-            let place = after.binary_search_by_key(&cookie, |row: &ListenRow| row.cookie);
-            place.ok().map(|place| after[place].length)
+        self.find_acceptors(&before, datagram)?;
+        let scanned = |row: &ListenRow| {
+            let place = after.binary_search_by_key(&row.cookie, |row: &ListenRow| row.cookie);
+            let after = place.map_or(row.length, |place| after[place].length);
+            self.scanned(row, after, ports.contains(&row.local.port))
         };
-        for row in before {
-            let length = length_after(row.cookie).map_or(row.length, |after| after.min(row.length));
-            found.sockets.push(self.scanned(&row, length));
-        }
-        Ok(found)
+        let sockets = before.iter().map(scanned).collect();
+        Ok(found.into_scan(sockets))
     }
 
-    fn scanned(&mut self, row: &ListenRow, length: u32) -> ScannedSocket {
-        let ListenRow { local, is_v6_only, .. } = *row;
+    /// Looks for connections that were accepted from listeners not known to accept. Each is looked for until one is found.
+    fn find_acceptors(
+        &mut self,
+        listeners: &[ListenRow],
+        datagram: &mut Datagram,
+    ) -> Result<(), DumpError> {
+        let Some(filter) = only_ports(&self.acceptors.begin(listeners, Instant::now())) else {
+            return Ok(());
+        };
+        if filter.is_empty() {
+            return Ok(());
+        }
+        let mut request = Request::states(ACCEPTED).filtered(Some(filter)).build();
+        let (rows, acceptors) = (&mut self.rows, &mut self.acceptors);
+        self.channel.dump(&mut request, datagram, |payload| {
+            *rows += 1;
+            if let Some((local, ended)) = decode_accepted(payload)? {
+                acceptors.found(&local, ended);
+            }
+            Ok(())
+        })
+    }
+
+    fn scanned(&mut self, row: &ListenRow, after: u32, is_read: bool) -> ScannedSocket {
+        let ListenRow { cookie, local, is_v6_only, length: before } = *row;
         let Local { ip, port, interface } = local;
         let device = (interface != 0).then(|| self.devices.name(&self.channel, interface));
-        ScannedSocket { address: ListenAddress { ip, port, device }, local, is_v6_only, length }
+        ScannedSocket {
+            cookie,
+            address: ListenAddress { ip, port, device },
+            local,
+            is_v6_only,
+            length: before.min(after),
+            longest: before.max(after),
+            is_read,
+            has_accepted: self.acceptors.is_known(cookie),
+        }
     }
 
     /// By cookie.
@@ -126,7 +200,7 @@ impl ConnectionReader {
         &mut self,
         request: &mut [u8],
         datagram: &mut Datagram,
-        found: &mut TcpScan,
+        found: &mut Walked,
     ) -> Result<(), DumpError> {
         let rows = &mut self.rows;
         self.channel.dump(request, datagram, |payload| {
@@ -157,7 +231,24 @@ impl ConnectionReader {
             queues.extend(unix_diag::decode_queue(payload)?);
             Ok(())
         })?;
+        self.count_unix(&mut queues, datagram)?;
         Ok(Some(queues))
+    }
+
+    fn count_unix(
+        &mut self,
+        queues: &mut [UnixQueue],
+        datagram: &mut Datagram,
+    ) -> Result<(), DumpError> {
+        let rows = &mut self.rows;
+        self.channel.dump(&mut unix_diag::connection_request(), datagram, |payload| {
+            *rows += 1;
+            if let Some(name) = unix_diag::decode_accepted(payload)? {
+                let behind = queues.iter_mut().filter(|queue| queue.address == name);
+                behind.for_each(|queue| queue.open += 1);
+            }
+            Ok(())
+        })
     }
 }
 
@@ -175,27 +266,87 @@ fn decode_listener(payload: &[u8]) -> Result<Option<ListenRow>, DumpError> {
     }))
 }
 
-/// A row of a process has an inode; a request socket has neither that nor `tcp_info`, where a child made by
-/// Fast Open, in the accept queue before its handshake is over, has.
-pub fn decode_connection(payload: &[u8], found: &mut TcpScan) -> Result<(), DumpError> {
+/// A row of a process has an inode; a request socket has neither that nor `tcp_info`. A child made by Fast Open, which is
+/// in the accept queue before its handshake is over, has `tcp_info`.
+pub fn decode_connection(payload: &[u8], found: &mut Walked) -> Result<(), DumpError> {
     let header = InetResponseHeader::parse(payload).map_err(malformed)?;
     if header.inode != 0 {
-        return Ok(());
+        return found.accepted(&header, payload);
     }
     let info = attribute(payload, INFO)?;
     if header.state == SYN_RECV && info.is_none() {
         let repeats = payload.get(REPEATS).copied().unwrap_or_default();
         found.half_open.push(HalfOpen { local: local(&header), repeats });
-    } else {
-        let sent = info.and_then(|info| info.get(LAST_DATA_SENT)?.try_into().ok());
-        found.waiting.push(Waiting {
-            cookie: Cookie::from_halves(header.socket_id.cookie),
-            local: local(&header),
-            age: sent.map(u32::from_ne_bytes).map(|sent| Duration::from_millis(sent.into())),
-            is_closed: header.state == CLOSE_WAIT,
-        });
+    } else if !has_sent(info) {
+        let has_keepalive = payload.get(TIMER) == Some(&KEEPALIVE);
+        found.waiting.push(waiting(&header, info, has_keepalive));
     }
     Ok(())
+}
+
+/// Whether the server has sent data on it: then a process has accepted and closed it. Linux 6.1 shows such MPTCP
+/// connections as established until the client closes them, too.
+fn has_sent(info: Option<&[u8]>) -> bool {
+    number(info, DATA_SEGMENTS_SENT).is_some_and(|segments| segments > 0)
+}
+
+fn waiting(header: &InetResponseHeader, info: Option<&[u8]>, has_keepalive: bool) -> Waiting {
+    let time = |at| number(info, at).map(|time| Duration::from_millis(time.into()));
+    let (age, last_ack) = (time(LAST_DATA_SENT), time(LAST_ACK_RECEIVED));
+    let is_closed = header.state == CLOSE_WAIT;
+    let is_measured = is_closed && !has_keepalive;
+    let patience = age.zip(last_ack).filter(|_| is_measured);
+    Waiting {
+        cookie: Cookie::from_halves(header.socket_id.cookie),
+        local: local(header),
+        age,
+        is_closed,
+        patience: patience.map(|(age, last_ack)| age.saturating_sub(last_ack)),
+    }
+}
+
+/// The local end of a connection that a process has accepted, and how it ended. `None` for one that still waits.
+fn decode_accepted(payload: &[u8]) -> Result<Option<(Local, Ended)>, DumpError> {
+    let header = InetResponseHeader::parse(payload).map_err(malformed)?;
+    let ended = match header.state {
+        ESTABLISHED | CLOSE_WAIT if header.inode == 0 => return Ok(None),
+        ESTABLISHED | CLOSE_WAIT => Ended::No,
+        TIME_WAIT => {
+            let left = number(Some(payload), EXPIRES).unwrap_or_default();
+            Ended::Ago(TIME_WAIT_LASTS.saturating_sub(Duration::from_millis(left.into())))
+        }
+        _ => Ended::JustNow,
+    };
+    Ok(Some((local(&header), ended)))
+}
+
+fn number(bytes: Option<&[u8]>, at: std::ops::Range<usize>) -> Option<u32> {
+    Some(u32::from_ne_bytes(bytes?.get(at)?.try_into().ok()?))
+}
+
+// === impl Walked ===
+
+impl Walked {
+    /// Takes in the row of a connection that a process holds.
+    fn accepted(&mut self, header: &InetResponseHeader, payload: &[u8]) -> Result<(), DumpError> {
+        *self.open.entry(local(header)).or_default() += 1;
+        if header.state == CLOSE_WAIT && self.answered.len() < MAX_ANSWERED {
+            let acked = attribute(payload, INFO)?.and_then(|info| info.get(BYTES_ACKED));
+            if acked.is_some_and(|acked| acked != [0; 8]) {
+                self.answered.push(Cookie::from_halves(header.socket_id.cookie));
+            }
+        }
+        Ok(())
+    }
+
+    /// A dump may show a row twice.
+    fn into_scan(mut self, sockets: Vec<ScannedSocket>) -> TcpScan {
+        self.waiting.sort_by_key(|waiting| waiting.cookie);
+        self.waiting.dedup_by_key(|waiting| waiting.cookie);
+        self.answered.sort_unstable();
+        let Self { half_open, waiting, open, answered } = self;
+        TcpScan { sockets, half_open, waiting, open: open.into_iter().collect(), answered }
+    }
 }
 
 fn local(header: &InetResponseHeader) -> Local {
@@ -271,8 +422,12 @@ mod tests {
         assert!(both.len() == 2 && both.iter().all(|inode| *inode != 0), "{both:?}");
         drop(first);
         assert_eq!(mine().unwrap().clients, [0, both[1]]);
-        listener.accept().unwrap();
-        assert_eq!(mine().unwrap().clients, [both[1]]);
+        assert_eq!(mine().unwrap().open, 0);
+        let accepted = listener.accept().unwrap();
+        let queue = mine().unwrap();
+        assert_eq!((queue.clients, queue.open), (vec![both[1]], 1));
+        drop(accepted);
+        assert_eq!(mine().unwrap().open, 0);
         listener.accept().unwrap();
         assert_eq!(mine(), None);
         drop(second);
@@ -296,7 +451,7 @@ mod tests {
 
     #[test]
     fn rubbish_fails_the_scan() {
-        assert!(decode_connection(&[0; 10], &mut TcpScan::default()).is_err());
+        assert!(decode_connection(&[0; 10], &mut Walked::default()).is_err());
         assert!(decode_listener(&[2; 71]).is_err());
     }
 }

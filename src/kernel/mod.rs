@@ -1,6 +1,7 @@
 //! The edge to the kernel: netlink and procfs readers. Receiving holds no logic and decoding holds no
 //! file; what they bring is a [`snapshot`](crate::snapshot).
 
+mod acceptors;
 pub mod cgroup_stat;
 pub mod connections;
 pub mod device;

@@ -19,7 +19,7 @@ use procfs::{FromBufRead, ProcError, ProcResult};
 
 use crate::snapshot::{Counter, Counters};
 
-/// The `TcpExt` counters of `/proc/net/netstat`.
+/// The `TcpExt` counters of `/proc/net/netstat`, and the MPTCP joins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Netstat(pub Counters);
 
@@ -65,7 +65,18 @@ impl Netstat {
     pub fn parse(text: &str) -> Result<Self, TableError> {
         let mut counters = Counters::default();
         parse(text, "TcpExt:", |name, value| store(&mut counters, name, value))?;
-        Ok(Self(counters))
+        let joins = Counter::MpJoinAckRx;
+        let parsed = parse(text, "MPTcpExt:", |name, value| {
+            if name == joins.kernel_name() {
+                counters.set(joins, number(name, value)?);
+            }
+            Ok(())
+        });
+        match parsed {
+            // A kernel without MPTCP.
+            Err(TableError::Missing(_)) => Ok(Self(counters)),
+            parsed => parsed.map(|()| Self(counters)),
+        }
     }
 }
 
@@ -187,6 +198,15 @@ mod tests {
             error("TcpExt: ListenDrops\nTcpExt: many\n"),
             "ListenDrops is \"many\", not a whole number"
         );
+    }
+
+    #[test]
+    fn joins_are_read_where_the_kernel_has_mptcp() {
+        let joins = |text| Netstat::parse(text).map(|netstat| netstat.0.get(Counter::MpJoinAckRx));
+        assert_eq!(joins("TcpExt: A\nTcpExt: 1\n"), Ok(None));
+        let both = "TcpExt: A\nTcpExt: 1\nMPTcpExt: B MPJoinAckRx\nMPTcpExt: 2 3\n";
+        assert_eq!(joins(both), Ok(Some(3)));
+        assert!(joins("TcpExt: A\nTcpExt: 1\nMPTcpExt: B\nMPTcpExt: 2 3\n").is_err());
     }
 
     #[test]

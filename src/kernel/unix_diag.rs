@@ -16,6 +16,8 @@ use crate::snapshot::{AcceptQueue, Cookie, ListenSocket, Origin, UnixAddress, Un
 const MESSAGE: usize = 16;
 /// `TCP_LISTEN`, for Unix sockets too.
 const LISTEN: u8 = 10;
+/// `TCP_ESTABLISHED`, for Unix sockets too.
+const ESTABLISHED: u8 = 1;
 
 /// `UDIAG_SHOW_UID` and its answer `UNIX_DIAG_UID`, from Linux 5.3 on.
 const SHOW_UID: u32 = 0x40;
@@ -27,17 +29,21 @@ pub const LONGEST_QUEUE: u32 = 7_500;
 /// Asks for the listening sockets with their names and queues.
 pub fn request() -> Vec<u8> {
     let uid = ShowFlags::from_bits_retain(SHOW_UID);
-    dump(ShowFlags::NAME | ShowFlags::VFS | ShowFlags::RQLEN | uid)
+    dump(StateFlags::LISTEN, ShowFlags::NAME | ShowFlags::VFS | ShowFlags::RQLEN | uid)
+}
+
+/// Asks for connections with their names: that of one that was accepted, or waits, is the name of its listener.
+pub fn connection_request() -> Vec<u8> {
+    dump(StateFlags::ESTABLISHED, ShowFlags::NAME | ShowFlags::VFS)
 }
 
 /// Asks for the listening sockets with their names and who waits in their queues.
 pub fn queue_request() -> Vec<u8> {
-    dump(ShowFlags::NAME | ShowFlags::VFS | ShowFlags::ICONS)
+    dump(StateFlags::LISTEN, ShowFlags::NAME | ShowFlags::VFS | ShowFlags::ICONS)
 }
 
-fn dump(show_flags: ShowFlags) -> Vec<u8> {
-    let request =
-        UnixRequest { state_flags: StateFlags::LISTEN, inode: 0, show_flags, cookie: [0xff; 8] };
+fn dump(state_flags: StateFlags, show_flags: ShowFlags) -> Vec<u8> {
+    let request = UnixRequest { state_flags, inode: 0, show_flags, cookie: [0xff; 8] };
     let mut message = NetlinkMessage::from(SockDiagMessage::UnixRequest(request));
     message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
     message.finalize();
@@ -95,8 +101,31 @@ pub fn decode_queue(payload: &[u8]) -> Result<Option<UnixQueue>, DumpError> {
         }
     }
     let cookie = Cookie::from_halves(header.cookie);
-    let queue = name.map(|name| UnixQueue { cookie, address: UnixAddress { name, file }, clients });
+    let queue = name.map(|name| UnixQueue {
+        cookie,
+        address: UnixAddress { name, file },
+        clients,
+        open: 0,
+    });
     Ok(queue.filter(|queue| !queue.clients.is_empty()))
+}
+
+/// Where a connection that a process holds was accepted; `None` for one without a name, and for one that waits.
+pub fn decode_accepted(payload: &[u8]) -> Result<Option<UnixAddress>, DumpError> {
+    let header = UnixResponseHeader::parse(payload).map_err(malformed)?;
+    if header.state != ESTABLISHED || header.inode == 0 {
+        return Ok(None);
+    }
+    let (mut name, mut file) = (None, None);
+    for attribute in NlasIterator::new(payload.get(MESSAGE..).unwrap_or_default()) {
+        let attribute = attribute.map_err(malformed)?;
+        match attribute.kind() {
+            UNIX_DIAG_NAME => name = UnixName::new(attribute.value()),
+            UNIX_DIAG_VFS => file = unix_file(attribute.value()),
+            _ => {}
+        }
+    }
+    Ok(name.map(|name| UnixAddress { name, file }))
 }
 
 /// `struct unix_diag_vfs`: inode, then device.

@@ -91,8 +91,20 @@ pub struct Listener {
     pub abandoned: Option<u64>,
     /// Connections accepted per second while the queue was full throughout.
     pub drain_rate: Option<f64>,
-    /// Drain rate x client patience: a longer queue only holds clients who have left.
+    /// Drain rate x client patience: a longer queue only holds clients that have left.
     pub useful_limit: Option<f64>,
+    /// The median time after which clients left its queue within the last five minutes.
+    pub patience_seconds: Option<f64>,
+    /// Clients that scans saw leave its queue.
+    pub abandoned_total: Option<u64>,
+    /// The share of the clients that scans saw waiting within the last minute that left.
+    pub abandoned_ratio: Option<f64>,
+    /// Accepted connections that are open.
+    pub open_connections: Option<u64>,
+    /// The most of them at once within the last hour; 0 where they were not read.
+    pub most_open_connections: u64,
+    /// What it accepts; `null` where other listeners of its namespace may accept as well.
+    pub accepts: Option<Accepts>,
     /// Half-open connections.
     pub syn_queue_length: Option<u64>,
     /// Segments discarded since the sockets were made, for any reason.
@@ -114,6 +126,19 @@ pub struct Listener {
     /// What that rests on; `null` as long as there was never any trouble.
     pub recent: Option<Recent>,
     /// The largest length in each 5 s of the last five minutes, the oldest first; empty when it held no queue in them.
+    pub history: Vec<u32>,
+}
+
+/// The connections that a listener accepted.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Accepts {
+    /// Since it is the only listener of its namespace and watched.
+    pub total: u64,
+    /// The mean of the last 30 s.
+    pub per_second: f64,
+    /// How long a connection waited to be accepted, in the mean of the last 30 s.
+    pub mean_wait_seconds: Option<f64>,
+    /// Connections accepted in each 5 s of the last five minutes, the oldest first.
     pub history: Vec<u32>,
 }
 
@@ -279,6 +304,12 @@ impl Listener {
             abandoned: listener.abandoned(),
             drain_rate: listener.drain_rate(),
             useful_limit: listener.useful_limit(view.client_patience),
+            patience_seconds: listener.patience.map(|patience| patience.as_secs_f64()),
+            abandoned_total: listener.abandoned_total,
+            abandoned_ratio: listener.abandoned_ratio,
+            open_connections: listener.open_connections(),
+            most_open_connections: listener.most_open,
+            accepts: listener.accepts.as_deref().map(Accepts::new),
             syn_queue_length: listener.scan.and_then(|scan| scan.syn_queue),
             drops: socket_drops,
             overflows: listener.overflows,
@@ -435,6 +466,20 @@ impl Diagnosed {
     }
 }
 
+// === impl Accepts ===
+
+impl Accepts {
+    fn new(accepts: &view::Accepts) -> Self {
+        let view::Accepts { total, per_second, mean_wait, history } = accepts;
+        Self {
+            total: *total,
+            per_second: *per_second,
+            mean_wait_seconds: mean_wait.map(|wait| wait.as_secs_f64()),
+            history: history.clone(),
+        }
+    }
+}
+
 // === impl Caps ===
 
 impl Caps {
@@ -460,7 +505,7 @@ impl Recent {
             overflows: evidence.overflows,
             largest_burst: Some(evidence.largest_burst).filter(|burst| *burst > 0),
             untaken_seconds: scan.map(|scan| scan.untaken.as_secs_f64()),
-            standing_seconds: evidence.standing.as_secs_f64(),
+            standing_seconds: scan.map_or(0.0, |scan| scan.standing.as_secs_f64()),
             sockets_brimming: brimming,
             sockets_stuck: stuck,
             sockets_below_half: below_half,

@@ -158,6 +158,8 @@ pub enum Counter {
     PassiveOpens,
     /// Connection attempts that failed (`/proc/net/snmp`).
     AttemptFails,
+    /// Subflows that joined an MPTCP connection.
+    MpJoinAckRx,
 }
 
 /// Values of [`Counter`]s; what the kernel does not have is `None`.
@@ -388,7 +390,7 @@ impl ListenAddress {
 
 impl Counter {
     /// Every counter, in the order it is stored.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::ListenOverflows,
         Self::ListenDrops,
         Self::TcpReqQFullDoCookies,
@@ -402,6 +404,7 @@ impl Counter {
         Self::TcpMigrateReqFailure,
         Self::PassiveOpens,
         Self::AttemptFails,
+        Self::MpJoinAckRx,
     ];
 
     /// The name in `/proc/net/netstat` (or `snmp`) and in `nstat`.
@@ -420,6 +423,7 @@ impl Counter {
             Self::TcpMigrateReqFailure => "TCPMigrateReqFailure",
             Self::PassiveOpens => "PassiveOpens",
             Self::AttemptFails => "AttemptFails",
+            Self::MpJoinAckRx => "MPJoinAckRx",
         }
     }
 }

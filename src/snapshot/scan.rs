@@ -1,10 +1,13 @@
-//! What one connection scan saw in one namespace: who listens, and which connections are half open or wait to be
-//! accepted. Which of them belongs to which listener is not said by the kernel, and decided elsewhere.
+//! What one connection scan saw in one namespace: the listeners, their half-open and waiting connections, and the number
+//! of their accepted ones. The kernel does not report which listener a connection belongs to: the state decides that.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
 use super::{Cookie, ListenAddress, UnixAddress};
+
+/// A client that closes earlier than this did not leave for the wait.
+pub const LEFT_AT_ONCE: Duration = Duration::from_millis(100);
 
 /// A connection scan of one namespace. `None` = that part could not be read: nothing is known.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -26,11 +29,17 @@ pub struct TcpScan {
     pub half_open: Vec<HalfOpen>,
     /// Connections that no process has accepted.
     pub waiting: Vec<Waiting>,
+    /// Accepted connections that are open, by their local end.
+    pub open: Vec<(Local, u64)>,
+    /// Half-closed connections that a process has accepted and whose client has received data since. Sorted.
+    pub answered: Vec<Cookie>,
 }
 
 /// A listen socket, as a scan sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ScannedSocket {
+    /// Its cookie.
+    pub cookie: Cookie,
     /// Where it listens, in people's terms.
     pub address: ListenAddress,
     /// Where it listens, in the kernel's.
@@ -39,6 +48,12 @@ pub struct ScannedSocket {
     pub is_v6_only: bool,
     /// The smaller of the lengths before and after the walk: the connections were there at some time in between.
     pub length: u32,
+    /// The larger of the two: connections beyond it do not wait, whatever their rows look like.
+    pub longest: u32,
+    /// Whether the connections of its port were read.
+    pub is_read: bool,
+    /// Whether the connection table proves that it has accepted.
+    pub has_accepted: bool,
 }
 
 /// The local end of a socket.
@@ -72,6 +87,9 @@ pub struct Waiting {
     pub age: Option<Duration>,
     /// Whether the client has closed it, or its own half of it.
     pub is_closed: bool,
+    /// How long the client waited before that; `None` where the kernel does not say, and where keepalive probes make
+    /// the client's kernel answer after the client has left.
+    pub patience: Option<Duration>,
 }
 
 /// A Unix listener's queue.
@@ -83,6 +101,18 @@ pub struct UnixQueue {
     pub address: UnixAddress,
     /// The inodes of the waiting clients, the longest-waiting first; 0 = that client is gone.
     pub clients: Vec<u32>,
+    /// Accepted connections to this name that are open.
+    pub open: u64,
+}
+
+// === impl Waiting ===
+
+impl Waiting {
+    /// Whether the client waited before it closed. One that closes at once checks a port, or closes only its own half
+    /// and waits for the answer: both look alike.
+    pub fn has_left(&self) -> bool {
+        self.is_closed && self.patience.is_none_or(|patience| patience >= LEFT_AT_ONCE)
+    }
 }
 
 // === impl HalfOpen ===

@@ -1,5 +1,5 @@
-//! Which connection belongs to which listener: the kernel says only where each of them is bound, and would look a
-//! listener up by that (`net/ipv4/inet_hashtables.c`). A reuseport group is one listener.
+//! Finds the listener of each connection: the kernel reports only the local address of a connection, and looks a listener
+//! up by that (`net/ipv4/inet_hashtables.c`). A reuseport group is one listener.
 
 use std::net::IpAddr;
 
@@ -13,12 +13,16 @@ use crate::snapshot::scan::{Local, ScannedSocket, TcpScan, Waiting};
 pub(super) struct ListenerScan {
     /// The lengths of its sockets.
     pub(super) length: u64,
+    /// The largest lengths of its sockets during the scan.
+    pub(super) longest: u64,
     /// Half-open connections.
     pub(super) half_open: u64,
     /// Those of them that are open for long.
     pub(super) old_half_open: u64,
     /// The connections that wait.
     pub(super) waiting: Vec<Waiting>,
+    /// Accepted connections that are open; `None` where they were not read.
+    pub(super) open: Option<u64>,
 }
 
 /// Every listener of the scan, with what was found at it.
@@ -27,7 +31,10 @@ pub(super) fn by_listener(scan: &TcpScan) -> FxHashMap<ListenAddress, ListenerSc
     let mut by_port: FxHashMap<u16, Vec<&ScannedSocket>> = FxHashMap::default();
     let mut members = FxHashSet::default();
     for socket in &scan.sockets {
-        found.entry(socket.address).or_default().length += u64::from(socket.length);
+        let listener = found.entry(socket.address).or_default();
+        listener.length += u64::from(socket.length);
+        listener.longest += u64::from(socket.longest);
+        listener.open = listener.open.or(socket.is_read.then_some(0));
         // The members of a reuseport group are as good as one.
         if members.insert((socket.address, socket.is_v6_only)) {
             by_port.entry(socket.local.port).or_default().push(socket);
@@ -45,6 +52,11 @@ pub(super) fn by_listener(scan: &TcpScan) -> FxHashMap<ListenAddress, ListenerSc
         if let Some(found) = listener_of(&half_open.local).and_then(|at| found.get_mut(&at)) {
             found.half_open += 1;
             found.old_half_open += u64::from(half_open.is_old());
+        }
+    }
+    for (local, connections) in &scan.open {
+        if let Some(found) = listener_of(local).and_then(|at| found.get_mut(&at)) {
+            found.open = found.open.map(|open| open + connections);
         }
     }
     for waiting in &scan.waiting {
@@ -71,8 +83,8 @@ fn rank(socket: &ScannedSocket, connection: &Local) -> Option<(bool, bool, bool)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::DeviceName;
     use crate::snapshot::scan::HalfOpen;
+    use crate::snapshot::{Cookie, DeviceName};
 
     fn local(ip: &str, interface: u32) -> Local {
         Local { ip: ip.parse().unwrap(), port: 80, interface }
@@ -82,13 +94,24 @@ mod tests {
         let local = local(ip, interface);
         let device = (interface != 0).then(|| DeviceName::new(&format!("if{interface}")));
         let address = ListenAddress { ip: local.ip, port: local.port, device };
-        ScannedSocket { address, local, is_v6_only, length: 1 }
+        let cookie = Cookie(u64::from(interface));
+        let (is_read, has_accepted) = (true, false);
+        ScannedSocket {
+            cookie,
+            address,
+            local,
+            is_v6_only,
+            length: 1,
+            longest: 2,
+            is_read,
+            has_accepted,
+        }
     }
 
     /// The listener that a connection to `ip` over interface `interface` is given to.
     fn listener(sockets: &[ScannedSocket], ip: &str, interface: u32) -> Option<String> {
         let half_open = vec![HalfOpen { local: local(ip, interface), repeats: 2 }];
-        let scan = TcpScan { sockets: sockets.to_vec(), half_open, waiting: Vec::new() };
+        let scan = TcpScan { sockets: sockets.to_vec(), half_open, ..TcpScan::default() };
         let found = by_listener(&scan);
         let mut hits = found.iter().filter(|(_, found)| found.half_open > 0);
         let hit = hits.next();
@@ -131,6 +154,19 @@ mod tests {
     fn a_group_is_one_listener_and_an_idle_one_is_found_with_nothing() {
         let scan = TcpScan { sockets: vec![socket("10.0.0.1", 0, false); 3], ..TcpScan::default() };
         let found: Vec<ListenerScan> = by_listener(&scan).into_values().collect();
-        assert_eq!(found, [ListenerScan { length: 3, ..ListenerScan::default() }]);
+        let expected =
+            ListenerScan { length: 3, longest: 6, open: Some(0), ..ListenerScan::default() };
+        assert_eq!(found, [expected]);
+    }
+
+    #[test]
+    fn accepted_connections_are_counted_where_they_were_read() {
+        let (here, there) = (socket("10.0.0.1", 0, false), socket("10.0.0.2", 0, false));
+        let unread = ScannedSocket { is_read: false, ..there };
+        let open = ["10.0.0.1", "10.0.0.2", "10.0.0.3"].map(|ip| (local(ip, 0), 7));
+        let scan =
+            TcpScan { sockets: vec![here, unread], open: open.to_vec(), ..TcpScan::default() };
+        let found = by_listener(&scan);
+        assert_eq!([here, unread].map(|socket| found[&socket.address].open), [Some(7), None]);
     }
 }

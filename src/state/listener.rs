@@ -9,14 +9,27 @@ use crate::snapshot::owner_reading::{LocalEnd, OwnerReading};
 use crate::snapshot::{AcceptQueue, ListenAddress, UnixAddress, UnixFile};
 use crate::view::{ListenerName, ListenerView, Protocol, QueueScan, QueueView, ScanView};
 
+use super::accepted::Flow;
 use super::attribution::DropEvidence;
 use super::exposure::{Admission, Exposure, Level, PROBATION, Rank};
-use super::peak::Peak;
+use super::peak::{Peak, Window};
 use super::record::{Coverage, Record, Turn};
-use super::scans::Verdict;
+use super::scans::{Open, Verdict};
 use super::socket::Socket;
 use super::source::Source;
 use super::{GRACE, Tick, trailing};
+
+/// How long the largest number of open connections is remembered.
+const OPEN_WINDOW: Duration = Duration::from_secs(3600);
+
+/// What a scan found at a listener beside its queue.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Beside {
+    /// Half-open connections: all, and the old ones. `None` for Unix sockets.
+    pub(super) half_open: Option<[u64; 2]>,
+    /// Accepted connections that are open.
+    pub(super) open: Option<u64>,
+}
 
 /// How long a closed listener without series is remembered.
 const UNEXPOSED_GRACE: Duration = Duration::from_millis(500);
@@ -82,6 +95,9 @@ pub(super) struct Listener<A> {
     tally: Tally,
     full: bool,
     peak: Peak,
+    most_open: Peak,
+    /// What it accepts, where it is the only listener.
+    flow: Option<Box<Flow>>,
     lift: Option<u32>,
     /// Attributed in all, shown or not.
     overflows: u64,
@@ -103,6 +119,8 @@ struct Tally {
     brimming: u32,
     /// The fewest connections that must come before one of its queues overflows.
     room: Option<u64>,
+    /// Sockets without a queue.
+    empty: u32,
     drops: Option<u64>,
 }
 
@@ -183,6 +201,11 @@ impl<A: Address> Listener<A> {
                 drops: None,
                 overflows: None,
                 scan: None,
+                accepts: None,
+                most_open: 0,
+                patience: None,
+                abandoned_total: None,
+                abandoned_ratio: None,
                 case: None,
             },
             evidence: DropEvidence::default(),
@@ -199,6 +222,8 @@ impl<A: Address> Listener<A> {
             tally: Tally::default(),
             full: false,
             peak: Peak::default(),
+            most_open: Peak::default(),
+            flow: None,
             lift: None,
             overflows: 0,
             overflowed_at: None,
@@ -249,6 +274,7 @@ impl<A: Address> Listener<A> {
         tally.full |= queue.is_full();
         tally.brimming += u32::from(queue.is_brimming());
         tally.room = Some(tally.room.map_or(room(queue), |least| least.min(room(queue))));
+        tally.empty += u32::from(queue.length == 0);
         if socket.dropped {
             let limit = queue.limit.unwrap_or(0);
             self.lift = Some(self.lift.map_or(limit, |lift| lift.min(limit)));
@@ -289,7 +315,7 @@ impl<A: Address> Listener<A> {
     }
 
     fn remember(&mut self, now: Duration) {
-        let Tally { sockets, length, brimming, .. } = self.tally;
+        let Tally { sockets, length, brimming, empty, .. } = self.tally;
         if length > 0 {
             self.has_mattered = true;
             self.record.get_or_insert_default();
@@ -304,21 +330,24 @@ impl<A: Address> Listener<A> {
                 record.dropped(now, self.new_drops);
             }
             if length == 0 {
-                record.emptied();
+                record.emptied(now);
+            } else if empty > 0 {
+                record.has_room_at_once();
             }
         }
     }
 
-    /// A scan at `at` found its sockets to hold `length` connections, and so many handshakes under way.
+    /// A scan at `at` found its sockets to hold `length` connections.
     pub(super) fn scanned(
         &mut self,
         at: Duration,
         length: u64,
-        half_open: Option<[u64; 2]>,
+        beside: Beside,
         look: impl FnOnce(&mut Record) -> Verdict,
     ) {
-        let syn_queue = half_open.map(|[all, _]| all);
-        let mut view = ScanView { at, syn_queue, queue: None };
+        let syn_queue = beside.half_open.map(|[all, _]| all);
+        let open = self.opened(at, beside.open);
+        let mut view = ScanView { at, syn_queue, open: open.now, queue: None };
         let many = self.tally.limit.unwrap_or(MANY_HALF_OPEN).clamp(1, MANY_HALF_OPEN);
         let holds_many = syn_queue.is_some_and(|all| all >= many);
         if length > 0 || holds_many {
@@ -326,14 +355,25 @@ impl<A: Address> Listener<A> {
         }
         if let Some(record) = &mut self.record {
             let verdict = (length > 0).then(|| look(record));
-            record.scanned(length, verdict, half_open.unwrap_or_default());
+            record.scanned(at, length, verdict, beside.half_open.unwrap_or_default(), open);
             view.queue = verdict.map(|verdict| QueueScan {
                 oldest: verdict.oldest,
                 abandoned: verdict.abandoned,
                 drain_rate: record.drain_rate(at, length, verdict),
             });
+            let left = verdict.map_or(0, |verdict| verdict.left);
+            *self.shown.abandoned_total.get_or_insert(0) += left;
         }
         self.shown.scan = Some(view);
+    }
+
+    fn opened(&mut self, at: Duration, open: Option<u64>) -> Open {
+        if let Some(open) = open {
+            let slot = Window::new(OPEN_WINDOW).slot_at(at);
+            self.most_open.record(slot, u32::try_from(open).unwrap_or(u32::MAX));
+        }
+        self.shown.most_open = u64::from(self.most_open.largest());
+        Open { now: open, most: self.shown.most_open }
     }
 
     /// The last scan is too old to say anything.
@@ -360,10 +400,13 @@ impl<A: Address> Listener<A> {
         let queue = self.shown.queue.as_ref();
         let watched = now.saturating_sub(self.opened_at).min(trailing::covered(now));
         let (peak_ratio, is_loaded) = (peak_ratio(queue), is_loaded(queue));
-        let evidence = Evidence { watched, peak_ratio, is_loaded, ..evidence };
+        let counts_overflows = self.shown.overflows.is_some();
+        let evidence = Evidence { watched, peak_ratio, is_loaded, counts_overflows, ..evidence };
         let (case, turn) = record.conclude(now, evidence, repeated_cookies);
         let is_shown = self.closed_at.is_none() || record.is_in_trouble();
         self.shown.case = is_shown.then_some(case);
+        self.shown.patience = record.scans.leavers.patience(now);
+        self.shown.abandoned_ratio = record.scans.leavers.share(now);
         if record.is_over(now) {
             (self.record, self.shown.case) = (None, None);
         }
@@ -387,8 +430,23 @@ impl<A: Address> Listener<A> {
         let by_samples = taken_at.map(|at| now.saturating_sub(at));
         let by_scans = record.untaken();
         let taken_ago = by_samples.into_iter().chain(by_scans).min();
-        let facts = ListenerFacts { taken_ago, open_connections: None, limit };
+        let facts =
+            ListenerFacts { taken_ago, open_connections: self.shown.open_connections(), limit };
         record.causes.read(now, owner.clone(), facts);
+    }
+
+    /// It has accepted these connections; `None` where that is not known. Returns whether anything that is shown changed.
+    pub(super) fn accepted(&mut self, now: Duration, accepted: Option<u64>) -> bool {
+        let Some(accepted) = accepted else {
+            self.flow = None;
+            return self.shown.accepts.take().is_some();
+        };
+        let connection_seconds = self.shown.connection_seconds;
+        let flow = self.flow.get_or_insert_with(|| Box::new(Flow::new(connection_seconds)));
+        let shown = flow.accepted(now, accepted, connection_seconds);
+        let is_due = shown.is_some();
+        self.shown.accepts = shown.or_else(|| self.shown.accepts.take());
+        is_due
     }
 
     /// Whether it was ever seen with nobody waiting: then those who wait came under watch.
@@ -405,6 +463,9 @@ impl<A: Address> Listener<A> {
     pub(super) fn close(&mut self, now: Duration) {
         (self.shown.sockets, self.shown.queue, self.full) = (0, None, false);
         self.shown.scan = None;
+        (self.shown.patience, self.shown.abandoned_ratio) = (None, None);
+        (self.shown.accepts, self.flow) = (None, None);
+        (self.shown.most_open, self.most_open) = (0, Peak::default());
         if let Some(record) = &mut self.record {
             record.closed();
             self.shown.case = self.shown.case.take().filter(|_| record.is_in_trouble());

@@ -1,16 +1,17 @@
 //! What became of all samples so far. [`State::fold`] takes in one snapshot after another and knows no clock:
 //! time comes in as a value.
 
+mod accepted;
 mod attribution;
 mod burst;
 mod cause_history;
 mod connections;
-
 mod exposure;
 mod group;
 mod held;
 #[cfg(test)]
 mod laws;
+mod leavers;
 mod listener;
 mod netns;
 mod peak;
@@ -57,6 +58,8 @@ pub struct Config {
     pub peak_window: Duration,
     /// How long a client waits before it gives up.
     pub client_patience: Duration,
+    /// From this wait of the first client on every client waits.
+    pub standing_wait: Duration,
     /// Which listeners may be shown.
     pub filter: Filter,
     /// How many of them.
@@ -72,6 +75,7 @@ pub struct Config {
 pub struct State {
     window: Window,
     client_patience: Duration,
+    standing_wait: Duration,
     now: Duration,
     /// Snapshots taken in.
     snapshots: u64,
@@ -110,6 +114,8 @@ struct Tick {
     unix_time: f64,
     /// The slot of the peak window it falls into.
     slot: Slot,
+    /// From this wait of the first client on every client waits.
+    standing_wait: Duration,
 }
 
 impl Default for Config {
@@ -117,6 +123,7 @@ impl Default for Config {
         Self {
             peak_window: Duration::from_secs(150),
             client_patience: Duration::from_secs(60),
+            standing_wait: Duration::from_secs(1),
             filter: Filter::default(),
             max_listeners: 1000,
             max_namespaces: 512,
@@ -133,6 +140,7 @@ impl State {
         let Config {
             peak_window,
             client_patience,
+            standing_wait,
             filter,
             max_listeners,
             max_namespaces,
@@ -141,6 +149,7 @@ impl State {
         Self {
             window: Window::new(peak_window),
             client_patience,
+            standing_wait,
             now: Duration::ZERO,
             snapshots: 0,
             namespaces: BTreeMap::new(),
@@ -170,6 +179,7 @@ impl State {
             snapshot: self.snapshots,
             unix_time: snapshot.unix_time,
             slot: self.window.slot_at(self.now),
+            standing_wait: self.standing_wait,
         };
         for sample in &snapshot.namespaces {
             match self.namespaces.get_mut(&sample.name) {

@@ -15,11 +15,13 @@ use crate::snapshot::{
 };
 use crate::view::{ListenerView, NetnsScan, NetnsView, Protocol};
 
+use super::accepted::Accepted;
 use super::attribution::{Attribution, Reading};
 use super::exposure::{Admission, Exposure, Level, PROBATION, Rank};
 use super::group::{Context, Group};
 use super::places::Candidate;
 use super::refusals::Cookies;
+use super::scans::{Between, Taken};
 use super::source::Source;
 use super::tracking::Tracking;
 use super::trailing::Trailing;
@@ -64,6 +66,9 @@ pub(super) struct Netns {
     tcp: Group<ListenAddress>,
     unix: Group<UnixAddress>,
     attribution: Attribution,
+    accepted: Accepted,
+    /// Connections accepted when the last scan was taken.
+    accepted_at_scan: Option<u64>,
     counters: Counters,
     settings: Settings,
     sampled_unix_time: Option<f64>,
@@ -144,6 +149,8 @@ impl Netns {
             unix: Group::new(scope.clone(), baseline_dumps),
             scope,
             attribution: Attribution::default(),
+            accepted: Accepted::new(is_newborn),
+            accepted_at_scan: None,
             counters: Counters::default(),
             settings: Settings::default(),
             sampled_unix_time: None,
@@ -189,6 +196,9 @@ impl Netns {
             self.sampled_seconds += credited.as_secs_f64();
             self.sampled_unix_time = Some(tick.unix_time);
             self.tcp.admit(admission, tick.now);
+            // These are the counters of the sample before.
+            let accepted = self.accepted.sampled(&self.counters, self.tcp.queues());
+            self.tcp.accepted(tick.now, accepted, self.accepted.total().is_some());
             let reading = self.fold_counters(sample, tick.now);
             if self.knows_overflows() {
                 self.tcp.settle(&mut self.attribution, reading, tick, admission);
@@ -247,13 +257,26 @@ impl Netns {
         if let (Some(new), Some(before)) = (&mut self.scan, before) {
             new.gap = Some(at.saturating_sub(before.at));
         }
+        let between = Between { standing_wait: tick.standing_wait, ..Between::default() };
         if let Some(tcp) = &scan.tcp {
-            self.tcp.take_scan(at, tcp);
+            let taken = self.taken();
+            self.tcp.take_scan(at, tcp, Between { taken, ..between });
         }
         match &scan.unix {
-            Some(queues) => self.unix.take_scan(at, queues),
-            // One of the queues is too long to be told of: what the last scan said is not kept for fresh.
+            Some(queues) => self.unix.take_scan(at, queues, between),
+            // One of the queues is too long for the kernel to list: what the last scan found is out of date.
             None => self.unix.forget_scan(),
+        }
+    }
+
+    /// What is known of connections taken since the last scan.
+    fn taken(&mut self) -> Taken {
+        let total = self.accepted.total();
+        let before = std::mem::replace(&mut self.accepted_at_scan, total);
+        match before.zip(total) {
+            Some((before, total)) if before == total => Taken::Nothing,
+            Some(_) if self.tcp.is_alone() => Taken::Something,
+            _ => Taken::Unknown,
         }
     }
 
@@ -334,6 +357,7 @@ impl Netns {
             scan,
             counters,
             settings,
+            accepted,
             unattributed_overflows,
             unexposed_overflows,
             revision,
@@ -350,6 +374,7 @@ impl Netns {
         *scan = self.scan;
         *counters = self.counters;
         *settings = self.settings;
+        *accepted = self.accepted.total();
         *unattributed_overflows = self.knows_overflows().then(|| self.attribution.unattributed());
         let now = self.tcp.revision() + self.unix.revision();
         if std::mem::replace(revision, now) != now || !is_same {

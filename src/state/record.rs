@@ -13,7 +13,7 @@ use super::cause_history::CauseHistory;
 use super::held::Held;
 use super::refusals::{Looked, Refusals};
 use super::ring::Ring;
-use super::scans::{Scans, Verdict};
+use super::scans::{Open, Scans, Verdict};
 use super::trailing::Trailing;
 
 /// The history of one listener.
@@ -176,13 +176,16 @@ impl Record {
     /// What a scan says of those who wait, if any do, and of the handshakes under way: all, and the old ones.
     pub(super) fn scanned(
         &mut self,
+        at: Duration,
         length: u64,
         verdict: Option<Verdict>,
         [half_open, old_half_open]: [u64; 2],
+        open: Open,
     ) {
-        let Verdict { oldest, abandoned, untaken, drains: _ } = verdict.unwrap_or_default();
+        let Verdict { oldest, abandoned, alive, untaken, unmoved, standing, pause, .. } =
+            verdict.unwrap_or_default();
         if verdict.is_none() {
-            self.scans.clear();
+            self.scans.clear(at);
         }
         if half_open == 0 {
             self.refusals.none_half_open();
@@ -192,6 +195,12 @@ impl Record {
             oldest: oldest.unwrap_or_default(),
             untaken,
             abandoned: abandoned.unwrap_or(0),
+            alive,
+            unmoved,
+            standing,
+            pause,
+            open: open.now,
+            most_open: open.most,
             half_open,
             old_half_open,
         });
@@ -217,7 +226,7 @@ impl Record {
     /// The listener has no socket. What happened stays: it may be a restart.
     pub(super) fn closed(&mut self) {
         (self.brimming_since, self.all_brimming_since) = (None, None);
-        self.scans.clear();
+        self.scans.forget_line();
         self.scanned = None;
         self.held.close();
     }
@@ -233,11 +242,20 @@ impl Record {
     }
 
     /// The queue was seen empty: what scans said of it is over.
-    pub(super) fn emptied(&mut self) {
-        self.scans.clear();
+    pub(super) fn emptied(&mut self, now: Duration) {
+        self.scans.clear(now);
         if let Some(scan) = &mut self.scanned {
-            (scan.length, scan.abandoned) = (0, 0);
+            (scan.length, scan.abandoned, scan.alive) = (0, 0, 0);
             (scan.oldest, scan.untaken) = (Duration::ZERO, Duration::ZERO);
+            (scan.unmoved, scan.standing) = (Duration::ZERO, Duration::ZERO);
+        }
+    }
+
+    /// One of its sockets was seen without a queue: not every client waits.
+    pub(super) fn has_room_at_once(&mut self) {
+        self.scans.has_room_at_once();
+        if let Some(scan) = &mut self.scanned {
+            scan.standing = Duration::ZERO;
         }
     }
 

@@ -1,50 +1,123 @@
-//! What one listener's scans, one after the other, add up to: whether anything was taken from its queue between them,
-//! and how many of those who wait are gone for sure.
+//! What the scans of one listener add up to: whether anything was taken from its queue between them, how many of the waiting
+//! clients are gone for sure, and how long clients waited before they left.
 
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
+use crate::diagnosis::STALL_BY_SCANS;
 use crate::snapshot::Cookie;
 use crate::snapshot::scan::{UnixQueue, Waiting};
 
 use super::connections::ListenerScan;
+use super::leavers::Leavers;
+
+/// For how long a pause between two accepts is remembered.
+const PAUSE_IS_KEPT: Duration = Duration::from_secs(600);
 
 /// The scans of one listener.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Scans {
     line: Line,
-    /// When the first of the scans was that agree that nothing was taken since.
+    /// When the first of the scans was taken that agree that nothing was taken since.
     untaken_since: Option<Duration>,
     gone: Option<u64>,
+    /// Since when each scan found a client at the head that had waited for long.
+    standing_since: Option<Duration>,
+    /// The longest pause between two accepts while clients waited, and when it ended.
+    pause: Option<(Duration, Duration)>,
+    pub(super) leavers: Leavers,
 }
 
-/// What a scan says of a queue in which somebody waits.
+/// What else is known of the time between two scans.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Between {
+    /// When a sample last saw a queue shorter than the sample before, or empty.
+    pub(super) fell_at: Duration,
+    /// What the kernel's counters prove of connections taken since the last scan.
+    pub(super) taken: Taken,
+    /// From this wait of the first client on a queue is standing.
+    pub(super) standing_wait: Duration,
+}
+
+/// What the counters of a namespace prove.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// Some listener accepted, and there are several.
+    #[default]
+    Unknown,
+    /// No listener accepted.
+    Nothing,
+    /// This listener accepted.
+    Something,
+}
+
+/// Accepted connections of a listener that are open.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Open {
+    /// As of the last scan; `None` where it did not read them.
+    pub(super) now: Option<u64>,
+    /// The most within the last hour.
+    pub(super) most: u64,
+}
+
+/// What a scan shows of a queue that is not empty.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Verdict {
-    /// How long the connection at the head has waited; `None` when all clients have reset.
+    /// How long the connection at the head has waited; `None` when no row is there.
     pub(super) oldest: Option<Duration>,
-    /// Waiting connections without a client, agreed with the scan before; `None` when there was none.
+    /// Waiting connections without a client, agreed with the scan before; `None` when that is not known.
     pub(super) abandoned: Option<u64>,
-    /// For how long scans agree that nothing was taken.
+    /// Waiting connections whose client is there.
+    pub(super) alive: u64,
+    /// For how long nothing was taken.
     pub(super) untaken: Duration,
+    /// For how long no sample saw the queue become shorter.
+    pub(super) unmoved: Duration,
     /// Whether something was taken since the scan before.
     pub(super) drains: bool,
+    /// For how long each scan found a client at the head that had waited for long.
+    pub(super) standing: Duration,
+    /// The longest pause between two accepts that was seen before.
+    pub(super) pause: Duration,
+    /// Clients that left since the scan before.
+    pub(super) left: u64,
 }
 
-/// Who stands in line, as of the last scan.
+/// The queue, as of the last scan.
 #[derive(Clone, Debug, Default, PartialEq)]
 enum Line {
     #[default]
     Nobody,
-    Tcp {
-        /// Sorted.
-        cookies: Vec<Cookie>,
-        /// Those who have reset: they have no row.
-        reset: u64,
-    },
+    Tcp(TcpLine),
     /// By listen socket, in the order of the queue.
     Unix(FxHashMap<Cookie, Vec<Client>>),
+}
+
+/// A TCP queue.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct TcpLine {
+    /// Sorted; with each whether its client has left.
+    rows: Vec<(Cookie, bool)>,
+    /// The connection that has waited longest: it is accepted before all others that have a row.
+    head: Option<Cookie>,
+    length: u64,
+    /// Places in the queue without a row: their clients have reset, or their rows are at another address (TPROXY,
+    /// `sk_lookup`).
+    unseen: u64,
+    /// Those of them whose row was seen before: their clients have reset.
+    reset: u64,
+}
+
+/// What became of the connections of one scan until the next.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Change {
+    /// Whether something was taken; `None` when it may have been.
+    was_taken: Option<bool>,
+    /// Clients that left.
+    left: u64,
+    /// Connections that were taken while their client was there.
+    served: u64,
 }
 
 /// A client of a Unix queue.
@@ -59,84 +132,237 @@ struct Client {
 // === impl Scans ===
 
 impl Scans {
-    /// Forgets the line: the queue was seen empty.
-    pub(super) fn clear(&mut self) {
-        *self = Self::default();
+    /// Forgets the line: the queue was seen empty at `now`.
+    pub(super) fn clear(&mut self, now: Duration) {
+        self.note_pause(now);
+        self.forget_line();
+    }
+
+    /// Forgets the line: its sockets were closed.
+    pub(super) fn forget_line(&mut self) {
+        (self.line, self.untaken_since, self.gone) = (Line::Nobody, None, None);
+        self.standing_since = None;
+    }
+
+    /// Every socket of the listener does not hold a queue: not every client waits.
+    pub(super) fn has_room_at_once(&mut self) {
+        self.standing_since = None;
     }
 
     /// Takes in what a scan at `at` found at a TCP listener.
-    pub(super) fn tcp(&mut self, at: Duration, found: &ListenerScan) -> Verdict {
-        let rows = &found.waiting;
-        let mut cookies: Vec<Cookie> = rows.iter().map(|row| row.cookie).collect();
-        cookies.sort_unstable();
-        let reset = found.length.saturating_sub(rows.len() as u64);
-        let closed = rows.iter().filter(|row| row.is_closed).count() as u64;
-        let was_taken = match &self.line {
-            // Whoever left must have reset, and those who have reset still stand in line.
-            Line::Tcp { cookies: before, reset: reset_before } => {
-                let left = before.iter().filter(|cookie| cookies.binary_search(cookie).is_err());
-                Some(left.count() as u64 + reset_before > reset)
-            }
+    pub(super) fn tcp(&mut self, at: Duration, found: &ListenerScan, between: Between) -> Verdict {
+        let rows = really_waiting(found);
+        let mut line = TcpLine::new(found.length, &rows);
+        let before = match std::mem::take(&mut self.line) {
+            Line::Tcp(before) => Some(before),
             _ => None,
         };
-        self.line = Line::Tcp { cookies, reset };
-        let oldest = rows.iter().filter_map(|row: &Waiting| row.age).max();
-        self.conclude(at, was_taken, oldest, closed + reset)
+        self.leavers.take(at, before.as_ref().map(|before| &*before.rows), &rows);
+        let change = before.map(|before| before.until(&mut line, between.taken));
+        let is_gone = |row: &&Waiting| row.has_left();
+        let closed = match self.leavers.half_close(at) {
+            true => 0,
+            false => rows.iter().filter(is_gone).count() as u64,
+        };
+        let oldest = rows.iter().filter_map(|row| row.age).max();
+        let is_known = !rows.is_empty() || line.reset > 0 || found.length == 0;
+        let queue = Queue {
+            oldest,
+            gone: is_known.then_some(closed + line.reset),
+            alive: rows.iter().filter(|row| !row.is_closed).count() as u64,
+        };
+        self.line = Line::Tcp(line);
+        self.conclude(at, change, queue, between)
     }
 
     /// Takes in what a scan at `at` found at a Unix listener: the queues of its sockets. Unless it `was_empty` at some
-    /// time, nobody knows when those came whom the first scan finds.
-    pub(super) fn unix(&mut self, at: Duration, queues: &[&UnixQueue], was_empty: bool) -> Verdict {
+    /// time, it is not known when the clients came that the first scan finds.
+    pub(super) fn unix(
+        &mut self,
+        at: Duration,
+        queues: &[&UnixQueue],
+        was_empty: bool,
+        between: Between,
+    ) -> Verdict {
         let mut before = match std::mem::take(&mut self.line) {
             Line::Unix(before) => before,
             _ => FxHashMap::default(),
         };
         let is_first = before.is_empty();
-        let mut was_taken = false;
         let came = (!is_first || was_empty).then_some(at);
+        let mut change = Change { was_taken: Some(false), ..Change::default() };
         let mut line: FxHashMap<Cookie, Vec<Client>> = FxHashMap::default();
         for queue in queues {
             let known = before.remove(&queue.cookie).unwrap_or_default();
             let taken = taken_from(&known, &queue.clients);
-            was_taken |= taken > 0;
+            change.add(&known, taken, &queue.clients);
             let mut rest = known[taken..].iter().map(|client| client.came);
             let client = |inode: &u32| Client { inode: *inode, came: rest.next().unwrap_or(came) };
             line.insert(queue.cookie, queue.clients.iter().map(client).collect());
         }
         // A socket that is not there any more was closed, or its queue was emptied.
-        was_taken |= !before.is_empty();
+        if !before.is_empty() {
+            change.was_taken = Some(true);
+        }
         let everybody = || line.values().flatten();
         let first = everybody().map(|client| client.came).min().flatten();
-        let oldest = first.map(|came| at.saturating_sub(came));
         let gone = everybody().filter(|client| client.inode == 0).count() as u64;
+        let queue = Queue {
+            oldest: first.map(|came| at.saturating_sub(came)),
+            gone: Some(gone),
+            alive: everybody().count() as u64 - gone,
+        };
         self.line = Line::Unix(line);
-        self.conclude(at, (!is_first).then_some(was_taken), oldest, gone)
+        self.conclude(at, (!is_first).then_some(change), queue, between)
     }
 
-    /// `was_taken` is `None` for the first scan: there is nothing to compare it with.
+    /// `change` is `None` for the first scan: there is nothing to compare it with.
     fn conclude(
         &mut self,
         at: Duration,
-        was_taken: Option<bool>,
-        oldest: Option<Duration>,
-        gone: u64,
+        change: Option<Change>,
+        queue: Queue,
+        between: Between,
     ) -> Verdict {
+        let Change { was_taken, left, served } = change.unwrap_or_default();
+        self.leavers.count(at, left, served);
+        if was_taken == Some(true) {
+            self.note_pause(at);
+        }
         if was_taken != Some(false) {
             self.untaken_since = Some(at);
         }
-        let before = self.gone.replace(gone);
-        let since = *self.untaken_since.get_or_insert(at);
-        Verdict {
-            oldest,
-            abandoned: if gone == 0 { Some(0) } else { before.map(|before| before.min(gone)) },
-            untaken: at.saturating_sub(since),
-            drains: was_taken == Some(true),
+        if self.untaken_since.is_some_and(|since| since < between.fell_at) {
+            self.note_pause(between.fell_at);
+            self.untaken_since = Some(between.fell_at.min(at));
         }
+        let before = self.gone;
+        self.gone = queue.gone;
+        let since = *self.untaken_since.get_or_insert(at);
+        let agreed = |gone| if gone == 0 { Some(0) } else { before.map(|before| before.min(gone)) };
+        Verdict {
+            oldest: queue.oldest,
+            abandoned: queue.gone.and_then(agreed),
+            alive: queue.alive,
+            untaken: at.saturating_sub(since),
+            unmoved: at.saturating_sub(between.fell_at),
+            drains: was_taken == Some(true),
+            standing: self.standing(at, queue.oldest, between.standing_wait),
+            pause: self.pause(at),
+            left,
+        }
+    }
+
+    fn standing(&mut self, at: Duration, oldest: Option<Duration>, wait: Duration) -> Duration {
+        if oldest.is_none_or(|oldest| oldest < wait) {
+            self.standing_since = None;
+            return Duration::ZERO;
+        }
+        at.saturating_sub(*self.standing_since.get_or_insert(at))
+    }
+
+    /// Something was taken at `at`, for the first time since `untaken_since`.
+    fn note_pause(&mut self, at: Duration) {
+        let Some(since) = self.untaken_since else { return };
+        let pause = at.saturating_sub(since);
+        if pause >= STALL_BY_SCANS && pause >= self.pause(at) {
+            self.pause = Some((pause, at));
+        }
+    }
+
+    fn pause(&self, at: Duration) -> Duration {
+        let recent = self.pause.filter(|(_, ended)| at.saturating_sub(*ended) < PAUSE_IS_KEPT);
+        recent.map_or(Duration::ZERO, |(pause, _)| pause)
     }
 }
 
-/// How many were taken from the head of the queue `before`, so that what is left of it leads the queue `now`. A client
-/// that is gone keeps its place.
+/// The clients of one scan.
+#[derive(Clone, Copy, Debug)]
+struct Queue {
+    oldest: Option<Duration>,
+    gone: Option<u64>,
+    alive: u64,
+}
+
+/// The rows of connections that wait. More than the queue ever held while the scan ran do not: they are the oldest, because
+/// the queue is served in order.
+fn really_waiting(found: &ListenerScan) -> Vec<Waiting> {
+    let mut rows = found.waiting.clone();
+    let excess = rows.len().saturating_sub(found.longest as usize);
+    if excess > 0 {
+        rows.sort_by_key(|row| std::cmp::Reverse(row.age));
+        rows.drain(..excess);
+        rows.sort_by_key(|row| row.cookie);
+    }
+    rows
+}
+
+// === impl TcpLine ===
+
+impl TcpLine {
+    fn new(length: u64, rows: &[Waiting]) -> Self {
+        let head = rows.iter().max_by_key(|row| row.age).map(|row| row.cookie);
+        let mut all: Vec<_> = rows.iter().map(|row| (row.cookie, row.has_left())).collect();
+        all.sort_unstable();
+        Self { unseen: length.saturating_sub(all.len() as u64), rows: all, head, length, reset: 0 }
+    }
+
+    fn find(&self, cookie: Cookie) -> Option<bool> {
+        let place = self.rows.binary_search_by_key(&cookie, |(cookie, _)| *cookie);
+        place.ok().map(|place| self.rows[place].1)
+    }
+
+    /// What became of it until the scan that found `now`; completes that by what is known of its unseen places. A client
+    /// that resets loses its row and keeps its place, so a row that is gone was reset as long as there are as many more
+    /// places without a row.
+    fn until(&self, now: &mut Self, taken: Taken) -> Change {
+        let went = self.rows.iter().filter(|(cookie, _)| now.find(*cookie).is_none());
+        let (went, went_waiting) = went.fold((0, 0), |(all, waiting), (_, has_left)| {
+            (all + 1, waiting + u64::from(!has_left))
+        });
+        let more_unseen = now.unseen.saturating_sub(self.unseen);
+        let fewer_unseen = self.unseen.saturating_sub(now.unseen);
+        now.reset = (self.reset + went.min(more_unseen)).saturating_sub(fewer_unseen);
+        now.reset = now.reset.min(now.unseen);
+        let resets = went_waiting.min(more_unseen);
+        let closed = now
+            .rows
+            .iter()
+            .filter(|(cookie, has_left)| *has_left && self.find(*cookie) != Some(true));
+        Change {
+            was_taken: self.was_taken(now, went, taken),
+            left: closed.count() as u64 + resets,
+            served: went_waiting - resets,
+        }
+    }
+
+    fn was_taken(&self, now: &Self, went: u64, taken: Taken) -> Option<bool> {
+        let is_certain = went + self.unseen > now.unseen;
+        if taken == Taken::Something || is_certain {
+            return Some(true);
+        }
+        let head_stays = self.head.is_some_and(|head| now.find(head).is_some());
+        let only_grew = now.length > self.length && went + self.unseen == now.unseen;
+        (taken == Taken::Nothing || head_stays || only_grew).then_some(false)
+    }
+}
+
+// === impl Change ===
+
+impl Change {
+    /// Adds a Unix queue: `taken` of its clients were taken from the head, so that the rest leads `now`.
+    fn add(&mut self, before: &[Client], taken: usize, now: &[u32]) {
+        if taken > 0 {
+            self.was_taken = Some(true);
+        }
+        self.served += before[..taken].iter().filter(|client| client.inode != 0).count() as u64;
+        let rest = before[taken..].iter().zip(now);
+        self.left += rest.filter(|(before, now)| before.inode != 0 && **now == 0).count() as u64;
+    }
+}
+
+/// The number of clients taken from the head of the queue `before`, so that the rest leads the queue `now`. A client that
+/// is gone keeps its place.
 fn taken_from(before: &[Client], now: &[u32]) -> usize {
     let leads = |rest: &[Client]| {
         let same = |(before, now): (&Client, &u32)| *now == 0 || before.inode == *now;
@@ -157,7 +383,8 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    /// A TCP queue of `length` with these connections, by cookie and age in seconds; odd cookies are closed.
+    /// A TCP queue of `length` with these connections, by cookie and age in seconds; the client of an odd one has closed
+    /// after half of that time.
     fn found(length: u64, rows: &[(u64, u64)]) -> ListenerScan {
         let local = Local { ip: Ipv4Addr::LOCALHOST.into(), port: 80, interface: 0 };
         let waiting = rows.iter().map(|(cookie, age)| Waiting {
@@ -165,81 +392,190 @@ mod tests {
             local,
             age: Some(seconds(*age)),
             is_closed: cookie % 2 == 1,
+            patience: (cookie % 2 == 1).then(|| seconds(*age) / 2),
         });
-        ListenerScan { length, waiting: waiting.collect(), ..ListenerScan::default() }
+        let waiting = waiting.collect();
+        ListenerScan { length, longest: length.max(9), waiting, ..ListenerScan::default() }
     }
 
-    fn verdict(oldest: u64, abandoned: Option<u64>, untaken: u64) -> Verdict {
-        let (oldest, untaken) = (Some(seconds(oldest)), seconds(untaken));
-        Verdict { oldest, abandoned, untaken, drains: false }
+    fn between(taken: Taken) -> Between {
+        Between { taken, standing_wait: seconds(1), ..Between::default() }
     }
 
-    fn drains(verdict: Verdict) -> Verdict {
-        Verdict { drains: true, ..verdict }
+    /// Oldest, abandoned, untaken, alive; and whether it drains.
+    type Seen = (Option<u64>, Option<u64>, u64, u64, bool);
+
+    fn seen(verdict: Verdict) -> Seen {
+        let Verdict { oldest, abandoned, untaken, alive, drains, .. } = verdict;
+        (oldest.map(|oldest| oldest.as_secs()), abandoned, untaken.as_secs(), alive, drains)
+    }
+
+    fn tcp(scans: &mut Scans, second: u64, length: u64, rows: &[(u64, u64)]) -> Seen {
+        seen(scans.tcp(seconds(second), &found(length, rows), between(Taken::Unknown)))
     }
 
     #[test]
     fn the_same_line_again_means_that_nothing_was_taken() {
         let mut scans = Scans::default();
-        assert_eq!(scans.tcp(seconds(1), &found(2, &[(2, 4), (4, 3)])), verdict(4, Some(0), 0));
-        let longer = found(3, &[(2, 5), (4, 4), (6, 0)]);
-        assert_eq!(scans.tcp(seconds(2), &longer), verdict(5, Some(0), 1));
-        let accepted = found(2, &[(4, 5), (6, 1)]);
-        assert_eq!(scans.tcp(seconds(3), &accepted), drains(verdict(5, Some(0), 0)));
+        let mut at = |second, length, rows: &[_]| tcp(&mut scans, second, length, rows);
+        assert_eq!(at(1, 2, &[(2, 4), (4, 3)]), (Some(4), Some(0), 0, 2, false));
+        assert_eq!(at(2, 3, &[(2, 5), (4, 4), (6, 0)]), (Some(5), Some(0), 1, 3, false));
+        assert_eq!(at(3, 2, &[(4, 5), (6, 1)]), (Some(5), Some(0), 0, 2, true));
     }
 
     #[test]
-    fn who_resets_still_stands_in_line() {
+    fn a_client_that_resets_keeps_its_place() {
         let mut scans = Scans::default();
-        scans.tcp(seconds(1), &found(3, &[(2, 1), (4, 1), (6, 1)]));
-        assert_eq!(scans.tcp(seconds(2), &found(3, &[(4, 2), (6, 2)])), verdict(2, Some(0), 1));
-        assert_eq!(scans.tcp(seconds(3), &found(3, &[(4, 3)])), verdict(3, Some(1), 2));
-        let all_reset = scans.tcp(seconds(4), &found(3, &[]));
-        assert_eq!(all_reset, Verdict { oldest: None, ..verdict(0, Some(2), 3) });
-        // One that had reset was accepted.
-        let taken = scans.tcp(seconds(5), &found(2, &[]));
-        assert_eq!(taken, drains(Verdict { oldest: None, ..verdict(0, Some(2), 0) }));
+        let mut at = |second, length, rows: &[_], taken| {
+            seen(scans.tcp(seconds(second), &found(length, rows), between(taken)))
+        };
+        at(1, 3, &[(2, 2), (4, 1), (6, 1)], Taken::Unknown);
+        assert_eq!(at(2, 3, &[(2, 3), (6, 2)], Taken::Unknown), (Some(3), Some(0), 1, 2, false));
+        // Where the first of the line is gone, only the counters tell a reset from an accept.
+        assert_eq!(at(3, 3, &[(6, 3)], Taken::Nothing), (Some(3), Some(1), 2, 1, false));
+        assert_eq!(at(4, 3, &[], Taken::Nothing), (None, Some(2), 3, 0, false));
+        // One of those that had reset was accepted.
+        assert_eq!(at(5, 2, &[], Taken::Unknown), (None, Some(2), 0, 0, true));
+    }
+
+    #[test]
+    fn clients_that_come_and_reset_between_scans_hide_no_accept() {
+        let mut scans = Scans::default();
+        for second in 1..=40 {
+            // One is accepted each second, and one comes and resets: no row of it is ever seen.
+            let rows: Vec<_> = (second..9).map(|n| (2 * n, 60 + second - n)).collect();
+            let (.., untaken, _, _) = tcp(&mut scans, second, 9, &rows);
+            assert_eq!(untaken, 0, "second {second}");
+        }
+    }
+
+    #[test]
+    fn a_shorter_queue_between_two_scans_was_served() {
+        let mut scans = Scans::default();
+        let mut untaken = |second, fell_at| {
+            let between = Between { fell_at: seconds(fell_at), ..between(Taken::Unknown) };
+            scans.tcp(seconds(second), &found(2, &[(2, 9), (4, 9)]), between).untaken.as_secs()
+        };
+        assert_eq!([untaken(1, 0), untaken(20, 0), untaken(21, 15)], [0, 19, 6]);
+    }
+
+    #[test]
+    fn the_counters_of_the_only_listener_show_what_rows_hide() {
+        let mut scans = Scans::default();
+        let mut untaken = |second, taken| {
+            scans.tcp(seconds(second), &found(9, &[(2, 9)]), between(taken)).untaken.as_secs()
+        };
+        assert_eq!(
+            [untaken(1, Taken::Unknown), untaken(9, Taken::Unknown), untaken(10, Taken::Something)],
+            [0, 8, 0]
+        );
+    }
+
+    #[test]
+    fn rows_that_are_missing_from_the_beginning_show_nothing() {
+        let mut scans = Scans::default();
+        for second in 1..30 {
+            assert_eq!(tcp(&mut scans, second, 9, &[]), (None, None, 0, 0, false));
+        }
+    }
+
+    #[test]
+    fn more_rows_than_the_queue_is_long_do_not_wait() {
+        let mut scans = Scans::default();
+        let closed_by_the_server =
+            ListenerScan { longest: 2, ..found(2, &[(2, 38), (4, 37), (6, 1), (8, 0)]) };
+        let verdict = scans.tcp(seconds(1), &closed_by_the_server, between(Taken::Unknown));
+        assert_eq!(seen(verdict), (Some(1), Some(0), 0, 2, false));
     }
 
     #[test]
     fn abandoned_is_what_two_scans_agree_on() {
         let mut scans = Scans::default();
-        assert_eq!(scans.tcp(seconds(1), &found(2, &[(1, 3), (3, 3)])).abandoned, None);
-        assert_eq!(scans.tcp(seconds(2), &found(2, &[(1, 3), (2, 3)])).abandoned, Some(1));
-        assert_eq!(scans.tcp(seconds(3), &found(3, &[(1, 3), (3, 0), (5, 0)])).abandoned, Some(1));
+        let mut abandoned = |second, length, rows: &[_]| tcp(&mut scans, second, length, rows).1;
+        assert_eq!(abandoned(1, 2, &[(1, 3), (3, 3)]), None);
+        assert_eq!(abandoned(2, 2, &[(1, 3), (2, 3)]), Some(1));
+        assert_eq!(abandoned(3, 3, &[(1, 3), (3, 1), (5, 1)]), Some(1));
+    }
+
+    #[test]
+    fn clients_that_close_at_once_check_a_port_or_wait_for_the_answer() {
+        let mut scans = Scans::default();
+        let mut closed_at_once = found(4, &[(1, 5), (3, 5), (5, 5), (7, 5)]);
+        closed_at_once.waiting.iter_mut().for_each(|row| row.patience = Some(Duration::ZERO));
+        for second in 1..60 {
+            let verdict = scans.tcp(seconds(second), &closed_at_once, between(Taken::Unknown));
+            assert_eq!((verdict.abandoned, verdict.alive, verdict.left), (Some(0), 0, 0));
+        }
+        assert_eq!(scans.leavers.patience(seconds(60)), None);
+    }
+
+    #[test]
+    fn a_queue_stands_while_its_first_client_always_waits() {
+        let mut scans = Scans::default();
+        let mut standing = |second, age| {
+            let found = found(1, &[(second * 2, age)]);
+            scans.tcp(seconds(second), &found, between(Taken::Unknown)).standing.as_secs()
+        };
+        assert_eq!([standing(1, 1), standing(11, 4), standing(31, 1)], [0, 10, 30]);
+        assert_eq!([standing(32, 0), standing(33, 2), standing(34, 2)], [0, 0, 1]);
+    }
+
+    #[test]
+    fn a_pause_between_two_accepts_is_remembered() {
+        let mut scans = Scans::default();
+        let mut pause = |second, head: u64| {
+            let found = found(2, &[(head, 30), (head + 2, 20)]);
+            scans.tcp(seconds(second), &found, between(Taken::Unknown)).pause.as_secs()
+        };
+        assert_eq!([pause(1, 2), pause(25, 2), pause(26, 4), pause(31, 6)], [0, 0, 25, 25]);
+        assert_eq!([pause(625, 6), pause(626, 8)], [25, 595]);
+    }
+
+    #[test]
+    fn clients_that_left_are_told_from_those_that_were_served() {
+        let mut scans = Scans::default();
+        for second in 0..20 {
+            // The first of three is accepted each second; the client of every other one has left by then.
+            let rows = [0, 1, 2].map(|nth| (second + nth, 30 - 10 * nth));
+            scans.tcp(seconds(100 + second), &found(3, &rows), between(Taken::Unknown));
+        }
+        let share = scans.leavers.share(seconds(120)).unwrap();
+        assert!((0.45..=0.55).contains(&share), "{share}");
+        assert_eq!(scans.leavers.share(seconds(300)), None);
     }
 
     fn queue(clients: &[u32]) -> UnixQueue {
         let address = UnixAddress::new(b"/run/a").unwrap();
-        UnixQueue { cookie: Cookie(1), address, clients: clients.to_vec() }
+        UnixQueue { cookie: Cookie(1), address, clients: clients.to_vec(), open: 0 }
     }
 
     #[test]
     fn unix_clients_age_from_when_they_were_first_seen() {
         let mut scans = Scans::default();
-        let mut unix =
-            |second, clients: &[u32]| scans.unix(seconds(second), &[&queue(clients)], true);
-        assert_eq!(unix(1, &[7, 8]), verdict(0, Some(0), 0));
-        assert_eq!(unix(3, &[0, 8, 9]), verdict(2, Some(0), 2));
-        assert_eq!(unix(4, &[0, 8, 9]), verdict(3, Some(1), 3));
-        assert_eq!(unix(5, &[8, 9]), drains(verdict(4, Some(0), 0)));
-        assert_eq!(unix(6, &[9]), drains(verdict(3, Some(0), 0)));
+        let mut unix = |second, clients: &[u32]| {
+            let between = between(Taken::Unknown);
+            seen(scans.unix(seconds(second), &[&queue(clients)], true, between))
+        };
+        assert_eq!(unix(1, &[7, 8]), (Some(0), Some(0), 0, 2, false));
+        assert_eq!(unix(3, &[0, 8, 9]), (Some(2), Some(0), 2, 2, false));
+        assert_eq!(unix(4, &[0, 8, 9]), (Some(3), Some(1), 3, 2, false));
+        assert_eq!(unix(5, &[8, 9]), (Some(4), Some(0), 0, 2, true));
+        assert_eq!(unix(6, &[9]), (Some(3), Some(0), 0, 1, true));
     }
 
     #[test]
-    fn nobody_knows_how_long_those_have_waited_who_were_there_before() {
+    fn the_wait_of_clients_that_were_there_before_is_not_known() {
         let mut scans = Scans::default();
         let mut oldest = |second, clients: &[u32]| {
-            scans
-                .unix(seconds(second), &[&queue(clients)], false)
-                .oldest
-                .map(|oldest| oldest.as_secs())
+            let between = between(Taken::Unknown);
+            let verdict = scans.unix(seconds(second), &[&queue(clients)], false, between);
+            verdict.oldest.map(|oldest| oldest.as_secs())
         };
         assert_eq!([oldest(1, &[7]), oldest(3, &[7, 8]), oldest(4, &[8])], [None, None, Some(1)]);
     }
 
     #[test]
-    fn how_many_were_taken_is_seen_by_who_leads_now() {
+    fn the_number_taken_is_known_by_the_client_that_leads_now() {
         let before = [7, 8, 9].map(|inode| Client { inode, came: None });
         let taken = |now: &[u32]| taken_from(&before, now);
         assert_eq!([taken(&[7, 8, 9]), taken(&[8, 9, 5]), taken(&[9]), taken(&[5])], [0, 1, 2, 3]);

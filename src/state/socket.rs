@@ -30,6 +30,8 @@ pub(super) struct Socket {
     pub(super) born: u64,
     /// Whether drops were new when it was last seen.
     pub(super) dropped: bool,
+    /// Whether it is known to have accepted a connection.
+    pub(super) has_accepted: bool,
     /// When it was first seen.
     pub(super) first_seen: Duration,
     /// When its queue last became shorter, or began.
@@ -71,7 +73,9 @@ pub(super) struct Sockets {
 impl Socket {
     fn moved(&mut self, queue: AcceptQueue, now: Duration) {
         if queue.length < self.queue.length {
+            // Only an accept takes a connection out of a queue: one that reset keeps its place.
             self.taken_at = Some(now);
+            self.has_accepted = true;
         }
         if queue.length < self.queue.length || self.queue.length == 0 {
             self.fell_at = now;
@@ -218,6 +222,18 @@ impl Sockets {
         }
     }
 
+    /// The socket with this cookie is known to have accepted.
+    pub(super) fn prove(&mut self, cookie: Cookie) {
+        if let Some(place) = self.by_cookie.get(&cookie) {
+            self.living[*place].has_accepted = true;
+        }
+    }
+
+    /// All of them are known to have accepted.
+    pub(super) fn prove_all(&mut self) {
+        self.living.iter_mut().for_each(|(_, socket)| socket.has_accepted = true);
+    }
+
     /// The sockets that live.
     pub(super) fn living(&self) -> impl Iterator<Item = &Socket> {
         self.living.iter().map(|(_, socket)| socket)
@@ -244,6 +260,7 @@ impl Sockets {
             inode: row.origin.inode,
             born: self.births,
             dropped: false,
+            has_accepted: false,
             first_seen: now,
             fell_at: now,
             taken_at: None,

@@ -49,6 +49,8 @@ pub struct NetnsView {
     pub counters: Counters,
     /// The kernel's settings.
     pub settings: Settings,
+    /// Connections taken out of its TCP accept queues; `None` where that is not known.
+    pub accepted: Option<u64>,
     /// Overflows that could not be attributed to a listener; `None` where overflows are not known.
     pub unattributed_overflows: Option<u64>,
     /// Overflows attributed to listeners that are not shown.
@@ -112,6 +114,16 @@ pub struct ListenerView {
     pub overflows: Option<u64>,
     /// What the last connection scan found; `None` where there was none lately.
     pub scan: Option<ScanView>,
+    /// The connections that it accepted; `None` where other listeners of its namespace may have accepted as well.
+    pub accepts: Option<Arc<Accepts>>,
+    /// The most accepted connections that scans found open at once within the last hour.
+    pub most_open: u64,
+    /// The median time after which clients left its queue within the last five minutes; `None` where too few did.
+    pub patience: Option<Duration>,
+    /// Clients that scans saw leave its queue; `None` before the first scan of a queue.
+    pub abandoned_total: Option<u64>,
+    /// The share of the clients that scans saw waiting within the last minute that left; `None` where they were few.
+    pub abandoned_ratio: Option<f64>,
     /// How it came to this; `None` as long as it never held a queue, overflowed or met a full SYN queue.
     pub case: Option<Arc<Case>>,
 }
@@ -123,6 +135,8 @@ pub struct ScanView {
     pub at: Duration,
     /// Half-open connections; `None` for Unix sockets, which have none.
     pub syn_queue: Option<u64>,
+    /// Accepted connections that are open; `None` where they were not read.
+    pub open: Option<u64>,
     /// Who waited; `None` when the queue was seen empty since.
     pub queue: Option<QueueScan>,
 }
@@ -136,6 +150,19 @@ pub struct QueueScan {
     pub abandoned: Option<u64>,
     /// Connections accepted per second while the queue was full throughout.
     pub drain_rate: Option<f64>,
+}
+
+/// The connections that a listener accepted; known where it is the only one of its namespace.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Accepts {
+    /// Since it is the only one and watched.
+    pub total: u64,
+    /// The mean of the last [`Accepts::RECENT`] slots.
+    pub per_second: f64,
+    /// How long a connection waited to be accepted, in the mean of these slots; `None` where none was accepted.
+    pub mean_wait: Option<Duration>,
+    /// Connections accepted in each of the last [`Accepts::SLOTS`] slots of [`Accepts::SLOT`], the oldest first.
+    pub history: Vec<u32>,
 }
 
 /// The case history of a listener: as it was when it was last looked at, at most a second ago.
@@ -316,10 +343,27 @@ impl ListenerView {
         self.scan?.queue?.drain_rate
     }
 
-    /// How many of them wait no longer than `patience`: a longer queue only holds clients who have left.
-    pub fn useful_limit(&self, patience: Duration) -> Option<f64> {
-        Some(self.drain_rate()? * patience.as_secs_f64())
+    /// Accepted connections that are open.
+    pub fn open_connections(&self) -> Option<u64> {
+        self.scan?.open
     }
+
+    /// The number of connections accepted within the patience of the clients, which is `assumed` where none was
+    /// measured: a longer queue only holds clients that have left.
+    pub fn useful_limit(&self, assumed: Duration) -> Option<f64> {
+        Some(self.drain_rate()? * self.patience.unwrap_or(assumed).as_secs_f64())
+    }
+}
+
+// === impl Accepts ===
+
+impl Accepts {
+    /// How long a slot of the history is.
+    pub const SLOT: Duration = Case::SLOT;
+    /// Five minutes of them.
+    pub const SLOTS: usize = Case::SLOTS;
+    /// Half a minute of them.
+    pub const RECENT: usize = 6;
 }
 
 // === impl Case ===

@@ -123,6 +123,11 @@ pub(crate) fn idle(address: &str, port: &str, process: &str) -> ListenerView {
         drops: Some(0),
         overflows: Some(0),
         scan: None,
+        accepts: None,
+        most_open: 0,
+        patience: None,
+        abandoned_total: None,
+        abandoned_ratio: None,
         case: None,
     }
 }
@@ -149,7 +154,7 @@ pub(crate) fn busy(
         abandoned: Some(length / 3),
         drain_rate: None,
     };
-    let scan = ScanView { at: NOW, syn_queue: Some(2), queue: Some(queue_scan) };
+    let scan = ScanView { at: NOW, syn_queue: Some(2), open: Some(12), queue: Some(queue_scan) };
     let evidence = Evidence {
         watched: Duration::from_secs(30),
         sockets: Sockets { all: 1, ..Sockets::default() },

@@ -118,6 +118,7 @@ impl Context {
         let lasts = |since: Duration, time| seen_at.saturating_sub(since) >= time;
         let sockets = &mut evidence.sockets;
         sockets.all += 1;
+        evidence.has_accepted |= socket.has_accepted;
         sockets.brimming +=
             u32::from(socket.brimming_since.is_some_and(|since| lasts(since, LASTING)));
         sockets.waiting += u32::from(socket.queue.length > 0);

@@ -15,6 +15,7 @@ use crate::snapshot::{Claims, Dump, ListenSocket};
 use crate::view::ListenerView;
 
 use crate::state::Tick;
+use crate::state::accepted::Queues;
 use crate::state::attribution::{Attribution, DropEvidence, Reading};
 use crate::state::exposure::{Admission, Exposure, Level, PROBATION};
 use crate::state::listener::{Address, Listener};
@@ -53,6 +54,12 @@ pub(super) struct Group<A> {
     attributed: u64,
     /// Listeners without series to which overflows were attributed in this sample.
     hidden_overflows: Vec<usize>,
+    /// Whether there was one listener at the last dump.
+    was_alone: bool,
+    /// Connections that wait at all of them.
+    waiting: u64,
+    /// Connections that waited at sockets that were closed.
+    discarded: u64,
 }
 
 // === impl Group ===
@@ -75,6 +82,9 @@ impl<A: Address> Group<A> {
             omitted: 0,
             attributed: 0,
             hidden_overflows: Vec::new(),
+            was_alone: false,
+            waiting: 0,
+            discarded: 0,
         }
     }
 
@@ -145,13 +155,16 @@ impl<A: Address> Group<A> {
             omitted += usize::from(!is_tracked);
         }
         tracking.omit(std::mem::replace(&mut self.omitted, omitted), omitted);
-        let listeners = &mut self.listeners;
+        let (listeners, discarded) = (&mut self.listeners, &mut self.discarded);
         self.sockets.end_dump(tick.now, |socket| {
             tracking.remove(listeners[socket.listener].source);
+            *discarded += u64::from(socket.queue.length);
             let evidence = &mut listeners[socket.listener].evidence;
             evidence.vanished(attribution, socket.queue.is_brimming());
         });
+        self.waiting = 0;
         for socket in self.sockets.living() {
+            self.waiting += u64::from(socket.queue.length);
             self.listeners[socket.listener].add(socket);
         }
         self.at_rest = self.sockets.are_all_seen();
@@ -163,6 +176,38 @@ impl<A: Address> Group<A> {
             self.at_rest &= listener.is_at_rest();
         }
         self.name_newcomers();
+    }
+
+    /// Its queues, all together.
+    pub(super) fn queues(&self) -> Queues {
+        let (waiting, discarded) = (self.waiting, self.discarded);
+        Queues {
+            waiting,
+            discarded,
+            is_baseline: self.sockets.is_baseline(),
+            is_partial: self.omitted > 0,
+        }
+    }
+
+    /// Whether there is one listener, and none that is only remembered.
+    pub(super) fn is_alone(&self) -> bool {
+        self.listeners.len() == 1
+    }
+
+    /// Takes in connections accepted in the namespace, where that `is_known`: they are those of its only listener, if
+    /// it has only one.
+    pub(super) fn accepted(&mut self, now: Duration, accepted: u64, is_known: bool) {
+        let is_alone = is_known && self.is_alone();
+        if !is_alone && !std::mem::take(&mut self.was_alone) {
+            return;
+        }
+        self.was_alone = is_alone;
+        for (_, listener) in &mut self.listeners {
+            self.revision += u64::from(listener.accepted(now, is_alone.then_some(accepted)));
+        }
+        if is_alone && accepted > 0 {
+            self.sockets.prove_all();
+        }
     }
 
     /// Registers the listeners first seen in this dump: they wait for their series.

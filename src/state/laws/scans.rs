@@ -17,12 +17,19 @@ fn scan(socket: ListenSocket, rows: &[(u64, u64)]) -> Scan {
         local,
         age: Some(SECOND * *age as u32),
         is_closed: false,
+        patience: None,
     });
-    let tcp = TcpScan {
-        sockets: vec![ScannedSocket { address, local, is_v6_only: false, length }],
-        waiting: waiting.collect(),
-        ..TcpScan::default()
+    let socket = ScannedSocket {
+        cookie: socket.cookie,
+        address,
+        local,
+        is_v6_only: false,
+        length,
+        longest: length,
+        is_read: length > 0,
+        has_accepted: true,
     };
+    let tcp = TcpScan { sockets: vec![socket], waiting: waiting.collect(), ..TcpScan::default() };
     Scan { tcp: Some(tcp), ..Scan::default() }
 }
 
@@ -90,7 +97,7 @@ fn what_is_known_of_a_unix_queue_ends_when_it_is_too_long_to_be_scanned() {
     let sample = &mut story.snapshot.namespaces[0];
     sample.unix = Some(Dump { interval: INTERVAL, is_same: false, sockets: vec![socket] });
     for second in [1, 2] {
-        let unix = Some(vec![UnixQueue { cookie, address, clients: vec![7, 8] }]);
+        let unix = Some(vec![UnixQueue { cookie, address, clients: vec![7, 8], open: 0 }]);
         story.snapshot.namespaces[0].scan = Some(Scan { unix, ..scan(super::socket(1, 80), &[]) });
         story.tick_after(SECOND, &[], 0);
         assert_eq!(story.netns().listeners[0].abandoned(), Some(0), "second {second}");
@@ -135,13 +142,13 @@ fn nothing_taken_for_ten_seconds_is_a_stall_and_its_end_is_told() {
 }
 
 #[test]
-fn a_queue_that_moves_on_is_no_stall_however_long_it_is() {
+fn a_queue_that_moves_on_is_standing_and_no_stall_however_long_it_is() {
     let queue = waiting(2, socket(1, 80));
     let mut story = Story::begun_with(&[socket(1, 80)]);
     for second in 0..60 {
         story.scanned(SECOND, queue, &[(second, 12), (second + 1, 11)]);
     }
-    assert_eq!(story.diagnoses(80), []);
+    assert_eq!(story.diagnoses(80), [Diagnosis::StandingQueue]);
 }
 
 #[test]
@@ -201,6 +208,8 @@ fn a_server_that_dies_every_eight_seconds_under_fire_is_slow_and_that_is_one_inc
 fn a_listener_closed_for_longer_than_the_window_begins_anew() {
     let mut story = Story::begun_with(&[socket(1, 80)]);
     let full = waiting(5, socket(1, 80));
+    // It is known to accept.
+    story.tick(&[full], 0).tick(&[socket(1, 80)], 0);
     for _ in 0..100 {
         story.tick(&[full], 0);
     }

@@ -1,0 +1,187 @@
+//! Which listen sockets are known to have accepted a connection: the kernel keeps no such count, but the connections that a
+//! process accepted stay in its table while they are open, and for a minute after a server closed them.
+
+use std::time::{Duration, Instant};
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use crate::snapshot::Cookie;
+use crate::snapshot::scan::Local;
+
+use super::connections::ListenRow;
+
+/// A filter for more ports than this costs more than it saves; the rest have their turn later.
+const MAX_PORTS: usize = 100;
+
+/// How an accepted connection stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// It is open.
+    No,
+    /// The server is closing it.
+    JustNow,
+    /// The server closed it this long ago.
+    Ago(Duration),
+}
+
+/// The listen sockets of one namespace.
+#[derive(Debug, Default)]
+pub(super) struct Acceptors {
+    known: FxHashMap<Cookie, Acceptor>,
+    /// Those that are looked for in this scan.
+    wanted: Vec<(Cookie, Local)>,
+    scans: u64,
+    now: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Acceptor {
+    local: Local,
+    /// When it was first seen; `None` for one that was there at the first scan.
+    since: Option<Instant>,
+    /// Whether another socket listened on the same address before: its connections prove nothing.
+    has_predecessor: bool,
+    has_accepted: bool,
+    scan: u64,
+}
+
+// === impl Acceptors ===
+
+impl Acceptors {
+    /// Takes in the sockets that listen now. Returns the ports at which to look for accepted connections.
+    pub(super) fn begin(&mut self, listeners: &[ListenRow], now: Instant) -> Vec<u16> {
+        let since = (self.scans > 0).then_some(now);
+        self.scans += 1;
+        self.now = Some(now);
+        let scan = self.scans;
+        let has_new = listeners.iter().any(|row| !self.known.contains_key(&row.cookie));
+        let earlier: FxHashSet<Local> = match has_new {
+            true => self.known.values().map(|acceptor| acceptor.local).collect(),
+            false => FxHashSet::default(),
+        };
+        for ListenRow { cookie, local, .. } in listeners {
+            let acceptor = self.known.entry(*cookie).or_insert_with(|| {
+                let has_predecessor = earlier.contains(local);
+                Acceptor { local: *local, since, has_predecessor, has_accepted: false, scan }
+            });
+            acceptor.scan = scan;
+        }
+        self.known.retain(|_, acceptor| acceptor.scan == scan);
+        self.choose()
+    }
+
+    /// Of too many, another part each time.
+    fn choose(&mut self) -> Vec<u16> {
+        let unknown = self.known.iter().filter(|(_, acceptor)| !acceptor.has_accepted);
+        self.wanted = unknown.map(|(cookie, acceptor)| (*cookie, acceptor.local)).collect();
+        let parts = self.wanted.len().div_ceil(MAX_PORTS).max(1) as u64;
+        self.wanted.sort_unstable_by_key(|(cookie, local)| (local.port, *cookie));
+        let part = (self.scans % parts) as usize;
+        self.wanted = self.wanted.chunks(MAX_PORTS).nth(part).unwrap_or_default().to_vec();
+        let mut ports: Vec<u16> = self.wanted.iter().map(|(_, local)| local.port).collect();
+        ports.dedup();
+        ports
+    }
+
+    /// Takes in a connection that some listener accepted.
+    pub(super) fn found(&mut self, connection: &Local, ended: Ended) {
+        let first = self.wanted.partition_point(|(_, local)| local.port < connection.port);
+        for (cookie, local) in &self.wanted[first..] {
+            if local.port != connection.port {
+                return;
+            }
+            if let Some(acceptor) = self.known.get_mut(cookie)
+                && acceptor.may_have_accepted(connection, ended, self.now)
+            {
+                acceptor.has_accepted = true;
+            }
+        }
+    }
+
+    /// Whether this socket is known to have accepted.
+    pub(super) fn is_known(&self, cookie: Cookie) -> bool {
+        self.known.get(&cookie).is_some_and(|acceptor| acceptor.has_accepted)
+    }
+}
+
+// === impl Acceptor ===
+
+impl Acceptor {
+    fn may_have_accepted(&self, connection: &Local, ended: Ended, now: Option<Instant>) -> bool {
+        let listens = self.local.ip.to_canonical();
+        let is_its_own = listens.is_unspecified() || listens == connection.ip.to_canonical();
+        // A connection that was closed earlier belonged to the socket before this one.
+        let watched = self.since.zip(now).map(|(since, now)| now.duration_since(since));
+        let is_recent = match ended {
+            Ended::Ago(ago) => watched.is_none_or(|watched| ago < watched),
+            Ended::No | Ended::JustNow => !self.has_predecessor,
+        };
+        is_its_own && is_recent
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn local(ip: &str, port: u16) -> Local {
+        Local { ip: ip.parse().unwrap(), port, interface: 0 }
+    }
+
+    fn row(cookie: u64, local: Local) -> ListenRow {
+        ListenRow { cookie: Cookie(cookie), local, is_v6_only: false, length: 0 }
+    }
+
+    fn ago(seconds: u64) -> Ended {
+        Ended::Ago(Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn an_accepted_connection_proves_its_own_listener_only() {
+        let mut acceptors = Acceptors::default();
+        let begin = Instant::now();
+        let rows = [
+            row(1, local("10.0.0.1", 80)),
+            row(2, local("10.0.0.2", 80)),
+            row(3, local("::", 80)),
+            row(4, local("0.0.0.0", 81)),
+        ];
+        assert_eq!(acceptors.begin(&rows, begin), [80, 81]);
+        acceptors.found(&local("::ffff:10.0.0.1", 80), Ended::No);
+        let known = |acceptors: &Acceptors| [1, 2, 3, 4].map(|n| acceptors.is_known(Cookie(n)));
+        // The wildcard may have accepted it as well: it is better to believe that than to call it a lock port.
+        assert_eq!(known(&acceptors), [true, false, true, false]);
+        assert_eq!(acceptors.begin(&rows, begin), [80, 81]);
+        acceptors.found(&local("127.0.0.1", 81), ago(59));
+        assert_eq!(known(&acceptors), [true, false, true, true]);
+        assert_eq!(acceptors.begin(&rows, begin), [80]);
+    }
+
+    #[test]
+    fn the_connections_of_an_earlier_socket_prove_nothing() {
+        let mut acceptors = Acceptors::default();
+        let begin = Instant::now();
+        let here = local("10.0.0.1", 80);
+        acceptors.begin(&[row(1, here)], begin);
+        acceptors.begin(&[row(2, here)], begin + Duration::from_secs(10));
+        acceptors.found(&here, Ended::No);
+        acceptors.found(&here, ago(1));
+        assert!(!acceptors.is_known(Cookie(2)));
+        acceptors.begin(&[row(2, here)], begin + Duration::from_secs(20));
+        acceptors.found(&here, ago(11));
+        assert!(!acceptors.is_known(Cookie(2)));
+        acceptors.found(&here, ago(9));
+        assert!(acceptors.is_known(Cookie(2)));
+    }
+
+    #[test]
+    fn many_listeners_are_looked_for_in_turn() {
+        let mut acceptors = Acceptors::default();
+        let rows: Vec<ListenRow> =
+            (1..=250).map(|n| row(n, local("0.0.0.0", 1_000 + n as u16))).collect();
+        let mut asked: Vec<u16> =
+            (0..3).flat_map(|_| acceptors.begin(&rows, Instant::now())).collect();
+        asked.sort_unstable();
+        assert_eq!(asked, (1_001..=1_250).collect::<Vec<u16>>());
+    }
+}

@@ -1,0 +1,208 @@
+//! Connections taken out of the accept queues of a namespace. The kernel does not count them, but each connection that
+//! came up (`PassiveOpens`) still waits, was discarded when its listener closed, or was taken.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::snapshot::{Counter, Counters};
+use crate::view::Accepts;
+
+use super::ring::Ring;
+
+/// The count of one namespace.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Accepted {
+    /// Connections that came up before, and were not waiting, when the count began.
+    base: Option<i128>,
+    total: u64,
+    /// MPTCP joins so far: `PassiveOpens` counts them, and they never wait.
+    joins: Option<u64>,
+    /// Whether connections came up that were never seen to wait, or waited where nobody looked.
+    is_unknown: bool,
+}
+
+/// The queues of a namespace, all together.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Queues {
+    /// Connections that wait.
+    pub(super) waiting: u64,
+    /// Connections that were discarded when their listener closed.
+    pub(super) discarded: u64,
+    /// Whether sockets may still be found that were there from the beginning.
+    pub(super) is_baseline: bool,
+    /// Whether there are more sockets than are tracked: then some queues are not known.
+    pub(super) is_partial: bool,
+}
+
+/// The connections that the only listener of a namespace accepted.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Flow {
+    slots: Ring<Slot, { Accepts::SLOTS }>,
+    connection_seconds: f64,
+    total: u64,
+    shown_at: Duration,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Slot {
+    accepted: u32,
+    connection_seconds: f32,
+}
+
+// === impl Accepted ===
+
+impl Accepted {
+    /// A namespace that came up while watched has accepted nothing before.
+    pub(super) fn new(is_newborn: bool) -> Self {
+        Self { base: is_newborn.then_some(0), ..Self::default() }
+    }
+
+    /// Takes in the queues of a dump, and `counters` that were read before it: read later, they would count
+    /// connections that the dump could not see waiting. Returns how many connections were taken.
+    pub(super) fn sampled(&mut self, counters: &Counters, queues: Queues) -> u64 {
+        self.note_joins(counters);
+        self.is_unknown |= queues.is_partial;
+        let Some(opened) = counters.get(Counter::PassiveOpens) else { return 0 };
+        let gone = i128::from(opened) - i128::from(queues.waiting) - i128::from(queues.discarded);
+        if queues.is_baseline {
+            self.base = self.base.map(|_| gone);
+        }
+        let base = *self.base.get_or_insert(gone);
+        let total = u64::try_from(gone - base).unwrap_or(0).max(self.total);
+        total - std::mem::replace(&mut self.total, total)
+    }
+
+    /// `None` before the first sample, where joins came, and where not all sockets are tracked.
+    pub(super) fn total(&self) -> Option<u64> {
+        (self.base.is_some() && !self.is_unknown).then_some(self.total)
+    }
+
+    fn note_joins(&mut self, counters: &Counters) {
+        let Some(joins) = counters.get(Counter::MpJoinAckRx) else { return };
+        self.is_unknown |= self.joins.replace(joins).is_some_and(|before| before != joins);
+    }
+}
+
+// === impl Flow ===
+
+impl Flow {
+    /// Takes in connections accepted until `now`, and the listener's connection seconds until then. Returns what is to be
+    /// shown where that is due: once a second.
+    pub(super) fn accepted(
+        &mut self,
+        now: Duration,
+        accepted: u64,
+        connection_seconds: f64,
+    ) -> Option<Arc<Accepts>> {
+        let before = std::mem::replace(&mut self.connection_seconds, connection_seconds);
+        let slot = self.slots.at(slot(now));
+        slot.accepted = slot.accepted.saturating_add(u32::try_from(accepted).unwrap_or(u32::MAX));
+        slot.connection_seconds += (connection_seconds - before) as f32;
+        self.total += accepted;
+        let is_due = now.saturating_sub(self.shown_at) >= Duration::from_secs(1);
+        is_due.then(|| {
+            self.shown_at = now;
+            Arc::new(self.show(now))
+        })
+    }
+
+    /// Begins at a listener that has waited for these connection seconds so far.
+    pub(super) fn new(connection_seconds: f64) -> Self {
+        Self { connection_seconds, ..Self::default() }
+    }
+
+    /// The slot that `now` falls into is not over: it counts in the total only.
+    fn show(&self, now: Duration) -> Accepts {
+        let slots: Vec<Slot> = match slot(now).checked_sub(1) {
+            Some(last) => self.slots.until(last).collect(),
+            None => Vec::new(),
+        };
+        let recent = &slots[slots.len().saturating_sub(Accepts::RECENT)..];
+        let accepted: u64 = recent.iter().map(|slot| u64::from(slot.accepted)).sum();
+        let waited: f64 = recent.iter().map(|slot| f64::from(slot.connection_seconds)).sum();
+        let seconds = Accepts::SLOT.as_secs_f64() * Accepts::RECENT as f64;
+        Accepts {
+            total: self.total,
+            per_second: accepted as f64 / seconds,
+            mean_wait: (accepted > 0)
+                .then(|| Duration::from_secs_f64((waited / accepted as f64).max(0.0))),
+            history: slots.iter().map(|slot| slot.accepted).collect(),
+        }
+    }
+}
+
+fn slot(now: Duration) -> u64 {
+    now.as_secs() / Accepts::SLOT.as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counters(opened: u64, joins: u64) -> Counters {
+        let mut counters = Counters::default();
+        counters.set(Counter::PassiveOpens, opened);
+        counters.set(Counter::MpJoinAckRx, joins);
+        counters
+    }
+
+    fn queues(waiting: u64, discarded: u64) -> Queues {
+        Queues { waiting, discarded, ..Queues::default() }
+    }
+
+    /// The totals after these samples: opened, waiting, discarded.
+    fn totals(mut accepted: Accepted, samples: &[(u64, u64, u64)]) -> Vec<u64> {
+        let total = |(opened, waiting, discarded): &(u64, u64, u64)| {
+            accepted.sampled(&counters(*opened, 0), queues(*waiting, *discarded));
+            accepted.total().unwrap()
+        };
+        samples.iter().map(total).collect()
+    }
+
+    #[test]
+    fn what_came_up_and_does_not_wait_was_accepted() {
+        let samples = [(100, 3, 0), (110, 5, 0), (110, 0, 0), (120, 4, 0), (120, 0, 4)];
+        assert_eq!(totals(Accepted::new(false), &samples), [0, 8, 13, 19, 19]);
+        assert_eq!(totals(Accepted::new(true), &samples), [97, 105, 110, 116, 116]);
+    }
+
+    #[test]
+    fn it_never_decreases_while_the_counters_are_older_than_the_queues() {
+        let samples = [(100, 0, 0), (110, 0, 0), (110, 5, 0), (115, 5, 0), (115, 0, 0)];
+        assert_eq!(totals(Accepted::new(false), &samples), [0, 10, 10, 10, 15]);
+    }
+
+    #[test]
+    fn sockets_that_the_first_dumps_missed_were_there_before() {
+        let mut accepted = Accepted::new(false);
+        for waiting in [0, 7] {
+            let queues = Queues { waiting, is_baseline: true, ..Queues::default() };
+            assert_eq!(accepted.sampled(&counters(50, 0), queues), 0);
+        }
+        assert_eq!(accepted.sampled(&counters(50, 0), queues(0, 0)), 7);
+    }
+
+    #[test]
+    fn joins_make_it_unknown_for_good() {
+        let mut accepted = Accepted::new(false);
+        accepted.sampled(&counters(50, 9), queues(0, 0));
+        assert_eq!(accepted.total(), Some(0));
+        accepted.sampled(&counters(51, 10), queues(0, 0));
+        accepted.sampled(&counters(51, 10), queues(0, 0));
+        assert_eq!(accepted.total(), None);
+    }
+
+    #[test]
+    fn the_mean_wait_is_connection_seconds_over_accepted() {
+        let mut flow = Flow::new(100.0);
+        let mut shown = None;
+        for second in 1..=60u64 {
+            let at = Duration::from_secs(second);
+            shown = flow.accepted(at, 20, 100.0 + second as f64 * 0.5).or(shown);
+        }
+        let shown = shown.unwrap();
+        assert_eq!((shown.total, shown.per_second), (1_200, 20.0));
+        assert!((shown.mean_wait.unwrap().as_secs_f64() - 0.025).abs() < 1e-6);
+        assert_eq!((shown.history.len(), shown.history[58..].to_vec()), (60, vec![100, 100]));
+    }
+}

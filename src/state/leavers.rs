@@ -1,0 +1,213 @@
+//! The clients of one listener that left before they were accepted: how long each waited, and how many there are beside those
+//! that were accepted in time.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::snapshot::Cookie;
+use crate::snapshot::scan::{LEFT_AT_ONCE, Waiting};
+
+use super::ring::Ring;
+
+/// How far back clients that left count for the patience.
+const RECENT: Duration = Duration::from_secs(300);
+/// A median of fewer is none.
+const FEWEST: usize = 20;
+/// More are not remembered: the oldest are dropped.
+const MOST: usize = 512;
+/// How long a slot of the outcomes is: a dozen of them are a minute.
+const SLOT: Duration = Duration::from_secs(5);
+/// A share of fewer clients is none.
+const FEWEST_OUTCOMES: u32 = 10;
+
+/// The clients that left.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Leavers {
+    all: VecDeque<Leaver>,
+    /// When clients that had closed were answered all the same: they had closed only their own half.
+    answered: VecDeque<Duration>,
+    outcomes: Ring<Outcomes, 12>,
+}
+
+/// What became of the clients that scans saw waiting, within one slot.
+#[derive(Clone, Copy, Debug, Default)]
+struct Outcomes {
+    left: u32,
+    served: u32,
+}
+
+/// A client that closed while it waited.
+#[derive(Clone, Copy, Debug)]
+struct Leaver {
+    cookie: Cookie,
+    at: Duration,
+    patience: Duration,
+}
+
+// === impl Leavers ===
+
+impl Leavers {
+    /// Takes in the rows of a scan at `at`. `before` has those of the scan before, sorted, and whether each had left.
+    pub(super) fn take(
+        &mut self,
+        at: Duration,
+        before: Option<&[(Cookie, bool)]>,
+        rows: &[Waiting],
+    ) {
+        let had_left = |cookie: Cookie| match before {
+            Some(before) => before.binary_search(&(cookie, true)).is_ok(),
+            None => self.all.iter().any(|leaver| leaver.cookie == cookie),
+        };
+        let new = rows.iter().filter(|row| !had_left(row.cookie));
+        let new: Vec<Leaver> = new.filter_map(|row| Leaver::of(at, row)).collect();
+        self.all.extend(new);
+        self.forget(at);
+    }
+
+    /// Clients with these cookies, sorted, were answered after they had closed.
+    pub(super) fn answered(&mut self, at: Duration, cookies: &[Cookie]) {
+        if self.all.is_empty() || cookies.is_empty() {
+            return;
+        }
+        let before = self.all.len();
+        self.all.retain(|leaver| cookies.binary_search(&leaver.cookie).is_err());
+        self.answered.extend(std::iter::repeat_n(at, before - self.all.len()));
+        self.forget(at);
+    }
+
+    /// Whether the clients that close are mostly answered: they close only their own half.
+    pub(super) fn half_close(&self, now: Duration) -> bool {
+        let recent = |at: &&Duration| now.saturating_sub(**at) < RECENT;
+        let answered = self.answered.iter().filter(recent).count();
+        answered > 1 && answered >= self.recent(now).count()
+    }
+
+    /// Counts clients that left, and clients that were accepted in time.
+    pub(super) fn count(&mut self, at: Duration, left: u64, served: u64) {
+        if left + served > 0 {
+            let outcomes = self.outcomes.at(slot(at));
+            outcomes.left = outcomes.left.saturating_add(left.try_into().unwrap_or(u32::MAX));
+            outcomes.served = outcomes.served.saturating_add(served.try_into().unwrap_or(u32::MAX));
+        }
+    }
+
+    /// The median time after which clients left within the last five minutes.
+    pub(super) fn patience(&self, now: Duration) -> Option<Duration> {
+        let mut all: Vec<Duration> = self.recent(now).map(|leaver| leaver.patience).collect();
+        if all.len() < FEWEST || self.half_close(now) {
+            return None;
+        }
+        let middle = all.len() / 2;
+        Some(*all.select_nth_unstable(middle).1)
+    }
+
+    /// The share of the clients seen waiting within the last minute that left.
+    pub(super) fn share(&self, now: Duration) -> Option<f64> {
+        let sum = self.outcomes.until(slot(now)).fold(Outcomes::default(), |sum, one| Outcomes {
+            left: sum.left.saturating_add(one.left),
+            served: sum.served.saturating_add(one.served),
+        });
+        let all = sum.left.saturating_add(sum.served);
+        (all >= FEWEST_OUTCOMES).then(|| f64::from(sum.left) / f64::from(all))
+    }
+
+    fn recent(&self, now: Duration) -> impl Iterator<Item = &Leaver> {
+        self.all.iter().filter(move |leaver| now.saturating_sub(leaver.at) < RECENT)
+    }
+
+    fn forget(&mut self, now: Duration) {
+        let too_many = self.all.len().saturating_sub(MOST);
+        self.all.drain(..too_many);
+        self.all.retain(|leaver| now.saturating_sub(leaver.at) < RECENT);
+        let too_many = self.answered.len().saturating_sub(MOST);
+        self.answered.drain(..too_many);
+    }
+}
+
+// === impl Leaver ===
+
+impl Leaver {
+    /// `None` for a client that is there, that closed at once, or whose patience is not known.
+    fn of(at: Duration, row: &Waiting) -> Option<Self> {
+        let patience = row.patience.filter(|patience| *patience >= LEFT_AT_ONCE)?;
+        let ago = row.age?.saturating_sub(patience);
+        Some(Self { cookie: row.cookie, at: at.saturating_sub(ago), patience })
+    }
+}
+
+fn slot(at: Duration) -> u64 {
+    at.as_secs() / SLOT.as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::scan::Local;
+
+    fn row(cookie: u64, waited: u64, closed_after: u64) -> Waiting {
+        let local = Local { ip: [127, 0, 0, 1].into(), port: 80, interface: 0 };
+        let [age, patience] = [waited, closed_after].map(|ms| Some(Duration::from_millis(ms)));
+        Waiting { cookie: Cookie(cookie), local, age, is_closed: true, patience }
+    }
+
+    const NOW: Duration = Duration::from_secs(1_000);
+
+    fn rows(number: u64, waited: u64, closed_after: impl Fn(u64) -> u64) -> Vec<Waiting> {
+        (0..number).map(|nth| row(nth, waited, closed_after(nth))).collect()
+    }
+
+    fn patience(rows: &[Waiting]) -> Option<u128> {
+        let mut leavers = Leavers::default();
+        leavers.take(NOW, None, rows);
+        leavers.patience(NOW).map(|patience| patience.as_millis())
+    }
+
+    #[test]
+    fn the_patience_is_the_median_of_twenty_or_more() {
+        assert_eq!(patience(&rows(19, 9_000, |_| 3_000)), None);
+        assert_eq!(patience(&rows(20, 9_000, |_| 3_000)), Some(3_000));
+        assert_eq!(patience(&rows(41, 9_000, |nth| 1_000 + nth * 100)), Some(3_000));
+    }
+
+    #[test]
+    fn clients_that_close_at_once_or_left_long_ago_have_no_patience() {
+        assert_eq!(patience(&rows(50, 9_000, |_| 99)), None);
+        assert_eq!(patience(&rows(50, 304_000, |_| 3_000)), None);
+        let unknown: Vec<Waiting> = rows(50, 9_000, |_| 3_000)
+            .into_iter()
+            .map(|row| Waiting { patience: None, ..row })
+            .collect();
+        assert_eq!(patience(&unknown), None);
+    }
+
+    #[test]
+    fn a_client_counts_once_however_often_it_is_seen() {
+        let mut leavers = Leavers::default();
+        let rows = rows(19, 9_000, |_| 3_000);
+        let seen: Vec<_> = rows.iter().map(|row| (row.cookie, true)).collect();
+        leavers.take(NOW, None, &rows);
+        leavers.take(NOW, Some(&seen), &rows);
+        leavers.take(NOW, None, &rows);
+        assert_eq!(leavers.all.len(), 19);
+    }
+
+    #[test]
+    fn clients_that_are_answered_after_they_closed_have_not_left() {
+        let mut leavers = Leavers::default();
+        leavers.take(NOW, None, &rows(30, 9_000, |_| 3_000));
+        leavers.answered(NOW, &(0..8).map(Cookie).collect::<Vec<_>>());
+        assert_eq!(leavers.patience(NOW), Some(Duration::from_secs(3)));
+        assert!(!leavers.half_close(NOW));
+        leavers.answered(NOW, &(0..20).map(Cookie).collect::<Vec<_>>());
+        assert!(leavers.half_close(NOW));
+        assert_eq!(leavers.patience(NOW), None);
+    }
+
+    #[test]
+    fn of_many_the_latest_are_remembered() {
+        let mut leavers = Leavers::default();
+        leavers.take(NOW, None, &rows(2_000, 9_000, |nth| if nth < 1_488 { 500 } else { 8_000 }));
+        assert_eq!(leavers.all.len(), MOST);
+        assert_eq!(leavers.patience(NOW), Some(Duration::from_secs(8)));
+    }
+}
