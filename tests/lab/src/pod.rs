@@ -212,6 +212,12 @@ impl Spec<'_> {
         let volumes = self.pod["volumes"].as_array().expect("volumes");
         let volume = volumes.iter().find(|volume| volume["name"] == mount["name"]);
         let volume = volume.expect("the mount's volume");
+        if volume["emptyDir"].is_object() {
+            let options = ["nosuid", "nodev", "mode=0777", "size=1m"];
+            return json!({
+                "destination": mount["mountPath"], "type": "tmpfs", "source": "tmpfs", "options": options,
+            });
+        }
         let node = self.node.root.path();
         let source = if let Some(path) = volume["hostPath"]["path"].as_str() {
             if path.starts_with("/sys/") { path.into() } else { node.join(&path[1..]) }
