@@ -16,11 +16,11 @@ use listenq_lab::tool::require_tool;
 use listenq_lab::wait::eventually;
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 const NAMESPACES: usize = 300;
 /// The budget of samples. Code without optimization takes ten times as long.
 const BUDGET: f64 = if cfg!(debug_assertions) { 0.2 } else { 0.02 };
-/// The child of each namespace listens at so many ports, and says so.
+/// The child of each namespace listens at this number of ports, and prints a line when it does.
 const SCENE: &str = "
 import os, socket, sys, ctypes
 libc = ctypes.CDLL(None, use_errno=True)
@@ -80,7 +80,7 @@ fn very_many_namespaces_of_a_user_do_not_slow_down_the_own_one() {
     let ready = begin.elapsed();
     let sampled =
         || daemon.scrape().value("listenq_namespaces", &[("state", "sampled")]).unwrap_or_default();
-    let all = eventually("all namespaces", PATIENCE, || {
+    let all = eventually("all namespaces", TIMEOUT, || {
         Some(sampled()).filter(|sampled| *sampled >= NAMESPACES as f64)
     });
     // The first samples find out what each costs.
@@ -91,7 +91,7 @@ fn very_many_namespaces_of_a_user_do_not_slow_down_the_own_one() {
     let in_pod = pod.run(|| fill(pods.target(), 20));
     let came = Instant::now();
     let (samples, cpu, begin) = (daemon.scrape(), daemon.cpu(), Instant::now());
-    let seen = eventually("the new pod", PATIENCE, || {
+    let seen = eventually("the new pod", TIMEOUT, || {
         let scrape = daemon.scrape();
         let label = [("netns", pod.name())];
         scrape.value("listenq_netns_sampled_seconds_total", &label)?;

@@ -33,14 +33,14 @@ def next_breaking(version):
 
 def matches_one(version, comparator):
     operator, wanted = re.fullmatch(r"\s*(>=|<=|>|<|=|\^|~)?\s*(\S+)\s*", comparator).groups()
-    has, wants = numbers(version), numbers(wanted)
+    has, needs = numbers(version), numbers(wanted)
     if operator == "~":
         parts = wanted.split(".")
         upper = ".".join([*parts[:1], str(int(parts[1]) + 1)]) if len(parts) > 1 else str(int(parts[0]) + 1)
-        return wants <= has < numbers(upper)
+        return needs <= has < numbers(upper)
     if operator in (None, "^"):
-        return wants <= has < numbers(next_breaking(wanted))
-    return {">=": has >= wants, "<=": has <= wants, ">": has > wants, "<": has < wants, "=": has == wants}[operator]
+        return needs <= has < numbers(next_breaking(wanted))
+    return {">=": has >= needs, "<=": has <= needs, ">": has > needs, "<": has < needs, "=": has == needs}[operator]
 
 
 def matches(version, requirement):
