@@ -4,6 +4,7 @@
 //! `table.txt` has the expected words, `programs.rs` how each server is started. `LISTENQ_SERVERS` selects what is played:
 //! `gate` (the default), `all`, or names of programs separated by commas.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
+#![allow(clippy::disallowed_types, reason = "starting programs is what a test may do")]
 #![allow(clippy::print_stdout, reason = "the matrix is for the reader of --nocapture")]
 
 mod cell;
