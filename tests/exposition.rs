@@ -66,6 +66,12 @@ fn netstat(overflows: u64) -> Counters {
     counters
 }
 
+fn snmp() -> Counters {
+    let mut counters = Counters::default();
+    counters.set(Counter::PassiveOpens, 10 + Counter::PassiveOpens as u64);
+    counters
+}
+
 /// Five ticks: a server whose queue runs full, a group of two, one bound to an interface, one that closes. Then twelve
 /// seconds, after which it is clear that the full queue was a short one.
 fn story() -> View {
@@ -87,7 +93,7 @@ fn story() -> View {
         }
         let sample = NetnsSample {
             netstat: Some(netstat(100 + 6 * u64::from(tick >= 3))),
-            snmp: None,
+            snmp: Some(snmp()),
             settings: Some(settings()),
             scan: (tick >= 3).then(|| scan(&sockets)),
             tcp: Some(Dump { interval, is_same: false, sockets }),

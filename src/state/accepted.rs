@@ -14,6 +14,9 @@ use super::ring::Ring;
 pub(super) struct Accepted {
     /// Connections that came up before, and were not waiting, when the count began.
     base: Option<i128>,
+    /// The queues of the last sample, as long as the base may change.
+    beginning: Option<Queues>,
+    is_settled: bool,
     total: u64,
     /// MPTCP joins so far: `PassiveOpens` counts them, and they never wait.
     joins: Option<u64>,
@@ -41,6 +44,8 @@ pub(super) struct Flow {
     connection_seconds: f64,
     total: u64,
     shown_at: Duration,
+    /// When the slots will hold nothing any more.
+    empty_at: Duration,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -54,27 +59,42 @@ struct Slot {
 impl Accepted {
     /// A namespace that came up while watched has accepted nothing before.
     pub(super) fn new(is_newborn: bool) -> Self {
-        Self { base: is_newborn.then_some(0), ..Self::default() }
+        Self { base: is_newborn.then_some(0), is_settled: is_newborn, ..Self::default() }
     }
 
     /// Takes in the queues of a dump, and `counters` that were read before it: read later, they would count
-    /// connections that the dump could not see waiting. Returns how many connections were taken.
-    pub(super) fn sampled(&mut self, counters: &Counters, queues: Queues) -> u64 {
+    /// connections that the dump could not see waiting. `newer` was read after the dump before, if at all. Returns how
+    /// many connections were taken.
+    pub(super) fn sampled(
+        &mut self,
+        counters: &Counters,
+        newer: Option<&Counters>,
+        queues: Queues,
+    ) -> u64 {
         self.note_joins(counters);
         self.is_unknown |= queues.is_partial;
-        let Some(opened) = counters.get(Counter::PassiveOpens) else { return 0 };
-        let gone = i128::from(opened) - i128::from(queues.waiting) - i128::from(queues.discarded);
-        if queues.is_baseline {
-            self.base = self.base.map(|_| gone);
+        if !self.is_settled {
+            self.begin(newer, queues);
         }
-        let base = *self.base.get_or_insert(gone);
-        let total = u64::try_from(gone - base).unwrap_or(0).max(self.total);
+        let opened = counters.get(Counter::PassiveOpens);
+        let (Some(opened), Some(base)) = (opened, self.base) else { return 0 };
+        let total = u64::try_from(queues.gone(opened) - base).unwrap_or(0).max(self.total);
         total - std::mem::replace(&mut self.total, total)
+    }
+
+    /// Here a counter that is too old would make the base too low, and the total too high for ever.
+    fn begin(&mut self, newer: Option<&Counters>, queues: Queues) {
+        let opened = newer.and_then(|newer| newer.get(Counter::PassiveOpens));
+        if let (Some(opened), Some(before)) = (opened, self.beginning) {
+            self.base = Some(before.gone(opened));
+            self.is_settled = !before.is_baseline;
+        }
+        self.beginning = Some(queues);
     }
 
     /// `None` before the first sample, where joins came, and where not all sockets are tracked.
     pub(super) fn total(&self) -> Option<u64> {
-        (self.base.is_some() && !self.is_unknown).then_some(self.total)
+        (self.is_settled && !self.is_unknown).then_some(self.total)
     }
 
     fn note_joins(&mut self, counters: &Counters) {
@@ -83,23 +103,38 @@ impl Accepted {
     }
 }
 
+// === impl Queues ===
+
+impl Queues {
+    /// Connections of all that came up that do not wait and were not discarded.
+    fn gone(&self, opened: u64) -> i128 {
+        i128::from(opened) - i128::from(self.waiting) - i128::from(self.discarded)
+    }
+}
+
 // === impl Flow ===
 
 impl Flow {
     /// Takes in connections accepted until `now`, and the listener's connection seconds until then. Returns what is to be
-    /// shown where that is due: once a second.
+    /// shown where that is due: once a second, as long as the slots hold anything.
     pub(super) fn accepted(
         &mut self,
         now: Duration,
         accepted: u64,
         connection_seconds: f64,
     ) -> Option<Arc<Accepts>> {
-        let before = std::mem::replace(&mut self.connection_seconds, connection_seconds);
-        let slot = self.slots.at(slot(now));
-        slot.accepted = slot.accepted.saturating_add(u32::try_from(accepted).unwrap_or(u32::MAX));
-        slot.connection_seconds += (connection_seconds - before) as f32;
-        self.total += accepted;
+        let waited = connection_seconds - self.connection_seconds;
+        if accepted > 0 || waited > 0.0 {
+            self.connection_seconds = connection_seconds;
+            self.total += accepted;
+            self.empty_at = now + Accepts::SLOT * (Accepts::SLOTS as u32 + 2);
+            let slot = self.slots.at(slot(now));
+            let accepted = u32::try_from(accepted).unwrap_or(u32::MAX);
+            slot.accepted = slot.accepted.saturating_add(accepted);
+            slot.connection_seconds += waited as f32;
+        }
         let is_due = now.saturating_sub(self.shown_at) >= Duration::from_secs(1);
+        let is_due = is_due && now < self.empty_at;
         is_due.then(|| {
             self.shown_at = now;
             Arc::new(self.show(now))
@@ -150,13 +185,15 @@ mod tests {
         Queues { waiting, discarded, ..Queues::default() }
     }
 
-    /// The totals after these samples: opened, waiting, discarded.
+    /// The totals after these samples: opened, waiting, discarded. The first is the baseline.
     fn totals(mut accepted: Accepted, samples: &[(u64, u64, u64)]) -> Vec<u64> {
-        let total = |(opened, waiting, discarded): &(u64, u64, u64)| {
-            accepted.sampled(&counters(*opened, 0), queues(*waiting, *discarded));
-            accepted.total().unwrap()
+        let mut sample = |(opened, waiting, discarded): &(u64, u64, u64)| {
+            let counters = counters(*opened, 0);
+            accepted.sampled(&counters, Some(&counters), queues(*waiting, *discarded));
+            accepted.total()
         };
-        samples.iter().map(total).collect()
+        sample(&samples[0]);
+        samples.iter().map(|one| sample(one).unwrap()).collect()
     }
 
     #[test]
@@ -173,23 +210,43 @@ mod tests {
     }
 
     #[test]
+    fn a_burst_during_the_first_samples_counts_only_once_it_is_accepted() {
+        let mut accepted = Accepted::new(false);
+        let (old, new) = (counters(0, 0), counters(9, 0));
+        accepted.sampled(&Counters::default(), Some(&old), queues(0, 0));
+        // Nine came after the counters were read.
+        for newer in [None, Some(&new), Some(&new)] {
+            let known = if newer.is_some() { &new } else { &old };
+            accepted.sampled(known, newer, queues(9, 0));
+        }
+        assert_eq!(accepted.total(), Some(0));
+        accepted.sampled(&new, Some(&new), queues(2, 0));
+        assert_eq!(accepted.total(), Some(7));
+    }
+
+    #[test]
     fn sockets_that_the_first_dumps_missed_were_there_before() {
         let mut accepted = Accepted::new(false);
-        for waiting in [0, 7] {
+        let opened = counters(50, 0);
+        for waiting in [0, 7, 7] {
             let queues = Queues { waiting, is_baseline: true, ..Queues::default() };
-            assert_eq!(accepted.sampled(&counters(50, 0), queues), 0);
+            assert_eq!(accepted.sampled(&opened, Some(&opened), queues), 0);
         }
-        assert_eq!(accepted.sampled(&counters(50, 0), queues(0, 0)), 7);
+        for (waiting, taken) in [(7, 0), (7, 0), (0, 7)] {
+            assert_eq!(accepted.sampled(&opened, Some(&opened), queues(waiting, 0)), taken);
+        }
     }
 
     #[test]
     fn joins_make_it_unknown_for_good() {
         let mut accepted = Accepted::new(false);
-        accepted.sampled(&counters(50, 9), queues(0, 0));
-        assert_eq!(accepted.total(), Some(0));
-        accepted.sampled(&counters(51, 10), queues(0, 0));
-        accepted.sampled(&counters(51, 10), queues(0, 0));
-        assert_eq!(accepted.total(), None);
+        let mut sample = |opened, joins| {
+            let counters = counters(opened, joins);
+            accepted.sampled(&counters, Some(&counters), queues(0, 0));
+            accepted.total()
+        };
+        assert_eq!([sample(50, 9), sample(50, 9)], [None, Some(0)]);
+        assert_eq!([sample(51, 10), sample(51, 10)], [None, None]);
     }
 
     #[test]

@@ -197,7 +197,8 @@ impl Netns {
             self.sampled_unix_time = Some(tick.unix_time);
             self.tcp.admit(admission, tick.now);
             // These are the counters of the sample before.
-            let accepted = self.accepted.sampled(&self.counters, self.tcp.queues());
+            let accepted =
+                self.accepted.sampled(&self.counters, sample.snmp.as_ref(), self.tcp.queues());
             self.tcp.accepted(tick.now, accepted, self.accepted.total().is_some());
             let reading = self.fold_counters(sample, tick.now);
             if self.knows_overflows() {
