@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use listenq_lab::client::fill;
 use listenq_lab::listener::{Listen, Listener};
+use listenq_lab::listenq::threads_of;
 use listenq_lab::metrics::{Labels, Metrics};
 use listenq_lab::netns::Netns;
 use listenq_lab::pod::{Node, Pod};
@@ -245,7 +246,7 @@ fn cases() -> [Case; 10] {
         case(
             "without hostPID",
             |pod| pod["hostPID"] = json!(false),
-            Seen { own_is_named: false, ..blind },
+            Seen { own_is_named: false, missing: missing(&["namespaces", "owners"]), ..blind },
         ),
         case(
             "without the kubelet's logs",
@@ -316,7 +317,8 @@ fn each_privilege_of_the_pod_is_for_something_and_together_they_are_enough() {
 /// What the kernel says of the thread that samples: user, capabilities it has, those it could have, and whether it has given up gaining
 /// privileges (1) and is under a filter (2).
 fn privileges(pod: &Pod) -> [String; 5] {
-    let sampler = pod.daemon.threads().into_iter().find(|(_, name, _)| name == "sampler").unwrap();
+    let mut threads = threads_of(pod.pid()).into_iter();
+    let sampler = threads.find(|(_, name, _)| name == "sampler").unwrap();
     let status = fs::read_to_string(sampler.0.join("status")).unwrap();
     ["Uid", "CapEff", "CapBnd", "NoNewPrivs", "Seccomp"].map(|field| {
         let line = status.lines().find_map(|line| line.strip_prefix(&format!("{field}:")));
@@ -354,8 +356,8 @@ fn the_unprivileged_pod_sees_the_nodes_own_listeners() {
         own.overflows.filter(|overflows| *overflows >= 20.0).map(|_| own)
     });
     assert_eq!((own.length, own.limit), (Some(5.0), Some(4.0)));
-    // Namespaces and pods are not even asked for.
-    let missing = vec!["cgroup".to_owned()];
+    // Namespaces and pods are not even asked for; without the host's pids no process can be found.
+    let missing = ["owners", "cgroup"].map(str::to_owned).to_vec();
     let expected = Seen { own_is_named: false, server: None, missing };
     assert_eq!(seen(&pod, &scene, &expected), expected);
 }

@@ -130,21 +130,14 @@ impl Daemon {
         1024 * line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number")
     }
 
-    /// Its threads: the directory of each below `/proc`, its name, and the link to its network namespace.
+    /// Its threads: see [`threads_of`].
     ///
     /// # Panics
     ///
     /// When it has ended.
     #[must_use]
     pub fn threads(&self) -> Vec<(PathBuf, String, PathBuf)> {
-        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("it runs").flatten();
-        let look = |task: PathBuf| {
-            // In this order: a new thread has the name of the one that made it until it takes its own, and enters after that.
-            let netns = fs::read_link(task.join("ns/net")).ok()?;
-            let name = fs::read_to_string(task.join("comm")).ok()?.trim_end().to_owned();
-            Some((task, name, netns))
-        };
-        tasks.filter_map(|task| look(task.path())).collect()
+        threads_of(self.pid())
     }
 
     /// Everything it logged so far, a line each.
@@ -253,6 +246,23 @@ impl Log {
             let _ = reader.join();
         }
     }
+}
+
+/// The threads of a process: the directory of each below `/proc`, its name, and the link to its network namespace.
+///
+/// # Panics
+///
+/// When it has ended.
+#[must_use]
+pub fn threads_of(pid: u32) -> Vec<(PathBuf, String, PathBuf)> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("it runs").flatten();
+    let look = |task: PathBuf| {
+        // In this order: a new thread has the name of the one that made it until it takes its own, and enters after that.
+        let netns = fs::read_link(task.join("ns/net")).ok()?;
+        let name = fs::read_to_string(task.join("comm")).ok()?.trim_end().to_owned();
+        Some((task, name, netns))
+    };
+    tasks.filter_map(|task| look(task.path())).collect()
 }
 
 fn read_lines(mut pipe: impl BufRead, log: &Mutex<Vec<String>>, found: &Sender<SocketAddr>) {
