@@ -59,7 +59,17 @@ pub struct Container {
 pub fn fresh_id() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let n = NEXT.fetch_add(1, Ordering::Relaxed);
-    format!("{:08x}{n:04x}{}", process::id(), "0123456789abc".repeat(4))
+    format!("{}{n:04x}{}", id_prefix(), "0123456789abc".repeat(4))
+}
+
+/// Whether an id is one of those that this process gives its containers.
+#[must_use]
+pub fn is_own_id(id: &str) -> bool {
+    id.starts_with(&id_prefix())
+}
+
+fn id_prefix() -> String {
+    format!("{:08x}", process::id())
 }
 
 /// The mount of this machine's `/usr`, read-only.
