@@ -420,6 +420,24 @@ fn a_namespace_that_is_found_again_with_its_history_is_no_newborn() {
 }
 
 #[test]
+fn a_namespace_that_was_forgotten_and_is_found_again_brings_no_history() {
+    let old = dropped(60, socket(1, 80));
+    let mut story = Story::begun_with(&[old]);
+    let sample = story.snapshot.namespaces.remove(0);
+    for elapsed in [INTERVAL, PROBATION] {
+        story.state.fold(&story.snapshot, elapsed);
+    }
+    assert_eq!((story.state.namespaces.len(), story.state.traces.len()), (0, 1));
+    story.snapshot.namespaces.push(NetnsSample { is_newborn: true, ..sample });
+    for _ in 0..5 {
+        story.tick(&[old], 0);
+    }
+    assert_eq!((story.overflows(80), story.netns().unattributed_overflows), (0, Some(0)));
+    story.tick(&[dropped(62, waiting(5, old))], 2);
+    assert_eq!((story.drops(80), story.overflows(80)), (2, 2));
+}
+
+#[test]
 fn a_namespace_that_comes_back_with_an_unshown_listener_is_no_trouble() {
     let mut story = Story::capped(1);
     let sockets = [socket(1, 80), socket(2, 81)];
