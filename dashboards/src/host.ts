@@ -23,7 +23,7 @@ export function host(): Dashboard {
             marks('Alerts', `count by (alertname, netns) (ALERTS{alertname=~"ListenQueue.+", alertstate="firing", ${HOST}})`, '{{alertname}} {{netns}}', 'red'),
             marks('Restarts of listenq', `changes(process_start_time_seconds{${HOST}}[$__interval]) > 0`, 'listenq restarted', 'blue'),
         ],
-        sections: [now(), listeners(), namespaces(), kernel(), sampling(), scanning(), health()],
+        sections: [now(), listeners(), namespaces(), kernel(), sampling(), scanning(), leftOut(), health()],
     });
 }
 
@@ -173,7 +173,13 @@ function byListener(expr: string): Query {
 }
 
 function namespaces(): Section {
-    return { title: 'Namespaces', lines: [{ height: 7, panels: [[24, settings()]] }] };
+    return {
+        title: 'Namespaces',
+        lines: [
+            { height: 7, panels: [[24, settings()]] },
+            { height: 8, panels: [[12, accepted()], [12, lengths()]] },
+        ],
+    };
 }
 
 function settings() {
@@ -202,12 +208,35 @@ function setting(name: string): Column {
     return { name, expr: `max by (netns) (listenq_netns_${name}{${NAMESPACES}})` };
 }
 
+function accepted() {
+    const words = {
+        title: 'Connections accepted',
+        about: 'Connections that servers took out of the TCP accept queues per second, for the ten namespaces with the most. A line at 0 while connections wait means that nothing is accepted.',
+        unit: 'cps',
+        empty: 'Unknown: the kernel has no PassiveOpens, or MPTCP is in use there.',
+    };
+    return lines(words, [{ name: '{{netns}}', expr: `topk(10, ${rate('listenq_netns_accepted_total', NAMESPACES)})` }]);
+}
+
+function lengths() {
+    const words = {
+        title: 'Connections waiting',
+        about: 'Connections in the accept queues, and half-open connections, summed over all listeners of a namespace. Lines that climb and stay high are bad.',
+        unit: 'none',
+        empty: NO_NAMESPACE,
+    };
+    return lines(words, [
+        { name: '{{netns}} waiting', expr: `sum by (netns) (listenq_accept_queue_length{${NAMESPACES}})` },
+        { name: '{{netns}} half-open', expr: `sum by (netns) (listenq_syn_queue_length{${NAMESPACES}})` },
+    ]);
+}
+
 function kernel(): Section {
     return {
         title: 'Kernel counters',
         lines: [
             { height: 8, panels: [[8, refusals()], [8, connections()], [8, synQueueFull()]] },
-            { height: 8, panels: [[8, cookies()], [8, oddities()], [8, lengths()]] },
+            { height: 8, panels: [[12, cookies()], [12, oddities()]] },
         ],
     };
 }
@@ -268,19 +297,6 @@ function oddities() {
         counter('deferred ACKs', 'tcp_defer_accept_drop'),
         counter('Fast Open over limit', 'tcp_fast_open_listen_overflow'),
         counter('lost in migration', 'tcp_migrate_req_failure'),
-    ]);
-}
-
-function lengths() {
-    const words = {
-        title: 'Connections waiting',
-        about: 'Connections in the accept queues, and half-open connections, summed over all listeners of a namespace. Lines that climb and stay high are bad.',
-        unit: 'none',
-        empty: NO_NAMESPACE,
-    };
-    return lines(words, [
-        { name: '{{netns}} waiting', expr: `sum by (netns) (listenq_accept_queue_length{${NAMESPACES}})` },
-        { name: '{{netns}} half-open', expr: `sum by (netns) (listenq_syn_queue_length{${NAMESPACES}})` },
     ]);
 }
 
@@ -404,6 +420,40 @@ function scanRows() {
         empty: SILENT,
     };
     return lines(words, [{ name: 'sockets', expr: rate('listenq_scan_rows_total', HOST) }]);
+}
+
+function leftOut(): Section {
+    return { title: 'listenq: what is left out', lines: [{ height: 8, panels: [[8, socketsByState()], [8, unexposed()], [8, logLines()]] }] };
+}
+
+function socketsByState() {
+    const words = {
+        title: 'Sockets by state',
+        about: 'Listen sockets that listenq tracks, and those that it omits because of --sockets.max. Omitted sockets have no numbers at all. The healthy number of omitted sockets is 0.',
+        unit: 'none',
+        empty: SILENT,
+    };
+    return lines(words, [{ name: '{{state}}', expr: `listenq_sockets{${HOST}}` }]);
+}
+
+function unexposed() {
+    const words = {
+        title: 'Overflows without series',
+        about: 'Overflows per second of listeners that had no series when they happened, in all namespaces. If they persist, raise --listener.max. The healthy value is 0.',
+        unit: 'cps',
+        empty: SILENT,
+    };
+    return lines(words, [{ name: 'overflows', expr: rate('listenq_unexposed_overflows_total', HOST) }]);
+}
+
+function logLines() {
+    const words = {
+        title: 'Log lines dropped',
+        about: 'Log lines per second that listenq dropped because its standard error was not read in time. The healthy value is 0.',
+        unit: 'cps',
+        empty: SILENT,
+    };
+    return lines(words, [{ name: 'dropped', expr: rate('listenq_log_lines_dropped_total', HOST) }]);
 }
 
 function health(): Section {

@@ -7,6 +7,7 @@ import { HOST, NETNS, ONE, perSampledSecond, rate, worstDiagnosis } from './quer
 
 const UNKNOWN = 'This listener has no series at this time: is the selection above right? The series of a closed listener end after five minutes.';
 const UNSCANNED = 'Unknown: the last scan of the namespace is missing or too old (busy namespaces are scanned first).';
+const NOT_LOOKED_AT = 'listenq reads this of the owner only while the listener has a diagnosis.';
 
 /** Unix listeners are sampled less often, so a window may contain one second too much. */
 const TIME_FULL = `clamp_max(${perSampledSecond('listenq_accept_queue_full_seconds_total', ONE, NETNS)}, 1)`;
@@ -15,7 +16,7 @@ export function listener(): Dashboard {
     return make({
         uid: 'listenq-listener',
         title: 'listenq / Listener',
-        about: 'One listener: its queue and limit, how long connections wait, refusals, diagnosis, and owner.',
+        about: 'One listener: its diagnoses and their causes, its queue and limit, how long connections wait, refusals, and its owner.',
         variables: [
             one('instance', 'Instance', 'listenq_build_info{job="$job"}'),
             one('netns', 'Namespace', `listenq_netns_info{${HOST}}`),
@@ -28,7 +29,7 @@ export function listener(): Dashboard {
             marks('Alerts', `ALERTS{alertname=~"ListenQueue.+", alertstate="firing", ${ONE}}`, '{{alertname}}', 'red'),
             marks('Diagnoses', `listenq_listener_diagnosis{${ONE}} == 1`, '{{diagnosis}}', 'orange'),
         ],
-        sections: [now(), queue(), waiting(), refused(), synQueue(), caps()],
+        sections: [now(), queue(), waiting(), refused(), ownerUse(), synQueue(), caps()],
     });
 }
 
@@ -39,6 +40,7 @@ function now(): Section {
             { height: 4, panels: [[4, diagnosis()], [4, fullest()], [4, oldestNow()], [4, overflowed()], [4, fullNow()], [4, sockets()]] },
             { height: 4, panels: [[24, owner()]] },
             { height: 6, panels: [[24, diagnoses()]] },
+            { height: 5, panels: [[24, causes()]] },
         ],
     };
 }
@@ -46,7 +48,7 @@ function now(): Section {
 function diagnosis() {
     const words = {
         title: 'Diagnosis',
-        about: 'The first present diagnosis in order of precedence. The band below shows all diagnoses over time.',
+        about: 'The first present diagnosis in order of precedence. The panel Diagnoses shows all diagnoses over time.',
         unit: 'none',
         empty: UNKNOWN,
     };
@@ -127,6 +129,17 @@ function diagnoses() {
     return bands(words, { name: '{{diagnosis}}', expr: `max by (diagnosis) (listenq_listener_diagnosis{${ONE}})` }, states);
 }
 
+function causes() {
+    const words = {
+        title: 'Causes',
+        about: 'When it was certain why the owner does not accept. Causes are looked for only while the listener has a diagnosis, and are shown as over for five minutes after their end.',
+        unit: 'none',
+        empty: 'No cause was certain within this time, or the listener had no diagnosis.',
+    };
+    const states = named([0, 'over', 'transparent'], [1, 'holds', 'orange']);
+    return bands(words, { name: '{{cause}}', expr: `max by (cause) (listenq_listener_cause{${ONE}})` }, states);
+}
+
 function queue(): Section {
     return { title: 'Queue', lines: [{ height: 11, panels: [[16, length()], [8, full()]] }] };
 }
@@ -162,17 +175,26 @@ function full() {
 }
 
 function waiting(): Section {
-    return { title: 'Waiting', lines: [{ height: 8, panels: [[8, oldest()], [8, abandoned()], [8, useful()]] }] };
+    return {
+        title: 'Waiting',
+        lines: [
+            { height: 8, panels: [[8, oldest()], [8, abandoned()], [8, useful()]] },
+            { height: 8, panels: [[8, left()], [8, shareLeft()], [8, open()]] },
+        ],
+    };
 }
 
 function oldest() {
     const words = {
-        title: 'Wait at the head of the queue',
-        about: 'How long the first connection in the queue had waited at each scan. A line that climbs steadily means that the server accepts nothing.',
+        title: 'Wait and patience',
+        about: 'How long the first connection in the queue had waited at each scan, and the median time after which clients left the queue. A wait that climbs steadily means that the server accepts nothing; a wait above the patience means that most clients leave.',
         unit: 's',
         empty: UNSCANNED,
     };
-    return lines(words, [{ name: 'oldest wait', expr: `listenq_accept_queue_oldest_seconds{${ONE}}` }]);
+    return lines(words, [
+        { name: 'oldest wait', expr: `listenq_accept_queue_oldest_seconds{${ONE}}` },
+        { name: 'client patience', expr: `listenq_accept_queue_client_patience_seconds{${ONE}}` },
+    ]).overrideByName('client patience', LIMIT);
 }
 
 function abandoned() {
@@ -191,7 +213,7 @@ function abandoned() {
 function useful() {
     const words = {
         title: 'Drain rate and useful limit',
-        about: 'Connections accepted per second while the queue was full throughout, and the largest useful limit (drain rate times --client-patience). A larger limit only holds clients that leave.',
+        about: 'Connections accepted per second while the queue was full throughout, and the largest useful limit (drain rate times the measured patience of the clients, or times --client-patience). A larger limit only holds clients that leave.',
         unit: 'none',
         empty: 'The queue was not full throughout at any scan, so the drain rate is unknown and not needed.',
     };
@@ -202,6 +224,36 @@ function useful() {
     ])
         .overrideByName('drain rate', [{ id: 'unit', value: 'cps' }, { id: 'custom.axisPlacement', value: 'right' }])
         .overrideByName('limit', LIMIT);
+}
+
+function left() {
+    const words = {
+        title: 'Clients that left',
+        about: 'Clients per second that left the queue before they were accepted: closed later than 100 ms, or reset. Clients that were refused, or that came and left between two scans, are not included. The healthy value is 0.',
+        unit: 'cps',
+        empty: 'Scans have not seen a client wait in this queue.',
+    };
+    return lines(words, [{ name: 'left', expr: rate('listenq_listener_abandoned_total', ONE) }]);
+}
+
+function shareLeft() {
+    const words = {
+        title: 'Share of clients that left',
+        about: 'Of the clients that scans saw in the queue within the last minute, the share that left before they were accepted. From 50 % on the server works mostly for clients that have left.',
+        unit: 'percentunit',
+        empty: 'Scans saw fewer than ten clients in the queue within a minute.',
+    };
+    return lines(words, [{ name: 'left', expr: `listenq_accept_queue_abandoned_ratio{${ONE}}` }], [[0.5, 'red']]);
+}
+
+function open() {
+    const words = {
+        title: 'Open connections',
+        about: 'Connections that the server has accepted and not closed, from the last scan. A flat line while the queue is full points to a connection limit of the server.',
+        unit: 'none',
+        empty: 'Unknown: scans count open connections only while connections wait at the port.',
+    };
+    return lines(words, [{ name: 'open', expr: `listenq_listener_open_connections{${ONE}}` }]);
 }
 
 function refused(): Section {
@@ -231,6 +283,36 @@ function namespace() {
     return lines(words, [
         { name: 'all listeners', expr: rate('listenq_netns_listen_overflows_total', NETNS) },
         { name: 'unattributed', expr: rate('listenq_netns_unattributed_overflows_total', NETNS) },
+    ]);
+}
+
+function ownerUse(): Section {
+    return { title: 'Descriptors and CPU of the owner', lines: [{ height: 8, panels: [[12, descriptors()], [12, cpu()]] }] };
+}
+
+function descriptors() {
+    const words = {
+        title: 'File descriptors of the owner',
+        about: 'Open file descriptors and the limit, for the process closest to its limit among those that hold the socket. At the limit it cannot accept.',
+        unit: 'none',
+        empty: NOT_LOOKED_AT,
+    };
+    return lines(words, [
+        { name: 'open', expr: `listenq_owner_open_fds{${ONE}}` },
+        { name: 'limit', expr: `listenq_owner_max_fds{${ONE}}` },
+    ]).overrideByName('limit', LIMIT);
+}
+
+function cpu() {
+    const words = {
+        title: 'CPU that the owner lacks',
+        about: 'Throttled: time without CPU because the quota of a cgroup ran out, summed over processors. Waiting: time that threads could run and did not, throttling included. 100 % is one processor or thread all the time.',
+        unit: 'percentunit',
+        empty: NOT_LOOKED_AT,
+    };
+    return lines(words, [
+        { name: 'throttled', expr: rate('listenq_owner_cpu_throttled_seconds_total', ONE) },
+        { name: 'waiting', expr: rate('listenq_owner_cpu_wait_seconds_total', ONE) },
     ]);
 }
 
