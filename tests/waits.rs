@@ -225,7 +225,7 @@ fn accepted_connections_are_counted_to_the_last_one() {
         }
     };
     let target = listener.target();
-    // A burst beyond the queue, of which some reset, and nobody accepts.
+    // A burst beyond the queue, of which some reset, and which no process accepts.
     let mut clients = ns.run(|| fill(target, 15));
     thread::sleep(2 * SECOND);
     reset(clients.split_off(5));

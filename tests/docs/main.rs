@@ -22,7 +22,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use clap::CommandFactory;
 use listenq::cli::Cli;
-use listenq::control::DEFAULT_PATH;
 use listenq_lab::certificate::{Authority, Subject};
 use listenq_lab::client::fill;
 use listenq_lab::flood::Flood;
@@ -132,7 +131,7 @@ impl Scene {
     /// Starts the daemon at the default address, and waits until it has made both diagnoses.
     fn daemon(&self) -> Daemon {
         let address = ["--web.listen-address=:19511"];
-        let launch = Launch::new(BIN).env("LISTENQ_CONTROL_SOCKET", DEFAULT_PATH);
+        let launch = Launch::new(BIN).env("LISTENQ_CONTROL_SOCKET", &self.sandbox.control_socket());
         let daemon = launch.args(&address).inside(&self.sandbox.ns).start();
         let held = |diagnosis| {
             let labels = [("port", "9000"), ("diagnosis", diagnosis)];
@@ -218,6 +217,32 @@ fn every_path_of_the_repository_that_is_named_exists() {
             assert!(root(path).exists(), "{}: {path} does not exist", page.path.display());
         }
     }
+}
+
+/// Each test is named behind its file; `...` stands for the beginning of a name.
+#[test]
+fn every_test_that_the_security_page_names_exists() {
+    let is_test = |code: &str| code.matches('_').count() > 2 && code == code.to_lowercase();
+    let (mut source, mut count) = (String::new(), 0);
+    for code in Page::read("docs/security.md").code() {
+        if ["tests/", "src/"].iter().any(|top| code.starts_with(top)) {
+            source = rust(&root(&code));
+        } else if is_test(&code) {
+            let name = code.strip_prefix("...").unwrap_or(&code);
+            assert!(source.contains(&format!("{name}(")), "{code} does not exist");
+            count += 1;
+        }
+    }
+    assert!(count > 30, "too few: {count}");
+}
+
+/// The text of a file, or of all files of a directory.
+fn rust(path: &Path) -> String {
+    if path.is_file() {
+        return fs::read_to_string(path).unwrap();
+    }
+    let files = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+    files.filter(|file| file.is_file()).map(|file| rust(&file)).collect()
 }
 
 #[test]

@@ -11,12 +11,17 @@ use listenq_lab::rootfs::Rootfs;
 use crate::BIN;
 use crate::page::root;
 
+/// The directory of the sandbox that is mounted at `/run/listenq`, so that commands find no other daemon of this machine.
+const CONTROL: &str = "control";
+
 /// Mounts overlays over the directories that commands may change.
 const LAYERS: &str = "mount -t tmpfs tmpfs \"$LAYERS\"
 for d in etc usr var; do
     mkdir -p \"$LAYERS/$d/new\" \"$LAYERS/$d/work\"
     mount -t overlay overlay -o \"lowerdir=/$d,upperdir=$LAYERS/$d/new,workdir=$LAYERS/$d/work\" \"/$d\"
 done
+mkdir -p /run/listenq
+mount --bind \"$CONTROL\" /run/listenq
 exec timeout -k 5 60 sh -euc \"$1\" 2>&1";
 
 /// Runs commands. What they install disappears with the sandbox.
@@ -44,7 +49,9 @@ impl Sandbox {
         for place in ["target/release/listenq", "bin/listenq"] {
             symlink(BIN, files.place(place)).unwrap();
         }
-        std::fs::create_dir(files.path().join("layers")).unwrap();
+        for place in ["layers", CONTROL] {
+            std::fs::create_dir(files.path().join(place)).unwrap();
+        }
         Self { ns, files }
     }
 
@@ -53,12 +60,17 @@ impl Sandbox {
         self.files.path()
     }
 
+    /// Where a daemon makes the control socket that commands find at the default path.
+    pub(crate) fn control_socket(&self) -> String {
+        self.directory().join(CONTROL).join("control.sock").display().to_string()
+    }
+
     pub(crate) fn run(&self, script: &str) -> Ran {
         let at = self.directory();
         let path = format!("{}:{}", at.join("bin").display(), env::var("PATH").unwrap());
         let mut command = self.ns.command("unshare");
         command.args(["--mount", "sh", "-euc", LAYERS, "sh", script]).current_dir(at);
-        command.env("LAYERS", at.join("layers")).env("PATH", path);
+        command.env("LAYERS", at.join("layers")).env("CONTROL", at.join(CONTROL)).env("PATH", path);
         // Hides the namespaces of other tests that run at the same time.
         command.env("LISTENQ_NETNS", "own");
         let output = command.output().unwrap();
