@@ -370,7 +370,7 @@ fn thread_share(
 ) -> Option<f64> {
     let mut seen = readings.iter().filter_map(|one| Some((one.at, find_thread(one, tid)?)));
     let (from, first) = seen.next()?;
-    let (to, last) = seen.last()?;
+    let (to, last) = seen.next_back()?;
     let gap = to.saturating_sub(from);
     let grown = time(last).checked_sub(time(first))?;
     (gap >= LASTING).then(|| grown.as_secs_f64() / gap.as_secs_f64())
