@@ -54,12 +54,19 @@ impl Bursts {
     }
 
     /// The connections that came at once within the second that ends at `now`: how many waited and how many were
-    /// refused. `half_open_cap` is what the SYN queue holds, `harmless_drops` what the listener drops in a second without
-    /// any overflow.
-    pub(super) fn size(&self, now: Duration, half_open_cap: u64, harmless_drops: u64) -> [u64; 2] {
+    /// refused. `half_open_cap` is what the SYN queue holds, `harmless_drops` gives what the listener drops in a second
+    /// without any overflow: it is called only where that matters.
+    pub(super) fn size(
+        &self,
+        now: Duration,
+        half_open_cap: u64,
+        harmless_drops: impl FnOnce() -> u64,
+    ) -> [u64; 2] {
         let mut slots = self.0.until(slot_of(now));
         let before = slots.by_ref().take(SLOTS - WINDOW_SLOTS).fold(Sum::default(), Sum::plus);
         let last = slots.fold(Sum::default(), Sum::plus);
+        let has_last_acks = [before, last].iter().any(|sum| sum.drops > sum.overflows);
+        let harmless_drops = if has_last_acks { harmless_drops() } else { 0 };
         let refused = |sum: Sum| sum.refused_clients(half_open_cap, harmless_drops);
         [u64::from(last.length), refused(last).saturating_sub(refused(before))]
     }
@@ -103,7 +110,7 @@ mod tests {
 
     /// Many half-open connections are possible, and nothing drops without an overflow.
     fn size(bursts: &Bursts, millis: u64) -> u64 {
-        bursts.size(Duration::from_millis(millis), 1_000, 0).into_iter().sum()
+        bursts.size(Duration::from_millis(millis), 1_000, || 0).into_iter().sum()
     }
 
     /// What each of these overflows, at so many milliseconds, makes of the burst size at its time. The queue holds 5.
@@ -149,13 +156,13 @@ mod tests {
         // 60 clients were refused at the last ACK and sent their data three times within the second.
         bursts.overflowed(now, 240);
         bursts.dropped(now, 480);
-        assert_eq!(bursts.size(now, 64, 0), [65, 64]);
+        assert_eq!(bursts.size(now, 64, || 0), [65, 64]);
         // The same overflows at the SYN are 240 clients, whatever the listener drops besides.
         let mut bursts = Bursts::default();
         bursts.waited(now, 65);
         bursts.overflowed(now, 240);
         bursts.dropped(now, 480);
-        assert_eq!(bursts.size(now, 64, 240), [65, 240]);
+        assert_eq!(bursts.size(now, 64, || 240), [65, 240]);
     }
 
     #[test]

@@ -132,7 +132,7 @@ impl Record {
     pub(super) fn overflowed(&mut self, now: Duration, overflows: u64, limit: u64) {
         self.bursts.overflowed(now, overflows);
         self.refusals.overflowed(overflows);
-        let burst = self.bursts.size(now, limit + 1, self.harmless_drops(now));
+        let burst = self.bursts.size(now, limit + 1, || self.harmless_drops(now));
         self.burst = self.burst.max(burst);
         self.seconds.at(now).overflows += overflows;
         self.active_at = now;

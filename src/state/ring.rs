@@ -1,5 +1,7 @@
 //! A trailing window of numbered slots in constant space: what slides out is forgotten.
 
+use std::iter::repeat_n;
+
 /// The values of the last `N` slots. What was never written is the default.
 #[derive(Clone, Debug)]
 pub(super) struct Ring<T, const N: usize> {
@@ -29,11 +31,12 @@ impl<T: Copy + Default, const N: usize> Ring<T, N> {
 
     /// The values of the window that ends with `slot`, the oldest first.
     pub(super) fn until(&self, slot: u64) -> impl Iterator<Item = T> {
-        (0..N as u64).map(move |nth| {
-            let wanted = (slot + 1 + nth).checked_sub(N as u64);
-            let is_known = |wanted: &u64| *wanted <= self.newest && self.newest - wanted < N as u64;
-            wanted.filter(is_known).map_or(T::default(), |wanted| self.slots[place::<N>(wanted)])
-        })
+        // So many are older, and so many newer, than what is known.
+        let older = self.newest.saturating_sub(slot).min(N as u64) as usize;
+        let newer = slot.saturating_sub(self.newest).min(N as u64) as usize;
+        let (late, early) = self.slots.split_at(place::<N>(self.newest) + 1);
+        let known = early.iter().chain(late).copied().skip(newer).take(N - newer - older);
+        repeat_n(T::default(), older).chain(known).chain(repeat_n(T::default(), newer))
     }
 }
 
@@ -61,6 +64,8 @@ mod tests {
         assert_eq!(until(&ring, 3), [0, 3, 0, 5]);
         assert_eq!(until(&ring, 5), [0, 5, 0, 0]);
         assert_eq!(until(&ring, 1_000), [0; 4]);
+        // What it was at an earlier slot, as far as it is known.
+        assert_eq!([2, 1, 0].map(|slot| until(&ring, slot)), [[0, 0, 3, 0], [0, 0, 0, 3], [0; 4]]);
         *ring.at(1_000) += 9;
         assert_eq!((ring.newest(), until(&ring, 1_000)), (1_000, vec![0, 0, 0, 9]));
     }
