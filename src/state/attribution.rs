@@ -174,6 +174,11 @@ impl DropEvidence {
         self.speaks() || self.attributed > 0
     }
 
+    /// Whether no overflow can be attributed to the listener any more if it is closed.
+    pub(crate) fn is_blank(&self) -> bool {
+        !self.is_some() && self.near_full_at.is_none()
+    }
+
     /// Whether there is evidence that paid for nothing yet.
     fn speaks(&self) -> bool {
         self.fresh > 0 || self.earlier > 0 || self.vanished

@@ -34,6 +34,10 @@ pub(super) struct Beside {
 /// How long a closed listener without series is remembered.
 const UNEXPOSED_GRACE: Duration = Duration::from_millis(500);
 
+/// How long one is remembered to which nothing can be attributed any more: until the sample after the one in which it is
+/// gone, for counters that were read before may tell of connections that it accepted.
+const NEXT_SAMPLE: Duration = Duration::from_nanos(1);
+
 /// So many half-open connections at once are worth remembering, and fewer where the SYN queue holds no more.
 const MANY_HALF_OPEN: u64 = 16;
 
@@ -583,11 +587,13 @@ impl<A: Address> Listener<A> {
     }
 
     /// Whether it was closed for longer than it is remembered: one without series only until its last overflows
-    /// are attributed, so that any number of short-lived listeners takes no memory.
+    /// are attributed, so that any number of short-lived listeners takes no memory. One that never queued nor dropped
+    /// anything has none to wait for.
     pub(super) fn is_forgotten(&self, now: Duration) -> bool {
         let remembered = match (self.exposure.is_exposed(), self.has_mattered) {
             (true, true) => GRACE,
             (true, false) => PROBATION,
+            (false, false) if self.evidence.is_blank() => NEXT_SAMPLE,
             (false, _) => UNEXPOSED_GRACE,
         };
         self.closed_at.is_some_and(|closed| now.saturating_sub(closed) >= remembered)
