@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use rustix::thread::{CapabilitySet, capabilities};
 
 use crate::kernel::namespaces;
@@ -86,6 +86,11 @@ impl OwnerLookup {
             runs && held.at.elapsed() < 2 * REFRESH
         });
         orphans
+    }
+
+    /// Forgets who holds all sockets but those with these inodes.
+    pub fn keep_only(&mut self, inodes: &FxHashSet<u32>) {
+        self.held.retain(|inode, _| inodes.contains(inode));
     }
 
     /// Looks for the owners of these sockets.

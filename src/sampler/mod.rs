@@ -41,7 +41,7 @@ use health::Health;
 use incidents::IncidentLog;
 use netns::{NetnsReader, SampleTime};
 use omissions::OmissionLog;
-use owner_requests::OwnerRequests;
+use owner_requests::{OwnerRequests, origins};
 use scanning::{ScanSlot, Scanning};
 use schedule::Schedule;
 use scout::{ScoutEvent, Scouting, Work};
@@ -356,7 +356,13 @@ impl Sampler {
             return;
         }
         let wanted = self.asked.wanted(&self.snapshot, now);
-        if let (false, Some(scouting)) = (wanted.is_empty(), &self.scouting) {
+        // The snapshot lacks namespaces that were not read, the state those that were not tracked.
+        let in_snapshot = origins(&self.snapshot).map(|origin| origin.inode);
+        let living = || self.state.inodes().chain(in_snapshot).collect();
+        let living = self.asked.keep_only_living(living);
+        let Some(scouting) = &self.scouting else { return };
+        living.into_iter().for_each(|living| scouting.keep_only(living));
+        if !wanted.is_empty() {
             scouting.ask(wanted);
         }
     }

@@ -8,10 +8,16 @@ use rustc_hash::FxHashSet;
 use crate::owner::lookup::REFRESH;
 use crate::snapshot::{Origin, Snapshot};
 
+/// So many sockets may close unnoticed before all that closed are forgotten.
+const MOST_CLOSED: usize = 4096;
+
 /// The sockets that were asked for.
 #[derive(Debug, Default)]
 pub struct OwnerRequests {
     inodes: FxHashSet<u32>,
+    /// How many were asked for since those that closed were last forgotten, and how many were left then.
+    asked: usize,
+    kept: usize,
     has_forgotten: bool,
     refresh_due: Duration,
 }
@@ -32,6 +38,22 @@ impl OwnerRequests {
         }
     }
 
+    /// Forgets sockets that closed, once there may be many. `living` are those that may still live. Returns these for
+    /// those who answer to forget all others.
+    pub fn keep_only_living(
+        &mut self,
+        living: impl FnOnce() -> FxHashSet<u32>,
+    ) -> Option<FxHashSet<u32>> {
+        if self.asked <= self.kept + MOST_CLOSED {
+            return None;
+        }
+        let living = living();
+        self.inodes.retain(|inode| living.contains(inode));
+        self.inodes.shrink_to(2 * self.inodes.len());
+        (self.asked, self.kept) = (0, living.len());
+        Some(living)
+    }
+
     /// The sockets of this snapshot to ask for at `now`.
     pub fn wanted(&mut self, snapshot: &Snapshot, now: Duration) -> Vec<Origin> {
         self.has_forgotten = false;
@@ -40,12 +62,20 @@ impl OwnerRequests {
             // Sockets that are gone go from the memory, too.
             self.inodes.clear();
         }
-        let tcp = snapshot.namespaces.iter().filter_map(|netns| netns.tcp.as_ref());
-        let unix = snapshot.namespaces.iter().filter_map(|netns| netns.unix.as_ref());
-        let tcp = tcp.flat_map(|dump| dump.sockets.iter().map(|socket| socket.origin));
-        let unix = unix.flat_map(|dump| dump.sockets.iter().map(|socket| socket.origin));
-        tcp.chain(unix).filter(|origin| self.inodes.insert(origin.inode)).collect()
+        let new = origins(snapshot).filter(|origin| self.inodes.insert(origin.inode));
+        let new: Vec<Origin> = new.collect();
+        self.asked += new.len();
+        new
     }
+}
+
+/// Where each socket of this snapshot comes from.
+pub fn origins(snapshot: &Snapshot) -> impl Iterator<Item = Origin> {
+    let tcp = snapshot.namespaces.iter().filter_map(|netns| netns.tcp.as_ref());
+    let unix = snapshot.namespaces.iter().filter_map(|netns| netns.unix.as_ref());
+    let tcp = tcp.flat_map(|dump| dump.sockets.iter().map(|socket| socket.origin));
+    let unix = unix.flat_map(|dump| dump.sockets.iter().map(|socket| socket.origin));
+    tcp.chain(unix)
 }
 
 #[cfg(test)]
@@ -80,6 +110,20 @@ mod tests {
         assert_eq!(inodes(&[1, 2, 3], 1), [3]);
         assert_eq!(inodes(&[1, 3], 59), [0u32; 0]);
         assert_eq!(inodes(&[1, 3], 60), [1, 3]);
+    }
+
+    #[test]
+    fn of_a_hundred_thousand_that_closed_few_are_remembered() {
+        let mut asked = OwnerRequests::default();
+        for crowd in 0..100 {
+            let inodes: Vec<u32> = (crowd * 1_000..(crowd + 1) * 1_000).chain([u32::MAX]).collect();
+            let new = asked.wanted(&snapshot(&inodes), Duration::from_secs(1)).len();
+            // The one that lives on is asked for once.
+            assert_eq!(new, if crowd == 0 { 1_001 } else { 1_000 });
+            let living = asked.keep_only_living(|| inodes.iter().copied().collect());
+            assert!(living.is_none_or(|living| living.len() == 1_001));
+            assert!(asked.inodes.len() <= 2 * 1_001 + MOST_CLOSED, "{}", asked.inodes.len());
+        }
     }
 
     #[test]

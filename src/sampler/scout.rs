@@ -6,6 +6,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustc_hash::FxHashSet;
+
 use crate::kernel::diag_modules::ModuleWatch;
 use crate::snapshot::Origin;
 
@@ -36,10 +38,18 @@ pub enum ScoutEvent {
     Orphans(Vec<u32>),
 }
 
+/// What the scout is asked for.
+enum Request {
+    /// The owners of these sockets.
+    Owners(Vec<Origin>),
+    /// To forget all sockets but those with these inodes.
+    KeepOnly(FxHashSet<u32>),
+}
+
 /// A scout at work. Dropping it ends its thread.
 pub struct Scouting {
     reports: Receiver<ScoutEvent>,
-    requests: Sender<Vec<Origin>>,
+    requests: Sender<Request>,
 }
 
 /// What the scout does; without a discovery it looks only for owners.
@@ -80,7 +90,12 @@ impl Scouting {
     /// Asks for the owners of sockets.
     pub fn ask(&self, wanted: Vec<Origin>) {
         // If the scout is gone, owners stay unknown: that it went was said in the log.
-        let _ = self.requests.send(wanted);
+        let _ = self.requests.send(Request::Owners(wanted));
+    }
+
+    /// Lets the scout forget all sockets but those with these inodes.
+    pub fn keep_only(&self, inodes: FxHashSet<u32>) {
+        let _ = self.requests.send(Request::KeepOnly(inodes));
     }
 
     /// What was found since the last call, without waiting.
@@ -93,15 +108,11 @@ impl Scouting {
 
 impl Scout {
     /// Works until nobody asks or listens any more.
-    fn run(&mut self, asked: &Receiver<Vec<Origin>>, reports: &Sender<ScoutEvent>) {
+    fn run(&mut self, asked: &Receiver<Request>, reports: &Sender<ScoutEvent>) {
         loop {
             match asked.recv_timeout(self.rest()) {
-                Ok(wanted) => {
-                    if self.wanted.is_empty() {
-                        self.search_due = self.search_due.max(Instant::now() + GATHER);
-                    }
-                    self.wanted.extend(wanted);
-                }
+                Ok(Request::Owners(wanted)) => self.want(wanted),
+                Ok(Request::KeepOnly(inodes)) => self.keep_only(inodes),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -111,6 +122,20 @@ impl Scout {
                 return;
             }
         }
+    }
+
+    fn want(&mut self, wanted: Vec<Origin>) {
+        if self.wanted.is_empty() {
+            self.search_due = self.search_due.max(Instant::now() + GATHER);
+        }
+        self.wanted.extend(wanted);
+    }
+
+    /// Each of those that are kept is looked for once, however often it was asked for.
+    fn keep_only(&mut self, mut inodes: FxHashSet<u32>) {
+        self.work.owners.keep_only(&inodes);
+        self.wanted.retain(|origin| inodes.remove(&origin.inode));
+        self.wanted.shrink_to(2 * self.wanted.len());
     }
 
     fn rest(&self) -> Duration {

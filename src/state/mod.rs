@@ -218,6 +218,11 @@ impl State {
         }
     }
 
+    /// The inodes of all sockets that are tracked.
+    pub fn inodes(&self) -> impl Iterator<Item = u32> {
+        self.namespaces.values().flat_map(Netns::inodes)
+    }
+
     /// The sockets of listeners in trouble whose owner is known: their owners are to be looked at.
     pub fn watched(&self) -> Vec<WatchedSocket> {
         self.namespaces.values().flat_map(Netns::watched).collect()

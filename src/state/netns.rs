@@ -446,6 +446,11 @@ impl Netns {
         self.unix.forget(now, admission);
     }
 
+    /// The inodes of all its sockets.
+    pub(super) fn inodes(&self) -> impl Iterator<Item = u32> {
+        self.tcp.inodes().chain(self.unix.inodes())
+    }
+
     /// The sockets of listeners in trouble whose owner is known.
     pub(super) fn watched(&self) -> impl Iterator<Item = WatchedSocket> {
         self.tcp.watched().into_iter().chain(self.unix.watched())

@@ -178,6 +178,11 @@ impl<A: Address> Group<A> {
         self.name_newcomers();
     }
 
+    /// The inodes of its sockets.
+    pub(super) fn inodes(&self) -> impl Iterator<Item = u32> {
+        self.sockets.living().map(|socket| socket.inode)
+    }
+
     /// Its queues, all together.
     pub(super) fn queues(&self) -> Queues {
         let (waiting, discarded) = (self.waiting, self.discarded);
