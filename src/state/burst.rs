@@ -62,9 +62,10 @@ impl Bursts {
         half_open_cap: u64,
         harmless_drops: impl FnOnce() -> u64,
     ) -> [u64; 2] {
-        let mut slots = self.0.until(slot_of(now));
-        let before = slots.by_ref().take(SLOTS - WINDOW_SLOTS).fold(Sum::default(), Sum::plus);
-        let last = slots.fold(Sum::default(), Sum::plus);
+        let slots = self.0.window(slot_of(now));
+        let (before, last) = slots.split_at(SLOTS - WINDOW_SLOTS);
+        let [before, last] =
+            [before, last].map(|slots| slots.iter().copied().fold(Sum::default(), Sum::plus));
         let has_last_acks = [before, last].iter().any(|sum| sum.drops > sum.overflows);
         let harmless_drops = if has_last_acks { harmless_drops() } else { 0 };
         let refused = |sum: Sum| sum.refused_clients(half_open_cap, harmless_drops);

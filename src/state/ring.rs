@@ -31,12 +31,34 @@ impl<T: Copy + Default, const N: usize> Ring<T, N> {
 
     /// The values of the window that ends with `slot`, the oldest first.
     pub(super) fn until(&self, slot: u64) -> impl Iterator<Item = T> {
-        // So many are older, and so many newer, than what is known.
-        let older = self.newest.saturating_sub(slot).min(N as u64) as usize;
-        let newer = slot.saturating_sub(self.newest).min(N as u64) as usize;
+        let (older, newer) = self.unknown(slot);
         let (late, early) = self.slots.split_at(place::<N>(self.newest) + 1);
         let known = early.iter().chain(late).copied().skip(newer).take(N - newer - older);
         repeat_n(T::default(), older).chain(known).chain(repeat_n(T::default(), newer))
+    }
+
+    /// The same as an array: of small values a copy costs less than to walk over them.
+    pub(super) fn window(&self, slot: u64) -> [T; N] {
+        let mut window = [T::default(); N];
+        let (older, newer) = self.unknown(slot);
+        let (late, early) = self.slots.split_at(place::<N>(self.newest) + 1);
+        window[..early.len()].copy_from_slice(early);
+        window[early.len()..].copy_from_slice(late);
+        if older > 0 {
+            window.copy_within(..N - older, older);
+            window[..older].fill(T::default());
+        }
+        if newer > 0 {
+            window.copy_within(newer.., 0);
+            window[N - newer..].fill(T::default());
+        }
+        window
+    }
+
+    /// How many values of the window that ends with `slot` are older, and how many newer, than what is known.
+    fn unknown(&self, slot: u64) -> (usize, usize) {
+        let distance = |late: u64, early: u64| late.saturating_sub(early).min(N as u64) as usize;
+        (distance(self.newest, slot), distance(slot, self.newest))
     }
 }
 
@@ -60,7 +82,11 @@ mod tests {
         *ring.at(1) += 2;
         *ring.at(1) += 1;
         *ring.at(3) += 5;
-        let until = |ring: &Ring<u32, 4>, slot| ring.until(slot).collect::<Vec<_>>();
+        let until = |ring: &Ring<u32, 4>, slot| {
+            let all: Vec<u32> = ring.until(slot).collect();
+            assert_eq!(all, ring.window(slot));
+            all
+        };
         assert_eq!(until(&ring, 3), [0, 3, 0, 5]);
         assert_eq!(until(&ring, 5), [0, 5, 0, 0]);
         assert_eq!(until(&ring, 1_000), [0; 4]);
