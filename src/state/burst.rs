@@ -117,14 +117,14 @@ mod tests {
     /// What each of these overflows, at so many milliseconds, makes of the burst size at its time. The queue holds 5.
     fn sizes(overflows: &[(u64, u64)]) -> Vec<u64> {
         let mut bursts = Bursts::default();
-        let mut size_after = |(millis, overflows): &(u64, u64)| {
+        let size_after = |(millis, overflows): &(u64, u64)| {
             let now = Duration::from_millis(*millis);
             bursts.waited(now, 5);
             bursts.overflowed(now, *overflows);
             bursts.dropped(now, *overflows);
             size(&bursts, *millis)
         };
-        overflows.iter().map(|overflow| size_after(overflow)).collect()
+        overflows.iter().map(size_after).collect()
     }
 
     #[test]

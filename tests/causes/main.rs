@@ -1,6 +1,10 @@
 //! Owns the causes: servers that stop accepting for one reason each, made for real, and the word that listenq finds for
 //! it; and innocent twins, for which it finds none. Prints the matrix with the seconds to the word.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
+#![allow(
+    clippy::disallowed_types,
+    reason = "the servers are Python, and `ip` lists their processes"
+)]
 #![allow(clippy::print_stdout, reason = "the measured figures are for the reader of --nocapture")]
 
 use std::collections::BTreeSet;
@@ -192,6 +196,8 @@ impl Drop for Cgroup {
 }
 
 type Outcome = Result<(), String>;
+/// A cause and the scene that makes it.
+type Cell = (&'static str, fn() -> Outcome);
 
 fn expect(text: &str, words: &[&str]) -> Outcome {
     let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -320,7 +326,7 @@ fn skip(controller: &str) -> Outcome {
 }
 
 /// A server that is slow for no reason that can be seen, beside one that has a reason.
-fn innocent(hint: &str, trouble: impl FnOnce(&mut Scene) -> Box<dyn Sized0>) -> Outcome {
+fn innocent(hint: &str, trouble: impl FnOnce(&mut Scene) -> Box<dyn Kept>) -> Outcome {
     let mut scene = Scene::new(hint, None);
     let _kept = trouble(&mut scene);
     let begin = Instant::now();
@@ -336,8 +342,8 @@ fn innocent(hint: &str, trouble: impl FnOnce(&mut Scene) -> Box<dyn Sized0>) -> 
 }
 
 /// Whatever must live as long as a scene.
-trait Sized0 {}
-impl<T> Sized0 for T {}
+trait Kept {}
+impl<T> Kept for T {}
 
 /// A healthy pool whose idle threads wait on a futex.
 fn healthy_pool() -> Outcome {
@@ -364,7 +370,7 @@ fn every_cause_is_found_by_its_own_word_and_no_other() {
     if !Netns::require_root() {
         return;
     }
-    let cells: [(&str, fn() -> Outcome); 12] = [
+    let cells: [Cell; 12] = [
         ("stopped", stopped),
         ("frozen", frozen),
         ("descriptors", descriptors),
