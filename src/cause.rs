@@ -323,9 +323,18 @@ fn is_at_connection_limit(readings: &[Timed]) -> bool {
     let has_zero_limit = |one: &Timed| one.listener.limit == Some(0);
     let stopped_on_purpose = lasts(readings, is_left_alone) || lasts(readings, has_zero_limit);
     stopped_on_purpose
+        && !is_busy_elsewhere(readings)
         && !is_out_of_descriptors(readings)
         && open_connections_are_steady(readings)
         && takes_nothing(readings)
+}
+
+/// Whether the workers wait for something else than connections: then they do not watch the socket, but not on purpose.
+fn is_busy_elsewhere(readings: &[Timed]) -> bool {
+    let waits_elsewhere = |thread: &ThreadReading| {
+        matches!(thread.wait, Wait::Client | Wait::Peer(..) | Wait::Futex) || thread.state != 'S'
+    };
+    holds_for_workers(readings, waits_elsewhere)
 }
 
 fn accepts_nobody(readings: &[Timed]) -> bool {
@@ -642,6 +651,11 @@ mod tests {
         assert_eq!(comes_and_goes, []);
         let memcached = said(|_, _, listener| listener.limit = Some(0));
         assert_eq!(memcached, [Cause::ConnectionLimit]);
+        let held_by_clients = said(|_, owner, _| {
+            away(owner);
+            owner.processes[0].threads[0].wait = Wait::Client;
+        });
+        assert_eq!(held_by_clients, [Cause::IdleClients]);
         let unknown = said(|_, owner, listener| {
             away(owner);
             listener.open_connections = None;

@@ -188,10 +188,11 @@ fn a_head_that_is_far_too_long_is_refused() {
     assert_eq!([20_000, 200_000].map(answer), ["HTTP/1.1 200", "HTTP/1.1 431"]);
 }
 
-/// A connection that asks and asks and reads nothing: the kernel's buffers fill, and then the daemon waits.
+/// A connection from 127.0.0.2 that asks and asks and reads nothing: the kernel's buffers fill, and then the daemon waits.
 fn deaf_client(daemon: &Daemon) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 2], 0)).into()).unwrap();
     socket.connect(&daemon.address().into()).unwrap();
     let mut stream = TcpStream::from(socket);
     stream.set_nonblocking(true).unwrap();
@@ -200,7 +201,8 @@ fn deaf_client(daemon: &Daemon) -> TcpStream {
 }
 
 #[test]
-fn clients_that_never_read_lose_their_places_after_thirty_seconds_and_to_whoever_comes() {
+fn clients_that_never_read_lose_their_places_after_thirty_seconds_and_to_clients_of_other_addresses()
+ {
     if !Netns::require_root() {
         return;
     }
