@@ -48,7 +48,10 @@ fn wrong_usage_is_one_line_that_names_flag_and_value() {
         (vec!["--log.format=xml"], vec!["--log.format", "xml"]),
         (vec!["no-such-command"], vec!["no-such-command"]),
         (vec!["list", "--no-such-flag"], vec!["--no-such-flag"]),
-        (vec!["list", "--url=https://web1:19511"], vec!["--url", "web1", "https is not supported"]),
+        (
+            vec!["list", "--url=ftp://web1:19511"],
+            vec!["--url", "web1", "does not begin with http:// or https://"],
+        ),
         (vec!["list", "--url=http://web1:99999"], vec!["--url", "\"99999\" is not a port"]),
         (vec!["explain", "80", "443"], vec!["443"]),
         (vec!["check-web-config"], vec!["<FILE> is missing"]),

@@ -1,6 +1,7 @@
-//! Names in the kubelet's directories with any text: parts of the name and nothing else come out, in order.
+//! Names in the kubelet's directories with any text: the escaped parts of the name and nothing else come out, in order.
 
 use listenq::owner::kubelet::{Container, Pod, parse_container_link, parse_pod_directory};
+use listenq::snapshot::printable;
 
 /// Each line as a name, alone and with the endings that valid names have.
 pub fn run(bytes: &[u8]) {
@@ -14,10 +15,11 @@ pub fn run(bytes: &[u8]) {
 
 fn check(name: &str) {
     if let Some((uid, Pod { namespace, name: pod })) = parse_pod_directory(name) {
-        assert_eq!(format!("{namespace}_{pod}_{uid}"), name);
+        assert_eq!(format!("{namespace}_{pod}_{uid}"), printable(name));
     }
     if let Some((id, container)) = parse_container_link(name) {
         let Container { pod, name: container } = container;
-        assert_eq!(format!("{}_{}_{container}-{id}.log", pod.name, pod.namespace), name);
+        let joined = format!("{}_{}_{container}-{id}.log", pod.name, pod.namespace);
+        assert_eq!(joined, printable(name));
     }
 }

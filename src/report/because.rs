@@ -149,7 +149,7 @@ impl<'a> Subject<'a> {
             unit: &owner.unit,
             server: servers::known(&owner.process),
             is_container: !owner.container_id.is_empty() || !owner.k8s_pod.is_empty(),
-            open_connections: None,
+            open_connections: listener.open_connections,
             state,
         }
     }

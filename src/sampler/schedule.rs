@@ -123,14 +123,17 @@ impl Schedule {
         }
         let interval = self.interval();
         self.due += interval.mul_f64(0.5 + self.random.f64());
+        let missed = match end.checked_sub(self.due).filter(|late| !late.is_zero()) {
+            Some(late) => 1 + (late.as_secs_f64() / interval.as_secs_f64()) as u64,
+            None => 0,
+        };
         let pause = (self.debt / self.own_budget()).clamp(0.0, LONGEST_PAUSE);
-        self.due = self.due.max(start + Duration::from_secs_f64(pause));
-        if self.due >= end {
-            return 0;
+        let paid = start + Duration::from_secs_f64(pause);
+        self.due = self.due.max(paid);
+        if missed > 0 {
+            self.due = self.due.max(end);
         }
-        let late = (end - self.due).as_secs_f64();
-        self.due = end;
-        1 + (late / interval.as_secs_f64()) as u64
+        missed
     }
 
     /// Takes the budget of `gap` seconds and the cost of a sample into account.

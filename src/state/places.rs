@@ -348,6 +348,7 @@ impl<'a, K: Copy + Ord> Holders<'a, K> {
 mod tests {
     use super::*;
     use crate::snapshot::NetnsId;
+    use crate::state::source::NameHash;
 
     const NOW: Duration = Duration::from_secs(1000);
     const USER: Source = Source::User(1000);
@@ -487,7 +488,7 @@ mod tests {
             (OTHER, Level::Queued, young, 10),
             (OTHER, Level::Calm, old, 100),
             (OTHER, Level::Troubled, young, 150),
-            (Source::Netns(NetnsId(7)), Level::Calm, old, 100),
+            (Source::Netns(NetnsId(7), NameHash::default()), Level::Calm, old, 100),
         ];
         for (source, level, age, burst) in table {
             let shown = shown_within_an_hour(source, level, age);

@@ -2,6 +2,9 @@
 //! all of them from the others.
 
 use std::fmt;
+use std::hash::BuildHasher;
+
+use rustc_hash::FxBuildHasher;
 
 use crate::snapshot::{NetnsId, OWN_NETNS, Origin};
 
@@ -23,8 +26,21 @@ pub enum Source {
         /// The cgroup id of the sockets' creator; 0 where the kernel does not say it.
         cgroup: u64,
     },
-    /// A namespace that root made: a container or a pod.
-    Netns(NetnsId),
+    /// A namespace that root made: a container or a pod. The kernel gives an inode to the next namespace at once, so the name
+    /// counts too.
+    Netns(NetnsId, NameHash),
+}
+
+/// Stands for the name of a namespace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NameHash(u64);
+
+// === impl NameHash ===
+
+impl NameHash {
+    fn of(name: &str) -> Self {
+        Self(FxBuildHasher.hash_one(name))
+    }
 }
 
 // === impl Source ===
@@ -46,7 +62,7 @@ impl Source {
         let uid = origin.uid.unwrap_or(0);
         match made_by {
             Some(maker) if maker != 0 => Self::User(person(maker)),
-            _ if name != OWN_NETNS => Self::Netns(id),
+            _ if name != OWN_NETNS => Self::Netns(id, NameHash::of(name)),
             _ if uid >= FIRST_PERSON => Self::User(person(uid)),
             _ => Self::Service { uid, cgroup: origin.cgroup.unwrap_or(0) },
         }
@@ -63,7 +79,7 @@ impl fmt::Display for Source {
         match self {
             Self::User(uid) | Self::Service { uid, cgroup: 0 } => write!(f, "uid {uid}"),
             Self::Service { uid, cgroup } => write!(f, "uid {uid}, cgroup {cgroup}"),
-            Self::Netns(NetnsId(inode)) => write!(f, "netns:{inode}"),
+            Self::Netns(NetnsId(inode), _) => write!(f, "netns:{inode}"),
         }
     }
 }

@@ -12,7 +12,7 @@ use listenq_lab::wait::eventually;
 use serde_json::Value;
 
 use crate::BIN;
-use crate::made::{PATIENCE, Site, lively};
+use crate::made::{PATIENCE, Site, explained, lively};
 
 /// The path of each value: `listeners[].settings.somaxconn`. What is in a list is in every element of it.
 fn paths(value: &Value, at: &str, found: &mut BTreeSet<String>) {
@@ -48,7 +48,10 @@ fn every_field_is_in_the_reference_and_nothing_else() {
         return;
     }
     let ns = Netns::new("fields");
-    let site = Site::serve(&ns, lively());
+    let mut view = lively();
+    let all = std::mem::take(&mut view.namespaces[0].listeners);
+    view.namespaces[0].listeners = all.into_iter().map(explained).collect();
+    let site = Site::serve(&ns, view);
     let json: Value = serde_json::from_str(&site.text("/api/v1/listeners")).unwrap();
     let mut found = BTreeSet::new();
     paths(&json, "", &mut found);
@@ -102,7 +105,8 @@ fn those_in_trouble_stand_first_by_precedence_and_then_the_fullest() {
     let first: Vec<_> =
         report.listeners.iter().take(5).map(|l| (l.diagnosis(), l.endpoint())).collect();
     let expected = [
-        (Some(Diagnosis::Abandoned), "127.0.0.1:9000"),
+        // It is abandoned, too, which follows from that.
+        (Some(Diagnosis::SlowAccept), "127.0.0.1:9000"),
         (Some(Diagnosis::ShortQueue), "0.0.0.0:6379"),
         (None, "[::]:443"),
         (None, "/run/php/php8.2-fpm.sock"),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use listenq::cause::Cause;
 use listenq::diagnosis::{Diagnosis, Evidence, ScanEvidence, Sockets};
 use listenq::http::{AllowedHosts, Servers, router};
 use listenq::self_stats::{Feature, SelfStats};
@@ -13,8 +14,8 @@ use listenq::snapshot::owner::Owner;
 use listenq::snapshot::{Setting, Settings};
 use listenq::view::publish::Publisher;
 use listenq::view::{
-    Case, HeldDiagnosis, ListenerName, ListenerView, NetnsView, Protocol, QueueScan, QueueView,
-    ScanView, View,
+    Accepts, Case, CauseCase, HeldCause, HeldDiagnosis, ListenerName, ListenerView, NetnsView,
+    OwnerNumbers, Protocol, QueueScan, QueueView, ScanView, View,
 };
 use listenq_lab::http::{Response, get};
 use listenq_lab::netns::Netns;
@@ -186,6 +187,19 @@ pub(crate) fn troubled(mut listener: ListenerView, diagnoses: &[Diagnosis]) -> L
         drops: Some(1_311),
         ..listener
     }
+}
+
+/// The same with a cause, the last look at its owner, and what it accepts.
+pub(crate) fn explained(mut listener: ListenerView) -> ListenerView {
+    let since = Some(NOW.saturating_sub(Duration::from_secs(5)));
+    let mut case = listener.case.as_deref().cloned().unwrap_or_default();
+    let numbers = OwnerNumbers { states: "S".into(), open_fds: Some(9), ..OwnerNumbers::default() };
+    let causes = vec![HeldCause { cause: Cause::CpuThrottled, since }];
+    case.causes = CauseCase { causes, numbers: Some(numbers), ..CauseCase::default() };
+    listener.case = Some(Arc::new(case));
+    let (mean_wait, history) = (Some(Duration::from_millis(25)), waves(9));
+    let accepts = Accepts { total: 950, per_second: 9.5, mean_wait, history };
+    ListenerView { accepts: Some(Arc::new(accepts)), ..listener }
 }
 
 /// Sixty lengths of a queue that swings between 0 and `most`.
