@@ -4,31 +4,46 @@
 use listenq::kernel::netstat::{Netstat, Snmp};
 use listenq::snapshot::{Counter, Counters};
 
+/// The tables of each file.
+const NETSTAT: [&str; 2] = ["TcpExt:", "MPTcpExt:"];
+const SNMP: [&str; 1] = ["Tcp:"];
+
 /// Text as it is, and under a valid prefix.
 pub fn run(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    check("TcpExt:", text, |text| Netstat::parse(text).ok().map(|netstat| netstat.0));
-    check("Tcp:", text, |text| Snmp::parse(text).ok().map(|snmp| snmp.counters));
+    check(&NETSTAT, text, |text| Netstat::parse(text).ok().map(|netstat| netstat.0));
+    check(&SNMP, text, |text| Snmp::parse(text).ok().map(|snmp| snmp.counters));
     // The same text under a valid prefix: the fuzzer need not find it.
     if let Some((names, values)) = text.split_once('\n') {
         let table = format!("TcpExt:{names}\nTcpExt:{values}\nTcp:{names}\nTcp:{values}\n");
-        check("TcpExt:", &table, |text| Netstat::parse(text).ok().map(|netstat| netstat.0));
-        check("Tcp:", &table, |text| Snmp::parse(text).ok().map(|snmp| snmp.counters));
+        check(&NETSTAT, &table, |text| Netstat::parse(text).ok().map(|netstat| netstat.0));
+        check(&SNMP, &table, |text| Snmp::parse(text).ok().map(|snmp| snmp.counters));
     }
 }
 
-fn check(prefix: &str, text: &str, parse: impl Fn(&str) -> Option<Counters>) {
+fn check(prefixes: &[&str], text: &str, parse: impl Fn(&str) -> Option<Counters>) {
     let Some(counters) = parse(text) else { return };
-    let columns = columns(prefix, text);
+    let tables: Vec<_> = prefixes.iter().map(|prefix| (*prefix, columns(prefix, text))).collect();
     for counter in Counter::ALL {
-        let mut values = columns.iter().filter(|(name, _)| *name == counter.kernel_name());
+        let is_its_table = |prefix: &str| match counter {
+            Counter::MpJoinAckRx => prefix == "MPTcpExt:",
+            _ => prefix != "MPTcpExt:",
+        };
+        let of_table = tables.iter().filter(|(prefix, _)| is_its_table(prefix));
+        let mut values = of_table
+            .flat_map(|(_, columns)| columns)
+            .filter(|(name, _)| *name == counter.kernel_name());
         // Of a name that stands there twice the last one counts.
         let value =
             values.next_back().map(|(_, value)| value.parse().expect("it was read as a number"));
         assert_eq!(counters.get(counter), value, "{}", counter.kernel_name());
     }
-    if !has_a_name_twice(&columns) {
-        assert_eq!(parse(&reversed(prefix, &columns)), Some(counters));
+    if !tables.iter().any(|(_, columns)| has_a_name_twice(columns)) {
+        // Only a kernel with MPTCP has that table.
+        let is_there = |prefix: &str, columns: &[_]| prefix != "MPTcpExt:" || !columns.is_empty();
+        let present = tables.iter().filter(|(prefix, columns)| is_there(prefix, columns));
+        let again: String = present.map(|(prefix, columns)| reversed(prefix, columns)).collect();
+        assert_eq!(parse(&again), Some(counters));
     }
 }
 
