@@ -1,5 +1,7 @@
-//! Connections taken out of the accept queues of a namespace. The kernel does not count them, but each connection that
-//! came up (`PassiveOpens`) still waits, was discarded when its listener closed, or was taken.
+//! Counts the connections accepted from the accept queues of a namespace.
+//!
+//! The kernel has no counter for accepted connections. Each opened connection (`PassiveOpens`)
+//! still waits, was discarded when its listener closed, or was accepted.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,42 +11,45 @@ use crate::view::Accepts;
 
 use super::ring::Ring;
 
-/// The count of one namespace.
+/// The number of accepted connections in one namespace.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Accepted {
-    /// Connections that came up before, and were not waiting, when the count began.
+    /// Connections that were opened before the count began and were not waiting at that time.
     base: Option<i128>,
-    /// The queues of the last sample, as long as the base may change.
+    /// The queues of the last sample, used while the base may change.
     beginning: Option<Queues>,
     is_settled: bool,
     total: u64,
-    /// MPTCP joins so far: `PassiveOpens` counts them, and they never wait.
+    /// The last value of `MPJoinAckRx`. `PassiveOpens` also counts MPTCP joins, and joins never
+    /// wait in an accept queue.
     joins: Option<u64>,
-    /// Whether connections came up that were never seen to wait, or waited where nobody looked.
+    /// Whether the count missed connections: MPTCP joins, or connections in queues that are not
+    /// tracked.
     is_unknown: bool,
 }
 
-/// The queues of a namespace, all together.
+/// The sum over all accept queues of a namespace.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Queues {
-    /// Connections that wait.
+    /// Connections that are waiting.
     pub(super) waiting: u64,
-    /// Connections that were discarded when their listener closed.
+    /// Connections that the kernel discarded when their listener closed.
     pub(super) discarded: u64,
-    /// Whether sockets may still be found that were there from the beginning.
+    /// Whether a dump may still show, for the first time, sockets that were open from the
+    /// beginning.
     pub(super) is_baseline: bool,
-    /// Whether there are more sockets than are tracked: then some queues are not known.
+    /// Whether the namespace has more sockets than are tracked, so that some queues are unknown.
     pub(super) is_partial: bool,
 }
 
-/// The connections that the only listener of a namespace accepted.
+/// The connections accepted by the only listener of a namespace, over time.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Flow {
     slots: Ring<Slot, { Accepts::SLOTS }>,
     connection_seconds: f64,
     total: u64,
     shown_at: Duration,
-    /// When the slots will hold nothing any more.
+    /// The time from which all slots are empty.
     empty_at: Duration,
 }
 
@@ -57,14 +62,18 @@ struct Slot {
 // === impl Accepted ===
 
 impl Accepted {
-    /// A namespace that came up while watched has accepted nothing before.
+    /// Starts the count. A namespace that started while listenq watched has accepted nothing
+    /// before.
     pub(super) fn new(is_newborn: bool) -> Self {
         Self { base: is_newborn.then_some(0), is_settled: is_newborn, ..Self::default() }
     }
 
-    /// Takes in the queues of a dump, and `counters` that were read before it: read later, they would count
-    /// connections that the dump could not see waiting. `newer` was read after the dump before, if at all. Returns how
-    /// many connections were taken.
+    /// Applies the queues of a dump and returns the number of connections accepted since the last
+    /// call.
+    ///
+    /// `counters` must be read before the dump: counters read after the dump include connections
+    /// that the dump did not show as waiting. `newer` holds the counters read after the previous
+    /// dump, if any.
     pub(super) fn sampled(
         &mut self,
         counters: &Counters,
@@ -82,7 +91,8 @@ impl Accepted {
         total - std::mem::replace(&mut self.total, total)
     }
 
-    /// Here a counter that is too old would make the base too low, and the total too high for ever.
+    /// Sets the base from `newer`. An older counter would make the base too low, and the total too
+    /// high for ever.
     fn begin(&mut self, newer: Option<&Counters>, queues: Queues) {
         let opened = newer.and_then(|newer| newer.get(Counter::PassiveOpens));
         if let (Some(opened), Some(before)) = (opened, self.beginning) {
@@ -92,7 +102,8 @@ impl Accepted {
         self.beginning = Some(queues);
     }
 
-    /// `None` before the first sample, where joins came, and where not all sockets are tracked.
+    /// The total. `None` before the base is settled, after an MPTCP join, and if some sockets are
+    /// not tracked.
     pub(super) fn total(&self) -> Option<u64> {
         (self.is_settled && !self.is_unknown).then_some(self.total)
     }
@@ -106,7 +117,7 @@ impl Accepted {
 // === impl Queues ===
 
 impl Queues {
-    /// Connections of all that came up that do not wait and were not discarded.
+    /// Opened connections that neither wait nor were discarded.
     fn gone(&self, opened: u64) -> i128 {
         i128::from(opened) - i128::from(self.waiting) - i128::from(self.discarded)
     }
@@ -115,8 +126,9 @@ impl Queues {
 // === impl Flow ===
 
 impl Flow {
-    /// Takes in connections accepted until `now`, and the listener's connection seconds until then. Returns what is to be
-    /// shown where that is due: once a second, as long as the slots hold anything.
+    /// Adds connections accepted until `now`, and the listener's connection seconds until `now`.
+    ///
+    /// Returns a new view if one is due: once a second, while the slots are not empty.
     pub(super) fn accepted(
         &mut self,
         now: Duration,
@@ -141,12 +153,12 @@ impl Flow {
         })
     }
 
-    /// Begins at a listener that has waited for these connection seconds so far.
+    /// Starts at a listener with the given total of connection seconds.
     pub(super) fn new(connection_seconds: f64) -> Self {
         Self { connection_seconds, ..Self::default() }
     }
 
-    /// The slot that `now` falls into is not over: it counts in the total only.
+    /// Builds the view. The slot of `now` is not complete, so it counts only in the total.
     fn show(&self, now: Duration) -> Accepts {
         let slots: Vec<Slot> = match slot(now).checked_sub(1) {
             Some(last) => self.slots.until(last).collect(),
@@ -185,7 +197,7 @@ mod tests {
         Queues { waiting, discarded, ..Queues::default() }
     }
 
-    /// The totals after these samples: opened, waiting, discarded. The first is the baseline.
+    /// The totals after samples of (opened, waiting, discarded). The first sample is the baseline.
     fn totals(mut accepted: Accepted, samples: &[(u64, u64, u64)]) -> Vec<u64> {
         let mut sample = |(opened, waiting, discarded): &(u64, u64, u64)| {
             let counters = counters(*opened, 0);
@@ -214,7 +226,7 @@ mod tests {
         let mut accepted = Accepted::new(false);
         let (old, new) = (counters(0, 0), counters(9, 0));
         accepted.sampled(&Counters::default(), Some(&old), queues(0, 0));
-        // Nine came after the counters were read.
+        // Nine connections were opened after the counters were read.
         for newer in [None, Some(&new), Some(&new)] {
             let known = if newer.is_some() { &new } else { &old };
             accepted.sampled(known, newer, queues(9, 0));

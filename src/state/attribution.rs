@@ -1,44 +1,53 @@
-//! Attribution: which listener had the overflows that the kernel counts only for the whole namespace.
+//! Attribution: finds the listeners that had the overflows, which the kernel counts only for the
+//! whole namespace.
 //!
-//! `ListenOverflows` is how many there were. `sk_drops` of each listener is evidence: an overflow moves the drops of its
-//! listener by one (refused at the SYN) or two (refused at the last ACK), but drops have harmless causes too: deferred
-//! accept, lost SYN-ACKs, scans. What is exact:
+//! `ListenOverflows` is the number of overflows. `sk_drops` of each listener is the evidence. An
+//! overflow increments the drops of its listener by one (refused at the SYN) or by two (refused at
+//! the last ACK), but drops also have harmless causes: deferred accept, lost SYN-ACKs, scans. These
+//! facts are exact:
 //!
 //! - a queue overflows only while it is longer than its limit;
 //! - a listener never has more overflows than drops;
-//! - a queue grows only by connections that `PassiveOpens` counts: if fewer came than there was room, it did not overflow;
-//! - the counters are read after the dump: an overflow shows in the drops of the same sample or of the next one.
+//! - a queue grows only by connections that `PassiveOpens` counts: if fewer connections arrived
+//!   than the queue had room for, the queue did not overflow;
+//! - the counters are read after the dump: an overflow appears in the drops of the same sample or
+//!   of the next sample.
 //!
 //! [`Attribution::settle`] therefore attributes each new overflow in this order ([`Stage`]):
 //!
-//! 1. to listeners seen near their limit within the last ten samples, in proportion to their drops without noise;
-//! 2. one sample later, to listeners whose drops exceed their noise, those that overflowed within the last minute first;
-//! 3. to a listener whose socket vanished while it overflowed: its last drops went with it;
-//! 4. to listeners near their limit up to all their drops, noise or not;
+//! 1. to listeners seen near their limit within the last ten samples, in proportion to their drops
+//!    without noise;
+//! 2. one sample later, to listeners whose drops exceed their noise, first to those that overflowed
+//!    within the last minute;
+//! 3. to a listener whose socket vanished while it overflowed: the last drops of the socket are
+//!    lost;
+//! 4. to listeners near their limit up to all their drops, including noise;
 //! 5. to the only listener that dropped anything, without a bound;
 //! 6. to the other listeners that may have overflowed, up to all their drops;
 //! 7. three samples later, to no listener: the overflow is unattributed.
 //!
-//! Drops that paid for no overflow are noise. Noise of deferred accept is known better: `TCPDeferAcceptDrop` counts it for
-//! the whole namespace, and a listener whose drops moved with that counter, while nothing overflowed, defers.
+//! Drops that were not matched to an overflow are noise. The noise of deferred accept is known more
+//! precisely: `TCPDeferAcceptDrop` counts it for the whole namespace. A listener whose drops moved
+//! with this counter, while nothing overflowed, uses deferred accept.
 
 use std::time::Duration;
 
-/// For how many samples an overflow waits for its listener.
+/// The number of samples for which an overflow waits for its listener.
 const MAX_AGE_SAMPLES: usize = 3;
-/// For how many samples after a queue was near its limit its drops are the first evidence.
+/// The number of samples after a queue was near its limit for which the drops of its listener are
+/// the first evidence.
 const NEAR_FULL_SAMPLES: u64 = 10;
-/// Clients that were refused come back for so long.
+/// How long refused clients retry.
 const REPEATS: Duration = Duration::from_secs(60);
-/// Noise that stopped for so long is forgotten.
+/// Seconds after which noise that stopped is forgotten.
 const NOISE_MEMORY: f64 = 5.0;
-/// Noise varies: drops below so many times the largest noise are no evidence.
+/// Noise varies: drops below this multiple of the largest noise are no evidence.
 const NOISE_MARGIN: f64 = 1.25;
 
-/// What one sample read of the namespace's counters; `None` is what it did not read.
+/// The growth of the namespace's counters in one sample; `None` for a counter that was not read.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Reading {
-    /// When, on the fold's own clock.
+    /// The time on the clock of the fold.
     pub(crate) now: Duration,
     /// Growth of `ListenOverflows`.
     pub(crate) overflows: Option<u64>,
@@ -48,60 +57,64 @@ pub(crate) struct Reading {
     pub(crate) deferred: Option<u64>,
 }
 
-/// The evidence at one listener.
+/// The evidence for overflows at one listener.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct DropEvidence {
-    /// Drops since the last reading of the counters that paid for no overflow.
+    /// Drops since the last reading of the counters that are not matched to an overflow.
     fresh: u64,
-    /// Those of the reading before.
+    /// Drops of the previous reading that are not matched to an overflow.
     earlier: u64,
     /// The part of `earlier` that exceeded the noise.
     earlier_excess: u64,
-    /// Whether some drops of the last reading paid for overflows: then the rest need not be noise.
+    /// Whether some drops of the last reading were matched to overflows: then the rest need not be
+    /// noise.
     earlier_paid: bool,
     noise: Noise,
-    /// Whether deferred accept moves its drops.
+    /// Whether deferred accept increments the listener's drops.
     defers: bool,
-    /// Connections that had to come before the queue could overflow: at the last dump, and at the one before.
+    /// The number of connections that must arrive before the queue can overflow: at the last dump,
+    /// and at the dump before.
     room: [u64; 2],
     /// The sample at which a queue was last near its limit.
     near_full_at: Option<u64>,
     overflowed_at: Option<Duration>,
-    /// Overflows at the last settlement that had any.
+    /// Overflows at the last settlement that attributed any to this listener.
     overflowed: u64,
     vanished: bool,
     attributed: u64,
     certain: bool,
 }
 
-/// Drops without overflows: a rate with its own clock.
+/// Drops without overflows, as a rate with its own clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Noise {
     drops: f64,
-    /// The time in which they came.
+    /// The seconds in which `drops` were counted.
     seconds: f64,
-    /// The most in one sample.
+    /// The most drops in one sample.
     peak: f64,
     learned_at: Duration,
 }
 
-/// The attribution of one namespace: overflows that wait for their listener, and those that have none.
+/// The attribution of one namespace: overflows that wait for their listener, and unattributed
+/// overflows.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Attribution {
     sample: u64,
-    /// By age in samples.
+    /// Overflows that wait, by age in samples.
     pending: [u64; MAX_AGE_SAMPLES],
     read_at: Duration,
     /// Growth of `PassiveOpens` at the last two readings.
     opens: [Option<u64>; 2],
     unattributed: u64,
     yielded: Yield,
-    /// Kept for its memory.
+    /// Scratch space, kept to reuse its memory.
     bounds: Vec<u64>,
 }
 
-/// Overflows for each drop without noise at listeners near their limit: 1 where SYNs are refused, down to a half where the
-/// last ACK is. It keeps those listeners from paying for the burst of another one.
+/// Overflows per drop without noise at listeners near their limit: 1 if SYNs are refused, down to a
+/// half if the last ACK is refused. The ratio keeps these listeners from being matched to the burst
+/// of another listener.
 #[derive(Clone, Copy, Debug, Default)]
 struct Yield {
     overflows: f64,
@@ -125,46 +138,50 @@ enum Stage {
     BurstNoisy,
 }
 
-/// What decides at one settlement about each listener.
+/// The values of one settlement that apply to every listener.
 #[derive(Clone, Copy, Debug)]
 struct Moment {
     sample: u64,
     now: Duration,
-    /// Seconds since the reading before.
+    /// Seconds since the previous reading.
     seconds: f64,
-    /// Connections that came in the last two readings, where known.
+    /// Connections opened in the last two readings, if known.
     opens: Option<u64>,
-    /// Overflows for each drop near the limit.
+    /// Overflows per drop near the limit.
     per_drop: f64,
-    /// The part of the drops of a listener that defers and is near its limit that deferred accept has moved.
+    /// The part of the drops caused by deferred accept, at listeners that use deferred accept and
+    /// are near their limit.
     deferred: f64,
 }
 
 // === impl DropEvidence ===
 
 impl DropEvidence {
-    /// New drops at this listener's sockets.
+    /// Adds new drops of this listener's sockets.
     pub(crate) fn dropped(&mut self, drops: u64) {
         self.fresh += drops;
     }
 
-    /// A dump showed that at least `room` connections must come before any of its queues overflows.
+    /// Records a dump: at least `room` connections must arrive before any queue of the listener
+    /// overflows.
     pub(crate) fn has_room(&mut self, room: u64) {
         self.room = [room, self.room[0]];
     }
 
-    /// A dump showed one of its queues near the limit.
+    /// Records a dump that showed a queue of the listener near its limit.
     pub(crate) fn near_full(&mut self, attribution: &Attribution) {
         self.near_full_at = Some(attribution.sample);
     }
 
-    /// One of its sockets is gone for good, and `was_near_full` when last seen.
+    /// Records that a socket of the listener is gone for good; `was_near_full` is the state of the
+    /// socket when last seen.
     pub(crate) fn vanished(&mut self, attribution: &Attribution, was_near_full: bool) {
         let overflowed = self.overflowed_at.is_some_and(|at| at + REPEATS >= attribution.read_at);
         self.vanished |= was_near_full || overflowed || self.is_near_full(attribution.sample);
     }
 
-    /// What the last settlement attributed to it, and whether no other listener could have had it.
+    /// The overflows that the last settlement attributed to the listener, and whether no other
+    /// listener can have had them.
     pub(crate) fn attributed(&self) -> (u64, bool) {
         (self.attributed, self.certain)
     }
@@ -174,12 +191,12 @@ impl DropEvidence {
         self.speaks() || self.attributed > 0
     }
 
-    /// Whether no overflow can be attributed to the listener any more if it is closed.
+    /// Whether no overflow can be attributed to the listener once it is closed.
     pub(crate) fn is_blank(&self) -> bool {
         !self.is_some() && self.near_full_at.is_none()
     }
 
-    /// Whether there is evidence that paid for nothing yet.
+    /// Whether there is evidence that is not matched to an overflow yet.
     fn speaks(&self) -> bool {
         self.fresh > 0 || self.earlier > 0 || self.vanished
     }
@@ -192,12 +209,12 @@ impl DropEvidence {
         self.overflowed_at.is_some_and(|at| now.saturating_sub(at) <= REPEATS)
     }
 
-    /// Whether enough connections came to fill a queue.
+    /// Whether enough connections arrived to fill a queue.
     fn may_have_overflowed(&self, opens: Option<u64>) -> bool {
         opens.is_none_or(|opens| self.room.into_iter().min() <= Some(opens))
     }
 
-    /// How many overflows its drops can pay for at this stage.
+    /// The most overflows that the listener's drops can match at this stage.
     fn bound(&self, stage: Stage, moment: Moment) -> u64 {
         if !self.belongs_to(stage, moment) {
             return 0;
@@ -211,7 +228,7 @@ impl DropEvidence {
         }
     }
 
-    /// Fresh drops without the noise that is expected among them.
+    /// Fresh drops minus the expected noise.
     fn without_noise(&self, moment: Moment) -> f64 {
         let fresh = self.fresh as f64;
         match self.defers {
@@ -239,7 +256,7 @@ impl DropEvidence {
         (self.attributed, self.certain) = (0, false);
     }
 
-    /// Takes overflows for which its drops pay, the earlier ones first.
+    /// Attributes overflows and removes the matched drops, the earlier drops first.
     fn pay(&mut self, overflows: u64) {
         let old = overflows.min(self.earlier);
         self.earlier -= old;
@@ -253,8 +270,10 @@ impl DropEvidence {
         self.attributed += overflows;
     }
 
-    /// Deferred accept moved `deferred` drops in the whole namespace, and listeners that were not near their limit had `all`
-    /// drops.
+    /// Learns whether the listener uses deferred accept.
+    ///
+    /// `deferred` is the number of drops by deferred accept in the whole namespace, and `all` is
+    /// the number of drops at listeners that were not near their limit.
     fn learn_deferral(&mut self, all: u64, deferred: u64) {
         if deferred == 0 {
             self.defers = false;
@@ -263,7 +282,7 @@ impl DropEvidence {
         }
     }
 
-    /// Closes a settlement with a reading of the counters.
+    /// Ends a settlement with a reading of the counters.
     fn end_reading(&mut self, moment: Moment) {
         if self.attributed == 0 && !self.earlier_paid {
             self.noise.learn(moment.now, moment.seconds, self.earlier);
@@ -284,10 +303,10 @@ impl DropEvidence {
 // === impl Noise ===
 
 impl Noise {
-    /// A sample of so many `seconds` had so many drops without an overflow.
+    /// Learns from `drops` without an overflow in a sample of `seconds` seconds.
     fn learn(&mut self, now: Duration, seconds: f64, drops: u64) {
         let (kept, drops) = (self.kept(now), drops as f64);
-        // Samples in between had no drops, but silence before the noise began is not part of it.
+        // Samples in between had no drops, but the silence before the noise began does not count.
         let goes_on = self.drops * kept >= 1.0;
         self.seconds = if goes_on { self.watched(now) } else { seconds };
         self.drops = self.drops * kept + drops;
@@ -295,7 +314,7 @@ impl Noise {
         self.learned_at = now;
     }
 
-    /// It went on for this sample: nothing is forgotten.
+    /// Keeps the noise from being forgotten during this sample: the noise continues.
     fn stay(&mut self, moment: Moment) {
         let later = self.learned_at + Duration::from_secs_f64(moment.seconds);
         self.learned_at = later.min(moment.now);
@@ -305,7 +324,7 @@ impl Noise {
         now.saturating_sub(self.learned_at).as_secs_f64()
     }
 
-    /// How much of what was learned is not forgotten.
+    /// The share of the learned noise that is not forgotten.
     fn kept(&self, now: Duration) -> f64 {
         (1.0 - self.elapsed(now) / NOISE_MEMORY).max(0.0)
     }
@@ -314,7 +333,7 @@ impl Noise {
         self.seconds * self.kept(now) + self.elapsed(now)
     }
 
-    /// What is expected in a sample of so many `seconds`.
+    /// The drops expected in a sample of `seconds` seconds.
     fn expected(&self, now: Duration, seconds: f64) -> f64 {
         if self.drops == 0.0 {
             return 0.0;
@@ -323,7 +342,7 @@ impl Noise {
         per_second * seconds
     }
 
-    /// The most that is still noise in one sample.
+    /// The most drops in one sample that still count as noise.
     fn largest(&self, now: Duration) -> u64 {
         if self.peak == 0.0 {
             return 0;
@@ -335,7 +354,7 @@ impl Noise {
 // === impl Yield ===
 
 impl Yield {
-    /// How much of what was learned stays at each sample.
+    /// The share of the learned values that each sample keeps.
     const KEPT: f64 = 0.9;
 
     fn learn(&mut self, overflows: u64, drops: f64) {
@@ -354,21 +373,22 @@ impl Yield {
 // === impl Stage ===
 
 impl Stage {
-    /// The stages after the first, before what no drops pay for.
+    /// The stages after the first stage and before listeners whose socket vanished.
     const ABOVE_NOISE: [Self; 2] = [Self::Repeating, Self::Burst];
-    /// The last ones: noise is no evidence while anything else explains the overflow.
+    /// The last stages: noise is no evidence while anything else explains the overflow.
     const NOISY: [Self; 2] = [Self::RepeatingNoisy, Self::BurstNoisy];
 }
 
 // === impl Attribution ===
 
 impl Attribution {
-    /// Overflows that no listener had.
+    /// Overflows that were attributed to no listener.
     pub(crate) fn unattributed(&self) -> u64 {
         self.unattributed
     }
 
-    /// Closes one sample. Without a reading new drops wait for it. `evidence` is that of all listeners that have any.
+    /// Ends one sample. Without a reading, new drops wait for the next reading. `evidence` contains
+    /// every listener that has evidence.
     pub(crate) fn settle(&mut self, reading: Reading, evidence: &mut [&mut DropEvidence]) {
         self.sample += 1;
         self.learn_deferral(reading, evidence);
@@ -388,7 +408,7 @@ impl Attribution {
         }
     }
 
-    /// The namespace has ended: nothing waits any more.
+    /// Attributes all overflows that still wait: the namespace has ended.
     pub(crate) fn finish(&mut self, now: Duration, evidence: &mut [&mut DropEvidence]) {
         self.settle(Reading { now, ..Reading::default() }, evidence);
         let outstanding = self.outstanding();
@@ -427,7 +447,8 @@ impl Attribution {
         }
     }
 
-    /// A listener near its limit shows no difference between overflows and other drops.
+    /// Learns which listeners use deferred accept. Near the limit, overflows and other drops look
+    /// the same.
     fn learn_deferral(&self, reading: Reading, evidence: &mut [&mut DropEvidence]) {
         let (Some(_), Some(deferred)) = (reading.overflows, reading.deferred) else { return };
         let is_far = |one: &DropEvidence| one.fresh > 0 && !one.is_near_full(self.sample);
@@ -437,8 +458,9 @@ impl Attribution {
         }
     }
 
-    /// The part of the drops of listeners that defer and are near their limit that deferred accept has moved: what it moved
-    /// in all, less the drops of those that defer and are not near their limit.
+    /// The part of the drops caused by deferred accept, at listeners that use deferred accept and
+    /// are near their limit: the namespace total of deferred accept, minus the drops of the
+    /// deferring listeners that are not near their limit.
     fn deferred_part(&self, deferred: u64, evidence: &[&mut DropEvidence]) -> f64 {
         let [mut near, mut far] = [0, 0];
         for one in evidence.iter().filter(|one| one.defers) {
@@ -460,7 +482,7 @@ impl Attribution {
         self.pending.iter().sum()
     }
 
-    /// What was there before this sample.
+    /// Overflows that waited before this sample.
     fn waited(&self) -> u64 {
         self.pending[1..].iter().sum()
     }
@@ -482,8 +504,8 @@ impl Attribution {
         }
     }
 
-    /// Listeners near their limit pay at once: for this sample's overflows, then for what waited. Gives how many of this
-    /// sample's they paid for.
+    /// Attributes overflows to listeners near their limit at once: first the overflows of this
+    /// sample, then those that waited. Returns the number attributed from this sample.
     fn share_near_full(&mut self, moment: Moment, evidence: &mut [&mut DropEvidence]) -> u64 {
         self.learn_yield(moment, evidence);
         self.keep_noise(moment, evidence);
@@ -498,7 +520,7 @@ impl Attribution {
         fresh
     }
 
-    /// Only from samples in which no other listener may have overflowed.
+    /// Learns only from samples in which no other listener may have overflowed.
     fn learn_yield(&mut self, moment: Moment, evidence: &[&mut DropEvidence]) {
         let (overflows, mut drops) = (self.pending[0], 0.0);
         for one in evidence {
@@ -513,8 +535,8 @@ impl Attribution {
         }
     }
 
-    /// Near the limit noise cannot be told from overflows. What was learned before stays as long as there are more drops than
-    /// overflows.
+    /// Near the limit, noise and overflows look the same. The noise learned before is kept while
+    /// there are more drops than overflows.
     fn keep_noise(&self, moment: Moment, evidence: &mut [&mut DropEvidence]) {
         let (mut drops, mut noise) = (0, 0.0);
         for one in evidence.iter().filter(|one| one.is_near_full(moment.sample)) {
@@ -528,14 +550,15 @@ impl Attribution {
         }
     }
 
-    /// What still waits may show in drops that came one sample late and paid for `fresh` overflows of this sample. Then those
-    /// wait instead.
+    /// Overflows that still wait may belong to drops that came one sample late and were matched to
+    /// `fresh` overflows of this sample. Then the overflows of this sample wait instead.
     fn pay_late(&mut self, fresh: u64) {
         let late = self.draw(1, fresh);
         self.pending[0] += late;
     }
 
-    /// Attributes overflows that waited, to each listener in proportion to its bound and at most that.
+    /// Attributes overflows that waited, in proportion to the bound of each listener and at most up
+    /// to the bound.
     fn share(&mut self, stage: Stage, moment: Moment, evidence: &mut [&mut DropEvidence]) {
         if self.waited() == 0 {
             return;
@@ -551,7 +574,8 @@ impl Attribution {
         }
     }
 
-    /// With a single suspect there is nothing to split, and no bound.
+    /// Attributes everything that waited to the only listener with evidence: nothing to split, and
+    /// no bound.
     fn give_to_the_only_one(&mut self, evidence: &mut [&mut DropEvidence]) {
         self.weigh(evidence, |one| u64::from(one.speaks() || one.attributed > 0));
         self.hand_out(1, u64::MAX, evidence);
@@ -573,7 +597,7 @@ impl Attribution {
         }
     }
 
-    /// Takes up to `most` from what waits, the oldest first, nothing younger than `age`.
+    /// Takes up to `most` overflows of `age` and older from those that wait, the oldest first.
     fn draw(&mut self, age: usize, most: u64) -> u64 {
         let mut drawn = 0;
         for pending in self.pending[age..].iter_mut().rev() {
@@ -585,7 +609,7 @@ impl Attribution {
     }
 }
 
-/// Splits `total` by weight into whole numbers that add up to it exactly.
+/// Splits `total` by weight into integers whose sum is exactly `total`.
 fn proportional(total: u64, weights: &[u64]) -> impl Iterator<Item = u64> {
     let sum: u128 = weights.iter().map(|weight| u128::from(*weight)).sum();
     let (mut seen, mut given) = (0u128, 0u64);
@@ -604,7 +628,7 @@ mod tests {
 
     const SAMPLE: Duration = Duration::from_millis(100);
 
-    /// What one sample shows of one listener.
+    /// The state of one listener in one sample.
     #[derive(Clone, Copy, Debug, Default)]
     struct Seen {
         drops: u64,
@@ -612,7 +636,7 @@ mod tests {
         room: u64,
     }
 
-    /// `N` listeners of one namespace, and what was attributed to each so far.
+    /// `N` listeners of one namespace, and the overflows attributed to each so far.
     struct Story<const N: usize> {
         now: Duration,
         /// Growth of `TCPDeferAcceptDrop` at each sample.
@@ -624,12 +648,12 @@ mod tests {
 
     const IDLE: Seen = Seen { drops: 0, near_full: false, room: 9 };
 
-    /// Not near its limit.
+    /// A listener that is not near its limit.
     fn drops(drops: u64) -> Seen {
         Seen { drops, ..IDLE }
     }
 
-    /// Near its limit.
+    /// A listener near its limit.
     fn full(drops: u64) -> Seen {
         Seen { drops, near_full: true, room: 0 }
     }
@@ -649,7 +673,7 @@ mod tests {
     }
 
     impl<const N: usize> Story<N> {
-        /// One sample later. Gives what was attributed to each listener by then.
+        /// Runs one sample. Returns the total attributed to each listener so far.
         fn sample(&mut self, overflows: Option<u64>, seen: [Seen; N]) -> [u64; N] {
             self.sample_with(overflows, None, seen)
         }
@@ -712,7 +736,7 @@ mod tests {
         let mut story = Story::default();
         story.sample(Some(10), [full(4), drops(0)]);
         assert_eq!((story.totals, story.attribution.outstanding()), ([4, 0], 6));
-        // The other one's drops come one sample late.
+        // The drops of the other listener come one sample late.
         story.sample(Some(0), [IDLE, drops(6)]);
         assert_eq!((story.totals, story.unaccounted()), ([4, 6], 0));
     }
@@ -771,7 +795,7 @@ mod tests {
         let mut story = Story::default();
         assert_eq!(story.sample(Some(7), [full(0)]), [0]);
         story.evidence[0].vanished(&story.attribution, true);
-        // The new socket of the same listener drops as much as it overflows.
+        // The new socket of the same listener has as many drops as overflows.
         assert_eq!(story.sample(Some(9), [full(9)]), [16]);
         assert_eq!(story.unaccounted(), 0);
     }
@@ -801,22 +825,23 @@ mod tests {
         let mut story = Story::default();
         story.sample(Some(100), [full(60), full(20)]);
         assert_eq!(story.totals, [60, 20]);
-        // Their last drops went with their sockets: they share the rest as they shared before.
+        // The last drops were lost with the sockets: the listeners share the rest in the same ratio
+        // as before.
         assert_eq!((story.finish(), story.unaccounted()), ([75, 25], 0));
         let mut strangers = Story::default();
         strangers.sample(Some(5), [IDLE]);
         assert_eq!((strangers.finish(), strangers.attribution.unattributed()), ([0], 5));
     }
 
-    /// A rule: in the first story listener 0 is guilty, in the second it is its innocent twin, which differs in one fact.
-    /// Listener 1 is the neighbour.
+    /// A rule with two stories. Listener 0 is guilty in the first story; in the second story
+    /// listener 0 is the innocent twin, which differs in one fact. Listener 1 is the neighbour.
     struct Rule {
         says: &'static str,
         guilty: fn(&mut Story<2>),
         innocent: fn(&mut Story<2>),
     }
 
-    /// Harmless drops at listener 0, while the other one is idle.
+    /// Harmless drops at listener 0, while listener 1 is idle.
     fn noise(story: &mut Story<2>, samples: usize, each: u64) {
         for _ in 0..samples {
             story.sample(Some(0), [drops(each), IDLE]);
@@ -978,7 +1003,8 @@ mod tests {
     fn late_counters_do_not_move_overflows_to_a_scanned_neighbour() {
         let mut story = Story::default();
         for sample in 0..100 {
-            // The counters are read after the dump: up to ten overflows show in the drops one sample late.
+            // The counters are read after the dump: up to ten overflows appear in the drops one
+            // sample late.
             let late = sample % 10;
             story.sample(Some(100), [full(100 - late + (sample + 9) % 10), drops(40)]);
         }

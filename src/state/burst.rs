@@ -1,13 +1,15 @@
-//! The size of a burst: how many connections came at once, those that waited and those that were refused. It is what
-//! the limit of the queue has to hold.
+//! The size of a burst: how many connections arrived at once, both waiting and refused. The queue
+//! limit must hold this number.
 //!
-//! The kernel counts refusals, not clients. A client whose SYN is refused sends it again a second later. A client that is
-//! refused at the last ACK of its handshake believes that it is connected, and its data and their retransmissions are
-//! refused again within the same second. Both repetitions are removed:
+//! The kernel counts refusals, not clients. A client whose SYN is refused sends the SYN again one
+//! second later. A client that is refused at the last ACK of its handshake believes that it is
+//! connected; the kernel refuses its data and the retransmissions of its data within the same
+//! second. Both repetitions are removed:
 //!
-//! * what was refused within the second before comes again in this one;
-//! * a refusal at the last ACK moves `sk_drops` by two and any other by one, so drops minus overflows are the refusals at
-//!   the last ACK. They come from at most as many clients as the SYN queue holds.
+//! * refusals of the previous second repeat in this second;
+//! * a refusal at the last ACK increments `sk_drops` by two and any other refusal by one, so drops
+//!   minus overflows are the refusals at the last ACK. The number of their clients is at most the
+//!   capacity of the SYN queue.
 
 use std::time::Duration;
 
@@ -15,15 +17,15 @@ use super::ring::Ring;
 
 const SLOT: Duration = Duration::from_millis(125);
 const SLOTS: usize = 16;
-/// The window is a little shorter than a second, so that a refusal and its repetition one second later never fall into
-/// one window, although the first may be attributed a sample late.
+/// The window is shorter than one second: a refusal and its repetition one second later never fall
+/// into the same window, even if the refusal is attributed one sample late.
 const WINDOW_SLOTS: usize = 7;
 
-/// What happened at one listener within the last two seconds.
+/// The queue lengths, overflows and drops of one listener within the last two seconds.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Bursts(Ring<Sum, SLOTS>);
 
-/// Over one slot or several.
+/// The sum over one slot or several slots.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Sum {
     /// The largest length.
@@ -35,27 +37,30 @@ struct Sum {
 // === impl Bursts ===
 
 impl Bursts {
-    /// So many connections waited.
+    /// Records that `length` connections were waiting.
     pub(super) fn waited(&mut self, now: Duration, length: u32) {
         let slot = self.at(now);
         slot.length = slot.length.max(length);
     }
 
-    /// So many overflows were attributed to the listener.
+    /// Records `overflows` that were attributed to the listener.
     pub(super) fn overflowed(&mut self, now: Duration, overflows: u64) {
         let slot = self.at(now);
         slot.overflows = slot.overflows.saturating_add(clamped(overflows));
     }
 
-    /// `sk_drops` of its sockets grew.
+    /// Records growth of `sk_drops` of the listener's sockets.
     pub(super) fn dropped(&mut self, now: Duration, drops: u64) {
         let slot = self.at(now);
         slot.drops = slot.drops.saturating_add(clamped(drops));
     }
 
-    /// The connections that came at once within the second that ends at `now`: how many waited and how many were
-    /// refused. `half_open_cap` is what the SYN queue holds, `harmless_drops` gives what the listener drops in a second
-    /// without any overflow: it is called only where that matters.
+    /// The numbers of waiting and of refused connections that arrived within the second before
+    /// `now`.
+    ///
+    /// `half_open_cap` is the capacity of the SYN queue. `harmless_drops` returns the drops per
+    /// second that the listener has without overflows; it is called only if the result depends on
+    /// it.
     pub(super) fn size(
         &self,
         now: Duration,
@@ -96,7 +101,7 @@ impl Sum {
         }
     }
 
-    /// The clients behind the overflows of one second.
+    /// The number of clients that caused the overflows of one second.
     fn refused_clients(self, half_open_cap: u64, harmless_drops: u64) -> u64 {
         let overflows = u64::from(self.overflows);
         let drops = u64::from(self.drops).saturating_sub(harmless_drops);
@@ -109,12 +114,14 @@ impl Sum {
 mod tests {
     use super::*;
 
-    /// Many half-open connections are possible, and nothing drops without an overflow.
+    /// The burst size with room for many half-open connections and with no drops other than
+    /// overflows.
     fn size(bursts: &Bursts, millis: u64) -> u64 {
         bursts.size(Duration::from_millis(millis), 1_000, || 0).into_iter().sum()
     }
 
-    /// What each of these overflows, at so many milliseconds, makes of the burst size at its time. The queue holds 5.
+    /// The burst size after each (milliseconds, overflows) pair, at the time of the pair. The queue
+    /// holds 5 connections.
     fn sizes(overflows: &[(u64, u64)]) -> Vec<u64> {
         let mut bursts = Bursts::default();
         let size_after = |(millis, overflows): &(u64, u64)| {
@@ -136,10 +143,11 @@ mod tests {
 
     #[test]
     fn clients_that_try_again_are_no_second_burst() {
-        // The kernel sends a SYN again after 1, 2, 3 s; the sample that attributes it may be late or early.
+        // The kernel sends a SYN again after 1, 2, 3 s; the sample that attributes the refusal may
+        // be late or early.
         assert_eq!(sizes(&[(5_000, 35), (6_000, 35), (7_000, 35)]), [40, 5, 5]);
         assert_eq!(sizes(&[(5_110, 35), (6_000, 35)]), [40, 5]);
-        // Those refused before and as many new ones.
+        // The clients refused before, and as many new clients.
         assert_eq!(sizes(&[(5_000, 35), (6_000, 74), (7_000, 113)]), [40, 44, 44]);
     }
 
@@ -154,11 +162,12 @@ mod tests {
         let mut bursts = Bursts::default();
         let now = Duration::from_secs(9);
         bursts.waited(now, 65);
-        // 60 clients were refused at the last ACK and sent their data three times within the second.
+        // 60 clients were refused at the last ACK and sent their data three times within the
+        // second.
         bursts.overflowed(now, 240);
         bursts.dropped(now, 480);
         assert_eq!(bursts.size(now, 64, || 0), [65, 64]);
-        // The same overflows at the SYN are 240 clients, whatever the listener drops besides.
+        // The same overflows at the SYN are 240 clients, whatever other drops the listener has.
         let mut bursts = Bursts::default();
         bursts.waited(now, 65);
         bursts.overflowed(now, 240);

@@ -1,5 +1,5 @@
-//! What the looks at the owner of a listener add up to, while the listener has a diagnosis: which causes hold, and the
-//! numbers behind them.
+//! The causes that the owner readings of a listener show while the listener has a diagnosis, and
+//! the numbers behind them.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,22 +13,25 @@ use crate::view::{CauseCase, HeldCause, OwnerNumbers};
 
 use super::GRACE;
 
-/// Readings that are kept: more than [`crate::cause::WINDOW`] holds at one a second, and enough where they come less often.
+/// The most readings that are kept: more than [`crate::cause::WINDOW`] holds at one reading per
+/// second, and enough if readings are less frequent.
 const MAX_READINGS: usize = 12;
-/// A cause holds this long after the evidence last spoke for it, so that it does not flicker.
+/// A cause holds for this long after its last evidence, so that it does not flicker.
 const HOLD: Duration = Duration::from_secs(5);
 
-/// The looks at one owner.
+/// The readings of one owner.
 #[derive(Clone, Debug, Default)]
 pub(super) struct CauseHistory {
     readings: VecDeque<Timed>,
     held: [HoldingCause; Cause::ALL.len()],
-    /// Counted while the listener had a diagnosis.
+    /// Throttled time of the owner's cgroups, counted while the listener had a diagnosis.
     throttled: Option<Duration>,
+    /// Time that runnable threads of the owner waited for a CPU, counted while the listener had a
+    /// diagnosis.
     cpu_wait: Option<Duration>,
 }
 
-/// How one cause holds.
+/// The state of one cause.
 #[derive(Clone, Copy, Debug, Default)]
 struct HoldingCause {
     since: Option<Duration>,
@@ -39,7 +42,7 @@ struct HoldingCause {
 // === impl CauseHistory ===
 
 impl CauseHistory {
-    /// Adds one look at the owner.
+    /// Adds one reading of the owner.
     pub(super) fn read(&mut self, at: Duration, owner: Arc<OwnerReading>, listener: ListenerFacts) {
         if let Some(last) = self.readings.back() {
             grow(&mut self.throttled, throttled_since(&last.owner, &owner));
@@ -51,7 +54,8 @@ impl CauseHistory {
         self.readings.push_back(Timed { at, owner, listener });
     }
 
-    /// Draws the conclusions. Without a diagnosis nobody looks at the owner, and nothing of it is known any longer.
+    /// Updates the causes. Without a diagnosis the owner is not read, so the earlier readings are
+    /// dropped.
     pub(super) fn conclude(&mut self, now: Duration, has_diagnosis: bool) -> CauseCase {
         if !has_diagnosis {
             self.readings.clear();
@@ -102,7 +106,7 @@ fn numbers(last: &Timed) -> OwnerNumbers {
     }
 }
 
-/// Adds what can be subtracted; the first growth makes the counter known.
+/// Adds the growth if it is known; the first known growth makes the counter known.
 fn grow(counter: &mut Option<Duration>, growth: Option<Duration>) {
     if let Some(growth) = growth {
         *counter = Some(counter.unwrap_or_default() + growth);
@@ -114,7 +118,7 @@ fn throttled_since(before: &OwnerReading, after: &OwnerReading) -> Option<Durati
         let before = before.cgroups.iter().find(|before| before.path == after.path)?;
         after.throttled?.checked_sub(before.throttled?)
     });
-    // The time of an ancestor contains that of its children: counted once.
+    // The throttled time of an ancestor contains the throttled time of its children: count it once.
     growth.max()
 }
 
@@ -230,7 +234,7 @@ mod tests {
         assert_eq!(numbers.process, Some((7, "web".into())));
         assert_eq!((numbers.open_fds, numbers.max_fds, numbers.threads), (Some(9), Some(64), 1));
         assert_eq!([case.throttled, case.cpu_wait], [Some(SECOND * 9 / 2), Some(SECOND * 9 / 10)]);
-        // The process and its cgroup were made again, and count from nothing.
+        // The process and its cgroup were created again, and their counters start at zero.
         let restarted = watched(&mut history, 1..2, 'S');
         assert_eq!([restarted.throttled, restarted.cpu_wait], [case.throttled, case.cpu_wait]);
         let later = watched(&mut history, 2..4, 'S');

@@ -1,5 +1,6 @@
-//! Finds the listener of each connection: the kernel reports only the local address of a connection, and looks a listener
-//! up by that (`net/ipv4/inet_hashtables.c`). A reuseport group is one listener.
+//! Finds the listener of each connection. The kernel reports only the local address of a
+//! connection, and looks up the listener by this address (`net/ipv4/inet_hashtables.c`). A
+//! reuseport group is one listener.
 
 use std::net::IpAddr;
 
@@ -8,24 +9,24 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use crate::snapshot::ListenAddress;
 use crate::snapshot::scan::{Local, ScannedSocket, TcpScan, Waiting};
 
-/// What a scan found at one listener.
+/// The result of a scan for one listener.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct ListenerScan {
-    /// The lengths of its sockets.
+    /// The sum of the queue lengths of its sockets.
     pub(super) length: u64,
-    /// The largest lengths of its sockets during the scan.
+    /// The sum of the largest queue lengths of its sockets during the scan.
     pub(super) longest: u64,
     /// Half-open connections.
     pub(super) half_open: u64,
-    /// Those of them that are open for long.
+    /// Half-open connections that are 3 s old or older (`HalfOpen::is_old`).
     pub(super) old_half_open: u64,
-    /// The connections that wait.
+    /// The waiting connections.
     pub(super) waiting: Vec<Waiting>,
-    /// Accepted connections that are open; `None` where they were not read.
+    /// Open accepted connections; `None` if the scan did not read them.
     pub(super) open: Option<u64>,
 }
 
-/// Every listener of the scan, with what was found at it.
+/// Groups the scan by listener; a listener without connections has an entry too.
 pub(super) fn by_listener(scan: &TcpScan) -> FxHashMap<ListenAddress, ListenerScan> {
     let mut found: FxHashMap<ListenAddress, ListenerScan> = FxHashMap::default();
     let mut by_port: FxHashMap<u16, Vec<&ScannedSocket>> = FxHashMap::default();
@@ -35,7 +36,7 @@ pub(super) fn by_listener(scan: &TcpScan) -> FxHashMap<ListenAddress, ListenerSc
         listener.length += u64::from(socket.length);
         listener.longest += u64::from(socket.longest);
         listener.open = listener.open.or(socket.is_read.then_some(0));
-        // The members of a reuseport group are as good as one.
+        // One member represents its reuseport group.
         if members.insert((socket.address, socket.is_v6_only)) {
             by_port.entry(socket.local.port).or_default().push(socket);
         }
@@ -45,7 +46,7 @@ pub(super) fn by_listener(scan: &TcpScan) -> FxHashMap<ListenAddress, ListenerSc
         let ranked = sockets.iter().filter_map(|socket| Some((rank(socket, local)?, socket)));
         ranked.max_by_key(|(rank, _)| *rank).map(|(_, socket)| socket.address)
     };
-    // Connections are many, and their local ends few.
+    // There are many connections, but few local addresses.
     let mut known = FxHashMap::default();
     let mut listener_of = |local: &Local| *known.entry(*local).or_insert_with(|| look_up(local));
     for half_open in &scan.half_open {
@@ -67,8 +68,9 @@ pub(super) fn by_listener(scan: &TcpScan) -> FxHashMap<ListenAddress, ListenerSc
     found
 }
 
-/// How well a listen socket fits a connection: the exact address first, then the one bound to its interface, then
-/// the one of its own family. `None` when it cannot be its listener.
+/// How well a listen socket matches a connection: an exact address ranks first, then a socket bound
+/// to the connection's interface, then a socket of the same address family. `None` if the socket
+/// cannot be the connection's listener.
 fn rank(socket: &ScannedSocket, connection: &Local) -> Option<(bool, bool, bool)> {
     let (listens, local) = (socket.local.ip.to_canonical(), connection.ip.to_canonical());
     let is_exact = listens == local;
@@ -108,7 +110,7 @@ mod tests {
         }
     }
 
-    /// The listener that a connection to `ip` over interface `interface` is given to.
+    /// The listener of a connection to `ip` over interface `interface`.
     fn listener(sockets: &[ScannedSocket], ip: &str, interface: u32) -> Option<String> {
         let half_open = vec![HalfOpen { local: local(ip, interface), repeats: 2 }];
         let scan = TcpScan { sockets: sockets.to_vec(), half_open, ..TcpScan::default() };
@@ -146,7 +148,7 @@ mod tests {
         assert_eq!(listener(&sockets, "10.0.0.1", 3).as_deref(), Some("0.0.0.0%if3"));
         assert_eq!(listener(&sockets, "10.0.0.1", 4).as_deref(), Some("0.0.0.0"));
         assert_eq!(listener(&sockets[1..], "10.0.0.1", 4), None);
-        // A link-local connection is bound to its interface though its listener is not.
+        // A link-local connection is bound to its interface, although its listener is not.
         assert_eq!(listener(&[socket("::", 0, false)], "fe80::1", 7).as_deref(), Some("::"));
     }
 

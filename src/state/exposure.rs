@@ -1,4 +1,5 @@
-//! Which listeners and namespaces have series. What has none is watched all the same, and its overflows are counted.
+//! Decides which listeners and namespaces have series. Listeners and namespaces without series are
+//! still sampled, and their overflows are counted.
 
 use std::time::Duration;
 
@@ -9,78 +10,82 @@ use crate::view::ListenerName;
 use super::places::{Limits, Places};
 use super::tracking::Tracking;
 
-/// How long something new waits for its series, and how long a closed listener that never mattered is remembered.
+/// How long a new listener or namespace waits for its series, and how long a closed listener is
+/// remembered that never queued, dropped or overflowed.
 pub(super) const PROBATION: Duration = Duration::from_secs(15);
-/// How often places are given when nothing is urgent.
+/// The interval at which places are assigned when nothing is urgent.
 const PACE: Duration = Duration::from_secs(1);
 
-/// Which listeners may have series at all: the regular expressions look at `netns/protocol/address:port`.
+/// The filter for listeners that may have series. The regular expressions match against
+/// `netns/protocol/address:port`.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// Only listeners that match.
+    /// If set, a listener must match to have series.
     pub include: Option<Regex>,
-    /// Not those that match.
+    /// If set, a listener that matches has no series.
     pub exclude: Option<Regex>,
 }
 
 /// Whether a listener or namespace has series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Exposure {
-    /// It has.
+    /// Has series.
     Exposed {
-        /// Since when.
+        /// The time since which it has series.
         since: Duration,
-        /// Whether its name is accounted for: it was new when it got its series, or was known before.
+        /// Whether its name is already counted: the name was new when the series started, or was
+        /// known before.
         is_paid: bool,
     },
-    /// It has none yet, or there is no place for it.
+    /// Has no series yet, or there is no place.
     Hidden,
-    /// It has none, because a filter says so.
+    /// Has no series, because a filter excludes it.
     Excluded,
 }
 
-/// How much a listener or namespace is worth showing.
+/// The priority of a listener or namespace for a place.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Rank {
     pub(super) level: Level,
-    /// Overflows attributed while it was watched.
+    /// Overflows attributed while listenq watched.
     pub(super) overflows: u64,
     /// The largest length in the peak window.
     pub(super) peak: u32,
 }
 
-/// What goes before what when there are more than places.
+/// The first criterion of a [`Rank`], lowest first; decides when there are too few places.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Level {
-    /// Closed, and nothing was wrong with it within the grace time.
+    /// Closed, without overflows or diagnoses within the grace time.
     #[default]
     Closed,
     /// Open and idle.
     Calm,
-    /// Held a queue within the peak window.
+    /// Had a queue within the peak window.
     Queued,
     /// Overflowed or had a diagnosis within the grace time.
     Past,
     /// Overflowed within the last half minute, or has a diagnosis.
     Troubled,
-    /// listenq's own namespace, which always has series.
+    /// The namespace of listenq itself, which always has series.
     Own,
 }
 
-/// Decides who has series: the filter, and the places of listeners and namespaces.
+/// Decides which listeners and namespaces have series: applies the filter and assigns places.
 #[derive(Debug)]
 pub(super) struct Admission {
     filter: Filter,
     pub(super) listeners: Places,
     pub(super) namespaces: Places,
     pub(super) tracking: Tracking,
-    /// Listeners and namespaces that have no series and that no filter excludes.
+    /// The number of listeners and namespaces that have no series and are not excluded by a filter.
     hidden: usize,
     is_urgent: bool,
     given_at: Option<Duration>,
-    /// Whether the last urgent giving changed nothing: then the next waits for its time.
+    /// Whether the last urgent assignment changed nothing: the next assignment then waits for the
+    /// regular interval.
     was_in_vain: bool,
-    /// Overflows that had no series when they happened.
+    /// Overflows of listeners that had no series at the time of the overflow.
     unexposed_overflows: u64,
 }
 
@@ -89,12 +94,12 @@ pub(super) struct Admission {
 impl Filter {
     /// Whether a listener of namespace `netns` may have series.
     pub fn admits(&self, netns: &str, name: &ListenerName) -> bool {
-        // Without filters, which is the rule, no text is built.
+        // Builds no text in the usual case without filters.
         let is_open = self.include.is_none() && self.exclude.is_none();
         is_open || self.admits_text(&name.described(netns))
     }
 
-    /// Whether a listener called `netns/protocol/address:port` may have series.
+    /// Whether a listener named `netns/protocol/address:port` may have series.
     pub fn admits_text(&self, text: &str) -> bool {
         self.include.as_ref().is_none_or(|include| include.is_match(text))
             && !self.exclude.as_ref().is_some_and(|exclude| exclude.is_match(text))
@@ -104,7 +109,6 @@ impl Filter {
 // === impl Exposure ===
 
 impl Exposure {
-    /// Whether it has series.
     pub(super) fn is_exposed(self) -> bool {
         matches!(self, Self::Exposed { .. })
     }
@@ -113,8 +117,8 @@ impl Exposure {
 // === impl Admission ===
 
 impl Admission {
-    /// At most `max_listeners` of the listeners that `filter` admits, and `max_namespaces` namespaces, have series; about
-    /// `max_sockets` sockets are tracked.
+    /// Limits the series to `max_listeners` listeners that `filter` admits and to `max_namespaces`
+    /// namespaces, and the tracked sockets to about `max_sockets`.
     pub(super) fn new(
         filter: Filter,
         max_listeners: usize,
@@ -134,23 +138,24 @@ impl Admission {
         }
     }
 
-    /// Listeners that should have series and have none.
+    /// The number of listeners that should have series but have none.
     pub(super) fn omitted_listeners(&self) -> usize {
-        // Places are not given while nothing is hidden.
+        // Places are not assigned while nothing is hidden.
         self.listeners.omitted().min(self.hidden)
     }
 
-    /// Namespaces that should have series and have none.
+    /// The number of namespaces that should have series but have none.
     pub(super) fn omitted_namespaces(&self) -> usize {
         self.namespaces.omitted().min(self.hidden)
     }
 
-    /// Overflows that had no series when they happened, of all namespaces; not those of excluded listeners.
+    /// Overflows of listeners that had no series at the time of the overflow, over all namespaces;
+    /// without the overflows of excluded listeners.
     pub(super) fn unexposed_overflows(&self) -> u64 {
         self.unexposed_overflows
     }
 
-    /// A new listener: excluded or hidden.
+    /// Registers a new listener as excluded or hidden.
     pub(super) fn enter(&mut self, netns: &str, name: &ListenerName) -> Exposure {
         if !self.filter.admits(netns, name) {
             return Exposure::Excluded;
@@ -159,50 +164,52 @@ impl Admission {
         Exposure::Hidden
     }
 
-    /// A new namespace is hidden.
+    /// Registers a new namespace as hidden.
     pub(super) fn enter_netns(&mut self) -> Exposure {
         self.hidden += 1;
         Exposure::Hidden
     }
 
-    /// Something hidden got its series, or is forgotten.
+    /// Records that a hidden listener or namespace got series or is forgotten.
     pub(super) fn less_hidden(&mut self) {
         self.hidden -= 1;
     }
 
-    /// Something lost its series and lives on.
+    /// Records that a listener or namespace lost its series but is not forgotten.
     pub(super) fn more_hidden(&mut self) {
         self.hidden += 1;
     }
 
-    /// Places are to be given at the end of this sample: something hidden is in trouble, or was found at start-up.
+    /// Requests an assignment of places at the end of this sample: a hidden listener or namespace
+    /// is in trouble, or was found at startup.
     pub(super) fn hurry(&mut self) {
         self.is_urgent = true;
     }
 
-    /// Overflows that have no series.
+    /// Adds overflows of listeners without series.
     pub(super) fn count_unexposed(&mut self, overflows: u64) {
         self.unexposed_overflows += overflows;
     }
 
-    /// Whether anything hidden was attributed an overflow in this sample.
+    /// Whether an assignment of places was requested in this sample.
     pub(super) fn is_urgent(&self) -> bool {
         self.is_urgent
     }
 
-    /// Whether it is time to give places: once a second while something is hidden, at once when it is urgent.
+    /// Whether to assign places now: once per second while anything is hidden, and at once if
+    /// urgent.
     pub(super) fn is_due(&self, now: Duration) -> bool {
         let is_time = self.given_at.is_none_or(|at| now >= at + PACE);
         self.hidden > 0 && (is_time || self.is_urgent && !self.was_in_vain)
     }
 
-    /// Places were given.
+    /// Records an assignment of places at `now` with its number of changes.
     pub(super) fn given(&mut self, now: Duration, changes: usize) {
         self.was_in_vain = self.is_urgent && changes == 0;
         self.given_at = Some(now);
     }
 
-    /// The sample ended.
+    /// Ends the sample: clears the urgent request.
     pub(super) fn calm_down(&mut self) {
         self.is_urgent = false;
     }

@@ -1,5 +1,6 @@
-//! How long a diagnosis holds. A diagnosis starts with the first evidence and ends when evidence against it has been seen
-//! for [`HOLD`]: a late sample or a missing scan is no evidence, so it delays the end and never brings it.
+//! Decides how long a diagnosis holds. A diagnosis starts with the first evidence for it, and ends
+//! after evidence against it for [`HOLD`]. A late sample or a missing scan is no evidence: it
+//! delays the end of the diagnosis and never causes the end.
 
 use std::time::Duration;
 
@@ -8,9 +9,9 @@ use crate::view::HeldDiagnosis;
 
 use super::GRACE;
 
-/// At most so much time counts between two looks: one look after a long pause is still one look.
+/// The most time that counts between two looks: one look after a long pause is still one look.
 const LONGEST_LOOK: Duration = Duration::from_secs(2);
-/// A diagnosis that keeps coming back holds for up to `HOLD << MAX_RELAPSES`.
+/// A diagnosis that recurs holds for up to `HOLD << MAX_RELAPSES`.
 const MAX_RELAPSES: u32 = 3;
 
 /// The diagnoses of one listener.
@@ -20,24 +21,25 @@ pub(super) struct Held {
     looked_at: Option<Duration>,
 }
 
-/// How one diagnosis holds.
+/// The state of one diagnosis.
 #[derive(Clone, Copy, Debug, Default)]
 struct Holding {
     since: Option<Duration>,
-    /// When the evidence was last for it.
+    /// The time of the last evidence for the diagnosis.
     found_at: Duration,
-    /// For how long it was against it since.
+    /// The duration of evidence against the diagnosis since `found_at`.
     absent: Duration,
-    /// When it last held.
+    /// The time at which the diagnosis last held.
     held_at: Option<Duration>,
-    /// How often it has come back within the grace time.
+    /// How often the diagnosis started again within the grace time.
     relapses: u32,
 }
 
 // === impl Held ===
 
 impl Held {
-    /// A look at `now` found these, and could not decide about the `undecided` ones.
+    /// Applies the result of a look at `now`: the diagnoses that were `found`, and the diagnoses
+    /// that the look could not decide.
     pub(super) fn look(&mut self, now: Duration, found: Diagnoses, undecided: Diagnoses) {
         let looked_at = self.looked_at.replace(now).unwrap_or(now);
         let elapsed = now.saturating_sub(looked_at).min(LONGEST_LOOK);
@@ -47,7 +49,8 @@ impl Held {
         }
     }
 
-    /// The listener is closed: what is true of sockets ends, and what is true of the last half minute stays for a restart.
+    /// Closes the listener: diagnoses about its sockets end. Diagnoses about the last half minute
+    /// stay, because the server may restart.
     pub(super) fn close(&mut self) {
         for (diagnosis, holding) in Diagnosis::ALL.into_iter().zip(&mut self.each) {
             if !diagnosis.outlasts_a_restart() {
@@ -69,7 +72,7 @@ impl Held {
             .collect()
     }
 
-    /// When any of them last held.
+    /// The time at which any diagnosis last held.
     pub(super) fn held_at(&self) -> Option<Duration> {
         self.each.iter().filter_map(|holding| holding.held_at).max()
     }
@@ -116,7 +119,7 @@ impl Holding {
 mod tests {
     use super::*;
 
-    /// What a look finds.
+    /// The result of a look.
     #[derive(Clone, Copy)]
     enum Look {
         Found,
@@ -136,7 +139,8 @@ mod tests {
         held.now().contains(Diagnosis::Stalled)
     }
 
-    /// How many looks of this kind, `every` seconds, it takes until a diagnosis found at second 100 ends.
+    /// The number of looks with this result, `every` seconds apart, until a diagnosis found at
+    /// second 100 ends.
     fn looks_to_end(every: u64, kind: Look) -> Option<u64> {
         let mut held = Held::default();
         assert!(look(&mut held, 100, Look::Found));
@@ -183,7 +187,7 @@ mod tests {
             second += 1;
         }
         assert_eq!(lasted, [10, 20, 40, 80, 80]);
-        // After the grace time it is a new one.
+        // After the grace time the diagnosis is a new one.
         second += GRACE.as_secs();
         look(&mut held, second, Look::Found);
         assert!(look(&mut held, second + 9, Look::Absent));

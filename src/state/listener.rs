@@ -1,4 +1,4 @@
-//! One listener: what its sockets add up to, and what it keeps when they go.
+//! One listener: the sums over its sockets, and the state that outlives its sockets.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,78 +19,81 @@ use super::socket::Socket;
 use super::source::Source;
 use super::{GRACE, Tick, trailing};
 
-/// How long the largest number of open connections is remembered.
+/// The window for the largest number of open connections.
 const OPEN_WINDOW: Duration = Duration::from_secs(3600);
 
-/// What a scan found at a listener beside its queue.
+/// The results of a scan for one listener, other than its queue.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Beside {
     /// Half-open connections: all, and the old ones. `None` for Unix sockets.
     pub(super) half_open: Option<[u64; 2]>,
-    /// Accepted connections that are open.
+    /// Open accepted connections.
     pub(super) open: Option<u64>,
 }
 
 /// How long a closed listener without series is remembered.
 const UNEXPOSED_GRACE: Duration = Duration::from_millis(500);
 
-/// How long one is remembered to which nothing can be attributed any more: until the sample after the one in which it is
-/// gone, for counters that were read before may tell of connections that it accepted.
+/// How long a closed listener is remembered to which no overflow can be attributed: until the
+/// sample after the one in which it is gone. Counters that were read before may include connections
+/// that the listener accepted.
 const NEXT_SAMPLE: Duration = Duration::from_nanos(1);
 
-/// So many half-open connections at once are worth remembering, and fewer where the SYN queue holds no more.
+/// The number of half-open connections from which a listener gets a record. Fewer are enough if the
+/// SYN queue holds fewer.
 const MANY_HALF_OPEN: u64 = 16;
 
-/// What a listen socket is bound to, and with that the identity of a listener inside its namespace.
+/// The address of a listen socket, and the identity of a listener within its namespace.
 pub(super) trait Address: Copy + Eq + std::hash::Hash {
-    /// Whether clients shake hands, so that they may be half open.
+    /// Whether connections have a handshake, so that they may be half open.
     const HAS_HANDSHAKE: bool;
-    /// Whether several listeners may have one name.
+    /// Whether several listeners may have the same name.
     const SHARES_NAMES: bool;
 
-    /// What people call it.
+    /// The name to display.
     fn name(&self) -> ListenerName;
 
-    /// Whether only clients of the same machine reach it.
+    /// Whether only clients on the same machine can connect.
     fn is_local(&self) -> bool;
 
-    /// Where its clients connect to; `None` for Unix sockets.
+    /// The address that its clients connect to; `None` for Unix sockets.
     fn local(&self) -> Option<LocalEnd> {
         None
     }
 
-    /// Stand-ins for its name, the plainest first: it is called by the first that no other listener has.
+    /// The candidates for its name, the shortest first: a listener gets the first name that no
+    /// other listener has.
     fn aliases(&self) -> impl Iterator<Item = Self>;
 
-    /// Whether it may be another socket of the server that had `other`'s name before.
+    /// Whether this may be another socket of the server that had the name of `other` before.
     fn may_succeed(&self, other: &Self) -> bool;
 }
 
 /// A listener with its history.
 #[derive(Debug)]
 pub(super) struct Listener<A> {
-    /// Where it listens.
+    /// The address that the listener is bound to.
     pub(super) address: A,
-    /// What it is called by.
+    /// The address form that the listener's name is built from.
     pub(super) alias: A,
-    /// What is shown of it.
+    /// The view of the listener.
     pub(super) shown: ListenerView,
-    /// The evidence that overflows were its own.
+    /// The evidence that overflows belong to this listener.
     pub(super) evidence: DropEvidence,
-    /// Whether it has series.
+    /// Whether the listener has series.
     pub(super) exposure: Exposure,
-    /// Whose it is, as far as places are concerned.
+    /// The source that places and names are counted for.
     pub(super) source: Source,
-    /// A hash of its labels.
+    /// A hash of the listener's labels.
     pub(super) name_hash: u64,
-    /// When it has proved itself and may have series though it is idle.
+    /// The time from which the listener may have series even if it is idle.
     pub(super) due_at: Duration,
-    /// What is remembered of it, if there was ever anything to remember.
+    /// The history of the listener's queue; `None` while there is nothing to remember.
     pub(super) record: Option<Box<Record>>,
-    /// An incident that ended when it was closed.
+    /// An incident that ended because the listener was closed.
     turn: Option<Turn>,
     opened_at: Duration,
-    /// Whether it was ever seen with nobody waiting.
+    /// Whether any sample showed the listener with an empty queue.
     was_empty: bool,
     /// The time before this sample.
     coverage: Coverage,
@@ -100,19 +103,19 @@ pub(super) struct Listener<A> {
     full: bool,
     peak: Peak,
     most_open: Peak,
-    /// What it accepts, where it is the only listener.
+    /// The accepted connections, if this is the only listener.
     flow: Option<Box<Flow>>,
     lift: Option<u32>,
-    /// Attributed in all, shown or not.
+    /// All attributed overflows, with or without series.
     overflows: u64,
-    /// When it last overflowed.
+    /// The time of the last overflow.
     overflowed_at: Option<Duration>,
-    /// Whether it ever queued, dropped or overflowed while it was watched.
+    /// Whether the listener queued, dropped or overflowed while listenq watched.
     has_mattered: bool,
     closed_at: Option<Duration>,
 }
 
-/// The sum over a listener's sockets at one sample.
+/// The sum over a listener's sockets in one sample.
 #[derive(Clone, Copy, Debug, Default)]
 struct Tally {
     sockets: u32,
@@ -121,9 +124,9 @@ struct Tally {
     fullest: Option<f64>,
     full: bool,
     brimming: u32,
-    /// The fewest connections that must come before one of its queues overflows.
+    /// The fewest connections that must arrive before one of the listener's queues overflows.
     room: Option<u64>,
-    /// Sockets without a queue.
+    /// Sockets with an empty queue.
     empty: u32,
     drops: Option<u64>,
 }
@@ -181,7 +184,8 @@ impl Address for UnixAddress {
         files.into_iter().take(distinct).map(|file| Self { file, ..*self })
     }
 
-    /// A file on another filesystem may be that of any user, who made it in a mount namespace of his own.
+    /// Requires the same filesystem: a file on another filesystem may belong to any user, who can
+    /// create the file in their own mount namespace.
     fn may_succeed(&self, other: &Self) -> bool {
         self.is_on_device_of(other)
     }
@@ -190,7 +194,7 @@ impl Address for UnixAddress {
 // === impl Listener ===
 
 impl<A: Address> Listener<A> {
-    /// A listener just seen for the first time.
+    /// Creates a listener that was first seen at `now`.
     pub(super) fn new(address: A, source: Source, due_at: Duration, now: Duration) -> Self {
         Self {
             address,
@@ -236,7 +240,7 @@ impl<A: Address> Listener<A> {
         }
     }
 
-    /// Credits `gap` to what the last sample saw, and makes ready for the next one.
+    /// Credits `gap` to the state of the last sample, and resets the sums for the next sample.
     pub(super) fn begin_sample(&mut self, gap: Duration) {
         let seconds = gap.as_secs_f64();
         if let Some(queue) = &self.shown.queue {
@@ -255,7 +259,7 @@ impl<A: Address> Listener<A> {
         self.new_drops = 0;
     }
 
-    /// New drops at one of its sockets.
+    /// Adds new drops of one of the listener's sockets.
     pub(super) fn dropped(&mut self, drops: u64) {
         *self.shown.drops.get_or_insert(0) += drops;
         self.has_mattered = true;
@@ -263,7 +267,7 @@ impl<A: Address> Listener<A> {
         self.evidence.dropped(drops);
     }
 
-    /// Adds up one living socket.
+    /// Adds one living socket to the sums.
     pub(super) fn add(&mut self, socket: &Socket) {
         let queue = socket.queue;
         let first = self.tally.sockets == 0;
@@ -285,7 +289,7 @@ impl<A: Address> Listener<A> {
         }
     }
 
-    /// All sockets are added up.
+    /// Ends the sample after all sockets are added.
     pub(super) fn end_sample(&mut self, tick: Tick) {
         let tally = self.tally;
         self.shown.sockets = tally.sockets;
@@ -341,7 +345,7 @@ impl<A: Address> Listener<A> {
         }
     }
 
-    /// A scan at `at` found its sockets to hold `length` connections.
+    /// Applies a scan at `at` that found `length` connections in the listener's queues.
     pub(super) fn scanned(
         &mut self,
         at: Duration,
@@ -380,7 +384,7 @@ impl<A: Address> Listener<A> {
         Open { now: open, most: self.shown.most_open }
     }
 
-    /// The last scan is too old to say anything.
+    /// Discards the last scan, which is too old.
     pub(super) fn forget_scan(&mut self) {
         self.shown.scan = None;
         if let Some(record) = &mut self.record {
@@ -388,7 +392,9 @@ impl<A: Address> Listener<A> {
         }
     }
 
-    /// Draws the conclusions from what is remembered; `evidence` comes with what others know, and `repeated_cookies` is the
+    /// Updates the diagnoses from the record.
+    ///
+    /// `evidence` contains facts from the sockets and the namespace. `repeated_cookies` is the
     /// share of the namespace's overflows that repeat a cookie.
     pub(super) fn conclude(
         &mut self,
@@ -417,12 +423,13 @@ impl<A: Address> Listener<A> {
         turn
     }
 
-    /// Whether a diagnosis of it holds.
+    /// Whether the listener has a diagnosis that holds.
     pub(super) fn is_in_trouble(&self) -> bool {
         self.record.as_ref().is_some_and(|record| record.is_in_trouble())
     }
 
-    /// Takes in a look at its owner. `taken_at` is when a sample last saw a connection taken.
+    /// Applies a reading of the owner. `taken_at` is the last time at which a sample saw an
+    /// accepted connection.
     pub(super) fn look(
         &mut self,
         now: Duration,
@@ -439,7 +446,8 @@ impl<A: Address> Listener<A> {
         record.causes.read(now, owner.clone(), facts);
     }
 
-    /// It has accepted these connections; `None` where that is not known. Returns whether anything that is shown changed.
+    /// Applies the number of connections that the listener accepted; `None` if the number is
+    /// unknown. Returns whether the view changed.
     pub(super) fn accepted(&mut self, now: Duration, accepted: Option<u64>) -> bool {
         let Some(accepted) = accepted else {
             self.flow = None;
@@ -453,17 +461,19 @@ impl<A: Address> Listener<A> {
         is_due
     }
 
-    /// Whether it was ever seen with nobody waiting: then those who wait came under watch.
+    /// Whether any sample showed the listener with an empty queue: then listenq watched since
+    /// before the waiting connections arrived.
     pub(super) fn was_empty(&self) -> bool {
         self.was_empty
     }
 
-    /// An incident that ended because it was closed.
+    /// Takes the incident that ended because the listener was closed.
     pub(super) fn take_turn(&mut self) -> Option<Turn> {
         self.turn.take()
     }
 
-    /// It has no socket: its counters stay for the grace time, its gauges go. Its history stays for a restart.
+    /// Closes the listener, which has no socket: its counters stay for the grace time and its
+    /// gauges end. Its history stays for a restart.
     pub(super) fn close(&mut self, now: Duration) {
         (self.shown.sockets, self.shown.queue, self.full) = (0, None, false);
         self.shown.scan = None;
@@ -477,7 +487,7 @@ impl<A: Address> Listener<A> {
         self.closed_at.get_or_insert(now);
     }
 
-    /// It is closed for good: whatever was wrong is over.
+    /// Ends the incident and removes the diagnoses: the listener is closed for good.
     pub(super) fn end(&mut self) {
         self.shown.case = None;
         if let Some(turn) = self.record.take().and_then(|mut record| record.end()) {
@@ -485,8 +495,9 @@ impl<A: Address> Listener<A> {
         }
     }
 
-    /// Counts the overflows that the last settlement attributed to it. An overflow that no other listener can have had
-    /// proves that a queue was full, though no sample saw it.
+    /// Counts the overflows that the last settlement attributed to the listener. An overflow that
+    /// no other listener can have had proves that a queue was full, even if no sample saw the full
+    /// queue.
     pub(super) fn take_attributed(&mut self, tick: Tick) -> u64 {
         let (attributed, certain) = self.evidence.attributed();
         if attributed > 0 {
@@ -519,7 +530,7 @@ impl<A: Address> Listener<A> {
         record.overflowed(now, overflows, self.tally.limit.unwrap_or(0));
     }
 
-    /// How much it is worth showing.
+    /// The listener's rank for a place.
     pub(super) fn rank(&self, now: Duration) -> Rank {
         Rank { level: self.level(now), overflows: self.overflows, peak: self.peak.largest() }
     }
@@ -541,28 +552,29 @@ impl<A: Address> Listener<A> {
         }
     }
 
-    /// Clears the overflows that it would show: it has no series, so they count as unexposed.
+    /// Clears and returns the overflows in the view: the listener has no series, so they count as
+    /// unexposed.
     pub(super) fn hide_overflows(&mut self) -> u64 {
         self.shown.overflows.as_mut().map_or(0, std::mem::take)
     }
 
-    /// Whether the same dump again would change nothing.
+    /// Whether another identical dump would change nothing.
     pub(super) fn is_at_rest(&self) -> bool {
         self.tally.sockets > 0
             && self.tally.length == 0
             && self.peak.largest() == 0
             && !self.evidence.is_some()
             && self.record.is_none()
-            // Until the first settlement it has no overflows to show.
+            // Before the first settlement the view has no overflows.
             && self.shown.overflows.is_some() == self.shown.drops.is_some()
     }
 
-    /// Whether it ever queued, dropped or overflowed while it was watched.
+    /// Whether the listener queued, dropped or overflowed while listenq watched.
     pub(super) fn has_mattered(&self) -> bool {
         self.has_mattered
     }
 
-    /// It is forgotten.
+    /// Releases the listener's place: the listener is forgotten.
     pub(super) fn leave(&self, admission: &mut Admission, now: Duration) {
         match self.exposure {
             Exposure::Hidden => admission.less_hidden(),
@@ -570,25 +582,27 @@ impl<A: Address> Listener<A> {
         }
     }
 
-    /// Whether it has a socket.
+    /// Whether the listener has a socket.
     pub(super) fn is_open(&self) -> bool {
         self.closed_at.is_none()
     }
 
-    /// It is called by this from now on.
+    /// Sets the name of the listener from `alias`.
     pub(super) fn call(&mut self, alias: A) {
         self.alias = alias;
         self.shown.name = Arc::new(alias.name());
     }
 
-    /// Whether one of its queues is near its limit.
+    /// Whether one of the listener's queues is near its limit.
     pub(super) fn is_near_full(&self) -> bool {
         self.tally.brimming > 0
     }
 
-    /// Whether it was closed for longer than it is remembered: one without series only until its last overflows
-    /// are attributed, so that any number of short-lived listeners takes no memory. One that never queued nor dropped
-    /// anything has none to wait for.
+    /// Whether the listener was closed for longer than it is remembered.
+    ///
+    /// A listener without series is remembered only until its last overflows are attributed, so
+    /// that many short-lived listeners use no memory. A listener that never queued or dropped
+    /// anything has no overflows to wait for.
     pub(super) fn is_forgotten(&self, now: Duration) -> bool {
         let remembered = match (self.exposure.is_exposed(), self.has_mattered) {
             (true, true) => GRACE,
@@ -600,7 +614,8 @@ impl<A: Address> Listener<A> {
     }
 }
 
-/// A listener that is closed for no longer than the window is one that restarts, maybe again and again.
+/// Whether a listener that was closed at `closed_at` counts as restarting at `now`: it was closed
+/// for less than the window. A listener may restart repeatedly.
 fn is_restart(closed_at: Duration, now: Duration) -> bool {
     now.saturating_sub(closed_at) < WINDOW
 }
@@ -615,12 +630,13 @@ fn peak_ratio(queue: Option<&QueueView>) -> f64 {
     ratio.unwrap_or(0.0)
 }
 
-/// How many connections must come before this queue overflows; 0 where the limit is not known.
+/// The number of connections that must arrive before this queue overflows; 0 if the limit is
+/// unknown.
 fn room(queue: AcceptQueue) -> u64 {
     queue.limit.map_or(0, |limit| (u64::from(limit) + 1).saturating_sub(queue.length.into()))
 }
 
-/// A sum in which one unknown part makes the whole unknown.
+/// Adds to a sum; the sum is unknown if any part is unknown.
 fn added(first: bool, sum: Option<u64>, part: Option<u64>) -> Option<u64> {
     match first {
         true => part,

@@ -1,5 +1,5 @@
-//! What became of all samples so far. [`State::fold`] takes in one snapshot after another and knows no clock:
-//! time comes in as a value.
+//! The accumulated state of all samples. [`State::fold`] applies one snapshot after another and
+//! reads no clock: time is an argument.
 
 mod accepted;
 mod attribution;
@@ -48,39 +48,39 @@ pub use source::person;
 /// How long a closed listener, and the drops of a closed socket, are remembered.
 pub const GRACE: Duration = Duration::from_secs(5 * 60);
 
-/// The most namespaces of which something is remembered that ended and were forgotten.
+/// The most ended namespaces for which a [`Trace`] is kept after they are forgotten.
 const MOST_TRACES: usize = 4096;
 
-/// What the fold is told once.
+/// The settings of [`State`].
 #[derive(Clone, Debug)]
 pub struct Config {
     /// How long a peak is shown.
     pub peak_window: Duration,
     /// How long a client waits before it gives up.
     pub client_patience: Duration,
-    /// From this wait of the first client on every client waits.
+    /// The wait of the first client from which every client is considered to wait.
     pub standing_wait: Duration,
-    /// Which listeners may be shown.
+    /// Selects the listeners that may have series.
     pub filter: Filter,
-    /// How many of them.
+    /// The most listeners that have series.
     pub max_listeners: usize,
-    /// How many namespaces may be shown.
+    /// The most namespaces that have series.
     pub max_namespaces: usize,
-    /// How many sockets are tracked.
+    /// The number of sockets that are tracked.
     pub max_sockets: usize,
 }
 
-/// Everything listenq remembers.
+/// All state of listenq that persists between samples.
 #[derive(Debug)]
 pub struct State {
     window: Window,
     client_patience: Duration,
     standing_wait: Duration,
     now: Duration,
-    /// Snapshots taken in.
+    /// The number of snapshots applied.
     snapshots: u64,
     namespaces: BTreeMap<Arc<str>, Netns>,
-    /// Namespaces that ended and were forgotten within the grace time.
+    /// Ended namespaces that were forgotten within the grace time.
     traces: BTreeMap<Arc<str>, Trace>,
     admission: Admission,
     incidents: Vec<Incident>,
@@ -89,32 +89,30 @@ pub struct State {
 /// An incident that started or ended.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Incident {
-    /// The namespace.
     pub netns: Arc<str>,
     /// The user, service or namespace that the listener belongs to.
     pub source: Source,
-    /// The listener.
     pub name: Arc<ListenerName>,
-    /// Who is behind it.
+    /// The owner of the listener.
     pub owner: Arc<Owner>,
-    /// What is told.
+    /// The start or the end of the incident.
     pub turn: Turn,
-    /// When, on the fold's own clock.
+    /// The time, on the clock of the fold.
     pub at: Duration,
 }
 
-/// When a sample was taken.
+/// The time of a sample.
 #[derive(Clone, Copy, Debug)]
 struct Tick {
-    /// On the fold's own clock.
+    /// The time on the clock of the fold.
     now: Duration,
-    /// Which snapshot it is, counted: two may be taken at the same time of the clock.
+    /// The number of the snapshot: two snapshots may have the same `now`.
     snapshot: u64,
-    /// In seconds since 1970.
+    /// The time in seconds since 1970.
     unix_time: f64,
-    /// The slot of the peak window it falls into.
+    /// The slot of the peak window that contains `now`.
     slot: Slot,
-    /// From this wait of the first client on every client waits.
+    /// The wait of the first client from which every client is considered to wait.
     standing_wait: Duration,
 }
 
@@ -135,7 +133,7 @@ impl Default for Config {
 // === impl State ===
 
 impl State {
-    /// Nothing seen yet.
+    /// Creates an empty state.
     pub fn new(config: Config) -> Self {
         let Config {
             peak_window,
@@ -159,7 +157,7 @@ impl State {
         }
     }
 
-    /// What is left out because there is too much of it.
+    /// The numbers of listeners, namespaces and sockets that are left out because of the limits.
     pub fn omissions(&self) -> Omissions {
         Omissions {
             listeners: self.admission.omitted_listeners(),
@@ -170,7 +168,7 @@ impl State {
         }
     }
 
-    /// Takes in one snapshot, taken `elapsed` after the last.
+    /// Applies one snapshot that was taken `elapsed` after the previous one.
     pub fn fold(&mut self, snapshot: &Snapshot, elapsed: Duration) {
         self.now += elapsed;
         self.snapshots += 1;
@@ -187,7 +185,7 @@ impl State {
                     netns.fold(sample, tick, &mut self.admission);
                     netns.conclude(tick.now, &mut self.admission, &mut self.incidents);
                 }
-                // Another namespace of the same name is an ordinary counter reset.
+                // A different namespace with the same name is an ordinary counter reset.
                 _ => self.first_sight(sample, tick),
             }
         }
@@ -218,22 +216,22 @@ impl State {
         }
     }
 
-    /// The inodes of all sockets that are tracked.
+    /// The inodes of all tracked sockets.
     pub fn inodes(&self) -> impl Iterator<Item = u32> {
         self.namespaces.values().flat_map(Netns::inodes)
     }
 
-    /// The sockets of listeners in trouble whose owner is known: their owners are to be looked at.
+    /// The sockets of listeners in trouble whose owner is known; their owners are to be read.
     pub fn watched(&self) -> Vec<WatchedSocket> {
         self.namespaces.values().flat_map(Netns::watched).collect()
     }
 
-    /// Incidents that started or ended since this was last asked.
+    /// Takes the incidents that started or ended since the last call.
     pub fn take_incidents(&mut self) -> impl Iterator<Item = Incident> {
         self.incidents.drain(..)
     }
 
-    /// Copies what is known into `view`, into the memory it already has where that is enough.
+    /// Copies the state into `view` and reuses the memory of `view` if it is large enough.
     pub fn show(&self, stats: &SelfStats, view: &mut View) {
         view.now = self.now;
         view.client_patience = self.client_patience;
@@ -287,7 +285,7 @@ impl State {
         }
     }
 
-    /// Gives series to the namespaces and listeners that are worth most.
+    /// Assigns places to the namespaces and listeners with the highest rank.
     fn give_places(&mut self) {
         let changes = self.give_netns_places() + self.give_listener_places();
         self.admission.given(self.now, changes);
@@ -316,7 +314,7 @@ impl State {
         changes.len()
     }
 
-    /// Only listeners of namespaces that have series can have some.
+    /// Assigns places to listeners; only listeners of namespaces with series can have series.
     fn give_listener_places(&mut self) -> usize {
         let (now, admission) = (self.now, &mut self.admission);
         let mut candidates = Vec::new();

@@ -1,4 +1,4 @@
-//! One network namespace: its listeners and counters, and how they go together.
+//! One network namespace: its listeners, its counters and the attribution between them.
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
@@ -27,23 +27,25 @@ use super::tracking::Tracking;
 use super::trailing::Trailing;
 use super::{GRACE, Incident, Tick};
 
-/// A first look may miss sockets; what turns up in the first dumps was there before.
+/// The number of first dumps that are a baseline. A dump may miss sockets, so sockets that first
+/// appear in these dumps were open before.
 const BASELINE_DUMPS: u64 = 3;
 
-/// How often conclusions are drawn.
+/// The interval at which diagnoses are updated.
 const CONCLUDE: Duration = Duration::from_secs(1);
 
-/// A scan is too old to say anything after so much time, or so many gaps between scans.
+/// A scan is stale after this time, or after [`SCAN_STALE_GAPS`] gaps between scans if that is
+/// longer.
 const SCAN_STALE: Duration = Duration::from_secs(15);
 const SCAN_STALE_GAPS: u32 = 3;
 
-/// Earlier caps that are remembered.
+/// The number of earlier `somaxconn` values that are remembered.
 const RAISES: usize = 8;
 
-/// A listener of a namespace.
+/// The key of a listener within its namespace.
 pub(super) type Key = (Protocol, usize);
 
-/// Which namespace it is, and who made it.
+/// The identity of a namespace, and the user that created it.
 #[derive(Clone, Debug)]
 pub(super) struct Scope {
     /// The `netns` label.
@@ -59,7 +61,7 @@ pub(super) struct Netns {
     is_newborn: bool,
     identity: Identity,
     exposure: Exposure,
-    /// When it has proved itself.
+    /// The time from which the namespace may have series even if it is idle.
     due_at: Duration,
     name_hash: u64,
     owner: Arc<Owner>,
@@ -67,7 +69,7 @@ pub(super) struct Netns {
     unix: Group<UnixAddress>,
     attribution: Attribution,
     accepted: Accepted,
-    /// Connections accepted when the last scan was taken.
+    /// The total of accepted connections at the time of the last scan.
     accepted_at_scan: Option<u64>,
     counters: Counters,
     settings: Settings,
@@ -78,25 +80,26 @@ pub(super) struct Netns {
     /// SYN cookies sent, and received.
     cookies: Trailing<[u64; 2]>,
     cookie_returns: Cookies,
-    /// Overflows, and those that repeat a cookie: before the last conclusion, and since.
+    /// Overflows, and overflows that repeat a cookie: before the last conclusion, and since.
     repeats: [Repeats; 2],
-    /// Earlier values of `somaxconn`, and when each was last read before it was raised.
+    /// Earlier values of `somaxconn`, each with the time at which it was last read before
+    /// `somaxconn` was raised.
     raised: Vec<(u32, Duration)>,
     settings_read_at: Duration,
     concluded_at: Duration,
-    /// The last snapshot it was part of.
+    /// The last snapshot that contained the namespace.
     snapshot: u64,
     ended_at: Option<Duration>,
 }
 
-/// Overflows of a namespace, and cookies that clients repeat.
+/// The overflows of a namespace, and the cookies that clients repeat.
 #[derive(Clone, Copy, Debug, Default)]
 struct Repeats {
     overflows: u64,
     cookies: u64,
 }
 
-/// By which a namespace is known again that seemed to have ended.
+/// The state by which a namespace is recognized that seemed to have ended.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Trace {
     id: NetnsId,
@@ -107,8 +110,10 @@ pub(super) struct Trace {
 // === impl Trace ===
 
 impl Trace {
-    /// Whether `sample` may be of the same namespace: then it has a history. An inode alone does not tell, for it is given
-    /// to the next namespace at once; but that one has counted less.
+    /// Whether `sample` may belong to the same namespace, which then has a history.
+    ///
+    /// The inode alone is no proof: the kernel reuses an inode at once for the next namespace. But
+    /// the counters of the next namespace are lower.
     pub(super) fn may_be_back_in(&self, sample: &NetnsSample) -> bool {
         let mut newer = [&sample.netstat, &sample.snmp].into_iter().flatten();
         self.id == sample.id
@@ -120,7 +125,7 @@ impl Trace {
 // === impl Scope ===
 
 impl Scope {
-    /// Whose a listener in this namespace is.
+    /// The source of a listener in this namespace.
     pub(super) fn source(&self, origin: Origin) -> Source {
         Source::of_listener(&self.name, self.id, self.made_by, origin)
     }
@@ -129,7 +134,8 @@ impl Scope {
 // === impl Netns ===
 
 impl Netns {
-    /// A namespace just seen for the first time. One that came up under watch counts from nothing.
+    /// Creates a namespace that was first seen in `sample`. The counters of a namespace that
+    /// started while listenq watched count from zero.
     pub(super) fn new(
         sample: &NetnsSample,
         is_newborn: bool,
@@ -168,12 +174,11 @@ impl Netns {
         }
     }
 
-    /// Which namespace this is.
     pub(super) fn id(&self) -> NetnsId {
         self.scope.id
     }
 
-    /// Takes in one sample. What it could not read stays as it was.
+    /// Applies one sample. Values that the sample could not read stay unchanged.
     pub(super) fn fold(&mut self, sample: &NetnsSample, tick: Tick, admission: &mut Admission) {
         self.snapshot = tick.snapshot;
         if !Arc::ptr_eq(&self.owner, &sample.owner) {
@@ -187,7 +192,7 @@ impl Netns {
             self.unix.fold(dump, tick, &self.attribution, &mut admission.tracking);
             self.unix.admit(admission, tick.now);
         }
-        // Without a dump the counters wait too: overflows are attributed by what the dump says.
+        // Without a dump the counters wait too: attribution needs the dump.
         if let Some(dump) = &sample.tcp {
             if std::mem::replace(&mut self.identity, sample.identity) != sample.identity {
                 self.tcp.restart(BASELINE_DUMPS, &mut admission.tracking);
@@ -196,7 +201,7 @@ impl Netns {
             self.sampled_seconds += credited.as_secs_f64();
             self.sampled_unix_time = Some(tick.unix_time);
             self.tcp.admit(admission, tick.now);
-            // These are the counters of the sample before.
+            // These are the counters of the previous sample.
             let accepted =
                 self.accepted.sampled(&self.counters, sample.snmp.as_ref(), self.tcp.queues());
             self.tcp.accepted(tick.now, accepted, self.accepted.total().is_some());
@@ -211,7 +216,8 @@ impl Netns {
         self.forget(tick.now, admission);
     }
 
-    /// Draws the conclusions of the last second, and tells which incidents started or ended with them.
+    /// Updates the diagnoses once per second, and adds the incidents that started or ended to
+    /// `incidents`.
     pub(super) fn conclude(
         &mut self,
         now: Duration,
@@ -265,12 +271,13 @@ impl Netns {
         }
         match &scan.unix {
             Some(queues) => self.unix.take_scan(at, queues, between),
-            // One of the queues is too long for the kernel to list: what the last scan found is out of date.
+            // A queue is too long for the kernel to list: the result of the last scan is out of
+            // date.
             None => self.unix.forget_scan(),
         }
     }
 
-    /// What is known of connections taken since the last scan.
+    /// Whether connections were accepted since the last scan.
     fn taken(&mut self) -> Taken {
         let total = self.accepted.total();
         let before = std::mem::replace(&mut self.accepted_at_scan, total);
@@ -292,12 +299,13 @@ impl Netns {
         }
     }
 
-    /// Whether it is only remembered: an inode may come to stand for another namespace.
+    /// Whether the namespace has ended and is only remembered. Its inode may be reused by another
+    /// namespace.
     pub(super) fn has_ended(&self) -> bool {
         self.ended_at.is_some()
     }
 
-    /// What is remembered of it once it is forgotten.
+    /// The trace to keep after the namespace is forgotten.
     pub(super) fn trace(&self) -> Trace {
         Trace {
             id: self.scope.id,
@@ -306,16 +314,16 @@ impl Netns {
         }
     }
 
-    /// Whether it was part of that snapshot.
+    /// Whether snapshot number `snapshot` contained the namespace.
     pub(super) fn was_part_of(&self, snapshot: u64) -> bool {
         self.snapshot == snapshot
     }
 
-    /// It is not there any more: its counters stay for the grace time, its gauges go.
+    /// Ends the namespace: its counters stay for the grace time and its gauges end.
     pub(super) fn end(&mut self, tick: Tick, admission: &mut Admission) {
         if self.ended_at.is_none() {
             self.ended_at = Some(tick.now);
-            // No dump comes any more: what waited for one is attributed now.
+            // No further dump follows: overflows that waited for a dump are attributed now.
             self.tcp.finish(&mut self.attribution, tick, admission);
             self.tcp.close(tick.now, &mut admission.tracking);
             self.unix.close(tick.now, &mut admission.tracking);
@@ -324,7 +332,7 @@ impl Netns {
         self.forget(tick.now, admission);
     }
 
-    /// Whether it ended so long ago that nothing of it is remembered.
+    /// Whether the namespace ended so long ago that it is no longer remembered.
     pub(super) fn is_forgotten(&self, now: Duration) -> bool {
         let remembered = match (self.is_exposed(), self.has_mattered()) {
             (true, true) => GRACE,
@@ -334,7 +342,6 @@ impl Netns {
         self.ended_at.is_some_and(|ended| now.saturating_sub(ended) >= remembered)
     }
 
-    /// Whether it has series.
     pub(super) fn is_exposed(&self) -> bool {
         self.exposure.is_exposed()
     }
@@ -346,7 +353,7 @@ impl Netns {
             || self.unix.has_mattered()
     }
 
-    /// Copies what is shown into `view`, into the memory it already has.
+    /// Copies the state into `view` and reuses the memory of `view`.
     pub(super) fn show(&self, view: &mut NetnsView) {
         let NetnsView {
             name,
@@ -364,7 +371,7 @@ impl Netns {
             revision,
             listeners,
         } = view;
-        // What stands here may be another namespace, shown when there were more or fewer.
+        // `view` may hold another namespace: the number of shown namespaces may have changed.
         let is_same = Arc::ptr_eq(name, &self.scope.name);
         name.clone_from(&self.scope.name);
         owner.clone_from(&self.owner);
@@ -396,7 +403,7 @@ impl Netns {
         listeners.extend(source.cloned());
     }
 
-    /// Takes in the counters. Gives the growth of those that attribution needs.
+    /// Applies the counters. Returns the growth of the counters that attribution needs.
     fn fold_counters(&mut self, sample: &NetnsSample, now: Duration) -> Reading {
         let growth =
             |read: &Option<Counters>, counter| self.growth((*read)?.get(counter)?, counter);
@@ -413,7 +420,8 @@ impl Netns {
         reading
     }
 
-    /// The first reading is a baseline, but not in a namespace that began while listenq watched.
+    /// The growth of a counter. The first reading is a baseline, except in a namespace that started
+    /// while listenq watched.
     fn growth(&self, after: u64, counter: Counter) -> Option<u64> {
         let baseline = if self.is_newborn { 0 } else { after };
         Some(after.saturating_sub(self.counters.get(counter).unwrap_or(baseline)))
@@ -436,7 +444,8 @@ impl Netns {
         repeats.cookies += self.cookie_returns.grew(now, sent, received);
     }
 
-    /// Attribution needs the drops of each socket and the kernel's counter.
+    /// Whether overflows can be attributed: this needs the drops of each socket and
+    /// `ListenOverflows`.
     fn knows_overflows(&self) -> bool {
         !self.tcp.lacks_drops() && self.counters.get(Counter::ListenOverflows).is_some()
     }
@@ -446,7 +455,7 @@ impl Netns {
         self.unix.forget(now, admission);
     }
 
-    /// The inodes of all its sockets.
+    /// The inodes of all tracked sockets of the namespace.
     pub(super) fn inodes(&self) -> impl Iterator<Item = u32> {
         self.tcp.inodes().chain(self.unix.inodes())
     }
@@ -456,19 +465,19 @@ impl Netns {
         self.tcp.watched().into_iter().chain(self.unix.watched())
     }
 
-    /// Takes in looks at owners.
+    /// Applies owner readings.
     pub(super) fn look(&mut self, now: Duration, looks: &[(u32, Arc<OwnerReading>)]) {
         self.tcp.look(now, looks);
         self.unix.look(now, looks);
     }
 
-    /// Takes in owners that were found.
+    /// Applies the owners that were found.
     pub(super) fn claim(&mut self, claims: &Claims) {
         self.tcp.claim(claims);
         self.unix.claim(claims);
     }
 
-    /// This namespace, which has a place or waits for one.
+    /// The namespace as a candidate for a place.
     pub(super) fn candidate(&self, now: Duration) -> Candidate<()> {
         let levels = self.candidates(now).map(|listener| listener.rank.level);
         let level = match (&*self.scope.name == OWN_NETNS, self.has_ended()) {
@@ -486,7 +495,7 @@ impl Netns {
         }
     }
 
-    /// Its listeners that have places or wait for them.
+    /// The namespace's listeners that are candidates for places.
     pub(super) fn candidates(&self, now: Duration) -> impl Iterator<Item = Candidate<Key>> {
         let of = |protocol| {
             move |candidate: Candidate<usize>| candidate.with_key((protocol, candidate.key))
@@ -495,18 +504,18 @@ impl Netns {
         tcp.chain(self.unix.candidates(now).map(of(Protocol::Unix)))
     }
 
-    /// Gives up idle sockets while too many are tracked.
+    /// Drops idle sockets while too many are tracked.
     pub(super) fn trim(&mut self, tracking: &mut Tracking, now: Duration) {
         self.tcp.trim(tracking, now);
         self.unix.trim(tracking, now);
     }
 
-    /// It gets series.
+    /// Gives the namespace series.
     pub(super) fn expose(&mut self, exposure: Exposure) {
         self.exposure = exposure;
     }
 
-    /// It loses its series, and its listeners with it.
+    /// Removes the series of the namespace and of its listeners.
     pub(super) fn omit(&mut self, now: Duration, admission: &mut Admission) {
         self.exposure = Exposure::Hidden;
         let exposed: Vec<_> =
@@ -518,7 +527,7 @@ impl Netns {
         }
     }
 
-    /// A listener gets series.
+    /// Gives a listener series.
     pub(super) fn expose_listener(&mut self, (protocol, key): Key, exposure: Exposure) {
         match protocol {
             Protocol::Tcp => self.tcp.expose(key, exposure),
@@ -526,7 +535,7 @@ impl Netns {
         }
     }
 
-    /// A listener loses its series.
+    /// Removes the series of a listener.
     pub(super) fn omit_listener(&mut self, (protocol, key): Key) {
         match protocol {
             Protocol::Tcp => self.tcp.omit(key),
@@ -534,13 +543,15 @@ impl Netns {
         }
     }
 
-    /// Places were given: what has no series shows no overflow of this sample. Gives their number.
+    /// Clears and returns the overflows of this sample at listeners without series, after places
+    /// were assigned.
     pub(super) fn hide_overflows(&mut self) -> u64 {
         self.tcp.hide_overflows()
     }
 
-    /// Its listeners give their places back, and so does it: it is forgotten, or another namespace takes its name. What
-    /// it showed counts for whoever made it.
+    /// Releases the places of the namespace and of its listeners: the namespace is forgotten, or
+    /// another namespace takes its name. The series that the namespace had count for the user that
+    /// created it.
     pub(super) fn leave(&mut self, now: Duration, admission: &mut Admission) {
         self.tcp.untrack(&mut admission.tracking);
         self.unix.untrack(&mut admission.tracking);

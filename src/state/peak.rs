@@ -1,27 +1,27 @@
-//! The largest length of a trailing window, in constant space: the window is cut into slots, and a slot
-//! that slides out takes its maximum along.
+//! The largest length of a trailing window, in constant space: the window is divided into slots,
+//! and a slot that leaves the window takes its maximum with it.
 
 use std::time::Duration;
 
 use super::ring::Ring;
 
-/// The window is covered to within one part in so many.
+/// The number of slots of a window, which is accurate to one part in this number.
 const SLOTS: usize = 31;
 
-/// How a window is cut, the same for every listener.
+/// The division of a window into slots, the same for every listener.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Window {
     slot: Duration,
 }
 
-/// One slot of the window, counted from the beginning of time.
+/// One slot of the window, numbered from time zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Slot(u64);
 
 /// The maxima of one listener's slots.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Peak {
-    /// None before the first connection waited: most listeners never hold any.
+    /// `None` before the first connection waited: most listeners never hold a connection.
     maxima: Option<Box<Ring<u32, SLOTS>>>,
     largest: u32,
 }
@@ -35,7 +35,7 @@ impl Window {
         Self { slot: slot.max(Duration::from_nanos(1)) }
     }
 
-    /// The slot that `now` falls into.
+    /// The slot that contains `now`.
     pub(crate) fn slot_at(self, now: Duration) -> Slot {
         Slot((now.as_nanos() / self.slot.as_nanos()) as u64)
     }
@@ -44,9 +44,10 @@ impl Window {
 // === impl Peak ===
 
 impl Peak {
-    /// Takes in a length known to have been reached in `slot`.
+    /// Records a length that was reached in `slot`.
     pub(crate) fn record(&mut self, Slot(slot): Slot, length: u32) {
-        // With nothing in any slot there is nothing to forget: the way of every idle listener.
+        // If every slot is zero there is nothing to forget. This is the path of every idle
+        // listener.
         if self.largest == 0 && length == 0 {
             return;
         }

@@ -1,4 +1,4 @@
-//! Whose owners are looked at, and what the looks found.
+//! Selects the listeners whose owners are read, and applies the owner readings.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::Group;
 // === impl Group ===
 
 impl<A: Address> Group<A> {
-    /// The listeners in trouble whose owner is known: of each the socket that holds the longest queue.
+    /// For each listener in trouble with a known owner: its socket with the longest queue.
     pub(in crate::state) fn watched(&self) -> Vec<WatchedSocket> {
         if self.at_rest {
             return Vec::new();
@@ -42,7 +42,7 @@ impl<A: Address> Group<A> {
         watched.collect()
     }
 
-    /// Takes in looks at owners, by the inode of a socket.
+    /// Applies owner readings, which are keyed by the inode of a socket.
     pub(in crate::state) fn look(&mut self, now: Duration, looks: &[(u32, Arc<OwnerReading>)]) {
         for (inode, owner) in looks {
             let Some(socket) = self.sockets.living().find(|socket| socket.inode == *inode) else {

@@ -1,4 +1,4 @@
-//! Draws the conclusions from what is remembered of each listener, with what its sockets and its namespace add.
+//! Updates the diagnoses of each listener from its record, its sockets and its namespace.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,18 +17,18 @@ use crate::view::ListenerName;
 
 use super::Group;
 
-/// What a namespace adds to the evidence at each of its listeners.
+/// The evidence from a namespace that applies to each of its listeners.
 #[derive(Clone, Debug)]
 pub(in crate::state) struct Context {
-    /// On the fold's own clock.
+    /// The time on the clock of the fold.
     pub(in crate::state) now: Duration,
-    /// Its settings.
     pub(in crate::state) settings: Settings,
-    /// Earlier values of `somaxconn`, and when each was last read before it was raised.
+    /// Earlier values of `somaxconn`, each with the time at which it was last read before
+    /// `somaxconn` was raised.
     pub(in crate::state) raised: Vec<(u32, Duration)>,
     /// SYN cookies sent within the window.
     pub(in crate::state) cookies_sent: u64,
-    /// Handshakes finished by a cookie within the window.
+    /// Handshakes completed with a cookie within the window.
     pub(in crate::state) cookies_received: u64,
     /// The share of the last overflows that repeat a cookie.
     pub(in crate::state) repeated_cookies: f64,
@@ -37,7 +37,8 @@ pub(in crate::state) struct Context {
 // === impl Group ===
 
 impl<A: Address> Group<A> {
-    /// Looks at every listener of which something is remembered, and tells which incidents started or ended.
+    /// Updates every listener that has a record, and passes the incidents that started or ended to
+    /// `told`.
     pub(in crate::state) fn conclude(
         &mut self,
         context: &Context,
@@ -74,8 +75,9 @@ impl<A: Address> Group<A> {
         }
     }
 
-    /// The listener that receives all SYN cookies that its namespace sends for nothing, where no other can. With
-    /// `tcp_syncookies=2` no socket shows for whom they are.
+    /// The listener that receives all SYN cookies of its namespace, if only one listener can.
+    ///
+    /// With `tcp_syncookies=2` no socket shows for which listener the cookies are sent.
     fn cookie_target(&self, context: &Context) -> Option<usize> {
         if !A::HAS_HANDSHAKE || !context.sends_only_cookies() {
             return None;
@@ -87,7 +89,7 @@ impl<A: Address> Group<A> {
         target.filter(|_| targets.next().is_none())
     }
 
-    /// What sockets and namespace say of each listener of which something is remembered.
+    /// The evidence from sockets and namespace for each listener that has a record.
     fn evidence(&self, context: &Context) -> FxHashMap<usize, Evidence> {
         let with_record = self.listeners.iter().filter(|(_, listener)| listener.record.is_some());
         let mut all: FxHashMap<usize, Evidence> =
@@ -95,7 +97,7 @@ impl<A: Address> Group<A> {
         if all.is_empty() {
             return all;
         }
-        // How a socket was then is all that is known of it.
+        // A socket's state is known only up to the time of the last dump.
         let seen_at = self.sampled_at.unwrap_or(context.now);
         for socket in self.sockets.living() {
             if let Some(evidence) = all.get_mut(&socket.listener) {
@@ -126,7 +128,7 @@ impl Context {
         sockets.below_half +=
             u32::from(socket.queue.fullness().is_some_and(|fullness| fullness < 0.5));
         let Some(limit) = socket.queue.limit else { return };
-        // A socket that was opened after that may have its limit from its server.
+        // A socket that was opened after the raise may have its limit from its server.
         let earlier = |(value, in_force_at): &&(u32, Duration)| {
             *value == limit && socket.first_seen <= *in_force_at
         };
@@ -140,7 +142,8 @@ impl Context {
         self.settings.get(Setting::TcpSyncookies) == Some(2) && self.cookies_sent > 0
     }
 
-    /// With cookies the SYN queue may hold as many as the accept queue; without, three quarters of its own cap at most.
+    /// The capacity of the SYN queue. With cookies the SYN queue may hold as many connections as
+    /// the accept queue. Without cookies it holds at most three quarters of `tcp_max_syn_backlog`.
     fn half_open_cap(&self, limit: u32) -> u64 {
         let limit = u64::from(limit);
         let backlog =

@@ -1,4 +1,4 @@
-//! The listeners of one namespace and protocol, and the sockets behind them.
+//! The listeners of one namespace and protocol, and their sockets.
 
 mod causes;
 mod conclude;
@@ -26,27 +26,27 @@ use crate::state::tracking::Tracking;
 
 pub(super) use conclude::Context;
 
-/// Time is credited only over gaps of at most so many intervals: a longer one is a stall or a suspend.
+/// The most intervals of a gap whose time is credited: a longer gap is a stall or a suspend.
 const CREDITED_INTERVALS: u32 = 10;
 
-/// Listeners that are dumped together.
+/// The listeners that one dump covers.
 #[derive(Debug)]
 pub(super) struct Group<A> {
     scope: Scope,
     sockets: Sockets,
     listeners: Slab<Listener<A>>,
     by_address: FxHashMap<A, usize>,
-    /// Which listener is called by which alias.
+    /// The listener that has each alias.
     by_alias: FxHashMap<A, usize>,
-    /// Newcomers that have no name yet.
+    /// New listeners that have no name yet.
     unnamed: Vec<usize>,
     sampled_at: Option<Duration>,
-    /// Whether the same dump again would change nothing.
+    /// Whether another identical dump would change nothing.
     at_rest: bool,
-    /// Goes up whenever anything that is shown may have changed.
+    /// Increases whenever the view may have changed.
     revision: u64,
     drops_missing: bool,
-    /// Listeners first seen in this dump.
+    /// Named listeners that wait for admission.
     newcomers: Vec<usize>,
     /// Sockets of the last dump that are not tracked because there are too many.
     omitted: usize,
@@ -54,18 +54,19 @@ pub(super) struct Group<A> {
     attributed: u64,
     /// Listeners without series to which overflows were attributed in this sample.
     hidden_overflows: Vec<usize>,
-    /// Whether there was one listener at the last dump.
+    /// Whether the group had only one listener at the last dump.
     was_alone: bool,
-    /// Connections that wait at all of them.
+    /// The sum of the connections that wait at all listeners.
     waiting: u64,
-    /// Connections that waited at sockets that were closed.
+    /// The sum of the connections that waited at sockets when they were closed.
     discarded: u64,
 }
 
 // === impl Group ===
 
 impl<A: Address> Group<A> {
-    /// No listeners yet; what the first `baseline_dumps` show was there before.
+    /// Creates a group without listeners. Sockets in the first `baseline_dumps` dumps were open
+    /// before.
     pub(super) fn new(scope: Scope, baseline_dumps: u64) -> Self {
         Self {
             scope,
@@ -88,36 +89,36 @@ impl<A: Address> Group<A> {
         }
     }
 
-    /// Takes the sockets of the next dumps for ones that were there before: their cookies are of another kind than those
-    /// that are known.
+    /// Starts again with empty sockets: the sockets of the next dumps were open before, but their
+    /// cookies are of another kind than the known cookies.
     pub(super) fn restart(&mut self, baseline_dumps: u64, tracking: &mut Tracking) {
         self.untrack(tracking);
         self.sockets = Sockets::new(baseline_dumps);
         (self.at_rest, self.drops_missing) = (false, false);
     }
 
-    /// When the last good dump was taken.
+    /// The time of the last good dump.
     pub(super) fn sampled_at(&self) -> Option<Duration> {
         self.sampled_at
     }
 
-    /// Whether a row came without drops: then no overflow can be attributed.
+    /// Whether a row had no drops: then no overflow can be attributed.
     pub(super) fn lacks_drops(&self) -> bool {
         self.drops_missing
     }
 
-    /// What is shown of each listener that has series.
+    /// The views of the listeners that have series.
     pub(super) fn shown(&self) -> impl Iterator<Item = &ListenerView> {
         let exposed = self.listeners.iter().filter(|(_, listener)| listener.exposure.is_exposed());
         exposed.map(|(_, listener)| &listener.shown)
     }
 
-    /// Goes up whenever anything that is shown may have changed.
+    /// A number that increases whenever the view may have changed.
     pub(super) fn revision(&self) -> u64 {
         self.revision
     }
 
-    /// Takes in one dump. Gives the time credited to the one before it.
+    /// Applies one dump. Returns the time credited to the previous dump.
     pub(super) fn fold(
         &mut self,
         dump: &Dump<A>,
@@ -178,12 +179,12 @@ impl<A: Address> Group<A> {
         self.name_newcomers();
     }
 
-    /// The inodes of its sockets.
+    /// The inodes of the tracked sockets.
     pub(super) fn inodes(&self) -> impl Iterator<Item = u32> {
         self.sockets.living().map(|socket| socket.inode)
     }
 
-    /// Its queues, all together.
+    /// The sum over all queues of the group.
     pub(super) fn queues(&self) -> Queues {
         let (waiting, discarded) = (self.waiting, self.discarded);
         Queues {
@@ -194,13 +195,13 @@ impl<A: Address> Group<A> {
         }
     }
 
-    /// Whether there is one listener, and none that is only remembered.
+    /// Whether the group has exactly one listener, counting closed listeners that are remembered.
     pub(super) fn is_alone(&self) -> bool {
         self.listeners.len() == 1
     }
 
-    /// Takes in connections accepted in the namespace, where that `is_known`: they are those of its only listener, if
-    /// it has only one.
+    /// Applies the number of connections accepted in the namespace, if the number `is_known`. If
+    /// the namespace has only one listener, that listener accepted them.
     pub(super) fn accepted(&mut self, now: Duration, accepted: u64, is_known: bool) {
         let is_alone = is_known && self.is_alone();
         if !is_alone && !std::mem::take(&mut self.was_alone) {
@@ -215,7 +216,7 @@ impl<A: Address> Group<A> {
         }
     }
 
-    /// Registers the listeners first seen in this dump: they wait for their series.
+    /// Registers the listeners first seen in this dump; they wait for their series.
     pub(super) fn admit(&mut self, admission: &mut Admission, now: Duration) {
         for key in self.newcomers.drain(..) {
             let listener = &mut self.listeners[key];
@@ -228,7 +229,8 @@ impl<A: Address> Group<A> {
         }
     }
 
-    /// Takes in owners that were found. Of several claims on a reuseport group, the oldest member's counts.
+    /// Applies the owners that were found. If several members of a reuseport group have an owner,
+    /// the owner of the oldest member is used.
     pub(super) fn claim(&mut self, claims: &Claims) {
         self.revision += 1;
         let mut oldest = FxHashMap::default();
@@ -264,7 +266,7 @@ impl<A: Address> Group<A> {
         self.take_attributed(tick, admission);
     }
 
-    /// Attributes what still waits: the namespace has ended.
+    /// Attributes the overflows that still wait: the namespace has ended.
     pub(super) fn finish(
         &mut self,
         attribution: &mut Attribution,
@@ -291,18 +293,19 @@ impl<A: Address> Group<A> {
         }
     }
 
-    /// Overflows attributed to any of its listeners.
+    /// Overflows attributed to any listener of the group.
     pub(super) fn attributed(&self) -> u64 {
         self.attributed
     }
 
-    /// Overflows attributed to listeners that show none of them: never had series, lost them, or were forgotten.
+    /// Overflows attributed to listeners that do not show them: listeners that never had series,
+    /// lost their series, or were forgotten.
     pub(super) fn unexposed_overflows(&self) -> u64 {
         self.attributed - self.shown().filter_map(|listener| listener.overflows).sum::<u64>()
     }
 
-    /// Clears what listeners would show that got no series in this sample. Gives their overflows, without those of
-    /// listeners that a filter excludes.
+    /// Clears the overflows of listeners that got no series in this sample. Returns their number,
+    /// without the overflows of listeners that a filter excludes.
     pub(super) fn hide_overflows(&mut self) -> u64 {
         let mut hidden = 0;
         for key in self.hidden_overflows.drain(..) {
@@ -315,7 +318,7 @@ impl<A: Address> Group<A> {
         hidden
     }
 
-    /// The listeners that have places or wait for them.
+    /// The listeners that are candidates for places.
     pub(super) fn candidates(&self, now: Duration) -> impl Iterator<Item = Candidate<usize>> {
         let admitted = self
             .listeners
@@ -331,18 +334,18 @@ impl<A: Address> Group<A> {
         })
     }
 
-    /// Whether any of its listeners ever queued, dropped or overflowed.
+    /// Whether any listener of the group queued, dropped or overflowed.
     pub(super) fn has_mattered(&self) -> bool {
         self.listeners.iter().any(|(_, listener)| listener.has_mattered())
     }
 
-    /// A listener gets series.
+    /// Gives a listener series.
     pub(super) fn expose(&mut self, key: usize, exposure: Exposure) {
         self.revision += 1;
         self.listeners[key].exposure = exposure;
     }
 
-    /// A listener loses its series.
+    /// Removes the series of a listener.
     pub(super) fn omit(&mut self, key: usize) {
         self.revision += 1;
         let listener = &mut self.listeners[key];
@@ -350,7 +353,7 @@ impl<A: Address> Group<A> {
         listener.hide_overflows();
     }
 
-    /// Forgets listeners and sockets that were gone for the time that they are remembered.
+    /// Removes the listeners and sockets that were gone for as long as they are remembered.
     pub(super) fn forget(&mut self, now: Duration, admission: &mut Admission) {
         self.sockets.forget(now);
         if self.at_rest {
@@ -360,7 +363,7 @@ impl<A: Address> Group<A> {
         listeners.retain(|key, listener| {
             let forgotten = listener.is_forgotten(now);
             if forgotten {
-                // No dump need have come: of a namespace that ended, none does.
+                // No dump need have arrived: after a namespace ends there are no dumps.
                 *revision += 1;
                 by_address.remove(&listener.address);
                 match unnamed.iter().position(|unnamed| *unnamed == key) {
@@ -375,12 +378,13 @@ impl<A: Address> Group<A> {
         });
     }
 
-    /// Every listener gives its place back: the namespace is forgotten, or another takes its name.
+    /// Releases the place of every listener: the namespace is forgotten, or another namespace takes
+    /// its name.
     pub(super) fn leave(&self, admission: &mut Admission, now: Duration) {
         self.listeners.iter().for_each(|(_, listener)| listener.leave(admission, now));
     }
 
-    /// No socket is tracked any longer: the namespace has ended, or another takes its name.
+    /// Stops tracking all sockets: the namespace has ended, or another namespace takes its name.
     pub(super) fn untrack(&mut self, tracking: &mut Tracking) {
         tracking.omit(std::mem::take(&mut self.omitted), 0);
         for socket in self.sockets.living() {
@@ -389,7 +393,8 @@ impl<A: Address> Group<A> {
         self.sockets = Sockets::new(0);
     }
 
-    /// Gives up idle sockets without series of sources that hold more than their share, while too many are tracked.
+    /// Drops idle sockets of listeners without series, from sources that hold more than their
+    /// share, while too many are tracked.
     pub(super) fn trim(&mut self, tracking: &mut Tracking, now: Duration) {
         let listeners = &self.listeners;
         let gives_up = |listener: usize| {
@@ -408,7 +413,7 @@ impl<A: Address> Group<A> {
         self.at_rest = false;
     }
 
-    /// The namespace has ended, and with it every listener.
+    /// Closes every listener: the namespace has ended.
     pub(super) fn close(&mut self, now: Duration, tracking: &mut Tracking) {
         self.untrack(tracking);
         self.sampled_at = None;
@@ -420,7 +425,7 @@ impl<A: Address> Group<A> {
         }
     }
 
-    /// The time since the last dump, unless it is too long to know anything about.
+    /// The time since the last dump, or zero if the gap is too long to be known.
     fn credited(&mut self, interval: Duration, now: Duration) -> Duration {
         let gap = self.sampled_at.replace(now).map_or(Duration::ZERO, |at| now.saturating_sub(at));
         match gap <= interval * CREDITED_INTERVALS {
@@ -429,7 +434,7 @@ impl<A: Address> Group<A> {
         }
     }
 
-    /// Takes in one row. Gives whether its socket is tracked.
+    /// Applies one row. Returns whether its socket is tracked.
     fn see(
         &mut self,
         nth: usize,

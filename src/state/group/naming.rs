@@ -1,24 +1,25 @@
-//! Gives new listeners their names. Unix listeners of several files may share a path: the first has the path alone, and a
-//! server that makes its socket file again keeps it.
+//! Names new listeners. Unix listeners with different socket files may share a path. The first
+//! listener is named by the path alone, and a server that creates its socket file again keeps the
+//! name.
 
 use crate::state::listener::Address;
 
 use super::Group;
 
-/// What a newcomer is called.
+/// The name for a new listener.
 enum Naming<A> {
-    /// By this alias, which nobody has.
+    /// This alias, which no other listener has.
     Called(A),
-    /// As the listener that was closed and whose successor it is.
+    /// The name of a closed listener that the new listener succeeds.
     Succeeds(usize),
-    /// The next dump will show whether the listener that has the name is closed.
+    /// Undecided until the next dump shows whether the listener that has the name is closed.
     Undecided,
 }
 
 // === impl Group ===
 
 impl<A: Address> Group<A> {
-    /// Names the newcomers; those that can be admitted are in `newcomers` after it.
+    /// Names the new listeners and moves the named ones to `newcomers`, ready for admission.
     pub(super) fn name_newcomers(&mut self) {
         if !A::SHARES_NAMES {
             return self.newcomers.append(&mut self.unnamed);
@@ -59,7 +60,7 @@ impl<A: Address> Group<A> {
         Naming::Called(address)
     }
 
-    /// The newcomer's socket is another one of a listener that was closed: it takes its place.
+    /// Replaces a closed listener with the new listener that succeeds it.
     fn succeed(&mut self, newcomer: usize, predecessor: usize) {
         let address = self.listeners.remove(newcomer).address;
         let before = std::mem::replace(&mut self.listeners[predecessor].address, address);

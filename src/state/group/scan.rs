@@ -1,4 +1,4 @@
-//! Takes in what connection scans found.
+//! Applies the results of connection scans.
 
 use std::time::Duration;
 
@@ -15,7 +15,8 @@ use super::Group;
 // === impl Group ===
 
 impl Group<ListenAddress> {
-    /// Takes in what a scan at `at` found. `between` says what else is known of the time since the scan before.
+    /// Applies the result of a scan at `at`. `between` holds other facts about the time since the
+    /// previous scan.
     pub(in crate::state) fn take_scan(&mut self, at: Duration, scan: &TcpScan, between: Between) {
         self.scanned();
         let proven = scan.sockets.iter().filter(|socket| socket.has_accepted);
@@ -37,7 +38,8 @@ impl Group<ListenAddress> {
 }
 
 impl Group<UnixAddress> {
-    /// Takes in the queues that a scan at `at` found; a listener that is not among them has none.
+    /// Applies the queues that a scan at `at` found; a listener that is missing from `queues` has
+    /// an empty queue.
     pub(in crate::state) fn take_scan(
         &mut self,
         at: Duration,
@@ -72,7 +74,7 @@ impl Between {
 }
 
 impl<A: Address> Group<A> {
-    /// The last scan is too old to say anything.
+    /// Discards the last scan, which is too old.
     pub(in crate::state) fn forget_scan(&mut self) {
         self.scanned();
         for (_, listener) in &mut self.listeners {
@@ -80,7 +82,8 @@ impl<A: Address> Group<A> {
         }
     }
 
-    /// When each listener that holds a queue was last seen with a shorter one, or an empty one.
+    /// For each listener with a queue: the time at which its queue was last seen to shrink or to be
+    /// empty.
     fn fell_at(&self) -> FxHashMap<usize, Duration> {
         let mut all: FxHashMap<usize, Duration> = FxHashMap::default();
         for socket in self.sockets.living().filter(|socket| socket.queue.length > 0) {
@@ -90,7 +93,8 @@ impl<A: Address> Group<A> {
         all
     }
 
-    /// A scan may find a listener in trouble though its dump did not move.
+    /// Marks the group as changed: a scan may find a listener in trouble although the dump did not
+    /// change.
     fn scanned(&mut self) {
         self.revision += 1;
         self.at_rest = false;
