@@ -1,5 +1,7 @@
-//! Which listen sockets are known to have accepted a connection: the kernel keeps no such count, but the connections that a
-//! process accepted stay in its table while they are open, and for a minute after a server closed them.
+//! Tracks which listen sockets have accepted a connection.
+//!
+//! The kernel keeps no count of accepted connections per listener. Accepted connections stay in the
+//! socket table while they are open, and for one minute (TIME_WAIT) after the server closes them.
 
 use std::time::{Duration, Instant};
 
@@ -10,17 +12,18 @@ use crate::snapshot::scan::Local;
 
 use super::connections::ListenRow;
 
-/// A filter for more ports than this costs more than it saves; the rest have their turn later.
+/// Maximum number of ports in one filter. A longer filter costs more than it saves; later scans
+/// look for the remaining ports.
 const MAX_PORTS: usize = 100;
 
-/// How an accepted connection stands.
+/// State of an accepted connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ended {
-    /// It is open.
+    /// The connection is open.
     No,
-    /// The server is closing it.
+    /// The server is closing the connection.
     JustNow,
-    /// The server closed it this long ago.
+    /// Time since the server closed the connection.
     Ago(Duration),
 }
 
@@ -28,7 +31,7 @@ pub(super) enum Ended {
 #[derive(Debug, Default)]
 pub(super) struct Acceptors {
     known: FxHashMap<Cookie, Acceptor>,
-    /// Those that are looked for in this scan.
+    /// Listeners that this scan looks for.
     wanted: Vec<(Cookie, Local)>,
     scans: u64,
     now: Option<Instant>,
@@ -37,9 +40,10 @@ pub(super) struct Acceptors {
 #[derive(Clone, Copy, Debug)]
 struct Acceptor {
     local: Local,
-    /// When it was first seen; `None` for one that was there at the first scan.
+    /// Time when the socket was first seen; `None` if it existed at the first scan.
     since: Option<Instant>,
-    /// Whether another socket listened on the same address before: its connections prove nothing.
+    /// Whether another socket listened on the same address before. Connections of the earlier
+    /// socket prove nothing.
     has_predecessor: bool,
     has_accepted: bool,
     scan: u64,
@@ -48,7 +52,7 @@ struct Acceptor {
 // === impl Acceptors ===
 
 impl Acceptors {
-    /// Takes in the sockets that listen now. Returns the ports at which to look for accepted connections.
+    /// Records the current listen sockets and returns the ports to search for accepted connections.
     pub(super) fn begin(&mut self, listeners: &[ListenRow], now: Instant) -> Vec<u16> {
         let since = (self.scans > 0).then_some(now);
         self.scans += 1;
@@ -70,7 +74,7 @@ impl Acceptors {
         self.choose()
     }
 
-    /// Of too many, another part each time.
+    /// Selects the ports of this scan. With too many ports, each scan searches a different part.
     fn choose(&mut self) -> Vec<u16> {
         let unknown = self.known.iter().filter(|(_, acceptor)| !acceptor.has_accepted);
         self.wanted = unknown.map(|(cookie, acceptor)| (*cookie, acceptor.local)).collect();
@@ -83,7 +87,7 @@ impl Acceptors {
         ports
     }
 
-    /// Takes in a connection that some listener accepted.
+    /// Records an accepted connection.
     pub(super) fn found(&mut self, connection: &Local, ended: Ended) {
         let first = self.wanted.partition_point(|(_, local)| local.port < connection.port);
         for (cookie, local) in &self.wanted[first..] {
@@ -98,7 +102,7 @@ impl Acceptors {
         }
     }
 
-    /// Whether this socket is known to have accepted.
+    /// Whether the socket is known to have accepted a connection.
     pub(super) fn is_known(&self, cookie: Cookie) -> bool {
         self.known.get(&cookie).is_some_and(|acceptor| acceptor.has_accepted)
     }
@@ -110,7 +114,7 @@ impl Acceptor {
     fn may_have_accepted(&self, connection: &Local, ended: Ended, now: Option<Instant>) -> bool {
         let listens = self.local.ip.to_canonical();
         let is_its_own = listens.is_unspecified() || listens == connection.ip.to_canonical();
-        // A connection that was closed earlier belonged to the socket before this one.
+        // A connection closed before this socket was first seen belonged to an earlier socket.
         let watched = self.since.zip(now).map(|(since, now)| now.duration_since(since));
         let is_recent = match ended {
             Ended::Ago(ago) => watched.is_none_or(|watched| ago < watched),
@@ -149,7 +153,8 @@ mod tests {
         assert_eq!(acceptors.begin(&rows, begin), [80, 81]);
         acceptors.found(&local("::ffff:10.0.0.1", 80), Ended::No);
         let known = |acceptors: &Acceptors| [1, 2, 3, 4].map(|n| acceptors.is_known(Cookie(n)));
-        // The wildcard may have accepted it as well: it is better to believe that than to call it a lock port.
+        // The wildcard socket may have accepted the connection as well. A false "has accepted" is
+        // better than calling the socket a lock port.
         assert_eq!(known(&acceptors), [true, false, true, false]);
         assert_eq!(acceptors.begin(&rows, begin), [80, 81]);
         acceptors.found(&local("127.0.0.1", 81), ago(59));

@@ -1,5 +1,6 @@
-//! What the files of a cgroup and of its ancestors report: frozen, throttled, short of memory. Version 1, version 2 and
-//! hybrid mounts below `/sys/fs/cgroup`.
+//! Reads frozen, throttling and memory pressure state from the files of a cgroup and its ancestors.
+//!
+//! Supports version 1, version 2 and hybrid mounts below `/sys/fs/cgroup`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,16 +8,16 @@ use std::time::Duration;
 
 use crate::snapshot::owner_reading::{CgroupReading, Periods};
 
-/// The controllers whose version 1 hierarchies are read, by the names in `/proc/PID/cgroup`.
+/// Controllers whose version 1 hierarchies are read, named as in `/proc/PID/cgroup`.
 const V1: [&str; 3] = ["cpu", "freezer", "memory"];
 
-/// Where cgroup hierarchies are mounted.
+/// Mount point of the cgroup hierarchies.
 #[derive(Clone, Debug)]
 pub struct CgroupMounts {
     root: PathBuf,
 }
 
-/// One hierarchy of a process and its path there.
+/// One hierarchy of a process and the path of the process in that hierarchy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Membership<'a> {
     /// Empty for version 2.
@@ -27,13 +28,15 @@ struct Membership<'a> {
 // === impl CgroupMounts ===
 
 impl CgroupMounts {
-    /// The mounts of the machine whose root is at `rootfs`.
+    /// Returns the mounts of the machine whose root is at `rootfs`.
     pub fn new(rootfs: &Path) -> Self {
         Self { root: rootfs.join("sys/fs/cgroup") }
     }
 
-    /// Reads the cgroups of a process, given the text of its `/proc/PID/cgroup`: in each hierarchy the innermost first,
-    /// then its ancestors. A cgroup of which no file can be read is left out.
+    /// Reads the cgroups of a process, given the text of its `/proc/PID/cgroup`.
+    ///
+    /// In each hierarchy the innermost cgroup comes first, then its ancestors. The result omits
+    /// cgroups without a readable file.
     pub fn read(&self, text: &str) -> Vec<CgroupReading> {
         let all = memberships(text);
         let chains = all.iter().flat_map(|membership| {
@@ -74,7 +77,7 @@ impl CgroupMounts {
     }
 }
 
-/// The memberships in the hierarchies that are read.
+/// Parses the memberships in the hierarchies that are read.
 fn memberships(text: &str) -> Vec<Membership<'_>> {
     let line = |line| -> Option<Membership<'_>> {
         let mut fields = str::splitn(line, 3, ':');
@@ -88,7 +91,7 @@ fn memberships(text: &str) -> Vec<Membership<'_>> {
     text.lines().filter_map(line).collect()
 }
 
-/// The path and those of its ancestors, the root last.
+/// Iterates over the path and its ancestors; the root is last.
 fn ancestors(path: &str) -> impl Iterator<Item = &str> {
     std::iter::successors(Some(path), |path| parent(path))
 }
@@ -104,24 +107,24 @@ fn says_something(reading: &CgroupReading) -> bool {
     *reading != CgroupReading { path: reading.path.clone(), ..CgroupReading::default() }
 }
 
-/// The value of a line `<name> <number>`.
+/// Returns the value of a line `<name> <number>`.
 fn field(text: &str, name: &str) -> Option<u64> {
     let mut fields = text.lines().filter_map(|line| line.split_once(' '));
     fields.find(|(key, _)| *key == name)?.1.trim().parse().ok()
 }
 
-/// `nr_periods` and `nr_throttled`: absent without a quota on version 2, zero on version 1.
+/// Parses `nr_periods` and `nr_throttled`: absent without a quota on version 2, zero on version 1.
 fn periods(text: &str) -> Option<Periods> {
     Some(Periods { all: field(text, "nr_periods")?, throttled: field(text, "nr_throttled")? })
 }
 
-/// `throttled_usec` (version 2) or `throttled_time` in nanoseconds (version 1).
+/// Parses `throttled_usec` (version 2) or `throttled_time` in nanoseconds (version 1).
 fn throttled(text: &str) -> Option<Duration> {
     let v2 = field(text, "throttled_usec").map(Duration::from_micros);
     v2.or_else(|| field(text, "throttled_time").map(Duration::from_nanos))
 }
 
-/// `total=` of the line `some` of a pressure file, in microseconds.
+/// Parses `total=` of the line `some` of a pressure file, in microseconds.
 fn stalled(text: &str) -> Option<Duration> {
     let some = text.lines().find_map(|line| line.strip_prefix("some "))?;
     let total = some.split(' ').find_map(|field| field.strip_prefix("total="))?;

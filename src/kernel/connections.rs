@@ -1,6 +1,8 @@
-//! The connections of one namespace that no process has accepted yet: request sockets, and rows of the established
-//! hash without an inode (`net/ipv4/inet_diag.c`). `tcpi_last_data_sent` of such a row is its age, because the server
-//! never sent anything on it. Accepted connections are counted, not kept.
+//! Scans the connections of one namespace that no process has accepted yet.
+//!
+//! These are request sockets and rows of the established hash without an inode
+//! (`net/ipv4/inet_diag.c`). `tcpi_last_data_sent` of a row without an inode is its age, because
+//! the server never sent data on the connection. Accepted connections are counted, not kept.
 
 use std::time::{Duration, Instant};
 
@@ -30,7 +32,7 @@ const LAST_ACK_RECEIVED: std::ops::Range<usize> = 56..60;
 const BYTES_ACKED: std::ops::Range<usize> = 120..128;
 /// `tcpi_data_segs_out`, from Linux 4.6 on.
 const DATA_SEGMENTS_SENT: std::ops::Range<usize> = 156..160;
-/// `struct nlattr`.
+/// Size of `struct nlattr`.
 const ATTRIBUTE_HEADER: usize = 4;
 /// Offset of `idiag_timer`.
 const TIMER: usize = 2;
@@ -40,9 +42,9 @@ const KEEPALIVE: u8 = 2;
 const REPEATS: usize = 3;
 /// `idiag_expires`, in milliseconds.
 const EXPIRES: std::ops::Range<usize> = 52..56;
-/// How long a socket stays in TIME_WAIT.
+/// Duration of TIME_WAIT.
 const TIME_WAIT_LASTS: Duration = Duration::from_secs(60);
-/// Beyond this number of answered half-closed connections the rest of a scan are not noted.
+/// Maximum number of answered half-closed connections recorded in one scan.
 const MAX_ANSWERED: usize = 4_096;
 
 const ESTABLISHED: u8 = 1;
@@ -53,11 +55,11 @@ const TIME_WAIT: u8 = 6;
 const CLOSE_WAIT: u8 = 8;
 const LAST_ACK: u8 = 9;
 const CLOSING: u8 = 11;
-/// States of connections that a listener may have accepted.
+/// States of connections that a process may have accepted.
 const ACCEPTED: &[u8] =
     &[ESTABLISHED, FIN_WAIT1, FIN_WAIT2, TIME_WAIT, CLOSE_WAIT, LAST_ACK, CLOSING];
 
-/// Scans the namespace it was opened in. It keeps that namespace alive.
+/// Scans the namespace in which the reader was opened. The reader keeps that namespace alive.
 pub struct ConnectionReader {
     channel: Channel,
     devices: Devices,
@@ -74,14 +76,14 @@ pub(super) struct ListenRow {
     pub(super) length: u32,
 }
 
-/// What the rows of one walk add up to.
+/// Result of one walk over the rows.
 #[derive(Debug, Default)]
 pub struct Walked {
     /// Request sockets.
     pub half_open: Vec<HalfOpen>,
     /// Connections that no process has accepted.
     pub waiting: Vec<Waiting>,
-    /// Accepted connections that are open, by their local end.
+    /// Number of open accepted connections by local address.
     pub open: FxHashMap<Local, u64>,
     /// Half-closed connections that a process has accepted and whose client has received data.
     pub answered: Vec<Cookie>,
@@ -90,7 +92,7 @@ pub struct Walked {
 // === impl ConnectionReader ===
 
 impl ConnectionReader {
-    /// Opens a reader in the calling thread's namespace; `None` where there is no netlink.
+    /// Opens a reader in the calling thread's namespace; `None` if netlink is unavailable.
     pub fn open() -> Result<Option<Self>, DumpError> {
         match Channel::open() {
             Err(error) if error.means_unavailable() => Ok(None),
@@ -103,12 +105,12 @@ impl ConnectionReader {
         }
     }
 
-    /// Rows that the kernel has sent so far.
+    /// Returns the number of rows that the kernel has sent so far.
     pub fn rows(&self) -> u64 {
         self.rows
     }
 
-    /// Scans once. Waiting connections are read only for listeners that hold a queue.
+    /// Runs one scan. Waiting connections are read only for listeners with a non-empty queue.
     pub fn scan(&mut self, datagram: &mut Datagram) -> Result<Scan, DumpError> {
         self.devices.refresh();
         let tcp = self.scan_tcp(datagram)?;
@@ -142,7 +144,8 @@ impl ConnectionReader {
         Ok(found.into_scan(sockets))
     }
 
-    /// Looks for connections that were accepted from listeners not known to accept. Each is looked for until one is found.
+    /// Searches for accepted connections of listeners that are not known to accept. The search for
+    /// a listener ends with its first accepted connection.
     fn find_acceptors(
         &mut self,
         listeners: &[ListenRow],
@@ -181,7 +184,7 @@ impl ConnectionReader {
         }
     }
 
-    /// By cookie.
+    /// Returns the listeners, sorted by cookie.
     fn listeners(&mut self, datagram: &mut Datagram) -> Result<Vec<ListenRow>, DumpError> {
         let mut request = Request::states(&[LISTEN]).build();
         let mut rows = Vec::new();
@@ -190,7 +193,7 @@ impl ConnectionReader {
             Ok(())
         })?;
         self.rows += rows.len() as u64;
-        // A dump may show a row twice.
+        // A dump may contain a row twice.
         rows.sort_by_key(|row: &ListenRow| row.cookie);
         rows.dedup_by_key(|row| row.cookie);
         Ok(rows)
@@ -209,8 +212,10 @@ impl ConnectionReader {
         })
     }
 
-    /// The queues of Unix listeners; `None` where one of them is too long for the kernel to list: it would end the
-    /// dump there without a word.
+    /// Reads the queues of Unix listeners.
+    ///
+    /// Returns `None` if a queue is too long for the kernel to list. The kernel would end the dump
+    /// at that queue without an error.
     fn scan_unix(&mut self, datagram: &mut Datagram) -> Result<Option<Vec<UnixQueue>>, DumpError> {
         let (mut longest, mut queued) = (0, 0);
         self.channel.dump(&mut unix_diag::request(), datagram, |payload| {
@@ -266,8 +271,11 @@ fn decode_listener(payload: &[u8]) -> Result<Option<ListenRow>, DumpError> {
     }))
 }
 
-/// A row of a process has an inode; a request socket has neither that nor `tcp_info`. A child made by Fast Open, which is
-/// in the accept queue before its handshake is over, has `tcp_info`.
+/// Decodes one row into `found`.
+///
+/// A socket that a process holds has an inode. A request socket has neither an inode nor
+/// `tcp_info`. A TCP Fast Open child is in the accept queue before its handshake is complete, and
+/// has `tcp_info`.
 pub fn decode_connection(payload: &[u8], found: &mut Walked) -> Result<(), DumpError> {
     let header = InetResponseHeader::parse(payload).map_err(malformed)?;
     if header.inode != 0 {
@@ -284,8 +292,10 @@ pub fn decode_connection(payload: &[u8], found: &mut Walked) -> Result<(), DumpE
     Ok(())
 }
 
-/// Whether the server has sent data on it: then a process has accepted and closed it. Linux 6.1 shows such MPTCP
-/// connections as established until the client closes them, too.
+/// Whether the server has sent data, which means that a process has accepted and closed the
+/// connection.
+///
+/// Linux 6.1 also shows such MPTCP connections as established until the client closes them.
 fn has_sent(info: Option<&[u8]>) -> bool {
     number(info, DATA_SEGMENTS_SENT).is_some_and(|segments| segments > 0)
 }
@@ -305,7 +315,7 @@ fn waiting(header: &InetResponseHeader, info: Option<&[u8]>, has_keepalive: bool
     }
 }
 
-/// The local end of a connection that a process has accepted, and how it ended. `None` for one that still waits.
+/// Decodes the local address and end state of an accepted connection; `None` if it still waits.
 fn decode_accepted(payload: &[u8]) -> Result<Option<(Local, Ended)>, DumpError> {
     let header = InetResponseHeader::parse(payload).map_err(malformed)?;
     let ended = match header.state {
@@ -327,7 +337,7 @@ fn number(bytes: Option<&[u8]>, at: std::ops::Range<usize>) -> Option<u32> {
 // === impl Walked ===
 
 impl Walked {
-    /// Takes in the row of a connection that a process holds.
+    /// Records the row of a connection that a process holds.
     fn accepted(&mut self, header: &InetResponseHeader, payload: &[u8]) -> Result<(), DumpError> {
         *self.open.entry(local(header)).or_default() += 1;
         if header.state == CLOSE_WAIT && self.answered.len() < MAX_ANSWERED {
@@ -339,7 +349,7 @@ impl Walked {
         Ok(())
     }
 
-    /// A dump may show a row twice.
+    /// Converts the result into a scan and removes duplicate rows, which a dump may contain.
     fn into_scan(mut self, sockets: Vec<ScannedSocket>) -> TcpScan {
         self.waiting.sort_by_key(|waiting| waiting.cookie);
         self.waiting.dedup_by_key(|waiting| waiting.cookie);

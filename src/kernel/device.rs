@@ -1,4 +1,4 @@
-//! Names of network interfaces by index (`SIOCGIFNAME`), asked of a socket of the namespace in question.
+//! Looks up names of network interfaces by index (`SIOCGIFNAME`) through a socket of the namespace.
 
 use std::os::fd::AsFd;
 
@@ -6,7 +6,8 @@ use rustix::net::netdevice::index_to_name_inlined;
 
 use crate::snapshot::DeviceName;
 
-/// The names of interfaces asked for. An interface may be renamed: ask again from time to time.
+/// Cache of interface names. Interfaces can be renamed: call [`refresh`](Self::refresh) from time
+/// to time.
 #[derive(Default)]
 pub struct Devices {
     known: Vec<Device>,
@@ -21,8 +22,10 @@ struct Device {
 // === impl Devices ===
 
 impl Devices {
-    /// The name of interface `index`. A socket stays bound to an interface that was deleted: then its last name, or the
-    /// index in digits when it was never known.
+    /// Returns the name of interface `index`.
+    ///
+    /// A socket stays bound to a deleted interface. In that case this is the last known name, or
+    /// the index in digits if the name was never known.
     pub fn name(&mut self, socket: impl AsFd, index: u32) -> DeviceName {
         let last = self.known.iter_mut().find(|device| device.index == index);
         if let Some(Device { name, is_fresh: true, .. }) = last {
@@ -44,8 +47,9 @@ impl Devices {
         }
     }
 
-    /// Asks for each name again from now on, and forgets those not asked for since the last call. Returns whether any
-    /// is known.
+    /// Marks all names for a new lookup and drops names not requested since the last call.
+    ///
+    /// Returns whether any name is known.
     pub fn refresh(&mut self) -> bool {
         self.known.retain_mut(|device| std::mem::take(&mut device.is_fresh));
         !self.known.is_empty()

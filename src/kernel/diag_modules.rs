@@ -1,8 +1,9 @@
-//! Whether the kernel modules that answer socket dumps are loaded: `tcp_diag` and `unix_diag`.
+//! Tracks whether the kernel modules for socket dumps are loaded: `tcp_diag` and `unix_diag`.
 //!
-//! `sock_diag` calls `request_module` for each request without a handler, so each such request starts `modprobe`.
-//! A module found missing is therefore remembered for the whole process. The kernel is asked again when the module
-//! appears in `/proc/modules`, else after ten minutes: a kernel without loadable modules never lists one.
+//! `sock_diag` calls `request_module` for each request without a handler, so each of these requests
+//! starts `modprobe`. The whole process therefore remembers that a module is missing. The kernel is
+//! asked again when the module appears in `/proc/modules`, else after ten minutes, because a kernel
+//! without loadable modules never lists a module.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,32 +14,32 @@ use netlink_packet_sock_diag::constants::AF_UNIX;
 
 use super::diag_stream::DumpError;
 
-/// The pace at which the kernel is asked again for a module that is not listed.
+/// Interval between requests to the kernel for a module that is not listed.
 const RETRY: Duration = Duration::from_secs(600);
-/// Where `sdiag_family` stands in a request, after the netlink header.
+/// Offset of `sdiag_family` in a request, after the netlink header.
 const FAMILY_AT: usize = 16;
 
-/// A module that answers dumps.
+/// A kernel module that answers dumps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DiagModule {
-    /// `tcp_diag`, and `inet_diag` below it.
+    /// `tcp_diag`, which includes `inet_diag`.
     Tcp,
     /// `unix_diag`.
     Unix,
 }
 
-/// What is known of both modules, shared by all threads.
+/// Availability of both modules, shared by all threads.
 #[derive(Debug, Default)]
 pub struct DiagModules([Gate; DiagModule::ALL.len()]);
 
-/// Looks for missing modules from time to time.
+/// Checks periodically whether missing modules have appeared.
 #[derive(Debug)]
 pub struct ModuleWatch {
     list: PathBuf,
     retries: Retries,
 }
 
-/// Decides when to ask the kernel again for a module that was missing.
+/// Decides when to ask the kernel again for a missing module.
 #[derive(Debug, Default)]
 struct Retries([Retry; DiagModule::ALL.len()]);
 
@@ -51,9 +52,9 @@ struct Retry {
     was_loaded: bool,
 }
 
-/// Nobody has asked.
+/// No thread has asked for the module.
 const UNTRIED: u8 = 0;
-/// A thread asks at this moment.
+/// A thread is asking for the module now.
 const TRYING: u8 = 1;
 const AVAILABLE: u8 = 2;
 const MISSING: u8 = 3;
@@ -63,7 +64,7 @@ const MISSING: u8 = 3;
 impl DiagModule {
     const ALL: [Self; 2] = [Self::Tcp, Self::Unix];
 
-    /// The module that answers `request`.
+    /// Returns the module that answers `request`.
     pub(super) fn answering(request: &[u8]) -> Self {
         match request.get(FAMILY_AT) {
             Some(&AF_UNIX) => Self::Unix,
@@ -71,7 +72,7 @@ impl DiagModule {
         }
     }
 
-    /// The module's name.
+    /// Returns the module's name.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Tcp => "tcp_diag",
@@ -79,7 +80,7 @@ impl DiagModule {
         }
     }
 
-    /// Whether `/proc/modules` lists it.
+    /// Whether `/proc/modules` lists the module.
     fn is_listed(self, modules: &str) -> bool {
         modules.lines().any(|line| line.split(' ').next() == Some(self.name()))
     }
@@ -88,23 +89,24 @@ impl DiagModule {
 // === impl DiagModules ===
 
 impl DiagModules {
-    /// Those of this process.
+    /// Returns the modules state of this process.
     pub fn of_process() -> &'static Self {
         static MODULES: DiagModules = DiagModules([Gate::new(), Gate::new()]);
         &MODULES
     }
 
-    /// Whether the module was asked for and is missing.
+    /// Whether the module was requested and is missing.
     pub fn is_missing(&self, module: DiagModule) -> bool {
         self.gate(module).load() == MISSING
     }
 
-    /// Whether a dump may be tried: the module is there, or nobody has asked.
+    /// Whether a dump may be tried: the module is present, or no thread has asked for it.
     pub fn may_answer(&self, module: DiagModule) -> bool {
         matches!(self.gate(module).load(), AVAILABLE | UNTRIED)
     }
 
-    /// Runs `dump`, unless its module is known to be missing, and notes whether it is.
+    /// Runs `dump` unless its module is known to be missing, and records whether the module is
+    /// missing.
     pub(super) fn ask<T>(
         &self,
         module: DiagModule,
@@ -119,7 +121,8 @@ impl DiagModules {
         result
     }
 
-    /// Lets the kernel be asked again for missing modules when that is due. `modules` is the text of `/proc/modules`.
+    /// Allows a new request for missing modules when one is due. `modules` is the text of
+    /// `/proc/modules`.
     fn retry(&self, retries: &mut Retries, modules: &str, now: Instant) {
         for module in DiagModule::ALL {
             let retry = &mut retries.0[module as usize];
@@ -137,14 +140,14 @@ impl DiagModules {
 // === impl ModuleWatch ===
 
 impl ModuleWatch {
-    /// A watch of the modules that `procfs` lists.
+    /// Creates a watch of the modules listed in `procfs`.
     pub fn new(procfs: &Path) -> Self {
         Self { list: procfs.join("modules"), retries: Retries::default() }
     }
 
-    /// Looks whether a missing module has appeared.
+    /// Checks whether a missing module has appeared.
     pub fn look(&mut self, now: Instant) {
-        // A kernel without loadable modules has no list.
+        // A kernel without loadable modules has no `/proc/modules`.
         let list = fs::read_to_string(&self.list).unwrap_or_default();
         DiagModules::of_process().retry(&mut self.retries, &list, now);
     }
@@ -179,7 +182,7 @@ impl Gate {
         self.0.load(Ordering::Acquire)
     }
 
-    /// Whether the caller may ask. Of several threads that find it untried, one may.
+    /// Whether the caller may ask. If several threads find the module untried, only one may ask.
     fn enter(&self) -> bool {
         self.load() == AVAILABLE
             || self.0.compare_exchange(UNTRIED, TRYING, Ordering::AcqRel, Ordering::Acquire).is_ok()
@@ -192,7 +195,7 @@ impl Gate {
             Err(error) if error.means_missing_module() => {
                 self.0.store(MISSING, Ordering::Release);
             }
-            // It says nothing of the module: the next thread may ask.
+            // The error does not show whether the module is present: the next thread may ask.
             Err(_) => {
                 let _ =
                     self.0.compare_exchange(TRYING, UNTRIED, Ordering::AcqRel, Ordering::Acquire);
@@ -211,7 +214,8 @@ mod tests {
 
     const LISTED: &str = "tcp_diag 16384 0 - Live 0x0\ninet_diag 28672 1 tcp_diag, Live 0x0\n";
 
-    /// A machine whose module `is_there`, and the requests that reached its kernel.
+    /// A test machine with or without the module, and the number of requests that reached its
+    /// kernel.
     #[derive(Default)]
     struct Machine {
         modules: DiagModules,
@@ -260,7 +264,7 @@ mod tests {
         machine.modules.retry(&mut retries, LISTED, at(10));
         assert!(machine.ask(DiagModule::Tcp) && machine.ask(DiagModule::Tcp));
         assert_eq!(machine.requests, 3);
-        // Gone again, and listed all the time: that is no reason to ask.
+        // The module is gone again and listed all the time: the list is no reason to ask.
         machine.is_there = false;
         assert!(!machine.ask(DiagModule::Tcp));
         for second in (15..600).step_by(5) {

@@ -1,5 +1,5 @@
-//! The framing of a netlink dump: messages in a datagram, and the ways the kernel says that a dump
-//! ended or went wrong (`include/uapi/linux/netlink.h`).
+//! Decodes the framing of a netlink dump: messages in a datagram, and the kernel's end and error
+//! reports (`include/uapi/linux/netlink.h`).
 
 use std::io;
 
@@ -11,48 +11,48 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLM_F_DUMP_INTR: u16 = 0x10;
 
-/// Why a dump is worth nothing. Each fails that dump alone.
+/// Reasons why a dump is unusable. Each error fails one dump only.
 #[derive(Debug, thiserror::Error)]
 pub enum DumpError {
     /// The kernel answered with `NLMSG_ERROR`, or with an error inside `NLMSG_DONE`.
     #[error("the kernel refused the socket dump: {0}")]
     Kernel(io::Error),
-    /// Sockets changed in a way that made the kernel lose its place (`NLM_F_DUMP_INTR`).
+    /// Socket changes interrupted the dump (`NLM_F_DUMP_INTR`).
     #[error("the socket dump was interrupted by changes; the next one starts afresh")]
     Interrupted,
     /// A datagram was longer than the buffer: rows are lost.
     #[error("a datagram of {length} bytes did not fit into {room}")]
     Truncated {
-        /// What the kernel sent.
+        /// Size of the datagram.
         length: usize,
-        /// What the buffer holds.
+        /// Size of the buffer.
         room: usize,
     },
-    /// No answer in time.
+    /// The kernel did not answer before the timeout.
     #[error("the kernel did not answer the socket dump within {0:?}")]
     TimedOut(std::time::Duration),
-    /// Bytes that are not what `sock_diag(7)` describes.
+    /// The bytes do not match the format in `sock_diag(7)`.
     #[error("the socket dump could not be understood: {0}")]
     Malformed(String),
-    /// The kernel has no such module; it is not asked again for some time.
+    /// The kernel module is missing; listenq does not ask for it again for some time.
     #[error("the kernel module {0} is missing")]
     ModuleMissing(&'static str),
-    /// The netlink socket could not be made, sent to or read from.
+    /// Creating, sending to or reading from the netlink socket failed.
     #[error("netlink socket: {0}")]
     Socket(io::Error),
 }
 
-/// Whether a dump goes on after a datagram.
+/// Whether a dump continues after a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
     /// More datagrams follow.
     More,
-    /// The kernel closed the dump.
+    /// The kernel ended the dump.
     Done,
 }
 
-/// Hands the payload of every row in `datagram` to `row`. Messages of another `sequence` are left-overs
-/// of an abandoned dump and passed over.
+/// Passes the payload of every row in `datagram` to `row`. Skips messages with another `sequence`,
+/// which are left over from an abandoned dump.
 pub fn decode(
     datagram: &[u8],
     sequence: u32,
@@ -73,7 +73,7 @@ pub fn decode(
                 _ => row(message.payload())?,
             }
         }
-        // Messages are padded to four bytes; the last one may do without.
+        // Messages are padded to four bytes; the last message may lack the padding.
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
     Ok(Progress::More)
@@ -109,7 +109,7 @@ pub(crate) fn malformed(error: impl std::fmt::Display) -> DumpError {
 // === impl DumpError ===
 
 impl DumpError {
-    /// Whether this kernel, or this sandbox, has no `sock_diag` for the requested family at all.
+    /// Whether the kernel or the sandbox has no `sock_diag` for the requested family.
     pub fn means_unavailable(&self) -> bool {
         let is_forbidden = |error| {
             let errno = Errno::from_io_error(error);
@@ -125,7 +125,7 @@ impl DumpError {
         }
     }
 
-    /// Whether no module of the kernel answers such a dump.
+    /// Whether no kernel module answers the dump.
     pub(super) fn means_missing_module(&self) -> bool {
         let (Self::Kernel(error) | Self::Socket(error)) = self else { return false };
         matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::OPNOTSUPP))

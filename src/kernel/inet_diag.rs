@@ -1,4 +1,4 @@
-//! TCP LISTEN dumps of `inet_diag`: the requests, and the decoding of their rows
+//! TCP LISTEN dumps of `inet_diag`: builds the requests and decodes the rows
 //! (`include/uapi/linux/inet_diag.h`: `inet_diag_msg` and its attributes).
 
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NlasIterator, Parseable};
@@ -11,32 +11,34 @@ use netlink_packet_sock_diag::inet::{
 use super::diag_stream::{DumpError, malformed};
 use crate::snapshot::{AcceptQueue, Cookie, ListenAddress, ListenSocket, Origin};
 
-/// `struct inet_diag_msg` up to its attributes.
+/// Size of `struct inet_diag_msg` without its attributes.
 pub(super) const MESSAGE: usize = 72;
 /// `INET_DIAG_SKMEMINFO`.
 pub(super) const SKMEMINFO: u16 = 7;
-/// `INET_DIAG_CGROUP_ID`, from Linux 5.9 on; it comes before SKMEMINFO.
+/// `INET_DIAG_CGROUP_ID`, since Linux 5.9; the kernel sends it before SKMEMINFO.
 const CGROUP_ID: u16 = 21;
 /// `SK_MEMINFO_DROPS`: the ninth u32 of SKMEMINFO.
 const DROPS: std::ops::Range<usize> = 32..36;
 /// `INET_DIAG_REQ_BYTECODE`.
 const REQ_BYTECODE: u16 = 1;
-/// `TCPDIAG_GETSOCK`: the request that came before `SOCK_DIAG_BY_FAMILY`.
+/// `TCPDIAG_GETSOCK`: the predecessor of `SOCK_DIAG_BY_FAMILY`.
 const TCPDIAG_GETSOCK: u16 = 18;
 /// `TCP_LISTEN`.
 pub(super) const LISTEN: u8 = 10;
 
-/// A row as the kernel sends it: the interface is still an index.
+/// A row as the kernel sends it, with the interface as an index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row {
-    /// Everything but the interface.
+    /// All fields except the interface.
     pub socket: ListenSocket,
-    /// `idiag_if`: 0 when the socket is bound to none.
+    /// `idiag_if`: 0 if the socket is not bound to an interface.
     pub interface: u32,
 }
 
-/// A dump of both families in one walk of the table: the older request with `struct inet_diag_req`, whose family the
-/// kernel leaves open.
+/// Builder of a dump of both families in one walk of the table.
+///
+/// It uses the older request with `struct inet_diag_req`, for which the kernel leaves the family
+/// open.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
     states: u32,
@@ -44,12 +46,13 @@ pub struct Request {
     filter: Option<Vec<u8>>,
 }
 
-/// Asks for the listeners of both families.
+/// Builds one request for the listeners of both families.
 pub fn both_families() -> Vec<u8> {
     Request::states(&[LISTEN]).with(SKMEMINFO).build()
 }
 
-/// Asks for the listeners of IPv4, then of IPv6: two walks, for kernels that refuse the older request.
+/// Builds one request for IPv4 and one for IPv6 listeners: two walks, for kernels that refuse the
+/// older request.
 pub fn one_per_family() -> [Vec<u8>; 2] {
     [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())].map(|(family, socket_id)| {
         let request = InetRequest {
@@ -68,7 +71,7 @@ pub fn one_per_family() -> [Vec<u8>; 2] {
     })
 }
 
-/// Decodes one row; `None` when it is not a listening socket.
+/// Decodes one row; `None` if the socket does not listen.
 pub fn decode_row(payload: &[u8]) -> Result<Option<Row>, DumpError> {
     let header = InetResponseHeader::parse(payload).map_err(malformed)?;
     if header.state != LISTEN {
@@ -89,24 +92,24 @@ pub fn decode_row(payload: &[u8]) -> Result<Option<Row>, DumpError> {
 // === impl Request ===
 
 impl Request {
-    /// Asks for the sockets in these states.
+    /// Requests the sockets in these states.
     pub fn states(states: &[u8]) -> Self {
         let states = states.iter().fold(0, |mask, state| mask | 1u32 << state);
         Self { states, ..Self::default() }
     }
 
-    /// Asks for this attribute, too.
+    /// Requests this attribute as well.
     pub fn with(mut self, attribute: u16) -> Self {
         self.extensions |= 1 << (attribute - 1);
         self
     }
 
-    /// Only sockets that this byte-code accepts, if there is any.
+    /// Limits the dump to sockets that the byte-code accepts; `None` means no limit.
     pub fn filtered(self, filter: Option<Vec<u8>>) -> Self {
         Self { filter, ..self }
     }
 
-    /// The whole message.
+    /// Builds the whole message.
     pub fn build(&self) -> Vec<u8> {
         const HEADER: usize = 16;
         const EXTENSIONS_AT: usize = HEADER + 3;
@@ -134,7 +137,8 @@ struct Attributes {
     cgroup: Option<u64>,
 }
 
-/// The drops are the last thing wanted; kernels before 4.7 send a shorter SKMEMINFO without them.
+/// Decodes the attributes. Drops are the last attribute needed; kernels before 4.7 send a shorter
+/// SKMEMINFO without drops.
 fn attributes(bytes: &[u8]) -> Result<Attributes, DumpError> {
     let mut attributes = Attributes::default();
     for attribute in NlasIterator::new(bytes) {
@@ -160,7 +164,8 @@ fn attributes(bytes: &[u8]) -> Result<Attributes, DumpError> {
 mod tests {
     use super::*;
 
-    /// A row as Linux 6.18 sent it for `[::1]:8080`, backlog 511, two waiting, three drops; attributes: SKMEMINFO.
+    /// A row that Linux 6.18 sent for `[::1]:8080`: backlog 511, two waiting, three drops,
+    /// attribute SKMEMINFO.
     fn recorded(family: u8, state: u8) -> Vec<u8> {
         let mut row = vec![family, state, 0, 0];
         row.extend(8080u16.to_be_bytes());

@@ -1,6 +1,8 @@
-//! The listen sockets of one namespace. TCP by the best way this kernel has: one netlink walk for both
-//! families, and between such walks a question for each socket they found; else a walk for each family, else
-//! `/proc/net/tcp`. Unix by netlink or not at all.
+//! Reads the listen sockets of one namespace.
+//!
+//! TCP uses the best method that the kernel supports: one netlink walk for both families, with one
+//! query per known socket between walks; else one walk per family; else `/proc/net/tcp`. Unix
+//! sockets are read through netlink only.
 
 use std::path::Path;
 
@@ -15,7 +17,7 @@ use super::socket_queries::Questions;
 use super::{inet_diag, unix_diag};
 use crate::snapshot::{Identity, ListenSocket, UnixAddress};
 
-/// Why there are no listen sockets this time.
+/// Reasons why a reading has no listen sockets.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// The dump over netlink failed.
@@ -24,12 +26,12 @@ pub enum ListenError {
     /// `/proc/net/tcp` could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// `/proc/net/tcp` could not be understood.
+    /// `/proc/net/tcp` could not be parsed.
     #[error("/proc/net/tcp: {0}")]
     Row(#[from] RowError),
 }
 
-/// The memory that readings go through: one for all namespaces.
+/// Buffers for readings, shared by all namespaces.
 #[derive(Default)]
 pub struct Scratch {
     /// For netlink.
@@ -40,24 +42,24 @@ pub struct Scratch {
     unix: Vec<ListenSocket<UnixAddress>>,
 }
 
-/// What a reading gives, until it is known to be whole.
+/// Rows of a reading that is not yet complete.
 #[derive(Default)]
 struct Rows {
     sockets: Vec<ListenSocket>,
-    /// Those bound to an interface, by place and interface index.
+    /// Sockets bound to an interface, by position and interface index.
     bound: Vec<(usize, u32)>,
 }
 
-/// Reads the listen sockets of the namespace it was opened in.
+/// Reads the listen sockets of the namespace in which the reader was opened.
 pub struct ListenReader {
-    /// `None` where no netlink socket can be made.
+    /// `None` if no netlink socket can be created.
     channel: Option<Channel>,
     tcp: Way,
     unix_request: Vec<u8>,
     last_unix: LastDump,
 }
 
-/// How TCP listeners are read.
+/// Method of reading TCP listeners.
 enum Way {
     Netlink(Netlink),
     Procfs(Vec<ProcfsFile>),
@@ -73,12 +75,13 @@ struct Netlink {
 // === impl ListenReader ===
 
 impl ListenReader {
-    /// Finds the best way in the calling thread's namespace; `net` is a directory like `/proc/net`.
+    /// Finds the best method in the calling thread's namespace; `net` is a directory like
+    /// `/proc/net`.
     pub fn open(net: &Path, scratch: &mut Scratch) -> Result<Self, ListenError> {
         Self::open_with(DiagModules::of_process(), net, scratch)
     }
 
-    /// The same, with other knowledge of the kernel's modules than the process has.
+    /// Like [`open`](Self::open), with the given module state instead of the state of the process.
     pub fn open_with(
         modules: &'static DiagModules,
         net: &Path,
@@ -98,13 +101,13 @@ impl ListenReader {
         Ok(Self { channel, tcp, unix_request, last_unix })
     }
 
-    /// Whether netlink answers for TCP.
+    /// Whether netlink answers TCP requests.
     pub fn has_sock_diag(&self) -> bool {
         let is_missing = |channel: &Channel| channel.modules().is_missing(DiagModule::Tcp);
         matches!(self.tcp, Way::Netlink(_)) && !self.channel.as_ref().is_some_and(is_missing)
     }
 
-    /// What identifies the TCP sockets that it reads.
+    /// Returns the fields that identify the TCP sockets of this reader.
     pub fn identity(&self) -> Identity {
         match self.tcp {
             Way::Netlink(_) => Identity::Cookie,
@@ -112,8 +115,10 @@ impl ListenReader {
         }
     }
 
-    /// Puts the TCP listen sockets of now into `sockets`, which holds those of the last good reading, and goes on to
-    /// hold them after an error. Gives whether nothing at all moved since then.
+    /// Replaces `sockets` with the current TCP listen sockets.
+    ///
+    /// `sockets` holds the sockets of the last good reading and keeps them after an error. Returns
+    /// whether nothing changed since that reading.
     pub fn read_tcp(
         &mut self,
         scratch: &mut Scratch,
@@ -131,12 +136,12 @@ impl ListenReader {
                 }
                 Ok(rows.replace(sockets))
             }
-            // Netlink is chosen only where there is a socket for it.
+            // Netlink is chosen only if there is a netlink socket.
             (Way::Netlink(_), None) => Ok(false),
         }
     }
 
-    /// Goes over to netlink once its module is there.
+    /// Switches to netlink once its module is loaded.
     fn heal(&mut self, scratch: &mut Scratch) -> Result<(), DumpError> {
         let (Way::Procfs(_), Some(channel)) = (&self.tcp, &mut self.channel) else { return Ok(()) };
         if !channel.modules().may_answer(DiagModule::Tcp) {
@@ -150,9 +155,11 @@ impl ListenReader {
         Ok(())
     }
 
-    /// Asks for the TCP listen sockets that the last whole reading gave, and for no others: does with the answers
-    /// what [`read_tcp`](Self::read_tcp) does. `None` when only a whole reading can tell, and nothing was touched: the
-    /// sockets are too many, hide each other, or one of them is gone or not what it was.
+    /// Queries only the TCP listen sockets of the last complete reading and updates `sockets` like
+    /// [`read_tcp`](Self::read_tcp).
+    ///
+    /// Returns `None` and leaves `sockets` unchanged if a complete reading is necessary: there are
+    /// too many sockets, sockets hide each other, or a socket is gone or has changed.
     pub fn ask_tcp(
         &mut self,
         scratch: &mut Scratch,
@@ -164,8 +171,11 @@ impl ListenReader {
         netlink.ask(channel, scratch, sockets)
     }
 
-    /// Puts the Unix listen sockets of now into `sockets`, which holds those of the last good reading, and goes on to
-    /// hold them after an error. Gives whether nothing at all moved since then; `None` where this kernel cannot tell.
+    /// Replaces `sockets` with the current Unix listen sockets.
+    ///
+    /// `sockets` holds the sockets of the last good reading and keeps them after an error. Returns
+    /// whether nothing changed since that reading, or `None` if this kernel cannot list Unix
+    /// sockets.
     pub fn read_unix(
         &mut self,
         scratch: &mut Scratch,
@@ -192,7 +202,7 @@ impl ListenReader {
         }
     }
 
-    /// Looks up the names of interfaces again from now on.
+    /// Marks the names of interfaces for a new lookup.
     pub fn forget_devices(&mut self) {
         if let Way::Netlink(netlink) = &mut self.tcp {
             netlink.forget_devices();
@@ -200,7 +210,7 @@ impl ListenReader {
     }
 }
 
-/// The requests that this kernel answers, tried out.
+/// Returns the requests that this kernel answers, found by trying them.
 fn find_requests(channel: &mut Channel, scratch: &mut Scratch) -> Result<Vec<Vec<u8>>, DumpError> {
     let mut both = vec![inet_diag::both_families()];
     match try_out(channel, &mut both, scratch) {
@@ -237,7 +247,7 @@ impl Netlink {
         })
     }
 
-    /// Whether the sockets are those of last time: then `sockets` is right as it is.
+    /// Whether the sockets equal the last reading, in which case `sockets` is already correct.
     fn dump(
         &mut self,
         channel: &mut Channel,
@@ -268,7 +278,7 @@ impl Netlink {
         Ok(rows.replace(sockets))
     }
 
-    /// The same, when every answer is good.
+    /// Queries each known socket and updates `sockets` like `dump`; `None` if an answer is not good.
     fn ask(
         &mut self,
         channel: &mut Channel,
@@ -287,7 +297,7 @@ impl Netlink {
         rows.name_devices(devices, channel);
         let is_same = rows.replace(sockets);
         if !is_same {
-            // The next dump may be that of before: then it is not the same.
+            // The next dump may equal the last kept dump although `sockets` has changed since then.
             last.forget();
         }
         Some(is_same)
@@ -322,7 +332,7 @@ impl Rows {
         }
     }
 
-    /// Puts these rows in place of `sockets`. Gives whether they are the same.
+    /// Replaces `sockets` with these rows. Returns whether they are equal.
     fn replace(&mut self, sockets: &mut Vec<ListenSocket>) -> bool {
         let is_same = self.sockets == *sockets;
         if !is_same {
@@ -335,7 +345,7 @@ impl Rows {
 // === impl Way ===
 
 impl Way {
-    /// Without IPv6 in the kernel there is no tcp6.
+    /// Opens the procfs tables. A kernel without IPv6 has no `tcp6`.
     fn procfs(net: &Path) -> Result<Self, ReadError> {
         let mut files = vec![ProcfsFile::open(net.join("tcp"))?];
         files.extend(ProcfsFile::open(net.join("tcp6")).ok());

@@ -1,5 +1,5 @@
-//! The edge to the kernel: netlink and procfs readers. Receiving holds no logic and decoding holds no
-//! file; what they bring is a [`snapshot`](crate::snapshot).
+//! Netlink and procfs readers. Receiving contains no logic and decoding opens no file; the readers
+//! produce a [`snapshot`](crate::snapshot).
 
 mod acceptors;
 pub mod cgroup_stat;

@@ -1,5 +1,5 @@
-//! Network namespaces: which there are, by the `ns/net` links of processes and the mounts below `/run/netns`
-//! and `/run/docker/netns`, and how to be inside of one for a moment.
+//! Finds network namespaces by the `ns/net` links of processes and the mounts below `/run/netns`
+//! and `/run/docker/netns`, and runs code inside a namespace.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Metadata};
@@ -14,52 +14,55 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::snapshot::{NetnsId, escaped};
 
-/// Where mounts of network namespaces are kept, below the root: `ip netns`, and Docker's own.
+/// Directories of network namespace mounts, relative to the root: `ip netns`, and Docker.
 const MOUNTS: [&str; 2] = ["run/netns", "run/docker/netns"];
 
-/// What a look around found.
+/// Result of one discovery.
 #[derive(Debug, Default)]
 pub struct FoundNetns {
     /// The namespaces.
     pub namespaces: BTreeMap<NetnsId, Entrance>,
-    /// Processes whose namespace is known.
+    /// Number of processes whose namespace is known.
     pub seen: usize,
-    /// Processes whose namespace may not be known.
+    /// Number of processes whose namespace link could not be read.
     pub denied: usize,
 }
 
-/// A way into a namespace.
+/// A path into a namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entrance {
-    /// A file that stands for it, as long as its process or mount is there.
+    /// File that refers to the namespace while its process or mount exists.
     pub path: PathBuf,
-    /// The name of its mount.
+    /// Name of the namespace's mount.
     pub mount: Option<String>,
-    /// A process inside, the one with the lowest number.
+    /// Lowest pid of a process in the namespace.
     pub pid: Option<u32>,
 }
 
 // === impl FoundNetns ===
 
 impl FoundNetns {
-    /// Whether most of the machine could not be seen.
+    /// Whether most processes of the machine could not be inspected.
     pub fn is_blind(&self) -> bool {
         self.denied > self.seen
     }
 }
 
-/// The namespace of the calling process's main thread.
+/// Returns the namespace of the calling process's main thread.
 pub fn own(procfs: &Path) -> io::Result<NetnsId> {
     fs::metadata(procfs.join("self/ns/net")).map(|metadata| id(&metadata))
 }
 
-/// Whether `procfs` shows the processes of the machine. That of a pid namespace inside it shows only its own: kernel
-/// threads live outside, and `kthreadd` is always process 2 there. What a process calls itself is no evidence.
+/// Whether `procfs` shows the processes of the whole machine.
+///
+/// The procfs of a nested pid namespace shows only its own processes. Kernel threads live outside
+/// of nested pid namespaces, and `kthreadd` is always process 2 on the machine. The name of a
+/// process is no evidence, because a process can choose its name.
 pub fn shows_host(procfs: &Path) -> bool {
     fs::read_to_string(procfs.join("2/stat")).is_ok_and(|stat| is_kernel_thread(&stat))
 }
 
-/// Whether the `stat` file of a process has `PF_KTHREAD` among its flags.
+/// Whether the flags in the `stat` file of a process contain `PF_KTHREAD`.
 fn is_kernel_thread(stat: &str) -> bool {
     const PF_KTHREAD: u32 = 0x0020_0000;
     const FLAGS_AFTER_NAME: usize = 6;
@@ -67,10 +70,12 @@ fn is_kernel_thread(stat: &str) -> bool {
     flags.and_then(|flags| flags.parse::<u32>().ok()).is_some_and(|flags| flags & PF_KTHREAD != 0)
 }
 
-/// The user who made the user namespace of process `pid`, as seen from ours; `None` where it is our own.
+/// Returns the user who created the user namespace of process `pid`, as seen from our user
+/// namespace; `None` if that namespace is our own.
 ///
-/// The kernel tells the owner of a user namespace by an `ioctl`, which takes unsafe code. The user id that its root maps
-/// to stands in: without a set-user-id helper a user can map only its own.
+/// The kernel reports the owner of a user namespace through an `ioctl`, which requires unsafe code.
+/// The user id that its root maps to replaces the owner: without a set-user-id helper a user can
+/// map only its own id.
 pub fn maker(procfs: &Path, pid: u32) -> Option<u32> {
     let directory = procfs.join(pid.to_string());
     let map = fs::read_to_string(directory.join("uid_map")).ok()?;
@@ -78,7 +83,7 @@ pub fn maker(procfs: &Path, pid: u32) -> Option<u32> {
         return None;
     }
     let mapped = map.split_ascii_whitespace().nth(1).and_then(|uid| uid.parse().ok());
-    // Nothing is mapped yet: the process itself is its maker's.
+    // Nothing is mapped yet: the process itself runs as the creator.
     mapped.or_else(|| {
         let status = fs::read_to_string(directory.join("status")).ok()?;
         let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
@@ -86,14 +91,14 @@ pub fn maker(procfs: &Path, pid: u32) -> Option<u32> {
     })
 }
 
-/// Looks at every process of `procfs` and every mount below `rootfs`.
+/// Inspects every process of `procfs` and every mount below `rootfs`.
 pub fn find(procfs: &Path, rootfs: &Path) -> io::Result<FoundNetns> {
     let mut found = FoundNetns::default();
     for directory in MOUNTS {
         find_mounts(&rootfs.join(directory), &mut found)?;
     }
     for entry in fs::read_dir(procfs)? {
-        // A look that breaks off is worth nothing: what it did not come to would seem to have ended.
+        // An aborted discovery is unusable: the namespaces not reached would seem to have ended.
         let entry = entry?;
         if let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) {
             find_process(pid, entry.path().join("ns/net"), &mut found);
@@ -102,14 +107,15 @@ pub fn find(procfs: &Path, rootfs: &Path) -> io::Result<FoundNetns> {
     Ok(found)
 }
 
-/// Runs `inside` on a thread of its own that has entered the namespace at `path` and ends in it.
+/// Runs `inside` on a separate thread that enters the namespace at `path`; the thread ends in that
+/// namespace.
 pub fn enter<T: Send>(
     path: &Path,
     expected: NetnsId,
     inside: impl FnOnce() -> T + Send,
 ) -> io::Result<T> {
     let file = File::open(path)?;
-    // The process or mount may have gone, and its path come to stand for another namespace.
+    // The process or mount may be gone, and its path may now refer to another namespace.
     if id(&file.metadata()?) != expected {
         return Err(io::Error::new(io::ErrorKind::NotFound, "it is another namespace by now"));
     }
@@ -133,7 +139,7 @@ fn find_mounts(directory: &Path, found: &mut FoundNetns) -> io::Result<()> {
     let own_device = if_there(fs::metadata(directory))?.map(|metadata| metadata.dev());
     for entry in entries {
         let entry = entry?;
-        // A plain file is a leftover: a mounted namespace is on a device of its own.
+        // A plain file is a leftover: a mounted namespace is on a separate device.
         let Some(metadata) = if_there(fs::metadata(entry.path()))? else { continue };
         if Some(metadata.dev()) == own_device {
             continue;
@@ -141,7 +147,7 @@ fn find_mounts(directory: &Path, found: &mut FoundNetns) -> io::Result<()> {
         let mount = Some(escaped(entry.file_name().as_encoded_bytes()));
         let entrance = Entrance { path: entry.path(), mount, pid: None };
         let known = found.namespaces.entry(id(&metadata)).or_insert_with(|| entrance.clone());
-        // Of two mounts of one namespace, the first in the alphabet gives the name.
+        // If a namespace has two mounts, the alphabetically first mount gives the name.
         if entrance.mount < known.mount {
             *known = entrance;
         }
@@ -149,8 +155,8 @@ fn find_mounts(directory: &Path, found: &mut FoundNetns) -> io::Result<()> {
     Ok(())
 }
 
-/// `None` for what cannot be read, as what is not there or not for us. Where the machine has no memory or descriptors left, a
-/// look is worth nothing, as with processes.
+/// Returns `None` for files that do not exist or deny access. A lack of memory or descriptors is an
+/// error, because it makes the discovery unusable, as with processes.
 fn if_there<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Err(error) => match Errno::from_io_error(&error) {
@@ -170,7 +176,7 @@ fn find_process(pid: u32, path: PathBuf, found: &mut FoundNetns) {
             known.pid = Some(known.pid.map_or(pid, |known| known.min(pid)));
         }
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => found.denied += 1,
-        // It ended in the meantime.
+        // The process ended in the meantime.
         Err(_) => {}
     }
 }

@@ -1,5 +1,5 @@
-//! A `NETLINK_SOCK_DIAG` socket: sends a dump request and receives its datagrams until the kernel closes it, or sends
-//! requests that are answered with a datagram each.
+//! A `NETLINK_SOCK_DIAG` socket. It sends a dump request and receives datagrams until the kernel
+//! ends the dump, or sends requests that each return one datagram.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -14,55 +14,58 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use super::diag_modules::{DiagModule, DiagModules};
 use super::diag_stream::{self, DumpError, Progress};
 
-/// The kernel fills datagrams up to the largest buffer it has seen, up to 32 KiB: never offer less.
+/// Buffer size in bytes. The kernel fills datagrams up to the largest buffer it has seen, at most
+/// 32 KiB: never offer a smaller buffer.
 const BUFFER: usize = 32 * 1024;
-/// A dump runs inside the system call; waiting at all means that something is wrong.
+/// Timeout of a receive. A dump runs inside the system call, so any wait means that something is
+/// wrong.
 const RECEIVE_TIMEOUT: Duration = Duration::from_secs(1);
-/// The number of losses in a row that are passed over: the kernel reports each loss once.
+/// Maximum number of consecutive losses that are ignored: the kernel reports each loss once.
 const MOST_LOSSES: u32 = 16;
-/// The sequence number of what is compared: it stands in every message.
+/// Fixed sequence number of dumps that are compared, because every message contains the number.
 pub(super) const SAME: u32 = 1;
-/// Where `nlmsg_seq` stands in a netlink header.
+/// Offset of `nlmsg_seq` in a netlink header.
 const SEQUENCE_AT: std::ops::Range<usize> = 8..12;
 
-/// One netlink socket. It belongs to the namespace it was made in for good.
+/// One netlink socket. It belongs permanently to the namespace in which it was created.
 pub struct Channel {
     socket: Socket,
     modules: &'static DiagModules,
     sequence: u32,
-    /// Whether a dump was left in the middle.
+    /// Whether the last dump was not read to its end.
     has_leftovers: bool,
 }
 
-/// The memory that datagrams are received into: one for all channels.
+/// Receive buffer for datagrams, shared by all channels.
 pub struct Datagram(Box<[u8]>);
 
-/// The datagrams of a whole dump, or of all answers, to tell whether the next ones are the same.
+/// The datagrams of a complete dump, or of all answers. Used to detect whether the next datagrams
+/// are identical.
 #[derive(Default)]
 pub struct LastDump {
     bytes: Vec<u8>,
-    /// Where each datagram ends.
+    /// End offset of each datagram.
     ends: Vec<usize>,
 }
 
-/// What ends the datagrams that are received.
+/// Condition that ends the received datagrams.
 #[derive(Clone, Copy)]
 enum End {
-    /// The kernel says so.
+    /// The kernel reports the end.
     Said,
-    /// There are so many, and all are there when the requests are sent.
+    /// The number of datagrams is known, and all are available when the requests are sent.
     Count(usize),
 }
 
 // === impl LastDump ===
 
 impl LastDump {
-    /// Whether none is kept: of one without rows there is its end.
+    /// Whether no datagram is kept. A dump without rows still has its end message.
     pub(super) fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }
 
-    /// Hands over each row's payload once more.
+    /// Passes each kept row's payload to `row` again.
     pub(super) fn each_row(
         &self,
         mut row: impl FnMut(&[u8]) -> Result<(), DumpError>,
@@ -78,7 +81,7 @@ impl LastDump {
         self.bytes.get(start..*self.ends.get(nth)?)
     }
 
-    /// The next dump counts as another.
+    /// Makes the next dump count as different.
     pub fn forget(&mut self) {
         self.truncate(0);
     }
@@ -111,10 +114,10 @@ impl Channel {
         Self::open_with(DiagModules::of_process())
     }
 
-    /// The same, with other knowledge of the kernel's modules than the process has.
+    /// Like [`open`](Self::open), with the given module state instead of the state of the process.
     pub fn open_with(modules: &'static DiagModules) -> Result<Self, DumpError> {
         let socket = Socket::new(NETLINK_SOCK_DIAG).map_err(DumpError::Socket)?;
-        // Connected to the kernel (port 0), nobody else's messages are let in.
+        // A socket connected to the kernel (port 0) receives no messages from other senders.
         socket.connect(&SocketAddr::new(0, 0)).map_err(DumpError::Socket)?;
         for direction in [Timeout::Recv, Timeout::Send] {
             set_socket_timeout(&socket, direction, Some(RECEIVE_TIMEOUT))
@@ -123,7 +126,8 @@ impl Channel {
         Ok(Self { socket, modules, sequence: 0, has_leftovers: false })
     }
 
-    /// Sends `request` (a whole message; its sequence number is written here) and hands over each row's payload.
+    /// Sends `request` and passes each row's payload to `row`. `request` is a whole message; this
+    /// function writes its sequence number.
     pub fn dump(
         &mut self,
         request: &mut [u8],
@@ -144,13 +148,13 @@ impl Channel {
         })
     }
 
-    /// What is known of the kernel's modules.
+    /// Returns the state of the kernel's modules.
     pub(super) fn modules(&self) -> &'static DiagModules {
         self.modules
     }
 
-    /// The same, but looks into no row while the datagrams are those of `last`, to the byte. Gives whether all were:
-    /// then no row is handed over.
+    /// Like [`dump`](Self::dump), but decodes no row while the datagrams are byte-identical to
+    /// `last`. Returns whether all datagrams were identical; in that case `row` is never called.
     pub fn dump_unless_same(
         &mut self,
         request: &mut [u8],
@@ -168,8 +172,9 @@ impl Channel {
         result
     }
 
-    /// Sends `requests` (whole messages with the sequence number [`SAME`]), each of which is answered with one row in
-    /// a datagram of its own, and does the same with the answers.
+    /// Sends `requests` and compares the answers as [`dump_unless_same`](Self::dump_unless_same)
+    /// does. Requests are whole messages with the sequence number [`SAME`]; each returns one row in
+    /// a separate datagram.
     pub(super) fn ask(
         &mut self,
         requests: &[u8],
@@ -201,7 +206,7 @@ impl Channel {
             let length = self.receive(datagram, end.flags())?;
             let datagram = &datagram.0[..length];
             let progress = if is_same && last.datagram(nth) == Some(datagram) {
-                // A dump that was kept ended with its last datagram.
+                // The kept dump ended with its last datagram.
                 if nth + 1 == last.ends.len() { Progress::Done } else { Progress::More }
             } else {
                 if std::mem::take(&mut is_same) {
@@ -235,7 +240,8 @@ impl Channel {
         retried(|| self.socket.send(requests, 0)).map(drop)
     }
 
-    /// The kernel starts no dump before the last one was read to its end.
+    /// Discards the rest of the last dump: the kernel starts no dump before the last dump is read
+    /// to its end.
     fn drop_leftovers(&mut self, datagram: &mut Datagram) -> Result<(), DumpError> {
         let flags = RecvFlags::DONTWAIT.bits() as i32;
         let mut losses = 0;
@@ -243,7 +249,8 @@ impl Channel {
             match retried(|| self.socket.recv(&mut &mut *datagram.0, flags)) {
                 Ok(_) => {}
                 Err(DumpError::TimedOut(_)) => self.has_leftovers = false,
-                // Datagrams were lost for want of memory: what follows is left over all the same.
+                // Datagrams were lost because memory was short: the datagrams that follow are still
+                // leftovers.
                 Err(DumpError::Socket(error))
                     if Errno::from_io_error(&error) == Some(Errno::NOBUFS)
                         && losses < MOST_LOSSES =>
@@ -257,7 +264,8 @@ impl Channel {
     }
 
     fn receive(&self, datagram: &mut Datagram, flags: RecvFlags) -> Result<usize, DumpError> {
-        // With MSG_TRUNC the length is the datagram's own, also when it did not fit.
+        // With MSG_TRUNC the length is the size of the datagram, even if it did not fit into the
+        // buffer.
         let flags = (flags | RecvFlags::TRUNC).bits() as i32;
         let room = datagram.0.len();
         let length = retried(|| self.socket.recv(&mut &mut *datagram.0, flags))?;
@@ -272,7 +280,7 @@ impl Channel {
 // === impl End ===
 
 impl End {
-    /// What is there already need not be waited for.
+    /// Returns the receive flags. Datagrams that are already available need no wait.
     fn flags(self) -> RecvFlags {
         match self {
             Self::Said => RecvFlags::empty(),
@@ -294,7 +302,7 @@ impl AsFd for Channel {
     }
 }
 
-/// A signal may interrupt a call; that alone is no failure.
+/// Retries a call that a signal interrupts; an interrupted call is no failure.
 fn retried(mut call: impl FnMut() -> io::Result<usize>) -> Result<usize, DumpError> {
     loop {
         match call() {

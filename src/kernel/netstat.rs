@@ -19,41 +19,42 @@ use procfs::{FromBufRead, ProcError, ProcResult};
 
 use crate::snapshot::{Counter, Counters};
 
-/// The `TcpExt` counters of `/proc/net/netstat`, and the MPTCP joins.
+/// The `TcpExt` counters of `/proc/net/netstat`, and the MPTCP join counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Netstat(pub Counters);
 
 /// The `Tcp` counters of `/proc/net/snmp`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Snmp {
-    /// Those that are shown.
+    /// Counters that listenq exports.
     pub counters: Counters,
-    /// `InSegs`: while it stands still, no segment came that could have moved anything in `netstat`.
+    /// `InSegs`: while this value is constant, no segment arrived that could have changed
+    /// `netstat`.
     pub segments: Option<u64>,
 }
 
-/// Why such a file could not be understood.
+/// Reasons why a counter file could not be parsed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TableError {
-    /// The prefix is not there at all.
+    /// The file has no line with the prefix.
     #[error("no {0} lines")]
     Missing(&'static str),
-    /// A line of names without its values, or with more or fewer.
+    /// A line of names has no values, or a different number of values.
     #[error("{prefix} has {names} names and {values} values")]
     Uneven {
         /// The protocol's prefix.
         prefix: &'static str,
-        /// How many names.
+        /// Number of names.
         names: usize,
-        /// How many values.
+        /// Number of values.
         values: usize,
     },
-    /// A value that is no whole number.
+    /// A value is not a whole number.
     #[error("{name} is {value:?}, not a whole number")]
     Value {
         /// The counter.
         name: String,
-        /// What stands there.
+        /// Text found instead of a number.
         value: String,
     },
 }
@@ -61,7 +62,7 @@ pub enum TableError {
 // === impl Netstat ===
 
 impl Netstat {
-    /// Reads the counters out of the file's text.
+    /// Parses the counters from the file's text.
     pub fn parse(text: &str) -> Result<Self, TableError> {
         let mut counters = Counters::default();
         parse(text, "TcpExt:", |name, value| store(&mut counters, name, value))?;
@@ -73,7 +74,7 @@ impl Netstat {
             Ok(())
         });
         match parsed {
-            // A kernel without MPTCP.
+            // The kernel has no MPTCP.
             Err(TableError::Missing(_)) => Ok(Self(counters)),
             parsed => parsed.map(|()| Self(counters)),
         }
@@ -89,7 +90,7 @@ impl FromBufRead for Netstat {
 // === impl Snmp ===
 
 impl Snmp {
-    /// Reads the counters out of the file's text.
+    /// Parses the counters from the file's text.
     pub fn parse(text: &str) -> Result<Self, TableError> {
         let mut snmp = Self::default();
         parse(text, "Tcp:", |name, value| {
@@ -118,7 +119,7 @@ fn proc_error(error: TableError) -> ProcError {
     ProcError::Other(error.to_string())
 }
 
-/// Zips the two lines that begin with `prefix` by position.
+/// Pairs the two lines that begin with `prefix` by position.
 fn parse<'a>(
     text: &'a str,
     prefix: &'static str,
@@ -138,7 +139,7 @@ fn parse<'a>(
     }
 }
 
-/// Keeps the counters that listenq knows.
+/// Stores the counter if listenq knows its name.
 fn store(counters: &mut Counters, name: &str, value: &str) -> Result<(), TableError> {
     let Some(counter) = Counter::ALL.into_iter().find(|counter| counter.kernel_name() == name)
     else {

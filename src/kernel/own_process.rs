@@ -1,4 +1,4 @@
-//! `/proc/self`: what this process itself uses.
+//! Reads `/proc/self`: the resource usage of this process.
 
 use std::os::linux::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use rustix::time::{ClockId, clock_gettime};
 use super::procfs_file::{ProcfsFile, ReadError, Text};
 use crate::self_stats::Process;
 
-/// Reads [`Process`]; when it was started is looked up once.
+/// Reads [`Process`]; the start time is read once.
 pub struct OwnProcess {
     stat: Result<ProcfsFile, ReadError>,
     descriptors: PathBuf,
@@ -21,7 +21,7 @@ pub struct OwnProcess {
 // === impl OwnProcess ===
 
 impl OwnProcess {
-    /// A reader of `self` below `procfs`.
+    /// Creates a reader of `self` below `procfs`.
     pub fn new(procfs: &Path) -> Self {
         let directory = procfs.join("self");
         let mut own = Self {
@@ -34,7 +34,7 @@ impl OwnProcess {
         own
     }
 
-    /// Reads it now.
+    /// Reads the current resource usage.
     pub fn read(&self, text: &mut Text) -> Option<Process> {
         let stat = self.stat(text)?;
         Some(Process {
@@ -53,7 +53,8 @@ impl OwnProcess {
         Stat::from_read(text.as_bytes()).ok()
     }
 
-    /// The size of the directory, from Linux 6.2 on; before, it was 0, and they are counted.
+    /// Returns the number of open descriptors: the directory size since Linux 6.2. Older kernels
+    /// report 0, so the entries are counted.
     fn open_fds(&self) -> Option<u64> {
         match std::fs::metadata(&self.descriptors).ok()?.st_size() {
             0 => Some(std::fs::read_dir(&self.descriptors).ok()?.count() as u64),
@@ -62,7 +63,8 @@ impl OwnProcess {
     }
 }
 
-/// `CLOCK_PROCESS_CPUTIME_ID`: nanoseconds, where `/proc/self/stat` has hundredths of a second.
+/// `CLOCK_PROCESS_CPUTIME_ID`: nanosecond resolution, while `/proc/self/stat` has hundredths of a
+/// second.
 fn cpu_seconds() -> f64 {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
@@ -82,7 +84,7 @@ mod tests {
         let own = OwnProcess::new(Path::new("/proc")).read(&mut Text::default()).unwrap();
         assert!(own.resident_memory_bytes > 0);
         assert!(own.cpu_seconds > 0.0);
-        // Other tests open and close some meanwhile.
+        // Other tests open and close descriptors at the same time.
         let open_fds = std::fs::read_dir("/proc/self/fd").unwrap().count() as u64;
         assert!(own.open_fds.unwrap().abs_diff(open_fds) < 100, "{open_fds} {own:?}");
         let limits = std::fs::read_to_string("/proc/self/limits").unwrap();

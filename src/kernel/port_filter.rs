@@ -1,29 +1,32 @@
-//! Byte-code that lets `inet_diag` return only sockets of some local ports (`INET_DIAG_REQ_BYTECODE`;
-//! `include/uapi/linux/inet_diag.h`: `inet_diag_bc_op`).
+//! Byte-code that limits `inet_diag` dumps to sockets of given local ports
+//! (`INET_DIAG_REQ_BYTECODE`; `include/uapi/linux/inet_diag.h`: `inet_diag_bc_op`).
 //!
-//! Each operation says how far to jump when it holds and when it does not; a jump exactly to the end accepts, one
-//! beyond it rejects. The kernel's audit follows the jumps that hold, so alternatives are left by an explicit jump.
+//! Each operation contains one jump distance for a match and one for a mismatch. A jump exactly to
+//! the end accepts the socket; a jump beyond the end rejects it. The kernel's audit follows the
+//! jumps of matches, so an explicit jump leaves each alternative.
 
-/// `INET_DIAG_BC_JMP`: jumps as if it did not hold.
+/// `INET_DIAG_BC_JMP`: always takes the jump for a mismatch.
 const JUMP: u8 = 1;
-/// `INET_DIAG_BC_S_GE`: the local port is at least that of the next operation.
+/// `INET_DIAG_BC_S_GE`: the local port is at least the port of the next operation.
 const AT_LEAST: u8 = 2;
-/// `INET_DIAG_BC_S_LE`: the local port is at most that of the next operation.
+/// `INET_DIAG_BC_S_LE`: the local port is at most the port of the next operation.
 const AT_MOST: u8 = 3;
-/// An operation, and its operand.
+/// Size of an operation and its operand.
 const COMPARISON: usize = 8;
-/// Two comparisons, and the jump to the end.
+/// Size of two comparisons and the jump to the end.
 const ALTERNATIVE: usize = 2 * COMPARISON + 4;
-/// Jumps are 16 bits wide, and every socket is tried against every alternative: beyond this all rows are cheaper.
+/// Maximum number of alternatives. Jumps are 16 bits wide, and the kernel tries every socket
+/// against every alternative: beyond this number a dump of all rows is cheaper.
 const MOST_ALTERNATIVES: usize = 128;
 
-/// Accepts exactly these local ports; `None` when there are too many of them for a filter to pay.
+/// Builds a filter that accepts exactly these local ports; `None` if the filter would cost more
+/// than it saves.
 pub fn only_ports(ports: &[u16]) -> Option<Vec<u8>> {
     let ranges = ranges(ports);
     if ranges.len() > MOST_ALTERNATIVES {
         return None;
     }
-    // The last alternative needs no jump: there it is at the end by itself.
+    // The last alternative needs no jump, because it ends at the end of the code.
     let length = (ranges.len() * ALTERNATIVE).saturating_sub(4);
     let mut code = Vec::with_capacity(length);
     for (nth, (low, high)) in ranges.iter().enumerate() {
@@ -52,7 +55,7 @@ fn operation(code: &mut Vec<u8>, kind: u8, holds: u8, otherwise: usize) {
     code.extend((otherwise as u16).to_ne_bytes());
 }
 
-/// The ports in order, neighbours drawn together.
+/// Sorts the ports and merges adjacent ports into ranges.
 fn ranges(ports: &[u16]) -> Vec<(u16, u16)> {
     let mut sorted = ports.to_vec();
     sorted.sort_unstable();
@@ -70,7 +73,7 @@ fn ranges(ports: &[u16]) -> Vec<(u16, u16)> {
 mod tests {
     use super::*;
 
-    /// As the kernel runs it (`inet_diag_bc_run`).
+    /// Runs the byte-code as the kernel does (`inet_diag_bc_run`).
     fn accepts(code: &[u8], port: u16) -> bool {
         let (mut at, mut left) = (0, code.len() as i64);
         while left > 0 {

@@ -1,5 +1,7 @@
-//! `/proc/net/tcp` and `tcp6`: what is left where `sock_diag` is missing. LISTEN rows come first and give the
-//! length; they have no limit, no drops and no interface (`tcp4_seq_show`, `get_tcp4_sock`).
+//! Parses `/proc/net/tcp` and `tcp6`, the fallback when `sock_diag` is missing.
+//!
+//! LISTEN rows come first and contain the queue length. They contain no limit, no drops and no
+//! interface (`tcp4_seq_show`, `get_tcp4_sock`).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -9,7 +11,7 @@ use crate::snapshot::{AcceptQueue, Cookie, ListenAddress, ListenSocket, Origin};
 
 const LISTEN: &str = "0A";
 
-/// A line that is not what `proc_net_tcp` describes.
+/// A line does not match the format that `proc_net_tcp` describes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line} is no socket: {text:?}")]
 pub struct RowError {
@@ -17,8 +19,8 @@ pub struct RowError {
     text: String,
 }
 
-/// Adds the listen sockets of one such file to `sockets`. Stops at the first row in another state: behind
-/// it stand the connections, however many there are.
+/// Adds the listen sockets of one file to `sockets`. Stops at the first row in another state: any
+/// number of connections follows.
 pub fn parse(text: &str, sockets: &mut Vec<ListenSocket>) -> Result<(), RowError> {
     for (index, text) in text.lines().enumerate().skip(1) {
         match row(text) {
@@ -30,21 +32,21 @@ pub fn parse(text: &str, sockets: &mut Vec<ListenSocket>) -> Result<(), RowError
     Ok(())
 }
 
-/// Whether this line is a connection: behind it nobody listens.
+/// Whether the line is a connection: no listener follows a connection.
 pub fn is_connection(line: &str) -> bool {
     !line.trim_start().starts_with("sl ") && matches!(row(line), Some(None))
 }
 
-/// The ends of a connection.
+/// The two ends of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ends {
-    /// Its own end.
+    /// Local end of the connection.
     pub local: SocketAddr,
-    /// The peer's end.
+    /// Remote end of the connection.
     pub remote: SocketAddr,
 }
 
-/// The ends of the connections with these inodes, by inode.
+/// Returns the ends of the connections with these inodes, by inode.
 pub fn ends_of(text: &str, inodes: &FxHashSet<u64>) -> FxHashMap<u64, Ends> {
     let row = |line: &str| {
         let mut fields = line.split_ascii_whitespace();
@@ -55,13 +57,13 @@ pub fn ends_of(text: &str, inodes: &FxHashSet<u64>) -> FxHashMap<u64, Ends> {
     text.lines().skip(1).filter_map(row).collect()
 }
 
-/// `address:port` in hexadecimal digits; IPv4 addresses mapped into IPv6 become IPv4.
+/// Parses `address:port` in hexadecimal digits; IPv4 addresses mapped into IPv6 become IPv4.
 fn end(text: &str) -> Option<SocketAddr> {
     let (address, port) = text.split_once(':')?;
     Some(SocketAddr::new(address_of(address)?.to_canonical(), u16::from_str_radix(port, 16).ok()?))
 }
 
-/// `sl local remote state tx:rx timer:when retransmits uid timeout inode …`
+/// Parses a row: `sl local remote state tx:rx timer:when retransmits uid timeout inode …`
 fn row(text: &str) -> Option<Option<ListenSocket>> {
     let mut fields = text.split_ascii_whitespace();
     let local = fields.nth(1)?;
@@ -88,7 +90,7 @@ fn row(text: &str) -> Option<Option<ListenSocket>> {
     }))
 }
 
-/// Native-endian words of eight hex digits: one for IPv4, four for IPv6.
+/// Parses native-endian words of eight hex digits: one for IPv4, four for IPv6.
 fn address_of(hex: &str) -> Option<IpAddr> {
     match hex.len() {
         8 => Some(Ipv4Addr::from(word(hex)?).into()),

@@ -1,11 +1,11 @@
-//! Reading procfs files whole, again and again, into one buffer.
+//! Reads whole procfs files repeatedly into one buffer.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-/// A file of procfs could not be read.
+/// Reading a procfs file failed.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read {}: {cause}", path.display())]
 pub struct ReadError {
@@ -13,14 +13,16 @@ pub struct ReadError {
     cause: io::Error,
 }
 
-/// An open procfs file. Reading from the start makes the kernel write it anew; a file of a network namespace
-/// stays that namespace's, whatever thread reads it.
+/// An open procfs file.
+///
+/// A read from offset 0 makes the kernel generate the content again. A file of a network namespace
+/// stays bound to that namespace, whichever thread reads it.
 pub struct ProcfsFile {
     path: PathBuf,
     file: File,
 }
 
-/// The memory that files are read into: one for all of them.
+/// Read buffer, shared by all files.
 pub struct Text(Vec<u8>);
 
 // === impl Text ===
@@ -52,12 +54,13 @@ impl ProcfsFile {
         Ok(Self { path, file })
     }
 
-    /// Where it was opened.
+    /// Returns the path at which the file was opened.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Its text as it is now, down to a line that `is_last`, and perhaps some more: a table may be long.
+    /// Reads the current text up to a line for which `is_last` holds, and possibly further lines,
+    /// because a table may be long.
     pub fn read_lines<'text>(
         &self,
         text: &'text mut Text,
@@ -66,8 +69,9 @@ impl ProcfsFile {
         self.read_until(text, |text, _| last_line(text).is_some_and(&is_last))
     }
 
-    /// The text of a file that the kernel writes in one piece (a counter file, a setting; no table): it has ended where a
-    /// reading left room, and need not be read once more to see that.
+    /// Reads the text of a file that the kernel writes in one piece (a counter file or a setting,
+    /// not a table). A read that does not fill the buffer has reached the end, so no second read is
+    /// necessary.
     pub fn read_piece<'text>(&self, text: &'text mut Text) -> Result<&'text str, ReadError> {
         self.read_until(text, |_, room_left| room_left > 0)
     }
@@ -108,7 +112,7 @@ impl ProcfsFile {
     }
 }
 
-/// The last whole line.
+/// Returns the last whole line.
 fn last_line(text: &[u8]) -> Option<&str> {
     let is_break = |byte: &u8| *byte == b'\n';
     let end = text.iter().rposition(is_break)?;

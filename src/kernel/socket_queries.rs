@@ -1,10 +1,13 @@
-//! Asking for the TCP listen sockets that are known, one by one: a `SOCK_DIAG_BY_FAMILY` request without `NLM_F_DUMP`
-//! for each, all in one `send`. Each costs the kernel a look into one bucket of the listening hash, where a dump walks
-//! the whole table.
+//! Queries the known TCP listen sockets one by one: one `SOCK_DIAG_BY_FAMILY` request without
+//! `NLM_F_DUMP` per socket, all in one `send`.
 //!
-//! The kernel looks up by address, port and interface and then compares the cookie: a socket that is gone, moved or
-//! hidden behind another is answered with an error, never with another's numbers. Members of a reuseport group hide
-//! each other, for the lookup chooses among them by a hash: such a set is not asked.
+//! Each query makes the kernel search one bucket of the listening hash, while a dump walks the
+//! whole table.
+//!
+//! The kernel looks up the socket by address, port and interface and then compares the cookie. For
+//! a socket that is gone, moved or hidden behind another socket, the kernel returns an error, never
+//! the numbers of another socket. Members of a reuseport group hide each other, because the lookup
+//! selects one of them by a hash: such sets are not queried.
 
 use netlink_packet_core::NLM_F_REQUEST;
 use netlink_packet_sock_diag::constants::IPPROTO_TCP;
@@ -13,33 +16,34 @@ use super::diag_stream::{DumpError, malformed};
 use super::inet_diag::{self, Row, SKMEMINFO};
 use super::netlink::{Channel, Datagram, LastDump, SAME};
 
-/// More sockets than these are cheaper to dump.
+/// Maximum number of sockets to query; a dump is cheaper for more sockets.
 pub const MAX_QUERIES: usize = 8;
 /// `SOCK_DIAG_BY_FAMILY`.
 const BY_FAMILY: u16 = 20;
-/// `struct nlmsghdr` and `struct inet_diag_req_v2`.
+/// Size of `struct nlmsghdr` and `struct inet_diag_req_v2`.
 const REQUEST: usize = 16 + 56;
-/// Where `struct inet_diag_sockid` stands in a request.
+/// Range of `struct inet_diag_sockid` in a request.
 const ID_IN_REQUEST: std::ops::Range<usize> = 24..REQUEST;
-/// Where it stands in a row.
+/// Range of `struct inet_diag_sockid` in a row.
 const ID_IN_ROW: std::ops::Range<usize> = 4..52;
-/// The end of a request: what tells two sockets of one address apart.
+/// Size of the cookie at the end of a request, which distinguishes two sockets of one address.
 const COOKIE: usize = 8;
 
-/// The requests for the sockets of one dump, and how they were answered last.
+/// The requests for the sockets of one dump, and the last answers.
 #[derive(Default)]
 pub struct Questions {
     requests: Vec<u8>,
     is_askable: bool,
     answers: LastDump,
-    /// Requests that were answered with an error. As long as a dump gives the same sockets, they will be again.
+    /// Requests that the kernel answered with an error. While a dump returns the same sockets, the
+    /// kernel would refuse the requests again.
     refused: Option<Vec<u8>>,
 }
 
 // === impl Questions ===
 
 impl Questions {
-    /// Asks from now on for the sockets of `dump`, unless they must be dumped.
+    /// Builds requests for the sockets of `dump`, unless those sockets must be dumped.
     pub fn renew(&mut self, dump: &LastDump) {
         self.answers.forget();
         self.requests.clear();
@@ -47,25 +51,28 @@ impl Questions {
         if self.refused.as_ref() != Some(&self.requests) {
             self.refused = None;
         }
-        // A dump that was not kept tells of no sockets, which is not that there are none.
+        // A dump that was not kept contains no sockets, which does not mean that there are none.
         self.is_askable = !dump.is_empty()
             && put.is_ok()
             && !shares_an_address(&self.requests)
             && self.refused.is_none();
     }
 
-    /// Whether there is anything to gain from asking: without a socket, there is nothing to ask, and that is it.
+    /// Whether a query is useful. Without a socket there is nothing to query.
     pub fn are_askable(&self) -> bool {
         self.is_askable
     }
 
-    /// The next answers count as others.
+    /// Makes the next answers count as different.
     pub fn forget(&mut self) {
         self.answers.forget();
     }
 
-    /// Asks, and hands over each socket's row, unless the answers are those of last time, to the byte: gives whether
-    /// they are. After an error nothing is asked until a dump gives other sockets.
+    /// Queries the sockets and passes each row to `row`, unless the answers are byte-identical to
+    /// the last answers.
+    ///
+    /// Returns whether the answers are identical. After an error no query is sent until a dump
+    /// returns other sockets.
     pub fn ask(
         &mut self,
         channel: &mut Channel,
@@ -91,7 +98,7 @@ impl Questions {
     }
 }
 
-/// Adds the request for the socket of `row`; fails when there are too many.
+/// Adds the request for the socket of `row`; fails if there are too many sockets.
 fn put(requests: &mut Vec<u8>, row: &[u8]) -> Result<(), DumpError> {
     if requests.len() / REQUEST == MAX_QUERIES {
         return Err(malformed("too many sockets to ask for"));
@@ -105,7 +112,7 @@ fn put(requests: &mut Vec<u8>, row: &[u8]) -> Result<(), DumpError> {
     requests.extend(SAME.to_ne_bytes());
     requests.extend([0; 4]);
     requests.extend([*family, IPPROTO_TCP, 1 << (SKMEMINFO - 1), 0]);
-    // The states: the lookup finds whatever is there, and the row says its state.
+    // The states field: the lookup ignores states, and the row contains the state of the socket.
     requests.extend([0; 4]);
     requests.extend(id);
     Ok(())

@@ -1,16 +1,20 @@
-//! `/proc/net/sockstat` and `sockstat6` (`net/ipv4/proc.c`): how many sockets there are. They cost the kernel a tenth of
-//! what a dump costs, and say whether a dump could find anything new.
+//! Parses the number of sockets in `/proc/net/sockstat` and `sockstat6` (`net/ipv4/proc.c`).
+//!
+//! Reading these files costs the kernel a tenth of a dump, and shows whether a dump could find
+//! anything new.
 
-/// The sockets of one namespace.
+/// Number of sockets in one namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sockstat {
-    /// Of every kind: who listens, who connects and who waits to be accepted are among them.
+    /// Sockets of every kind, including listeners, connections and connections that wait for
+    /// accept.
     pub used: u64,
-    /// TCP over IPv4 that listen or are connected, those that wait to be accepted among them.
+    /// TCP sockets over IPv4 that listen or are connected, including connections that wait for
+    /// accept.
     pub tcp: u64,
 }
 
-/// The same of TCP over IPv6, in a file of its own.
+/// Parses the number of TCP sockets over IPv6 from `sockstat6`.
 pub fn parse_tcp6(text: &str) -> Option<u64> {
     number(text, "TCP6: inuse ")
 }
@@ -23,7 +27,7 @@ fn number(text: &str, prefix: &str) -> Option<u64> {
 // === impl Sockstat ===
 
 impl Sockstat {
-    /// Reads the two numbers out of the file's text; `None` when they are not there.
+    /// Parses the two numbers from the file's text; `None` if they are missing.
     pub fn parse(text: &str) -> Option<Self> {
         Some(Self { used: number(text, "sockets: used ")?, tcp: number(text, "TCP: inuse ")? })
     }
@@ -51,7 +55,7 @@ mod tests {
 
     #[test]
     fn listeners_are_counted() {
-        // Other tests open and close sockets meanwhile: fewer than these.
+        // Other tests open and close fewer sockets than this at the same time.
         let before = now();
         let _listeners: Vec<_> =
             (0..200).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();

@@ -1,4 +1,5 @@
-//! The five settings under `/proc/sys/net`, kept open: they stay those of the namespace they were opened in.
+//! Reads the five settings under `/proc/sys/net`. The open files stay bound to the namespace in
+//! which they were opened.
 
 use std::path::Path;
 
@@ -13,13 +14,14 @@ pub struct Sysctls {
 // === impl Sysctls ===
 
 impl Sysctls {
-    /// Opens the settings of the calling thread's namespace. One that this kernel lacks stays unknown.
+    /// Opens the settings of the calling thread's namespace. A setting that this kernel lacks stays
+    /// unknown.
     pub fn open(procfs: &Path) -> Self {
         let open = |setting: Setting| ProcfsFile::open(procfs.join("sys").join(setting.path()));
         Self { files: Setting::ALL.map(open) }
     }
 
-    /// Reads them. Fails only when none can be read.
+    /// Reads the settings. Fails only if no setting can be read.
     pub fn read(&self, text: &mut Text) -> Result<Settings, String> {
         let (mut settings, mut failure) = (Settings::default(), None);
         for (setting, file) in Setting::ALL.into_iter().zip(&self.files) {

@@ -1,14 +1,14 @@
-//! What `/proc/PID/task/TID` reports of a thread: its state (`stat`), its time on a processor and in the run queue
-//! (`schedstat`), and the system call it waits in (`syscall`).
+//! Parses the files of a thread in `/proc/PID/task/TID`: its state (`stat`), its time on a CPU and
+//! in the run queue (`schedstat`), and the system call in which it waits (`syscall`).
 
 use std::time::Duration;
 
-/// A system call in which a thread waits, as far as it concerns listenq.
+/// The system call in which a thread waits, as far as listenq distinguishes them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
-    /// The file may not be read: it needs `CAP_SYS_PTRACE`.
+    /// The file could not be read: reading requires `CAP_SYS_PTRACE`.
     Unknown,
-    /// It runs, or waits outside a system call.
+    /// The thread runs, or waits outside of a system call.
     Running,
     /// `accept`, `accept4` on this descriptor.
     Accept(u32),
@@ -22,15 +22,15 @@ pub enum Call {
     Connect(u32),
     /// `poll` of this number of descriptors.
     Poll(u64),
-    /// `epoll_wait`, `select` and their like, `io_uring_enter`.
+    /// `epoll_wait`, `select` and similar calls, `io_uring_enter`.
     Events,
     /// `futex`.
     Futex,
-    /// Any other.
+    /// Any other system call.
     Other,
 }
 
-/// System call numbers (`asm/unistd.h`): those of `accept`, `accept4`, and so on.
+/// System call numbers (`asm/unistd.h`) of `accept`, `accept4`, and so on.
 struct Numbers {
     accept: &'static [i64],
     read: &'static [i64],
@@ -67,29 +67,29 @@ const NUMBERS: Option<Numbers> = Some(Numbers {
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 const NUMBERS: Option<Numbers> = None;
 
-/// The state letter of a `stat`; the name before it may hold anything.
+/// Parses the state letter of `stat`; the name before it may contain any character.
 pub fn state(stat: &str) -> Option<char> {
     stat.rsplit_once(") ")?.1.chars().next()
 }
 
-/// The parent's pid in a `stat`.
+/// Parses the parent's pid in `stat`.
 pub fn parent(stat: &str) -> Option<u32> {
     stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
 }
 
-/// The start time in a `stat`, in clock ticks since boot.
+/// Parses the start time in `stat`, in clock ticks since boot.
 pub fn start_time(stat: &str) -> Option<u64> {
     stat.rsplit_once(") ")?.1.split(' ').nth(19)?.parse().ok()
 }
 
-/// Time on a processor, and time runnable but not running.
+/// Parses the time on a CPU, and the time runnable but not running.
 pub fn schedstat(text: &str) -> Option<(Duration, Duration)> {
     let mut numbers = text.split_ascii_whitespace().map(|number| number.parse().ok());
     let (on_cpu, runnable) = (numbers.next()??, numbers.next()??);
     Some((Duration::from_nanos(on_cpu), Duration::from_nanos(runnable)))
 }
 
-/// The call in a `syscall`: `running`, or its number and its arguments in hexadecimal.
+/// Parses `syscall`: `running`, or the number and arguments of the system call in hexadecimal.
 pub fn call(text: &str) -> Call {
     let mut words = text.split_ascii_whitespace();
     let Some(number) = words.next().and_then(|word| word.parse::<i64>().ok()) else {
@@ -166,7 +166,7 @@ mod tests {
         let text =
             |name: &str| std::fs::read_to_string(format!("/proc/thread-self/{name}")).unwrap();
         assert_eq!(state(&text("stat")), Some('R'));
-        // A new thread has run for no whole tick yet.
+        // A new thread has not run for a whole tick yet.
         let has_run = || schedstat(&text("schedstat")).is_some_and(|(on_cpu, _)| !on_cpu.is_zero());
         assert!((0..100_000).any(|_| has_run()));
     }

@@ -1,5 +1,5 @@
-//! Unix LISTEN dumps: the request, and the decoding of its rows (`include/uapi/linux/unix_diag.h`:
-//! `unix_diag_msg` and its attributes). The kernel has no drop counter here.
+//! Unix LISTEN dumps: builds the request and decodes the rows (`include/uapi/linux/unix_diag.h`:
+//! `unix_diag_msg` and its attributes). The kernel has no drop counter for Unix sockets.
 
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NlasIterator, Parseable};
 use netlink_packet_sock_diag::SockDiagMessage;
@@ -12,32 +12,34 @@ use super::diag_stream::{DumpError, malformed};
 use crate::snapshot::scan::UnixQueue;
 use crate::snapshot::{AcceptQueue, Cookie, ListenSocket, Origin, UnixAddress, UnixFile, UnixName};
 
-/// `struct unix_diag_msg` up to its attributes.
+/// Size of `struct unix_diag_msg` without its attributes.
 const MESSAGE: usize = 16;
-/// `TCP_LISTEN`, for Unix sockets too.
+/// `TCP_LISTEN`, also used for Unix sockets.
 const LISTEN: u8 = 10;
-/// `TCP_ESTABLISHED`, for Unix sockets too.
+/// `TCP_ESTABLISHED`, also used for Unix sockets.
 const ESTABLISHED: u8 = 1;
 
-/// `UDIAG_SHOW_UID` and its answer `UNIX_DIAG_UID`, from Linux 5.3 on.
+/// `UDIAG_SHOW_UID` and its answer `UNIX_DIAG_UID`, since Linux 5.3.
 const SHOW_UID: u32 = 0x40;
 const UNIX_DIAG_UID: u16 = 7;
 
-/// The longest queue whose clients the kernel can list: a datagram has 32 KiB, and four bytes are for each.
+/// Longest queue whose clients the kernel can list: a datagram has 32 KiB, and each client takes
+/// four bytes.
 pub const LONGEST_QUEUE: u32 = 7_500;
 
-/// Asks for the listening sockets with their names and queues.
+/// Requests the listening sockets with their names and queues.
 pub fn request() -> Vec<u8> {
     let uid = ShowFlags::from_bits_retain(SHOW_UID);
     dump(StateFlags::LISTEN, ShowFlags::NAME | ShowFlags::VFS | ShowFlags::RQLEN | uid)
 }
 
-/// Asks for connections with their names: that of one that was accepted, or waits, is the name of its listener.
+/// Requests connections with their names. The name of an accepted or waiting connection is the name
+/// of its listener.
 pub fn connection_request() -> Vec<u8> {
     dump(StateFlags::ESTABLISHED, ShowFlags::NAME | ShowFlags::VFS)
 }
 
-/// Asks for the listening sockets with their names and who waits in their queues.
+/// Requests the listening sockets with their names and the clients in their queues.
 pub fn queue_request() -> Vec<u8> {
     dump(StateFlags::LISTEN, ShowFlags::NAME | ShowFlags::VFS | ShowFlags::ICONS)
 }
@@ -52,7 +54,7 @@ fn dump(state_flags: StateFlags, show_flags: ShowFlags) -> Vec<u8> {
     bytes
 }
 
-/// Decodes one row; `None` when it is not a listening socket with a name.
+/// Decodes one row; `None` if it is not a listening socket with a name.
 pub fn decode_row(payload: &[u8]) -> Result<Option<ListenSocket<UnixAddress>>, DumpError> {
     let header = UnixResponseHeader::parse(payload).map_err(malformed)?;
     if header.state != LISTEN {
@@ -81,7 +83,8 @@ pub fn decode_row(payload: &[u8]) -> Result<Option<ListenSocket<UnixAddress>>, D
     }))
 }
 
-/// Decodes one row of the other request; `None` when it is not a listening socket with a name and a queue.
+/// Decodes one row of a queue request; `None` if it is not a listening socket with a name and a
+/// queue.
 pub fn decode_queue(payload: &[u8]) -> Result<Option<UnixQueue>, DumpError> {
     let header = UnixResponseHeader::parse(payload).map_err(malformed)?;
     if header.state != LISTEN {
@@ -110,7 +113,8 @@ pub fn decode_queue(payload: &[u8]) -> Result<Option<UnixQueue>, DumpError> {
     Ok(queue.filter(|queue| !queue.clients.is_empty()))
 }
 
-/// Where a connection that a process holds was accepted; `None` for one without a name, and for one that waits.
+/// Returns the listener address of a connection that a process holds; `None` for a connection
+/// without a name or one that still waits.
 pub fn decode_accepted(payload: &[u8]) -> Result<Option<UnixAddress>, DumpError> {
     let header = UnixResponseHeader::parse(payload).map_err(malformed)?;
     if header.state != ESTABLISHED || header.inode == 0 {
@@ -128,14 +132,14 @@ pub fn decode_accepted(payload: &[u8]) -> Result<Option<UnixAddress>, DumpError>
     Ok(name.map(|name| UnixAddress { name, file }))
 }
 
-/// `struct unix_diag_vfs`: inode, then device.
+/// Parses `struct unix_diag_vfs`: inode, then device.
 fn unix_file(value: &[u8]) -> Option<UnixFile> {
     let (inode, rest) = value.split_first_chunk()?;
     let device = rest.first_chunk()?;
     Some(UnixFile { device: u32::from_ne_bytes(*device), inode: u32::from_ne_bytes(*inode) })
 }
 
-/// `struct unix_diag_rqlen`: length, then limit.
+/// Parses `struct unix_diag_rqlen`: length, then limit.
 fn accept_queue(value: &[u8]) -> Option<AcceptQueue> {
     let (length, rest) = value.split_first_chunk()?;
     let limit = rest.first_chunk()?;
