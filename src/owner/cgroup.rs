@@ -1,61 +1,70 @@
-//! What cgroup paths say: systemd units, containers and pods leave their names in them.
+//! Extracts systemd units, containers and pods from cgroup paths.
 //!
-//! `/proc/<pid>/cgroup` has one line for each hierarchy, `<number>:<controllers>:<path>`: one line `0::` for
-//! version 2, one for each version 1 hierarchy, both on a hybrid machine.
+//! `/proc/<pid>/cgroup` has one line per hierarchy, `<number>:<controllers>:<path>`: one line `0::`
+//! for version 2, one line for each version 1 hierarchy, and both on a hybrid machine.
 
 use super::text::{is_container_id, is_pod_uid, split_container_id};
 
-/// Where a cgroup's path places its processes.
+/// Unit, container and pod of the processes in a cgroup.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Placement {
-    /// The systemd unit: the innermost one below a slice; not a container's own scope, and not the service of the
-    /// runtime that started the container. A unit of a user's own systemd comes behind that: names below
-    /// `user@1000.service` are chosen by user 1000, so they are `user@1000.service/web.service`. `init.scope` is
-    /// systemd itself, which also makes the sockets that it passes on.
+    /// The systemd unit: the innermost unit below a slice.
+    ///
+    /// A container's own scope and the service of the runtime that started the container do not
+    /// count. A unit of a user's systemd is prefixed with the manager, as in
+    /// `user@1000.service/web.service`, because user 1000 chooses the names below
+    /// `user@1000.service`. `init.scope` is systemd itself, which also creates the sockets that it
+    /// passes on.
     pub unit: Option<String>,
-    /// The whole id of the innermost container, which only root can have named: never one in `user.slice`. 64 hexadecimal digits, or an LXC container's name.
+    /// The whole id of the innermost container: 64 hexadecimal digits, or the name of an LXC
+    /// container. Only root can have chosen the id: ids in `user.slice` are ignored.
     pub container_id: Option<String>,
-    /// The innermost pod's uid: a UUID with dashes, or 32 hexadecimal digits for a static pod.
+    /// The uid of the innermost pod: a UUID with dashes, or 32 hexadecimal digits for a static pod.
     pub pod_uid: Option<String>,
 }
 
-/// Who may choose the name of a directory in a path.
+/// The user who may choose the name of a directory in a path.
 enum Rights<'a> {
     /// Only root.
     Root,
-    /// Root, who keeps users there.
+    /// Root, in the slice where root places users.
     UserSlice,
-    /// The user of this `user@<uid>.service`, to whom it is delegated.
+    /// The user of this `user@<uid>.service`, to which the cgroup is delegated.
     User(&'a str),
 }
 
-/// What one directory of a path is.
+/// Meaning of one directory of a path.
 enum Part<'a> {
     Container(&'a str),
-    /// A container inside the service that manages it (`podman --cgroups=split`, quadlet): the unit means it too.
+    /// A container inside the service that manages it (`podman --cgroups=split`, quadlet): the unit
+    /// includes the container.
     UnitsContainer(&'a str),
     Unit(&'a str),
     Other,
 }
 
-/// The path that tells most in the text of a `/proc/<pid>/cgroup`: one that names a container before one that
-/// names only a unit, and version 2 before systemd's hierarchy before the others. `None` when all are `/`.
+/// Returns the most informative path in the text of a `/proc/<pid>/cgroup`; `None` if all paths are
+/// `/`.
 ///
-/// Version 2 does not always win: on hybrid machines a container started without systemd often stays in its
-/// runtime's service there, while the version 1 hierarchies name it.
+/// A path with a container precedes a path with only a unit. Among these, version 2 precedes
+/// systemd's hierarchy, which precedes the other hierarchies.
+///
+/// Version 2 is not always the best choice: on hybrid machines a container started without systemd
+/// often stays in the service of its runtime in version 2, while the version 1 hierarchies contain
+/// the container.
 pub fn telling_path(text: &str) -> Option<&str> {
     let paths = text.lines().filter_map(line).filter(|(_, path)| path.len() > 1);
     paths.max_by_key(|(hierarchy, path)| (rank(path), *hierarchy)).map(|(_, path)| path)
 }
 
-/// Splits a line into how well its hierarchy is thought of, and the path.
+/// Splits a line into the rank of its hierarchy and the path.
 fn line(line: &str) -> Option<(u8, &str)> {
     let mut fields = line.splitn(3, ':');
     let (number, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
     let hierarchy = match (number, controllers) {
         ("0", "") => 3,
         (_, "name=systemd") => 2,
-        // Others are joined by less than every runtime.
+        // Fewer runtimes join the other hierarchies.
         (_, controllers) if controllers.split(',').any(|name| name == "memory") => 1,
         _ => 0,
     };
@@ -70,8 +79,8 @@ fn rank(path: &str) -> (bool, bool, bool) {
 // === impl Placement ===
 
 impl Placement {
-    /// Reads a cgroup's path. Paths seen from a cgroup namespace (`/../..`) and of a removed cgroup
-    /// (`... (deleted)`) are fine.
+    /// Parses a cgroup path. Paths seen from a cgroup namespace (`/../..`) and paths of a removed
+    /// cgroup (`... (deleted)`) are valid.
     pub fn of(path: &str) -> Self {
         let path = path.strip_suffix(" (deleted)").unwrap_or(path);
         let mut placement = Self::default();
@@ -95,7 +104,7 @@ impl Placement {
                 self.unit = None;
             }
             Part::UnitsContainer(id) => self.container_id = Some(id.to_owned()),
-            // systemd puts no unit below a service: what is there, the service may have named.
+            // systemd places no unit below a service: the service may have chosen the name.
             Part::Unit(_) if self.is_in_service() => {}
             Part::Unit(unit) => self.unit = Some(unit.to_owned()),
             Part::Other => {}
@@ -109,7 +118,8 @@ impl Placement {
         self.unit.as_ref().is_some_and(|unit| unit.ends_with(".service"))
     }
 
-    /// Sessions and managers of users are units; whatever is below them is not.
+    /// Records the unit of a directory in `user.slice`. Sessions and user managers are units; the
+    /// directories below them are not.
     fn enter_user_slice(&mut self, name: &str) {
         if self.unit.is_none() && is_unit(name) {
             self.unit = Some(name.to_owned());
@@ -126,7 +136,8 @@ impl Placement {
 // === impl Rights ===
 
 impl<'a> Rights<'a> {
-    /// Who may name what is in `name`, which is part of this.
+    /// Returns the rights for the names of directories in `name`, which is itself in this
+    /// directory.
     fn below(self, name: &'a str) -> Self {
         let is_manager = name.starts_with("user@") && name.ends_with(".service");
         match self {
@@ -151,37 +162,39 @@ impl<'a> Part<'a> {
     }
 }
 
-/// The id in `<id>`, `<runtime>-<id>`, either with `.scope`, or `<slice>:<runtime>:<id>`.
+/// Parses the id in `<id>`, `<runtime>-<id>`, either with `.scope`, or `<slice>:<runtime>:<id>`.
 fn container(name: &str) -> Option<&str> {
     let name = name.strip_suffix(".scope").unwrap_or(name);
     let name = name.rsplit_once(':').map_or(name, |(_, id)| id);
     match split_container_id(name) {
-        // The monitor beside a container of Podman or CRI-O, not the container.
+        // The monitor process of a Podman or CRI-O container, not the container.
         Some((runtime, _)) if runtime.ends_with("conmon") => None,
         Some((_, id)) => Some(id),
         None => is_container_id(name).then_some(name),
     }
 }
 
-/// The name in `lxc.payload.<name>`, or `lxc/<name>` of older versions. It is ASCII: others may cut it.
+/// Parses the name in `lxc.payload.<name>`, or `lxc/<name>` of older versions. Only ASCII names are
+/// accepted, because other code may truncate the name.
 fn lxc<'a>(parent: &str, name: &'a str) -> Option<&'a str> {
     let older = || (parent == "lxc").then_some(name);
     let name = name.strip_prefix("lxc.payload.").or_else(older)?;
     (!name.is_empty() && name.is_ascii()).then_some(name)
 }
 
-/// Slices only group units; these hold processes, and `.socket` makes sockets.
+/// Whether the name is a unit that holds processes, or a `.socket`, which creates sockets. Slices
+/// only group units.
 fn is_unit(name: &str) -> bool {
     let kind = name.rsplit_once('.').filter(|(stem, _)| !stem.is_empty());
     matches!(kind, Some((_, "service" | "scope" | "socket")))
 }
 
-/// systemd puts `_` before a name that the kernel might want for a file of its own.
+/// Removes the `_` that systemd puts before a name that may collide with a kernel file.
 fn unescape(name: &str) -> &str {
     name.strip_prefix('_').unwrap_or(name)
 }
 
-/// The uid in `pod<uid>`, or `...-pod<uid>.slice` where a uid's dashes are `_`.
+/// Parses the uid in `pod<uid>`, or `...-pod<uid>.slice` with `_` for the dashes of the uid.
 fn pod_uid(name: &str) -> Option<String> {
     let slice = name.split(':').next().and_then(|name| name.strip_suffix(".slice"));
     let uid = match slice {
@@ -201,7 +214,8 @@ mod tests {
     const UID: &str = "36b6d6be-73b1-065a-f369-b3985edafa09";
     const STATIC: &str = "89f4f2cb511c3b0b7e5272cff5ec37bf";
 
-    /// Path, unit, container and pod, where `$A`, `$B`, `$U`, `$_` and `$S` stand for ids, a uid and one as in a slice.
+    /// Path, unit, container and pod. `$A` and `$B` stand for ids, `$U` for a uid, `$_` for a uid
+    /// as in a slice name, `$S` for the uid of a static pod.
     const SHAPES: &str = "
         / | - | - | -
         # systemd

@@ -1,8 +1,10 @@
-//! Paths of cgroups by the ids that sockets carry: `INET_DIAG_CGROUP_ID` is the inode of the directory, in the
-//! version 2 hierarchy, of the cgroup that *made* the socket.
+//! Maps the cgroup ids of sockets to cgroup paths.
 //!
-//! A tree is read whole: a directory's entries bring its children's inodes along, and its link count says
-//! whether it has any. Ids are not reused while the machine runs.
+//! `INET_DIAG_CGROUP_ID` is the inode of a directory in the version 2 hierarchy: the cgroup that
+//! *created* the socket.
+//!
+//! The tree is read as a whole: directory entries contain the inodes of the children, and the link
+//! count shows whether a directory has children. Ids are not reused while the machine runs.
 
 use std::fs;
 use std::io;
@@ -12,10 +14,10 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-/// The file that every version 2 cgroup has, the root too, and version 1 has nowhere.
+/// File that exists in every version 2 cgroup, including the root, and in no version 1 cgroup.
 const MARK: &str = "cgroup.controllers";
 
-/// The cgroups of a version 2 hierarchy as they were last read.
+/// The cgroups of a version 2 hierarchy at the time of the last read.
 #[derive(Debug)]
 pub struct CgroupTree {
     root: PathBuf,
@@ -25,27 +27,28 @@ pub struct CgroupTree {
 // === impl CgroupTree ===
 
 impl CgroupTree {
-    /// Finds where version 2 is mounted below `rootfs`: `/sys/fs/cgroup`, or `/sys/fs/cgroup/unified` on
-    /// a hybrid machine. Nothing is read yet.
+    /// Finds the version 2 mount below `rootfs`: `/sys/fs/cgroup`, or `/sys/fs/cgroup/unified` on a
+    /// hybrid machine. Reads nothing yet.
     pub fn find(rootfs: &Path) -> Option<Self> {
         let mounts = ["sys/fs/cgroup", "sys/fs/cgroup/unified"].map(|path| rootfs.join(path));
         let root = mounts.into_iter().find(|root| root.join(MARK).exists())?;
         Some(Self { root, paths: FxHashMap::default() })
     }
 
-    /// The path of the cgroup of this id, `/` for the root, as `/proc/<pid>/cgroup` would have it. `None` for one
-    /// that was made after the last [`refresh`](Self::refresh) or removed before it.
+    /// Returns the path of the cgroup with this id, in the format of `/proc/<pid>/cgroup`; `/` is
+    /// the root. Returns `None` for a cgroup created after the last [`refresh`](Self::refresh) or
+    /// removed before it.
     pub fn path(&self, id: u64) -> Option<&Arc<str>> {
         self.paths.get(&id)
     }
 
-    /// The directory of a cgroup, which has its `cgroup.procs`.
+    /// Returns the directory of a cgroup, which contains its `cgroup.procs`.
     pub fn directory(&self, path: &str) -> PathBuf {
         self.root.join(path.trim_start_matches('/'))
     }
 
-    /// Reads the tree anew and returns how many cgroups there are: the cost grows with it. When the root
-    /// cannot be read what is known stays.
+    /// Reads the tree again and returns the number of cgroups; the cost grows with that number. If
+    /// the root cannot be read, the known cgroups are kept.
     pub fn refresh(&mut self) -> io::Result<usize> {
         let mut paths = FxHashMap::default();
         paths.insert(fs::metadata(&self.root)?.ino(), "/".into());
@@ -54,7 +57,7 @@ impl CgroupTree {
             match self.children(&parent, &mut paths) {
                 Ok(children) => parents.extend(children),
                 Err(error) if parent.is_empty() => return Err(error),
-                // Removed meanwhile, or closed to us.
+                // The cgroup was removed in the meantime, or access is denied.
                 Err(_) => {}
             }
         }
@@ -62,7 +65,7 @@ impl CgroupTree {
         Ok(self.paths.len())
     }
 
-    /// Puts down the children of a cgroup and returns them, unless it has none.
+    /// Records and returns the children of a cgroup.
     fn children(
         &self,
         parent: &str,
@@ -70,7 +73,8 @@ impl CgroupTree {
     ) -> io::Result<Vec<String>> {
         let directory = self.directory(parent);
         let mut children = Vec::new();
-        // Two links, its name and its own `.`: no child has a `..` here.
+        // Two links, the name and the directory's own `.`: no child links to this directory with
+        // `..`.
         if fs::symlink_metadata(&directory)?.nlink() == 2 {
             return Ok(children);
         }

@@ -1,4 +1,5 @@
-//! Which of the processes that hold a socket is the one to name: the oldest that did not make it for others.
+//! Selects the owner among the processes that hold a socket: the oldest process that did not create
+//! the socket for others.
 
 use std::os::fd::OwnedFd;
 
@@ -8,30 +9,31 @@ use crate::snapshot::escaped;
 /// A process that holds a listen socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
-    /// Its id in the pid namespace of the procfs that was walked.
+    /// Process id in the pid namespace of the procfs that was walked.
     pub pid: u32,
-    /// When it was started, in ticks since boot: with the pid this is the process and no later one.
+    /// Start time in ticks since boot. Pid and start time together identify the process, even if
+    /// the pid is reused.
     pub start_time: u64,
-    /// Its name, escaped; 15 bytes at most in the kernel.
+    /// Escaped name of the process; the kernel stores at most 15 bytes.
     pub comm: String,
-    /// The text of its `cgroup` file, for [`telling_path`](super::cgroup::telling_path).
+    /// Text of the process's `cgroup` file, for [`telling_path`](super::cgroup::telling_path).
     pub cgroup: String,
 }
 
-/// A process found to hold a wanted socket.
+/// A process that holds a wanted socket.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Claim {
     pub(super) pid: u32,
     parent: i32,
     start_time: u64,
-    /// Whether it is a systemd: pid 1, a user's, or a container's.
+    /// Whether the process is a systemd: pid 1, a user's systemd, or a container's systemd.
     pub(super) passes_sockets_on: bool,
 }
 
 // === impl Claim ===
 
 impl Claim {
-    /// Reads `stat`; `None` when the process has ended.
+    /// Reads `stat`; `None` if the process has ended.
     pub(super) fn of(process: &Process) -> Option<Self> {
         let stat = process.stat()?;
         Some(Self {
@@ -42,7 +44,7 @@ impl Claim {
         })
     }
 
-    /// Whether this is the one to name.
+    /// Whether this process, not `other`, is the owner.
     pub(super) fn beats(&self, other: &Self) -> bool {
         if self.passes_sockets_on != other.passes_sockets_on {
             return other.passes_sockets_on;
@@ -50,7 +52,8 @@ impl Claim {
         if self.start_time != other.start_time {
             return self.start_time < other.start_time;
         }
-        // Started within one tick, mostly 10 ms: a parent is older, and pids seldom wrap.
+        // Both processes started within one tick, usually 10 ms: a parent is older, and pids seldom
+        // wrap.
         other.is_child_of(self) || !self.is_child_of(other) && self.pid < other.pid
     }
 
@@ -58,7 +61,7 @@ impl Claim {
         u32::try_from(self.parent) == Ok(other.pid)
     }
 
-    /// Reads the rest, unless the process has ended.
+    /// Reads the remaining fields; `None` if the process has ended.
     pub(super) fn read(&self, procfs: &OwnedFd) -> Option<Holder> {
         let process = Process::open(procfs, self.pid).ok()?;
         let comm = process.bytes("comm");
@@ -68,7 +71,8 @@ impl Claim {
             comm: escaped(comm.strip_suffix(b"\n").unwrap_or(&comm)),
             cgroup: process.text("cgroup"),
         };
-        // Last, so that all of the above is of one living process: the one that made the claim.
+        // This check comes last. It ensures that all fields above belong to one living process: the
+        // process of the claim.
         (process.stat()?.starttime == self.start_time).then_some(holder)
     }
 }

@@ -1,4 +1,4 @@
-//! A directory for one test, gone after it, in which a part of `/` or `/proc` is set up.
+//! Temporary directory for one test that contains parts of `/` or `/proc`.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -11,7 +11,7 @@ pub(crate) struct Dir(PathBuf);
 // === impl Dir ===
 
 impl Dir {
-    /// Makes an empty one.
+    /// Creates an empty directory.
     pub(crate) fn new(hint: &str) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -20,29 +20,29 @@ impl Dir {
         Self(path)
     }
 
-    /// Where it is.
+    /// Returns the path of the directory.
     pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 
-    /// Makes a directory and those it is in.
+    /// Creates a directory and its parents.
     pub(crate) fn directory(&self, path: &str) -> PathBuf {
         let path = self.0.join(path);
         fs::create_dir_all(&path).unwrap();
         path
     }
 
-    /// Writes a file and makes the directories it is in.
+    /// Writes a file and creates its parent directories.
     pub(crate) fn file(&self, path: &str, text: impl AsRef<[u8]>) {
         fs::write(self.inside(path), text).unwrap();
     }
 
-    /// Makes a symbolic link and the directories it is in.
+    /// Creates a symbolic link and its parent directories.
     pub(crate) fn link(&self, target: &str, path: &str) {
         symlink(target, self.inside(path)).unwrap();
     }
 
-    /// Removes a directory with all that is in it.
+    /// Removes a directory and its contents.
     pub(crate) fn remove(&self, path: &str) {
         fs::remove_dir_all(self.0.join(path)).unwrap();
     }

@@ -1,8 +1,12 @@
-//! Which process holds a socket: a walk over `/proc/<pid>/fd`, whose links say `socket:[<inode>]`.
+//! Finds the process that holds a socket by walking `/proc/<pid>/fd`, whose links contain
+//! `socket:[<inode>]`.
 //!
-//! The oldest holder counts: the master of a prefork server made the socket, its workers inherited it. A
-//! systemd (pid 1, a user's, a container's) made sockets for others to serve, so it counts only when no other
-//! process holds the socket. The oldest is known only when all processes were looked at, so the walk never ends
+//! The oldest holder is the owner: the master of a prefork server creates the socket, and its
+//! workers inherit the socket. A systemd (pid 1, a user's, a container's) creates sockets that
+//! other processes serve, so it is the owner only if no other process holds the socket.
+//!
+//! The oldest holder is known only after all processes were checked, so the walk never stops early
+//! by itself. Instead the walk runs in steps of a duration that the caller chooses.
 //! early by itself; it goes in steps instead, each as short as the caller wants.
 
 use std::collections::hash_map::Entry;
@@ -23,8 +27,8 @@ use super::process::{Process, has_ended, is_denied};
 
 pub use super::claim::Holder;
 
-/// Whether the process that was started at this time still runs: one that has ended but is not yet waited for holds
-/// nothing.
+/// Whether the process with this pid and start time still runs. A zombie holds nothing and does not
+/// count.
 pub fn runs(procfs: &Path, (pid, start_time): (u32, u64)) -> bool {
     let stat = open_directory(CWD, procfs)
         .and_then(|procfs| Process::open(procfs, pid))
@@ -33,34 +37,35 @@ pub fn runs(procfs: &Path, (pid, start_time): (u32, u64)) -> bool {
     stat.is_some_and(|stat| stat.starttime == start_time && !matches!(stat.state, 'Z' | 'X'))
 }
 
-/// Whether a walk has more to look at.
+/// Whether a walk has more processes to check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// It has.
+    /// Some processes are unchecked.
     More,
-    /// All processes were looked at.
+    /// All processes were checked.
     Done,
 }
 
-/// What a walk found.
+/// Result of a walk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HolderMatch {
-    /// By socket inode. A socket without entry is held by nobody that we may look at: by a process that
-    /// ended or denied us, in a pid namespace outside ours, or by the kernel.
+    /// Holders by socket inode. A socket without an entry has no visible holder: the holder has
+    /// ended, denies access or is in a pid namespace outside ours, or the kernel holds the socket.
     pub holders: FxHashMap<u64, Arc<Holder>>,
-    /// How many processes did not let us look: for want of `CAP_SYS_PTRACE` or `CAP_DAC_READ_SEARCH`.
+    /// Number of processes that denied access: `CAP_SYS_PTRACE` or `CAP_DAC_READ_SEARCH` is
+    /// missing.
     pub denied: usize,
-    /// How many descriptors were looked at.
+    /// Number of descriptors checked.
     pub descriptors: usize,
 }
 
-/// A walk under way. Between steps it holds at most four descriptors.
+/// A walk in progress. Between steps the walk holds at most four descriptors.
 pub struct Walk {
     procfs: OwnedFd,
-    /// The best claim so far on each wanted inode.
+    /// Best claim so far on each wanted inode.
     wanted: FxHashMap<u64, Option<Claim>>,
     first: FxHashSet<u32>,
-    /// To be looked at next, the last one first.
+    /// Pids to check, in reverse order: the last pid is next.
     pids: Vec<u32>,
     listing: Option<OwnedFd>,
     has_begun_listing: bool,
@@ -69,22 +74,22 @@ pub struct Walk {
     descriptors: usize,
 }
 
-/// A process whose descriptors are being looked at.
+/// A process whose descriptors are being checked.
 struct Visit {
     process: Process,
     fds: OwnedFd,
-    /// Read when it is first found to hold a wanted socket.
+    /// Read when the process is first found to hold a wanted socket.
     claim: Option<Claim>,
 }
 
 // === impl Walk ===
 
 impl Walk {
-    /// Looks for the holders of these socket inodes among all processes of `procfs`.
+    /// Starts a search for the holders of these socket inodes among all processes of `procfs`.
     pub fn new(procfs: &Path, wanted: impl IntoIterator<Item = u64>) -> io::Result<Self> {
         let procfs = open_directory(CWD, procfs)?;
         Ok(Self {
-            // A position of its own: listing moves it.
+            // Listing moves the file position, so the listing needs a separate descriptor.
             listing: Some(open_directory(&procfs, Path::new("."))?),
             has_begun_listing: false,
             procfs,
@@ -97,7 +102,8 @@ impl Walk {
         })
     }
 
-    /// Looks at these processes before all others, such as those of the cgroup that a socket was made in.
+    /// Checks these processes before all others, for example the processes of the cgroup that
+    /// created a socket.
     #[must_use]
     pub fn looking_first_at(mut self, pids: impl IntoIterator<Item = u32>) -> Self {
         self.first = pids.into_iter().collect();
@@ -105,8 +111,8 @@ impl Walk {
         self
     }
 
-    /// Whether [`Walk::step`] has looked at all the processes that it was to look at first, and at no others: of
-    /// those, a worker may be seen before its master.
+    /// Whether [`Walk::step`] has checked exactly the processes given to be checked first. Before
+    /// that point, a worker may have been found before its master.
     pub fn has_looked_at_first(&self) -> bool {
         !self.has_begun_listing
             && !self.first.is_empty()
@@ -114,13 +120,14 @@ impl Walk {
             && self.current.is_none()
     }
 
-    /// Whether every wanted socket has a holder that does not merely pass it on. There may be an older one yet.
+    /// Whether every wanted socket has a holder that does not merely pass the socket on. An older
+    /// holder may still exist.
     pub fn has_found_all(&self) -> bool {
         self.wanted.values().all(|claim| claim.is_some_and(|claim| !claim.passes_sockets_on))
     }
 
-    /// Goes on for about so long: at least by a directory's next 4 KiB, about 170 descriptors. Stops once before it
-    /// goes on from the processes to look at first to all others.
+    /// Continues the walk for about `budget`, and at least for a directory's next 4 KiB, about 170
+    /// descriptors. Stops once between the processes to check first and all other processes.
     pub fn step(&mut self, budget: Duration) -> io::Result<Step> {
         let begin = Instant::now();
         while self.turn()? {
@@ -131,7 +138,7 @@ impl Walk {
         Ok(Step::Done)
     }
 
-    /// Reads of the holders found so far what is to be known; the walk need not have been done.
+    /// Reads the details of the holders found so far. The walk may be incomplete.
     pub fn finish(self) -> HolderMatch {
         let Self { procfs, wanted, denied, descriptors, .. } = self;
         let mut holders = FxHashMap::default();
@@ -145,7 +152,7 @@ impl Walk {
         HolderMatch { holders, denied, descriptors }
     }
 
-    /// One portion of work; `false` when there was none.
+    /// Runs one portion of work; returns `false` if there was none.
     fn turn(&mut self) -> io::Result<bool> {
         if let Some(visit) = self.current.take() {
             self.go_on(visit)?;
@@ -184,7 +191,7 @@ impl Walk {
             match socket_inode(&visit.fds, name) {
                 Ok(Some(inode)) => claim(wanted, inode, &visit.process, &mut visit.claim),
                 Err(error) if is_denied(error) => denied = Err(error),
-                // Not a socket, or closed meanwhile.
+                // The descriptor is no socket, or was closed in the meantime.
                 Ok(None) | Err(_) => {}
             }
         });
@@ -193,7 +200,7 @@ impl Walk {
         Ok(())
     }
 
-    /// A process that ended is nothing, one that denies us is counted.
+    /// Ignores a process that has ended and counts a process that denies access.
     fn allowed<T>(&mut self, result: Result<T, Errno>) -> io::Result<Option<T>> {
         match result {
             Ok(value) => Ok(Some(value)),
@@ -207,7 +214,8 @@ impl Walk {
     }
 }
 
-/// Puts the process down as the holder of `inode`, if that is wanted and no better one is known.
+/// Records the process as the holder of `inode` if the inode is wanted and no better holder is
+/// known.
 fn claim(
     wanted: &mut FxHashMap<u64, Option<Claim>>,
     inode: u64,
@@ -224,7 +232,7 @@ fn claim(
     }
 }
 
-/// Reads a directory's next portion; `false` when it was the last.
+/// Reads a directory's next portion; returns `false` after the last portion.
 fn portion(directory: &OwnedFd, mut each: impl FnMut(&CStr)) -> rustix::io::Result<bool> {
     let mut buffer = [MaybeUninit::uninit(); 4096];
     let mut entries = RawDir::new(directory, &mut buffer);
@@ -237,7 +245,7 @@ fn portion(directory: &OwnedFd, mut each: impl FnMut(&CStr)) -> rustix::io::Resu
     Ok(false)
 }
 
-/// The inode of the socket behind a descriptor.
+/// Returns the inode of the socket behind a descriptor.
 fn socket_inode(fds: &OwnedFd, name: &CStr) -> rustix::io::Result<Option<u64>> {
     let mut target = [0; 40];
     let length = readlinkat_raw(fds, name, &mut target)?;
@@ -258,7 +266,7 @@ mod tests {
     use super::*;
     use crate::owner::fixture::Dir;
 
-    /// A procfs of our own.
+    /// A procfs for one test.
     struct Procfs(Dir);
 
     impl Procfs {
@@ -281,7 +289,7 @@ mod tests {
             Walk::new(self.0.path(), wanted.iter().copied()).unwrap()
         }
 
-        /// Who holds 42.
+        /// Returns the holder of socket 42.
         fn holder(&self) -> Option<u32> {
             let mut walk = self.walk(&[42]);
             assert_eq!(walk.step(Duration::MAX).unwrap(), Step::Done);

@@ -1,7 +1,8 @@
-//! Names of pods and containers from the kubelet's logs: `/var/log/pods/<namespace>_<pod>_<uid>` and
-//! `/var/log/containers/<pod>_<namespace>_<container>-<container id>.log`.
+//! Names of pods and containers from the kubelet's logs: `/var/log/pods/<namespace>_<pod>_<uid>`
+//! and `/var/log/containers/<pod>_<namespace>_<container>-<container id>.log`.
 //!
-//! The names of the entries say it all: nothing is opened, no link is followed, no API is asked.
+//! The names of the directory entries are sufficient: listenq opens no file, follows no link and
+//! calls no API.
 
 use std::fs;
 use std::io;
@@ -13,25 +14,23 @@ use rustc_hash::FxHashMap;
 use super::text::{is_pod_uid, split_container_id};
 use crate::snapshot::printable;
 
-/// A pod's names.
+/// Kubernetes namespace and name of a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pod {
-    /// Its Kubernetes namespace.
     pub namespace: Arc<str>,
-    /// Its name.
     pub name: Arc<str>,
 }
 
-/// A container's names.
+/// Pod and name of a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Container {
-    /// The pod it is part of.
+    /// Pod that contains the container.
     pub pod: Pod,
-    /// Its name within the pod.
+    /// Name of the container within the pod.
     pub name: Arc<str>,
 }
 
-/// Every pod and container that the kubelet of this machine keeps logs of.
+/// All pods and containers with kubelet logs on this machine.
 #[derive(Clone, Debug, Default)]
 pub struct Kubelet {
     pods: FxHashMap<Box<str>, Pod>,
@@ -41,10 +40,13 @@ pub struct Kubelet {
 // === impl Kubelet ===
 
 impl Kubelet {
-    /// Lists both directories below `rootfs`. One that cannot be read is as good as empty; when neither can,
-    /// the error is that of `/var/log/pods`: "not found" where there is no kubelet.
+    /// Lists both directories below `rootfs`.
     ///
-    /// A pod's sandbox has no log, so its id is not among the containers: look up the pod's uid.
+    /// A directory that cannot be read counts as empty. If neither can be read, the error is the
+    /// error of `/var/log/pods`: "not found" on a machine without a kubelet.
+    ///
+    /// A pod's sandbox has no log, so its id is not among the containers: look up the pod's uid
+    /// instead.
     pub fn read(rootfs: &Path) -> io::Result<Self> {
         let pods = collect(&rootfs.join("var/log/pods"), parse_pod_directory);
         let containers = collect(&rootfs.join("var/log/containers"), parse_container_link);
@@ -57,24 +59,26 @@ impl Kubelet {
         }
     }
 
-    /// The pod of this uid, as a cgroup's path has it: for a static pod the hash of its manifest.
+    /// Returns the pod with this uid, in the format of a cgroup path. The uid of a static pod is
+    /// the hash of its manifest.
     pub fn pod(&self, uid: &str) -> Option<&Pod> {
         self.pods.get(uid)
     }
 
-    /// The container of this id.
+    /// Returns the container with this id.
     pub fn container(&self, id: &str) -> Option<&Container> {
         self.containers.get(id)
     }
 }
 
-/// Reads `<namespace>_<pod>_<uid>`: the uid and the names. Kubernetes allows no `_` in any of them.
+/// Parses `<namespace>_<pod>_<uid>` into the uid and the names. Kubernetes allows no `_` in any of
+/// these names.
 pub fn parse_pod_directory(name: &str) -> Option<(&str, Pod)> {
     let [namespace, name, uid] = three(name)?;
     is_pod_uid(uid).then(|| (uid, Pod::new(namespace, name)))
 }
 
-/// Reads `<pod>_<namespace>_<container>-<container id>.log`: the container id and the names.
+/// Parses `<pod>_<namespace>_<container>-<container id>.log` into the container id and the names.
 pub fn parse_container_link(name: &str) -> Option<(&str, Container)> {
     let (names, id) = split_container_id(name.strip_suffix(".log")?)?;
     let [pod, namespace, name] = three(names)?;
@@ -163,7 +167,7 @@ mod tests {
         let dir = Dir::new("kubelet");
         dir.directory(&format!("var/log/pods/shop_web-7d4b9c-x2x4z_{UID}/nginx-main"));
         dir.directory("var/log/pods/other");
-        // Its target is not below this root: it need not be.
+        // The target of the link is not below this root and need not be.
         dir.link(
             "/var/log/pods/anywhere/0.log",
             &format!("var/log/containers/web-7d4b9c-x2x4z_shop_nginx-main-{ID}.log"),

@@ -1,6 +1,9 @@
-//! Who is behind a socket: the cheapest source that answers. The cgroup of its creator says unit and container and
-//! points at the processes to look at first; the process that holds it says the rest, and is believed where the
-//! two differ: a socket made by systemd and passed on names systemd for ever.
+//! Finds the owner of a socket from the cheapest source that answers.
+//!
+//! The cgroup of the socket's creator gives the unit and container, and shows which processes to
+//! check first. The process that holds the socket gives the remaining fields. If both sources
+//! differ, the process wins: a socket that systemd created and passed on keeps the cgroup of
+//! systemd forever.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,45 +21,45 @@ use crate::owner::kubelet::Kubelet;
 use crate::snapshot::owner::Owner;
 use crate::snapshot::{Claims, Origin, printable};
 
-/// How often every owner is looked up again.
+/// Interval between lookups of all owners.
 pub const REFRESH: Duration = Duration::from_secs(60);
-/// A walk over the descriptors of all processes goes so far at once.
+/// Duration of one step of a walk over the descriptors of all processes.
 const STEP: Duration = Duration::from_millis(2);
 
-/// The places that tell owners, and what they said.
+/// The sources of owners, and their cached answers.
 pub struct OwnerLookup {
     procfs: PathBuf,
     rootfs: PathBuf,
     tree: Option<CgroupTree>,
     kubelet: Option<io::Result<Kubelet>>,
-    /// By inode, which process each socket was last found to be held by.
+    /// Last known holder of each socket, by inode.
     held: FxHashMap<u32, KnownHolder>,
 }
 
-/// The process that holds a socket, and when it was looked for.
+/// The process that holds a socket, and the time of the search.
 struct KnownHolder {
     pid: u32,
     start_time: u64,
     at: Instant,
 }
 
-/// What one search gave.
+/// Result of one search.
 #[derive(Debug, Default)]
 pub struct OwnerSearch {
-    /// The owners found.
+    /// Owners by socket.
     pub claims: Claims,
-    /// Whether the holders of every socket may be seen.
+    /// Whether the holders of every socket are visible.
     pub sees_holders: bool,
-    /// Whether the kubelet's directories can be read; `None` where there are none.
+    /// Whether the kubelet's directories can be read; `None` if they do not exist.
     pub has_kubelet: Option<bool>,
-    /// Why the search came to nothing.
+    /// Error that made the search fail.
     pub failure: Option<io::Error>,
 }
 
 // === impl OwnerLookup ===
 
 impl OwnerLookup {
-    /// Nothing asked yet.
+    /// Creates a lookup without cached answers.
     pub fn new(procfs: &Path, rootfs: &Path) -> Self {
         Self {
             procfs: procfs.to_owned(),
@@ -72,7 +75,8 @@ impl OwnerLookup {
         self.tree.is_some()
     }
 
-    /// Sockets whose holder has ended since the last call: where they live on, somebody else holds them.
+    /// Returns sockets whose holder has ended since the last call. A socket that still exists has
+    /// another holder.
     pub fn orphans(&mut self) -> Vec<u32> {
         let (procfs, mut known) = (&self.procfs, FxHashMap::default());
         let mut orphans = Vec::new();
@@ -82,20 +86,21 @@ impl OwnerLookup {
             if !runs {
                 orphans.push(*inode);
             }
-            // All sockets that live are looked for anew from time to time.
+            // All open sockets are searched again from time to time.
             runs && held.at.elapsed() < 2 * REFRESH
         });
         orphans
     }
 
-    /// Forgets who holds all sockets but those with these inodes.
+    /// Drops the holders of all sockets except those with these inodes.
     pub fn keep_only(&mut self, inodes: &FxHashSet<u32>) {
         self.held.retain(|inode, _| inodes.contains(inode));
     }
 
-    /// Looks for the owners of these sockets.
+    /// Searches the owners of these sockets.
     pub fn search(&mut self, wanted: &[Origin]) -> OwnerSearch {
-        // Pods come and go: their names are read anew. Whether they can be read is known before one is met.
+        // Pods start and stop, so their names are read again. The first read shows whether names
+        // can be read before listenq encounters a pod.
         self.kubelet = Some(Kubelet::read(&self.rootfs));
         self.learn_cgroups(wanted);
         let (found, failure) = match self.walk(wanted) {
@@ -117,12 +122,13 @@ impl OwnerLookup {
         }
     }
 
-    /// Who a namespace was made for: the cgroup of a process inside.
+    /// Returns the owner of a namespace: the cgroup of a process inside it.
     pub fn of_process(&mut self, pid: u32) -> Owner {
         let path = self.procfs.join(pid.to_string()).join("cgroup");
         let text = std::fs::read_to_string(path).unwrap_or_default();
         let owner = telling_path(&text).map(|path| self.placed(&Placement::of(path)));
-        // The processes of a namespace are many: none of them names it, nor does a unit.
+        // A namespace has many processes: neither a single process nor a unit identifies the
+        // namespace.
         Owner { process: "".into(), unit: "".into(), ..owner.unwrap_or_default() }
     }
 
@@ -139,7 +145,7 @@ impl OwnerLookup {
         let inodes = wanted.iter().map(|origin| u64::from(origin.inode));
         let mut walk = Walk::new(&self.procfs, inodes)?.looking_first_at(self.first_looks(wanted));
         while walk.step(STEP)? == Step::More {
-            // The holders in the creator's own cgroup are enough: its master is among them.
+            // The holders in the creator's cgroup are sufficient, because they include the master.
             if walk.has_looked_at_first() && walk.has_found_all() {
                 break;
             }
@@ -148,7 +154,7 @@ impl OwnerLookup {
         Ok(walk.finish())
     }
 
-    /// The processes in the cgroups of the creators.
+    /// Returns the processes in the cgroups of the creators.
     fn first_looks(&self, wanted: &[Origin]) -> Vec<u32> {
         let Some(tree) = &self.tree else { return Vec::new() };
         let mut paths: Vec<&Arc<str>> = wanted
@@ -178,8 +184,8 @@ impl OwnerLookup {
     fn claim(&mut self, origin: &Origin, found: &HolderMatch) -> Option<(u32, Arc<Owner>)> {
         let mut owner = match found.holders.get(&u64::from(origin.inode)) {
             Some(holder) => self.held_by(holder),
-            // The process that was found before still runs, and is believed until it does not: this walk failed, or may not
-            // see it any more.
+            // The known holder still runs and stays the owner until it ends: this walk failed, or
+            // can no longer see the holder.
             None if self.held.contains_key(&origin.inode) => return None,
             None => Owner::default(),
         };
@@ -218,7 +224,7 @@ impl OwnerLookup {
         owner
     }
 
-    /// The pod's name, or its uid where its name cannot be told.
+    /// Sets the pod's name, or its uid if the name is unknown.
     fn name_pod(&mut self, placement: &Placement, owner: &mut Owner) {
         let rootfs = &self.rootfs;
         let kubelet = self.kubelet.get_or_insert_with(|| Kubelet::read(rootfs)).as_ref().ok();
@@ -247,17 +253,19 @@ impl OwnerLookup {
     }
 }
 
-/// A socket made by systemd is passed on, and one made in the root cgroup may be anybody's: these tell nothing.
+/// Whether a creator's cgroup identifies an owner. systemd passes its sockets on, and any process
+/// may have created a socket in the root cgroup.
 fn tells(path: &str) -> bool {
     path != "/" && !path.ends_with("/init.scope") && !path.ends_with(".socket")
 }
 
-/// Whether processes are there and not even listed (`hidepid`): every procfs has a first one.
+/// Whether procfs hides other processes (`hidepid`): every procfs contains process 1.
 pub fn hides_processes(procfs: &Path) -> bool {
     std::fs::symlink_metadata(procfs.join("1")).is_err()
 }
 
-/// Whether this thread has the capabilities for the `fd` links of others. Some processes deny even those who have.
+/// Whether this thread has the capabilities to read the `fd` links of other processes. Some
+/// processes deny access even with these capabilities.
 fn may_see_holders() -> bool {
     let needed = CapabilitySet::SYS_PTRACE | CapabilitySet::DAC_READ_SEARCH;
     capabilities(None).is_ok_and(|sets| sets.effective.contains(needed))
@@ -291,7 +299,7 @@ mod tests {
         assert!(!owners.search(&[held]).claims[&held.inode].process.is_empty());
         owners.procfs = "/nowhere".into();
         let search = owners.search(&[held, unheld]);
-        // What the creator's cgroup says is less.
+        // The creator's cgroup has lower priority.
         assert_eq!(&*search.claims[&unheld.inode].unit, "nginx.service");
         assert!(search.failure.is_some() && !search.claims.contains_key(&held.inode));
     }

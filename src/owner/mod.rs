@@ -1,11 +1,11 @@
-//! Who is behind a listen socket: process, systemd unit, container and pod, and the places that tell.
+//! Finds the owner of a listen socket: process, systemd unit, container and pod.
 //!
-//! * [`holders`]: the processes whose `/proc/<pid>/fd` has the socket;
-//! * [`cgroup_id`]: the cgroup a socket was made in, from `INET_DIAG_CGROUP_ID`;
-//! * [`cgroup`]: what a cgroup's path says of unit, container and pod;
+//! * [`holders`]: the processes whose `/proc/<pid>/fd` contains the socket;
+//! * [`cgroup_id`]: the cgroup that created a socket, from `INET_DIAG_CGROUP_ID`;
+//! * [`cgroup`]: unit, container and pod from a cgroup path;
 //! * [`kubelet`]: the names of that pod and container.
 //!
-//! Each answers one question. Which to ask, when and how often is the caller's to decide.
+//! Each module answers one question. The caller decides which question to ask, when and how often.
 
 pub mod cgroup;
 pub mod cgroup_id;

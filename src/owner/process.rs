@@ -1,5 +1,6 @@
-//! One process, by its directory in procfs. While that is open a reused pid is never taken for the process:
-//! what is read below it fails once the process has ended.
+//! One process, read through its directory in procfs.
+//!
+//! An open directory is safe against pid reuse: reads below it fail once the process has ended.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -26,30 +27,30 @@ impl Process {
         Ok(Self { pid, directory })
     }
 
-    /// Opens `fd`, the directory of its descriptors.
+    /// Opens `fd`, the directory of the process's descriptors.
     pub(super) fn descriptors(&self) -> rustix::io::Result<OwnedFd> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         openat(&self.directory, "fd", flags, Mode::empty())
     }
 
-    /// Reads `stat`; `None` once it has ended.
+    /// Reads `stat`; `None` if the process has ended.
     pub(super) fn stat(&self) -> Option<Stat> {
         Stat::from_read(self.file("stat").ok()?).ok()
     }
 
-    /// Reads a small text, whatever its bytes; empty when it cannot be read.
+    /// Reads a small text file with arbitrary bytes; empty if it cannot be read.
     pub(super) fn text(&self, name: &str) -> String {
         String::from_utf8_lossy(&self.bytes(name)).into_owned()
     }
 
-    /// Reads a small file; empty when it cannot be read.
+    /// Reads a small file; empty if it cannot be read.
     pub(super) fn bytes(&self, name: &str) -> Vec<u8> {
         let mut bytes = Vec::new();
         let read = self.file(name).and_then(|mut file| file.read_to_end(&mut bytes));
         read.map(|_| bytes).unwrap_or_default()
     }
 
-    /// Reads a text of at most `limit` bytes; empty when it is longer.
+    /// Reads a text file of at most `limit` bytes; empty if it is longer.
     pub(super) fn text_up_to(&self, name: &str, limit: usize) -> String {
         let mut bytes = Vec::new();
         let read =
@@ -60,19 +61,19 @@ impl Process {
         }
     }
 
-    /// Opens a directory below it: `task`, `fdinfo`.
+    /// Opens a subdirectory, for example `task` or `fdinfo`.
     pub(super) fn directory(&self, name: &str) -> rustix::io::Result<OwnedFd> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         openat(&self.directory, name, flags, Mode::empty())
     }
 
-    /// The size of `fd`, which is the number of open descriptors from Linux 6.2 on; 0 before.
+    /// Returns the size of `fd`, which is the number of open descriptors since Linux 6.2; 0 before.
     pub(super) fn open_fds(&self) -> Option<u64> {
         let stat = statat(&self.directory, "fd", AtFlags::empty()).ok()?;
         u64::try_from(stat.st_size).ok()
     }
 
-    /// Where a descriptor leads, as its link says: `socket:[4711]`, `anon_inode:[eventpoll]`.
+    /// Returns the link target of a descriptor: `socket:[4711]`, `anon_inode:[eventpoll]`.
     pub(super) fn link(&self, fd: u32) -> Option<String> {
         let target = readlinkat(&self.directory, format!("fd/{fd}"), Vec::new()).ok()?;
         target.into_string().ok()
@@ -84,12 +85,12 @@ impl Process {
     }
 }
 
-/// Whether an error says that the process has ended.
+/// Whether the error means that the process has ended.
 pub(super) fn has_ended(error: Errno) -> bool {
     matches!(error, Errno::NOENT | Errno::SRCH)
 }
 
-/// Whether an error says that we may not look.
+/// Whether the error means that access is denied.
 pub(super) fn is_denied(error: Errno) -> bool {
     matches!(error, Errno::ACCESS | Errno::PERM)
 }

@@ -1,9 +1,10 @@
-//! Reads what the owner of a listen socket does: the processes that hold it, their threads, descriptors and cgroups. It
-//! decides nothing; what the readings add up to is in [`crate::cause`].
+//! Reads the state of a listen socket's owner: the processes that hold the socket, their threads,
+//! descriptors and cgroups. The reader decides nothing; [`crate::cause`] interprets the readings.
 //!
-//! The holders of a socket are looked for among the process that is known to hold it and its descendants, at most every
-//! [`HOLDERS_TTL`]: a master made the socket, its workers inherited it. Of a process with many threads a few are read at a
-//! time, in turn, and always the main thread.
+//! The search for holders covers the process that is known to hold the socket and its descendants,
+//! at most every [`HOLDERS_TTL`]: a master creates the socket, and its workers inherit the socket.
+//! Of a process with many threads, the reader reads the main thread and a few other threads at a
+//! time, in turn.
 
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
@@ -23,20 +24,21 @@ use crate::snapshot::owner_reading::{
 
 use super::process::Process;
 
-/// How long the list of holders of a socket is used before it is read again.
+/// Maximum age of the list of holders of a socket.
 const HOLDERS_TTL: Duration = Duration::from_secs(10);
-/// Holders of one socket that are looked at.
+/// Maximum number of holders read per socket.
 const MAX_HOLDERS: usize = 64;
-/// Processes that are searched for holders of one socket.
+/// Maximum number of processes searched for holders of one socket.
 const MAX_CANDIDATES: usize = 256;
-/// Descriptors of one process that are searched.
+/// Maximum number of descriptors searched per process.
 const MAX_DESCRIPTORS: usize = 4096;
-/// Threads of one process that are read at a time.
+/// Number of threads of one process read at a time.
 const THREADS_AT_ONCE: usize = 16;
-/// A table of connections longer than this is not read: the machine has other things to do.
+/// Maximum size in bytes of a connection table. Longer tables are not read: the machine has other
+/// things to do.
 const MAX_TABLE_BYTES: usize = 4 << 20;
 
-/// Reads owners, and remembers who holds which socket.
+/// Reads owners, and caches the holders of each socket.
 pub struct OwnerReader {
     procfs: PathBuf,
     cgroups: CgroupMounts,
@@ -48,11 +50,11 @@ pub struct OwnerReader {
 struct KnownHolders {
     holders: Vec<HolderFds>,
     found_at: Instant,
-    /// Readings so far: decides whose turn it is among many threads.
+    /// Number of readings so far: selects the threads to read next when a process has many threads.
     turn: usize,
 }
 
-/// One process that holds the socket, and by which descriptors.
+/// One process that holds the socket, and its descriptors of the socket.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct HolderFds {
     pid: u32,
@@ -63,19 +65,20 @@ struct HolderFds {
     descriptors: u64,
 }
 
-/// What tells the peers of one process apart.
+/// Data that distinguishes the peers of one process.
 struct Peers<'a> {
     process: &'a Process,
     holder: &'a HolderFds,
     local: Option<LocalEnd>,
-    /// The ends of its TCP connections by inode; read when the first thread is found to wait for one.
+    /// TCP connections of the process by inode; read when the first thread is found to wait for
+    /// one.
     ends: Option<FxHashMap<u64, Ends>>,
 }
 
 // === impl OwnerReader ===
 
 impl OwnerReader {
-    /// A reader of the processes below `procfs` and the cgroups below `rootfs`.
+    /// Creates a reader of the processes below `procfs` and the cgroups below `rootfs`.
     pub fn new(procfs: &Path, rootfs: &Path) -> Self {
         Self {
             procfs: procfs.to_owned(),
@@ -85,17 +88,17 @@ impl OwnerReader {
         }
     }
 
-    /// Forgets the holders of all other sockets.
+    /// Drops the holders of all other sockets.
     pub fn keep_only(&mut self, inodes: &FxHashSet<u32>) {
         self.known.retain(|inode, _| inodes.contains(inode));
     }
 
-    /// Threads read since this was last asked.
+    /// Returns the number of threads read since the last call.
     pub fn take_threads_read(&mut self) -> usize {
         std::mem::take(&mut self.threads_read)
     }
 
-    /// Takes one look at an owner.
+    /// Reads the state of an owner once.
     pub fn read(&mut self, socket: WatchedSocket) -> OwnerReading {
         let (holders, turn) = self.holders(socket);
         let mut reading =
@@ -129,7 +132,7 @@ impl OwnerReader {
         (start_time == holder.start_time).then_some(process)
     }
 
-    /// The holders of the socket, and how often they were asked for.
+    /// Returns the holders of the socket, and the number of times they were requested.
     fn holders(&mut self, socket: WatchedSocket) -> (Vec<HolderFds>, usize) {
         let is_young = |known: &KnownHolders| known.found_at.elapsed() < HOLDERS_TTL;
         let turn = self.known.get(&socket.inode).map_or(0, |known| known.turn + 1);
@@ -159,7 +162,7 @@ fn open_process(procfs: &Path, pid: u32) -> Option<Process> {
     Process::open(openat(CWD, procfs, flags, Mode::empty()).ok()?, pid).ok()
 }
 
-/// The process and its descendants, parents first (`/proc/PID/task/TID/children`).
+/// Returns the process and its descendants, parents first (`/proc/PID/task/TID/children`).
 fn descendants(procfs: &Path, pid: u32) -> Vec<u32> {
     let mut family = vec![pid];
     let mut next = 0;
@@ -178,7 +181,7 @@ fn descendants(procfs: &Path, pid: u32) -> Vec<u32> {
     family
 }
 
-/// The descriptors of a process, if it holds the wanted socket.
+/// Returns the descriptors of a process if it holds the wanted socket.
 fn holder_of(process: &Process, wanted: &str) -> Option<HolderFds> {
     let start_time = thread_stat::start_time(&process.text("stat"))?;
     let mut holder = HolderFds { pid: process.pid, start_time, ..HolderFds::default() };
@@ -198,7 +201,7 @@ fn socket_inode(link: &str) -> Option<u64> {
     link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
 
-/// The entries of a directory that are numbers, sorted.
+/// Returns the sorted numeric entries of a directory.
 fn numbers(directory: Option<OwnedFd>) -> Vec<u32> {
     let Some(directory) = directory else { return Vec::new() };
     let mut buffer = [MaybeUninit::uninit(); 4096];
@@ -236,7 +239,8 @@ fn read_process(
     }
 }
 
-/// The main thread and as many others as are read at a time: the next ones at the next turn.
+/// Returns the main thread and the other threads to read in this turn; the next turn returns the
+/// next threads.
 fn in_turn(all: &[u32], turn: usize) -> Vec<u32> {
     let Some((main, others)) = all.split_first() else { return Vec::new() };
     let size = THREADS_AT_ONCE - 1;
@@ -255,13 +259,14 @@ fn read_thread(process: &Process, tid: u32, peers: &mut Peers<'_>) -> Option<Thr
     Some(ThreadReading { tid, state, on_cpu, runnable, wait: peers.wait(call) })
 }
 
-/// `Max open files`, the soft limit; `None` for `unlimited`.
+/// Parses `Max open files`, the soft limit; `None` for `unlimited`.
 fn max_fds(limits: &str) -> Option<u64> {
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
     line.split_ascii_whitespace().next()?.parse().ok()
 }
 
-/// Whether the process watches the socket. A process without epoll and io_uring whose threads all wait elsewhere does not.
+/// Whether the process polls the socket. A process without epoll and io_uring does not poll the
+/// socket if all its threads wait elsewhere.
 fn polls(
     process: &Process,
     holder: &HolderFds,
@@ -281,7 +286,8 @@ fn polls(
     Some(holder.epoll.iter().any(watches))
 }
 
-/// Whether the `fdinfo` of an epoll descriptor names the socket: `tfd: 6 events: 19 data: 6 pos:0 ino:1a2b sdev:8`.
+/// Whether the `fdinfo` of an epoll descriptor contains the socket: `tfd: 6 events: 19 data: 6
+/// pos:0 ino:1a2b sdev:8`.
 fn watched_by(fdinfo: &str, holder: &HolderFds, inode: u32) -> bool {
     let hex = format!("{inode:x}");
     fdinfo.lines().filter_map(|line| line.strip_prefix("tfd:")).any(|line| {
@@ -321,7 +327,7 @@ impl Peers<'_> {
         }
     }
 
-    /// What a call on a descriptor waits for.
+    /// Returns the wait of a call on a descriptor.
     fn on(&mut self, fd: u32, syscall: Syscall) -> Wait {
         let inode = self.process.link(fd).and_then(|link| socket_inode(&link));
         match inode.and_then(|inode| self.ends().get(&inode).copied()) {
@@ -331,8 +337,10 @@ impl Peers<'_> {
         }
     }
 
-    /// Which descriptor a `poll` of one waits for cannot be read: it is the only connection of the process to anyone but its
-    /// clients, where it has exactly one.
+    /// Returns the peer of a `poll` with one descriptor.
+    ///
+    /// The descriptor of such a call cannot be read. It is the process's only connection to a peer
+    /// other than its clients, if the process has exactly one.
     fn only_peer(&mut self) -> Option<Wait> {
         let ends: Vec<Ends> = self.ends().values().copied().collect();
         let mut peers = ends.into_iter().filter(|ends| !self.is_client(*ends));
@@ -344,7 +352,8 @@ impl Peers<'_> {
         self.local.is_some_and(|local| local.port == ends.local.port())
     }
 
-    /// The TCP connections of the process by inode; those opened within this look may be missing.
+    /// Returns the TCP connections of the process by inode. Connections opened during this reading
+    /// may be missing.
     fn ends(&mut self) -> &FxHashMap<u64, Ends> {
         let process = self.process;
         self.ends.get_or_insert_with(|| {
@@ -386,9 +395,10 @@ mod tests {
         OwnerReader::new(Path::new("/proc"), Path::new("/")).read(socket)
     }
 
-    /// Reads until a thread waits as expected: it may not have entered its call yet.
+    /// Reads until a thread waits as expected, because the thread may not have entered its call
+    /// yet.
     fn await_wait(socket: WatchedSocket, expected: Wait) -> Option<OwnerReading> {
-        // The test process has more threads than are read at a time.
+        // The test process has more threads than one reading covers.
         let mut reader = OwnerReader::new(Path::new("/proc"), Path::new("/"));
         (0..500).find_map(|_| {
             thread::sleep(Duration::from_millis(10));

@@ -1,4 +1,4 @@
-//! Identifiers inside longer names: container ids and pod uids.
+//! Recognizes identifiers inside longer names: container ids and pod uids.
 
 /// Whether `text` is a container id: 64 lower-case hexadecimal digits.
 pub(super) fn is_container_id(text: &str) -> bool {
