@@ -278,7 +278,7 @@ impl Netlink {
         Ok(rows.replace(sockets))
     }
 
-    /// Queries each known socket and updates `sockets` like `dump`; `None` if an answer is not good.
+    /// Queries each known socket and updates `sockets` like `dump`; `None` on a bad answer.
     fn ask(
         &mut self,
         channel: &mut Channel,

@@ -7,7 +7,6 @@
 //!
 //! The oldest holder is known only after all processes were checked, so the walk never stops early
 //! by itself. Instead the walk runs in steps of a duration that the caller chooses.
-//! early by itself; it goes in steps instead, each as short as the caller wants.
 
 use std::collections::hash_map::Entry;
 use std::ffi::CStr;

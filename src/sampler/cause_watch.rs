@@ -1,5 +1,7 @@
-//! The thread that looks at the owners of listeners in trouble, once a second and off the sampling path, with at most one
-//! two-hundredth of a core over a minute. With nobody in trouble it sleeps until it is asked.
+//! The thread that reads the owners of listeners in trouble.
+//!
+//! It reads once a second, off the sampling path, and uses at most 1/200 of a core over a minute.
+//! Without listeners in trouble it sleeps until the next request.
 
 use std::io;
 use std::path::PathBuf;
@@ -13,17 +15,18 @@ use crate::snapshot::owner_reading::{OwnerReading, WatchedSocket};
 
 use super::thread_cpu;
 
-/// How often owners are looked at.
+/// Interval between reads of owners.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// The share of a core that looks may use: one two-hundredth.
+/// Inverse of the share of a core that reads may use: 1/200.
 const SHARE: u32 = 200;
-/// What may be saved up: a minute's share, so that the first looks at new trouble come once a second whatever they cost.
+/// Maximum saved CPU time: one minute's share, so that the first reads after new trouble come once
+/// a second at any cost.
 const MOST_SAVED: Duration = Duration::from_millis(300);
 
-/// One look at the owner of a listen socket.
+/// One reading of the owner of a listen socket, with the inode of that socket.
 pub type Look = (u32, Arc<OwnerReading>);
 
-/// The thread at work. Dropping it ends the thread.
+/// Handle of the running thread. Dropping the handle ends the thread.
 pub struct CauseWatch {
     due: Duration,
     is_busy: bool,
@@ -32,13 +35,13 @@ pub struct CauseWatch {
     rounds: Receiver<Round>,
 }
 
-/// The looks of one round, by the inode of the listen socket.
+/// The readings of one round, by inode of the listen socket.
 struct Round {
     looks: Vec<Look>,
     cpu: Duration,
 }
 
-/// Processor time saved up and not spent.
+/// CPU time that is saved and not yet spent.
 #[derive(Clone, Copy, Debug)]
 struct Budget {
     saved: Duration,
@@ -54,12 +57,12 @@ impl Default for Budget {
 }
 
 impl Budget {
-    /// Spends `cpu` at `now`. Returns how long to wait until what is missing is saved again.
+    /// Spends `cpu` at `now`. Returns the wait until the missing CPU time is saved.
     fn spend(&mut self, now: Duration, cpu: Duration) -> Duration {
         self.saved = (self.saved + now.saturating_sub(self.at) / SHARE).min(MOST_SAVED);
         let wait = cpu.saturating_sub(self.saved) * SHARE;
         self.saved = self.saved.saturating_sub(cpu);
-        // What is saved until then pays for what was missing.
+        // The CPU time saved during the wait pays for the missing time.
         self.at = now + wait;
         wait
     }
@@ -83,19 +86,20 @@ impl CauseWatch {
         })
     }
 
-    /// Whether a round may be asked for at `now`.
+    /// Whether a round may be requested at `now`.
     pub fn is_due(&self, now: Duration) -> bool {
         !self.is_busy && now >= self.due
     }
 
-    /// Asks for one round of looks.
+    /// Requests one round of readings.
     pub fn ask(&mut self, now: Duration, sockets: Vec<WatchedSocket>) {
         self.due = now + INTERVAL;
-        // If the thread is gone, causes stay unknown: that it went was said in the log.
+        // If the thread has ended, causes stay unknown. The log already reported the end of the
+        // thread.
         self.is_busy = !sockets.is_empty() && self.requests.send(sockets).is_ok();
     }
 
-    /// The looks of the round that ended since the last call, without waiting.
+    /// Returns the readings of the round that ended since the last call, without blocking.
     pub fn looks(&mut self, now: Duration) -> Vec<Look> {
         let Ok(Round { looks, cpu }) = self.rounds.try_recv() else { return Vec::new() };
         self.is_busy = false;
@@ -104,7 +108,7 @@ impl CauseWatch {
     }
 }
 
-/// Works until nobody asks or listens any longer.
+/// Runs until the request or result channel is closed.
 fn run(mut reader: OwnerReader, asked: &Receiver<Vec<WatchedSocket>>, rounds: &Sender<Round>) {
     while let Ok(sockets) = asked.recv() {
         let (begin, started) = (thread_cpu(), Instant::now());
@@ -126,7 +130,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// When rounds of this cost start, from the beginning to the end of an hour.
+    /// Returns the start times of rounds with this cost during one hour.
     fn starts(cost: Duration) -> Vec<Duration> {
         let (mut budget, mut now, mut starts) = (Budget::default(), Duration::ZERO, Vec::new());
         while now < 3600 * SECOND {

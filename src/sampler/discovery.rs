@@ -1,5 +1,5 @@
-//! Which namespaces there are: what came and went between two looks around, what each is called, and the readers
-//! of each new one.
+//! Discovers namespaces: which namespaces appeared and ended between two looks, their names, and
+//! the readers of each new namespace.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -20,47 +20,46 @@ use crate::owner::lookup::{self, OwnerLookup};
 
 pub use crate::snapshot::OWN_NETNS as OWN_NAME;
 
-/// The descriptors that a namespace takes.
+/// File descriptors per namespace.
 const EACH: u64 = 11;
-/// The descriptors that no namespace gets: for the files of the whole machine, looks around, scans, and clients.
+/// File descriptors reserved for machine-wide files, discovery, scans and clients.
 const KEPT: u64 = 64;
-/// After so many looks running that failed, namespaces may have ended unseen.
+/// After this number of consecutive failed looks, namespaces may have ended unseen.
 const BLIND_LOOKS: u32 = 2;
 
-/// Discovered of one look around.
+/// Result of one look.
 #[derive(Default)]
 pub struct Discovered {
     /// Namespaces not seen before, with their readers.
     pub born: Vec<Newcomer>,
-    /// Namespaces that nothing holds any more but listenq, as far as can be seen: they must be let go.
+    /// Namespaces that, as far as listenq can see, only listenq still holds. They must be released.
     pub ended: Vec<NetnsId>,
-    /// OwnerLookup of namespaces that had none at first.
+    /// Owners of namespaces that had no owner at first.
     pub owners: Vec<(NetnsId, Arc<Owner>)>,
-    /// Namespaces that are there and could not be entered.
+    /// Number of namespaces that exist but could not be entered.
     pub inaccessible: usize,
-    /// Whether other namespaces can be seen and entered at all, if this look can tell.
+    /// Whether other namespaces can be seen and entered at all; `None` if this look cannot
+    /// determine that.
     pub is_available: Option<bool>,
-    /// Whether looking around failed altogether.
+    /// Error that made the whole look fail.
     pub failure: Option<io::Error>,
 }
 
-/// A namespace to be sampled from now on.
+/// A namespace to sample from now on.
 pub struct Newcomer {
-    /// Which it is.
     pub id: NetnsId,
-    /// The `netns` label, its own for as long as it lives.
+    /// Value of the `netns` label, unique while the namespace exists.
     pub name: Arc<str>,
-    /// Who it was made for.
+    /// Owner for which the namespace was created.
     pub owner: Arc<Owner>,
-    /// Whether it came up while listenq was running.
+    /// Whether the namespace appeared while listenq was running.
     pub is_newborn: bool,
-    /// The user who made it, unless that is root.
+    /// User who created the namespace, unless that user is root.
     pub made_by: Option<u32>,
-    /// Its readers.
     pub reader: NetnsReader,
 }
 
-/// What is known of the namespaces of this machine.
+/// Known namespaces of this machine.
 pub struct Discovery {
     procfs: PathBuf,
     rootfs: PathBuf,
@@ -69,12 +68,12 @@ pub struct Discovery {
     scratch: Scratch,
     /// Namespaces that could not be entered at the last look.
     closed: BTreeSet<NetnsId>,
-    /// Namespaces whose owner is not known: a mount may be there before the first process.
+    /// Namespaces without a known owner: a mount may exist before the first process.
     ownerless: BTreeSet<NetnsId>,
-    /// Namespaces that were let go because they could not be seen any more: they may be there all the same.
+    /// Namespaces that were released because they were no longer visible. They may still exist.
     lost: BTreeSet<NetnsId>,
     has_looked: bool,
-    /// Whether most of the machine was ever seen.
+    /// Whether a look ever saw most of the machine.
     has_seen: bool,
     failed_looks: u32,
     said_full: bool,
@@ -83,7 +82,7 @@ pub struct Discovery {
 // === impl Discovery ===
 
 impl Discovery {
-    /// Knows only the own namespace so far.
+    /// Creates a discovery that knows only the own namespace.
     pub fn new(procfs: &Path, rootfs: &Path, own: NetnsId) -> Self {
         Self {
             procfs: procfs.to_owned(),
@@ -101,7 +100,7 @@ impl Discovery {
         }
     }
 
-    /// Looks around once.
+    /// Looks for namespaces once.
     pub fn look(&mut self, owners: &mut OwnerLookup) -> Discovered {
         let mut news = Discovered::default();
         match namespaces::find(&self.procfs, &self.rootfs) {
@@ -120,7 +119,8 @@ impl Discovery {
         news
     }
 
-    /// Nobody knows which of them have ended, and none may be kept alive.
+    /// Releases all namespaces. The ended namespaces are unknown, and listenq must keep no
+    /// namespace alive.
     fn let_all_go(&mut self, news: &mut Discovered) {
         news.ended = self.names.keys().filter(|id| **id != self.own).copied().collect();
         self.lost.extend(&news.ended);
@@ -166,7 +166,7 @@ impl Discovery {
         }
         self.closed = closed;
         if !is_blind {
-            // Whoever is not found now has ended.
+            // A namespace not found now has ended.
             self.lost.clear();
             self.has_seen = true;
         }
@@ -192,13 +192,14 @@ impl Discovery {
         if owner.is_unknown() {
             self.ownerless.insert(id);
         }
-        // One that was there and could not be entered before has a history.
+        // A namespace that existed and could not be entered before has a history.
         let is_newborn = self.has_looked && !self.closed.contains(&id) && !self.lost.contains(&id);
         let made_by = entrance.pid.and_then(|pid| namespaces::maker(&self.procfs, pid));
         Ok(Newcomer { id, name, owner: Arc::new(owner), is_newborn, made_by, reader })
     }
 
-    /// Nothing else on the machine depends on the last descriptors, but whoever asks for what is known already does.
+    /// Fails if no descriptors would remain for clients. Only clients, which request the data
+    /// already known, depend on the last descriptors.
     fn ensure_room(&mut self) -> io::Result<()> {
         let wanted = EACH * self.names.len() as u64 + KEPT;
         let limit = getrlimit(Resource::Nofile).current;
@@ -229,7 +230,7 @@ impl Discovery {
         }
     }
 
-    /// A name nobody else has: that of its mount, else of its container, else its inode.
+    /// Returns a unique name: the name of the mount, else of the container, else the inode.
     fn name(&self, id: NetnsId, entrance: &Entrance, owner: &Owner) -> Arc<str> {
         let taken: BTreeSet<&str> = self.names.values().map(|name| &**name).collect();
         let container = || owner.container_id.chars().take(12).collect();
@@ -244,8 +245,8 @@ impl Discovery {
     }
 }
 
-/// Whether this thread has the capabilities for the `ns/net` links of others and for entering. Some processes deny
-/// even those who have them.
+/// Whether this thread has the capabilities to read the `ns/net` links of other processes and to
+/// enter their namespaces. Some processes deny access even with these capabilities.
 fn may_see_others() -> bool {
     let needed = CapabilitySet::SYS_ADMIN | CapabilitySet::SYS_PTRACE;
     capabilities(None).is_ok_and(|sets| sets.effective.contains(needed))

@@ -1,19 +1,19 @@
-//! Which features work: noted here, and logged when one is lost or comes back.
+//! Records which features work, and logs each feature that is lost or comes back.
 
 use crate::self_stats::{Feature, SelfStats};
 
-/// The features that each namespace has or lacks on its own.
+/// Features that can differ between namespaces.
 const OF_NAMESPACES: [Feature; 4] =
     [Feature::SockDiag, Feature::UnixDiag, Feature::Cgroup, Feature::Scan];
 
-/// What works in one namespace; `None` until it was tried there.
+/// Features of one namespace; `None` until the feature was tried there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NetnsFeatures([Option<bool>; OF_NAMESPACES.len()]);
 
 // === impl NetnsFeatures ===
 
 impl NetnsFeatures {
-    /// Notes whether `feature` works here.
+    /// Records whether `feature` works in this namespace.
     pub fn set(&mut self, feature: Feature, works: bool) {
         if let Some(place) = OF_NAMESPACES.iter().position(|of| *of == feature) {
             self.0[place] = Some(works);
@@ -21,7 +21,8 @@ impl NetnsFeatures {
     }
 }
 
-/// Notes which features work in all namespaces: one that lacks it anywhere is not available.
+/// Records which features work in all namespaces. A feature that is missing in one namespace is
+/// unavailable.
 pub fn note_all(stats: &mut SelfStats, namespaces: impl Iterator<Item = NetnsFeatures>) {
     let mut all = [None; OF_NAMESPACES.len()];
     for NetnsFeatures(one) in namespaces {
@@ -39,7 +40,7 @@ pub fn note_all(stats: &mut SelfStats, namespaces: impl Iterator<Item = NetnsFea
     }
 }
 
-/// Notes whether `feature` works, and logs a change.
+/// Records whether `feature` works, and logs a change.
 pub fn note(stats: &mut SelfStats, feature: Feature, works: bool) {
     let before = stats.features[feature as usize];
     if before == Some(works) {
@@ -50,7 +51,8 @@ pub fn note(stats: &mut SelfStats, feature: Feature, works: bool) {
     match (works, feature) {
         (true, _) if before.is_none() => {}
         (true, _) => tracing::info!(feature = name, "feature available again"),
-        // Many hosts have no cgroup v2, and nothing is lost where the processes that hold a socket are seen.
+        // Many hosts have no cgroup v2. Nothing is lost if the processes that hold a socket are
+        // visible.
         (false, Feature::Cgroup) => {
             tracing::debug!(feature = name, cost, "a feature is not available");
         }

@@ -1,14 +1,14 @@
-//! Readings that fail: counted each time, said once when it begins and once when it is over.
+//! Counts failed readings. The log reports the start and the end of a failure once each.
 
 use std::fmt::Display;
 use std::time::Duration;
 
 use crate::self_stats::{SelfStats, Source};
 
-/// A source is well again after so long without a failure.
+/// A source has recovered after this time without a failure.
 const CALM: Duration = Duration::from_secs(10);
 
-/// When each source failed last, if it is not well again.
+/// Time of the last failure of each source that has not recovered.
 #[derive(Debug, Default)]
 pub struct Health {
     failed_at: [Option<Duration>; Source::ALL.len()],
@@ -17,7 +17,7 @@ pub struct Health {
 // === impl Health ===
 
 impl Health {
-    /// Passes a reading on; a failure is counted in `own` and leaves nothing.
+    /// Returns the value of a reading. Counts a failure in `stats` and returns `None` for it.
     pub fn check<T, E: Display>(
         &mut self,
         stats: &mut SelfStats,

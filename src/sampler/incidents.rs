@@ -1,5 +1,7 @@
-//! Logs incidents: one line when something is wrong with a listener, one when it is over. Each user, service and
-//! namespace has some lines at a time; what it has beyond is summed up, so that nobody's trouble drops another's lines.
+//! Logs incidents: one line when a listener gets into trouble, one line when the trouble ends.
+//!
+//! The lines of each user, service and namespace are limited. Lines beyond the limit are summed up,
+//! so that the trouble of one source does not drop the lines of another source.
 
 use std::time::Duration;
 
@@ -8,23 +10,23 @@ use rustc_hash::FxHashMap;
 use crate::diagnosis::Diagnoses;
 use crate::state::{Incident, Source, Span, Turn};
 
-/// The lines that a source may have at once.
+/// Maximum number of lines per source in a burst.
 const BURST: f64 = 16.0;
-/// The time after which it may have one more.
+/// Time after which a source may log one more line.
 const REFILL: Duration = Duration::from_secs(2);
-/// The time between two summaries of a source.
+/// Minimum time between two summaries of a source.
 const SUMMARY: Duration = Duration::from_secs(10);
 
-/// The lines of each source.
+/// Log budget of each source.
 #[derive(Debug, Default)]
 pub struct IncidentLog {
     sources: FxHashMap<Source, Budget>,
 }
 
-/// What a source has logged, and what it has not.
+/// Logged and suppressed lines of one source.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Budget {
-    /// Lines logged, less those that are forgotten by now.
+    /// Number of logged lines, minus the lines refilled since.
     lines: f64,
     at: Duration,
     started: u64,
@@ -35,7 +37,7 @@ struct Budget {
 // === impl IncidentLog ===
 
 impl IncidentLog {
-    /// Logs an incident, or counts it where its source has had its lines.
+    /// Logs an incident, or counts it if its source has used up its lines.
     pub fn say(&mut self, incident: &Incident, now: Duration) {
         let budget = self.sources.entry(incident.source).or_default();
         match (budget.may_log(now), &incident.turn) {
@@ -45,7 +47,7 @@ impl IncidentLog {
         }
     }
 
-    /// Logs what was counted instead of logged, and forgets sources without trouble.
+    /// Logs a summary of the suppressed lines, and drops sources without trouble.
     pub fn sum_up(&mut self, now: Duration) {
         self.sources.retain(|source, budget| {
             if let Some((started, ended)) = budget.sum_up(now) {
@@ -73,7 +75,7 @@ impl Budget {
         may_log
     }
 
-    /// The incidents that started and ended without a line, when it is time to name them.
+    /// Returns the number of incidents that started and ended without a line, if a summary is due.
     fn sum_up(&mut self, now: Duration) -> Option<(u64, u64)> {
         if self.started + self.ended == 0 || now < self.summed_up_at + SUMMARY {
             return None;
@@ -83,7 +85,7 @@ impl Budget {
     }
 }
 
-/// One line in the log.
+/// Logs one incident.
 fn say(incident: &Incident) {
     let Incident { netns, source: _, name, owner, turn, at } = incident;
     let protocol = name.protocol.label();

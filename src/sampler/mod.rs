@@ -1,5 +1,5 @@
-//! Turns the handle: on its own thread and timer it reads a snapshot, folds it into the state and publishes
-//! what is known. Nothing else touches the kernel.
+//! Runs the sampling loop: on a separate thread and timer, it reads a snapshot, folds the snapshot
+//! into the state and publishes the result. Only this thread samples the kernel.
 
 pub mod cause_watch;
 pub mod discovery;
@@ -47,30 +47,30 @@ use schedule::Schedule;
 use scout::{ScoutEvent, Scouting, Work};
 use turns::{Turn, Turns};
 
-/// How often `process_*` is read.
+/// Interval between reads of the `process_*` metrics.
 const PROCESS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Namespaces that take turns are read for so long in one sample.
+/// Maximum time that one sample spends on namespaces that take turns.
 const LONG_SAMPLE: Duration = Duration::from_millis(4);
 
-/// How to sample.
+/// Configuration of the sampler.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where procfs is mounted.
+    /// Mount point of procfs.
     pub procfs: PathBuf,
-    /// Where the root of the machine is: below it are the mounts of namespaces.
+    /// Root of the machine's file system, which contains the mounts of namespaces.
     pub rootfs: PathBuf,
-    /// Whether to sample every network namespace, or only the own.
+    /// Whether to sample every network namespace, or only the own namespace.
     pub all_namespaces: bool,
-    /// The mean gap between samples.
+    /// Mean gap between samples.
     pub interval: Duration,
-    /// How often to look for new namespaces.
+    /// Interval between looks for new namespaces.
     pub discovery_interval: Duration,
-    /// The share of a core that samples may use before the interval stretches.
+    /// Share of a core that samples may use before the interval is stretched.
     pub cpu_budget: f64,
-    /// The gap between connection scans.
+    /// Gap between connection scans.
     pub scan_interval: Duration,
-    /// What the fold is told.
+    /// Configuration of the state.
     pub state: state::Config,
 }
 
@@ -89,16 +89,16 @@ impl Default for Config {
     }
 }
 
-/// The readers, the state and the publisher, in the hands of one thread.
+/// The readers, the state and the publisher, owned by one thread.
 pub struct Sampler {
-    /// The readers of the snapshot's namespaces, in the same order; the own one is the first.
+    /// Readers of the snapshot's namespaces, in the same order; the own namespace is first.
     readers: Vec<NetnsReader>,
-    /// When each of them is read, in the same order.
+    /// Reading times of the namespaces, in the same order.
     turns: Vec<Turn>,
     all_turns: Turns,
-    /// The place of the namespace that the next sample begins with.
+    /// Position of the namespace with which the next sample begins.
     first_turn: usize,
-    /// What other namespaces than the own cost in this sample.
+    /// Cost of all namespaces except the own namespace in this sample.
     others_cost: Duration,
     snapshot: Snapshot,
     work: Option<Work>,
@@ -106,7 +106,7 @@ pub struct Sampler {
     scan_interval: Duration,
     scanning: Option<Scanning>,
     asked: OwnerRequests,
-    /// Where procfs and the root of the machine are.
+    /// Paths of procfs and of the root of the machine.
     roots: [PathBuf; 2],
     causes: Option<CauseWatch>,
     /// Whether cgroup v2 is mounted.
@@ -126,17 +126,17 @@ pub struct Sampler {
     scratch: Scratch,
     epoch: Instant,
     last: Option<Duration>,
-    /// What this thread had used when the last sample ended: what it takes to wake up counts, too.
+    /// CPU time of this thread at the end of the last sample. The cost of a wake-up counts, too.
     cpu: Duration,
 }
 
 // === impl Sampler ===
 
 impl Sampler {
-    /// Opens what is read at every sample, and looks around for namespaces.
+    /// Opens the files that every sample reads, and looks for namespaces.
     pub fn new(config: &Config) -> Result<Self, ReadError> {
         let reader = NetnsReader::open_own(&config.procfs)?;
-        // Without an inode there is still the own namespace, but no telling others from it.
+        // Without an inode the own namespace still works, but cannot be distinguished from others.
         let id = namespaces::own(&config.procfs).ok();
         let discovery = id
             .filter(|_| config.all_namespaces)
@@ -188,8 +188,8 @@ impl Sampler {
         Ok(sampler)
     }
 
-    /// Takes one sample, looks for the owners and those who wait at once, and publishes all: for whoever looks only
-    /// once.
+    /// Takes one sample, finds the owners and waiting connections at once, and publishes the
+    /// result: for commands that take only one sample.
     pub fn sample_all(&mut self) {
         self.sample();
         self.scan_queues();
@@ -201,12 +201,12 @@ impl Sampler {
         self.sample();
     }
 
-    /// Publishes from now on how changes of the web configuration went.
+    /// Publishes the results of web configuration reloads from now on.
     pub fn tell_web_config(&mut self, reloaded: Reloaded) {
         self.web_config = Some(reloaded);
     }
 
-    /// A reader of what this sampler publishes.
+    /// Returns a reader of the published data.
     pub fn reader(&self) -> Reader {
         self.publisher.reader()
     }
@@ -242,8 +242,8 @@ impl Sampler {
         self.say_when_stretched();
     }
 
-    /// Samples on the timer until the sender of `stop` says so or is gone. Wakes up once a sample: an asynchronous
-    /// runtime's timer does it twice.
+    /// Samples on the timer until `stop` receives a message or is disconnected. Wakes up once per
+    /// sample, while the timer of an asynchronous runtime wakes up twice.
     pub fn run(mut self, stop: &Receiver<()>) {
         self.start_scouting();
         self.start_scanning();
@@ -261,7 +261,7 @@ impl Sampler {
         }
     }
 
-    /// Scans every namespace with a queue here and now.
+    /// Scans every namespace with a queue on this thread.
     fn scan_queues(&mut self) {
         let (stats, health, now) = (&mut self.stats, &mut self.health, self.epoch.elapsed());
         for (reader, sample) in self.readers.iter_mut().zip(&mut self.snapshot.namespaces) {
@@ -273,7 +273,7 @@ impl Sampler {
         }
     }
 
-    /// Takes in what was scanned.
+    /// Applies the result of a finished scan.
     fn hear_scans(&mut self) {
         let now = self.epoch.elapsed();
         let Some(report) = self.scanning.as_mut().and_then(|scanning| scanning.report(now)) else {
@@ -285,7 +285,7 @@ impl Sampler {
         let works = !report.result.as_ref().is_err_and(|error| error.means_unavailable());
         let scan = self.health.check(&mut self.stats, Source::Scan, now, report.result);
         let mut known = self.readers.iter_mut().zip(&mut self.snapshot.namespaces);
-        // A namespace that ended meanwhile is let go here, with the reader.
+        // If the namespace ended in the meantime, this drops the reader and releases the namespace.
         if let Some((reader, sample)) = known.find(|(_, sample)| sample.id == report.id) {
             reader.set_scan(works);
             if let Some(place) = reader.scans() {
@@ -295,7 +295,7 @@ impl Sampler {
         }
     }
 
-    /// Gives the next namespace to scan.
+    /// Passes the next namespace to the scanner.
     fn ask_for_scans(&mut self) {
         let Some(scanning) = &mut self.scanning else { return };
         let places = self.readers.iter_mut().zip(&self.snapshot.namespaces);
@@ -322,7 +322,7 @@ impl Sampler {
         self.causes = self.health.check(&mut self.stats, Source::Owners, now, started);
     }
 
-    /// Takes in the looks at owners of listeners in trouble.
+    /// Applies the readings of owners of listeners in trouble.
     fn hear_looks(&mut self) {
         let now = self.epoch.elapsed();
         if let Some(causes) = &mut self.causes {
@@ -330,7 +330,7 @@ impl Sampler {
         }
     }
 
-    /// Asks for looks at the owners of listeners in trouble.
+    /// Requests readings of the owners of listeners in trouble.
     fn ask_for_looks(&mut self) {
         let now = self.epoch.elapsed();
         if let Some(causes) = self.causes.as_mut().filter(|causes| causes.is_due(now)) {
@@ -349,14 +349,15 @@ impl Sampler {
         }
     }
 
-    /// Asks for the owners of sockets that came up in this sample.
+    /// Requests the owners of sockets that appeared in this sample.
     fn ask_for_owners(&mut self) {
         let now = self.epoch.elapsed();
         if !self.sockets_moved && !self.asked.is_due(now) {
             return;
         }
         let wanted = self.asked.wanted(&self.snapshot, now);
-        // The snapshot lacks namespaces that were not read, the state those that were not tracked.
+        // The snapshot lacks namespaces that were not read, and the state lacks namespaces that are
+        // not tracked.
         let in_snapshot = origins(&self.snapshot).map(|origin| origin.inode);
         let living = || self.state.inodes().chain(in_snapshot).collect();
         let living = self.asked.keep_only_living(living);
@@ -367,7 +368,7 @@ impl Sampler {
         }
     }
 
-    /// Takes in the owners that were found.
+    /// Applies the owners that were found.
     fn learn(&mut self, search: OwnerSearch) {
         features::note(&mut self.stats, Feature::Owners, search.sees_holders);
         if let Some(has_kubelet) = search.has_kubelet {
@@ -379,7 +380,8 @@ impl Sampler {
         self.snapshot.claims.extend(search.claims);
     }
 
-    /// Takes in new namespaces and lets ended ones go: nothing of listenq may hold them any longer.
+    /// Adds new namespaces and releases ended namespaces: listenq must no longer hold an ended
+    /// namespace.
     fn hear(&mut self, news: Discovered) {
         let now = self.epoch.elapsed();
         let looked = news.failure.map_or(Ok(()), Err);
@@ -428,7 +430,8 @@ impl Sampler {
         self.note_features();
     }
 
-    /// Reads the namespaces that are due. Those that take turns wait for the next sample when this one has become long.
+    /// Reads the namespaces that are due. Once this sample has become long, namespaces that take
+    /// turns wait for the next sample.
     fn read_others(&mut self, tick: SampleTime) {
         let (interval, budget) = (tick.interval, self.schedule.others_budget());
         let others = self.turns.iter_mut().skip(1);
@@ -460,7 +463,8 @@ impl Sampler {
         self.sockets_moved |= reader.read(tick, sample, &mut self.stats, &mut self.scratch);
     }
 
-    /// The cgroup of a socket is known where the hierarchy is mounted and the kernel sends the attribute.
+    /// Records which features work. The cgroup of a socket is known if the hierarchy is mounted and
+    /// the kernel sends the attribute.
     fn note_features(&mut self) {
         let mut mounted = NetnsFeatures::default();
         mounted.set(Feature::Cgroup, self.has_cgroups);

@@ -1,4 +1,4 @@
-//! The readers of one namespace. They carry out what the [`plan`](super::plan) decides and hold no policy.
+//! The readers of one namespace. They execute the [`plan`](super::plan) and contain no policy.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -19,29 +19,30 @@ use super::scanning::ScanSlot;
 
 pub use super::plan::SampleTime;
 
-/// The readers of one namespace. They stay in it, whatever thread uses them.
+/// The readers of one namespace. They stay in that namespace, whichever thread uses them.
 pub struct NetnsReader {
     net: PathBuf,
-    /// Opened at the first sample in the own namespace, where that is possible at any time.
+    /// For the own namespace, opened at the first sample, because opening is possible there at any
+    /// time.
     listen: Option<ListenReader>,
     netstat: ProcfsFile,
     snmp: ProcfsFile,
-    /// Without it every look finds that something may have come.
+    /// If this file is missing, every look assumes that sockets may have appeared.
     sockstat: Option<ProcfsFile>,
     sockstat6: Option<ProcfsFile>,
     sysctls: Sysctls,
-    /// The state of connection scans; set up at the first sample in the own namespace.
+    /// State of connection scans; for the own namespace, created at the first sample.
     scans: Option<ScanSlot>,
     health: Health,
     features: NetnsFeatures,
     planner: Planner,
     spare_tcp: Vec<ListenSocket>,
     spare_unix: Vec<ListenSocket<UnixAddress>>,
-    /// Whether `spare_tcp` may hold what was never passed on.
+    /// Whether `spare_tcp` may contain sockets that were never passed on.
     failed: bool,
 }
 
-/// What one reading works with: its time, what it fills, what it counts, and the memory it goes through.
+/// Context of one reading: its time, the sample to fill, the counters, and the buffers.
 struct Reading<'a> {
     time: SampleTime,
     sample: &'a mut NetnsSample,
@@ -52,12 +53,12 @@ struct Reading<'a> {
 // === impl NetnsReader ===
 
 impl NetnsReader {
-    /// The readers of the own namespace. They fail without its counter files.
+    /// Opens the readers of the own namespace. Fails if the counter files are missing.
     pub fn open_own(procfs: &Path) -> Result<Self, ReadError> {
         Self::open(procfs, procfs.join("net"))
     }
 
-    /// The readers of the namespace that the calling thread has entered.
+    /// Opens the readers of the namespace that the calling thread has entered.
     pub fn open_here(procfs: &Path, scratch: &mut Scratch) -> Result<Self, ListenError> {
         let mut reader = Self::open(procfs, procfs.join("thread-self/net"))?;
         reader.listen = Some(ListenReader::open(&reader.net, scratch)?);
@@ -84,7 +85,7 @@ impl NetnsReader {
         })
     }
 
-    /// Reads what is due. Returns whether sockets may have come or gone.
+    /// Reads the data that is due. Returns whether sockets may have appeared or closed.
     pub fn read(
         &mut self,
         time: SampleTime,
@@ -103,7 +104,7 @@ impl NetnsReader {
         moved || reading.sample.unix.is_some()
     }
 
-    /// Leaves the namespace out of a sample.
+    /// Skips the namespace in this sample.
     pub fn pass_over(&mut self, sample: &mut NetnsSample) {
         (sample.netstat, sample.snmp, sample.settings) = (None, None, None);
         if let Some(dump) = sample.tcp.take() {
@@ -112,7 +113,7 @@ impl NetnsReader {
         self.put_unix_by(sample);
     }
 
-    /// Carries out the plan of one sample. Returns whether anything but queues moved.
+    /// Executes the plan of one sample. Returns whether anything except queues changed.
     fn carry_out(&mut self, reading: &mut Reading<'_>) -> bool {
         let sample = &mut *reading.sample;
         (sample.netstat, sample.snmp, sample.settings) = (None, None, None);
@@ -156,17 +157,17 @@ impl NetnsReader {
         opened
     }
 
-    /// What works in this namespace.
+    /// Returns the features that work in this namespace.
     pub fn features(&self) -> NetnsFeatures {
         self.features
     }
 
-    /// Notes whether scans work in this namespace.
+    /// Records whether scans work in this namespace.
     pub fn set_scan(&mut self, works: bool) {
         self.features.set(Feature::Scan, works);
     }
 
-    /// The state of connection scans; `None` before the first sample.
+    /// Returns the state of connection scans; `None` before the first sample.
     pub fn scans(&mut self) -> Option<&mut ScanSlot> {
         self.scans.as_mut()
     }
@@ -185,7 +186,7 @@ impl NetnsReader {
         Some(Look { segments, sockets: sockets? })
     }
 
-    /// Reads the counters of `snmp`. Returns the number of segments received.
+    /// Reads the counters of `snmp`. Returns the number of received segments.
     fn read_snmp(&mut self, reading: &mut Reading<'_>) -> Option<u64> {
         let snmp = parsed(&self.snmp, &mut reading.scratch.text, Snmp::parse);
         let snmp = reading.check(&mut self.health, Source::Snmp, snmp);
@@ -202,8 +203,8 @@ impl NetnsReader {
         reading.sample.netstat = netstat;
     }
 
-    /// Reads the TCP listeners. Returns whether a drop counter or the set of sockets moved since the last good reading,
-    /// `None` when they could not be read.
+    /// Reads the TCP listeners. Returns whether a drop counter or the set of sockets changed since
+    /// the last good reading; `None` if the listeners could not be read.
     fn read_tcp(
         &mut self,
         plan: &TcpPlan,
@@ -232,7 +233,7 @@ impl NetnsReader {
         Some(moved)
     }
 
-    /// The method that the number of sockets calls for.
+    /// Returns the method to use for the current number of sockets.
     fn method(
         &self,
         plan: &TcpPlan,
@@ -248,7 +249,7 @@ impl NetnsReader {
         }
     }
 
-    /// Puts the listeners of now into `sockets`. Returns whether nothing changed.
+    /// Replaces `sockets` with the current listeners. Returns whether nothing changed.
     fn listeners(
         &mut self,
         method: TcpMethod,
@@ -263,13 +264,13 @@ impl NetnsReader {
         let asked = if method == TcpMethod::Ask { listen.ask_tcp(scratch, sockets) } else { None };
         match asked {
             Some(true) => Ok(true),
-            // Queues alone need no dump.
+            // If only queues changed, no dump is necessary.
             Some(false) if !planner.has_moved(sockets) => Ok(false),
             asked => Ok(listen.read_tcp(scratch, sockets)? && asked.is_none()),
         }
     }
 
-    /// Keeps the memory of a dump that is not read in this sample.
+    /// Keeps the buffer of a dump that is not read in this sample.
     fn put_unix_by(&mut self, sample: &mut NetnsSample) {
         if let Some(dump) = sample.unix.take() {
             self.spare_unix = dump.sockets;
@@ -286,7 +287,7 @@ impl NetnsReader {
             Some(Some(is_same)) => {
                 self.planner.take_unix(sockets.iter().any(|socket| socket.queue.length > 0));
                 self.features.set(Feature::UnixDiag, true);
-                // After a queue that held a connection no dump is left out: a longer gap is a stall.
+                // After a queue held a connection, no dump is skipped: a longer gap is a stall.
                 let interval = reading.time.interval;
                 reading.sample.unix = Some(Dump { interval, is_same, sockets });
             }
@@ -299,7 +300,7 @@ impl NetnsReader {
 // === impl Reading ===
 
 impl Reading<'_> {
-    /// Passes a reading on; a failure is counted and leaves nothing.
+    /// Returns the value of a reading. Counts a failure and returns `None` for it.
     fn check<T, E: std::fmt::Display>(
         &mut self,
         health: &mut Health,
@@ -310,7 +311,7 @@ impl Reading<'_> {
     }
 }
 
-/// The reader of listeners, opened at the first use.
+/// Returns the reader of listeners and opens it at the first use.
 fn opened<'a>(
     listen: &'a mut Option<ListenReader>,
     net: &Path,
@@ -322,7 +323,7 @@ fn opened<'a>(
     }
 }
 
-/// The text of a file that may not be there.
+/// Reads the text of a file that may not exist.
 fn read<'text>(file: &Option<ProcfsFile>, text: &'text mut Text) -> Option<&'text str> {
     file.as_ref()?.read_piece(text).ok()
 }
@@ -336,7 +337,7 @@ fn parsed<T, E: std::fmt::Display>(
     parsed.map_err(|error| ReadError::invalid(file.path(), error))
 }
 
-/// Somewhat less than `pace`, so that readings do not fall in step with anything else.
+/// Returns slightly less than `pace`, so that readings do not run in phase with other work.
 fn jittered(pace: Duration) -> Duration {
     pace.mul_f64(0.75 + 0.2 * fastrand::f64())
 }

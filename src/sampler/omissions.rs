@@ -1,13 +1,14 @@
-//! Logs that something is left out because there is too much of it: once when that begins, once when it is over.
+//! Logs that items are omitted because a limit is exceeded: once at the start of the omission, once
+//! at its end.
 
 use std::time::Duration;
 
 use crate::state::Omissions;
 
-/// What is left out again within this time was left out all along.
+/// An omission that starts again within this time continues the earlier omission.
 const OVER: Duration = Duration::from_secs(60);
 
-/// What the log says is left out.
+/// Omissions that the log has reported.
 #[derive(Debug, Default)]
 pub struct OmissionLog {
     listeners: Omission,
@@ -15,14 +16,14 @@ pub struct OmissionLog {
     sockets: Omission,
 }
 
-/// Whether the log says that something is left out, and since when nothing is.
+/// Whether the log has reported an omission, and the time since which nothing is omitted.
 #[derive(Debug, Default)]
 struct Omission {
     is_said: bool,
     none_since: Option<Duration>,
 }
 
-/// What is to be logged.
+/// A change to log.
 #[derive(Debug, PartialEq)]
 enum News {
     Begins,
@@ -32,7 +33,7 @@ enum News {
 // === impl OmissionLog ===
 
 impl OmissionLog {
-    /// Logs what changed.
+    /// Logs the changes.
     pub fn say(&mut self, omissions: &Omissions, now: Duration) {
         let Omissions { listeners, namespaces, sockets, .. } = *omissions;
         let rows = [

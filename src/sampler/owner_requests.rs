@@ -1,5 +1,6 @@
-//! Which sockets have no owner yet: those not seen before, those whose owner has ended, and once a minute all of
-//! them again, since a socket may be passed on and a process may be renamed.
+//! Selects the sockets whose owner to look up: sockets not seen before, sockets whose owner has
+//! ended, and once a minute all sockets again, because a socket may be passed on and a process may
+//! be renamed.
 
 use std::time::Duration;
 
@@ -8,14 +9,15 @@ use rustc_hash::FxHashSet;
 use crate::owner::lookup::REFRESH;
 use crate::snapshot::{Origin, Snapshot};
 
-/// So many sockets may close unnoticed before all that closed are forgotten.
+/// Number of sockets that may close unnoticed before all closed sockets are dropped.
 const MOST_CLOSED: usize = 4096;
 
-/// The sockets that were asked for.
+/// Sockets whose owner was requested.
 #[derive(Debug, Default)]
 pub struct OwnerRequests {
     inodes: FxHashSet<u32>,
-    /// How many were asked for since those that closed were last forgotten, and how many were left then.
+    /// Number of requested sockets since closed sockets were last dropped, and number of sockets
+    /// left at that time.
     asked: usize,
     kept: usize,
     has_forgotten: bool,
@@ -25,12 +27,12 @@ pub struct OwnerRequests {
 // === impl OwnerRequests ===
 
 impl OwnerRequests {
-    /// Whether there may be sockets to ask for though none came up.
+    /// Whether there may be sockets to request although no socket appeared.
     pub fn is_due(&self, now: Duration) -> bool {
         now >= self.refresh_due || self.has_forgotten
     }
 
-    /// The owners of these sockets, if they live on, are to be looked for anew.
+    /// Marks the sockets with these inodes for a new owner lookup, if they still exist.
     pub fn forget(&mut self, inodes: &[u32]) {
         self.has_forgotten = true;
         for inode in inodes {
@@ -38,8 +40,8 @@ impl OwnerRequests {
         }
     }
 
-    /// Forgets sockets that closed, once there may be many. `living` are those that may still live. Returns these for
-    /// those who answer to forget all others.
+    /// Drops closed sockets once there may be many. `living` returns the sockets that may still be
+    /// open. Returns these sockets, so that the owner lookup can drop all other sockets.
     pub fn keep_only_living(
         &mut self,
         living: impl FnOnce() -> FxHashSet<u32>,
@@ -54,12 +56,12 @@ impl OwnerRequests {
         Some(living)
     }
 
-    /// The sockets of this snapshot to ask for at `now`.
+    /// Returns the sockets of this snapshot whose owner to request at `now`.
     pub fn wanted(&mut self, snapshot: &Snapshot, now: Duration) -> Vec<Origin> {
         self.has_forgotten = false;
         if now >= self.refresh_due {
             self.refresh_due = now + REFRESH;
-            // Sockets that are gone go from the memory, too.
+            // This also drops closed sockets.
             self.inodes.clear();
         }
         let new = origins(snapshot).filter(|origin| self.inodes.insert(origin.inode));
@@ -69,7 +71,7 @@ impl OwnerRequests {
     }
 }
 
-/// Where each socket of this snapshot comes from.
+/// Returns the origin of each socket of this snapshot.
 pub fn origins(snapshot: &Snapshot) -> impl Iterator<Item = Origin> {
     let tcp = snapshot.namespaces.iter().filter_map(|netns| netns.tcp.as_ref());
     let unix = snapshot.namespaces.iter().filter_map(|netns| netns.unix.as_ref());
@@ -118,7 +120,7 @@ mod tests {
         for crowd in 0..100 {
             let inodes: Vec<u32> = (crowd * 1_000..(crowd + 1) * 1_000).chain([u32::MAX]).collect();
             let new = asked.wanted(&snapshot(&inodes), Duration::from_secs(1)).len();
-            // The one that lives on is asked for once.
+            // A socket that stays open is requested once.
             assert_eq!(new, if crowd == 0 { 1_001 } else { 1_000 });
             let living = asked.keep_only_living(|| inodes.iter().copied().collect());
             assert!(living.is_none_or(|living| living.len() == 1_001));

@@ -1,74 +1,81 @@
-//! What to read of one namespace in a sample, decided from what earlier readings showed. Knows no file and no clock.
+//! Decides what to read of one namespace in a sample, from the results of earlier readings. Uses no
+//! file and no clock.
 //!
-//! Every sample reads the TCP listeners. A dump finds new listeners. Asking for each known listener costs less where
-//! there are few, but finds no new ones. Where the namespace has no TCP socket except its listeners, comparing the
-//! number of sockets is enough.
+//! Every sample reads the TCP listeners. A dump finds new listeners. Querying each known listener
+//! costs less for a small number of listeners, but finds no new listeners. If the namespace has no
+//! TCP socket except its listeners, comparing the number of sockets is sufficient.
 //!
-//! At least once a second the planner looks for traffic: received segments (`snmp`) and the number of sockets
-//! (`sockstat`). When either moved, the listeners are dumped, then the counters are read, and the Unix listeners too.
-//! When neither moved, nothing else is read: a sixth of the cost. Counters move only with segments, but a socket may
-//! open while another closes, so listeners and settings are read every four seconds in any case. Where all TCP sockets
-//! are listeners, asking for each is enough then too: a dump walks the table of the whole machine. Counters are read
-//! at once when a drop counter or the set of sockets moved, Unix listeners as long as a queue holds a connection.
+//! At least once a second the planner looks for traffic: received segments (`snmp`) and the number
+//! of sockets (`sockstat`). If either changed, the listeners are dumped, then the counters are
+//! read, and the Unix listeners too. If neither changed, nothing else is read, at a sixth of the
+//! cost. Counters change only with segments, but a socket may open while another closes, so
+//! listeners and settings are read every four seconds in any case. If all TCP sockets are
+//! listeners, querying each listener is sufficient for this reading too: a dump walks the table of
+//! the whole machine. Counters are read at once when a drop counter or the set of sockets changed.
+//! Unix listeners are read as long as a queue holds a connection.
 //!
-//! Listeners are dumped before the counters are read, at once when an answer differs from what was known, and for some
-//! samples after anything moved: an overflow must not be attributed while a socket is unseen. A new listener may be
-//! seen a second late, or four where another socket closed at that moment, and its overflows count in full.
+//! Listeners are dumped before the counters are read, at once when an answer differs from the known
+//! data, and for some samples after any change: an overflow must not be attributed while a socket
+//! is unseen. A new listener may be seen a second late, or four seconds late if another socket
+//! closed at that moment, and its overflows count in full.
 //!
-//! Where samples are stretched because they exceed the CPU budget, a second becomes as long as ten samples, and at
-//! most two seconds.
+//! If samples are stretched because they exceed the CPU budget, the second becomes as long as ten
+//! samples, and at most two seconds.
 
 use std::time::Duration;
 
 use crate::kernel::sockstat::Sockstat;
 use crate::snapshot::ListenSocket;
 
-/// The pace of looks for traffic when samples come at the target interval.
+/// Interval of looks for traffic when samples come at the target interval.
 const SLOW: Duration = Duration::from_secs(1);
-/// The pace of looks in samples when the interval is stretched, and its upper bound.
+/// Interval of looks, in samples, when the sample interval is stretched; and the upper bound of
+/// that interval.
 const SLOW_SAMPLES: u32 = 10;
 const SLOWEST: Duration = Duration::from_secs(2);
-/// The pace of the settings, and of readings that no look asked for.
+/// Interval of reading the settings, and of readings that no look triggered.
 const EVERYTHING: Duration = Duration::from_secs(4);
-/// The number of samples after a move that are dumps: as long as an overflow waits to be attributed, and as long as a
-/// socket that one dump missed waits for the dump that misses it again.
+/// Number of samples after a change that are dumps: as long as an overflow waits to be attributed,
+/// and as long as a socket that one dump missed waits for the dump that misses it again.
 const WATCHFUL: u8 = 3;
 
-/// When and how a namespace is read.
+/// Time and interval of a sample.
 #[derive(Clone, Copy, Debug)]
 pub struct SampleTime {
-    /// On the sampler's own clock.
+    /// Time on the sampler's own clock.
     pub now: Duration,
-    /// The interval at which samples are meant to come.
+    /// Target interval of samples.
     pub interval: Duration,
 }
 
-/// Decides what to read of one namespace. It keeps what the last readings showed.
+/// Decides what to read of one namespace, and keeps the results of the last readings.
 #[derive(Debug, Default)]
 pub struct Planner {
     fingerprint: u64,
     overflows: Option<u64>,
-    /// The number of samples to come that are dumps.
+    /// Number of upcoming samples that are dumps.
     watchful: u8,
     unix_waits: bool,
-    /// What the last look saw; `None` when a reading failed.
+    /// Result of the last look; `None` if a reading failed.
     seen: Option<Look>,
     calm: Option<Calm>,
     look_due: Duration,
     everything_due: Duration,
 }
 
-/// What moves when anything comes to a namespace.
+/// Values that change when anything arrives in a namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Look {
     /// Segments received (`InSegs`).
     pub segments: u64,
-    /// The number of sockets.
+    /// Number of sockets.
     pub sockets: Sockstat,
 }
 
-/// The number of sockets when no connection waited and every TCP socket was a listener. While it stays the same, no
-/// connection can wait: a connection in a queue is a socket, also after its client has reset.
+/// The number of sockets when no connection waited and every TCP socket was a listener.
+///
+/// While the number stays the same, no connection can wait: a connection in a queue is a socket,
+/// also after its client has sent a reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Calm {
     used: u64,
@@ -76,16 +83,16 @@ pub struct Calm {
     listeners6: u64,
 }
 
-/// What to read before anything else.
+/// The first readings of a sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Opening {
-    /// Read the settings, and everything that no look has asked for.
+    /// Read the settings, and all data that no look has triggered.
     pub everything: bool,
     /// Look for traffic.
     pub look: bool,
 }
 
-/// What to read of the listeners.
+/// The readings of listeners.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
     opening: Opening,
@@ -96,29 +103,29 @@ pub struct Plan {
     pub unix: bool,
 }
 
-/// How to read the TCP listeners, which may depend on the number of sockets.
+/// How to read the TCP listeners; may depend on the number of sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TcpPlan {
-    /// When this is known, count the sockets first.
+    /// If known, count the sockets first.
     pub calm: Option<Calm>,
-    /// What to do when the count is that of `calm`.
+    /// Method to use if the count equals `calm`.
     pub when_calm: TcpMethod,
-    /// What to do otherwise.
+    /// Method to use otherwise.
     pub otherwise: TcpMethod,
 }
 
-/// A way to read the TCP listeners, the cheapest first.
+/// A method of reading the TCP listeners, the cheapest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TcpMethod {
     /// Read nothing: the last reading still holds.
     Keep,
-    /// Ask for each known listener; dump them when that is impossible or an answer shows a move.
+    /// Query each known listener; dump them if that is impossible or an answer shows a change.
     Ask,
     /// Dump all listeners.
     Dump,
 }
 
-/// Which counters to read after the listeners.
+/// The counters to read after the listeners.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CounterPlan {
     /// `/proc/net/snmp`.
@@ -127,7 +134,7 @@ pub struct CounterPlan {
     pub netstat: bool,
 }
 
-/// What a sample read.
+/// Results of the readings of one sample.
 #[derive(Clone, Copy, Debug)]
 pub struct Outcome<'a> {
     /// The TCP listeners, and whether nothing changed since the last reading.
@@ -141,7 +148,7 @@ pub struct Outcome<'a> {
 // === impl SampleTime ===
 
 impl SampleTime {
-    /// The pace of looks for traffic.
+    /// Returns the interval of looks for traffic.
     fn slow(self) -> Duration {
         SLOW.max((self.interval * SLOW_SAMPLES).min(SLOWEST))
     }
@@ -150,7 +157,7 @@ impl SampleTime {
 // === impl Planner ===
 
 impl Planner {
-    /// What to read first. `jitter` returns somewhat less than the pace it is given.
+    /// Returns what to read first. `jitter` returns slightly less than the interval it is given.
     pub fn open(
         &mut self,
         time: SampleTime,
@@ -167,7 +174,8 @@ impl Planner {
         Opening { everything, look }
     }
 
-    /// What to read of the listeners. `look` is what was seen, `None` when a reading failed or no look was due.
+    /// Returns what to read of the listeners. `look` is the result of the look, `None` if a reading
+    /// failed or no look was due.
     pub fn plan(&mut self, opening: Opening, look: Option<Look>) -> Plan {
         let before = self.seen;
         let came = opening.look && (look.is_none() || look != before);
@@ -189,12 +197,12 @@ impl Planner {
         TcpPlan { calm: self.calm, when_calm, otherwise }
     }
 
-    /// Whether a socket came or went, or a drop counter moved, since the last reading.
+    /// Whether a socket appeared or closed, or a drop counter changed, since the last reading.
     pub fn has_moved(&self, sockets: &[ListenSocket]) -> bool {
         fingerprint(sockets) != self.fingerprint
     }
 
-    /// Notes the TCP listeners of this sample. Returns whether anything but queues moved.
+    /// Records the TCP listeners of this sample. Returns whether anything except queues changed.
     pub fn take_tcp(&mut self, sockets: &[ListenSocket], is_same: bool) -> bool {
         let before = self.fingerprint;
         if !is_same {
@@ -205,17 +213,18 @@ impl Planner {
         moved
     }
 
-    /// Which counters to read after the listeners, which `moved` unless they could not be read.
+    /// Returns the counters to read after the listeners. `moved` is whether the listeners changed,
+    /// `None` if they could not be read.
     pub fn counters(&self, plan: &Plan, moved: Option<bool>) -> CounterPlan {
         let has_moved = moved == Some(true);
         CounterPlan {
-            // A look has read it already.
+            // A look has already read the file.
             snmp: has_moved && !plan.opening.look,
             netstat: moved.is_some() && (plan.came || has_moved),
         }
     }
 
-    /// Notes the growth of `ListenOverflows`.
+    /// Records the growth of `ListenOverflows`.
     pub fn take_overflows(&mut self, overflows: Option<u64>) {
         if overflows != self.overflows {
             self.overflows = overflows;
@@ -223,16 +232,16 @@ impl Planner {
         }
     }
 
-    /// Notes whether a connection waits at a Unix listener.
+    /// Records whether a connection waits at a Unix listener.
     pub fn take_unix(&mut self, waits: bool) {
         self.unix_waits = waits;
     }
 
-    /// Concludes a sample in which the TCP listeners `moved`.
+    /// Finishes a sample; `moved` is whether its TCP listeners changed.
     pub fn close(&mut self, plan: &Plan, moved: bool, outcome: &Outcome<'_>) {
         let misses_counters = (plan.came || moved) && !outcome.netstat;
         if plan.is_whole() && (outcome.tcp.is_none() || misses_counters || !outcome.unix) {
-            // What came was not read: the next look must find it again.
+            // The change was not read: the next look must find it again.
             self.seen = None;
         }
         if plan.opening.look {
@@ -240,7 +249,7 @@ impl Planner {
             let read = sockets.zip(outcome.tcp);
             self.calm = read.and_then(|(seen, (listeners, _))| Calm::of(seen, listeners));
         } else if moved || !outcome.tcp.is_some_and(|(_, is_same)| is_same) {
-            // What stays the same from now on is not what the last look saw.
+            // The next comparison must not use the result of the last look, which is outdated.
             self.calm = None;
         }
     }
@@ -249,7 +258,7 @@ impl Planner {
 // === impl Plan ===
 
 impl Plan {
-    /// Whether this sample reads more than the listeners that are known.
+    /// Whether this sample reads more than the known listeners.
     pub fn is_whole(&self) -> bool {
         self.came || self.opening.everything
     }
@@ -258,24 +267,27 @@ impl Plan {
 // === impl Calm ===
 
 impl Calm {
-    /// The calm of a namespace that had these sockets just before these listeners were read.
+    /// Returns the calm state of a namespace that had these sockets just before these listeners
+    /// were read.
     fn of(seen: Sockstat, sockets: &[ListenSocket]) -> Option<Self> {
         let waits = sockets.iter().any(|socket| socket.queue.length > 0);
         let listeners6 = sockets.iter().filter(|socket| socket.address.ip.is_ipv6()).count() as u64;
         let listeners = sockets.len() as u64 - listeners6;
-        // Without a listener there is nothing to ask for.
+        // Without a listener there is nothing to query.
         let is_calm = !sockets.is_empty() && !waits && seen.tcp == listeners;
         is_calm.then_some(Self { used: seen.used, listeners, listeners6 })
     }
 
-    /// Whether the sockets are still the same in number. `tcp6` counts those of IPv6 and is called only where needed.
+    /// Whether the number of sockets is still the same. `tcp6` counts the IPv6 sockets and is
+    /// called only if needed.
     pub fn holds(&self, sockets: Option<Sockstat>, tcp6: impl FnOnce() -> Option<u64>) -> bool {
         sockets == Some(Sockstat { used: self.used, tcp: self.listeners })
             && (self.listeners6 == 0 || tcp6() == Some(self.listeners6))
     }
 }
 
-/// Differs, except by chance, when any socket came, went or dropped a segment; the order does not matter.
+/// Returns a hash that changes, except by chance, when any socket appears, closes or drops a
+/// segment. The order of the sockets does not matter.
 fn fingerprint(sockets: &[ListenSocket]) -> u64 {
     const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
     let mix = |socket: &ListenSocket| {
@@ -303,7 +315,7 @@ mod tests {
         }
     }
 
-    /// A namespace whose numbers a test sets, and a planner that reads it.
+    /// A namespace whose numbers a test sets, and a planner that reads the namespace.
     #[derive(Default)]
     struct Scene {
         planner: Planner,
@@ -316,12 +328,12 @@ mod tests {
         fails: bool,
     }
 
-    /// What one sample read: settings, look, the way to the listeners, Unix, snmp, netstat.
+    /// Readings of one sample: settings, look, method for the listeners, Unix, snmp, netstat.
     #[derive(Debug, PartialEq, Eq)]
     struct Read(bool, bool, TcpMethod, bool, bool, bool);
 
     impl Scene {
-        /// One calm namespace with two listeners, sampled until nothing more is due.
+        /// Returns one calm namespace with two listeners, sampled until no more readings are due.
         fn at_rest() -> Self {
             let mut scene = Self {
                 look: Some(Look { segments: 7, sockets: Sockstat { used: 9, tcp: 2 } }),
@@ -388,7 +400,7 @@ mod tests {
         let looks = reads.iter().filter(|read| **read == looked).count();
         assert_eq!(reads.iter().filter(|read| **read == nothing).count() + looks, 35);
         assert_eq!(looks, 3);
-        // All TCP sockets are listeners: every four seconds each of them is asked for.
+        // All TCP sockets are listeners: every four seconds each listener is queried.
         assert_eq!(scene.sample(TICK), Read(true, true, Ask, true, false, false));
     }
 

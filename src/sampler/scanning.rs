@@ -1,5 +1,7 @@
-//! Connection scans: which namespace is scanned next and when, and the thread that does it, off the sampling path. A scan
-//! walks every connection of the machine, so scans together never use more than a hundredth of a core.
+//! Schedules connection scans and runs them on a thread off the sampling path.
+//!
+//! A scan walks every connection of the machine, so all scans together never use more than 1/100 of
+//! a core.
 
 use std::cmp::Ordering;
 use std::io;
@@ -15,23 +17,24 @@ use crate::snapshot::{Counter, Counters, NetnsId, NetnsSample};
 
 use super::thread_cpu;
 
-/// After a scan, the next one waits so many times as long as it took of a processor.
+/// Pause after a scan, as a multiple of the CPU time of the scan.
 const REST: u32 = 99;
-/// The gap between scans of a namespace in which a queue is filling up or does not empty.
+/// Gap between scans of a namespace in which a queue is filling up or does not become empty.
 const UNDER_PRESSURE: Duration = Duration::from_secs(1);
-/// A namespace with neither a queue nor handshakes that fail is scanned so many times less often.
+/// Factor by which the gap grows for a namespace with neither a queue nor failing handshakes.
 const IDLE: u32 = 12;
-/// A queue that never was empty for so long is pressure.
+/// A queue that was never empty during this time counts as pressure.
 const LASTING: Duration = Duration::from_secs(1);
-/// For how long the SYN counters count as moving.
+/// Time during which the SYN counters count as changing after a change.
 const MOVING: Duration = Duration::from_secs(3);
 
-/// What one namespace gives reason to, and the reader that scans it: it is here, or with the scanner.
+/// Scan state of one namespace, with the reader that scans it. The reader is either here or with
+/// the scanner.
 pub struct ScanSlot {
     reader: Option<ConnectionReader>,
     is_own: bool,
     scanned_at: Option<Duration>,
-    /// When it was first looked at.
+    /// Time when the namespace was first seen.
     known_since: Option<Duration>,
     tcp: Queues,
     unix: Queues,
@@ -39,14 +42,15 @@ pub struct ScanSlot {
     syn_moved_at: Option<Duration>,
 }
 
-/// The queues of one protocol, as last sampled.
+/// Queues of one protocol at the last sample.
 #[derive(Clone, Copy, Debug, Default)]
 struct Queues {
     wait_since: Option<Duration>,
     is_brimming: bool,
 }
 
-/// The thread at work, and when it may be given more. Dropping it ends the thread.
+/// Handle of the scan thread, and the time when it may receive the next task. Dropping the handle
+/// ends the thread.
 pub struct Scanning {
     interval: Duration,
     free_at: Duration,
@@ -60,17 +64,14 @@ struct Task {
     reader: ConnectionReader,
 }
 
-/// A scan that ended.
+/// Result of a finished scan.
 pub struct ScanResult {
-    /// Of which namespace.
     pub id: NetnsId,
-    /// To be given back to it.
+    /// Reader to return to the namespace.
     pub reader: ConnectionReader,
-    /// What it found.
     pub result: Result<Scan, DumpError>,
-    /// How long it took.
     pub took: Duration,
-    /// How many rows the kernel sent for it.
+    /// Number of rows that the kernel sent.
     pub rows: u64,
     cpu: Duration,
     at: Instant,
@@ -79,14 +80,14 @@ pub struct ScanResult {
 // === impl ScanSlot ===
 
 impl ScanSlot {
-    /// The place of a namespace; without a reader it is never scanned.
+    /// Creates the scan state of a namespace; without a reader the namespace is never scanned.
     pub fn new(reader: Option<ConnectionReader>, is_own: bool) -> Self {
         let (tcp, unix) = (Queues::default(), Queues::default());
         let (scanned_at, known_since, syn_sum, syn_moved_at) = (None, None, None, None);
         Self { reader, is_own, scanned_at, known_since, tcp, unix, syn_sum, syn_moved_at }
     }
 
-    /// Sees to what a sample taken at `now` gives reason to.
+    /// Updates the scan state from a sample taken at `now`.
     pub fn look(&mut self, now: Duration, sample: &NetnsSample) {
         self.known_since.get_or_insert(now);
         if let Some(dump) = sample.tcp.as_ref().filter(|dump| !dump.is_same) {
@@ -102,24 +103,26 @@ impl ScanSlot {
         }
     }
 
-    /// Takes the reader back after a scan that ended at `now`.
+    /// Returns the reader after a scan that ended at `now`.
     pub fn give_back(&mut self, reader: ConnectionReader, now: Duration) {
         self.reader = Some(reader);
         self.scanned_at = Some(now);
     }
 
-    /// Lends the reader out, for a scan on this thread.
+    /// Borrows the reader for a scan on this thread.
     pub fn reader(&mut self) -> Option<&mut ConnectionReader> {
         self.reader.as_mut()
     }
 
-    /// Whether a scan would find somebody waiting.
+    /// Whether a scan would find a waiting connection.
     pub fn holds_a_queue(&self) -> bool {
         self.tcp.wait_since.or(self.unix.wait_since).is_some()
     }
 
-    /// Since when it is due, if it is; the more urgent ones are due for longer in proportion to their interval. One never
-    /// scanned became due when it was first looked at.
+    /// Returns the time since the last scan, in multiples of the scan interval, if a scan is due.
+    ///
+    /// Urgent namespaces have a shorter interval. A namespace that was never scanned became due
+    /// when it was first seen.
     fn overdue(&self, now: Duration, interval: Duration) -> Option<f64> {
         self.reader.as_ref()?;
         let interval = self.interval(now, interval);
@@ -143,7 +146,7 @@ impl ScanSlot {
     }
 }
 
-/// Moves when a SYN queue is full or handshakes are left open.
+/// Returns a sum that changes when a SYN queue is full or handshakes stay incomplete.
 fn failing_handshakes(netstat: &Counters) -> Option<u64> {
     let counters =
         [Counter::TcpReqQFullDoCookies, Counter::TcpReqQFullDrop, Counter::SyncookiesSent];
@@ -175,7 +178,7 @@ impl Queues {
 // === impl Scanning ===
 
 impl Scanning {
-    /// Starts the thread; `interval` is between two scans of a namespace with a queue.
+    /// Starts the thread. `interval` is the gap between two scans of a namespace with a queue.
     pub fn start(interval: Duration) -> io::Result<Self> {
         let (tasks, given) = channel();
         let (sender, reports) = channel();
@@ -183,7 +186,7 @@ impl Scanning {
         Ok(Self { interval, free_at: Duration::ZERO, is_busy: false, tasks, reports })
     }
 
-    /// Sends the scanner to the namespace that needs it most, if any does and the budget allows.
+    /// Passes the most urgent namespace to the scanner, if a scan is due and the budget allows it.
     pub fn give<'a>(
         &mut self,
         now: Duration,
@@ -195,18 +198,19 @@ impl Scanning {
         let due = |(id, place): (NetnsId, &'a mut ScanSlot)| {
             Some((place.overdue(now, self.interval)?, id, place))
         };
-        // The first of equals: the own one.
+        // Of equally urgent namespaces the first one wins: the own namespace.
         let needier =
             |a: &(f64, _, _), b: &(f64, _, _)| a.0.total_cmp(&b.0).then(Ordering::Greater);
         let neediest = places.filter_map(due).max_by(needier);
         let Some((_, id, place)) = neediest else { return };
         if let Some(reader) = place.reader.take() {
-            // If the thread is gone, nothing is scanned any more: that it went was said in the log.
+            // If the thread has ended, nothing is scanned. The log already reported the end of the
+            // thread.
             self.is_busy = self.tasks.send(Task { id, reader }).is_ok();
         }
     }
 
-    /// The scan that ended since the last call, if any.
+    /// Returns the scan that ended since the last call.
     pub fn report(&mut self, now: Duration) -> Option<ScanResult> {
         let report = self.reports.try_recv().ok()?;
         self.is_busy = false;
@@ -218,7 +222,7 @@ impl Scanning {
 // === impl ScanResult ===
 
 impl ScanResult {
-    /// Scans on this thread.
+    /// Runs a scan on this thread.
     fn new(Task { id, mut reader }: Task, datagram: &mut Datagram) -> Self {
         let (at, cpu, rows) = (Instant::now(), thread_cpu(), reader.rows());
         let result = reader.scan(datagram);
@@ -227,13 +231,13 @@ impl ScanResult {
         Self { id, reader, result, took, rows, cpu, at }
     }
 
-    /// How long ago the scan began.
+    /// Returns the time since the scan began.
     pub fn age(&self) -> Duration {
         self.at.elapsed()
     }
 }
 
-/// Works until nobody asks or listens any more.
+/// Runs until the task or result channel is closed.
 fn work(tasks: &Receiver<Task>, reports: &Sender<ScanResult>) {
     let mut datagram = Datagram::default();
     while let Ok(task) = tasks.recv() {
@@ -262,7 +266,7 @@ mod tests {
         place
     }
 
-    /// How long after its last scan a place is due.
+    /// Returns the seconds after the last scan at which the namespace is due again.
     fn gap(place: &ScanSlot) -> u64 {
         let is_due = |gap: &u64| place.overdue(seconds(100 + gap), INTERVAL).is_some();
         (0..100).find(is_due).unwrap()
@@ -273,7 +277,7 @@ mod tests {
         assert_eq!(gap(&place(false, &[0])), 60);
         assert_eq!(gap(&place(true, &[0])), 5);
         assert_eq!(gap(&place(false, &[0, 10])), 1);
-        // Somebody has waited since second 99.
+        // A connection has waited since second 99.
         assert_eq!(gap(&place(false, &[1])), 1);
         let mut moving = place(false, &[0]);
         moving.syn_moved_at = Some(seconds(100));

@@ -1,39 +1,43 @@
-//! When the next sample is due: jittered, so that no periodic server is sampled in phase, and stretched when
-//! samples cost more than their share of a core. Knows no clock.
+//! Schedules the next sample. Uses no clock.
 //!
-//! Other namespaces than listenq's own are read in turn ([`turns`](super::turns)), for at least half of the budget; what
-//! they use is not counted here. A sample that costs more than a second's budget delays the next one at once.
+//! The interval is jittered, so that no periodic server is sampled in phase, and stretched when
+//! samples cost more than their share of a core.
+//!
+//! Other namespaces than listenq's own are read in turn ([`turns`](super::turns)), for at least
+//! half of the budget; their cost is not counted here. A sample that costs more than a second's
+//! budget delays the next sample at once.
 
 use std::time::Duration;
 
-/// The mean is taken over about so many samples.
+/// Approximate number of samples in the mean.
 const MEMORY: f64 = 32.0;
 
-/// The cost of the first samples does not count, for they find nothing ready, and that of so many more says little.
+/// Number of first samples whose cost does not count, because they find nothing ready. The cost of
+/// the same number of samples after these is not yet reliable.
 const WARM_UP: f64 = 10.0;
 
-/// So many seconds of the budget may be used at once.
+/// Seconds of the budget that may be used at once.
 const BURST: f64 = 1.0;
-/// The longest delay after a costly sample, in seconds.
+/// Maximum delay after a costly sample, in seconds.
 const LONGEST_PAUSE: f64 = 60.0;
 
-/// The times of samples, on the sampler's own clock.
+/// Times of samples, on the sampler's own clock.
 #[derive(Debug)]
 pub struct Schedule {
     target: Duration,
     budget: f64,
     due: Duration,
     cost: Mean,
-    /// What the other namespaces cost.
+    /// Cost of the other namespaces.
     others: Mean,
     gap: Mean,
-    /// What was used beyond the budget, in seconds; negative when there is some left.
+    /// CPU time used beyond the budget, in seconds; negative if budget is left.
     debt: f64,
     last_start: Option<Duration>,
     random: fastrand::Rng,
 }
 
-/// A mean that forgets slowly, and is the plain mean at first.
+/// A mean that decays slowly; the plain mean at first.
 #[derive(Clone, Copy, Debug, Default)]
 struct Mean {
     value: f64,
@@ -56,7 +60,8 @@ impl Mean {
 // === impl Schedule ===
 
 impl Schedule {
-    /// A sample every `target` on average, using at most `budget` of a core. `seed` makes the jitter.
+    /// Creates a schedule with one sample per `target` on average, using at most `budget` of a
+    /// core. `seed` seeds the jitter.
     pub fn new(target: Duration, budget: f64, seed: u64) -> Self {
         Self {
             target,
@@ -71,12 +76,12 @@ impl Schedule {
         }
     }
 
-    /// When the next sample is due.
+    /// Returns when the next sample is due.
     pub fn due(&self) -> Duration {
         self.due
     }
 
-    /// The interval in force: the target, or what the budget allows.
+    /// Returns the current interval: the target, or a longer interval that the budget allows.
     pub fn interval(&self) -> Duration {
         if self.cost.count < WARM_UP {
             return self.target;
@@ -85,7 +90,8 @@ impl Schedule {
         self.target.max(Duration::from_secs_f64(affordable.min(3600.0)))
     }
 
-    /// The share of a core for the other namespaces: what is left, and at least half.
+    /// Returns the share of a core for the other namespaces: the rest of the budget, and at least
+    /// half.
     pub fn others_budget(&self) -> f64 {
         let own = self.cost.value / self.interval().as_secs_f64();
         (self.budget - own).max(self.budget / 2.0)
@@ -96,13 +102,14 @@ impl Schedule {
         (self.budget - others).max(self.budget / 2.0)
     }
 
-    /// The mean gap between the starts of samples lately; `None` before the second.
+    /// Returns the mean gap between the starts of about the last 32 samples; `None` before the
+    /// second sample.
     pub fn achieved(&self) -> Option<Duration> {
         self.gap.get().map(Duration::from_secs_f64)
     }
 
-    /// A sample started at `start`, ended at `end` and used `cpu`, and `others` for other namespaces. Gives how many
-    /// samples were missed.
+    /// Records a sample that started at `start`, ended at `end` and used `cpu`, plus `others` for
+    /// other namespaces. Returns the number of missed samples.
     pub fn sampled(
         &mut self,
         start: Duration,
@@ -136,7 +143,7 @@ impl Schedule {
         missed
     }
 
-    /// Takes the budget of `gap` seconds and the cost of a sample into account.
+    /// Adds the budget of `gap` seconds and the cost of a sample to the debt.
     fn pay(&mut self, gap: f64, cost: f64) {
         let budget = self.own_budget();
         self.debt = (self.debt - gap * budget).max(-BURST * budget) + cost;
@@ -149,7 +156,8 @@ mod tests {
 
     const TARGET: Duration = Duration::from_millis(100);
 
-    /// Runs `samples` samples that each take and cost `cost`; gives when the last began and how many were missed.
+    /// Runs `samples` samples that each take and cost `cost`. Returns the start of the last sample
+    /// and the number of missed samples.
     fn run(schedule: &mut Schedule, samples: u32, cost: Duration) -> (Duration, u64) {
         let mut missed = 0;
         let mut start = Duration::ZERO;

@@ -1,5 +1,7 @@
-//! The thread off the sampling path: every `--discovery.interval` it looks around for namespaces and whether the owners
-//! it named still run, and it looks for the owners of sockets when asked, never with more than a hundredth of a core.
+//! The scout thread, off the sampling path. Every `--discovery.interval` it looks for namespaces
+//! and checks whether known owners still run. On request it searches the owners of sockets.
+//!
+//! The scout never uses more than 1/100 of a core.
 
 use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -15,56 +17,56 @@ use super::discovery::{Discovered, Discovery};
 use super::thread_cpu;
 use crate::owner::lookup::{OwnerLookup, OwnerSearch};
 
-/// After a search, the next one waits so many times as long as it took of a core.
+/// Pause after a search, as a multiple of the CPU time of the search.
 const REST: u32 = 99;
-/// Sockets come in crowds: a search waits for the rest of its crowd.
+/// Delay before a search. Sockets appear in groups: a search waits for the rest of its group.
 const GATHER: Duration = Duration::from_millis(200);
 
-/// The gap between two looks is at most so long, whatever they cost: a namespace that ended must be let go within 10 s.
+/// Maximum gap between two looks, whatever they cost: an ended namespace must be released within 10
+/// s.
 const LONGEST_GAP: Duration = Duration::from_secs(9);
 
-/// The gap after a look that cost `cpu`: at least `interval`, and so long that looks take a hundredth of a core.
+/// Returns the gap after a look that cost `cpu`: at least `interval`, and long enough that looks
+/// use 1/100 of a core.
 fn look_gap(interval: Duration, cpu: Duration) -> Duration {
     interval.max((cpu * REST).min(LONGEST_GAP))
 }
 
-/// What the scout found.
+/// A result of the scout.
 pub enum ScoutEvent {
-    /// Namespaces that came and went.
+    /// Namespaces that appeared and ended.
     Namespaces(Discovered),
-    /// OwnerLookup.
+    /// Owners of sockets.
     Owners(OwnerSearch),
-    /// Sockets whose owner has ended, by their inodes.
+    /// Inodes of sockets whose owner has ended.
     Orphans(Vec<u32>),
 }
 
-/// What the scout is asked for.
+/// A request to the scout.
 enum Request {
-    /// The owners of these sockets.
+    /// Find the owners of these sockets.
     Owners(Vec<Origin>),
-    /// To forget all sockets but those with these inodes.
+    /// Drop all sockets except those with these inodes.
     KeepOnly(FxHashSet<u32>),
 }
 
-/// A scout at work. Dropping it ends its thread.
+/// Handle of a running scout. Dropping the handle ends its thread.
 pub struct Scouting {
     reports: Receiver<ScoutEvent>,
     requests: Sender<Request>,
 }
 
-/// What the scout does; without a discovery it looks only for owners.
+/// Work of the scout. Without a discovery the scout searches only owners.
 pub struct Work {
-    /// Finds namespaces.
     pub discovery: Option<Discovery>,
-    /// How often to look for namespaces, and for kernel modules that were missing.
+    /// Interval between looks for namespaces, and for missing kernel modules.
     pub interval: Duration,
-    /// Finds owners.
     pub owners: OwnerLookup,
-    /// Looks for kernel modules that were missing.
+    /// Looks for missing kernel modules.
     pub modules: ModuleWatch,
 }
 
-/// What the scout does and when.
+/// The state of the scout thread.
 struct Scout {
     work: Work,
     wanted: Vec<Origin>,
@@ -87,18 +89,19 @@ impl Scouting {
         Ok(Self { reports, requests })
     }
 
-    /// Asks for the owners of sockets.
+    /// Requests the owners of sockets.
     pub fn ask(&self, wanted: Vec<Origin>) {
-        // If the scout is gone, owners stay unknown: that it went was said in the log.
+        // If the thread has ended, owners stay unknown. The log already reported the end of the
+        // thread.
         let _ = self.requests.send(Request::Owners(wanted));
     }
 
-    /// Lets the scout forget all sockets but those with these inodes.
+    /// Makes the scout drop all sockets except those with these inodes.
     pub fn keep_only(&self, inodes: FxHashSet<u32>) {
         let _ = self.requests.send(Request::KeepOnly(inodes));
     }
 
-    /// What was found since the last call, without waiting.
+    /// Returns the results since the last call, without blocking.
     pub fn reports(&self) -> impl Iterator<Item = ScoutEvent> {
         self.reports.try_iter()
     }
@@ -107,7 +110,7 @@ impl Scouting {
 // === impl Scout ===
 
 impl Scout {
-    /// Works until nobody asks or listens any more.
+    /// Runs until the request or result channel is closed.
     fn run(&mut self, asked: &Receiver<Request>, reports: &Sender<ScoutEvent>) {
         loop {
             match asked.recv_timeout(self.rest()) {
@@ -131,7 +134,8 @@ impl Scout {
         self.wanted.extend(wanted);
     }
 
-    /// Each of those that are kept is looked for once, however often it was asked for.
+    /// Drops all other sockets. Each socket that is kept is searched once, however often it was
+    /// requested.
     fn keep_only(&mut self, mut inodes: FxHashSet<u32>) {
         self.work.owners.keep_only(&inodes);
         self.wanted.retain(|origin| inodes.remove(&origin.inode));
@@ -162,7 +166,7 @@ impl Scout {
         if self.wanted.is_empty() || Instant::now() < self.search_due {
             return None;
         }
-        // What others do to a busy machine is not this thread's cost.
+        // The activity of other processes on a busy machine is not a cost of this thread.
         let begin = thread_cpu();
         let search = self.work.owners.search(&std::mem::take(&mut self.wanted));
         self.search_due = Instant::now() + thread_cpu().saturating_sub(begin) * REST;

@@ -1,37 +1,40 @@
-//! How often each namespace is read, so that all of them together stay within a share of a core. Knows no clock.
+//! Decides how often each namespace is read, so that all namespaces together stay within a share of
+//! a core. Uses no clock.
 //!
-//! The share is divided by max-min fairness, first among the users who made the namespaces, then among the namespaces
-//! of each user: whoever needs less than an equal part gets all that it needs, and the rest is divided again. So cheap
-//! namespaces are read in every sample, and neither a namespace with very many listeners nor a user with very many
-//! namespaces makes another be read less often. listenq's own namespace is not among them: it has a share of its own.
+//! Max-min fairness divides the share, first among the users who created the namespaces, then among
+//! the namespaces of each user: a user or namespace that needs less than an equal part gets all of
+//! its need, and the rest is divided again. Cheap namespaces are therefore read in every sample.
+//! Neither a namespace with very many listeners nor a user with very many namespaces reduces how
+//! often another namespace is read. listenq's own namespace is not included: it has a separate
+//! share.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// How often the share is divided again.
+/// Interval between divisions of the share.
 const DIVIDE: Duration = Duration::from_secs(1);
-/// The cost that is assumed of a namespace that was never read.
+/// Assumed cost of a namespace that was never read.
 const UNKNOWN_COST: Duration = Duration::from_micros(100);
-/// A namespace is read at least so often.
+/// Maximum interval between readings of a namespace.
 const SLOWEST: Duration = Duration::from_secs(600);
 
-/// When one namespace is read.
+/// Reading times of one namespace.
 #[derive(Clone, Copy, Debug)]
 pub struct Turn {
-    /// The user who made it.
+    /// User who created the namespace.
     maker: u32,
     cost: Cost,
-    /// The share of a core that it may use.
+    /// Share of a core that the namespace may use.
     share: f64,
     read_at: Option<Duration>,
     gap: Duration,
 }
 
-/// What a reading costs: a higher cost counts at once, a lower one by and by.
+/// Cost of a reading. A higher cost counts at once, a lower cost gradually.
 #[derive(Clone, Copy, Debug)]
 struct Cost(Option<Duration>);
 
-/// The share of all namespaces, and when it was divided.
+/// The share of all namespaces, and the time of its last division.
 #[derive(Debug, Default)]
 pub struct Turns {
     divided_at: Option<Duration>,
@@ -57,23 +60,23 @@ impl Cost {
 // === impl Turn ===
 
 impl Turn {
-    /// A namespace made by the user `maker`, due at once.
+    /// Creates the turn of a namespace created by the user `maker`, due at once.
     pub fn new(maker: u32) -> Self {
         Self { maker, cost: Cost(None), share: f64::INFINITY, read_at: None, gap: Duration::ZERO }
     }
 
-    /// Whether it is to be read at `now`.
+    /// Whether the namespace is due at `now`.
     pub fn is_due(&self, now: Duration) -> bool {
         self.read_at.is_none_or(|at| now.saturating_sub(at) >= self.period())
     }
 
-    /// It was read at `now` at this cost.
+    /// Records a reading at `now` with this cost.
     pub fn read(&mut self, now: Duration, cost: Duration) {
         self.gap = self.read_at.replace(now).map_or(Duration::ZERO, |at| now.saturating_sub(at));
         self.cost.add(cost);
     }
 
-    /// The interval at which it is meant to be read, where that is not every sample.
+    /// Returns the target interval of the namespace; `None` if it is read in every sample.
     pub fn interval(&self) -> Option<Duration> {
         self.share.is_finite().then(|| self.gap.max(self.period()))
     }
@@ -87,7 +90,8 @@ impl Turn {
 // === impl Turns ===
 
 impl Turns {
-    /// Divides `budget`, a share of a core, among `turns` when that is due. `interval` is the gap between two samples.
+    /// Divides `budget`, a share of a core, among `turns` if a division is due. `interval` is the
+    /// gap between two samples.
     pub fn divide<'a>(
         &mut self,
         now: Duration,
@@ -110,19 +114,21 @@ impl Turns {
         for (turns, need_of_all) in makers.values_mut().zip(of_makers) {
             let level = fair_level(&needs(turns), need_of_all.min(most));
             for turn in turns {
-                // All that it needs: it is read in every sample, whatever its jitter.
+                // The namespace gets all of its need: it is read in every sample, whatever its
+                // jitter.
                 turn.share = if need(turn) <= level { f64::INFINITY } else { level };
             }
         }
     }
 
-    /// Divides again before the next sample: namespaces came or went.
+    /// Forces a division before the next sample, because namespaces appeared or ended.
     pub fn forget(&mut self) {
         self.divided_at = None;
     }
 }
 
-/// The most that each may have so that all together have at most `total`: who needs less leaves the rest to others.
+/// Returns the largest share per consumer such that all together use at most `total`. A consumer
+/// that needs less leaves the rest to the others.
 fn fair_level(needs: &[f64], total: f64) -> f64 {
     let mut sorted = needs.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -149,13 +155,13 @@ mod tests {
         Duration::from_micros(micros)
     }
 
-    /// Namespaces by maker and the cost of a reading; gives how often each is read in `seconds`, and the share of a core
-    /// that all used.
+    /// Runs namespaces given by maker and cost of a reading. Returns how often each namespace is
+    /// read in `seconds`, and the share of a core that all of them used.
     fn run(namespaces: &[(u32, Duration)], seconds: u32) -> (Vec<u32>, f64) {
         let mut turns: Vec<Turn> = namespaces.iter().map(|(maker, _)| Turn::new(*maker)).collect();
         let (mut all, mut reads, mut used) =
             (Turns::default(), vec![0; turns.len()], Duration::ZERO);
-        // The first readings find out what each costs.
+        // The first readings measure the cost of each namespace.
         for nth in 0..20 + seconds * 10 {
             let now = INTERVAL * nth;
             all.divide(now, INTERVAL, BUDGET, turns.iter_mut());
