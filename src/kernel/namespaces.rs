@@ -74,8 +74,8 @@ fn is_kernel_thread(stat: &str) -> bool {
 /// namespace; `None` if that namespace is our own.
 ///
 /// The kernel reports the owner of a user namespace through an `ioctl`, which requires unsafe code.
-/// The user id that its root maps to replaces the owner: without a set-user-id helper a user can
-/// map only its own id.
+/// This function returns the user id that the namespace's root maps to instead: without a
+/// set-user-id helper a user can map only its own id.
 pub fn maker(procfs: &Path, pid: u32) -> Option<u32> {
     let directory = procfs.join(pid.to_string());
     let map = fs::read_to_string(directory.join("uid_map")).ok()?;
@@ -155,8 +155,9 @@ fn find_mounts(directory: &Path, found: &mut FoundNetns) -> io::Result<()> {
     Ok(())
 }
 
-/// Returns `None` for files that do not exist or deny access. A lack of memory or descriptors is an
-/// error, because it makes the discovery unusable, as with processes.
+/// Returns `None` for a file that cannot be read, for example because the file does not exist or
+/// denies access. A lack of memory or descriptors is an error, because it makes the discovery
+/// unusable, as with processes.
 fn if_there<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Err(error) => match Errno::from_io_error(&error) {
