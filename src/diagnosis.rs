@@ -1,43 +1,45 @@
-//! What kind of trouble a listener is in: a pure function from the numbers that its history adds up to, to the words
-//! that metric, table, page, alert and runbook share.
+//! Decides which kinds of trouble a listener has: a pure function from the evidence in its history
+//! to the diagnosis names that metric, table, page, alert and runbook share.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// How far back overflows, full time and cookies are added up.
+/// The window over which overflows, full time and cookies are added up.
 pub const WINDOW: Duration = Duration::from_secs(30);
-/// How long a diagnosis holds at least.
+/// The minimum time that a diagnosis holds.
 pub const HOLD: Duration = Duration::from_secs(10);
-/// How long nothing may be taken from a queue before it is called stalled.
+/// The time without an accept after which a queue is stalled.
 pub const STALL: Duration = Duration::from_secs(10);
-/// Scans come a little early or late: so much of [`STALL`] must lie between the first and the last that agree.
+/// The part of [`STALL`] that must lie between the first and the last scan that agree. Scans run
+/// slightly early or late.
 pub const STALL_BY_SCANS: Duration = Duration::from_millis(8_500);
-/// A pause between two accepts that is usual may be this long before it is called a stall again.
+/// The longest time without an accept that earlier pauses can excuse. A longer time is a stall.
 const LONGEST_PAUSE: Duration = Duration::from_secs(90);
-/// How long every client must wait before the queue is called standing. The first and the last scan that agree come a
-/// little early or late.
+/// The time every client must wait before the queue is standing. The first and the last scan that
+/// agree run slightly early or late.
 const STANDING: Duration = Duration::from_millis(28_500);
-/// How long one socket of a reuseport group must be full: hashing is uneven for moments.
+/// How long one socket of a reuseport group must be full. Hashing is uneven for short times.
 pub const LASTING: Duration = Duration::from_secs(1);
-/// For how long a listener must have been sampled before shares of time say anything.
+/// How long a listener must have been sampled before shares of time are meaningful.
 pub const WATCHED: Duration = Duration::from_secs(10);
-/// The share of time spent full from which on a server is slow, and below which a burst met a short queue.
+/// The share of time spent full. From this share on the server is slow; below it a burst met a
+/// short queue.
 const SLOW_SHARE: f64 = 0.2;
-/// A queue of which more than half is in use for so much of the time since it overflowed was met by no burst: the server
-/// is becoming slow.
+/// The share of time since an overflow with more than half of a queue in use. From this share on no
+/// burst was the cause: the server is becoming slow.
 const LOADED_SHARE: f64 = 0.5;
-/// How long after an overflow it can be told whether the queue drains.
+/// The time after an overflow that is needed to see whether the queue drains.
 const SETTLED: Duration = Duration::from_secs(3);
-/// The share of a queue without clients from which on it is called abandoned.
+/// The share of a queue without clients from which on the queue is abandoned.
 const ABANDONED_SHARE: f64 = 0.25;
-/// At least so many, too: one client may always leave.
+/// The minimum number of abandoned connections: one client may always leave.
 const ABANDONED_LEAST: u64 = 2;
-/// Clients leave queues that make them wait; a half-closed client of a fast server is no trouble.
+/// The minimum wait for abandoned connections. A half-closed client of a fast server is no trouble.
 const ABANDONED_WAIT: Duration = Duration::from_millis(500);
-/// So many half-open connections at least are a flood where no cookies show it.
+/// The minimum number of half-open connections of a flood where no cookies prove it.
 const FLOOD_LEAST: u64 = 8;
-/// The share of the queue at which a peak is near the limit.
+/// The share of the queue from which on a peak is near the limit.
 pub const NEARLY_FULL: f64 = 0.8;
 
 /// A kind of trouble, in order of precedence.
@@ -46,9 +48,9 @@ pub const NEARLY_FULL: f64 = 0.8;
 pub enum Diagnosis {
     /// One socket of a reuseport group is full or stalled while a sibling is below half.
     Imbalance,
-    /// Nothing is taken from the queue at all.
+    /// No connection is accepted from the queue.
     Stalled,
-    /// A good part of the queue has no client any more.
+    /// A good part of the queue no longer has a client.
     Abandoned,
     /// Connections come faster than they are accepted.
     SlowAccept,
@@ -56,55 +58,59 @@ pub enum Diagnosis {
     StandingQueue,
     /// A burst met a queue that was too short for it.
     ShortQueue,
-    /// The limit is that of an earlier `somaxconn`.
+    /// The limit comes from an earlier `somaxconn`.
     StaleLimit,
-    /// Handshakes are begun and left open.
+    /// Handshakes begin and stay half open.
     SynFlood,
-    /// Connections wait at a listener that was never seen to accept: information, no trouble.
+    /// Connections wait at a listener that was never seen to accept. Information, not trouble.
     NotAccepting,
 }
 
-/// What is known of one listener, added up for the diagnosis. Nothing in it depends on the others.
+/// The facts known about one listener, added up for the diagnosis. No field depends on another
+/// field.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Evidence {
-    /// For how long it has been watched, up to [`WINDOW`].
+    /// How long the listener has been watched, up to [`WINDOW`].
     pub watched: Duration,
-    /// How much of that time samples cover: late ones leave gaps.
+    /// The part of that time that samples cover. Late samples leave gaps.
     pub sampled: Duration,
-    /// How much of that it was full.
+    /// The part of the sampled time during which the queue was full.
     pub full: Duration,
-    /// Overflows attributed to it in that time.
+    /// Overflows attributed to the listener in that time.
     pub overflows: u64,
-    /// Those of them that were no repetition by a client that was refused before.
+    /// Overflows that are not a repetition by a client that was refused before.
     pub first_refusals: u64,
-    /// How much sampled time has passed since the first of the overflows.
+    /// Sampled time since the first of the overflows.
     pub since_overflow: Duration,
-    /// How much of that more than half of a queue was in use.
+    /// The part of `since_overflow` during which more than half of a queue was in use.
     pub loaded: Duration,
     /// Whether more than half of a queue is in use now.
     pub is_loaded: bool,
-    /// The largest number of connections that came within one second in that time, waiting and refused ones, each client
-    /// counted once. A limit that holds them all refuses nobody.
+    /// The largest number of connections that came within one second in that time: waiting and
+    /// refused ones, each client counted once. A limit that holds all of them refuses no client.
     pub largest_burst: u64,
-    /// For how long it has been at its limit without a break.
+    /// How long the listener has been at its limit without a break.
     pub brimming: Duration,
-    /// Whether it was slow within [`WINDOW`]: then the overflows are explained.
+    /// Whether the listener was slow within [`WINDOW`], which explains the overflows.
     pub was_slow: bool,
-    /// Largest share of the queue in use within the peak window.
+    /// The largest share of the queue in use within the peak window.
     pub peak_ratio: f64,
-    /// Its sockets.
     pub sockets: Sockets,
-    /// What the last scan found; `None` when there is none young enough.
+    /// The results of the last scan; `None` without a recent scan.
     pub scan: Option<ScanEvidence>,
-    /// Whether it was seen to accept since its sockets were opened, or accepted connections of it are open.
+    /// Whether the listener was seen to accept since its sockets were opened, or has open accepted
+    /// connections.
     pub has_accepted: bool,
-    /// Whether its overflows are counted: otherwise being full is all that shows that clients are turned away.
+    /// Whether the listener's overflows are counted. If not, only a full queue shows that clients
+    /// are turned away.
     pub counts_overflows: bool,
-    /// How many may be half open; `None` where that is not known.
+    /// The largest number of half-open connections; `None` where unknown.
     pub half_open_cap: Option<u64>,
-    /// The `somaxconn` that it was opened under and that was raised since, where that is its limit.
+    /// The `somaxconn` under which the listener was opened, where it is the listener's limit and
+    /// was raised since.
     pub earlier_somaxconn: Option<u32>,
-    /// Whether every handshake gets a cookie (`tcp_syncookies=2`), and no other listener can have received them.
+    /// Whether every handshake gets a cookie (`tcp_syncookies=2`) and no other listener can have
+    /// received the cookies.
     pub gets_all_cookies: bool,
     /// SYN cookies sent in its namespace within [`WINDOW`].
     pub cookies_sent: u64,
@@ -112,39 +118,40 @@ pub struct Evidence {
     pub cookies_received: u64,
 }
 
-/// How the sockets of a listener differ.
+/// The sockets of a listener, counted by condition.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sockets {
-    /// All of them.
+    /// All sockets.
     pub all: u32,
-    /// Those at their limit for [`LASTING`] or longer.
+    /// Sockets at their limit for [`LASTING`] or longer.
     pub brimming: u32,
-    /// Those that hold a queue which did not become shorter for [`STALL`].
+    /// Sockets with a queue that did not become shorter for [`STALL`].
     pub stuck: u32,
-    /// Those less than half full.
+    /// Sockets less than half full.
     pub below_half: u32,
-    /// Those in whose queue somebody waits.
+    /// Sockets with a waiting connection.
     pub waiting: u32,
 }
 
-/// What the last scan, together with the one before, says of a listener.
+/// What the last two scans show about a listener.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ScanEvidence {
-    /// The length it was taken at.
+    /// The queue length at the scan.
     pub length: u64,
     /// How long the connection at the head has waited.
     pub oldest: Duration,
-    /// For how long scans have found nothing taken from the queue.
+    /// How long scans have found nothing accepted from the queue.
     pub untaken: Duration,
-    /// Connections without a client, agreed by two scans.
+    /// Connections without a client, confirmed by two scans.
     pub abandoned: u64,
-    /// For how long no sample saw the queue become shorter.
+    /// How long no sample saw the queue become shorter.
     pub unmoved: Duration,
-    /// Connections whose client is there.
+    /// Connections whose client has not left.
     pub alive: u64,
-    /// For how long each scan found a client at the head that had waited for `--standing-wait` or longer.
+    /// How long each scan has found a client at the head that had waited for `--standing-wait` or
+    /// longer.
     pub standing: Duration,
-    /// The longest pause between two accepts that was seen within the last ten minutes while clients waited.
+    /// The longest pause between two accepts within the last ten minutes while clients waited.
     pub pause: Duration,
     /// Accepted connections that are open; `None` where they were not read.
     pub open: Option<u64>,
@@ -152,11 +159,11 @@ pub struct ScanEvidence {
     pub most_open: u64,
     /// Half-open connections.
     pub half_open: u64,
-    /// Those of them that are open for 3 s or longer: their SYN-ACK was repeated twice.
+    /// Half-open connections that are open for 3 s or longer: their SYN-ACK was repeated twice.
     pub old_half_open: u64,
 }
 
-/// Several diagnoses.
+/// A set of diagnoses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Diagnoses(u16);
 
@@ -176,7 +183,7 @@ impl Diagnosis {
         Self::NotAccepting,
     ];
 
-    /// The word for it.
+    /// The label value of the diagnosis.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Imbalance => "imbalance",
@@ -191,12 +198,13 @@ impl Diagnosis {
         }
     }
 
-    /// Whether the evidence is what happened within the window, and not what the sockets hold now.
+    /// Whether the evidence is events within the window and not the present state of the sockets.
     pub const fn outlasts_a_restart(self) -> bool {
         matches!(self, Self::SlowAccept | Self::ShortQueue)
     }
 
-    /// The diagnosis of the same listener that `self` follows from, if any of `held` is one: that one says what to do.
+    /// The diagnosis in `held` of the same listener that causes `self`, if any. The cause
+    /// determines what to do.
     pub fn follows_from(self, held: Diagnoses) -> Option<Self> {
         let causes: &[Self] = match self {
             Self::Abandoned => {
@@ -210,7 +218,7 @@ impl Diagnosis {
         causes.iter().copied().find(|cause| held.contains(*cause))
     }
 
-    /// Whether it is only information: nobody is turned away, and nobody is to be called.
+    /// Whether the diagnosis is only information: no client is turned away, and no alert is needed.
     pub const fn is_information(self) -> bool {
         matches!(self, Self::NotAccepting)
     }
@@ -219,22 +227,22 @@ impl Diagnosis {
 // === impl Diagnoses ===
 
 impl Diagnoses {
-    /// Adds one.
+    /// Adds one diagnosis.
     pub fn insert(&mut self, diagnosis: Diagnosis) {
         self.0 |= 1 << diagnosis as u16;
     }
 
-    /// Whether it is among them.
+    /// Whether the set contains the diagnosis.
     pub fn contains(self, diagnosis: Diagnosis) -> bool {
         self.0 & 1 << diagnosis as u16 != 0
     }
 
-    /// Whether there is none.
+    /// Whether the set is empty.
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }
 
-    /// All of them, in order of precedence.
+    /// All diagnoses of the set, in order of precedence.
     pub fn iter(self) -> impl Iterator<Item = Diagnosis> {
         Diagnosis::ALL.into_iter().filter(move |diagnosis| self.contains(*diagnosis))
     }
@@ -248,8 +256,8 @@ impl FromIterator<Diagnosis> for Diagnoses {
     }
 }
 
-/// The diagnoses about which the evidence says nothing at all, neither that they hold nor that they do not: samples came
-/// too late, or no scan did.
+/// The diagnoses that the evidence neither confirms nor refutes, because samples came too late or
+/// no scan ran.
 pub fn undecided(evidence: &Evidence) -> Diagnoses {
     let waits = evidence.sockets.waiting > 0;
     let lacks_scan = waits && evidence.scan.is_none();
@@ -263,7 +271,7 @@ pub fn undecided(evidence: &Evidence) -> Diagnoses {
     Diagnosis::ALL.into_iter().filter(is_undecided).collect()
 }
 
-/// What the evidence speaks for.
+/// The diagnoses that the evidence confirms.
 pub fn diagnose(evidence: &Evidence) -> Diagnoses {
     let needs_proof = |diagnosis: &Diagnosis| {
         use Diagnosis::{Abandoned, SlowAccept, Stalled, StandingQueue};
@@ -296,14 +304,15 @@ impl Evidence {
         share(self.loaded, self.since_overflow) >= LOADED_SHARE
     }
 
-    /// Of a group; the oldest connection shows that a short queue is stuck and not just steady.
+    /// Reuseport groups only. The age of the oldest connection shows that a short queue is stuck
+    /// and not just steady.
     fn is_imbalanced(&self) -> bool {
         let Sockets { all, brimming, stuck, below_half, .. } = self.sockets;
         let is_stuck = stuck > 0 && self.scan.is_some_and(|scan| scan.oldest >= STALL);
         all > 1 && below_half > 0 && (brimming > 0 || is_stuck)
     }
 
-    /// A server whose handlers take long pauses for as long again and again: such a pause is no stall.
+    /// A server whose handlers regularly take long pauses is not stalled by a pause of that length.
     fn is_stalled(&self) -> bool {
         let Some(scan) = self.scan else { return false };
         let usual = (scan.pause * 2).min(LONGEST_PAUSE);
@@ -311,7 +320,7 @@ impl Evidence {
         self.is_untaken(STALL_BY_SCANS.max(usual)) && has_victim && !self.serves_one()
     }
 
-    /// Whether nothing was taken from any of its sockets for `time`.
+    /// Whether nothing was accepted from any of its sockets for `time`.
     fn is_untaken(&self, time: Duration) -> bool {
         let Sockets { all, stuck, .. } = self.sockets;
         all > 0 && stuck == all && self.scan.is_some_and(|scan| scan.untaken >= time)
@@ -325,19 +334,22 @@ impl Evidence {
         }
     }
 
-    /// A tool that was never seen to serve two clients at once, with one more in line.
+    /// Whether the listener was never seen to serve two clients at once and has at most one more
+    /// client waiting.
     fn serves_one(&self) -> bool {
         let serves_one =
             |scan: ScanEvidence| scan.open == Some(1) && scan.most_open <= 1 && scan.length <= 1;
         self.scan.is_some_and(serves_one) && !self.turns_away()
     }
 
-    /// Whether it may not be meant to accept: it was never seen to, and turns nobody away.
+    /// Whether the listener may not be meant to accept: it was never seen to accept, and it turns
+    /// no client away.
     fn is_unproven(&self) -> bool {
         !self.has_accepted && !self.turns_away()
     }
 
-    /// Where every client has reset there is no row to tell an age by: only that the queue does not become shorter.
+    /// Where every client has reset, no row shows an age: only `unmoved` shows that the queue does
+    /// not become shorter.
     fn is_abandoned(&self) -> bool {
         self.scan.is_some_and(|scan| {
             let waits = scan.oldest.max(scan.untaken).max(scan.unmoved) >= ABANDONED_WAIT;
@@ -347,14 +359,15 @@ impl Evidence {
         })
     }
 
-    /// Before the window is sampled whole, a share of what was sampled is enough where the queue does not drain.
+    /// Before samples cover the whole window, a share of the sampled time is enough where the queue
+    /// does not drain.
     fn is_slow(&self) -> bool {
         let is_so_far = self.sampled >= WATCHED && self.full_share() >= SLOW_SHARE;
         self.full >= WINDOW.mul_f64(SLOW_SHARE) || (is_so_far && self.stays_loaded())
     }
 
-    /// A burst is over soon: a queue that does not drain after it overflowed is that of a server that becomes slow, and one
-    /// at its limit just now may be.
+    /// A burst ends soon. A queue that does not drain after an overflow belongs to a server that is
+    /// becoming slow, and a queue at its limit right now may belong to one.
     fn is_short(&self) -> bool {
         self.first_refusals > 0
             && self.since_overflow >= SETTLED
@@ -368,7 +381,7 @@ impl Evidence {
         self.earlier_somaxconn.is_some() && (self.overflows > 0 || self.peak_ratio > NEARLY_FULL)
     }
 
-    /// The queue has room, and yet each client waits: slow servers with a high limit look like that.
+    /// The queue has room, but each client waits: a slow server with a high limit.
     fn is_standing(&self) -> bool {
         let Some(scan) = self.scan else { return false };
         let is_long = scan.standing >= STANDING && scan.alive > 0;
@@ -376,20 +389,20 @@ impl Evidence {
         is_long && is_only_that && !self.serves_one()
     }
 
-    /// Not ready yet, a port that is only held, or a tool that serves one client.
+    /// A server that is not ready yet, a port that is only held, or a tool that serves one client.
     fn is_not_accepting(&self) -> bool {
         self.is_untaken(STALL_BY_SCANS) && (self.is_unproven() || self.serves_one())
     }
 
-    /// Handshakes are begun and left open although the accept queue has room. Where it is full, handshakes of real
-    /// clients stay open, and each of them has overflowed.
+    /// Handshakes stay half open although the accept queue has room. Where the queue is full,
+    /// handshakes of real clients stay half open too, and each of them has overflowed.
     fn is_flooded(&self) -> bool {
         let has_room = self.brimming.is_zero() && self.full < LASTING && !self.was_slow;
         has_room && (self.is_flooded_by_cookies() || self.is_left_half_open())
     }
 
-    /// Cookies alone are no flood: real clients that come within one round trip make them too, and send them back. They
-    /// are decisive only where no handshake is kept half open.
+    /// Cookies alone do not show a flood: real clients that come within one round trip also cause
+    /// cookies, and return them. Cookies are decisive only where no handshake is kept half open.
     fn is_flooded_by_cookies(&self) -> bool {
         self.gets_all_cookies && self.cookies_stay_out()
     }
@@ -398,7 +411,7 @@ impl Evidence {
         let Some(scan) = self.scan else { return false };
         let is_at_cap =
             self.half_open_cap.is_some_and(|cap| scan.half_open > 0 && scan.half_open >= cap);
-        // The few that a short SYN queue holds may be clients of a bad line.
+        // The few half-open connections of a short SYN queue may be clients with a bad line.
         let are_old = scan.half_open >= FLOOD_LEAST && scan.old_half_open * 2 > scan.half_open;
         is_at_cap && (are_old || self.cookies_stay_out()) && self.overflows < scan.half_open
     }
@@ -423,7 +436,7 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    /// One socket, watched for long, idle.
+    /// One idle socket, watched for the whole window.
     fn calm() -> Evidence {
         Evidence {
             watched: WINDOW,
@@ -524,7 +537,7 @@ mod tests {
         assert_eq!(said(gone), [Abandoned]);
     }
 
-    /// It overflowed 20 s ago and drained since.
+    /// The queue overflowed 20 s ago and has drained since.
     fn burst() -> Evidence {
         let (overflows, first_refusals) = (9, 9);
         let (since_overflow, loaded) = (seconds(20), seconds(1));
@@ -541,7 +554,7 @@ mod tests {
 
     #[test]
     fn a_server_that_becomes_slow_is_never_called_short() {
-        // Second by second: the queue was more than half full all the time before it was full for 6 s.
+        // Each second: the queue was more than half full all the time before it was full for 6 s.
         let becoming = |second| Evidence {
             full: Duration::from_millis(100) * second,
             since_overflow: SECOND * second,
@@ -558,7 +571,7 @@ mod tests {
         let after = |since_overflow, loaded| Evidence { since_overflow, loaded, ..burst() };
         assert_eq!(said(after(seconds(1), Duration::ZERO)), []);
         assert_eq!(said(after(seconds(3), seconds(1))), [ShortQueue]);
-        // It takes four seconds to drain, and that is known after eight.
+        // The queue takes four seconds to drain, which is known after eight seconds.
         assert_eq!(said(after(seconds(7), seconds(4))), []);
         assert_eq!(said(after(seconds(9), seconds(4))), [ShortQueue]);
     }
@@ -580,7 +593,7 @@ mod tests {
         assert_eq!(said(Evidence { sampled: seconds(10), ..slow }), [SlowAccept]);
         assert_eq!(said(Evidence { sampled: seconds(9), ..slow }), []);
         assert_eq!(said(Evidence { sampled: seconds(6), full: seconds(6), ..slow }), [SlowAccept]);
-        // A burst right after the start is none.
+        // A burst right after the start does not make the server slow.
         assert_eq!(
             said(Evidence { sampled: seconds(10), full: seconds(3), ..burst() }),
             [ShortQueue]
@@ -597,7 +610,7 @@ mod tests {
         let of = |evidence: Evidence| undecided(&evidence).iter().collect::<Vec<_>>();
         assert_eq!(of(waiting), []);
         assert_eq!(of(Evidence { sampled: seconds(3), ..waiting }), [SlowAccept, ShortQueue]);
-        // A queue that is seen to be short is not slow any more, however late that is seen.
+        // A queue that is seen short is no longer slow, even when the sample comes late.
         assert_eq!(of(Evidence { sampled: seconds(3), is_loaded: false, ..waiting }), []);
         assert_eq!(
             of(Evidence { scan: None, ..waiting }),
@@ -638,10 +651,10 @@ mod tests {
         let flood = half_open(65, 60);
         let flood = Evidence { half_open_cap: Some(64), ..flood };
         assert_eq!(said(flood), [SynFlood]);
-        // Each handshake that stays open has overflowed.
+        // Each handshake that stays half open has overflowed.
         assert_eq!(said(Evidence { overflows: 65, ..flood }), []);
         assert_eq!(said(Evidence { overflows: 20, ..flood }), [SynFlood]);
-        // The queue is full at this moment, was so for a second, or made the server slow.
+        // The queue is full now, was full for a second, or the server was slow.
         assert_eq!(said(Evidence { brimming: Duration::from_millis(1), ..flood }), []);
         assert_eq!(said(Evidence { full: seconds(1), ..flood }), []);
         assert_eq!(said(Evidence { was_slow: true, ..flood }), []);
@@ -650,7 +663,7 @@ mod tests {
     #[test]
     fn a_syn_queue_of_8_is_flooded_and_two_bad_lines_flood_nothing() {
         let of = |cap, open| Evidence { half_open_cap: Some(cap), ..half_open(open, open) };
-        // A kernel before 6.6 holds the limit, a later one one more.
+        // Kernels before 6.6 hold at most the limit, later kernels one more.
         assert_eq!([said(of(8, 8)), said(of(8, 9))], [[SynFlood], [SynFlood]]);
         assert_eq!(said(of(2, 2)), []);
         let cookies = Evidence { cookies_sent: 500, cookies_received: 20, ..of(2, 2) };

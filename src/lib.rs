@@ -1,22 +1,24 @@
 //! listenq: a Prometheus exporter for Linux listen queues.
 //!
-//! The way of the data has one direction; `snapshot` and `view` are the words in which it is handed on:
+//! The crate is internal to the `listenq` program and is not for publication (`publish = false`).
+//!
+//! Data flows in one direction; `snapshot` and `view` are the types that the stages exchange:
 //!
 //! ```text
 //! kernel ─▶ snapshot ─▶ state ─▶ view ─▶ exposition, report ─▶ http, terminal
-//!       └── sampler turns the handle ──┘
+//!       └── driven by sampler ──┘
 //! ```
 //!
-//! * [`kernel`] reads netlink and procfs, [`snapshot`] is what it read;
-//! * [`owner`] finds who is behind a listen socket;
-//! * [`state`] is what became of all snapshots so far, [`view`] what is shown of it;
-//! * [`sampler`] does both on a timer and publishes the view;
-//! * [`diagnosis`] is the pure function from evidence to the words for trouble, used by the state;
-//! * [`exposition`] writes a view down for Prometheus, [`report`] for people and their scripts, [`terminal`] prints that,
-//!   its own or that of a daemon asked by [`remote`];
-//! * [`own`] is what listenq knows of itself, [`log`] how it says so;
-//! * [`http`] serves it, [`web_config`] says to whom and how, [`cli`], [`systemd`] and
-//!   [`serve`] put it all together.
+//! * [`kernel`] reads netlink and procfs, and [`snapshot`] holds the results;
+//! * [`owner`] finds the owner of a listen socket;
+//! * [`state`] combines all snapshots so far, and [`view`] holds what is shown of the state;
+//! * [`sampler`] reads and combines on a timer and publishes the view;
+//! * [`diagnosis`] is the pure function from evidence to diagnoses that the state calls;
+//! * [`exposition`] writes a view for Prometheus, [`report`] writes it for people and scripts, and
+//!   [`terminal`] prints the report of its own view or of a daemon queried by [`remote`];
+//! * [`self_stats`] holds the statistics of listenq itself, and [`log`] writes its log lines;
+//! * [`http`] serves the view, and [`web_config`] defines which clients are served and how;
+//! * [`cli`], [`systemd`] and [`serve`] connect the parts.
 
 pub mod capabilities;
 pub mod cause;
@@ -40,10 +42,10 @@ pub mod terminal;
 pub mod view;
 pub mod web_config;
 
-/// The version of this listenq.
+/// The version of listenq.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// The revision it was built from.
+/// The source revision of the build.
 pub const REVISION: &str = env!("LISTENQ_REVISION");
-/// Both, as `--version` says them.
+/// Version and revision, as printed by `--version`.
 pub const LONG_VERSION: &str =
     concat!(env!("CARGO_PKG_VERSION"), " (revision ", env!("LISTENQ_REVISION"), ")");

@@ -1,10 +1,11 @@
-//! What listenq knows of itself: how its sampling goes and what it costs. Plain values, shown as they are.
+//! Statistics of listenq itself: the state and the cost of its sampling. Plain values, exposed
+//! unchanged.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Where an error can come from: the `source` label of `listenq_sample_errors_total`.
+/// The source of an error: the `source` label of `listenq_sample_errors_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// The dump of TCP listeners.
@@ -17,66 +18,68 @@ pub enum Source {
     Snmp,
     /// The settings under `/proc/sys/net`.
     Sysctl,
-    /// The look around for namespaces.
+    /// The discovery of namespaces.
     Namespaces,
-    /// The look for the owners of sockets.
+    /// The search for socket owners.
     Owners,
-    /// The scan of connections that nobody accepted yet.
+    /// The scan of connections that are not accepted yet.
     Scan,
 }
 
-/// What can be missing on a kernel or for want of a privilege: the `feature` label of `listenq_feature_available`.
+/// A feature that a kernel or a missing privilege can disable: the `feature` label of
+/// `listenq_feature_available`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Feature {
-    /// Socket dumps over netlink; without it `/proc/net/tcp` gives lengths, but no limits and no drops.
+    /// Socket dumps over netlink. Without them, `/proc/net/tcp` provides lengths, but no limits and
+    /// no drops.
     SockDiag,
-    /// Dumps of Unix listeners over netlink; without it there are none.
+    /// Dumps of Unix listeners over netlink. Without them, Unix listeners are not sampled.
     UnixDiag,
-    /// Seeing and entering the network namespaces of others.
+    /// Finding and entering the network namespaces of other processes.
     Namespaces,
-    /// Seeing who holds the sockets of others.
+    /// Finding the processes that hold the sockets of other users.
     Owners,
-    /// Telling the cgroup of a socket without looking for its holder: needs cgroup v2.
+    /// Reading the cgroup of a socket without a search for its holder. Requires cgroup v2.
     Cgroup,
-    /// Telling the names of pods from the kubelet's log directories; not tried where there is no kubelet.
+    /// Reading pod names from the kubelet's log directories. Not tried where there is no kubelet.
     Kubelet,
-    /// Seeing which connections wait, and for how long.
+    /// Reading which connections wait, and for how long.
     Scan,
 }
 
-/// How long samples took, in seconds.
+/// A histogram of durations in seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Durations {
-    /// How many took at most as long as [`Durations::BOUNDS`] says; not cumulative, the last is the rest.
+    /// Counts by bucket of [`Durations::BOUNDS`], not cumulative. The last count is the rest.
     pub counts: [u64; Durations::BOUNDS.len() + 1],
-    /// All of them together.
+    /// The sum of all durations.
     pub sum: f64,
 }
 
-/// What this process uses: the `process_*` metrics of every Prometheus client library.
+/// Resource usage of this process: the `process_*` metrics of every Prometheus client library.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Process {
-    /// User and system time used so far.
+    /// User and system CPU time used so far.
     pub cpu_seconds: f64,
-    /// Descriptors open now.
+    /// Open file descriptors.
     pub open_fds: Option<u64>,
-    /// Descriptors allowed (`RLIMIT_NOFILE`, soft); `None` when unlimited.
+    /// The soft limit of open descriptors (`RLIMIT_NOFILE`); `None` when unlimited.
     pub max_fds: Option<u64>,
-    /// Address space.
+    /// Size of the address space.
     pub virtual_memory_bytes: u64,
-    /// Memory resident.
+    /// Resident memory.
     pub resident_memory_bytes: u64,
-    /// Threads.
     pub threads: u64,
-    /// When it was started, in seconds since 1970.
+    /// Start time, in seconds since 1970.
     pub start_time_seconds: Option<f64>,
 }
 
-/// Whether the last change of the web configuration was taken over; set where it is read anew, shown by the sampler.
+/// Whether the last reload of the web configuration succeeded. The reloading code sets the flag,
+/// and the sampler exposes it.
 #[derive(Clone, Debug)]
 pub struct Reloaded(Arc<AtomicBool>);
 
-/// What is left out because there is too much of it.
+/// Items left out because of limits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Omissions {
     /// Listeners that should have series and have none.
@@ -85,51 +88,52 @@ pub struct Omissions {
     pub namespaces: usize,
     /// Listen sockets that are not tracked.
     pub sockets: usize,
-    /// Listen sockets that are.
+    /// Tracked listen sockets.
     pub tracked_sockets: usize,
     /// Overflows that had no series when they happened.
     pub unexposed_overflows: u64,
 }
 
-/// The sampler's account of itself.
+/// Statistics of the sampler and of the process.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SelfStats {
-    /// Samples taken.
     pub samples: u64,
-    /// Samples that were due while an earlier one was still being taken, or the thread did not run.
+    /// Samples that were due while an earlier sample was still running or while the thread did not
+    /// run.
     pub missed: u64,
     /// Failed readings, by [`Source`].
     pub errors: [u64; Source::ALL.len()],
-    /// Features at hand, by [`Feature`]; `None` until tried.
+    /// Available features, by [`Feature`]; `None` until tried.
     pub features: [Option<bool>; Feature::ALL.len()],
-    /// Namespaces that are sampled.
+    /// Sampled namespaces.
     pub sampled_namespaces: usize,
-    /// Namespaces that are there and could not be entered.
+    /// Existing namespaces that could not be entered.
     pub inaccessible_namespaces: usize,
-    /// What is left out because there is too much of it.
+    /// Items left out because of limits.
     pub omissions: Omissions,
     /// Log lines dropped because they were not read in time.
     pub dropped_log_lines: u64,
-    /// What `--sample.interval` asks for.
+    /// The value of `--sample.interval`.
     pub target_interval: Duration,
-    /// The mean gap between samples lately; `None` before the second.
+    /// The recent mean interval between samples; `None` before the second sample.
     pub interval: Option<Duration>,
-    /// How long samples took.
+    /// Durations of samples.
     pub durations: Durations,
-    /// How long connection scans took.
+    /// Durations of connection scans.
     pub scans: Durations,
-    /// Rows that the kernel sent for them.
+    /// Rows that the kernel sent for connection scans.
     pub scan_rows: u64,
-    /// Whether the last change of the web configuration was taken over; `None` without one.
+    /// Whether the last reload of the web configuration succeeded; `None` without a web
+    /// configuration.
     pub web_config_reloaded: Option<bool>,
-    /// What this process uses.
+    /// Resource usage of this process.
     pub process: Option<Process>,
 }
 
 // === impl SelfStats ===
 
 impl SelfStats {
-    /// Notes whether a feature is at hand.
+    /// Records whether a feature is available.
     pub fn set_feature(&mut self, feature: Feature, is_available: bool) {
         self.features[feature as usize] = Some(is_available);
     }
@@ -138,12 +142,12 @@ impl SelfStats {
 // === impl Reloaded ===
 
 impl Reloaded {
-    /// Whether it was; true before the first change.
+    /// Whether the last reload succeeded; true before the first reload.
     pub fn get(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Says how a change went.
+    /// Records the result of a reload.
     pub fn set(&self, is_taken_over: bool) {
         self.0.store(is_taken_over, Ordering::Relaxed);
     }
@@ -158,7 +162,7 @@ impl Default for Reloaded {
 // === impl Source ===
 
 impl Source {
-    /// Every source, in the order it is stored.
+    /// Every source, in storage order.
     pub const ALL: [Self; 8] = [
         Self::InetDiag,
         Self::UnixDiag,
@@ -188,7 +192,7 @@ impl Source {
 // === impl Feature ===
 
 impl Feature {
-    /// Every feature, in the order it is stored.
+    /// Every feature, in storage order.
     pub const ALL: [Self; 7] = [
         Self::SockDiag,
         Self::UnixDiag,
@@ -212,7 +216,7 @@ impl Feature {
         }
     }
 
-    /// What its want costs.
+    /// The consequence of the missing feature.
     pub const fn cost(self) -> &'static str {
         match self {
             Self::SockDiag => "/proc/net/tcp gives lengths, but no limits and no drops",
@@ -235,12 +239,12 @@ impl Feature {
 // === impl Durations ===
 
 impl Durations {
-    /// Upper bounds of the buckets, in seconds: a dump of one namespace takes 20 µs, one of 10,000 listeners 10 ms,
-    /// a scan half a millisecond for each 1,000 connections.
+    /// Upper bounds of the buckets, in seconds. A dump of one namespace takes 20 µs, a dump of
+    /// 10,000 listeners takes 10 ms, and a scan takes half a millisecond per 1,000 connections.
     pub const BOUNDS: [f64; 11] =
         [0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.05, 0.25, 1.0];
 
-    /// Counts one more.
+    /// Adds one duration.
     pub fn observe(&mut self, took: Duration) {
         let seconds = took.as_secs_f64();
         let bucket = Self::BOUNDS.iter().position(|bound| seconds <= *bound);

@@ -1,4 +1,4 @@
-//! Metrics as the families of the prometheus crate, which its encoder writes.
+//! Converts metrics to metric families of the prometheus crate, whose encoder writes them.
 
 use std::time::Duration;
 
@@ -11,7 +11,8 @@ use crate::view::View;
 
 use super::table::{Kind, Metric, Value};
 
-/// A metric with all its samples in `view`, `age` after that was made; `None` where there are none.
+/// The metric with all its samples in `view`, `age` after the creation of the view; `None` without
+/// samples.
 pub(super) fn of(metric: &Metric, view: &View, age: Duration) -> Option<MetricFamily> {
     let samples = samples(metric, view, age);
     let mut family = MetricFamily::default();
@@ -61,7 +62,7 @@ fn sample(kind: Kind, labels: Vec<LabelPair>, value: f64) -> Sample {
     sample
 }
 
-/// The encoder adds the bucket of everything.
+/// The encoder adds the `+Inf` bucket.
 fn histogram(durations: &Durations) -> Sample {
     let mut count = 0;
     let buckets = Durations::BOUNDS.iter().zip(durations.counts).map(|(bound, within)| {

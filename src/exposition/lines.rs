@@ -1,4 +1,5 @@
-//! Metrics of listeners and namespaces as lines of text. The labels of each listener are written once for all its series.
+//! Writes metrics of listeners and namespaces as text lines. The labels of each listener are
+//! formatted once for all its series.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -7,23 +8,23 @@ use crate::view::View;
 
 use super::table::{self, Kind, LISTENER, Metric, NETNS, Subject};
 
-/// Room for a name, the separators and a number beside the labels.
+/// Bytes reserved per line for the name, the separators and the number, in addition to the labels.
 const LINE: usize = 64;
-/// Room for names and HELP of the whole table.
+/// Bytes reserved for names and HELP texts of the whole table.
 const HEADS: usize = 32 * 1024;
-/// How many series most listeners have.
+/// The number of series that most listeners have.
 const SERIES: usize = 13;
-/// All whole numbers below are whole as a float, too.
+/// The bound below which every integer is exact as a float.
 const WHOLE: f64 = (1u64 << 53) as f64;
 
-/// The text so far, and the labels to come back to.
+/// The text so far, and the formatted labels for reuse.
 pub(super) struct Lines {
     text: String,
     namespaces: Blocks,
     listeners: Blocks,
 }
 
-/// The labels of one subject after the other, each from the brace on and without the closing one.
+/// The labels of consecutive subjects, each from the opening brace on, without the closing brace.
 #[derive(Default)]
 struct Blocks {
     text: String,
@@ -47,7 +48,7 @@ impl Blocks {
 // === impl Lines ===
 
 impl Lines {
-    /// No line yet, but the labels of everything in `view`.
+    /// Starts without a line, with the formatted labels of everything in `view`.
     pub(super) fn new(view: &View) -> Self {
         let (mut namespaces, mut listeners) = (Blocks::default(), Blocks::default());
         table::namespaces(view).for_each(|(subject, _)| namespaces.push(NETNS, subject));
@@ -56,17 +57,17 @@ impl Lines {
         Self { text: String::with_capacity(HEADS + room), namespaces, listeners }
     }
 
-    /// The text so far, for others to add to.
+    /// The text so far, for other writers to append to.
     pub(super) fn text(&mut self) -> &mut String {
         &mut self.text
     }
 
-    /// The whole text.
+    /// Returns the whole text.
     pub(super) fn finish(self) -> String {
         self.text
     }
 
-    /// Writes down every series of `metric` in `view`, `age` after that was made.
+    /// Writes every series of `metric` in `view`, `age` after the creation of the view.
     pub(super) fn write(&mut self, metric: &Metric, view: &View, age: Duration) {
         let Self { text, namespaces, listeners } = self;
         let mut is_first = true;
@@ -133,7 +134,8 @@ fn write_escaped(text: &mut String, value: &str) {
     text.push_str(rest);
 }
 
-/// A float is written as the shortest text that gives it back, which takes long; most numbers are whole, and small.
+/// Writes a value as the shortest text that parses to the same float. This is slow for floats; most
+/// values are small integers.
 fn write_number(text: &mut String, value: f64) {
     let whole = value as u64;
     // Writing to a string cannot fail.

@@ -1,10 +1,11 @@
-//! A view in the Prometheus text format 0.0.4, made anew from the view each time, so that a series whose value is not
-//! known, or whose listener is gone, is simply not there.
+//! Renders a view in the Prometheus text format 0.0.4. Each call renders the view again, so a
+//! series whose value is unknown or whose listener is gone is absent.
 //!
-//! What listenq says of itself goes through the prometheus crate. What there may be thousands of, listeners and
-//! namespaces, is written by `lines`: the crate wants every label of every series as a string of its own, which cost 81,600
-//! instructions for the thirteen series of one listener, where 5,600 are enough. It stays the measure: a test
-//! compares the two ways to the byte.
+//! The prometheus crate encodes the metrics of listenq itself. `lines` writes the metrics of
+//! listeners and namespaces, of which there may be thousands: the crate needs every label of every
+//! series as a separate string. The crate cost 81,600 instructions for the thirteen series of one
+//! listener, where 5,600 are enough. The crate stays the reference: a test compares both outputs
+//! byte by byte.
 
 mod families;
 mod lines;
@@ -19,10 +20,10 @@ use crate::view::View;
 use lines::Lines;
 use table::{METRICS, Metric};
 
-/// The Content-Type of what [`render`] gives.
+/// The Content-Type of the output of [`render`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Writes down `view`, `age` after it was made.
+/// Renders `view`, `age` after the creation of the view.
 pub fn render(view: &View, age: Duration) -> Result<String, prometheus::Error> {
     let mut lines = Lines::new(view);
     for metric in METRICS {
@@ -36,7 +37,7 @@ pub fn render(view: &View, age: Duration) -> Result<String, prometheus::Error> {
     Ok(lines.finish())
 }
 
-/// Whether it has a series for each namespace or listener.
+/// Whether the metric has a series for each namespace or listener.
 fn may_be_many(metric: &Metric) -> bool {
     metric.labels.starts_with(table::NETNS)
 }
@@ -83,7 +84,7 @@ mod tests {
         }
     }
 
-    /// One namespace is fresh, one knows nothing but a Unix listener that is not.
+    /// One namespace is fresh. The other one knows only a Unix listener and is stale.
     fn view() -> View {
         let (mut counters, mut settings) = (Counters::default(), Settings::default());
         counters.set(Counter::ListenOverflows, 12);

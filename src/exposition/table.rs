@@ -1,5 +1,5 @@
-//! The one table of metrics: name, type, help, labels and where the value comes from. The exposition, the
-//! table of docs/metrics.md, the golden file and the tests all read it.
+//! The table of all metrics: name, type, help, labels and value source. The exposition, the table
+//! of docs/metrics.md, the golden file and the tests read this table.
 
 use std::time::Duration;
 
@@ -11,45 +11,45 @@ use crate::view::{ListenerView, NetnsView, Protocol, QueueView, View};
 /// One metric.
 #[derive(Clone, Copy)]
 pub struct Metric {
-    /// Its full name.
+    /// The full metric name.
     pub name: &'static str,
     /// Gauge, counter or histogram.
     pub kind: Kind,
-    /// One sentence or more, for the person who meets it first in a query.
+    /// One or more sentences that explain the metric to a first-time reader.
     pub help: &'static str,
-    /// The names of its labels, in the order of their values.
+    /// The label names, in the order of the label values.
     pub labels: &'static [&'static str],
-    /// Where its values come from.
+    /// The source of its values.
     pub value: Value,
 }
 
-/// Takes one series after the other: whose it is, the values of the labels that it has beyond those of its subject, and
-/// its value.
+/// A callback for each series: its subject, the values of its labels beyond those of the subject,
+/// and its value.
 pub type Series<'a> = dyn FnMut(Subject<'_>, &[&str], f64) + 'a;
 
-/// Whose series it is. Its labels come first, and all its series share them.
+/// The subject of a series. Its labels come first, and all its series share them.
 #[derive(Clone, Copy)]
 pub enum Subject<'a> {
     /// listenq itself: no labels.
     SelfStats,
-    /// The namespace at this place.
+    /// A namespace and its index.
     Netns(usize, &'a NetnsView),
-    /// The listener at this place, all namespaces counted through, and its namespace.
+    /// A listener and its namespace. The index counts through all namespaces.
     Listener(usize, &'a NetnsView, &'a ListenerView),
 }
 
 /// The type of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Goes up and down.
+    /// A value that can go up and down.
     Gauge,
-    /// Only goes up while its series lives.
+    /// A value that only goes up while its series exists.
     Counter,
-    /// Counts by size.
+    /// Counts by bucket.
     Histogram,
 }
 
-/// Where the values of a metric come from. `None` = not known: the series is absent.
+/// The source of the values of a metric. A series is absent where its value is `None`.
 #[derive(Clone, Copy)]
 pub enum Value {
     /// The queue of each listener; absent while its namespace is stale.
@@ -66,7 +66,7 @@ pub enum Value {
     Setting(Setting),
     /// listenq itself.
     SelfStats(fn(&SelfStats) -> Option<f64>),
-    /// The process listenq runs in.
+    /// The process of listenq.
     Process(fn(&Process) -> Option<f64>),
     /// The diagnoses of each listener; absent while its namespace is stale.
     Diagnoses,
@@ -78,14 +78,14 @@ pub enum Value {
     Durations(fn(&SelfStats) -> &Durations),
 }
 
-/// The labels of a listener.
+/// The label names of a listener.
 pub const LISTENER: &[&str] = &["netns", "protocol", "address", "port"];
-/// The label of a namespace.
+/// The label names of a namespace.
 pub const NETNS: &[&str] = &["netns"];
 
 /// Every metric.
 pub const METRICS: &[Metric] = &[
-    // Per listener: the queue now.
+    // Per listener: the current queue.
     gauge(
         "listenq_accept_queue_length",
         "Connections that wait in the listener's accept queue now, all its sockets together; one instant, not a mean.",
@@ -384,7 +384,7 @@ pub const METRICS: &[Metric] = &[
             }
         }),
     ),
-    // Per namespace: how well it is seen.
+    // Per namespace: sampling coverage.
     counter(
         "listenq_netns_sampled_seconds_total",
         "Time covered by samples of the namespace; stalls and suspends are not credited, so it may grow slower than the clock.",
@@ -536,7 +536,7 @@ pub const METRICS: &[Metric] = &[
         &[],
         Value::SelfStats(|own| own.web_config_reloaded.map(f64::from)),
     ),
-    // The process, as every Prometheus client library has it.
+    // The process, with the same metrics as every Prometheus client library.
     counter(
         "process_cpu_seconds_total",
         "Total user and system CPU time spent by listenq in seconds.",
@@ -610,7 +610,8 @@ const fn setting(name: &'static str, help: &'static str, setting: Setting) -> Me
 // === impl Metric ===
 
 impl Metric {
-    /// Calls `series` with label values and value of each series it has in `view`, `age` after that was made.
+    /// Calls `series` for each series of this metric in `view`, `age` after the creation of the
+    /// view.
     pub fn each(&self, view: &View, age: Duration, series: &mut Series<'_>) {
         match self.value {
             Value::Queue(value) => {
@@ -645,7 +646,7 @@ fn one(value: Option<f64>, series: &mut Series<'_>) {
     }
 }
 
-/// With `age`, only namespaces whose last good sample is young enough.
+/// With `age`, visits only namespaces whose last good sample is recent enough.
 fn each_netns(
     view: &View,
     age: Option<Duration>,
@@ -689,13 +690,13 @@ fn each_cause(view: &View, age: Duration, series: &mut Series<'_>) {
     }
 }
 
-/// Every namespace, in the order of their places.
+/// Every namespace, in index order.
 pub fn namespaces(view: &View) -> impl Iterator<Item = (Subject<'_>, &NetnsView)> {
     view.namespaces.iter().enumerate().map(|(place, netns)| (Subject::Netns(place, netns), netns))
 }
 
-/// Every listener, in the order of their places; with `age`, only those of a protocol whose last good sample is young
-/// enough.
+/// Every listener, in index order. With `age`, only listeners of a protocol whose last good sample
+/// is recent enough.
 pub fn listeners(
     view: &View,
     age: Option<Duration>,

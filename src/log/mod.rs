@@ -17,12 +17,12 @@ use crate::cli::{Log, LogFormat, LogLevel};
 
 pub use outlet::Outlet;
 
-/// Tells of listeners in trouble.
+/// The log target of incidents.
 const INCIDENTS: &str = "listenq::sampler::incidents";
-/// What was under way when it failed.
+/// Error context of a failed start.
 const STARTING: &str = "starting the log";
 
-/// Where the daemon's lines go: one for the process, as the subscriber is.
+/// The queue of the daemon's log lines: one per process, like the subscriber.
 static OUTLET: OnceLock<Arc<Outlet>> = OnceLock::new();
 
 /// Lines dropped since the start because they were not read in time.
@@ -30,7 +30,7 @@ pub fn dropped_lines() -> u64 {
     OUTLET.get().map_or(0, |outlet| outlet.dropped())
 }
 
-/// Logs from now on as a daemon does: whoever reads the lines may be stuck, and listenq goes on.
+/// Starts logging for the daemon. A stuck reader of the log lines does not block listenq.
 pub fn start(log: Log) -> Result<Arc<Outlet>> {
     let outlet = Outlet::start().context(STARTING)?;
     install(log, true, BoxMakeWriter::new(Arc::clone(&outlet)))?;
@@ -38,7 +38,8 @@ pub fn start(log: Log) -> Result<Arc<Outlet>> {
     Ok(outlet)
 }
 
-/// Logs from now on as a command does, in order with what it prints; not of incidents, which it prints.
+/// Starts logging for a command, in order with the command's output. Incidents are not logged,
+/// because the command prints them.
 pub fn start_plainly(log: Log) -> Result<()> {
     install(log, false, BoxMakeWriter::new(stderr))
 }

@@ -1,6 +1,7 @@
-//! Where the daemon's log lines leave it: a short queue, and a thread that writes them to standard error. Whoever reads
-//! there may be slow or stuck: no sample and no answer waits for them. Lines that find the queue full are dropped, and
-//! counted in a line of their own once the others are written.
+//! The output of the daemon's log lines: a short queue, and a thread that writes the lines to
+//! standard error. The reader of standard error may be slow or stuck: no sample and no HTTP
+//! response waits for it. Lines that find the queue full are dropped. A separate line reports their
+//! number after the queued lines are written.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -14,22 +15,23 @@ use rustix::thread::CapabilitySet;
 
 use crate::capabilities;
 
-/// Lines that may wait: more than a start says, or a machine full of trouble in some seconds.
+/// The queue length in lines: more than a start logs, or than a machine with many incidents logs in
+/// some seconds.
 const QUEUE_LEN: usize = 512;
-/// How long the last lines may take once the daemon ends.
+/// The time limit for writing the last lines when the daemon exits.
 const LAST_WORDS: Duration = Duration::from_millis(500);
-/// The gap between two tries where a write would wait or lines are awaited.
+/// The delay between two attempts when a write would block or lines are pending.
 const GAP: Duration = Duration::from_millis(5);
 const STACK: usize = 128 * 1024;
 
-/// The near end: takes lines and never waits. Every `write` is a line of its own.
+/// The sending end: accepts lines without waiting. Every `write` is one line.
 #[derive(Debug)]
 pub struct Outlet {
     lines: SyncSender<Box<[u8]>>,
     queue: Arc<Queue>,
 }
 
-/// What both ends count.
+/// The counters shared by both ends.
 #[derive(Debug, Default)]
 struct Queue {
     /// Lines not yet written.
@@ -63,7 +65,7 @@ impl Outlet {
         self.queue.dropped.load(Ordering::Relaxed)
     }
 
-    /// Waits a moment until what was said is written.
+    /// Waits a short time until the queued lines are written.
     pub fn finish(&self) {
         let deadline = Instant::now() + LAST_WORDS;
         while self.queue.waiting.load(Ordering::Acquire) > 0 && Instant::now() < deadline {
@@ -87,7 +89,7 @@ impl Write for &Outlet {
     }
 }
 
-/// Writes what comes, and whenever nothing is left says how much did not come.
+/// Writes queued lines. When the queue is empty, reports how many lines were dropped.
 fn pass_on(lines: &Receiver<Box<[u8]>>, queue: &Queue, mut write: impl FnMut(&[u8])) {
     let mut told = 0;
     for line in lines {
@@ -104,14 +106,14 @@ fn pass_on(lines: &Receiver<Box<[u8]>>, queue: &Queue, mut write: impl FnMut(&[u
     }
 }
 
-/// Not through the lock of `io::stderr`: whoever panics while this waits needs it. Where nobody can ever read, nobody
-/// is left to be told.
+/// Writes without the lock of `io::stderr`, because a panicking thread needs that lock while this
+/// function waits. When no reader can ever read the pipe, the line is lost silently.
 fn write_to_stderr(mut line: &[u8]) {
     while !line.is_empty() {
         match rustix::io::write(io::stderr(), line) {
             Ok(written) => line = &line[written.min(line.len())..],
             Err(Errno::INTR) => {}
-            // Somebody else who has the same pipe made it so.
+            // Another process that shares the pipe made it non-blocking.
             Err(Errno::AGAIN) => thread::sleep(GAP),
             Err(_) => return,
         }
@@ -139,7 +141,7 @@ mod tests {
             (&*outlet).write_all(format!("{n}\n").as_bytes()).unwrap();
         }
         assert!(begin.elapsed() < Duration::from_secs(5));
-        // The queue, and the line that the thread has taken from it or not.
+        // The queue, plus the line that the thread may have taken from the queue.
         let dropped = outlet.queue.dropped.load(Ordering::Relaxed) as usize;
         assert!((said - QUEUE_LEN - 1..=said - QUEUE_LEN).contains(&dropped), "{dropped}");
         drop(release);

@@ -1,13 +1,14 @@
-//! Makes names safe to show. A name may hold any bytes: what a terminal would obey, what is not seen, and what turns round
-//! or joins the text beside it is written `\xHH`, byte by byte.
+//! Makes names safe to print. A name may hold any bytes. Terminal control characters, invisible
+//! characters, and characters that reverse or join adjacent text are written as `\xHH`, byte by
+//! byte.
 
-/// Letters and symbols that have no ink, which the standard library counts as printable: the Hangul fillers, the blank
-/// Braille pattern, the object replacement character and the null notehead.
+/// Blank letters and symbols that the standard library counts as printable: the Hangul fillers, the
+/// blank Braille pattern, the object replacement character and the null notehead.
 const BLANK: [char; 7] =
     ['\u{115f}', '\u{1160}', '\u{2800}', '\u{3164}', '\u{ffa0}', '\u{fffc}', '\u{1d159}'];
 
-/// A name with everything escaped that cannot be seen, and backslashes: different names stay different, and none hides a
-/// character.
+/// Escapes every invisible character and every backslash in a name. Different names stay different,
+/// and no name hides a character.
 pub fn escaped(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
@@ -19,7 +20,7 @@ pub fn escaped(bytes: &[u8]) -> String {
     text
 }
 
-/// A text that may hold escaped names: what cannot be seen is escaped, and backslashes stay.
+/// Escapes every invisible character in a text that may contain escaped names. Backslashes stay.
 pub fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
@@ -28,8 +29,9 @@ pub fn printable(text: &str) -> String {
     shown
 }
 
-/// Whether a character is seen by itself. The standard library escapes controls, format characters, spaces other than the
-/// common one, unassigned and private ones for `Debug`, and the marks that join the character before them.
+/// Whether a character is visible by itself. For `Debug`, the standard library escapes controls,
+/// format characters, spaces other than the common one, unassigned and private characters, and
+/// combining marks.
 fn is_visible(character: char) -> bool {
     match character {
         ' '..='~' => true,
@@ -58,8 +60,8 @@ mod tests {
 
     use super::*;
 
-    /// What must not be shown: ranges of Unicode's `Default_Ignorable_Code_Point`, `Bidi_Control`, `White_Space`, `Cc`,
-    /// `Co` and noncharacters, and of the combining marks.
+    /// Characters that must not be printed: ranges of Unicode's `Default_Ignorable_Code_Point`,
+    /// `Bidi_Control`, `White_Space`, `Cc`, `Co` and noncharacters, and of the combining marks.
     const HIDDEN: [RangeInclusive<u32>; 33] = [
         0x00..=0x1f,
         0x7f..=0xa0,

@@ -1,5 +1,5 @@
-//! What one sample saw, in the kernel's own terms: plain values, copied out of netlink and procfs and
-//! given their meaning here, where they enter. No file, clock or socket.
+//! What one sample read, in kernel terms: plain values copied from netlink and procfs, with their
+//! meaning attached here, where they enter. No file, clock or socket.
 
 mod escape;
 pub mod owner;
@@ -19,15 +19,15 @@ use crate::snapshot::owner_reading::{LocalEnd, OwnerReading};
 pub use escape::{escaped, printable};
 use scan::Scan;
 
-/// The kernel's name for one listen socket inside its namespace (`idiag_cookie`); where only
-/// `/proc/net/tcp` answers, the socket's inode stands in.
+/// The kernel's identifier of one listen socket inside its namespace (`idiag_cookie`). Where only
+/// `/proc/net/tcp` is available, the socket's inode replaces the cookie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Cookie(pub u64);
 
-/// What stands in the cookies of a dump.
+/// What the cookies of a dump contain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Identity {
-    /// The kernel's own.
+    /// The kernel's cookies.
     #[default]
     Cookie,
     /// The inode of each socket (`/proc/net/tcp`).
@@ -39,34 +39,33 @@ pub enum Identity {
 pub struct AcceptQueue {
     /// Connections that finished the handshake and wait for `accept(2)` (`sk_ack_backlog`).
     pub length: u32,
-    /// What the queue may hold (`sk_max_ack_backlog`); `None` where the source does not say.
+    /// The queue limit (`sk_max_ack_backlog`); `None` where the source does not report it.
     pub limit: Option<u32>,
 }
 
-/// The name of a network interface, kept in place: `IFNAMSIZ` bytes, padded with NUL.
+/// A network interface name, stored inline: `IFNAMSIZ` bytes, padded with NUL.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DeviceName([u8; 16]);
 
-/// Where a listen socket is bound: with its protocol and namespace, the identity of a listener.
+/// The address of a listen socket. With protocol and namespace, it identifies a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ListenAddress {
-    /// The address bound to; `0.0.0.0` and `::` are different listeners.
+    /// The bound address; `0.0.0.0` and `::` are different listeners.
     pub ip: IpAddr,
-    /// The local port.
     pub port: u16,
-    /// The interface the socket is bound to: `SO_BINDTODEVICE`, or the zone of a link-local address.
+    /// The interface of the socket: `SO_BINDTODEVICE`, or the zone of a link-local address.
     pub device: Option<DeviceName>,
 }
 
-/// The name of a Unix socket (`sun_path`), kept in place: a path, or NUL and an abstract name.
+/// A Unix socket name (`sun_path`), stored inline: a path, or NUL and an abstract name.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UnixName {
     bytes: [u8; UnixName::LONGEST],
     length: u8,
 }
 
-/// What a Unix socket listens on. Several may have one name: containers with root directories of their own, or a socket
-/// whose file was removed and made again by another server.
+/// The address of a Unix listen socket. Several sockets may have one name: containers with separate
+/// root directories, or a socket whose file another server removed and made again.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UnixAddress {
     /// The path or the abstract name.
@@ -75,86 +74,87 @@ pub struct UnixAddress {
     pub file: Option<UnixFile>,
 }
 
-/// The socket file of a Unix socket, also when it was removed (`UNIX_DIAG_VFS`).
+/// The socket file of a Unix socket, even after its removal (`UNIX_DIAG_VFS`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UnixFile {
-    /// The device of its filesystem.
+    /// The device number of its filesystem.
     pub device: u32,
     /// The lower 32 bits of its inode number.
     pub inode: u32,
 }
 
-/// One LISTEN row: what it listens on is a [`ListenAddress`] or a [`UnixAddress`].
+/// One LISTEN row. Its address is a [`ListenAddress`] or a [`UnixAddress`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListenSocket<A = ListenAddress> {
-    /// Which socket this is.
     pub cookie: Cookie,
-    /// What it listens on.
+    /// The address of the socket.
     pub address: A,
-    /// How full its accept queue is.
+    /// The accept queue of the socket.
     pub queue: AcceptQueue,
-    /// `sk_drops`: segments discarded at this socket since it was made, modulo 2^32.
+    /// `sk_drops`: segments discarded at this socket since its creation, modulo 2^32.
     pub drops: Option<u32>,
-    /// Where it comes from.
+    /// The data that leads to the socket's owner.
     pub origin: Origin,
 }
 
-/// What leads from a listen socket to its owner.
+/// The data that leads from a listen socket to its owner.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Origin {
     /// The inode in the links of `/proc/<pid>/fd`.
     pub inode: u32,
-    /// The cgroup v2 of its creator (`INET_DIAG_CGROUP_ID`), where the kernel says it.
+    /// The cgroup v2 of its creator (`INET_DIAG_CGROUP_ID`), where the kernel reports it.
     pub cgroup: Option<u64>,
-    /// The user id of its creator as listenq's own user namespace sees it, where the kernel says it.
+    /// The user id of its creator in listenq's own user namespace, where the kernel reports it.
     pub uid: Option<u32>,
 }
 
-/// The rows of one complete LISTEN dump. Not atomic: a living socket may be missing, another twice. Or answers for
-/// each socket of the last dump, when nothing in them says that another dump is needed.
+/// The rows of one complete LISTEN dump, or answers for each socket of the last dump when these
+/// answers show no need for a new dump. A dump is not atomic: it may miss a living socket or
+/// contain a socket twice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dump<A = ListenAddress> {
-    /// The interval at which such dumps are meant to come just now.
+    /// The current target interval between dumps.
     pub interval: Duration,
-    /// Whether it says the same as the last good one: nothing moved.
+    /// Whether the dump is identical to the last good dump.
     pub is_same: bool,
     /// The rows, in the kernel's order.
     pub sockets: Vec<ListenSocket<A>>,
 }
 
-/// The `netns` label of the namespace that listenq itself is in.
+/// The `netns` label of listenq's own namespace.
 pub const OWN_NETNS: &str = "host";
 
-/// A network namespace: the inode of its `ns/net` link, its own as long as something holds it.
+/// A network namespace: the inode of its `ns/net` link. The inode is unique while a process or file
+/// holds the namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NetnsId(pub u64);
 
-/// The counters listenq shows per namespace, by the kernel's own names.
+/// The kernel counters that listenq exposes per namespace, by kernel name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Counter {
     /// Refusals because an accept queue was full.
     ListenOverflows,
-    /// Segments to listeners that ended in no connection.
+    /// Segments to listeners that did not lead to a connection.
     ListenDrops,
-    /// SYNs answered by a cookie because the SYN queue was full.
+    /// SYNs answered with a cookie because the SYN queue was full.
     TcpReqQFullDoCookies,
     /// SYNs dropped because the SYN queue was full.
     TcpReqQFullDrop,
     /// SYN cookies sent.
     SyncookiesSent,
-    /// Handshakes finished by a cookie.
+    /// Handshakes completed with a cookie.
     SyncookiesRecv,
-    /// ACKs that claimed a cookie and were wrong.
+    /// ACKs with an invalid cookie.
     SyncookiesFailed,
     /// Fast Open requests over the Fast Open queue's limit.
     TcpFastOpenListenOverflow,
-    /// ACKs put aside by `TCP_DEFER_ACCEPT`.
+    /// ACKs ignored because of `TCP_DEFER_ACCEPT`.
     TcpDeferAcceptDrop,
     /// Half-open connections reset.
     EmbryonicRsts,
     /// Half-open connections that could not move to another member of a reuseport group.
     TcpMigrateReqFailure,
-    /// Connections that came up from LISTEN (`/proc/net/snmp`).
+    /// Connections established from LISTEN (`/proc/net/snmp`).
     PassiveOpens,
     /// Connection attempts that failed (`/proc/net/snmp`).
     AttemptFails,
@@ -162,45 +162,46 @@ pub enum Counter {
     MpJoinAckRx,
 }
 
-/// Values of [`Counter`]s; what the kernel does not have is `None`.
+/// Values of [`Counter`]s; `None` for a counter that the kernel does not have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters([Option<u64>; Counter::ALL.len()]);
 
-/// The settings listenq shows per namespace, by the kernel's own names.
+/// The kernel settings that listenq exposes per namespace, by kernel name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Setting {
-    /// Cap on every `listen(2)` backlog.
+    /// The limit of every `listen(2)` backlog.
     Somaxconn,
-    /// Cap on half-open connections per listener, where cookies are off.
+    /// The limit of half-open connections per listener where cookies are off.
     TcpMaxSynBacklog,
-    /// Whether an overflow at the last ACK answers with a reset.
+    /// Whether the kernel answers an overflow at the last ACK with a reset.
     TcpAbortOnOverflow,
-    /// Whether a full SYN queue is answered with cookies.
+    /// Whether the kernel answers a full SYN queue with cookies.
     TcpSyncookies,
     /// How often a SYN-ACK is repeated.
     TcpSynackRetries,
 }
 
-/// Values of [`Setting`]s; what could not be read is `None`.
+/// Values of [`Setting`]s; `None` for a setting that could not be read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Settings([Option<i64>; Setting::ALL.len()]);
 
-/// What one sample read of one namespace. `None` = not read this time, or failed: nothing is known.
+/// What one sample read of one namespace. `None` means not read this time, or failed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NetnsSample {
-    /// Which namespace this is.
+    /// The identity of the namespace.
     pub id: NetnsId,
     /// The `netns` label.
     pub name: Arc<str>,
-    /// Who it was made for.
+    /// The owner that the namespace was made for.
     pub owner: Arc<Owner>,
-    /// Whether it came up while listenq was running: then everything in it counts in full.
+    /// Whether the namespace appeared while listenq was running. Then all its counts are included
+    /// in full.
     pub is_newborn: bool,
-    /// The user id that owns its user namespace (`NS_GET_OWNER_UID`); `None` where that is not known.
+    /// The user id that owns its user namespace (`NS_GET_OWNER_UID`); `None` where unknown.
     pub made_by: Option<u32>,
     /// The TCP listen sockets.
     pub tcp: Option<Dump>,
-    /// What identifies them.
+    /// What the cookies of its TCP sockets contain.
     pub identity: Identity,
     /// The Unix listen sockets.
     pub unix: Option<Dump<UnixAddress>>,
@@ -210,30 +211,30 @@ pub struct NetnsSample {
     pub snmp: Option<Counters>,
     /// The five settings under `/proc/sys/net`.
     pub settings: Option<Settings>,
-    /// A connection scan that ended since the last sample.
+    /// A connection scan that finished since the last sample.
     pub scan: Option<Scan>,
 }
 
-/// What one sample read, of every namespace.
+/// What one sample read of all namespaces.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
-    /// When it was taken, in seconds since 1970.
+    /// The time of the sample, in seconds since 1970.
     pub unix_time: f64,
-    /// The namespaces, each by a name of its own.
+    /// The namespaces. Each name is unique.
     pub namespaces: Vec<NetnsSample>,
     /// Owners found since the last snapshot, by the inode of their sockets.
     pub claims: Claims,
-    /// Looks at owners of listeners in trouble since the last snapshot, by the inode of a socket.
+    /// Results of looks at owners of listeners in trouble since the last snapshot, by socket inode.
     pub looks: Vec<(u32, Arc<OwnerReading>)>,
 }
 
-/// Owners by the inode of their sockets.
+/// Owners by socket inode.
 pub type Claims = FxHashMap<u32, Arc<Owner>>;
 
 // === impl NetnsSample ===
 
 impl NetnsSample {
-    /// Nothing read yet.
+    /// A sample without any reading.
     pub fn new(id: NetnsId, name: Arc<str>, is_newborn: bool) -> Self {
         Self {
             id,
@@ -258,12 +259,13 @@ impl UnixName {
     /// `sizeof(sun_path)`.
     pub const LONGEST: usize = 108;
 
-    /// The name as the kernel sends it (`UNIX_DIAG_NAME`); `None` for a socket without one, or one too long.
+    /// The name as the kernel sends it (`UNIX_DIAG_NAME`); `None` for a socket without a name or
+    /// with a name that is too long.
     pub fn new(name: &[u8]) -> Option<Self> {
         let name = match name {
             [] => return None,
             [0, ..] => name,
-            // A path may come with the NUL that ends it.
+            // A path may include its terminating NUL.
             _ => name.split(|byte| *byte == 0).next()?,
         };
         let mut bytes = [0; Self::LONGEST];
@@ -283,12 +285,12 @@ impl UnixName {
 }
 
 impl UnixAddress {
-    /// An abstract name, or a path of which the file is not known.
+    /// An abstract name, or a path without a known file.
     pub fn new(name: &[u8]) -> Option<Self> {
         Some(Self { name: UnixName::new(name)?, file: None })
     }
 
-    /// Whether the sockets are, or may be, on one filesystem.
+    /// Whether the two sockets are, or may be, on one filesystem.
     pub fn is_on_device_of(&self, other: &Self) -> bool {
         self.file.map(|file| file.device) == other.file.map(|file| file.device)
     }
@@ -311,7 +313,7 @@ impl fmt::Debug for UnixName {
 // === impl Cookie ===
 
 impl Cookie {
-    /// From the two native u32 of `sock_diag`, the lower half first.
+    /// Joins the two native u32 values of `sock_diag`, the lower half first.
     pub fn from_halves(raw: [u8; 8]) -> Self {
         let [a, b, c, d, e, f, g, h] = raw;
         let (low, high) = (u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h]));
@@ -322,19 +324,20 @@ impl Cookie {
 // === impl AcceptQueue ===
 
 impl AcceptQueue {
-    /// Full means more than the limit: the kernel admits limit + 1.
+    /// Whether the length exceeds the limit: the kernel admits limit + 1 connections.
     pub fn is_full(self) -> bool {
         self.limit.is_some_and(|limit| self.length > limit)
     }
 
-    /// At its limit, or so close that a slow server has just taken one: full but for moments.
+    /// Whether the queue is at its limit, or so close that a slow server has just accepted one
+    /// connection.
     pub fn is_brimming(self) -> bool {
         let Some(limit) = self.limit else { return false };
         let (length, limit) = (u64::from(self.length), u64::from(limit));
         length > 0 && (length >= limit || length * 10 >= (limit + 1) * 9)
     }
 
-    /// Length over what the queue holds (limit + 1): 1 or more is full.
+    /// The length divided by the capacity (limit + 1): 1 or more is full.
     pub fn fullness(self) -> Option<f64> {
         let limit = self.limit?;
         Some(f64::from(self.length) / (f64::from(limit) + 1.0))
@@ -344,7 +347,7 @@ impl AcceptQueue {
 // === impl DeviceName ===
 
 impl DeviceName {
-    /// Keeps the first 15 bytes of a name: the kernel allows no more.
+    /// Keeps the first 15 bytes of a name, the kernel's maximum.
     pub fn new(name: &str) -> Self {
         let mut bytes = [0; 16];
         let length = name.len().min(15);
@@ -372,12 +375,12 @@ impl fmt::Debug for DeviceName {
 // === impl ListenAddress ===
 
 impl ListenAddress {
-    /// Where it listens, without the interface.
+    /// The local end without the interface.
     pub fn local(&self) -> LocalEnd {
         LocalEnd { ip: self.ip, port: self.port }
     }
 
-    /// The `address` label: an IP literal without brackets, `%interface` when bound to one.
+    /// The `address` label: an IP literal without brackets, with `%interface` when bound to one.
     pub fn host(&self) -> String {
         match self.device {
             Some(device) => format!("{}%{device}", self.ip),
@@ -389,7 +392,7 @@ impl ListenAddress {
 // === impl Counter ===
 
 impl Counter {
-    /// Every counter, in the order it is stored.
+    /// Every counter, in storage order.
     pub const ALL: [Self; 14] = [
         Self::ListenOverflows,
         Self::ListenDrops,
@@ -441,18 +444,18 @@ impl Counters {
         self.0[counter as usize] = Some(value);
     }
 
-    /// Whether `newer` can be a later reading of the same kernel's counters: none of them is smaller.
+    /// Whether `newer` can be a later reading of the same counters: no counter decreases.
     pub fn may_become(&self, newer: &Self) -> bool {
         let both = self.0.iter().zip(newer.0);
         both.filter_map(|(old, new)| Some((*old)?.le(&new?))).all(|is_more| is_more)
     }
 
-    /// Whether they were read and nothing was counted.
+    /// Whether at least one counter was read and all read counters are zero.
     pub fn are_all_zero(&self) -> bool {
         self.0.iter().flatten().count() > 0 && self.0.iter().flatten().all(|value| *value == 0)
     }
 
-    /// Takes over every value that `newer` has.
+    /// Copies every value that `newer` has.
     pub fn update(&mut self, newer: &Self) {
         for (old, new) in self.0.iter_mut().zip(newer.0) {
             *old = new.or(*old);
@@ -463,7 +466,7 @@ impl Counters {
 // === impl Setting ===
 
 impl Setting {
-    /// Every setting, in the order it is stored.
+    /// Every setting, in storage order.
     pub const ALL: [Self; 5] = [
         Self::Somaxconn,
         Self::TcpMaxSynBacklog,
@@ -530,7 +533,7 @@ mod tests {
         assert_eq!(label(b"\0app\0x"), Some("@app\\x00x".into()));
         assert_eq!(label(b"@app"), Some("\\x40app".into()));
         assert_eq!(label(b"a\\b\xff\n\""), Some("a\\x5Cb\\xFF\\x0A\"".into()));
-        // Turns the text after it round.
+        // U+202E reverses the text after it.
         assert_eq!(label("a\u{202e}b".as_bytes()), Some("a\\xE2\\x80\\xAEb".into()));
         assert_eq!(label(b""), None);
         assert_eq!(label(&[b'a'; 109]), None);

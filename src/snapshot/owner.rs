@@ -1,37 +1,38 @@
-//! Who owns a listen socket: process, systemd unit, container and pod.
+//! The owner of a listen socket: process, systemd unit, container and pod.
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// The owner of a listen socket. What is not known is empty.
+/// The owner of a listen socket. Unknown fields are empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {
     /// Name (`comm`) of the oldest process that holds the socket: a prefork master, not a worker.
     pub process: Arc<str>,
-    /// The id of that process; never a label.
+    /// The id of that process. Never used as a label.
     #[serde(default)]
     pub pid: Option<u32>,
-    /// When that process was started, in clock ticks since boot.
+    /// The start time of that process, in clock ticks since boot.
     #[serde(skip)]
     pub start_time: u64,
-    /// The systemd unit it runs in, as systemd names it: `nginx.service`, `session-3.scope`; of a user's own systemd
-    /// behind that: `user@1000.service/web.service`.
+    /// The systemd unit of the process, as systemd names it: `nginx.service`, `session-3.scope`. A
+    /// unit of a user's own systemd follows the user's unit: `user@1000.service/web.service`.
     pub unit: Arc<str>,
-    /// The whole id of its container, 64 hexadecimal digits; an LXC container's name.
+    /// The full id of its container, 64 hexadecimal digits, or the name of an LXC container.
     pub container_id: Arc<str>,
     /// The Kubernetes namespace of its pod.
     pub k8s_namespace: Arc<str>,
-    /// Its pod's name.
+    /// The name of its pod.
     pub k8s_pod: Arc<str>,
-    /// Its container's name within the pod.
+    /// The name of its container within the pod.
     pub k8s_container: Arc<str>,
 }
 
 // === impl Owner ===
 
 impl Owner {
-    /// Where it runs, by the most telling name: pod, container or unit.
+    /// The most specific name of where the owner runs: pod, container or unit.
+    /// Whether every field is empty.
     pub fn place(&self) -> String {
         let Self { unit, container_id, k8s_namespace, k8s_pod, k8s_container, .. } = self;
         match (k8s_pod.is_empty(), container_id.is_empty()) {
@@ -49,7 +50,7 @@ impl Owner {
             .all(|field| field.is_empty())
     }
 
-    /// Takes from `other` what is empty here.
+    /// Fills empty fields from `other`.
     pub fn fill_from(&mut self, other: &Self) {
         let Self { process, unit, container_id, k8s_namespace, k8s_pod, k8s_container, .. } = self;
         let fields = [

@@ -1,62 +1,63 @@
-//! What one look at the owner of a listen socket read: its processes, their threads, its cgroups and the machine.
-//! Plain values; what they add up to over time is in [`crate::cause`].
+//! What one look at the owner of a listen socket read: its processes, threads and cgroups, and the
+//! machine. Plain values; [`crate::cause`] evaluates them over time.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-/// One look at everything around the owner of a listen socket.
+/// The result of one look at the owner of a listen socket.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct OwnerReading {
-    /// The processes that hold the socket; empty when none may be looked at.
+    /// The processes that hold the socket; empty without permission to read any.
     pub processes: Vec<ProcessReading>,
-    /// The cgroups of those processes, the innermost first, each of its ancestors after it.
+    /// The cgroups of those processes, the innermost first, each followed by its ancestors.
     pub cgroups: Vec<CgroupReading>,
-    /// The machine's processors.
+    /// The processor time of the machine.
     pub machine: MachineReading,
 }
 
 /// One process that holds the socket.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ProcessReading {
-    /// Its id in the pid namespace of the procfs that was read.
+    /// The process id in the pid namespace of the procfs that was read.
     pub pid: u32,
-    /// Its parent's id.
+    /// The parent's process id.
     pub parent: u32,
-    /// Its name (`comm`).
+    /// The process name (`comm`).
     pub name: String,
-    /// Open descriptors: `st_size` of `/proc/PID/fd` from Linux 6.2, else counted.
+    /// Open file descriptors: `st_size` of `/proc/PID/fd` from Linux 6.2 on, otherwise counted.
     pub open_fds: Option<u64>,
     /// The soft `RLIMIT_NOFILE`; `None` when it is unlimited or unknown.
     pub max_fds: Option<u64>,
-    /// Whether one of its epoll descriptors watches the socket (`tfd:` lines of `fdinfo`); `None` when unknown.
+    /// Whether one of its epoll instances watches the socket (`tfd:` lines of `fdinfo`); `None`
+    /// when unknown.
     pub polls: Option<bool>,
-    /// Threads of the process; `threads` has at most the readers' bound of them.
+    /// The number of threads. `threads` has at most the readers' bound of them.
     pub thread_count: u32,
-    /// The threads that were looked at.
+    /// The threads that were read.
     pub threads: Vec<ThreadReading>,
 }
 
 /// One thread.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ThreadReading {
-    /// Its id.
     pub tid: u32,
     /// The letter of `/proc/PID/task/TID/stat`: `R`, `S`, `D`, `T`, `t`, `Z`.
     pub state: char,
     /// Time on a processor (first number of `schedstat`).
     pub on_cpu: Duration,
-    /// Time runnable but not running (second number of `schedstat`). Rises while its cgroup is throttled, too.
+    /// Time runnable but not running (second number of `schedstat`). The value also rises while its
+    /// cgroup is throttled.
     pub runnable: Duration,
-    /// What it waits for (`/proc/PID/task/TID/syscall`).
+    /// What the thread waits for (`/proc/PID/task/TID/syscall`).
     pub wait: Wait,
 }
 
 /// What a thread waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Wait {
-    /// Not readable: needs the privileges of the feature `owners`.
+    /// Not readable: requires the privileges of the feature `owners`.
     Unknown,
-    /// It runs, or waits for something that no other variant names.
+    /// The thread runs, or waits for something that no other variant names.
     Other,
     /// A connection at the listen socket: `accept`, or `poll` of one descriptor.
     Accept,
@@ -70,7 +71,7 @@ pub enum Wait {
     Peer(SocketAddr, Syscall),
 }
 
-/// The call in which a thread waits for a peer.
+/// The system call in which a thread waits for a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Syscall {
     /// `read`, `readv`.
@@ -85,16 +86,17 @@ pub enum Syscall {
     Poll,
 }
 
-/// One cgroup; what its controllers do not say is `None`.
+/// One cgroup. A value that its controllers do not report is `None`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct CgroupReading {
-    /// Its path below the mount of its hierarchy.
+    /// The cgroup's path below the mount of its hierarchy.
     pub path: String,
     /// v2 `cgroup.events`, v1 `freezer.state`.
     pub frozen: Option<bool>,
     /// `nr_periods` and `nr_throttled` of `cpu.stat`.
     pub periods: Option<Periods>,
-    /// v2 `throttled_usec`, v1 `throttled_time` of `cpu.stat`: summed over processors, so never a share of wall time.
+    /// v2 `throttled_usec`, v1 `throttled_time` of `cpu.stat`, summed over processors. The sum can
+    /// exceed wall time.
     pub throttled: Option<Duration>,
     /// `total` of the line `some` of `memory.pressure` (v2).
     pub memory_stalled: Option<Duration>,
@@ -102,50 +104,49 @@ pub struct CgroupReading {
     pub memory_high: Option<u64>,
 }
 
-/// Periods of a CPU quota, counted since the cgroup was made.
+/// Periods of a CPU quota, counted since the creation of the cgroup.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Periods {
-    /// All of them.
+    /// All periods.
     pub all: u64,
-    /// Those in which the quota was used up.
+    /// Periods in which the quota was used up.
     pub throttled: u64,
 }
 
 /// The first line of `/proc/stat`, in clock ticks of all processors since boot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MachineReading {
-    /// Time the hypervisor gave to others.
+    /// Time the hypervisor gave to other guests.
     pub steal: u64,
-    /// All time, steal included.
+    /// Total time, including steal.
     pub all: u64,
 }
 
-/// Where a listener listens, for telling its clients from other peers.
+/// The address of a listener, used to distinguish its clients from other peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LocalEnd {
     /// `0.0.0.0` and `::` stand for every address.
     pub ip: IpAddr,
-    /// The port.
     pub port: u16,
 }
 
-/// A listen socket whose owner is to be looked at.
+/// A listen socket whose owner is to be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WatchedSocket {
     /// The inode of the listen socket.
     pub inode: u32,
     /// A process that holds it.
     pub pid: u32,
-    /// When that process was started, in clock ticks since boot.
+    /// The start time of that process, in clock ticks since boot.
     pub start_time: u64,
-    /// Where it listens; `None` for Unix sockets.
+    /// The local end of the socket; `None` for Unix sockets.
     pub local: Option<LocalEnd>,
 }
 
 // === impl Syscall ===
 
 impl Syscall {
-    /// The name of the call.
+    /// The name of the system call.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Read => "read",
@@ -160,13 +161,13 @@ impl Syscall {
 // === impl ProcessReading ===
 
 impl ProcessReading {
-    /// Whether every thread was looked at and is stopped by a signal or a debugger.
+    /// Whether every thread was read and is stopped by a signal or a debugger.
     pub fn is_stopped(&self) -> bool {
         !self.threads.is_empty()
             && self.threads.iter().all(|thread| matches!(thread.state, 'T' | 't'))
     }
 
-    /// Whether its descriptor limit is used up.
+    /// Whether the process has reached its descriptor limit.
     pub fn is_out_of_fds(&self) -> bool {
         self.open_fds.zip(self.max_fds).is_some_and(|(open, max)| open >= max)
     }
@@ -181,8 +182,9 @@ impl ProcessReading {
 // === impl OwnerReading ===
 
 impl OwnerReading {
-    /// The processes that accept: those that watch the socket or wait in `accept`, where that is known; otherwise those
-    /// that hold the socket and are not the parent of another holder, since a master holds it without accepting.
+    /// The processes that accept: where known, the processes that watch the socket or wait in
+    /// `accept`. Otherwise the holders of the socket that are not the parent of another holder,
+    /// since a master process holds the socket without accepting.
     pub fn acceptors(&self) -> Vec<&ProcessReading> {
         let waits = |process: &&ProcessReading| {
             process.polls == Some(true)
@@ -204,7 +206,8 @@ impl OwnerReading {
         with_ratio.max_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, process)| process)
     }
 
-    /// Throttled time of the innermost cgroup and its ancestors together.
+    /// The throttled time of the owner: the largest value of the innermost cgroup and its
+    /// ancestors.
     pub fn throttled(&self) -> Option<Duration> {
         self.cgroups.iter().filter_map(|cgroup| cgroup.throttled).max()
     }

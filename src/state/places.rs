@@ -1,8 +1,10 @@
-//! Shares out a number of places between candidates, trouble first, and limits how many new names each source brings.
+//! Assigns a limited number of exposure places to candidates, troubled candidates first, and limits
+//! how many new names each source adds.
 //!
-//! A name that was never shown costs Prometheus new series. One that is new and young is accounted for when it gets
-//! its series; one that has proved itself is accounted for when it is forgotten, so that a source may grow for free and
-//! pays for what it replaces. The account of a source shrinks by one name every [`REFILL`].
+//! A name that was never exposed costs Prometheus new series. A new name of a young candidate is
+//! added to the account of its source when the candidate gets its series. The name of a mature
+//! candidate is added when the candidate is forgotten. A source therefore grows for free and pays
+//! only for the names it replaces. The account of a source shrinks by one name every [`REFILL`].
 
 use std::cmp::Reverse;
 use std::time::Duration;
@@ -12,74 +14,77 @@ use rustc_hash::FxHashMap;
 use super::exposure::{Exposure, Level, Rank};
 use super::source::Source;
 
-/// The time in which an account shrinks by one name: 100 names an hour.
+/// The time in which an account shrinks by one name: 100 names per hour.
 const REFILL: Duration = Duration::from_secs(36);
-/// The time for which a name is known after it was last shown: as long as Prometheus keeps its series in memory anyway.
+/// How long a name is known after it was last exposed. Prometheus keeps the series in memory for
+/// this time anyway.
 const KNOWN: Duration = Duration::from_secs(3600);
-/// The most names that are known.
+/// The largest number of known names.
 const MOST_KNOWN: usize = 8192;
-/// A place changes hands between listeners that are not in trouble only after so long.
+/// The minimum time that a listener without trouble keeps its place before another listener without
+/// trouble can take it.
 const HOLD: Duration = Duration::from_secs(10);
-/// The most that candidates without trouble take from others each time places are given.
+/// The largest number of places that candidates without trouble take from others in one assignment.
 const CALM_MOVES: usize = 32;
 
-/// How many names a source may bring, beyond what its account has forgotten.
+/// The number of names that the account of a source may hold before new names have to wait.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
-    /// Young ones, for they hold a queue.
+    /// Limit for young candidates, which hold a queue.
     young: f64,
-    /// Ones that were there for the probation.
+    /// Limit for candidates that existed for the whole probation.
     mature: f64,
-    /// Ones in trouble.
+    /// Limit for candidates in trouble.
     troubled: f64,
-    /// How many listeners' series one of them has.
+    /// The cost of one name, in units of one listener's series.
     weight: f64,
 }
 
-/// A number of places and who may have them.
+/// A limited number of exposure places, and the accounts that decide which candidates get them.
 #[derive(Debug)]
 pub(super) struct Places {
     max: usize,
     taken: usize,
     omitted: usize,
-    /// The limits of a source that root manages, and of a user.
+    /// The limits of a source that root manages, then the limits of a user.
     limits: [Limits; 2],
     accounts: FxHashMap<Source, Account>,
     known: FxHashMap<u64, Duration>,
 }
 
-/// Names that a source brought.
+/// The number of names that a source added, as of `at`.
 #[derive(Clone, Copy, Debug, Default)]
 struct Account {
     names: f64,
     at: Duration,
 }
 
-/// One listener or namespace that has a place or waits for one.
+/// One listener or namespace that has a place or waits for a place.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Candidate<K> {
-    /// The way back to it.
+    /// The caller's key for the candidate.
     pub(super) key: K,
-    /// Whether it has series now.
+    /// Whether the candidate has series now.
     pub(super) exposure: Exposure,
-    /// How much it is worth showing.
+    /// The priority of the candidate.
     pub(super) rank: Rank,
-    /// When it has proved itself.
+    /// When the probation of the candidate ends.
     pub(super) due_at: Duration,
-    /// Whose it is.
+    /// The source that the candidate belongs to.
     pub(super) source: Source,
-    /// A hash of its labels.
+    /// A hash of the candidate's labels.
     pub(super) name: u64,
 }
 
-/// Who gets a place, and whether its name is accounted for; and who loses one.
+/// The candidates that get a place, each with whether its name is already paid for, and the
+/// candidates that lose a place.
 #[derive(Debug)]
 pub(super) struct Changes<K> {
     pub(super) incoming: Vec<(K, bool)>,
     pub(super) outgoing: Vec<K>,
 }
 
-/// Those that hold a place while places are given.
+/// The candidates that hold a place during one assignment.
 struct Holders<'a, K> {
     all: Vec<&'a Candidate<K>>,
     by_source: FxHashMap<Source, usize>,
@@ -88,12 +93,13 @@ struct Holders<'a, K> {
 // === impl Limits ===
 
 impl Limits {
-    /// Of listeners: for sources that root manages, and for users.
+    /// Limits for listeners: of sources that root manages, and of users.
     pub(super) const LISTENERS: [Self; 2] = [
         Self { young: 10.0, mature: 100.0, troubled: 150.0, weight: 1.0 },
         Self { young: 10.0, mature: 30.0, troubled: 60.0, weight: 1.0 },
     ];
-    /// Of namespaces. All that root makes are of one source, and a node may replace every pod at once.
+    /// Limits for namespaces. All namespaces made by root belong to one source, and a node may
+    /// replace every pod at once.
     pub(super) const NAMESPACES: [Self; 2] = [
         Self { young: 10.0, mature: 1000.0, troubled: 1000.0, weight: 2.0 },
         Self { young: 4.0, mature: 16.0, troubled: 32.0, weight: 2.0 },
@@ -116,12 +122,12 @@ impl Account {
 // === impl Changes ===
 
 impl<K> Changes<K> {
-    /// The number of places given and given up.
+    /// The number of places given and taken away.
     pub(super) fn len(&self) -> usize {
         self.incoming.len() + self.outgoing.len()
     }
 
-    /// The same, with other ways back.
+    /// Replaces each key by `way(key)`.
     pub(super) fn map<L>(self, way: impl Fn(K) -> L) -> Changes<L> {
         Changes {
             incoming: self.incoming.into_iter().map(|(key, is_paid)| (way(key), is_paid)).collect(),
@@ -133,7 +139,7 @@ impl<K> Changes<K> {
 // === impl Candidate ===
 
 impl<K> Candidate<K> {
-    /// The same one, with another way back to it.
+    /// The same candidate with another key.
     pub(super) fn with_key<L>(self, key: L) -> Candidate<L> {
         let Self { key: _, exposure, rank, due_at, source, name } = self;
         Candidate { key, exposure, rank, due_at, source, name }
@@ -147,7 +153,7 @@ impl<K> Candidate<K> {
 // === impl Places ===
 
 impl Places {
-    /// `max` places, all free.
+    /// `max` free places.
     pub(super) fn new(max: usize, limits: [Limits; 2]) -> Self {
         Self {
             max,
@@ -159,12 +165,13 @@ impl Places {
         }
     }
 
-    /// Those that should have a place and have none, as of the last time places were given.
+    /// The number of candidates that should have a place and have none, as of the last assignment.
     pub(super) fn omitted(&self) -> usize {
         self.omitted
     }
 
-    /// One that held a place is forgotten: its name counts, unless it is accounted for.
+    /// Releases the place of a forgotten candidate. Adds its name to the account of its source
+    /// unless the name is paid for.
     pub(super) fn forget(&mut self, source: Source, name: u64, exposure: Exposure, now: Duration) {
         let Exposure::Exposed { is_paid, .. } = exposure else { return };
         self.taken -= 1;
@@ -174,13 +181,13 @@ impl Places {
         self.remember(name, now);
     }
 
-    /// One that held a place loses it and lives on.
+    /// Releases the place of a candidate that still exists.
     pub(super) fn give_up(&mut self, name: u64, now: Duration) {
         self.taken -= 1;
         self.remember(name, now);
     }
 
-    /// A source brought or replaced a name.
+    /// Adds one name, which the source added or replaced, to the account of the source.
     pub(super) fn charge(&mut self, source: Source, now: Duration) {
         let weight = self.limits_of(source).weight;
         self.accounts.entry(source).or_default().add(weight, now);
@@ -194,7 +201,7 @@ impl Places {
         self.known.get(&name).is_some_and(|shown_at| now.saturating_sub(*shown_at) < KNOWN)
     }
 
-    /// Decides who gets a place and who gives one up.
+    /// Decides which candidates get a place and which candidates lose one.
     pub(super) fn assign<K: Copy + Ord>(
         &mut self,
         candidates: &[Candidate<K>],
@@ -227,7 +234,7 @@ impl Places {
         changes
     }
 
-    /// Those that should have a place: trouble first, then in turns between the sources.
+    /// The candidates that should have a place: troubled candidates first, then sources in turns.
     fn waiting<'a, K: Copy + Ord>(
         &self,
         candidates: &'a [Candidate<K>],
@@ -252,7 +259,7 @@ impl Places {
         waiting
     }
 
-    /// Whether the source of this one may bring another name.
+    /// Whether the source of this candidate may add another name.
     fn may_bring<K>(&self, one: &Candidate<K>, now: Duration) -> bool {
         if self.is_known(one.name, now) || one.rank.level == Level::Own {
             return true;
@@ -267,7 +274,7 @@ impl Places {
         names < limit
     }
 
-    /// Gives a place. Gives whether the name is accounted for.
+    /// Gives a place to a candidate. Returns whether its name is paid for.
     fn take<K>(&mut self, one: &Candidate<K>, now: Duration) -> bool {
         self.taken += 1;
         self.omitted -= 1;
@@ -280,7 +287,7 @@ impl Places {
         is_young || is_known
     }
 
-    /// The name was shown.
+    /// Records that the name is exposed at `now`.
     fn remember(&mut self, name: u64, now: Duration) {
         self.known.insert(name, now);
         if self.known.len() > MOST_KNOWN {
@@ -304,7 +311,8 @@ impl<'a, K: Copy + Ord> Holders<'a, K> {
         Self { all, by_source }
     }
 
-    /// Takes the place of the least worth showing that may lose it to `one`: of those the one whose source holds most.
+    /// Removes the lowest-ranked holder that may lose its place to `one`. Among holders of equal
+    /// level, removes one of the source that holds the most places.
     fn make_room_for(&mut self, one: &Candidate<K>, now: Duration) -> Option<&'a Candidate<K>> {
         let own = self.held_by(one.source);
         let may_lose =
@@ -324,12 +332,12 @@ impl<'a, K: Copy + Ord> Holders<'a, K> {
         self.by_source.get(&source).copied().unwrap_or(0)
     }
 
-    /// Whether `held` gives its place to `one`, whose source holds `own`.
+    /// Whether `held` gives its place to `one`, whose source holds `own` places.
     fn yields(&self, held: &Candidate<K>, one: &Candidate<K>, own: usize, now: Duration) -> bool {
         let Exposure::Exposed { since, .. } = held.exposure else { return false };
         let (old, new) = (held.rank.level, one.rank.level);
         let theirs = self.held_by(held.source);
-        // Evens out between the sources, and never back and forth.
+        // Balances the sources. The margin of one place prevents moves back and forth.
         let evens_out = theirs > own + 1;
         let is_long_held = now >= since + HOLD;
         match (old, new) {
@@ -354,26 +362,26 @@ mod tests {
     const USER: Source = Source::User(1000);
     const OTHER: Source = Source::Service { uid: 0, cgroup: 7 };
 
-    /// A candidate that has proved itself and has no place.
+    /// A candidate after its probation, without a place.
     fn hidden(key: u32, source: Source, level: Level) -> Candidate<u32> {
         let rank = Rank { level, ..Rank::default() };
         let (exposure, name) = (Exposure::Hidden, key.into());
         Candidate { key, exposure, rank, due_at: Duration::ZERO, source, name }
     }
 
-    /// One that has a place.
+    /// The same candidate with a place.
     fn exposed(key: u32, source: Source, level: Level) -> Candidate<u32> {
         let exposure = Exposure::Exposed { since: Duration::ZERO, is_paid: false };
         Candidate { exposure, ..hidden(key, source, level) }
     }
 
-    /// `max` places of which these candidates hold some.
+    /// `max` places, some of which these candidates hold.
     fn places(max: usize, candidates: &[Candidate<u32>]) -> Places {
         let taken = candidates.iter().filter(|one| one.exposure.is_exposed()).count();
         Places { taken, ..Places::new(max, Limits::LISTENERS) }
     }
 
-    /// The keys of those that come in and of those that go out.
+    /// The keys of the candidates that get a place and of the candidates that lose one.
     fn changes(max: usize, candidates: &[Candidate<u32>]) -> (Vec<u32>, Vec<u32>) {
         let Changes { incoming, outgoing } = places(max, candidates).assign(candidates, NOW);
         (incoming.into_iter().map(|(key, _)| key).collect(), outgoing)
@@ -398,8 +406,8 @@ mod tests {
         assert_eq!(changes(5, &all), (vec![0, 20, 1, 21, 2], vec![]));
     }
 
-    /// Who yields to whom: the level of the one that holds the only place, the level of the one that waits, whether both
-    /// are of one source, and whether the place changes hands.
+    /// Each row: level of the candidate that holds the only place, level of the candidate that
+    /// waits, whether both belong to one source, and whether the place moves.
     #[test]
     fn trouble_takes_the_place_of_whatever_is_worth_less() {
         use Level::{Calm, Closed, Own, Past, Queued, Troubled};
@@ -460,8 +468,8 @@ mod tests {
         assert_eq!(places.omitted(), 0);
     }
 
-    /// Lets one new listener after the other get a place and be forgotten, one every second for an hour, and gives how many
-    /// did.
+    /// Every second for an hour, a new listener tries to get a place and is then forgotten. Returns
+    /// how many listeners got a place.
     fn shown_within_an_hour(source: Source, level: Level, age: Duration) -> usize {
         let (mut places, mut shown) = (places(1000, &[]), 0);
         for second in 0..3600 {
@@ -511,7 +519,7 @@ mod tests {
                 places.forget(USER, key.into(), exposure, now);
             }
         }
-        // Every name was replaced once: others wait for hours.
+        // Every name was replaced once: other names wait for hours.
         let now = NOW + Duration::from_secs(200);
         let others: Vec<_> = (500..600).map(|key| hidden(key, USER, Level::Calm)).collect();
         assert_eq!((places.assign(&others, now).incoming.len(), places.omitted()), (0, 100));

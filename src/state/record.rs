@@ -1,5 +1,5 @@
-//! What is remembered of a listener that held a queue, overflowed or met a full SYN queue: what happened at it lately,
-//! the diagnoses that follow, and the incident they make.
+//! The history of a listener that held a queue, overflowed or met a full SYN queue: recent events,
+//! the diagnoses that follow from them, and the resulting incident.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,26 +21,25 @@ use super::trailing::Trailing;
 pub(super) struct Record {
     seconds: Trailing<Second>,
     bursts: Bursts,
-    /// The largest burst since the last look: those that waited, and those that were refused.
+    /// The largest burst since the last look: waiting connections, and refused connections.
     burst: [u64; 2],
     refusals: Refusals,
     lengths: Lengths,
-    /// Since when it has been at its limit.
+    /// When any of its sockets reached its limit.
     brimming_since: Option<Duration>,
-    /// Since when all its sockets have been.
+    /// When all of its sockets reached their limits.
     all_brimming_since: Option<Duration>,
-    /// Its scans.
     pub(super) scans: Scans,
     scanned: Option<ScanEvidence>,
     held: Held,
-    /// The looks at its owner.
+    /// The results of the looks at its owner.
     pub(super) causes: CauseHistory,
     slow_at: Option<Duration>,
     incident: Option<Span>,
     active_at: Duration,
 }
 
-/// What happened within one second.
+/// Events of one second.
 #[derive(Clone, Copy, Debug, Default)]
 struct Second {
     covered: Coverage,
@@ -50,11 +49,11 @@ struct Second {
     burst: u64,
 }
 
-/// What happened within the window.
+/// Totals over the window.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sum {
     covered: Coverage,
-    /// Since the first overflow.
+    /// Coverage since the first overflow.
     since_overflow: Coverage,
     overflows: u64,
     first_refusals: u64,
@@ -64,53 +63,53 @@ struct Sum {
 /// Time that samples cover.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Coverage {
-    /// All of it.
+    /// All covered time.
     pub(super) sampled: Duration,
-    /// During which any of the sockets was full.
+    /// Covered time during which any of the sockets was full.
     pub(super) full: Duration,
-    /// During which more than half of a queue was in use.
+    /// Covered time during which more than half of a queue was in use.
     pub(super) loaded: Duration,
 }
 
-/// The largest lengths of the last five minutes, by [`Case::SLOT`].
+/// The largest queue lengths of the last five minutes, one per [`Case::SLOT`].
 #[derive(Clone, Debug, Default)]
 struct Lengths(Ring<u32, { Case::SLOTS }>);
 
-/// A time in which some diagnosis held.
+/// A period during which at least one diagnosis held.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Span {
-    /// The first one.
+    /// The first diagnosis of the period.
     pub diagnosis: Diagnosis,
-    /// Everything that was diagnosed in its course.
+    /// All diagnoses of the period.
     pub all: Diagnoses,
-    /// When it began, on the fold's own clock.
+    /// When the period began, on the fold's own clock.
     pub began: Duration,
-    /// The largest length in it.
+    /// The largest queue length in the period.
     pub peak: u64,
-    /// Overflows in it.
+    /// Overflows in the period.
     pub overflows: u64,
-    /// The most clients that were gone at once.
+    /// The largest number of abandoned connections at one time.
     pub abandoned: u64,
 }
 
-/// An incident as it is told: once when it starts and once when it ends.
+/// The start or the end of an incident. Each is reported once.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Turn {
-    /// Something is wrong from now on.
+    /// An incident started.
     Started(Span),
-    /// Nothing is wrong any more.
+    /// The incident ended: no diagnosis holds.
     Ended(Span),
 }
 
 // === impl Record ===
 
 impl Record {
-    /// The time since the last sample, as that sample saw it.
+    /// Adds the time since the last sample, as that sample saw it.
     pub(super) fn covered(&mut self, now: Duration, coverage: Coverage) {
         self.seconds.at(now).covered.add(coverage);
     }
 
-    /// A sample: so many wait now.
+    /// Adds a sample with `length` waiting connections.
     pub(super) fn sampled(&mut self, now: Duration, length: u64) {
         if length > 0 {
             self.waited(now, u32::try_from(length).unwrap_or(u32::MAX));
@@ -121,14 +120,14 @@ impl Record {
         }
     }
 
-    /// `sk_drops` of its sockets grew.
+    /// Adds growth of `sk_drops` of its sockets.
     pub(super) fn dropped(&mut self, now: Duration, drops: u64) {
         self.seconds.at(now).drops += drops;
         self.bursts.dropped(now, drops);
         self.refusals.dropped(drops);
     }
 
-    /// So many overflows were attributed to it. `limit` is the sum of its sockets' limits.
+    /// Adds overflows attributed to the listener. `limit` is the sum of its sockets' limits.
     pub(super) fn overflowed(&mut self, now: Duration, overflows: u64, limit: u64) {
         self.bursts.overflowed(now, overflows);
         self.refusals.overflowed(overflows);
@@ -141,7 +140,7 @@ impl Record {
         }
     }
 
-    /// An overflow proves that so many waited, though no sample saw them.
+    /// Adds a queue length that an overflow proves although no sample saw it.
     pub(super) fn peaked(&mut self, now: Duration, length: u32) {
         self.waited(now, length);
         if let Some(incident) = &mut self.incident {
@@ -156,13 +155,14 @@ impl Record {
         second.burst = second.burst.max(length.into());
     }
 
-    /// Drops in a second without any overflow: those that come with overflows need not all be theirs.
+    /// The largest drops of a second without overflows: drops beside overflows are not all caused
+    /// by the overflows.
     fn harmless_drops(&self, now: Duration) -> u64 {
         let quiet = self.seconds.within(now).filter(|second| second.overflows == 0);
         quiet.map(|second| second.drops).max().unwrap_or(0)
     }
 
-    /// Notes whether any, and whether all, of its sockets are at their limit.
+    /// Records whether any, and whether all, of its sockets are at their limits.
     pub(super) fn brimming(&mut self, now: Duration, any: bool, all: bool) {
         for (since, brims) in [(&mut self.brimming_since, any), (&mut self.all_brimming_since, all)]
         {
@@ -173,7 +173,8 @@ impl Record {
         }
     }
 
-    /// What a scan says of those who wait, if any do, and of the handshakes under way: all, and the old ones.
+    /// Adds the scan of the waiting connections, if any wait, and of the half-open connections: all
+    /// of them, and the old ones.
     pub(super) fn scanned(
         &mut self,
         at: Duration,
@@ -209,21 +210,21 @@ impl Record {
         }
     }
 
-    /// Connections accepted per second, where the queue was full ever since the one at its head came: all that stand
-    /// behind it came to take the place of one that was accepted.
+    /// Connections accepted per second. Known only where the queue was full since the connection at
+    /// its head came: each connection behind the head then replaced an accepted connection.
     pub(super) fn drain_rate(&self, at: Duration, length: u64, verdict: Verdict) -> Option<f64> {
         let oldest = verdict.oldest.filter(|oldest| !oldest.is_zero() && verdict.drains)?;
         let was_full = self.all_brimming_since? + oldest <= at;
         was_full.then(|| length as f64 / oldest.as_secs_f64())
     }
 
-    /// The last scan is too old to say anything. Its connections stay for the next one to compare with: those that still
-    /// wait then were not taken.
+    /// Forgets the last scan, which is too old. Its connections remain for comparison with the next
+    /// scan: connections that still wait then were not accepted.
     pub(super) fn forget_scan(&mut self) {
         self.scanned = None;
     }
 
-    /// The listener has no socket. What happened stays: it may be a restart.
+    /// Handles a listener without sockets. Its history remains because this may be a restart.
     pub(super) fn closed(&mut self) {
         (self.brimming_since, self.all_brimming_since) = (None, None);
         self.scans.forget_line();
@@ -236,12 +237,12 @@ impl Record {
         !self.held.now().is_empty()
     }
 
-    /// Something happened at `at` that is worth remembering.
+    /// Records activity at `at`.
     pub(super) fn was_active(&mut self, at: Duration) {
         self.active_at = self.active_at.max(at);
     }
 
-    /// The queue was seen empty: what scans said of it is over.
+    /// Handles a queue seen empty: the results of earlier scans no longer apply.
     pub(super) fn emptied(&mut self, now: Duration) {
         self.scans.clear(now);
         if let Some(scan) = &mut self.scanned {
@@ -251,7 +252,7 @@ impl Record {
         }
     }
 
-    /// One of its sockets was seen without a queue: not every client waits.
+    /// Handles a socket seen without a queue: not every client waits.
     pub(super) fn has_room_at_once(&mut self) {
         self.scans.has_room_at_once();
         if let Some(scan) = &mut self.scanned {
@@ -259,8 +260,9 @@ impl Record {
         }
     }
 
-    /// Adds up what is known to a case; `evidence` comes with what others know, and `repeated_cookies` is the share of the
-    /// namespace's overflows that repeat a cookie. Gives the case, and whether an incident started or ended with it.
+    /// Concludes the case. `evidence` holds what the caller knows. `repeated_cookies` is the share
+    /// of the namespace's overflows that repeat a cookie. Returns the case, and the incident start
+    /// or end, if any.
     pub(super) fn conclude(
         &mut self,
         now: Duration,
@@ -284,12 +286,12 @@ impl Record {
         (Arc::new(case), turn)
     }
 
-    /// For how long scans have found nothing taken from the queue; `None` without a young scan.
+    /// How long scans have found nothing accepted from the queue; `None` without a recent scan.
     pub(super) fn untaken(&self) -> Option<Duration> {
         self.scanned.map(|scan| scan.untaken)
     }
 
-    /// The listener is closed: whatever was wrong is over.
+    /// Ends the incident of a closed listener.
     pub(super) fn end(&mut self) -> Option<Turn> {
         self.incident.take().map(Turn::Ended)
     }
@@ -299,13 +301,13 @@ impl Record {
         self.incident.is_some()
     }
 
-    /// Whether nothing happened for so long that there is nothing left to remember.
+    /// Whether nothing happened for the grace time, so that the record can be dropped.
     pub(super) fn is_over(&self, now: Duration) -> bool {
         let last = self.held.held_at().map_or(self.active_at, |at| at.max(self.active_at));
         now.saturating_sub(last) >= GRACE
     }
 
-    /// Notes which refusals since the last look were the first of their clients.
+    /// Records which refusals since the last look were the first of their clients.
     fn look_at_refusals(&mut self, now: Duration, repeated_cookies: f64) {
         let Looked { all, first } = self.refusals.look(now, repeated_cookies);
         let [waited, refused] = std::mem::take(&mut self.burst);
@@ -372,7 +374,7 @@ impl Coverage {
 // === impl Sum ===
 
 impl Sum {
-    /// The next second of the window.
+    /// Adds the next second of the window.
     fn plus(mut self, second: Second) -> Self {
         self.covered.add(second.covered);
         self.overflows += second.overflows;
@@ -393,7 +395,7 @@ impl Lengths {
         *slot = length.max(*slot);
     }
 
-    /// The oldest first; the slot that `now` falls into is the last.
+    /// All slots, the oldest first. The last slot contains `now`.
     fn all(&self, now: Duration) -> Vec<u32> {
         self.0.until(Self::slot(now)).collect()
     }
@@ -427,7 +429,7 @@ mod tests {
         assert_eq!(lengths.all(seconds(10_000)), vec![0; 60]);
     }
 
-    /// Samples of one second, with so many overflows each, at a listener with a limit of 8.
+    /// Samples of one second each, with a number of overflows, at a listener with a limit of 8.
     struct Story {
         record: Record,
         changes: Vec<(u64, Turn)>,
@@ -438,7 +440,8 @@ mod tests {
             Self { record: Record::default(), changes: Vec::new() }
         }
 
-        /// What holds after a second in which it was full for `full` and loaded for `loaded`.
+        /// The diagnoses after a second in which the queue was full for `full` and loaded for
+        /// `loaded`.
         fn second(
             &mut self,
             second: u64,
@@ -483,7 +486,7 @@ mod tests {
         let mut story = Story::new();
         let mut words = Vec::new();
         for second in 100..160 {
-            // From second 110 on its queue is nearly full and overflows now and then.
+            // From second 110 on, the queue is nearly full and overflows occasionally.
             let is_slow = second >= 110;
             let (full, loaded) = if is_slow { (0.25, 1.0) } else { (0.0, 0.0) };
             words.extend(story.second(second, u64::from(is_slow && second % 3 == 0), full, loaded));
@@ -497,7 +500,8 @@ mod tests {
         let mut story = Story::new();
         let mut words = Vec::new();
         for second in 100..170 {
-            // It is full for five seconds of eight, dies, and is back a second later.
+            // The queue is full for five of eight seconds, the server exits, and a new one starts a
+            // second later.
             let phase = second % 8;
             match phase {
                 0 => story.record.closed(),
@@ -514,7 +518,7 @@ mod tests {
     fn late_samples_take_no_word_back() {
         let mut story = Story::new();
         (100..115).for_each(|second| _ = story.second(second, 9, 1.0, 1.0));
-        // Samples come every 18 s: the time between them is not known.
+        // Samples come every 18 s: the time between samples is unknown.
         for nth in 1..12 {
             let now = seconds(114 + 18 * nth);
             story.record.sampled(now, 9);

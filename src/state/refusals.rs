@@ -1,24 +1,25 @@
-//! Which overflows are first refusals and which are repetitions by clients that were refused before. For up to a minute
-//! after its last client left, the kernel counts the repeated ACKs, data and FINs of one burst as overflows.
+//! Separates first refusals from repetitions by clients that were refused before. For up to a
+//! minute after the last client left, the kernel counts the repeated ACKs, data and FINs of one
+//! burst as overflows.
 //!
-//! Two kinds of repetition are known by the kernel's other counters:
+//! Other kernel counters reveal two kinds of repetition:
 //!
-//! * A client that was sent a cookie and refused repeats its last ACK, data or FIN: each counts as a cookie received
-//!   (`SyncookiesRecv`) although no further one was sent.
-//! * A half-open connection whose last ACK was refused repeats it when the SYN-ACK is sent again. Such a refusal moves
-//!   `sk_drops` by two, any other by one.
+//! - A client that was sent a cookie and refused repeats its last ACK, data or FIN. Each repetition
+//!   counts as a received cookie (`SyncookiesRecv`) although no further cookie was sent.
+//! - A half-open connection whose last ACK was refused repeats the ACK when the SYN-ACK is sent
+//!   again. This refusal increases `sk_drops` by two; any other refusal increases it by one.
 
 use std::time::Duration;
 
-/// A cookie comes back within one round trip.
+/// A cookie returns within one round trip.
 const COOKIE_RETURNS: Duration = Duration::from_secs(4);
-/// A half-open connection ends when `tcp_synack_retries` are used up: 63 s by default.
+/// A half-open connection ends after `tcp_synack_retries` retries: 63 s by default.
 const HALF_OPEN_LASTS: Duration = Duration::from_secs(64);
 
 /// The cookies of one namespace.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Cookies {
-    /// Sent and not come back yet.
+    /// Cookies sent that have not returned yet.
     unanswered: u64,
     sent_at: Duration,
 }
@@ -27,31 +28,33 @@ pub(super) struct Cookies {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Refusals {
     overflows: u64,
-    /// Drops of the look before, if it had no overflow, and of this one: an overflow may be attributed later than its drops.
+    /// Drops of the previous look, if it had no overflow, and of this look. An overflow may be
+    /// attributed later than its drops.
     drops: [u64; 2],
-    /// Clients that were refused at the last ACK and may repeat it.
+    /// Clients whose last ACK was refused. These clients may repeat the ACK.
     half_open: u64,
     half_open_at: Duration,
 }
 
-/// What a look makes of the refusals since the last one.
+/// The refusals since the last look, split by [`Refusals::look`].
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Looked {
-    /// All of them.
+    /// All refusals.
     pub(super) all: u64,
-    /// Those that are no repetition.
+    /// Refusals that are not repetitions.
     pub(super) first: u64,
 }
 
 // === impl Cookies ===
 
 impl Cookies {
-    /// Counters grew by so many cookies sent and received. Gives how many of those received were repetitions.
+    /// Adds growth of the counters of cookies sent and received. Returns how many received cookies
+    /// were repetitions.
     pub(super) fn grew(&mut self, now: Duration, sent: u64, received: u64) -> u64 {
         if sent > 0 {
             self.sent_at = now;
         } else if now.saturating_sub(self.sent_at) >= COOKIE_RETURNS {
-            // What has not come back by now was sent to nobody.
+            // Cookies that have not returned by now never return.
             self.unanswered = 0;
         }
         self.unanswered += sent;
@@ -64,23 +67,23 @@ impl Cookies {
 // === impl Refusals ===
 
 impl Refusals {
-    /// `sk_drops` grew.
+    /// Adds growth of `sk_drops`.
     pub(super) fn dropped(&mut self, drops: u64) {
         self.drops[1] += drops;
     }
 
-    /// So many overflows were attributed to the listener.
+    /// Adds overflows attributed to the listener.
     pub(super) fn overflowed(&mut self, overflows: u64) {
         self.overflows += overflows;
     }
 
-    /// Nobody is half open.
+    /// Records that the listener has no half-open connections.
     pub(super) fn none_half_open(&mut self) {
         self.half_open = 0;
     }
 
-    /// Takes the refusals since the last look. `repeated_cookies` is the share of the overflows of the namespace that
-    /// repeat a cookie.
+    /// Takes the refusals since the last look. `repeated_cookies` is the share of the namespace's
+    /// overflows that repeat a cookie.
     pub(super) fn look(&mut self, now: Duration, repeated_cookies: f64) -> Looked {
         let all = std::mem::take(&mut self.overflows);
         if all == 0 {
@@ -122,7 +125,7 @@ mod tests {
             seen.map(|(at, sent, received)| cookies.grew(seconds(at), sent, received)),
             [0, 0, 0, 50]
         );
-        // Those of a flood never come back.
+        // Cookies of a flood never return.
         assert_eq!(cookies.grew(seconds(10), 5_000, 0), 0);
         assert_eq!(cookies.grew(seconds(20), 0, 7), 7);
     }
@@ -141,7 +144,7 @@ mod tests {
 
     #[test]
     fn a_burst_of_400_that_the_kernel_counts_for_a_minute_is_one_burst() {
-        // Measured: 400 clients at listen(5), five accepted a second; they close after 5 s.
+        // Measured: 400 clients at listen(5), five accepted per second; clients close after 5 s.
         let tail = [
             (6, 1_489, 1_489, 1_489),
             (7, 366, 366, 366),
@@ -159,7 +162,7 @@ mod tests {
             firsts(&[(0, 108, 216, 0), (1, 20, 40, 0), (3, 3, 6, 0), (90, 5, 10, 0)]),
             [108, 0, 0, 5]
         );
-        // The more than before are new.
+        // The refusals beyond the previous number are new.
         assert_eq!(firsts(&[(0, 8, 16, 0), (5, 12, 24, 0)]), [8, 4]);
     }
 

@@ -1,8 +1,8 @@
-//! A trailing window of numbered slots in constant space: what slides out is forgotten.
+//! A sliding window of numbered slots in constant space: slots that leave the window are lost.
 
 use std::iter::repeat_n;
 
-/// The values of the last `N` slots. What was never written is the default.
+/// The values of the last `N` slots. A slot that was never written has the default value.
 #[derive(Clone, Debug)]
 pub(super) struct Ring<T, const N: usize> {
     slots: [T; N],
@@ -12,8 +12,8 @@ pub(super) struct Ring<T, const N: usize> {
 // === impl Ring ===
 
 impl<T: Copy + Default, const N: usize> Ring<T, N> {
-    /// The value of this slot, to be changed; the window slides so that it holds the slot. One older than the window
-    /// counts as its newest.
+    /// A mutable reference to the value of `slot`. The window slides so that it holds the slot. A
+    /// slot older than the window is treated as its newest slot.
     pub(super) fn at(&mut self, slot: u64) -> &mut T {
         if slot > self.newest {
             for gone in 0..(slot - self.newest).min(N as u64) {
@@ -37,7 +37,7 @@ impl<T: Copy + Default, const N: usize> Ring<T, N> {
         repeat_n(T::default(), older).chain(known).chain(repeat_n(T::default(), newer))
     }
 
-    /// The same as an array: of small values a copy costs less than to walk over them.
+    /// The same values as an array: copying small values costs less than iterating over them.
     pub(super) fn window(&self, slot: u64) -> [T; N] {
         let mut window = [T::default(); N];
         let (older, newer) = self.unknown(slot);
@@ -55,7 +55,8 @@ impl<T: Copy + Default, const N: usize> Ring<T, N> {
         window
     }
 
-    /// How many values of the window that ends with `slot` are older, and how many newer, than what is known.
+    /// How many values of the window that ends with `slot` are older, and how many newer, than the
+    /// known values.
     fn unknown(&self, slot: u64) -> (usize, usize) {
         let distance = |late: u64, early: u64| late.saturating_sub(early).min(N as u64) as usize;
         (distance(self.newest, slot), distance(slot, self.newest))
@@ -90,7 +91,7 @@ mod tests {
         assert_eq!(until(&ring, 3), [0, 3, 0, 5]);
         assert_eq!(until(&ring, 5), [0, 5, 0, 0]);
         assert_eq!(until(&ring, 1_000), [0; 4]);
-        // What it was at an earlier slot, as far as it is known.
+        // The windows at earlier slots, as far as they are known.
         assert_eq!([2, 1, 0].map(|slot| until(&ring, slot)), [[0, 0, 3, 0], [0, 0, 0, 3], [0; 4]]);
         *ring.at(1_000) += 9;
         assert_eq!((ring.newest(), until(&ring, 1_000)), (1_000, vec![0, 0, 0, 9]));

@@ -1,5 +1,5 @@
-//! What the scans of one listener add up to: whether anything was taken from its queue between them, how many of the waiting
-//! clients are gone for sure, and how long clients waited before they left.
+//! Combines the scans of one listener: whether connections were accepted between scans, how many
+//! waiting clients have left for certain, and how long clients waited before they left.
 
 use std::time::Duration;
 
@@ -12,38 +12,38 @@ use crate::snapshot::scan::{UnixQueue, Waiting};
 use super::connections::ListenerScan;
 use super::leavers::Leavers;
 
-/// For how long a pause between two accepts is remembered.
+/// How long a pause between two accepts is kept.
 const PAUSE_IS_KEPT: Duration = Duration::from_secs(600);
 
-/// The scans of one listener.
+/// The scan history of one listener.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Scans {
     line: Line,
-    /// When the first of the scans was taken that agree that nothing was taken since.
+    /// The time of the first of the consecutive scans that found nothing accepted.
     untaken_since: Option<Duration>,
     gone: Option<u64>,
-    /// Since when each scan found a client at the head that had waited for long.
+    /// When consecutive scans began to find a client at the head that had waited for long.
     standing_since: Option<Duration>,
     /// The longest pause between two accepts while clients waited, and when it ended.
     pause: Option<(Duration, Duration)>,
     pub(super) leavers: Leavers,
 }
 
-/// What else is known of the time between two scans.
+/// Other facts about the time between two scans.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Between {
-    /// When a sample last saw a queue shorter than the sample before, or empty.
+    /// When a sample last saw a queue shorter than in the sample before, or empty.
     pub(super) fell_at: Duration,
-    /// What the kernel's counters prove of connections taken since the last scan.
+    /// What the kernel's counters prove about connections accepted since the last scan.
     pub(super) taken: Taken,
-    /// From this wait of the first client on a queue is standing.
+    /// The wait of the first client from which on a queue is standing.
     pub(super) standing_wait: Duration,
 }
 
-/// What the counters of a namespace prove.
+/// What the counters of a namespace prove about accepted connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Taken {
-    /// Some listener accepted, and there are several.
+    /// Some listener accepted, and the namespace has several listeners.
     #[default]
     Unknown,
     /// No listener accepted.
@@ -52,35 +52,35 @@ pub(super) enum Taken {
     Something,
 }
 
-/// Accepted connections of a listener that are open.
+/// Open accepted connections of a listener.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Open {
-    /// As of the last scan; `None` where it did not read them.
+    /// The number as of the last scan; `None` where the scan did not read them.
     pub(super) now: Option<u64>,
-    /// The most within the last hour.
+    /// The largest number within the last hour.
     pub(super) most: u64,
 }
 
-/// What a scan shows of a queue that is not empty.
+/// What a scan shows about a queue that is not empty.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Verdict {
-    /// How long the connection at the head has waited; `None` when no row is there.
+    /// How long the connection at the head has waited; `None` when the queue has no row.
     pub(super) oldest: Option<Duration>,
-    /// Waiting connections without a client, agreed with the scan before; `None` when that is not known.
+    /// Waiting connections without a client, confirmed by two scans; `None` when unknown.
     pub(super) abandoned: Option<u64>,
-    /// Waiting connections whose client is there.
+    /// Waiting connections whose client has not left.
     pub(super) alive: u64,
-    /// For how long nothing was taken.
+    /// How long nothing was accepted.
     pub(super) untaken: Duration,
-    /// For how long no sample saw the queue become shorter.
+    /// How long no sample saw the queue become shorter.
     pub(super) unmoved: Duration,
-    /// Whether something was taken since the scan before.
+    /// Whether a connection was accepted since the previous scan.
     pub(super) drains: bool,
-    /// For how long each scan found a client at the head that had waited for long.
+    /// How long each scan has found a client at the head that had waited for long.
     pub(super) standing: Duration,
-    /// The longest pause between two accepts that was seen before.
+    /// The longest earlier pause between two accepts.
     pub(super) pause: Duration,
-    /// Clients that left since the scan before.
+    /// Clients that left since the previous scan.
     pub(super) left: u64,
 }
 
@@ -90,66 +90,67 @@ enum Line {
     #[default]
     Nobody,
     Tcp(TcpLine),
-    /// By listen socket, in the order of the queue.
+    /// Clients by listen socket, in queue order.
     Unix(FxHashMap<Cookie, Vec<Client>>),
 }
 
-/// A TCP queue.
+/// A TCP queue as of one scan.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct TcpLine {
-    /// Sorted; with each whether its client has left.
+    /// The rows in sorted order, each with whether its client has left.
     rows: Vec<(Cookie, bool)>,
-    /// The connection that has waited longest: it is accepted before all others that have a row.
+    /// The connection that has waited longest. It is accepted before all other connections with a
+    /// row.
     head: Option<Cookie>,
     length: u64,
-    /// Places in the queue without a row: their clients have reset, or their rows are at another address (TPROXY,
-    /// `sk_lookup`).
+    /// Queue entries without a row. Their clients have reset, or their rows are at another address
+    /// (TPROXY, `sk_lookup`).
     unseen: u64,
-    /// Those of them whose row was seen before: their clients have reset.
+    /// Unseen entries whose row was seen before: their clients have reset.
     reset: u64,
 }
 
-/// What became of the connections of one scan until the next.
+/// What happened to the connections of one scan until the next scan.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Change {
-    /// Whether something was taken; `None` when it may have been.
+    /// Whether a connection was accepted; `None` when unknown.
     was_taken: Option<bool>,
     /// Clients that left.
     left: u64,
-    /// Connections that were taken while their client was there.
+    /// Connections accepted before their client left.
     served: u64,
 }
 
 /// A client of a Unix queue.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Client {
-    /// Its socket's; 0 when it is gone.
+    /// The inode of the client's socket; 0 when the client is gone.
     inode: u32,
-    /// When it was first seen; `None` for one that was there before anybody looked.
+    /// When the client was first seen; `None` for a client that came before the first scan.
     came: Option<Duration>,
 }
 
 // === impl Scans ===
 
 impl Scans {
-    /// Forgets the line: the queue was seen empty at `now`.
+    /// Forgets the queue, which was seen empty at `now`.
     pub(super) fn clear(&mut self, now: Duration) {
         self.note_pause(now);
         self.forget_line();
     }
 
-    /// Forgets the line: its sockets were closed.
+    /// Forgets the queue because its sockets were closed.
     pub(super) fn forget_line(&mut self) {
         (self.line, self.untaken_since, self.gone) = (Line::Nobody, None, None);
         self.standing_since = None;
     }
 
-    /// Every socket of the listener does not hold a queue: not every client waits.
+    /// Records that a socket of the listener was seen without a queue: not every client waits.
     pub(super) fn has_room_at_once(&mut self) {
         self.standing_since = None;
     }
 
-    /// Takes in what a scan at `at` found at a TCP listener.
+    /// Adds the scan of a TCP listener at `at`.
     pub(super) fn tcp(&mut self, at: Duration, found: &ListenerScan, between: Between) -> Verdict {
         let rows = really_waiting(found);
         let mut line = TcpLine::new(found.length, &rows);
@@ -175,8 +176,8 @@ impl Scans {
         self.conclude(at, change, queue, between)
     }
 
-    /// Takes in what a scan at `at` found at a Unix listener: the queues of its sockets. Unless it `was_empty` at some
-    /// time, it is not known when the clients came that the first scan finds.
+    /// Adds the scan of a Unix listener at `at`: the queues of its sockets. Unless the queue
+    /// `was_empty` at some time, the arrival times of the clients in the first scan are unknown.
     pub(super) fn unix(
         &mut self,
         at: Duration,
@@ -200,7 +201,7 @@ impl Scans {
             let client = |inode: &u32| Client { inode: *inode, came: rest.next().unwrap_or(came) };
             line.insert(queue.cookie, queue.clients.iter().map(client).collect());
         }
-        // A socket that is not there any more was closed, or its queue was emptied.
+        // A missing socket was closed, or its queue was emptied.
         if !before.is_empty() {
             change.was_taken = Some(true);
         }
@@ -216,7 +217,7 @@ impl Scans {
         self.conclude(at, (!is_first).then_some(change), queue, between)
     }
 
-    /// `change` is `None` for the first scan: there is nothing to compare it with.
+    /// Concludes a scan. `change` is `None` for the first scan, which has no scan to compare with.
     fn conclude(
         &mut self,
         at: Duration,
@@ -261,7 +262,7 @@ impl Scans {
         at.saturating_sub(*self.standing_since.get_or_insert(at))
     }
 
-    /// Something was taken at `at`, for the first time since `untaken_since`.
+    /// Records the pause from `untaken_since` to `at`, when a connection was accepted again.
     fn note_pause(&mut self, at: Duration) {
         let Some(since) = self.untaken_since else { return };
         let pause = at.saturating_sub(since);
@@ -284,8 +285,8 @@ struct Queue {
     alive: u64,
 }
 
-/// The rows of connections that wait. More than the queue ever held while the scan ran do not: they are the oldest, because
-/// the queue is served in order.
+/// The rows of connections that really wait. Rows beyond the longest queue length during the scan
+/// do not wait: they are the oldest rows, because the queue is served in order.
 fn really_waiting(found: &ListenerScan) -> Vec<Waiting> {
     let mut rows = found.waiting.clone();
     let excess = rows.len().saturating_sub(found.longest as usize);
@@ -312,9 +313,9 @@ impl TcpLine {
         place.ok().map(|place| self.rows[place].1)
     }
 
-    /// What became of it until the scan that found `now`; completes that by what is known of its unseen places. A client
-    /// that resets loses its row and keeps its place, so a row that is gone was reset as long as there are as many more
-    /// places without a row.
+    /// Compares the queue with the next scan `now` and completes the unseen entries of `now`. A
+    /// client that resets loses its row and keeps its place in the queue. A missing row therefore
+    /// counts as reset as long as the number of entries without a row grew by as many.
     fn until(&self, now: &mut Self, taken: Taken) -> Change {
         let went = self.rows.iter().filter(|(cookie, _)| now.find(*cookie).is_none());
         let (went, went_waiting) = went.fold((0, 0), |(all, waiting), (_, has_left)| {
@@ -350,7 +351,8 @@ impl TcpLine {
 // === impl Change ===
 
 impl Change {
-    /// Adds a Unix queue: `taken` of its clients were taken from the head, so that the rest leads `now`.
+    /// Adds a Unix queue: `taken` clients were accepted from the head, so the rest of `before`
+    /// starts `now`.
     fn add(&mut self, before: &[Client], taken: usize, now: &[u32]) {
         if taken > 0 {
             self.was_taken = Some(true);
@@ -361,8 +363,8 @@ impl Change {
     }
 }
 
-/// The number of clients taken from the head of the queue `before`, so that the rest leads the queue `now`. A client that
-/// is gone keeps its place.
+/// The number of clients accepted from the head of `before`, so that the rest of `before` starts
+/// `now`. A client that is gone keeps its place in the queue.
 fn taken_from(before: &[Client], now: &[u32]) -> usize {
     let leads = |rest: &[Client]| {
         let same = |(before, now): (&Client, &u32)| *now == 0 || before.inode == *now;
@@ -383,8 +385,8 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    /// A TCP queue of `length` with these connections, by cookie and age in seconds; the client of an odd one has closed
-    /// after half of that time.
+    /// A TCP queue of `length` with these connections, by cookie and age in seconds. The client of
+    /// an odd cookie closed after half of the age.
     fn found(length: u64, rows: &[(u64, u64)]) -> ListenerScan {
         let local = Local { ip: Ipv4Addr::LOCALHOST.into(), port: 80, interface: 0 };
         let waiting = rows.iter().map(|(cookie, age)| Waiting {
@@ -402,7 +404,7 @@ mod tests {
         Between { taken, standing_wait: seconds(1), ..Between::default() }
     }
 
-    /// Oldest, abandoned, untaken, alive; and whether it drains.
+    /// Oldest, abandoned, untaken and alive, and whether the queue drains.
     type Seen = (Option<u64>, Option<u64>, u64, u64, bool);
 
     fn seen(verdict: Verdict) -> Seen {
@@ -431,10 +433,10 @@ mod tests {
         };
         at(1, 3, &[(2, 2), (4, 1), (6, 1)], Taken::Unknown);
         assert_eq!(at(2, 3, &[(2, 3), (6, 2)], Taken::Unknown), (Some(3), Some(0), 1, 2, false));
-        // Where the first of the line is gone, only the counters tell a reset from an accept.
+        // When the head of the queue is gone, only the counters distinguish a reset from an accept.
         assert_eq!(at(3, 3, &[(6, 3)], Taken::Nothing), (Some(3), Some(1), 2, 1, false));
         assert_eq!(at(4, 3, &[], Taken::Nothing), (None, Some(2), 3, 0, false));
-        // One of those that had reset was accepted.
+        // One of the reset connections was accepted.
         assert_eq!(at(5, 2, &[], Taken::Unknown), (None, Some(2), 0, 0, true));
     }
 
@@ -442,7 +444,8 @@ mod tests {
     fn clients_that_come_and_reset_between_scans_hide_no_accept() {
         let mut scans = Scans::default();
         for second in 1..=40 {
-            // One is accepted each second, and one comes and resets: no row of it is ever seen.
+            // Each second, one connection is accepted and another one comes and resets without ever
+            // showing a row.
             let rows: Vec<_> = (second..9).map(|n| (2 * n, 60 + second - n)).collect();
             let (.., untaken, _, _) = tcp(&mut scans, second, 9, &rows);
             assert_eq!(untaken, 0, "second {second}");
@@ -535,7 +538,8 @@ mod tests {
     fn clients_that_left_are_told_from_those_that_were_served() {
         let mut scans = Scans::default();
         for second in 0..20 {
-            // The first of three is accepted each second; the client of every other one has left by then.
+            // The first of three is accepted each second. The client of every other one has left
+            // before.
             let rows = [0, 1, 2].map(|nth| (second + nth, 30 - 10 * nth));
             scans.tcp(seconds(100 + second), &found(3, &rows), between(Taken::Unknown));
         }

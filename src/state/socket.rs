@@ -1,5 +1,6 @@
-//! Which listen sockets live. Dumps are not atomic: a socket missing from one of them still lives, missing
-//! from two it is gone, and its last drops are remembered in case it comes back.
+//! Tracks which listen sockets are alive. Dumps are not atomic: a socket missing from one dump is
+//! still alive, and a socket missing from two dumps is gone. The last drops of a gone socket are
+//! kept in case it returns.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -11,34 +12,31 @@ use crate::snapshot::{AcceptQueue, Cookie, ListenSocket};
 
 use super::GRACE;
 
-/// Of so many sockets that are gone the last drops are remembered, in each namespace. Those that come back come
-/// back soon: two dumps running had missed them.
+/// The number of gone sockets whose last drops are kept, per namespace. A gone socket that returns
+/// does so soon, after two consecutive dumps missed it.
 const MOST_GONE: usize = 4096;
 
-/// A listen socket, as last seen.
+/// A listen socket as last seen.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Socket {
-    /// The listener it stands behind.
+    /// The index of its listener.
     pub(super) listener: usize,
-    /// Its queue.
     pub(super) queue: AcceptQueue,
-    /// Its `sk_drops`.
     pub(super) drops: Option<u32>,
-    /// Its inode, by which its owner is found.
+    /// The inode of the socket, which leads to the owner.
     pub(super) inode: u32,
-    /// Its place in the order in which the sockets of its group were first seen.
+    /// Its rank in the order in which the sockets of its group were first seen.
     pub(super) born: u64,
-    /// Whether drops were new when it was last seen.
+    /// Whether `sk_drops` had grown when the socket was last seen.
     pub(super) dropped: bool,
     /// Whether it is known to have accepted a connection.
     pub(super) has_accepted: bool,
-    /// When it was first seen.
     pub(super) first_seen: Duration,
-    /// When its queue last became shorter, or began.
+    /// When its queue last became shorter, or when the socket was first seen.
     pub(super) fell_at: Duration,
-    /// When a connection was last seen to be taken from its queue.
+    /// When a connection was last seen to leave its queue by accept.
     pub(super) taken_at: Option<Duration>,
-    /// Since when it is at its limit.
+    /// When it reached its limit.
     pub(super) brimming_since: Option<Duration>,
     cookie: Cookie,
     seen: u64,
@@ -55,14 +53,16 @@ struct Gone {
 pub(super) struct Sockets {
     living: Slab<Socket>,
     by_cookie: FxHashMap<Cookie, usize>,
-    /// Where the rows of the last dump went, in their order: that of the next dump is nearly always the same.
+    /// The slab place of each row of the last dump, in row order. The order of the next dump is
+    /// nearly always the same.
     order: Vec<usize>,
     gone: FxHashMap<Cookie, Gone>,
-    /// When which of them went, the oldest first; some have come back since.
+    /// The time and cookie of each socket that went, the oldest first. Some of the sockets have
+    /// returned since.
     went: VecDeque<(Duration, Cookie)>,
     births: u64,
     dumps: u64,
-    /// Dumps to come that still show what was there before.
+    /// Number of future dumps that still show sockets from before listenq started.
     baseline_dumps: u64,
     is_baseline: bool,
     seen: usize,
@@ -73,7 +73,8 @@ pub(super) struct Sockets {
 impl Socket {
     fn moved(&mut self, queue: AcceptQueue, now: Duration) {
         if queue.length < self.queue.length {
-            // Only an accept takes a connection out of a queue: one that reset keeps its place.
+            // Only an accept removes a connection from a queue: a connection that resets keeps its
+            // place.
             self.taken_at = Some(now);
             self.has_accepted = true;
         }
@@ -91,40 +92,40 @@ impl Socket {
 // === impl Sockets ===
 
 impl Sockets {
-    /// No sockets yet; what the first `baseline_dumps` show was there before.
+    /// An empty set. Sockets in the first `baseline_dumps` dumps existed before.
     pub(super) fn new(baseline_dumps: u64) -> Self {
         Self { baseline_dumps, ..Self::default() }
     }
 
-    /// A new dump begins.
+    /// Begins a new dump.
     pub(super) fn begin_dump(&mut self) {
         self.pass_over();
         self.dumps += 1;
         self.seen = 0;
     }
 
-    /// A new dump was the same as the last one, and need not be looked at.
+    /// Skips a dump that is identical to the last one.
     pub(super) fn pass_over(&mut self) {
         self.is_baseline = self.baseline_dumps > 0;
         self.baseline_dumps = self.baseline_dumps.saturating_sub(1);
     }
 
-    /// Whether this dump shows what was there before listenq was.
+    /// Whether this dump shows sockets that existed before listenq started.
     pub(super) fn is_baseline(&self) -> bool {
         self.is_baseline
     }
 
-    /// Whether the last dump missed no living socket.
+    /// Whether the last dump contained every living socket.
     pub(super) fn are_all_seen(&self) -> bool {
         self.seen == self.living.len()
     }
 
-    /// The listener behind which the socket of the `nth` row lives, if it is known.
+    /// The listener of the socket in the `nth` row, if the socket is tracked.
     pub(super) fn listener_of(&self, nth: usize, cookie: Cookie) -> Option<usize> {
         self.place(nth, cookie).map(|place| self.living[place].listener)
     }
 
-    /// The `nth` row is of a socket that is not tracked.
+    /// Skips the `nth` row, whose socket is not tracked.
     pub(super) fn pass_over_row(&mut self, nth: usize) {
         match self.order.get_mut(nth) {
             Some(expected) => *expected = usize::MAX,
@@ -132,14 +133,15 @@ impl Sockets {
         }
     }
 
-    /// Where sockets were left out, one that is tracked from this row on may be old: its drops so far are not new.
+    /// Starts to track a socket in a namespace where sockets were left out. The socket may be old,
+    /// so its drops so far are not new.
     pub(super) fn begin_at(&mut self, row: &ListenSocket<impl Copy>) {
         if !self.by_cookie.contains_key(&row.cookie) {
             self.gone.entry(row.cookie).or_insert(Gone { drops: row.drops, at: Duration::ZERO });
         }
     }
 
-    /// Stops tracking the sockets whose listener `gives_up` names.
+    /// Stops tracking the sockets of each listener for which `gives_up` returns true.
     pub(super) fn give_up(&mut self, mut gives_up: impl FnMut(usize) -> bool) {
         let by_cookie = &mut self.by_cookie;
         self.living.retain(|_, socket| {
@@ -151,7 +153,7 @@ impl Sockets {
         });
     }
 
-    /// Takes in the `nth` row, whose address belongs to `listener`. Gives the new drops.
+    /// Adds the `nth` row, whose address belongs to `listener`. Returns the new drops.
     pub(super) fn see(
         &mut self,
         nth: usize,
@@ -175,7 +177,7 @@ impl Sockets {
         drops
     }
 
-    /// The dump has ended: sockets that it was the second to miss are gone, and handed over.
+    /// Ends the dump. Removes each socket that two dumps have missed, and passes it to `vanished`.
     pub(super) fn end_dump(&mut self, now: Duration, mut vanished: impl FnMut(Socket)) {
         if self.are_all_seen() {
             return;
@@ -185,7 +187,7 @@ impl Sockets {
         self.living.retain(|_, socket| {
             let stays = socket.seen + 1 >= dumps;
             if !stays {
-                // One that never dropped anything may come back as a newborn.
+                // A socket without drops needs no entry: if it returns, it counts as new.
                 if socket.drops != Some(0) {
                     gone.insert(socket.cookie, Gone { drops: socket.drops, at: now });
                     went.push_back((now, socket.cookie));
@@ -197,13 +199,13 @@ impl Sockets {
         });
     }
 
-    /// Forgets sockets that were gone for the grace time, and the oldest of too many.
+    /// Forgets sockets that were gone for the grace time, and the oldest ones above [`MOST_GONE`].
     pub(super) fn forget(&mut self, now: Duration) {
         while let Some((at, cookie)) = self.went.front().copied()
             && (self.went.len() > MOST_GONE || now.saturating_sub(at) >= GRACE)
         {
             self.went.pop_front();
-            // It may have come back, and even have gone again.
+            // The socket may have returned and gone again since.
             if self.gone.get(&cookie).is_some_and(|gone| gone.at == at) {
                 self.gone.remove(&cookie);
             }
@@ -215,26 +217,26 @@ impl Sockets {
         self.living().any(|socket| socket.listener == listener && socket.seen == self.dumps)
     }
 
-    /// Gives the sockets of one listener to another.
+    /// Moves the sockets of one listener to another listener.
     pub(super) fn hand_over(&mut self, from: usize, to: usize) {
         for (_, socket) in self.living.iter_mut().filter(|(_, socket)| socket.listener == from) {
             socket.listener = to;
         }
     }
 
-    /// The socket with this cookie is known to have accepted.
+    /// Records that the socket with this cookie has accepted a connection.
     pub(super) fn prove(&mut self, cookie: Cookie) {
         if let Some(place) = self.by_cookie.get(&cookie) {
             self.living[*place].has_accepted = true;
         }
     }
 
-    /// All of them are known to have accepted.
+    /// Records that every living socket has accepted a connection.
     pub(super) fn prove_all(&mut self) {
         self.living.iter_mut().for_each(|(_, socket)| socket.has_accepted = true);
     }
 
-    /// The sockets that live.
+    /// The living sockets.
     pub(super) fn living(&self) -> impl Iterator<Item = &Socket> {
         self.living.iter().map(|(_, socket)| socket)
     }
@@ -273,7 +275,8 @@ impl Sockets {
     }
 }
 
-/// The growth of a u32 counter of one socket. A step back is an older value of a torn dump: no growth.
+/// The growth of one socket's u32 counter. A smaller value is an older value from a torn dump and
+/// counts as no growth.
 fn new_drops(before: Option<u32>, after: Option<u32>) -> u64 {
     let (Some(before), Some(after)) = (before, after) else { return 0 };
     match after.wrapping_sub(before) {
@@ -289,7 +292,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// One dump of sockets with so many drops each; gives the new drops of all.
+    /// Applies one dump of (cookie, drops) rows. Returns the new drops of all sockets.
     fn dump(sockets: &mut Sockets, now: Duration, rows: &[(u64, u32)]) -> u64 {
         sockets.begin_dump();
         let see = |(nth, (cookie, drops)): (usize, &(u64, u32))| {
@@ -315,7 +318,8 @@ mod tests {
         let new = seen.map(|(second, rows)| dump(&mut sockets, SECOND * second, rows));
         assert_eq!(new, [7, 0, 0, 2, 0, 0]);
         assert_eq!((sockets.gone.len(), sockets.went.len()), (1, 2));
-        // What it left when it went first is over; what it left when it went again is not.
+        // The entry from the first time it went has expired; the entry from the second time has
+        // not.
         let later = SECOND * 3 + GRACE;
         assert_eq!(dump(&mut sockets, later, &[(1, 10)]), 1);
         assert_eq!(dump(&mut sockets, later + GRACE, &[]), 0);
@@ -334,7 +338,7 @@ mod tests {
             assert_eq!(dump(&mut sockets, at + 2 * SECOND, &[]), 0);
         }
         assert_eq!((sockets.gone.len(), sockets.went.len()), (MOST_GONE, MOST_GONE));
-        // The second crowd is remembered whole.
+        // Every socket of the second crowd is kept.
         assert_eq!(dump(&mut sockets, 20 * SECOND, &crowd(3000)), 0);
     }
 

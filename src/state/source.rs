@@ -1,5 +1,5 @@
-//! Whose a listener or a namespace is. Places and new names are shared out between sources, so that none of them takes
-//! all of them from the others.
+//! The source of a listener or namespace. Places and new names are shared between sources, so that
+//! no source takes all of them.
 
 use std::fmt;
 use std::hash::BuildHasher;
@@ -8,30 +8,31 @@ use rustc_hash::FxBuildHasher;
 
 use crate::snapshot::{NetnsId, OWN_NETNS, Origin};
 
-/// The first user id of people; below are the accounts of services.
+/// The first user id of a person. Smaller ids are service accounts.
 const FIRST_PERSON: u32 = 1000;
-/// From here on user ids come in ranges of [`SUBUIDS`]: each range is what `/etc/subuid` gives to one user.
+/// User ids from here on come in ranges of [`SUBUIDS`]. `/etc/subuid` gives one range to one user.
 const FIRST_SUBUID: u32 = 100_000;
 const SUBUIDS: u32 = 65_536;
 
 /// The user, service or namespace that a listener belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Source {
-    /// A user: the listeners in listenq's own namespace, and the namespaces that the user made with all in them.
+    /// A user: the user's listeners in listenq's own namespace, and the namespaces that the user
+    /// made, with everything in them.
     User(u32),
     /// A service in listenq's own namespace: its account and its cgroup.
     Service {
         /// The user id of the sockets' creator.
         uid: u32,
-        /// The cgroup id of the sockets' creator; 0 where the kernel does not say it.
+        /// The cgroup id of the sockets' creator; 0 where the kernel does not report it.
         cgroup: u64,
     },
-    /// A namespace that root made: a container or a pod. The kernel gives an inode to the next namespace at once, so the name
-    /// counts too.
+    /// A namespace made by root: a container or a pod. The kernel reuses an inode for the next
+    /// namespace at once, so the name is part of the source.
     Netns(NetnsId, NameHash),
 }
 
-/// Stands for the name of a namespace.
+/// A hash of a namespace name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NameHash(u64);
 
@@ -46,13 +47,14 @@ impl NameHash {
 // === impl Source ===
 
 impl Source {
-    /// Who made a namespace. Where that is not known, root did: nobody else may without a user namespace.
+    /// The source of a namespace made by this user id. `None` means root: other users need a user
+    /// namespace to make one.
     pub(super) fn of_netns(made_by: Option<u32>) -> Self {
         Self::User(made_by.map_or(0, person))
     }
 
-    /// Whose listener it is in the namespace `name`. Inside a container or pod user ids are free to choose, so all its
-    /// listeners are of one source.
+    /// The source of a listener in the namespace `name`. Inside a container or pod user ids are
+    /// arbitrary, so all its listeners belong to one source.
     pub(super) fn of_listener(
         name: &str,
         id: NetnsId,
@@ -68,7 +70,7 @@ impl Source {
         }
     }
 
-    /// Whether root made it, or could stop it: services, containers and pods.
+    /// Whether root made it or can stop it: services, containers and pods.
     pub(super) fn is_managed(self) -> bool {
         !matches!(self, Self::User(uid) if uid != 0)
     }
@@ -84,7 +86,7 @@ impl fmt::Display for Source {
     }
 }
 
-/// One user id for all that a user may take by `/etc/subuid`: the first of the range.
+/// Maps every id that a user may use by `/etc/subuid` to the first id of the range.
 pub fn person(uid: u32) -> u32 {
     match uid.checked_sub(FIRST_SUBUID) {
         Some(above) => uid - above % SUBUIDS,

@@ -1,11 +1,11 @@
-//! Which sockets are tracked when there are more than memory is meant for: fairly between sources, and those that hold a
-//! queue or dropped anything before idle ones.
+//! Decides which sockets are tracked when there are more than the memory limit allows: fairly
+//! between sources, and sockets with a queue or drops before idle sockets.
 
 use rustc_hash::FxHashMap;
 
 use super::source::Source;
 
-/// The sockets that are tracked, by source.
+/// The number of tracked sockets by source.
 #[derive(Debug)]
 pub(super) struct Tracking {
     max: usize,
@@ -17,40 +17,42 @@ pub(super) struct Tracking {
 // === impl Tracking ===
 
 impl Tracking {
-    /// Up to `max` sockets are tracked.
+    /// Tracks up to `max` sockets.
     pub(super) fn new(max: usize) -> Self {
         Self { max, tracked: 0, by_source: FxHashMap::default(), omitted: 0 }
     }
 
-    /// Sockets that are tracked.
+    /// The number of tracked sockets.
     pub(super) fn tracked(&self) -> usize {
         self.tracked
     }
 
-    /// Sockets of the last dumps that are not.
+    /// The number of untracked sockets in the last dumps.
     pub(super) fn omitted(&self) -> usize {
         self.omitted
     }
 
-    /// The sockets that a dump left out, instead of those that the dump before did.
+    /// Replaces the number of sockets that the previous dump left out by the number of the new
+    /// dump.
     pub(super) fn omit(&mut self, before: usize, now: usize) {
         self.omitted = self.omitted - before + now;
     }
 
-    /// Whether one more socket of this source may be tracked. A source with less than its share may always, and what is
-    /// not idle may as long as no more than a quarter is beyond the limit: idle ones are given up for it.
+    /// Whether one more socket of this source may be tracked. A source below its share may always
+    /// add one. A socket that is not idle is admitted as long as the excess is at most a quarter of
+    /// the limit: idle sockets are given up for it.
     pub(super) fn admits(&self, source: Source, is_idle: bool) -> bool {
         self.has_room()
             || self.held_by(source) < self.share()
             || !is_idle && self.tracked < self.max.saturating_add(self.max / 4)
     }
 
-    /// Whether there is room for more.
+    /// Whether the number of tracked sockets is below the limit.
     pub(super) fn has_room(&self) -> bool {
         self.tracked < self.max
     }
 
-    /// Sockets to give up.
+    /// The number of sockets to give up.
     pub(super) fn excess(&self) -> usize {
         self.tracked.saturating_sub(self.max)
     }
@@ -60,13 +62,13 @@ impl Tracking {
         self.held_by(source) > self.share()
     }
 
-    /// A socket is tracked from now on.
+    /// Counts a socket that is now tracked.
     pub(super) fn add(&mut self, source: Source) {
         self.tracked += 1;
         *self.by_source.entry(source).or_default() += 1;
     }
 
-    /// A socket is no longer tracked.
+    /// Counts a socket that is no longer tracked.
     pub(super) fn remove(&mut self, source: Source) {
         self.tracked -= 1;
         if let Some(held) = self.by_source.get_mut(&source) {
@@ -93,7 +95,7 @@ mod tests {
     const USER: Source = Source::User(1000);
     const OTHER: Source = Source::User(1001);
 
-    /// Of so many sockets of a source that come up at once, how many are tracked.
+    /// How many of `count` sockets of a source that appear at once are tracked.
     fn come(tracking: &mut Tracking, source: Source, count: usize, is_idle: bool) -> usize {
         let admitted = (0..count).filter(|_| {
             let is_admitted = tracking.admits(source, is_idle);
@@ -109,7 +111,7 @@ mod tests {
     fn a_source_takes_what_is_free_and_gives_up_what_is_beyond_its_share() {
         let mut tracking = Tracking::new(100);
         assert_eq!(come(&mut tracking, USER, 500, true), 100);
-        // The first one of another source finds no share yet that is not taken.
+        // The other source has no share yet, and no free socket is left for its first one.
         assert_eq!(come(&mut tracking, OTHER, 500, true), 50);
         assert_eq!(tracking.excess(), 50);
         assert!(tracking.holds_too_much(USER) && !tracking.holds_too_much(OTHER));

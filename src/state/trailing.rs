@@ -1,4 +1,4 @@
-//! What happened within the last half minute, by the second.
+//! Values per second for the last half minute.
 
 use std::time::Duration;
 
@@ -8,14 +8,14 @@ use super::ring::Ring;
 
 const SECONDS: usize = WINDOW.as_secs() as usize;
 
-/// One value for each of the last [`WINDOW`]'s seconds.
+/// One value for each second of the last [`WINDOW`].
 #[derive(Clone, Debug, Default)]
 pub(super) struct Trailing<T: Copy + Default>(Ring<T, SECONDS>);
 
 // === impl Trailing ===
 
 impl<T: Copy + Default> Trailing<T> {
-    /// The value of the second that `now` falls into.
+    /// A mutable reference to the value of the second that contains `now`.
     pub(super) fn at(&mut self, now: Duration) -> &mut T {
         self.0.at(now.as_secs())
     }
@@ -26,7 +26,7 @@ impl<T: Copy + Default> Trailing<T> {
     }
 }
 
-/// How much time the window covers at `now`: its last second is not over yet.
+/// The length of the window at `now`. Its last second is not over yet.
 pub(super) fn covered(now: Duration) -> Duration {
     Duration::new(WINDOW.as_secs() - 1, now.subsec_nanos())
 }

@@ -1,5 +1,5 @@
-//! What is known at one instant, as it is shown: made by the fold after each sample, read by everything
-//! that answers a person or Prometheus. Nothing here changes once it is published.
+//! The state at one instant, as shown to Prometheus and to people. The fold makes a view after each
+//! sample, and all outputs read it. A published view never changes.
 
 pub mod publish;
 
@@ -12,19 +12,19 @@ use crate::self_stats::SelfStats;
 use crate::snapshot::owner::Owner;
 use crate::snapshot::{Counters, Settings};
 
-/// A namespace without a good sample for so long has no gauges until it has one again.
+/// The age of the last good sample from which on a namespace has no gauges.
 pub const STALE_AFTER: Duration = Duration::from_secs(10);
 
-/// Everything there is to show.
+/// Everything that listenq exposes at one instant.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct View {
-    /// When it was made, on the fold's own clock.
+    /// The time of the view, on the fold's own clock.
     pub now: Duration,
     /// How long a client waits before it gives up (`--client-patience`).
     pub client_patience: Duration,
-    /// The namespaces that are sampled.
+    /// The sampled namespaces.
     pub namespaces: Vec<NetnsView>,
-    /// The sampler's account of itself.
+    /// Statistics of listenq itself.
     pub stats: SelfStats,
 }
 
@@ -33,226 +33,234 @@ pub struct View {
 pub struct NetnsView {
     /// The `netns` label.
     pub name: Arc<str>,
-    /// Who it was made for.
+    /// The owner that the namespace was made for.
     pub owner: Arc<Owner>,
-    /// When the last good dump of TCP listeners was taken, on the fold's own clock.
+    /// The time of the last good dump of TCP listeners, on the fold's own clock.
     pub tcp_sampled_at: Option<Duration>,
-    /// When the last good dump of Unix listeners was taken, on the fold's own clock.
+    /// The time of the last good dump of Unix listeners, on the fold's own clock.
     pub unix_sampled_at: Option<Duration>,
-    /// When the last good sample was taken, in seconds since 1970.
+    /// The time of the last good sample, in seconds since 1970.
     pub sampled_unix_time: Option<f64>,
-    /// How much time the samples cover.
+    /// The time that the samples cover, in seconds.
     pub sampled_seconds: f64,
-    /// The last connection scan; `None` while there is none.
+    /// The last connection scan; `None` before the first one.
     pub scan: Option<NetnsScan>,
     /// The kernel's counters.
     pub counters: Counters,
     /// The kernel's settings.
     pub settings: Settings,
-    /// Connections taken out of its TCP accept queues; `None` where that is not known.
+    /// Connections accepted from its TCP accept queues; `None` where unknown.
     pub accepted: Option<u64>,
-    /// Overflows that could not be attributed to a listener; `None` where overflows are not known.
+    /// Overflows that could not be attributed to a listener; `None` where overflows are unknown.
     pub unattributed_overflows: Option<u64>,
-    /// Overflows attributed to listeners that are not shown.
+    /// Overflows attributed to listeners that are not exposed.
     pub unexposed_overflows: Option<u64>,
-    /// Which state of the listeners this is: the same number, the same listeners.
+    /// The revision of the listeners. An equal number means the same listeners.
     pub revision: u64,
-    /// Its listeners, in no particular order.
+    /// The listeners of the namespace, in no particular order.
     pub listeners: Vec<ListenerView>,
 }
 
-/// When a namespace was scanned.
+/// The time of the last scan of a namespace.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct NetnsScan {
-    /// On the fold's own clock.
+    /// The time of the scan, on the fold's own clock.
     pub at: Duration,
-    /// In seconds since 1970.
+    /// The time of the scan, in seconds since 1970.
     pub unix_time: f64,
-    /// Since the scan before; `None` for the first.
+    /// The time since the previous scan; `None` for the first scan.
     pub gap: Option<Duration>,
 }
 
-/// What kind of socket listens.
+/// The kind of a listen socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Protocol {
-    /// TCP, and MPTCP, which answers as TCP.
+    /// TCP. MPTCP sockets also answer as TCP.
     Tcp,
-    /// Unix stream and seqpacket.
+    /// Unix stream and seqpacket sockets.
     Unix,
 }
 
-/// What a listener is called: the labels of its series, besides `netns`.
+/// The name of a listener: the labels of its series except `netns`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ListenerName {
-    /// What kind of socket listens.
+    /// The kind of the listen socket.
     pub protocol: Protocol,
-    /// IP literal without brackets, `%interface` appended when bound to one; the path of a Unix socket, or `@`
-    /// and its abstract name.
+    /// An IP literal without brackets, with `%interface` when bound to one; or the path of a Unix
+    /// socket; or `@` and its abstract name.
     pub address: String,
-    /// In digits; empty for Unix sockets.
+    /// The port in digits; empty for Unix sockets.
     pub port: String,
 }
 
 /// One listener.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ListenerView {
-    /// What it is called.
     pub name: Arc<ListenerName>,
-    /// Who is behind it, as far as known.
+    /// The owner, as far as known.
     pub owner: Arc<Owner>,
-    /// Listen sockets behind it now.
+    /// The current number of its listen sockets.
     pub sockets: u32,
-    /// Its queue now; `None` while it is closed and only remembered.
+    /// The current queue; `None` for a closed listener that is still remembered.
     pub queue: Option<QueueView>,
-    /// Length integrated over sampled time.
+    /// Queue length integrated over sampled time.
     pub connection_seconds: f64,
-    /// Sampled time during which any of its sockets was full; `None` where limits are not known.
+    /// Sampled time during which any of its sockets was full; `None` where limits are unknown.
     pub full_seconds: Option<f64>,
-    /// Segments discarded under watch; `None` where drops are not known.
+    /// Segments discarded while listenq watched the listener; `None` where drops are unknown.
     pub drops: Option<u64>,
-    /// Overflows attributed to it; `None` where drops are not known.
+    /// Overflows attributed to the listener; `None` where drops are unknown.
     pub overflows: Option<u64>,
-    /// What the last connection scan found; `None` where there was none lately.
+    /// The results of the last connection scan; `None` without a recent scan.
     pub scan: Option<ScanView>,
-    /// The connections that it accepted; `None` where other listeners of its namespace may have accepted as well.
+    /// The connections that the listener accepted; `None` where other listeners of its namespace
+    /// may have accepted too.
     pub accepts: Option<Arc<Accepts>>,
-    /// The most accepted connections that scans found open at once within the last hour.
+    /// The largest number of open accepted connections that scans found within the last hour.
     pub most_open: u64,
-    /// The median time after which clients left its queue within the last five minutes; `None` where too few did.
+    /// The median time after which clients left its queue within the last five minutes; `None`
+    /// where too few clients left.
     pub patience: Option<Duration>,
     /// Clients that scans saw leave its queue; `None` before the first scan of a queue.
     pub abandoned_total: Option<u64>,
-    /// The share of the clients that scans saw waiting within the last minute that left; `None` where they were few.
+    /// The share of clients that left, among the clients that scans saw waiting within the last
+    /// minute; `None` where there were few clients.
     pub abandoned_ratio: Option<f64>,
-    /// How it came to this; `None` as long as it never held a queue, overflowed or met a full SYN queue.
+    /// The case history; `None` if the listener never held a queue, overflowed or met a full SYN
+    /// queue.
     pub case: Option<Arc<Case>>,
 }
 
-/// What a connection scan found at one listener.
+/// The results of a connection scan at one listener.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ScanView {
-    /// When it was scanned, on the fold's own clock.
+    /// The time of the scan, on the fold's own clock.
     pub at: Duration,
     /// Half-open connections; `None` for Unix sockets, which have none.
     pub syn_queue: Option<u64>,
-    /// Accepted connections that are open; `None` where they were not read.
+    /// Open accepted connections; `None` where they were not read.
     pub open: Option<u64>,
-    /// Who waited; `None` when the queue was seen empty since.
+    /// The waiting connections; `None` when the queue was seen empty since the scan.
     pub queue: Option<QueueScan>,
 }
 
-/// What a connection scan found in a listener's queue.
+/// The results of a connection scan of a listener's queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct QueueScan {
-    /// How long the connection at the head of the queue has waited; `None` when every client has reset.
+    /// How long the connection at the head of the queue has waited; `None` when every client has
+    /// reset.
     pub oldest: Option<Duration>,
-    /// Waiting connections whose client is gone, agreed by two scans; `None` after the first.
+    /// Waiting connections whose client is gone, confirmed by two scans; `None` after the first
+    /// scan.
     pub abandoned: Option<u64>,
     /// Connections accepted per second while the queue was full throughout.
     pub drain_rate: Option<f64>,
 }
 
-/// The connections that a listener accepted; known where it is the only one of its namespace.
+/// The connections that a listener accepted. Known only for the sole listener of a namespace.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Accepts {
-    /// Since it is the only one and watched.
+    /// Connections accepted since the listener is watched as the sole listener.
     pub total: u64,
-    /// The mean of the last [`Accepts::RECENT`] slots.
+    /// The mean rate over the last [`Accepts::RECENT`] slots.
     pub per_second: f64,
-    /// How long a connection waited to be accepted, in the mean of these slots; `None` where none was accepted.
+    /// The mean wait before accept over these slots; `None` where no connection was accepted.
     pub mean_wait: Option<Duration>,
-    /// Connections accepted in each of the last [`Accepts::SLOTS`] slots of [`Accepts::SLOT`], the oldest first.
+    /// Connections accepted in each of the last [`Accepts::SLOTS`] slots of [`Accepts::SLOT`], the
+    /// oldest first.
     pub history: Vec<u32>,
 }
 
-/// The case history of a listener: as it was when it was last looked at, at most a second ago.
+/// The case history of a listener as of the last look, at most a second ago.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Case {
-    /// What its history adds up to.
+    /// The evidence from its history.
     pub evidence: Evidence,
     /// The diagnoses that hold or have held within the grace time, in order of precedence.
     pub diagnoses: Vec<HeldDiagnosis>,
-    /// Why the owner does not accept.
+    /// The causes why the owner does not accept.
     pub causes: CauseCase,
-    /// The largest length in each of the last [`Case::SLOTS`] slots of [`Case::SLOT`], the oldest first.
+    /// The largest length in each of the last [`Case::SLOTS`] slots of [`Case::SLOT`], the oldest
+    /// first.
     pub history: Vec<u32>,
 }
 
-/// A diagnosis that holds or has held.
+/// A diagnosis that holds or held before.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct HeldDiagnosis {
-    /// Which one.
     pub diagnosis: Diagnosis,
-    /// Since when it holds, on the fold's own clock; `None` when it does not hold any more.
+    /// When the diagnosis began to hold, on the fold's own clock; `None` when the diagnosis no
+    /// longer holds.
     pub since: Option<Duration>,
 }
 
-/// Why the owner of a listener does not accept, as far as looks at it found.
+/// The causes why the owner of a listener does not accept, as far as looks at the owner found.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct CauseCase {
     /// The causes that hold or have held within the grace time.
     pub causes: Vec<HeldCause>,
-    /// What the last look at the owner read; `None` while nobody looks.
+    /// The results of the last look at the owner; `None` while the owner is not looked at.
     pub numbers: Option<OwnerNumbers>,
     /// What most workers wait for.
     pub awaited: Option<Awaited>,
-    /// Time its cgroup, or an ancestor, was throttled while the listener had a diagnosis.
+    /// Time for which the owner's cgroup, or an ancestor, was throttled while the listener had a
+    /// diagnosis.
     pub throttled: Option<Duration>,
-    /// Time its threads were runnable but not running while the listener had a diagnosis.
+    /// Time for which the owner's threads were runnable but not running while the listener had a
+    /// diagnosis.
     pub cpu_wait: Option<Duration>,
 }
 
-/// A cause that holds or has held.
+/// A cause that holds or held before.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct HeldCause {
-    /// Which one.
     pub cause: Cause,
-    /// Since when it holds, on the fold's own clock; `None` when it no longer holds.
+    /// When the cause began to hold, on the fold's own clock; `None` when the cause no longer
+    /// holds.
     pub since: Option<Duration>,
 }
 
-/// What the last look at the owner of a listener read.
+/// The results of the last look at the owner of a listener.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct OwnerNumbers {
     /// Pid and name of a process that accepts.
     pub process: Option<(u32, String)>,
     /// Processes that hold the socket.
     pub processes: usize,
-    /// Threads of those that accept.
+    /// Threads of the processes that accept.
     pub threads: u64,
-    /// The state letters of the threads that were looked at.
+    /// The state letters of the threads that were read.
     pub states: String,
     /// Open descriptors of the process closest to its limit.
     pub open_fds: Option<u64>,
     /// The descriptor limit of that process.
     pub max_fds: Option<u64>,
-    /// The share of its CPU quota's periods in which it was throttled.
+    /// The share of CPU quota periods in which the cgroup was throttled.
     pub throttled_share: Option<f64>,
-    /// The share of time that one of its threads was runnable but not running.
+    /// The share of time for which one thread was runnable but not running.
     pub starved_share: Option<f64>,
     /// The share of the machine's time that the hypervisor took.
     pub steal_share: Option<f64>,
 }
 
-/// The accept queue of a listener: all its sockets together.
+/// The accept queue of a listener, summed over all its sockets.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct QueueView {
-    /// Connections waiting.
     pub length: u64,
-    /// Sum of the limits; `None` where they are not known.
+    /// The sum of the limits; `None` where the limits are unknown.
     pub limit: Option<u64>,
-    /// Largest length in the trailing peak window.
+    /// The largest length in the trailing peak window.
     pub peak_length: u64,
-    /// How full the fullest of its sockets is: length / (limit + 1).
+    /// The fullness of the fullest socket: length / (limit + 1).
     pub fullest_ratio: Option<f64>,
-    /// Drops since the sockets were made, as `ss -m` shows them.
+    /// Drops since the creation of the sockets, as `ss -m` shows them.
     pub socket_drops: Option<u64>,
 }
 
 // === impl View ===
 
 impl View {
-    /// Whether any namespace has a good sample young enough, `age` after this view was made.
+    /// Whether any namespace has a recent good sample, `age` after the creation of this view.
     pub fn is_ready(&self, age: Duration) -> bool {
         self.namespaces.iter().any(|netns| netns.is_fresh(Protocol::Tcp, self.now + age))
     }
@@ -261,7 +269,7 @@ impl View {
 // === impl NetnsView ===
 
 impl NetnsView {
-    /// Whether its last good dump of these listeners is young enough at `now` for their gauges to be true.
+    /// Whether the last good dump of these listeners is recent enough at `now` for valid gauges.
     pub fn is_fresh(&self, protocol: Protocol, now: Duration) -> bool {
         let sampled_at = match protocol {
             Protocol::Tcp => self.tcp_sampled_at,
@@ -274,18 +282,18 @@ impl NetnsView {
 // === impl ListenerName ===
 
 impl ListenerName {
-    /// `address:port`, with brackets round IPv6; a Unix socket's name as it is.
+    /// `address:port`, with brackets around IPv6; the plain name for a Unix socket.
     pub fn endpoint(&self) -> String {
         endpoint(&self.address, &self.port)
     }
 
-    /// `netns/protocol/address:port`, as the filters see it; a Unix socket has no port.
+    /// `netns/protocol/address:port`, the form that filters match; a Unix socket has no port.
     pub fn described(&self, netns: &str) -> String {
         described(netns, self.protocol.label(), &self.address, &self.port)
     }
 }
 
-/// `address:port`, with brackets round IPv6; without a port, the address as it is.
+/// `address:port`, with brackets around IPv6; without a port, the plain address.
 pub fn endpoint(address: &str, port: &str) -> String {
     match (port.is_empty(), address.contains(':')) {
         (true, _) => address.into(),
@@ -311,7 +319,7 @@ impl ListenerView {
         held.copied().filter(|held| held.since.is_some())
     }
 
-    /// What the last look at its owner read; `None` while nobody looks.
+    /// The results of the last look at its owner; `None` while the owner is not looked at.
     pub fn owner_numbers(&self) -> Option<&OwnerNumbers> {
         self.case.as_ref()?.causes.numbers.as_ref()
     }
@@ -322,7 +330,8 @@ impl ListenerView {
         held.copied().filter(|held| held.since.is_some())
     }
 
-    /// How long the connection at the head of the queue has waited: none is no wait at all; otherwise only a scan knows.
+    /// How long the connection at the head of the queue has waited. Zero for an empty queue;
+    /// otherwise known only from a scan.
     pub fn oldest(&self) -> Option<Duration> {
         match self.queue?.length {
             0 => Some(Duration::ZERO),
@@ -343,13 +352,13 @@ impl ListenerView {
         self.scan?.queue?.drain_rate
     }
 
-    /// Accepted connections that are open.
+    /// Open accepted connections.
     pub fn open_connections(&self) -> Option<u64> {
         self.scan?.open
     }
 
-    /// The number of connections accepted within the patience of the clients, which is `assumed` where none was
-    /// measured: a longer queue only holds clients that have left.
+    /// The number of connections accepted within the clients' patience, or within `assumed` where
+    /// no patience was measured. A longer queue only holds clients that have left.
     pub fn useful_limit(&self, assumed: Duration) -> Option<f64> {
         Some(self.drain_rate()? * self.patience.unwrap_or(assumed).as_secs_f64())
     }
@@ -358,20 +367,20 @@ impl ListenerView {
 // === impl Accepts ===
 
 impl Accepts {
-    /// How long a slot of the history is.
+    /// The length of a history slot.
     pub const SLOT: Duration = Case::SLOT;
-    /// Five minutes of them.
+    /// The number of slots in five minutes.
     pub const SLOTS: usize = Case::SLOTS;
-    /// Half a minute of them.
+    /// The number of slots in half a minute.
     pub const RECENT: usize = 6;
 }
 
 // === impl Case ===
 
 impl Case {
-    /// How long a slot of the history is.
+    /// The length of a history slot.
     pub const SLOT: Duration = Duration::from_secs(5);
-    /// Five minutes of them.
+    /// The number of slots in five minutes.
     pub const SLOTS: usize = 60;
 }
 

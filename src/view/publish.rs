@@ -1,4 +1,5 @@
-//! The one place where a view changes hands: the sampler publishes, readers take what is there and never wait.
+//! Hands views from the sampler to the readers: the sampler publishes a view, and readers take the
+//! current view without waiting.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,34 +8,34 @@ use arc_swap::ArcSwapOption;
 
 use crate::view::View;
 
-/// A view and when it was published.
+/// A view and the time of its publication.
 #[derive(Clone, Debug)]
 pub struct Published {
-    /// What is known.
     pub view: View,
     at: Instant,
 }
 
-/// The sampler's side. It writes into the view before last, unless somebody still reads that.
+/// The sampler's side. Reuses the view before the last one as a buffer, unless a reader still holds
+/// that view.
 #[derive(Debug, Default)]
 pub struct Publisher {
     current: Arc<ArcSwapOption<Published>>,
     spare: Option<Arc<Published>>,
 }
 
-/// The side of everybody else.
+/// The readers' side.
 #[derive(Clone, Debug)]
 pub struct Reader(Arc<ArcSwapOption<Published>>);
 
 // === impl Published ===
 
 impl Published {
-    /// When it was published; no two of one publisher are equal.
+    /// The time of publication. Two views of one publisher never have equal times.
     pub fn at(&self) -> Instant {
         self.at
     }
 
-    /// How long ago it was published.
+    /// The time since publication.
     pub fn age(&self) -> Duration {
         self.at.elapsed()
     }
@@ -49,7 +50,7 @@ impl Default for Published {
 // === impl Publisher ===
 
 impl Publisher {
-    /// Lets `fill` write a view and makes it the current one.
+    /// Calls `fill` to write a view and makes it the current one.
     pub fn publish(&mut self, fill: impl FnOnce(&mut View)) {
         let mut next = self.spare.take().unwrap_or_default();
         let published = Arc::make_mut(&mut next);
@@ -58,7 +59,7 @@ impl Publisher {
         self.spare = self.current.swap(Some(next));
     }
 
-    /// A reader of what is published from now on.
+    /// A reader of the views that this publisher publishes.
     pub fn reader(&self) -> Reader {
         Reader(self.current.clone())
     }

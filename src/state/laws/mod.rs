@@ -1,5 +1,5 @@
-//! The laws of the product contract that concern the fold, each a test by that name, told as short stories
-//! of snapshots; and the same over random stories.
+//! Tests of the laws of the product contract that concern the fold. Each test has the name of its
+//! law and runs a short series of snapshots. Property tests run random series.
 
 mod scans;
 mod unix;
@@ -20,7 +20,7 @@ use crate::view::{ListenerView, NetnsView, Protocol};
 const INTERVAL: Duration = Duration::from_millis(100);
 const TICK: f64 = 0.1;
 
-/// A state and the snapshots it was told.
+/// A state and the snapshots applied to it.
 struct Story {
     state: State,
     snapshot: Snapshot,
@@ -64,7 +64,7 @@ impl Story {
         }
     }
 
-    /// A story in which `sockets` were there before listenq was started.
+    /// A story in which `sockets` existed before listenq started.
     fn begun_with(sockets: &[ListenSocket]) -> Self {
         let mut story = Self::new();
         for _ in 0..3 {
@@ -73,7 +73,7 @@ impl Story {
         story
     }
 
-    /// One tick later, these sockets are seen and so many overflows happened.
+    /// Applies a sample one tick later, with these sockets and this number of overflows.
     fn tick(&mut self, sockets: &[ListenSocket], overflows: u64) -> &mut Self {
         self.tick_after(INTERVAL, sockets, overflows)
     }
@@ -96,7 +96,7 @@ impl Story {
         self
     }
 
-    /// One tick later, the dump failed.
+    /// Applies a sample one tick later, with a failed dump.
     fn failed_tick(&mut self) -> &mut Self {
         let sample = &mut self.snapshot.namespaces[0];
         (sample.tcp, sample.netstat) = (None, None);
@@ -374,7 +374,7 @@ fn over_the_cap_trouble_is_shown_and_every_overflow_is_accounted_for() {
         (story.netns().unexposed_overflows, story.state.omissions().listeners),
         (Some(0), 1)
     );
-    // Both are in trouble, and no source has less than the other.
+    // Both are in trouble, and neither source has fewer places than the other.
     story.tick(&[dropped(3, idle), dropped(4, busy)], 4);
     assert_eq!((story.overflows(80), story.netns().unexposed_overflows), (3, Some(4)));
     assert_eq!(story.state.omissions().unexposed_overflows, 4);
@@ -494,7 +494,7 @@ fn a_namespace_that_ended_keeps_its_counters_for_the_grace_time() {
     assert_eq!(view.namespaces, []);
 }
 
-/// The counters are read after the dump: the last overflows never show in the drops.
+/// The counters are read after the dump: the last overflows never appear in the drops.
 #[test]
 fn overflows_that_wait_when_a_namespace_ends_are_accounted_for() {
     let full = |cookie, port| waiting(5, socket(cookie, port));
@@ -535,8 +535,8 @@ fn a_namespace_of_the_same_name_starts_afresh() {
     assert_eq!((story.drops(80), story.overflows(80)), (0, 0));
 }
 
-/// One tick of a random story: which of eight sockets are seen, how long their queues are, how much they
-/// drop, and how many overflows the kernel counts.
+/// One tick of a random story: the rows of up to eight sockets with queue lengths and new drops,
+/// and the overflows that the kernel counts.
 #[derive(Clone, Debug)]
 struct Chapter {
     rows: Vec<(u64, u32, u32)>,
@@ -604,7 +604,7 @@ proptest! {
             }
             let attributed: u64 = netns.listeners.iter().filter_map(|listener| listener.overflows).sum();
             let sum = attributed + netns.unattributed_overflows.unwrap() + netns.unexposed_overflows.unwrap();
-            // At most three ticks behind, and never ahead.
+            // At most three ticks behind the kernel's counter, and never ahead of it.
             let due = growths[growths.len().saturating_sub(4)] - first;
             prop_assert!(due <= sum && sum <= story.overflows - first, "{due} <= {sum}");
             before = after;

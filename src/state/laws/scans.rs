@@ -1,4 +1,5 @@
-//! What the fold makes of connection scans, told as stories: when their numbers count, and what follows from them.
+//! Tests of how the fold uses connection scans: when scan numbers count, and what follows from
+//! them.
 
 use super::*;
 use crate::diagnosis::Diagnosis;
@@ -36,7 +37,7 @@ fn scan(socket: ListenSocket, rows: &[(u64, u64)]) -> Scan {
 // === impl Story ===
 
 impl Story {
-    /// One tick later, with a scan that found these connections.
+    /// Applies a sample one tick later, with a scan that found these connections.
     fn scanned(&mut self, after: Duration, socket: ListenSocket, rows: &[(u64, u64)]) -> &mut Self {
         self.snapshot.namespaces[0].scan = Some(scan(socket, rows));
         self.tick_after(after, &[socket], 0);
@@ -157,7 +158,7 @@ fn a_queue_that_was_full_since_its_head_came_tells_how_fast_it_drains() {
     let mut story = Story::begun_with(&[socket(1, 80)]);
     story.scanned(SECOND, full, &[(1, 2), (2, 2), (3, 2), (4, 2), (5, 2)]);
     story.scanned(SECOND, full, &[(3, 2), (4, 1), (5, 1), (6, 0), (7, 0)]);
-    // The head came two seconds ago, when the queue was not yet seen full.
+    // The head came two seconds ago, when the queue had not been seen full yet.
     assert_eq!(story.listener(80).drain_rate(), None);
     story.scanned(SECOND, full, &[(5, 2), (6, 1), (7, 1), (8, 0), (9, 0)]);
     assert_eq!(story.listener(80).drain_rate(), Some(2.5));
@@ -189,7 +190,8 @@ fn a_server_that_dies_every_eight_seconds_under_fire_is_slow_and_that_is_one_inc
     let mut story = Story::begun_with(&[socket(1, 80)]);
     let mut words = Vec::new();
     for tick in 0..700 {
-        // It listens for seven of eight seconds, and its queue is full after the first.
+        // The server listens for seven of eight seconds, and its queue is full after the first
+        // second.
         let (life, phase) = (tick / 80, tick % 80);
         let full = dropped(phase, waiting(5, socket(1 + u64::from(life), 80)));
         match phase {
@@ -208,7 +210,7 @@ fn a_server_that_dies_every_eight_seconds_under_fire_is_slow_and_that_is_one_inc
 fn a_listener_closed_for_longer_than_the_window_begins_anew() {
     let mut story = Story::begun_with(&[socket(1, 80)]);
     let full = waiting(5, socket(1, 80));
-    // It is known to accept.
+    // The listener has accepted before.
     story.tick(&[full], 0).tick(&[socket(1, 80)], 0);
     for _ in 0..100 {
         story.tick(&[full], 0);
@@ -235,7 +237,8 @@ fn a_limit_is_stale_only_where_its_socket_was_there_before_the_raise() {
         story.snapshot.namespaces[0].settings = somaxconn(4);
         story.tick(&[socket(1, 80)], 0);
         story.snapshot.namespaces[0].settings = None;
-        // Settings are read every four seconds: the raise came some time within them, and then the restart.
+        // Settings are read every four seconds: within one interval the limit was raised and then
+        // the server restarted.
         let full = waiting(5, socket(if old_server { 1 } else { 2 }, 80));
         for _ in 0..20 {
             story.tick(&[full], 0);

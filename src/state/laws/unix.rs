@@ -1,4 +1,4 @@
-//! Who is who among Unix listeners of one path.
+//! Tests of how Unix listeners with one path are told apart.
 
 use super::*;
 use crate::snapshot::{UnixAddress, UnixFile, UnixName};
@@ -14,10 +14,11 @@ fn unix(cookie: u64, device: u32, inode: u32, length: u32) -> ListenSocket<UnixA
     }
 }
 
-/// The listeners, by name, with their lengths after dumps of these sockets; `None` for those that are closed.
+/// The listeners, by name, with their queue lengths after dumps of these sockets; `None` for closed
+/// listeners.
 fn listeners(dumps: &[&[ListenSocket<UnixAddress>]]) -> BTreeMap<String, Option<u64>> {
     let mut story = Story::new();
-    // The last one is repeated until every listener has had time to get its series.
+    // The last dump is repeated until every listener has had time to get its series.
     let last = dumps.last().into_iter().cycle().take(20);
     for sockets in dumps.iter().chain(last) {
         let sockets = sockets.to_vec();
@@ -44,7 +45,7 @@ fn two_files_of_one_path_are_two_listeners() {
     let both = [unix(1, 26, 7, 0), unix(2, 61, 9, 5)];
     let expected = names(&[("/run/php.sock", Some(0)), ("/run/php.sock~9", Some(5))]);
     assert_eq!(listeners(&[&both[..1], &both, &both]), expected);
-    // Whichever the kernel shows first later on.
+    // The result does not depend on which one the kernel shows first later.
     let turned = [both[1], both[0]];
     assert_eq!(listeners(&[&both[..1], &turned, &turned]), expected);
 }
@@ -64,7 +65,7 @@ fn a_third_with_the_inode_of_the_second_has_a_name_of_its_own() {
 fn a_server_that_makes_its_file_again_keeps_its_name() {
     let (before, after) = (unix(1, 26, 7, 2), unix(2, 26, 8, 3));
     let expected = names(&[("/run/php.sock", Some(3))]);
-    // In the next dump, and after a while.
+    // In the next dump, and after some dumps without it.
     assert_eq!(listeners(&[&[before], &[before], &[after], &[after], &[after]]), expected);
     assert_eq!(listeners(&[&[before], &[], &[], &[], &[after], &[after]]), expected);
 }
@@ -74,7 +75,7 @@ fn a_socket_whose_file_was_removed_stays_apart_from_the_one_that_has_the_path_no
     let (old, new) = (unix(1, 26, 7, 5), unix(2, 26, 8, 0));
     let expected = names(&[("/run/php.sock", Some(5)), ("/run/php.sock~8", Some(0))]);
     assert_eq!(listeners(&[&[old], &[old, new], &[old, new]]), expected);
-    // A dump that misses the old one once decides nothing.
+    // One dump that misses the old socket decides nothing.
     assert_eq!(listeners(&[&[old], &[new], &[old, new], &[old, new]]), expected);
 }
 
