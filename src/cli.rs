@@ -1,4 +1,5 @@
-//! The command line: flags in the manner of Prometheus exporters, each also an environment variable.
+//! The command line: flags in the style of Prometheus exporters; each flag is also an environment
+//! variable.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use crate::remote::Url;
 use crate::sampler::Config;
 use crate::state::{self, Filter};
 
-/// Below these the metrics cannot be.
+/// Prefixes that the path of the metrics must not have.
 const KEPT_PATHS: [(&str, &str); 4] = [
     ("/-/", "health checks"),
     ("/api/", "the JSON"),
@@ -134,9 +135,9 @@ pub struct Watch {
 /// A daemon to ask.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Daemon {
-    /// This one.
+    /// The daemon at this URL.
     At(Url),
-    /// None at all.
+    /// No daemon.
     Never,
 }
 
@@ -349,7 +350,7 @@ pub enum LogFormat {
 // === impl Control ===
 
 impl Control {
-    /// The path, unless the socket is switched off.
+    /// The path, unless the socket is disabled.
     pub fn path(&self) -> Option<&Path> {
         Some(self.socket.as_path()).filter(|path| *path != Path::new("none"))
     }
@@ -385,7 +386,7 @@ fn sample_interval(text: &str) -> Result<Duration, String> {
     duration_between(text, "10ms", "5s")
 }
 
-/// The last line of a regular expression's error says what is wrong with it.
+/// Parses a regular expression. The last line of the parser's error contains the reason.
 fn regex(text: &str) -> Result<Regex, String> {
     Regex::new(text).map_err(|error| {
         let error = error.to_string();
@@ -453,13 +454,14 @@ fn share(text: &str) -> Result<f64, String> {
     }
 }
 
-/// As in Go, an address without a host is every address of both families.
+/// Parses a listen address. As in Go, an address without a host means every address of both
+/// families.
 fn listen_address(text: &str) -> Result<SocketAddr, String> {
     if let Some(port) = text.strip_prefix(':') {
         let port = port.parse().map_err(|_| format!("{port:?} is not a port"))?;
         return Ok(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port));
     }
-    // Go takes brackets around either family, and so one template for both.
+    // Go accepts brackets around either family, so that one template fits both.
     let bare = text.strip_prefix('[').and_then(|text| text.split_once("]:"));
     let v4 =
         bare.and_then(|(host, port)| Some((host.parse::<Ipv4Addr>().ok()?, port.parse().ok()?)));

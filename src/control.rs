@@ -1,8 +1,10 @@
-//! The control socket: a Unix socket over which `list`, `explain` and `check` ask the daemon of this machine.
+//! The control socket: a Unix socket over which `list`, `explain` and `check` ask the daemon of
+//! this machine.
 //!
-//! A TCP port may be held by any user; the control socket is trusted only when its owner is: the peer must be root, the
-//! asking user, or the owner of a directory that nobody else can have made. The daemon writes its report as JSON to each
-//! connection and closes it; it reads nothing.
+//! Any user may hold a TCP port; a client trusts the control socket only if it trusts the socket's
+//! owner: the peer must be root, the requesting user, or the owner of a directory that no other
+//! user can have created. The daemon writes its report as JSON to each connection and closes the
+//! connection; the daemon reads nothing.
 
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
@@ -19,41 +21,41 @@ use thiserror::Error;
 use crate::report::Report;
 use crate::view::publish::Reader;
 
-/// Where the control socket is unless a flag says otherwise.
+/// The default path of the control socket.
 pub const DEFAULT_PATH: &str = "/run/listenq/control.sock";
-/// How long one client may take to read the report.
+/// Timeout for one client to read the report.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a client waits for the daemon.
+/// Timeout for a client that waits for the daemon.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
-/// A report of 100,000 listeners is smaller.
+/// Maximum bytes of a report; a report of 100,000 listeners is smaller.
 const MAX_BYTES: u64 = 1 << 28;
-/// The user and the group of the daemon may ask.
+/// The mode of the socket: the user and the group of the daemon may connect.
 const MODE: u32 = 0o660;
 
-/// The daemon's side. Dropping it removes the socket.
+/// The daemon's side of the control socket. Dropping it removes the socket.
 #[derive(Debug)]
 pub struct ControlSocket {
     path: PathBuf,
     listener: UnixListener,
 }
 
-/// Why there is no report from a control socket.
+/// Why the control socket returned no report.
 #[derive(Debug, Error)]
 pub enum ControlError {
     /// No daemon listens there.
     #[error("no daemon at {path} ({reason})")]
     Absent {
-        /// The path asked.
+        /// The path of the socket.
         path: String,
-        /// What the kernel said.
+        /// The kernel's error text.
         reason: String,
     },
-    /// The socket is there and this user may not use it.
+    /// The socket exists and this user may not connect.
     #[error(
         "{path}: permission denied; run as root, join the group of the socket, or ask with --url"
     )]
     Denied {
-        /// The path asked.
+        /// The path of the socket.
         path: String,
     },
     /// Another user made the socket.
@@ -61,17 +63,17 @@ pub enum ControlError {
         "{path} belongs to user {uid}, who is neither root nor the owner of its directory: not asked"
     )]
     Untrusted {
-        /// The path asked.
+        /// The path of the socket.
         path: String,
-        /// The user behind the socket.
+        /// The user that owns the socket.
         uid: u32,
     },
-    /// The answer is no report.
+    /// The answer is not a report.
     #[error("{path} did not answer with a report ({reason})")]
     Strange {
-        /// The path asked.
+        /// The path of the socket.
         path: String,
-        /// What is wrong with it.
+        /// Why the answer is invalid.
         reason: String,
     },
 }
@@ -79,8 +81,8 @@ pub enum ControlError {
 // === impl ControlSocket ===
 
 impl ControlSocket {
-    /// Listens at `path`, and makes its directory where that is missing. A socket that nobody listens at any longer is
-    /// replaced.
+    /// Listens at `path`, and creates the directory if it is missing. A stale socket without a
+    /// listener is replaced.
     pub fn bind(path: &Path) -> io::Result<Self> {
         if let Some(directory) = path.parent() {
             fs::DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
@@ -96,7 +98,7 @@ impl ControlSocket {
         Ok(Self { path: path.to_owned(), listener })
     }
 
-    /// Answers on a thread of its own, one client after the other, until the program ends.
+    /// Answers clients one by one on a separate thread until the program ends.
     pub fn serve(&self, reader: Reader) -> io::Result<()> {
         let listener = self.listener.try_clone()?;
         let serve = move || {
@@ -104,7 +106,7 @@ impl ControlSocket {
                 let answered = client.and_then(|client| answer(&client, &reader));
                 if let Err(error) = answered {
                     tracing::debug!(%error, "a client of the control socket was not answered");
-                    // Without descriptors `accept` fails at once, again and again.
+                    // Without free descriptors, `accept` fails at once, repeatedly.
                     thread::sleep(Duration::from_millis(100));
                 }
             }
@@ -119,7 +121,7 @@ impl Drop for ControlSocket {
     }
 }
 
-/// Whether a socket is left over from a daemon that ended.
+/// Whether a socket is left over from a daemon that has ended.
 fn is_stale(path: &Path) -> bool {
     UnixStream::connect(path).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
 }
@@ -133,7 +135,7 @@ fn answer(client: &UnixStream, reader: &Reader) -> io::Result<()> {
     out.flush()
 }
 
-/// Asks the daemon at `path` for its report.
+/// Requests the report of the daemon at `path`.
 pub fn fetch(path: &Path) -> Result<Report, ControlError> {
     let shown = path.display().to_string();
     let mut stream = UnixStream::connect(path).map_err(|error| match error.kind() {
@@ -153,14 +155,15 @@ pub fn fetch(path: &Path) -> Result<Report, ControlError> {
     Report::received(&bytes).map_err(|error| strange(error.to_string()))
 }
 
-/// The user behind the socket if it is trusted, else as the error.
+/// The user of the peer if it is trusted, otherwise that user as the error.
 fn trusted(path: &Path, stream: &UnixStream) -> io::Result<Result<u32, u32>> {
     let uid = socket_peercred(stream)?.uid.as_raw();
     let is_ours = uid == 0 || uid == geteuid().as_raw() || owns_directory(path, uid)?;
     Ok(if is_ours { Ok(uid) } else { Err(uid) })
 }
 
-/// Whether `uid` owns the directory of the socket, and only root can have given that directory to it.
+/// Whether `uid` owns the directory of the socket, and only root can have given the directory to
+/// `uid`.
 fn owns_directory(path: &Path, uid: u32) -> io::Result<bool> {
     let directory = path.parent().unwrap_or(Path::new("/")).canonicalize()?;
     let own = fs::metadata(&directory)?;
@@ -169,7 +172,7 @@ fn owns_directory(path: &Path, uid: u32) -> io::Result<bool> {
     Ok(own.uid() == uid && is_closed(own.mode()) && above.uid() == 0 && is_closed(above.mode()))
 }
 
-/// The kernel's text without its number.
+/// The kernel's error text without the error number.
 fn plain(error: &io::Error) -> String {
     let text = error.to_string();
     text.split(" (os error").next().unwrap_or_default().to_lowercase()
@@ -227,7 +230,7 @@ mod tests {
     fn a_directory_that_others_can_have_made_gives_no_trust() {
         let dir = Dir::new("control-owner");
         let path = dir.path().join("control.sock");
-        // Its parent is open to everybody.
+        // The parent directory is writable for all users.
         let uid = fs::metadata(dir.path()).unwrap().uid();
         assert!(!owns_directory(&path, uid).unwrap());
         assert!(owns_directory(Path::new("/proc/control.sock"), 0).unwrap());

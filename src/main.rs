@@ -1,4 +1,4 @@
-//! The program: reads the command line, runs one command, says in one line what went wrong.
+//! The program: parses the command line, runs one command, reports an error in one line.
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
@@ -18,7 +18,7 @@ use listenq::{exposition, log, remote, serve, web_config};
 
 /// `EX_USAGE` of sysexits.h.
 const USAGE: u8 = 64;
-/// What was under way when standard output failed.
+/// The context of an error of standard output.
 const WRITING: &str = "writing standard output";
 
 fn main() -> ExitCode {
@@ -33,18 +33,19 @@ fn main() -> ExitCode {
     }
 }
 
-/// A plugin says on standard output that it does not know, and ends with its own status for that.
+/// Reports an error. A plugin writes "unknown" to standard output and ends with its own exit
+/// status.
 fn fail(line: &str, code: ExitCode) -> ExitCode {
     if !is_plugin() {
         say(line);
         return code;
     }
-    // Where standard output is gone nobody is left to tell.
+    // If standard output is closed, there is nowhere left to write the error.
     let _ = check::write_unknown(line, &mut io::stdout());
     ExitCode::from(check::Level::Unknown as u8)
 }
 
-/// Whether the first command on the command line is `check`, though the line may be wrong.
+/// Whether the first command on the command line is `check`, even if the command line is invalid.
 fn is_plugin() -> bool {
     let command = Cli::command();
     let mut arguments = std::env::args_os().skip(1);
@@ -60,7 +61,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
     log::start_plainly(cli.log)?;
     raise_descriptor_limit();
     let mut config = cli.sampling.config();
-    // The cap is for series that are kept: whoever looks once sees all.
+    // The cap limits series that are kept; a single sample shows all listeners.
     config.state.max_listeners = usize::MAX;
     config.state.max_namespaces = usize::MAX;
     config.state.max_sockets = usize::MAX;
@@ -92,8 +93,8 @@ fn run(cli: &Cli) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Serves until told to stop. What it says last goes the way of the log: a pipe that nobody reads must not keep it
-/// from its end.
+/// Serves until a signal. The last messages go through the log: a pipe without a reader must not
+/// block the exit.
 fn serve(cli: &Cli) -> Result<ExitCode> {
     let outlet = log::start(cli.log)?;
     raise_descriptor_limit();
@@ -136,7 +137,8 @@ fn explain(known: &Known, target: Option<&str>, json: bool) -> Result<()> {
     written.context(WRITING)
 }
 
-/// Each namespace takes eleven descriptors: the soft limit, kept low for `select(2)`, is not meant for that.
+/// Raises the soft descriptor limit: each namespace takes eleven descriptors. The soft limit is low
+/// for the sake of `select(2)`.
 fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, ..limit };
@@ -145,16 +147,17 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// The image's program file permits capabilities without putting them into force: otherwise it would not even start
-/// where a container may not have them. This must run while there is only one thread. Where it fails, what is missing for it
-/// is said of the features.
+/// Raises the permitted capabilities to effective. The program file of the image only permits
+/// capabilities: with effective ones it would not start in a container that may not have them. Must
+/// run while there is only one thread. On failure, the features report what is missing.
 fn raise_capabilities() {
     if let Ok(sets) = capabilities(None) {
         let _ = set_capabilities(None, CapabilitySets { effective: sets.permitted, ..sets });
     }
 }
 
-/// Help and version are no errors; anything else is one line and exit status 64, or 3 for a plugin.
+/// Ends with the message of clap: help and version are not errors; anything else is one line and
+/// exit status 64, or 3 for a plugin.
 fn usage(error: &clap::Error) -> ExitCode {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         return match error.print() {
@@ -167,7 +170,7 @@ fn usage(error: &clap::Error) -> ExitCode {
     fail(&line, ExitCode::from(USAGE))
 }
 
-/// The error in one line that names argument and value, and holds no password.
+/// Formats the error in one line with argument and value, without a password.
 fn what_is_wrong(error: &clap::Error) -> String {
     let strings = |kind| match error.get(kind) {
         Some(ContextValue::Strings(values)) => values.clone(),
@@ -193,7 +196,7 @@ fn what_is_wrong(error: &clap::Error) -> String {
     }
 }
 
-/// The environment variable that a bad value came from, if it did not stand on the command line.
+/// The environment variable of a bad value, if the value is not from the command line.
 fn variable_of(error: &clap::Error) -> Option<String> {
     let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
         return None;
@@ -213,12 +216,12 @@ fn variable_of(error: &clap::Error) -> Option<String> {
     argument.get_env().map(|name| name.to_string_lossy().into_owned())
 }
 
-/// Where standard error is gone there is nobody left to tell.
+/// Writes a line to standard error. If standard error is closed, there is nowhere left to write.
 fn say(line: &str) {
     let _ = writeln!(io::stderr(), "listenq: {line}");
 }
 
-/// Somebody read as much as they wanted: `listenq list | head`.
+/// Whether the reader closed the pipe early, as in `listenq list | head`.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let io = error.downcast_ref::<io::Error>();
     io.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)

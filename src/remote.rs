@@ -1,4 +1,4 @@
-//! Asks a running daemon for its report, over HTTP.
+//! Requests the report of a running daemon over HTTP.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -16,49 +16,48 @@ use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig};
 
 use crate::report::Report;
 
-/// Where it answers with its report.
+/// The path of the report.
 const PATH: &str = "/api/v1/listeners";
-/// A report of 100,000 listeners is smaller.
+/// Maximum bytes of a report; a report of 100,000 listeners is smaller.
 const MOST_BYTES: u64 = 1 << 28;
 
 /// The URL of a daemon.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Url {
-    /// Of its report, without user and password.
+    /// The URL of the report, without user and password.
     full: String,
-    /// As it may be shown.
+    /// The URL as it may be shown.
     shown: String,
     /// The value of the `Authorization` header.
     authorization: Option<String>,
 }
 
-/// Why there is no report.
+/// Why a request returned no report.
 #[derive(Debug, Error)]
 pub enum Failure {
-    /// Nobody answers there.
+    /// No server answers at the address.
     #[error("{url} does not answer ({reason})")]
     Silent {
-        /// Who was asked.
+        /// The requested URL.
         url: Url,
-        /// What the network said.
+        /// The network error.
         reason: String,
     },
-    /// Somebody answers, but not with a report.
+    /// A server answers without a report.
     #[error("{url} answered {status}{hint}")]
     Refused {
-        /// Who was asked.
+        /// The requested URL.
         url: Url,
-        /// The status code.
         status: u16,
-        /// What may be wrong.
+        /// The probable cause.
         hint: &'static str,
     },
-    /// The answer is something else.
+    /// The answer is not a report.
     #[error("{url} answered with something else than a report of listeners ({reason})")]
     Strange {
-        /// Who was asked.
+        /// The requested URL.
         url: Url,
-        /// What is wrong with it.
+        /// Why the answer is invalid.
         reason: String,
     },
 }
@@ -85,7 +84,7 @@ impl FromStr for Url {
             Some((credentials, host)) => (Some(credentials), host),
             None => (None, authority),
         };
-        // Nothing said of this part can hold the password.
+        // Errors about this part cannot contain the password.
         let path = checked_path(scheme, host, path)?;
         Ok(Self {
             full: format!("{scheme}{host}{path}{PATH}"),
@@ -95,7 +94,8 @@ impl FromStr for Url {
     }
 }
 
-/// The path of `http://HOST:PORT/PATH` up to that of the report, if the whole is the address of a daemon.
+/// Completes the path of `http://HOST:PORT/PATH` to the path of the report, if the whole is a valid
+/// daemon address.
 fn checked_path(scheme: &str, host: &str, path: &str) -> Result<String, String> {
     let text = format!("{scheme}{host}{path}");
     let uri: Uri = text.parse().map_err(|error| format!("not a URL: {error}"))?;
@@ -115,7 +115,7 @@ fn checked_path(scheme: &str, host: &str, path: &str) -> Result<String, String> 
     Ok(path.strip_suffix(PATH).unwrap_or(path).into())
 }
 
-/// `USER:PASSWORD` as HTTP wants it, the percent-encoding of URLs taken off.
+/// Encodes `USER:PASSWORD` for HTTP, after percent-decoding.
 fn basic(credentials: &str) -> String {
     let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
     let mut plain: Vec<u8> = percent_decode_str(user).collect();
@@ -124,7 +124,8 @@ fn basic(credentials: &str) -> String {
     format!("Basic {}", STANDARD.encode(plain))
 }
 
-/// `text` with `***` for what may be a password: a URL that is none is shown in an error.
+/// Replaces the part of `text` that may be a password with `***`: an error shows text that is not a
+/// valid URL.
 pub fn masked(text: &str) -> String {
     let begin = text.find("://").map_or(0, |scheme| scheme + "://".len());
     let (scheme, rest) = text.split_at(begin);
@@ -141,22 +142,22 @@ impl fmt::Display for Url {
 }
 
 impl fmt::Debug for Url {
-    /// Never with the password.
+    /// Formats the URL without the password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Url").field(&self.shown).finish()
     }
 }
 
-/// How a daemon is asked.
+/// How to reach a daemon.
 #[derive(Clone, Debug)]
 pub struct Access {
-    /// How long it may take.
+    /// The request timeout.
     pub timeout: Duration,
-    /// Certificates to trust instead of those of the system.
+    /// Certificates to trust instead of the system's certificates.
     pub ca_file: Option<PathBuf>,
 }
 
-/// Why the certificates to trust are not known.
+/// Why the trusted certificates could not be loaded.
 #[derive(Debug, Error)]
 enum RootsError {
     #[error("--tls.ca-file {path}: {reason}")]
@@ -165,7 +166,7 @@ enum RootsError {
     System,
 }
 
-/// Asks the daemon at `url`.
+/// Requests the report of the daemon at `url`.
 pub fn fetch(url: &Url, access: &Access) -> Result<Report, Failure> {
     let timeout = access.timeout;
     let silent = |error| Failure::Silent { url: url.clone(), reason: reason(error, timeout) };
@@ -199,7 +200,7 @@ pub fn fetch(url: &Url, access: &Access) -> Result<Report, Failure> {
 fn tls(url: &Url, access: &Access) -> Result<TlsConfig, RootsError> {
     let builder = TlsConfig::builder()
         .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()));
-    // Nothing is read for plain HTTP.
+    // Plain HTTP reads no certificates.
     let builder = match url.full.starts_with("https://") {
         true => builder.root_certs(RootCerts::Specific(Arc::new(roots(access)?))),
         false => builder,
@@ -298,7 +299,7 @@ mod tests {
     #[test]
     fn user_and_password_are_percent_decoded() {
         let authorization = |text: &str| text.parse::<Url>().unwrap().authorization;
-        // What stands in base64 is "me:s@cret/%".
+        // The base64 text decodes to "me:s@cret/%".
         let expected = Some("Basic bWU6c0BjcmV0LyU=".into());
         assert_eq!(authorization("http://me:s%40cret%2F%25@web1"), expected);
         assert_eq!(authorization("http://me:s@cret%2f%@web1"), expected);

@@ -1,4 +1,4 @@
-//! The daemon: opens the sockets, samples on a thread of its own, serves, and stops on a signal.
+//! The daemon: opens the sockets, samples on a separate thread, serves, and stops on a signal.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::Path;
@@ -25,9 +25,9 @@ use crate::web_config::LiveWebConfig;
 
 /// Backlog of listenq's own sockets: a flood must not fill the queue in which scrapes wait.
 const BACKLOG: i32 = 1024;
-/// The port of the default of `--web.listen-address`.
+/// The default port of `--web.listen-address`.
 const PORT: u16 = 19_511;
-/// How long a started sample may take to end after a signal.
+/// Timeout for a started sample after a signal.
 const LAST_SAMPLE: Duration = Duration::from_millis(300);
 /// Threads for rendering metrics, for rendering reports, and for checking passwords.
 const WORKERS: usize = 3;
@@ -64,7 +64,7 @@ pub fn run(config: &Config, web: &Web, control: Option<&Path>) -> Result<()> {
     let result = runtime.block_on(async {
         let (stop, stopped) = mpsc::channel();
         let mut ended = spawn(sampler, stopped)?;
-        // This thread serves, and the runtime's threads are started from it.
+        // This thread serves and starts the runtime's threads.
         capabilities::keep(CapabilitySet::empty());
         let _control = control.and_then(|path| open_control(path, reader.clone()));
         let (mut servers, mut serving) = (Servers::default(), JoinSet::new());
@@ -89,12 +89,12 @@ pub fn run(config: &Config, web: &Web, control: Option<&Path>) -> Result<()> {
         let _ = tokio::time::timeout(LAST_SAMPLE, ended).await;
         result
     });
-    // No client waits for a scrape that is still being rendered.
+    // Shutdown in the background: no client waits for a scrape that is still being rendered.
     Runtime::shutdown_background(runtime);
     result
 }
 
-/// Opens the control socket. A daemon without one serves all the same.
+/// Opens the control socket. The daemon also serves without a control socket.
 fn open_control(path: &Path, reader: Reader) -> Option<ControlSocket> {
     let opened = ControlSocket::bind(path).and_then(|socket| {
         socket.serve(reader)?;
@@ -107,7 +107,7 @@ fn open_control(path: &Path, reader: Reader) -> Option<ControlSocket> {
     opened.ok()
 }
 
-/// Runs the sampler on a thread of its own; the receiver completes when it ends.
+/// Runs the sampler on a separate thread; the receiver completes when the sampler ends.
 fn spawn(sampler: Sampler, stop: mpsc::Receiver<()>) -> Result<oneshot::Receiver<()>> {
     let (ends, ended) = oneshot::channel();
     let run = move || {
@@ -132,7 +132,7 @@ fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>> {
     addresses.iter().map(|address| bind(*address)).collect()
 }
 
-/// Opens a socket. `[::]` serves both families; without IPv6 it is `0.0.0.0`.
+/// Opens a listen socket. `[::]` serves both families; without IPv6 it becomes `0.0.0.0`.
 fn bind(address: SocketAddr) -> Result<TcpListener> {
     let bound = match listen(address) {
         Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && is_without_ipv6(&error) => {

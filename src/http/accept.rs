@@ -1,5 +1,5 @@
-//! Accepts a connection: it takes a permit, gets small kernel buffers, and does the TLS handshake if the web configuration
-//! asks for TLS.
+//! Accepts a connection: takes a permit, sets small kernel buffers, and does the TLS handshake if
+//! the web configuration requires TLS.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
@@ -22,10 +22,12 @@ use super::permits::{ConnectionPermit, ConnectionPermits};
 use super::write_timeout::WriteTimeout;
 use super::{HEADER_TIMEOUT, READ_TIMEOUT};
 
-/// The kernel's buffers of a connection, of which it takes twice as much memory. They count towards listenq's cgroup.
+/// Size of a connection's kernel buffer; the kernel reserves twice as much memory. Buffers count
+/// towards listenq's cgroup.
 const RECEIVE_BUFFER: usize = 8 << 10;
 const SEND_BUFFER: usize = 16 << 10;
-/// For few connections, so that a scrape over a long distance is fast.
+/// Size of the large send buffer of a few connections, so that a scrape over a long distance is
+/// fast.
 const LARGE_SEND_BUFFER: usize = 192 << 10;
 /// Bytes that TLS encrypts ahead.
 const TLS_BUFFER: usize = 16 << 10;
@@ -41,7 +43,7 @@ pub(super) struct Acceptor {
 pub(super) type Stream = Either<Client, Box<TlsStream<Client>>>;
 type Client = WriteTimeout<TcpStream>;
 
-/// Gives all connections of a listener small buffers, before any byte is received on them.
+/// Sets small buffers for all connections of a listener, before any byte is received on them.
 pub(super) fn limit_buffers(listener: &TcpListener) -> io::Result<()> {
     let listener = SockRef::from(listener);
     listener.set_recv_buffer_size(RECEIVE_BUFFER)?;
@@ -60,7 +62,7 @@ impl Acceptor {
         let unknown = IpAddr::from(Ipv4Addr::UNSPECIFIED);
         let address = stream.peer_addr().as_ref().map_or(unknown, SocketAddr::ip);
         let (permit, eviction) = self.permits.take(address.into())?;
-        // What the kernel still holds of a closed connection is not kept for ever either.
+        // Limits how long the kernel keeps unacknowledged data of a closed connection.
         set_tcp_user_timeout(&stream, READ_TIMEOUT.as_millis() as u32)?;
         if permit.has_large_buffer() {
             SockRef::from(&stream).set_send_buffer_size(LARGE_SEND_BUFFER)?;

@@ -1,4 +1,5 @@
-//! Static files of the page. Their address changes with their content, so that a browser may cache them for ever.
+//! Static files of the page. Their URL changes with their content, so that a browser may cache them
+//! permanently.
 
 use std::hash::Hasher;
 use std::sync::LazyLock;
@@ -13,11 +14,11 @@ use super::render::{Asked, Encoding};
 /// A file that is part of the program.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asset {
-    /// Where it is served.
+    /// The URL path.
     pub(super) path: &'static str,
     content_type: &'static str,
     content: &'static str,
-    /// Compressed once, not for each client.
+    /// The compressed content, compressed once for all clients.
     gzip: &'static LazyLock<Bytes>,
 }
 
@@ -44,7 +45,8 @@ pub(super) const ICON: Asset = Asset {
     gzip: &ICON_GZIP,
 };
 
-/// Writing to memory does not fail; if it did, an empty file would be served.
+/// Compresses `content`. Writing to memory does not fail; on an error, an empty file would be
+/// served.
 fn compressed(content: &str) -> Bytes {
     Encoding::Gzip.encode(content.to_owned()).unwrap_or_default().into()
 }
@@ -52,7 +54,7 @@ fn compressed(content: &str) -> Bytes {
 // === impl Asset ===
 
 impl Asset {
-    /// The link to it, relative to the page.
+    /// The link to the file, relative to the page.
     pub(super) fn link(self) -> String {
         let mut hasher = FxHasher::default();
         hasher.write(self.content.as_bytes());

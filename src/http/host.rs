@@ -1,5 +1,6 @@
-//! Refuses requests for a host name that is not this machine's. A web page of another site can make a browser ask listenq
-//! under a name whose DNS record that site changed to this machine's address (DNS rebinding), and would read the answer.
+//! Refuses requests for a host name that does not belong to this machine. A web page of another
+//! site can make a browser request listenq under a name whose DNS record the site changed to this
+//! machine's address (DNS rebinding), and could otherwise read the answer.
 
 use std::collections::HashSet;
 use std::fs;
@@ -12,11 +13,11 @@ use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-/// The host names that requests for the page and the JSON may have, in lower case.
+/// The host names, in lower case, allowed in requests for the page and the JSON.
 #[derive(Clone, Debug, Default)]
 pub struct AllowedHosts(Arc<HashSet<String>>);
 
-/// Answers requests that have one of the names, an IP address, or no name, as HTTP/1.0 allows.
+/// Answers requests with an allowed name, an IP address, or without a name, as HTTP/1.0 allows.
 pub(super) async fn check(
     State(allowed): State<AllowedHosts>,
     request: Request,
@@ -33,8 +34,9 @@ pub(super) async fn check(
 // === impl AllowedHosts ===
 
 impl AllowedHosts {
-    /// The names in `given`, `localhost`, and the names of the machine whose root directory is `root`: its host name, the
-    /// names beside it in `/etc/hosts`, and the host name with each search domain of `/etc/resolv.conf`.
+    /// Creates the set of `given`, `localhost`, and the names of the machine whose root directory
+    /// is `root`: its host name, the names beside it in `/etc/hosts`, and the host name with each
+    /// search domain of `/etc/resolv.conf`.
     pub fn new(given: &[String], root: &Path) -> Self {
         let host = rustix::system::uname();
         let host = host.nodename().to_string_lossy();

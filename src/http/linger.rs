@@ -1,6 +1,6 @@
-//! Closes a connection. A socket that is closed while its client has not read everything keeps the unread bytes in the
-//! kernel, where no permit counts them: a connection keeps its permit until the client has closed it too, and is reset when
-//! that takes too long.
+//! Closes a connection. If a socket is closed before its client has read everything, the unread
+//! bytes stay in the kernel, where no permit counts them. A connection therefore keeps its permit
+//! until the client has also closed it, and is reset after a timeout.
 
 use std::io;
 use std::sync::Arc;
@@ -14,14 +14,15 @@ use tokio::time::timeout;
 
 use super::permits::{ConnectionPermit, Eviction};
 
-/// How long a client may take to close a connection that was closed here.
+/// Timeout for a client to close a connection that listenq has closed.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Bytes that a client may send meanwhile.
+/// Maximum bytes that a client may send during that time.
 const MOST_DISCARDED: u64 = 256 << 10;
 
-/// A stream that is closed in the background.
+/// A stream that can be closed in the background.
 pub(super) trait Linger: AsyncRead + AsyncWrite + Unpin {
-    /// Closes the stream, and drops the permit when the kernel holds nothing of it. Without an eviction it is reset.
+    /// Closes the stream, and drops the permit once the kernel holds no data of the stream. Without
+    /// an eviction the stream is reset.
     fn linger(self, permit: Arc<ConnectionPermit>, eviction: Option<Eviction>);
 }
 
@@ -46,7 +47,7 @@ async fn close(mut stream: TcpStream, _permit: Arc<ConnectionPermit>, eviction: 
     }
 }
 
-/// Sends the end of the stream and reads until the client has sent its own; whether it did.
+/// Sends FIN and reads until the client has sent its FIN; returns whether the client did.
 async fn discard(stream: &mut TcpStream) -> io::Result<bool> {
     stream.shutdown().await?;
     let (mut buffer, mut left) = ([0; 1024], MOST_DISCARDED);
@@ -62,6 +63,6 @@ async fn discard(stream: &mut TcpStream) -> io::Result<bool> {
 }
 
 fn reset(stream: TcpStream) {
-    // Where this fails the connection is closed and not reset, which the kernel's own timeout ends.
+    // If this fails, the connection is closed and not reset; the kernel's own timeout ends it.
     let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
 }

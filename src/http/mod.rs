@@ -1,5 +1,5 @@
-//! The HTTP server: `/metrics`, `/api/v1/listeners`, `/runbooks/`, `/-/healthy`, `/-/ready` and the live page at `/`. It
-//! renders the published view and reads nothing from the kernel.
+//! The HTTP server: `/metrics`, `/api/v1/listeners`, `/runbooks/`, `/-/healthy`, `/-/ready` and the
+//! live page at `/`. It renders the published view and reads nothing from the kernel.
 
 mod accept;
 mod api;
@@ -34,15 +34,15 @@ use accept::Acceptor;
 use permits::{ConnectionPermits, attend};
 use render::{Asked, RenderTurns, Renderer};
 
-/// How long a client may take to send the head of a request, and to send the next one.
+/// Timeout for a client to send the head of a request, and to send the next request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a client may take to read an answer, once its own buffers and the kernel's are full.
+/// Timeout for a client to read an answer, once the client's buffers and the kernel's are full.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
-/// Connections open at once, over all addresses.
+/// Maximum number of open connections, over all addresses.
 const MAX_CONNECTIONS: usize = 128;
 /// Maximum bytes of a request head, and of an answer that hyper buffers.
 const BUFFER: usize = 32 << 10;
-/// How long started answers may take to finish after SIGTERM or SIGINT.
+/// Timeout for started answers after SIGTERM or SIGINT.
 const STOP_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The servers of all listen addresses.
@@ -52,7 +52,8 @@ pub struct Servers {
     permits: ConnectionPermits,
 }
 
-/// Headers that allow a browser to load only the files of the page, and no other site to frame it.
+/// Headers that allow a browser to load only the files of the page, and forbid other sites to frame
+/// the page.
 const HEADERS: [(HeaderName, &str); 3] = [
     (
         header::CONTENT_SECURITY_POLICY,
@@ -63,7 +64,7 @@ const HEADERS: [(HeaderName, &str); 3] = [
     (header::REFERRER_POLICY, "no-referrer"),
 ];
 
-/// The routes. Metrics at `/` replace the page; `/api/v1/listeners` has the same contents.
+/// The routes. With metrics at `/` there is no page; `/api/v1/listeners` has the same contents.
 pub fn router(reader: Reader, telemetry_path: &str, hosts: AllowedHosts) -> Router {
     let renderer = Renderer::new(exposition::CONTENT_TYPE, RenderTurns::default());
     // Metrics do not wait for reports.
@@ -113,7 +114,7 @@ impl Default for Servers {
 }
 
 impl Servers {
-    /// Serves `router` on `listener` until stopped; over TLS, if the web configuration asks for it.
+    /// Serves `router` on `listener` until stopped; over TLS if the web configuration requires TLS.
     pub fn start(
         &mut self,
         listener: TcpListener,
@@ -133,7 +134,7 @@ impl Servers {
         Ok(server.serve(router.layer(from_fn(attend)).into_make_service()))
     }
 
-    /// Stops accepting, lets answers under way finish, and ends all servers.
+    /// Stops accepting, lets answers in flight finish, and ends all servers.
     pub fn stop(&self) {
         for handle in &self.handles {
             handle.graceful_shutdown(Some(STOP_TIMEOUT));

@@ -1,5 +1,6 @@
-//! Limits open connections, and the bytes of rendered answers that wait for their clients. When a limit is reached, the
-//! client address that holds the most loses connections: a client at another address is always served.
+//! Limits open connections, and the bytes of rendered answers that wait for their clients. At a
+//! limit, the client address with the most connections loses some: a client at another address is
+//! always served.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
@@ -18,9 +19,9 @@ use super::render::Rendered;
 
 /// Bytes of distinct rendered answers that may wait for their clients.
 const MOST_BYTES: usize = 4 << 20;
-/// Where one answer is large: this many of its size may wait, for some Prometheus servers at a time.
+/// How many large answers may wait: enough for several Prometheus servers at the same time.
 const MOST_ANSWERS: usize = 3;
-/// Connections that may have a large send buffer at once, and how many of one client.
+/// Connections that may have a large send buffer at once, in total and per client.
 const LARGE_BUFFERS: usize = 12;
 const LARGE_BUFFERS_PER_CLIENT: usize = 2;
 
@@ -31,16 +32,16 @@ pub(super) struct ConnectionPermits {
     connections: Arc<Mutex<Connections>>,
 }
 
-/// The permit of one connection; dropping it gives it back.
+/// The permit of one connection; dropping it returns the permit.
 #[derive(Debug)]
 pub(super) struct ConnectionPermit {
     id: u64,
     client: ClientAddress,
     has_large_buffer: bool,
     permits: ConnectionPermits,
-    /// Whether no request has come yet.
+    /// Whether the connection has sent no request yet.
     is_new: AtomicBool,
-    /// Whether a response was handed over and is not known to be written.
+    /// Whether a response was queued and is not known to be written.
     is_answered: AtomicBool,
     /// Whether a write waits for the client to read.
     is_blocked: AtomicBool,
@@ -62,7 +63,7 @@ struct Connections {
 /// The connections of one client.
 #[derive(Debug, Default)]
 struct OfClient {
-    /// In the order in which they are evicted.
+    /// The connections in the order of eviction.
     connections: BTreeSet<(Phase, u64)>,
     large_buffers: usize,
 }
@@ -71,26 +72,26 @@ struct OfClient {
 struct Connection {
     client: ClientAddress,
     phase: Phase,
-    /// The rendered answer that is being written to it.
+    /// The rendered answer that is being written to the connection.
     sending: Weak<Rendered>,
     has_large_buffer: bool,
     /// Dropping it ends the connection.
     _evict: oneshot::Sender<()>,
 }
 
-/// What a connection does; those further up are evicted first.
+/// The state of a connection; earlier variants are evicted first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
-    /// It has sent no whole request, or has had the answer to its first one.
+    /// The connection has sent no whole request, or has received the answer to its first request.
     Idle,
-    /// Its client does not read what is written to it.
+    /// The client does not read the data written to it.
     Blocked,
-    /// Its first request is being answered.
+    /// The first request is being answered.
     Answering,
 }
 
-/// Runs a request of a connection once the previous answer is written, and protects the connection from eviction until
-/// its first answer is written.
+/// Runs a request of a connection once the previous answer is written, and protects the connection
+/// from eviction until its first answer is written.
 pub(super) async fn attend(
     Extension(permit): Extension<Arc<ConnectionPermit>>,
     mut request: Request,
@@ -98,7 +99,8 @@ pub(super) async fn attend(
 ) -> Response {
     permit.flushed().await;
     if !permit.begin() {
-        // A connection with many pipelined requests runs one of them, and then it is the turn of others.
+        // A connection with many pipelined requests runs one request, and then yields to other
+        // connections.
         yield_now().await;
     }
     request.extensions_mut().insert(permit.client);
@@ -114,8 +116,8 @@ impl ConnectionPermits {
         Self { most, connections: Arc::default() }
     }
 
-    /// Takes a permit, if need be that of another connection; fails when every connection that could lose its own is
-    /// answered for the first time.
+    /// Takes a permit, if necessary from another connection; fails if every evictable connection is
+    /// receiving its first answer.
     pub(super) fn take(&self, client: ClientAddress) -> io::Result<(ConnectionPermit, Eviction)> {
         let mut connections = self.connections();
         if connections.by_id.len() >= self.most {
@@ -189,9 +191,9 @@ impl Connections {
         }
     }
 
-    /// The connection to evict for a new one of `client`: of the addresses that hold the most, the one in the earliest
-    /// phase, and of those the oldest. No connection is evicted before its first answer is written for another one of the
-    /// same address.
+    /// The connection to evict for a new connection of `client`: of the addresses with the most
+    /// connections, the one in the earliest phase, and the oldest of those. No connection is
+    /// evicted before its first answer is written for another connection of the same address.
     fn victim(&self, client: ClientAddress) -> Option<u64> {
         let held = |(address, of_client): (&ClientAddress, &OfClient)| {
             of_client.connections.len() + usize::from(*address == client)
@@ -206,7 +208,7 @@ impl Connections {
         }
     }
 
-    /// Evicts connections until the rendered answers in flight fit, `newest` among them.
+    /// Evicts connections until the rendered answers in flight, including `newest`, fit.
     fn make_room(&mut self, newest: &Rendered) {
         let most = MOST_BYTES.max(MOST_ANSWERS * newest.len());
         while self.bytes_in_flight() > most {
@@ -227,7 +229,8 @@ impl Connections {
         distinct.values().sum()
     }
 
-    /// The client with the most connections that receive an older answer than `newest`, and the oldest of these answers.
+    /// The client with the most connections that receive an older answer than `newest`, and the
+    /// oldest of those answers.
     fn heaviest(&self, newest: u64) -> Option<(ClientAddress, u64)> {
         let mut held: HashMap<ClientAddress, (usize, u64)> = HashMap::new();
         for connection in self.by_id.values() {
@@ -256,14 +259,14 @@ impl ConnectionPermit {
         self.has_large_buffer
     }
 
-    /// Notes that a write waits for the client.
+    /// Records that a write waits for the client.
     pub(super) fn write_blocked(&self) {
         if !self.is_blocked.swap(true, Ordering::Relaxed) {
             self.permits.connections().set_phase(self.id, Phase::Blocked);
         }
     }
 
-    /// Notes that everything so far is written.
+    /// Records that all data so far is written.
     pub(super) fn write_flushed(&self) {
         let was_blocked = self.is_blocked.swap(false, Ordering::Relaxed);
         if self.is_answered.swap(false, Ordering::Relaxed) || was_blocked {
@@ -275,7 +278,8 @@ impl ConnectionPermit {
         }
     }
 
-    /// Waits until no write is blocked: a client that sends requests and does not read has one answer in flight.
+    /// Waits until no write is blocked: a client that sends requests and does not read has one
+    /// answer in flight.
     async fn flushed(&self) {
         loop {
             let flushed = self.flushed.notified();
@@ -286,7 +290,7 @@ impl ConnectionPermit {
         }
     }
 
-    /// Notes that a request is about to run; whether it is the first one.
+    /// Records that a request is about to run; returns whether it is the first request.
     fn begin(&self) -> bool {
         let is_first = self.is_new.swap(false, Ordering::Relaxed);
         if is_first {
@@ -351,7 +355,7 @@ mod tests {
         assert!(first[0].0.begin());
         let _new = take(&permits, 1);
         assert_eq!(evicted(&mut first), [false, true, false]);
-        // An answer that is not written yet still protects it.
+        // An answer that is not written yet protects the connection.
         first[0].0.answered(None);
         let _new = take(&permits, 1);
         assert!(!is_evicted(&mut first[0]) && is_evicted(&mut first[2]));
@@ -368,7 +372,7 @@ mod tests {
         many.iter().for_each(|(permit, _)| assert!(permit.begin()));
         let mut other = take(&permits, 3);
         assert_eq!(evicted(&mut many), [true, false, false]);
-        // A new connection of the same address does not help it.
+        // A further connection of the same address is refused.
         assert!(permits.take(client(2)).is_err());
         assert!(!is_evicted(&mut few) && !is_evicted(&mut other));
     }

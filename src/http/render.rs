@@ -1,5 +1,5 @@
-//! Renders answers from the published view, off the thread that serves. All clients that ask at the same time are sent
-//! one copy: many clients cost a rendering or two, and the memory of one answer.
+//! Renders answers from the published view, off the serving thread. All clients that request at the
+//! same time receive one copy: many clients cost a rendering or two, and the memory of one answer.
 
 use std::convert::Infallible;
 use std::fmt::Display;
@@ -22,9 +22,11 @@ use crate::view::publish::{Published, Reader};
 use crate::web_config::client_address::ClientAddress;
 use crate::web_config::fair_turns::{FairTurns, Turn};
 
-/// How long an answer may be sent to clients that ask after its rendering began, while the view is the same.
+/// How long after the start of its rendering an answer may be sent to further clients, while the
+/// view is unchanged.
 const SHARED_FOR: Duration = Duration::from_millis(100);
-/// Renderings that may wait; further requests of the client address with the most get 503.
+/// Renderings that may wait; further requests of the client address with the most waiting requests
+/// get 503.
 const MOST_WAITING: usize = 32;
 
 /// The encoding of an answer.
@@ -46,26 +48,27 @@ pub(super) struct Asked {
 pub(super) struct Renderer {
     content_type: &'static str,
     turns: RenderTurns,
-    /// The latest answer in each encoding, while it is being sent to anyone.
+    /// The latest answer in each encoding, while it is being sent to any client.
     latest: [Arc<Mutex<Weak<Rendered>>>; 2],
 }
 
-/// Lets one answer be rendered at a time. Kinds that are costly and matter less than metrics share one.
+/// Allows one rendering at a time. Answers that are costly and less important than metrics share
+/// one lock.
 #[derive(Clone, Debug)]
 pub(super) struct RenderTurns(FairTurns);
 
 /// A rendered answer.
 #[derive(Debug)]
 pub(super) struct Rendered {
-    /// Larger for later ones.
+    /// The id; a later answer has a larger id.
     pub(super) id: u64,
-    /// When the view was published; `None` for one that is not shared.
+    /// When the view was published; `None` for an answer that is not shared.
     of: Option<Instant>,
     begun: Instant,
     content: Box<[u8]>,
 }
 
-/// The content of a rendered answer that may be sent to others at the same time.
+/// The content of a rendered answer that may be sent to several clients at the same time.
 struct SharedContent(Arc<Rendered>);
 
 // === impl Asked ===
@@ -88,7 +91,7 @@ impl<S: Sync> FromRequestParts<S> for Asked {
 // === impl Encoding ===
 
 impl Encoding {
-    /// Gzip, if the client accepts it and does not like the plain answer better.
+    /// Returns gzip if the client accepts gzip and does not prefer the plain answer.
     pub(super) fn preferred(headers: &HeaderMap) -> Self {
         let (mut gzip, mut identity) = (None, None);
         for value in headers.get_all(header::ACCEPT_ENCODING) {
@@ -113,7 +116,8 @@ impl Encoding {
         match self {
             Self::Identity => Ok(text.into_bytes().into_boxed_slice()),
             Self::Gzip => {
-                // A scrape is so repetitive that the lowest level makes it small enough, in a third of the time.
+                // A scrape is so repetitive that the lowest level compresses it well enough, in a
+                // third of the time.
                 let mut encoder =
                     GzEncoder::new(Vec::with_capacity(text.len() / 8), Compression::fast());
                 encoder.write_all(text.as_bytes())?;
@@ -122,7 +126,7 @@ impl Encoding {
         }
     }
 
-    /// An answer with this content.
+    /// Creates the response with this content.
     pub(super) fn response(self, content_type: &'static str, content: Bytes) -> Response {
         let headers = [
             (header::CONTENT_TYPE, content_type),
@@ -150,8 +154,8 @@ impl Renderer {
         Self { content_type, turns, latest: Default::default() }
     }
 
-    /// Answers with a rendering of what is published now, or with one that another client was given for the same view a
-    /// moment ago.
+    /// Answers with a rendering of the current view, or with a recent rendering of the same view
+    /// made for another client.
     pub(super) async fn shared<E: Display + Send + 'static>(
         &self,
         asked: Asked,
@@ -166,7 +170,7 @@ impl Renderer {
             return self.response(asked, rendered);
         }
         let Some(turn) = self.turns.0.take(asked.client).await else { return busy() };
-        // The lock is held until the rendering ends, also when the client disconnects before.
+        // The lock is held until the rendering ends, even if the client disconnects first.
         let work = move || {
             let rendered = Arc::new(rendered(turn, asked.encoding, &reader, render)?);
             *latest = Arc::downgrade(&rendered);
@@ -175,7 +179,7 @@ impl Renderer {
         self.run(asked, work).await
     }
 
-    /// Answers with a rendering for this client alone.
+    /// Answers with a rendering for this client only.
     pub(super) async fn unshared<E: Display + Send + 'static>(
         &self,
         asked: Asked,
@@ -240,7 +244,8 @@ impl Rendered {
         self.content.len()
     }
 
-    /// Whether it answers a request that came at `since`, when the view of `current` is published.
+    /// Whether the rendering may answer a request that arrived at `since`, while the view of
+    /// `current` is published.
     fn is_fresh(&self, since: Instant, current: Option<Instant>) -> bool {
         self.begun >= since || (self.of == current && self.begun.elapsed() < SHARED_FOR)
     }

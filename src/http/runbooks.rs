@@ -8,7 +8,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 
-/// A list of runbooks by the name of the alert, which is also that of the file in `deploy/runbooks`.
+/// A list of runbooks by alert name, which is also the file name in `deploy/runbooks`.
 macro_rules! runbooks {
     ($($name:literal)*) => {
         &[$(Runbook {
@@ -21,13 +21,12 @@ macro_rules! runbooks {
 /// The runbook of one alert.
 #[derive(Clone, Copy, Debug)]
 pub struct Runbook {
-    /// The name of the alert.
     pub alert: &'static str,
-    /// Markdown.
+    /// The text in Markdown.
     pub text: &'static str,
 }
 
-/// The runbooks of all alerts: those that page, those that warn, those about listenq itself.
+/// The runbooks of all alerts: alerts that page, alerts that warn, alerts about listenq itself.
 pub const RUNBOOKS: &[Runbook] = runbooks![
     "ListenQueueOverflowing"
     "ListenQueueStalled"

@@ -1,6 +1,6 @@
-//! Ends a connection whose client does not read, or whose permit is revoked, and closes the others so that nothing of
-//! them stays in the kernel. A client cannot extend the time by reading a little: it runs from the first write that had to
-//! wait until everything is written.
+//! Ends a connection whose client does not read, or whose permit is revoked. Other connections are
+//! closed so that the kernel keeps none of their data. A client cannot extend the time by reading a
+//! little: the time runs from the first write that blocks until everything is written.
 
 use std::io::{self, ErrorKind};
 use std::pin::Pin;
@@ -14,8 +14,8 @@ use tokio::time::{Sleep, sleep};
 use super::linger::Linger;
 use super::permits::{ConnectionPermit, Eviction};
 
-/// A stream whose writes fail when they have waited for the limit, and whose reads and writes fail once the permit is
-/// revoked.
+/// A stream whose writes fail after they have waited for the limit, and whose reads and writes fail
+/// once the permit is revoked.
 #[derive(Debug)]
 pub(super) struct WriteTimeout<S: Linger> {
     /// `None` once it is dropped.
@@ -55,7 +55,7 @@ impl<S: Linger> WriteTimeout<S> {
         }
     }
 
-    /// Passes on the result of a write; fails when it has waited for the limit.
+    /// Returns the result of a write; fails once the write has waited for the limit.
     fn wait<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -151,7 +151,7 @@ mod tests {
         fn linger(self, _: Arc<ConnectionPermit>, _: Option<Eviction>) {}
     }
 
-    /// A stream under test, the other end of it, and what revokes its permit.
+    /// A stream under test, its other end, and a function that revokes its permit.
     fn connection() -> (DuplexStream, WriteTimeout<DuplexStream>, impl FnOnce()) {
         let (client, server) = duplex(16);
         let permits = ConnectionPermits::new(1);

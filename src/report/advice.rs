@@ -1,4 +1,4 @@
-//! What to do about a diagnosis, and what not: commands and directives with their values.
+//! The advice for a diagnosis: what to do and what to avoid, with commands, directives and values.
 
 use std::time::Duration;
 
@@ -15,26 +15,26 @@ use crate::snapshot::printable;
 /// The meaning, evidence and advice of one diagnosis of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Advice {
-    /// What the word means.
+    /// The meaning of the diagnosis.
     pub meaning: String,
-    /// Why the diagnosis is made of this listener: one sentence with the numbers.
+    /// Why listenq makes the diagnosis: one sentence with the numbers.
     pub evidence: String,
-    /// What to do, in this order.
+    /// The steps, in order.
     pub steps: Vec<String>,
-    /// What does not help or does harm.
+    /// Actions that do not help or do harm.
     pub avoid: Vec<String>,
 }
 
-/// A listener and what is known of its server.
+/// A listener and the known facts about its server.
 struct Case<'a> {
     listener: &'a Listener,
     scope: CommandScope,
     server: Option<&'static Server>,
-    /// The name of its process in a sentence.
+    /// The process name, as written in a sentence.
     process: String,
 }
 
-/// The meaning of the word in one sentence.
+/// Returns the meaning of a diagnosis in one sentence.
 pub const fn meaning(diagnosis: Diagnosis) -> &'static str {
     match diagnosis {
         Diagnosis::Imbalance => {
@@ -67,7 +67,7 @@ pub const fn meaning(diagnosis: Diagnosis) -> &'static str {
     }
 }
 
-/// What `diagnosis` means for `listener`, and what to do about it.
+/// Returns the meaning of `diagnosis` for `listener`, and the advice.
 pub fn for_listener(listener: &Listener, diagnosis: Diagnosis) -> Advice {
     let case = Case::new(listener);
     let evidence = evidence::sentence(listener, diagnosis);
@@ -93,7 +93,7 @@ pub fn for_listener(listener: &Listener, diagnosis: Diagnosis) -> Advice {
     because.map_or(advice.clone(), |causes| advice.because(causes))
 }
 
-/// Whether the owner of a listener with this diagnosis does not accept fast enough.
+/// Whether the diagnosis means that the owner does not accept fast enough.
 const fn is_explained_by_a_cause(diagnosis: Diagnosis) -> bool {
     match diagnosis {
         Diagnosis::Imbalance
@@ -106,13 +106,13 @@ const fn is_explained_by_a_cause(diagnosis: Diagnosis) -> bool {
     }
 }
 
-/// Why the server of `listener` set the limit to 0 itself, where it did.
+/// Why the server of `listener` set the limit to 0 itself; `None` if the server did not.
 pub fn limit_zero(listener: &Listener) -> Option<String> {
     let case = Case::new(listener);
     Some(format!("{} set it to 0 because {}", case.process, case.limit_zero()?.reason))
 }
 
-/// What a client that meets the full queue sees.
+/// What a client sees when the queue is full.
 pub fn cost_of_full(listener: &Listener) -> &'static str {
     let resets = listener.settings.tcp_abort_on_overflow.is_some_and(|value| value != 0);
     match (listener.protocol.as_str(), resets) {
@@ -134,7 +134,8 @@ pub fn cost_of_full(listener: &Listener) -> &'static str {
 // === impl Advice ===
 
 impl Advice {
-    /// The same diagnosis with the causes that explain it: what helps against them takes the place of the general steps.
+    /// Returns the advice with the causes added: the advice of the causes replaces the general
+    /// steps.
     fn because(self, causes: &[Because]) -> Self {
         if causes.is_empty() {
             return self;
@@ -200,7 +201,8 @@ impl<'a> Case<'a> {
         (steps, vec![avoid.into()])
     }
 
-    /// Where to look when nothing is accepted. A process listenq does not know may hold the socket by accident.
+    /// Steps to find the process that accepts nothing. A process unknown to listenq may hold the
+    /// socket by accident.
     fn find_what_holds_it(&self) -> Vec<String> {
         let mut steps = vec![
             self.find_process(),
@@ -370,7 +372,7 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// The setting for the number of workers, where connections wait for a free one.
+    /// The setting for the number of workers, for servers whose connections wait for a free worker.
     fn workers(&self) -> Option<String> {
         match self.server? {
             server @ Server { capacity: Capacity::Workers(setting), .. } => {
@@ -380,7 +382,8 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// Where the limit is above the useful one, and can be set for this server alone.
+    /// Advice to lower the limit, if the limit exceeds the useful limit and can be set for this
+    /// server alone.
     fn lower(&self) -> Option<String> {
         if !self.has_directive() {
             return None;
@@ -398,7 +401,8 @@ impl<'a> Case<'a> {
         })
     }
 
-    /// Where the backlog of its server comes from. A limit above the constant of a server is not from that server.
+    /// The source of the server's backlog. A limit above a server's constant does not come from the
+    /// server.
     fn backlog(&self) -> Option<Backlog> {
         let backlog = self.server?.backlog;
         match backlog {
@@ -412,7 +416,7 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// Whether its backlog can be set by itself; for an unknown server that is assumed.
+    /// Whether the backlog has a setting of its own; assumed for an unknown server.
     fn has_directive(&self) -> bool {
         self.backlog().is_none_or(|backlog| matches!(backlog, Backlog::Directive { .. }))
     }
@@ -446,7 +450,7 @@ impl<'a> Case<'a> {
         )
     }
 
-    /// First the cap that binds, then the server.
+    /// Steps to raise the limit: first the cap that binds, then the server.
     fn raise(&self, limit: u64, why: &str) -> Vec<String> {
         match self.backlog().filter(|_| !self.asks_for_more()) {
             Some(Backlog::Fixed(fixed)) => return vec![self.fixed(fixed)],
@@ -476,7 +480,7 @@ impl<'a> Case<'a> {
         steps
     }
 
-    /// Whether `net.core.somaxconn` gives less than the server asks for by itself.
+    /// Whether `net.core.somaxconn` is lower than the backlog that the server requests by default.
     fn asks_for_more(&self) -> bool {
         match (limit::binding(self.listener), self.backlog()) {
             (Cap::Somaxconn(limit), Some(Backlog::Fixed(fixed))) => limit < u64::from(fixed),
@@ -534,7 +538,7 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// Of a server with a constant backlog whose limit is higher.
+    /// Step for a server with a constant backlog whose limit is higher than the constant.
     fn opened_by_another(&self) -> String {
         match self.server.map(|server| server.backlog) {
             Some(Backlog::Fixed(fixed)) => format!(
@@ -546,7 +550,7 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// What makes it call `listen(2)` again.
+    /// The action that makes the server call `listen(2)` again.
     fn relisten(&self) -> String {
         let process = &self.process;
         match self.server.map(|server| server.effect) {
@@ -574,7 +578,7 @@ impl<'a> Case<'a> {
     }
 }
 
-/// `words` and the server's name, where the process may be another server.
+/// `words` and the server's name if the process may be another server, else an empty string.
 fn if_it_is(server: &Server, words: &str) -> String {
     match server.is_a_guess {
         true => format!("{words} {}", server.name),
@@ -621,7 +625,7 @@ mod tests {
         Recent { overflows: 41, watched_seconds: 30.0, ..Recent::default() }
     }
 
-    /// Draining slowly: 10 a second, and clients wait for a minute.
+    /// A listener with a slow drain: 10 connections per second, and clients wait for a minute.
     fn slow(process: &str, limit: u64, somaxconn: i64) -> Listener {
         let listener = listener(process, limit, somaxconn);
         Listener { drain_rate: Some(10.0), useful_limit: Some(600.0), ..listener }
@@ -777,7 +781,7 @@ mod tests {
                 text.starts_with("sshd always asks for 128, whatever the settings are: "),
                 "{text}"
             );
-            // Somebody else opened this one.
+            // Another process opened this socket.
             let text = steps(&listener("sshd", 300, 4_096), diagnosis);
             assert!(!text.contains("always asks"), "{text}");
             assert!(text.contains("(sshd itself asks for 128: a socket unit or another"), "{text}");

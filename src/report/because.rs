@@ -1,5 +1,5 @@
-//! Why the owner of a listener does not accept, for people: one sentence with the numbers for each cause, and what to do
-//! about it.
+//! Causes for people: why the owner of a listener does not accept, as one sentence with the
+//! numbers, and what to do.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,50 +9,49 @@ use crate::report::{Listener, servers};
 use crate::snapshot::escaped;
 use crate::view::{CauseCase, OwnerNumbers};
 
-/// A cause that holds.
+/// A cause that currently holds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Because {
-    /// Which one.
     pub cause: Cause,
-    /// For how long it has held, in seconds.
+    /// Seconds for which the cause has held.
     pub for_seconds: f64,
-    /// The evidence, in a sentence.
+    /// The evidence as one sentence.
     pub evidence: String,
-    /// What to do, in this order.
+    /// The steps, in order.
     pub advice: Vec<String>,
 }
 
-/// The owner as the last look found it.
+/// The state of the owner at the last read.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct OwnerState {
     /// A process that accepts from the socket.
     pub accepting_pid: Option<u32>,
-    /// Its name.
+    /// The name of that process.
     pub accepting_process: Option<String>,
     /// Processes that hold the socket.
     pub processes: usize,
-    /// Threads of those that accept.
+    /// Threads of the processes that accept.
     pub threads: u64,
-    /// State letters of the threads that were looked at.
+    /// State letters of the threads that were read.
     pub thread_states: String,
     /// Open descriptors of the process closest to its limit.
     pub open_fds: Option<u64>,
     /// The descriptor limit of that process.
     pub max_fds: Option<u64>,
-    /// The share of its CPU quota's periods in which it was throttled.
+    /// The share of its CPU quota periods in which the process was throttled.
     pub cpu_throttled_ratio: Option<f64>,
-    /// The share of time that a thread was runnable but not running.
+    /// The share of time in which a thread was runnable but not running.
     pub cpu_wait_ratio: Option<f64>,
-    /// The share of the machine's time that the hypervisor took.
+    /// The share of the machine's CPU time that the hypervisor took (steal).
     pub cpu_steal_ratio: Option<f64>,
-    /// What most workers wait for: `10.0.0.5:3306 (recvfrom), 7 of 8 workers`.
+    /// What most workers wait for, as in `10.0.0.5:3306 (recvfrom), 7 of 8 workers`.
     pub waits_for: Option<String>,
 }
 
 // === impl OwnerState ===
 
 impl OwnerState {
-    /// `None` while nobody looks at the owner.
+    /// Returns `None` while the owner is not read.
     pub fn new(case: &CauseCase) -> Option<Self> {
         let numbers = case.numbers.as_ref()?;
         let OwnerNumbers { processes, threads, open_fds, max_fds, .. } = *numbers;
@@ -72,7 +71,7 @@ impl OwnerState {
         })
     }
 
-    /// What was looked at, for a listener in trouble without a certain cause.
+    /// What listenq read about the owner of a listener in trouble without a certain cause.
     pub fn looked_at(&self) -> String {
         let mut facts = vec![format!("thread states {}", self.states())];
         if let Some((open, max)) = self.open_fds.zip(self.max_fds) {
@@ -91,7 +90,7 @@ impl OwnerState {
         facts.join(", ")
     }
 
-    /// The letters that occur, each once: `S`, `RS`.
+    /// The distinct state letters: `S`, `RS`.
     fn states(&self) -> String {
         let mut letters: Vec<char> = self.thread_states.chars().collect();
         letters.sort_unstable();
@@ -112,7 +111,7 @@ fn awaited(awaited: &Awaited) -> String {
 // === impl Because ===
 
 impl Because {
-    /// A cause that has held this long.
+    /// Creates the text of `cause`, which has held for `for_seconds`.
     pub fn new(listener: &Listener, cause: Cause, for_seconds: f64) -> Self {
         let subject = Subject::new(listener);
         let (evidence, advice) = (subject.evidence(cause), subject.advice(cause));
@@ -120,7 +119,7 @@ impl Because {
     }
 }
 
-/// The owner in a sentence.
+/// The owner as the subject of a sentence.
 struct Subject<'a> {
     state: OwnerState,
     /// `php-fpm (PID 4711)`.

@@ -1,27 +1,27 @@
-//! Commands that look at a listener, written for the network namespace it is in.
+//! Writes commands that inspect a listener for the listener's network namespace.
 
 use crate::report::Listener;
 use crate::report::words::quoted;
 
-/// The network namespace of a listener, as far as commands and settings go.
+/// The network namespace of a listener, as needed for commands and settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CommandScope {
-    /// listenq's own.
+    /// The namespace of listenq itself.
     Host,
-    /// One that `ip netns` knows by this name.
+    /// A namespace with a name in `ip netns`.
     Named(String),
-    /// That of a pod, known by a container in it.
+    /// The namespace of a pod, identified by a container in the pod.
     Pod(String),
-    /// That of a container.
+    /// The namespace of a container.
     Container(String),
-    /// One without any name.
+    /// A namespace without a name.
     Nameless,
 }
 
 // === impl CommandScope ===
 
 impl CommandScope {
-    /// Where `listener` is.
+    /// The scope of `listener`.
     pub fn of(listener: &Listener) -> Self {
         let Listener { netns, owner, .. } = listener;
         let id: String = owner.container_id.chars().take(12).collect();
@@ -34,7 +34,7 @@ impl CommandScope {
         }
     }
 
-    /// `command`, to be run there.
+    /// Returns `command` as it is run in this namespace.
     pub fn run(&self, command: &str) -> String {
         let pid = match self {
             Self::Host => return format!("`{command}`"),
@@ -51,7 +51,8 @@ impl CommandScope {
         format!("`nsenter --target PID --net {command}` with PID from `{pid}`")
     }
 
-    /// How to set `net.core.somaxconn` there so that it lasts. A container's namespace is made anew with it.
+    /// How to set `net.core.somaxconn` permanently. A restart of a container creates a new
+    /// namespace.
     pub fn set_somaxconn(&self, value: u64) -> String {
         let setting = format!("net.core.somaxconn={value}");
         match self {
@@ -70,27 +71,28 @@ impl CommandScope {
     }
 }
 
-/// Whether `ip netns` knows this name: not with what was written for bytes of it, or added to tell it from another.
+/// Whether `ip netns` knows this name: false for a name with escaped bytes, or with a suffix added
+/// to make the name unique.
 fn is_real(name: &str) -> bool {
     let is_digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let is_unique_by_inode = name.rsplit_once('~').is_some_and(|(_, inode)| is_digits(inode));
     !name.contains("\\x") && !is_unique_by_inode
 }
 
-/// The longest part of a name in which every byte is as it was.
+/// The longest part of a name without escaped bytes.
 fn longest_real(name: &str) -> &str {
     let parts = name.split("\\x").enumerate();
-    // Two digits belong to the escape before them.
+    // The two digits after an escape belong to the escape.
     let real =
         parts.map(|(place, part)| if place == 0 { part } else { part.get(2..).unwrap_or("") });
     real.max_by_key(|part| part.len()).unwrap_or("")
 }
 
-/// `ss` with these flags, for this listener alone.
+/// The `ss` command with these flags, for this listener only.
 pub fn ss(listener: &Listener, flags: &str) -> String {
     let Listener { address, port, .. } = listener;
     match port.is_empty() {
-        // A filter of `ss` does not take every name.
+        // The filter of `ss` does not accept every name.
         true => match longest_real(address) {
             "" => format!("ss -xl{flags}"),
             part => format!("ss -xl{flags} | grep -F -- {}", quoted(part)),

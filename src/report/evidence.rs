@@ -1,10 +1,10 @@
-//! What a diagnosis rests on, in one sentence with the numbers.
+//! The evidence of a diagnosis: one sentence with the numbers.
 
 use crate::diagnosis::Diagnosis;
 use crate::report::words::{count, many, rate, time};
 use crate::report::{Listener, Recent};
 
-/// Why `diagnosis` is made of `listener`.
+/// Why listenq makes `diagnosis` of `listener`.
 pub fn sentence(listener: &Listener, diagnosis: Diagnosis) -> String {
     let recent = listener.recent.unwrap_or_default();
     match diagnosis {
@@ -22,7 +22,8 @@ pub fn sentence(listener: &Listener, diagnosis: Diagnosis) -> String {
     }
 }
 
-/// `queue full: 129 of 128, oldest waiting 8.3 s`, `58 of 511 waiting, oldest 3.0 s`, `queue empty (limit 128)`.
+/// `queue full: 129 of 128, oldest waiting 8.3 s`, `58 of 511 waiting, oldest 3.0 s`, `queue empty
+/// (limit 128)`.
 pub fn waiting(listener: &Listener) -> String {
     let length = count(listener.length);
     match (listener.length, listener.limit) {
@@ -46,7 +47,7 @@ fn oldest(listener: &Listener, words: &str) -> String {
     listener.oldest_seconds.map_or_else(String::new, |oldest| format!(", {words} {}", time(oldest)))
 }
 
-/// `1,200 refusals within the last 30 s`. A client that retries is refused several times.
+/// `1,200 refusals within the last 30 s`. Each retry of a client counts as a refusal.
 fn refusals(recent: &Recent) -> String {
     let window = time(recent.watched_seconds);
     format!("{} within the last {window}", many(recent.overflows, "refusal"))

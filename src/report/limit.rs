@@ -1,19 +1,20 @@
-//! Which cap keeps an accept queue's limit where it is, and how long a queue would do.
+//! Determines which cap binds an accept queue's limit, and which limit would be enough.
 
 use std::time::Duration;
 
 use crate::diagnosis::WINDOW;
 use crate::report::Listener;
 
-/// What one element of a listener's history covers.
+/// The time that one element of a listener's history covers.
 const HISTORY_STEP: Duration = Duration::from_secs(5);
-/// No advice asks for more: a queue of this length holds clients for longer than they wait, at any rate a server has.
+/// The largest limit that advice recommends. At any realistic accept rate, clients at the end of a
+/// longer queue give up before they are accepted.
 const MAX_LIMIT: u64 = 65_535;
 
-/// What the limit of a listener comes from. All numbers are per socket.
+/// The source of a listener's limit. All numbers are per socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cap {
-    /// `net.core.somaxconn`: the server may have asked for more.
+    /// `net.core.somaxconn`: the server may have requested more.
     Somaxconn(u64),
     /// The server's own backlog: `net.core.somaxconn` allows more.
     Backlog(u64),
@@ -21,31 +22,31 @@ pub enum Cap {
     Unknown,
 }
 
-/// How long the queue should be, and what that follows from. All limits are per socket.
+/// The recommended limit, and its basis. All limits are per socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// Long enough for the largest burst.
+    /// A limit that holds the largest burst.
     Enough {
         /// The limit to set.
         limit: u64,
-        /// The connections that came within one second: those that waited and those that were refused.
+        /// The connections that arrived within one second: waiting and refused connections.
         burst: u64,
     },
-    /// Twice the limit: connections were refused, and the size of the burst is not known.
+    /// Twice the current limit: connections were refused, and the size of the burst is unknown.
     Double {
         /// The limit to set.
         limit: u64,
     },
-    /// As long as clients wait, which is less than the burst.
+    /// The useful limit, which is smaller than the burst: clients give up in a longer queue.
     Useful {
         /// The limit to set.
         limit: u64,
     },
-    /// The queue is as long as clients wait.
+    /// The limit already equals the useful limit or exceeds it.
     LongEnough,
 }
 
-/// Which cap binds.
+/// The cap that binds the limit of `listener`.
 pub fn binding(listener: &Listener) -> Cap {
     let somaxconn = listener.settings.somaxconn.and_then(|cap| u64::try_from(cap).ok());
     match (per_socket(listener), somaxconn) {
@@ -55,19 +56,19 @@ pub fn binding(listener: &Listener) -> Cap {
     }
 }
 
-/// The limit of one of its sockets; they are alike as long as one server opened them.
+/// The limit of one socket of the listener; all sockets are equal if one server opened them.
 pub fn per_socket(listener: &Listener) -> Option<u64> {
     listener.limit.map(|limit| limit / sockets(listener))
 }
 
-/// The largest limit of one of its sockets that clients wait for, where that is known. Never less than the largest
-/// burst that was served.
+/// The largest limit per socket for which clients wait, if known. Never less than the largest burst
+/// that the server handled.
 pub fn useful_per_socket(listener: &Listener) -> Option<u64> {
     let useful = listener.useful_limit? as u64;
     Some(useful.max(largest_served(listener)) / sockets(listener))
 }
 
-/// The smallest power of two that holds the largest burst, but no more than is useful.
+/// The smallest power of two that holds the largest burst, up to the useful limit.
 pub fn target(listener: &Listener) -> Target {
     let now = per_socket(listener).unwrap_or(0);
     let burst = listener.recent.and_then(|recent| recent.largest_burst);
@@ -83,7 +84,8 @@ pub fn target(listener: &Listener) -> Target {
     }
 }
 
-/// The largest length within the last five minutes that the server emptied before its trouble began.
+/// The largest queue length within the last five minutes that the server emptied before the trouble
+/// began.
 fn largest_served(listener: &Listener) -> u64 {
     let trouble = listener.diagnoses.iter().map(|held| held.for_seconds).fold(0.0, f64::max);
     let trouble = trouble + WINDOW.as_secs_f64();
@@ -120,10 +122,11 @@ mod tests {
     fn the_cap_is_somaxconn_where_the_limit_reaches_it() {
         assert_eq!(binding(&limited(128, 1, Some(128))), Cap::Somaxconn(128));
         assert_eq!(binding(&limited(511, 1, Some(4_096))), Cap::Backlog(511));
-        // A group of four is four queues.
+        // A group of four sockets has four queues.
         assert_eq!(binding(&limited(512, 4, Some(128))), Cap::Somaxconn(128));
         assert_eq!(binding(&limited(128, 4, Some(128))), Cap::Backlog(32));
-        // Lowered since: to listen again would make it smaller.
+        // The sysctl was lowered after `listen(2)`: another `listen(2)` would make the queue
+        // smaller.
         assert_eq!(binding(&limited(511, 1, Some(128))), Cap::Somaxconn(511));
         assert_eq!(binding(&limited(128, 1, None)), Cap::Unknown);
         assert_eq!(binding(&Listener { limit: None, ..limited(0, 1, Some(128)) }), Cap::Unknown);
@@ -164,7 +167,7 @@ mod tests {
         slow.history = [vec![0, 200], vec![512; 8]].concat();
         slow.diagnoses = vec![Diagnosed::new(&slow, Diagnosis::SlowAccept, 10.0)];
         assert_eq!(useful_per_socket(&slow), Some(200));
-        // All of it is within the trouble and the 30 s before that it rests on.
+        // The trouble and the 30 s of evidence before it cover the whole history.
         slow.diagnoses[0].for_seconds = 20.0;
         assert_eq!(useful_per_socket(&slow), Some(30));
         slow.history.clear();

@@ -1,9 +1,11 @@
-//! A view for people and their scripts: every open listener with its numbers, its owner, the settings over it and what
-//! is wrong with it. This is the JSON of `/api/v1/listeners`, and all that table, explanation and page know.
+//! The report for people and scripts: every open listener with its numbers, owner, settings and
+//! diagnoses. The report is the JSON of `/api/v1/listeners` and the only input of the table, the
+//! explanation and the page.
 //!
-//! * [`evidence`] says what a diagnosis rests on, [`advice`] what to do about it;
-//! * [`limit`] is why a limit is what it is, [`servers`] how each server's is set;
-//! * [`place`] writes commands for the listener's namespace, [`words`] numbers for people.
+//! * [`evidence`] is the basis of a diagnosis, [`advice`] what to do about the diagnosis;
+//! * [`limit`] is why a limit has its value, [`servers`] how to set the limit of each server;
+//! * [`command_scope`] writes commands for the listener's namespace, [`words`] formats numbers for
+//!   people.
 
 pub mod advice;
 pub mod because;
@@ -26,29 +28,29 @@ use crate::snapshot::printable;
 use crate::snapshot::{Setting, Settings};
 use crate::view::{self, Case, ListenerView, NetnsView, QueueView, View};
 
-/// Seconds that a listener is watched before anything is said of its trouble.
+/// Seconds that a listener is watched before listenq makes a diagnosis.
 pub const DIAGNOSIS_TAKES: u64 = WATCHED.as_secs();
 
-/// Everything there is to say. What is not known is `null`, and an empty name.
+/// The whole report. Unknown values are `null`, unknown names are empty.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// The version of the listenq that made it.
+    /// The version of the listenq that made the report.
     pub version: String,
-    /// When the last sample was taken, in seconds since 1970; `null` before the first.
+    /// The time of the last sample, in seconds since 1970; `null` before the first sample.
     pub sampled_at: Option<f64>,
-    /// Mean gap between samples lately.
+    /// Recent mean time between samples.
     pub sample_interval_seconds: Option<f64>,
     /// How long a client waits before it gives up (`--client-patience`).
     pub client_patience_seconds: f64,
-    /// Network namespaces that are sampled.
+    /// Sampled network namespaces.
     pub namespaces: usize,
-    /// Network namespaces that are there and could not be entered.
+    /// Network namespaces that exist and could not be entered.
     pub namespaces_inaccessible: usize,
-    /// Listeners that are left out because of `--listener.max`.
+    /// Listeners omitted because of `--listener.max`.
     pub listeners_omitted: usize,
-    /// What does not work here for want of a privilege or a kernel module.
+    /// Features that are unavailable because a privilege or a kernel module is missing.
     pub missing_features: Vec<MissingFeature>,
-    /// The open listeners, those in trouble first, then the fullest.
+    /// The open listeners: first listeners in trouble, then the fullest.
     pub listeners: Vec<Listener>,
 }
 
@@ -57,92 +59,95 @@ pub struct Report {
 pub struct MissingFeature {
     /// The `feature` label of `listenq_feature_available`.
     pub feature: String,
-    /// What its want costs.
+    /// What does not work without the feature.
     pub cost: String,
 }
 
 /// One listener.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Listener {
-    /// Its network namespace.
     pub netns: String,
     /// `tcp` or `unix`.
     pub protocol: String,
     /// IP literal, path, or `@` and an abstract name.
     pub address: String,
-    /// In digits; empty for Unix sockets.
+    /// The port in digits; empty for Unix sockets.
     pub port: String,
-    /// Who is behind it.
+    /// The owner of the listener.
     #[serde(flatten)]
     pub owner: Owner,
-    /// Listen sockets behind it.
+    /// Listen sockets of the listener.
     pub sockets: u32,
     /// Connections waiting.
     pub length: u64,
-    /// What the queue may hold.
+    /// The queue limit.
     pub limit: Option<u64>,
-    /// Length / (limit + 1) of the fullest socket: 1 or more is full.
+    /// Length / (limit + 1) of the fullest socket: a value of 1 or more means a full queue.
     pub fullest_ratio: Option<f64>,
     /// Largest length within the peak window.
     pub peak_length: u64,
-    /// How long the connection at the head has waited.
+    /// How long the oldest connection has waited.
     pub oldest_seconds: Option<f64>,
-    /// Waiting connections whose client is gone.
+    /// Waiting connections whose client has left.
     pub abandoned: Option<u64>,
     /// Connections accepted per second while the queue was full throughout.
     pub drain_rate: Option<f64>,
-    /// Drain rate x client patience: a longer queue only holds clients that have left.
+    /// Drain rate x client patience: connections beyond this limit wait longer than clients do.
     pub useful_limit: Option<f64>,
-    /// The median time after which clients left its queue within the last five minutes.
+    /// The median time after which clients left the queue within the last five minutes.
     pub patience_seconds: Option<f64>,
-    /// Clients that scans saw leave its queue.
+    /// Clients that left the queue, as seen by scans.
     pub abandoned_total: Option<u64>,
-    /// The share of the clients that scans saw waiting within the last minute that left.
+    /// The share of clients that left, of the clients that scans saw waiting within the last
+    /// minute.
     pub abandoned_ratio: Option<f64>,
-    /// Accepted connections that are open.
+    /// Accepted connections that are still open.
     pub open_connections: Option<u64>,
-    /// The most of them at once within the last hour; 0 where they were not read.
+    /// The largest number of open connections within the last hour; 0 if they were not read.
     pub most_open_connections: u64,
-    /// What it accepts; `null` where other listeners of its namespace may accept as well.
+    /// Accepted connections; `null` if other listeners of the namespace may accept as well.
     pub accepts: Option<Accepts>,
     /// Half-open connections.
     pub syn_queue_length: Option<u64>,
-    /// Segments discarded since the sockets were made, for any reason.
+    /// Segments dropped since the sockets were created, for any reason.
     pub drops: Option<u64>,
-    /// Overflows attributed to it since listenq watches it.
+    /// Overflows attributed to the listener since listenq began to watch it.
     pub overflows: Option<u64>,
-    /// Time during which it was full since listenq watches it.
+    /// Seconds during which the queue was full since listenq began to watch the listener.
     pub full_seconds: Option<f64>,
-    /// The settings of its namespace.
+    /// The settings of the listener's namespace.
     pub settings: Caps,
-    /// What is wrong with it, in order of precedence; empty when nothing is, or nothing is known yet.
+    /// The diagnoses in order of precedence; empty if there is none, or if the listener is not
+    /// watched long enough.
     pub diagnoses: Vec<Diagnosed>,
-    /// Why its owner does not accept; empty when nothing is certain.
+    /// Why the owner does not accept; empty if no cause is certain.
     #[serde(default)]
     pub causes: Vec<Because>,
-    /// What the last look at its owner found; `null` while it has no diagnosis.
+    /// The state of the owner at the last read; `null` while there is no diagnosis.
     #[serde(default)]
     pub owner_state: Option<OwnerState>,
-    /// What that rests on; `null` as long as there was never any trouble.
+    /// The evidence of the diagnoses; `null` until the first trouble.
     pub recent: Option<Recent>,
-    /// The largest length in each 5 s of the last five minutes, the oldest first; empty when it held no queue in them.
+    /// The largest length in each 5 s of the last five minutes, oldest first; empty if no
+    /// connection waited in that time.
     pub history: Vec<u32>,
 }
 
 /// The connections that a listener accepted.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Accepts {
-    /// Since it is the only listener of its namespace and watched.
+    /// Connections accepted since listenq watches the listener and it is the only listener of its
+    /// namespace.
     pub total: u64,
-    /// The mean of the last 30 s.
+    /// Connections accepted per second, as the mean of the last 30 s.
     pub per_second: f64,
-    /// How long a connection waited to be accepted, in the mean of the last 30 s.
+    /// Mean time that a connection waited to be accepted, within the last 30 s.
     pub mean_wait_seconds: Option<f64>,
-    /// Connections accepted in each 5 s of the last five minutes, the oldest first.
+    /// Connections accepted in each 5 s of the last five minutes, oldest first.
     pub history: Vec<u32>,
 }
 
-/// The settings of a namespace that bear on its queues.
+/// The settings of a namespace that affect its queues.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Caps {
     /// `net.core.somaxconn`.
@@ -155,61 +160,62 @@ pub struct Caps {
     pub tcp_abort_on_overflow: Option<i64>,
 }
 
-/// A diagnosis that holds.
+/// A diagnosis that currently holds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Diagnosed {
-    /// Which one.
     pub diagnosis: Diagnosis,
-    /// For how long.
+    /// Seconds for which the diagnosis has held.
     pub for_seconds: f64,
-    /// What the word means.
+    /// The meaning of the diagnosis.
     pub meaning: String,
-    /// Why it is said of this listener: one sentence with the numbers.
+    /// Why listenq makes the diagnosis of this listener: one sentence with the numbers.
     pub evidence: String,
-    /// What to do, in this order.
+    /// The steps, in order.
     pub advice: Vec<String>,
-    /// What would not help or make it worse.
+    /// Actions that do not help or make the trouble worse.
     pub avoid: Vec<String>,
 }
 
-/// The evidence: what happened at a listener lately.
+/// The evidence: recent events at a listener.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Recent {
-    /// How long it has been watched, up to 30 s; the next two are within that time.
+    /// How long the listener has been watched, up to 30 s; the next two fields cover that time.
     pub watched_seconds: f64,
-    /// How much of that it was full.
+    /// Seconds of that time during which the queue was full.
     pub full_seconds: f64,
-    /// Overflows attributed to it. A client that retries counts again.
+    /// Overflows attributed to the listener. Each retry of a client counts.
     pub overflows: u64,
-    /// The most connections that came within one second, refused clients counted once; `null` where that is not known.
+    /// The largest number of connections that arrived within one second, each refused client
+    /// counted once; `null` if unknown.
     #[serde(default)]
     pub largest_burst: Option<u64>,
-    /// For how long nothing was taken from its queue; `null` without scan.
+    /// Seconds since a connection was last taken from the queue; `null` without scans.
     pub untaken_seconds: Option<f64>,
-    /// For how long its queue was never empty and every client waited.
+    /// Seconds for which the queue was never empty and every client waited.
     pub standing_seconds: f64,
     /// Sockets at their limit.
     pub sockets_brimming: u32,
-    /// Sockets whose queue did not become shorter for 10 s.
+    /// Sockets whose queue did not become shorter within 10 s.
     pub sockets_stuck: u32,
     /// Sockets less than half full.
     pub sockets_below_half: u32,
-    /// The `somaxconn` that it was opened under and that was raised since, where that is its limit.
+    /// The `somaxconn` at the time of `listen(2)`, if it is the current limit and `somaxconn` was
+    /// raised later.
     pub earlier_somaxconn: Option<u32>,
-    /// Half-open connections that are open for 3 s or longer.
+    /// Half-open connections that have been open for 3 s or longer.
     pub old_half_open: Option<u64>,
-    /// How many may be half open.
+    /// The maximum number of half-open connections.
     pub half_open_cap: Option<u64>,
-    /// SYN cookies sent in the namespace in the last 30 s.
+    /// SYN cookies sent in the namespace within the last 30 s.
     pub cookies_sent: u64,
-    /// Handshakes finished by a cookie in the namespace in the last 30 s.
+    /// Handshakes completed by a cookie in the namespace within the last 30 s.
     pub cookies_received: u64,
 }
 
 // === impl Report ===
 
 impl Report {
-    /// What `view` says, `age` after it was made.
+    /// Creates the report of `view`, `age` after the view was made.
     pub fn new(view: &View, age: Duration) -> Self {
         let now = view.now + age;
         let mut listeners: Vec<Listener> = view
@@ -236,8 +242,9 @@ impl Report {
 }
 
 impl Report {
-    /// A report that another process sent. Its sentences are written again here from its numbers and words, and what cannot
-    /// be printed is escaped: a forged report gives no advice and no escape sequences.
+    /// Parses a report that another process sent. All sentences are written again from its numbers
+    /// and words, and unprintable characters are escaped: a forged report cannot inject advice or
+    /// escape sequences.
     pub fn received(bytes: &[u8]) -> Result<Self, serde_json::Error> {
         let mut value: serde_json::Value = serde_json::from_slice(bytes)?;
         make_printable(&mut value);
@@ -248,7 +255,7 @@ impl Report {
     }
 }
 
-/// Replaces control characters in every text.
+/// Replaces control characters in every string.
 fn make_printable(value: &mut serde_json::Value) {
     match value {
         serde_json::Value::String(text) => *text = printable(text),
@@ -258,7 +265,7 @@ fn make_printable(value: &mut serde_json::Value) {
     }
 }
 
-/// The features that this version knows, with its own texts.
+/// The features known to this version, with the texts of this version.
 fn known_features(received: &[MissingFeature]) -> Vec<MissingFeature> {
     let is_named = |feature: &Feature| received.iter().any(|one| one.feature == feature.label());
     let known = Feature::ALL.into_iter().filter(is_named);
@@ -284,7 +291,7 @@ fn missing(stats: &SelfStats) -> Vec<MissingFeature> {
 // === impl Listener ===
 
 impl Listener {
-    /// `None` for one that is closed and only remembered.
+    /// Returns `None` for a closed listener that the view still remembers.
     fn new(view: &View, netns: &NetnsView, listener: &ListenerView) -> Option<Self> {
         let QueueView { length, limit, peak_length, fullest_ratio, socket_drops } =
             listener.queue?;
@@ -326,7 +333,7 @@ impl Listener {
             let for_seconds = view.now.saturating_sub(since).as_secs_f64();
             made.causes.push(Because::new(&made, held.cause, for_seconds));
         }
-        // The advice of each depends on the others that hold.
+        // The advice of each diagnosis depends on the other diagnoses that hold.
         for held in listener.diagnoses() {
             let Some(since) = held.since else { continue };
             let for_seconds = view.now.saturating_sub(since).as_secs_f64();
@@ -336,7 +343,7 @@ impl Listener {
         Some(made)
     }
 
-    /// Writes every sentence about it again.
+    /// Writes every sentence about the listener again.
     fn write_texts(&mut self) {
         let causes = std::mem::take(&mut self.causes);
         self.causes =
@@ -344,7 +351,8 @@ impl Listener {
         self.explain();
     }
 
-    /// Fills in what each diagnosis means, and puts those that follow from another after it.
+    /// Fills in the text of each diagnosis, and moves diagnoses that follow from another diagnosis
+    /// behind the other one.
     fn explain(&mut self) {
         let held = self.diagnoses.iter();
         let mut explained: Vec<Diagnosed> =
@@ -358,13 +366,13 @@ impl Listener {
         self.diagnoses.iter().any(|held| held.diagnosis == diagnosis)
     }
 
-    /// Whether its queue, or one of its queues, is full.
+    /// Whether a queue of the listener is full.
     pub fn is_full(&self) -> bool {
         self.fullest_ratio.is_some_and(|ratio| ratio >= 1.0)
     }
 
-    /// How long it has been watched, where it shows trouble and that is too short for a diagnosis: in whole seconds,
-    /// 0 where not known.
+    /// Whole seconds for which a listener that shows trouble has been watched, if too short for a
+    /// diagnosis; 0 if unknown.
     pub fn watched_too_briefly(&self) -> Option<u64> {
         let watched = self.recent.map(|recent| recent.watched_seconds as u64);
         let has_overflows =
@@ -375,12 +383,12 @@ impl Listener {
         (shows_trouble && self.diagnoses.is_empty() && watched < DIAGNOSIS_TAKES).then_some(watched)
     }
 
-    /// The diagnosis that stands for it, where there is one.
+    /// The diagnosis shown for the listener, if there is one.
     pub fn diagnosis(&self) -> Option<Diagnosis> {
         self.diagnoses.first().map(|diagnosed| diagnosed.diagnosis)
     }
 
-    /// The diagnosis that `diagnosis` follows from, where one holds.
+    /// The diagnosis that `diagnosis` follows from, if one holds.
     pub fn cause_of(&self, diagnosis: Diagnosis) -> Option<Diagnosis> {
         let causes: &[Diagnosis] = match diagnosis {
             Diagnosis::SlowAccept | Diagnosis::ShortQueue | Diagnosis::StandingQueue => {
@@ -397,13 +405,14 @@ impl Listener {
         causes.iter().copied().find(|cause| self.holds(*cause))
     }
 
-    /// The words of all its diagnoses, in order of precedence; empty when there is none.
+    /// The names of all diagnoses of the listener, in order of precedence; empty if there is none.
     pub fn words(&self, separator: &str) -> String {
         let words = self.diagnoses.iter().map(|held| held.diagnosis.label());
         words.collect::<Vec<_>>().join(separator)
     }
 
-    /// Why, after its diagnoses: ` because its cgroup is CPU-throttled`; empty where no cause is certain.
+    /// The causes as a suffix of the diagnoses: ` because its cgroup is CPU-throttled`; empty if no
+    /// cause is certain.
     pub fn because(&self) -> String {
         let causes: Vec<&str> = self.causes.iter().map(|because| because.cause.because()).collect();
         match causes.is_empty() {
@@ -412,28 +421,28 @@ impl Listener {
         }
     }
 
-    /// `address:port`, brackets round IPv6; a path as it is.
+    /// `address:port` with brackets around IPv6, or the unchanged path.
     pub fn endpoint(&self) -> String {
         view::endpoint(&self.address, &self.port)
     }
 
-    /// `netns/protocol/address:port` with brackets round IPv6, for people.
+    /// `netns/protocol/address:port` with brackets around IPv6, for people.
     pub fn named(&self) -> String {
         format!("{}/{}/{}", self.netns, self.protocol, self.endpoint())
     }
 
-    /// `netns/protocol/address:port`, as the filters see it; a Unix socket has no port.
+    /// `netns/protocol/address:port`, as matched by the filters; a Unix socket has no port.
     pub fn described(&self) -> String {
         let Self { netns, protocol, address, port, .. } = self;
         view::described(netns, protocol, address, port)
     }
 
-    /// Sorts by precedence, those without a diagnosis last.
+    /// The sort key by precedence; listeners without a diagnosis come last.
     fn trouble(&self) -> usize {
         self.diagnosis().map_or(usize::MAX, |diagnosis| diagnosis as usize)
     }
 
-    /// Where no limit is known, the longer one.
+    /// Orders by fullness; by length if no limit is known.
     fn fullest_first(&self, other: &Self) -> std::cmp::Ordering {
         let weight = |one: &Self| one.fullest_ratio.unwrap_or(one.length as f64);
         weight(other).total_cmp(&weight(self)).then_with(|| self.name().cmp(&other.name()))
@@ -454,7 +463,7 @@ fn history(case: &Case) -> Vec<u32> {
 // === impl Diagnosed ===
 
 impl Diagnosed {
-    /// `diagnosis` of `listener`, which has held for `for_seconds`.
+    /// Creates the entry for `diagnosis` of `listener`, which has held for `for_seconds`.
     pub fn new(listener: &Listener, diagnosis: Diagnosis, for_seconds: f64) -> Self {
         let Advice { meaning, evidence, steps, avoid } = advice::for_listener(listener, diagnosis);
         Self { diagnosis, for_seconds, meaning, evidence, advice: steps, avoid }

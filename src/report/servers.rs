@@ -1,84 +1,84 @@
-//! The table of servers whose backlog listenq knows how to set: the directive, its default, when a change takes effect,
-//! and what makes the server accept faster.
+//! The table of servers whose backlog setting listenq knows: the directive, its default, when a
+//! change takes effect, and what makes the server accept faster.
 
-/// A server that is known by the name of its process.
+/// A server that listenq recognizes by its process name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Server {
-    /// Names (`comm`, at most 15 bytes) of its process; a name that ends with `*` is a prefix.
+    /// Names (`comm`, at most 15 bytes) of the process; a name that ends with `*` is a prefix.
     pub processes: &'static [&'static str],
     /// The server's usual name.
     pub name: &'static str,
-    /// Whether the process may be another server: an interpreter runs many.
+    /// Whether the process may be another server: an interpreter runs many servers.
     pub is_a_guess: bool,
-    /// Where its backlog comes from.
+    /// The source of the backlog.
     pub backlog: Backlog,
     /// When a change of the backlog takes effect.
     pub effect: Effect,
-    /// What makes it accept more connections per second.
+    /// What increases the number of connections accepted per second.
     pub capacity: Capacity,
-    /// What a limit of 0 means, where this server sets it by itself.
+    /// The meaning of a limit of 0, if the server sets 0 by itself.
     pub at_limit_zero: Option<LimitZero>,
 }
 
-/// Where the argument of `listen(2)` comes from.
+/// The source of the argument of `listen(2)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backlog {
-    /// From a directive, written as in its configuration with `N` for the number.
+    /// A directive, written as in the server's configuration, with `N` for the number.
     Directive {
-        /// The directive.
         text: &'static str,
-        /// The file, or other place, that holds it.
+        /// The file or other location of the directive.
         place: &'static str,
         /// The backlog without the directive.
         default: &'static str,
     },
-    /// From other settings of the server.
+    /// A value derived from other settings of the server.
     Derived {
         /// The rule, as the rest of "the backlog of … is …".
         rule: &'static str,
-        /// What to do instead of a change of these settings, as an imperative.
+        /// What to do instead of a change of these settings, in the imperative.
         remedy: &'static str,
     },
-    /// It asks for all that `net.core.somaxconn` allows when it starts.
+    /// All that `net.core.somaxconn` allows when the server starts.
     Somaxconn,
-    /// It is a constant in its source.
+    /// A constant in the server's source.
     Fixed(u32),
 }
 
 /// What makes a server call `listen(2)` again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// A restart. Whether a reload is enough is not known, or there is none.
+    /// A restart. A reload does not exist or is not known to be enough.
     Restart,
     /// Only a restart: a reload keeps the socket and its limit.
     RestartOnly,
-    /// This command, at each call.
+    /// This command, each time it runs.
     Reload(&'static str),
-    /// This command, but only where the number in the configuration changed; else a restart.
+    /// This command, but only if the number in the configuration changed; otherwise a restart.
     ReloadWhenChanged(&'static str),
-    /// A stop and a start: this kind of restart ends the server when its bind changed.
+    /// A stop and a start: a restart ends the server if the bind address changed.
     StopAndStart(&'static str),
-    /// These commands, in place of a restart.
+    /// These commands, instead of a restart.
     Commands(&'static str),
-    /// A restart of its socket unit.
+    /// A restart of the socket unit.
     SocketUnit,
 }
 
 /// What makes a server accept faster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Capacity {
-    /// A connection waits until one of its workers is free. This setting is the number of workers.
+    /// More workers: a connection waits until a worker is free. The text is the setting for the
+    /// number of workers.
     Workers(&'static str),
-    /// It accepts from an event loop or forks for each connection.
+    /// Anything else: the server accepts from an event loop or forks for each connection.
     Loop(&'static str),
 }
 
-/// Why a server calls `listen(2)` with 0.
+/// A reason for which a server calls `listen(2)` with 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LimitZero {
     /// The reason, as the rest of "… set the limit to 0 because …".
     pub reason: &'static str,
-    /// What to do, as sentences.
+    /// The steps, as sentences.
     pub steps: &'static [&'static str],
 }
 
@@ -86,7 +86,7 @@ const fn directive(text: &'static str, place: &'static str, default: &'static st
     Backlog::Directive { text, place, default }
 }
 
-/// The base of each row.
+/// The default values of a row.
 const KNOWN: Server = Server {
     processes: &[],
     name: "",
@@ -105,8 +105,9 @@ const PUMA: Server = Server {
     ..KNOWN
 };
 
-/// Every server listenq knows. tests/servers starts those that Debian has and compares the limit each one gets; defaults
-/// and reloads of the others (Envoy, MongoDB, Kestrel, RabbitMQ) are from their documentation.
+/// Every server known to listenq. tests/servers starts the servers packaged by Debian and compares
+/// their limits; defaults and reloads of the others (Envoy, MongoDB, Kestrel, RabbitMQ) are from
+/// their documentation.
 pub const SERVERS: &[Server] = &[
     Server {
         processes: &["nginx", "openresty"],
@@ -443,7 +444,7 @@ pub const SERVERS: &[Server] = &[
     },
 ];
 
-/// The server that runs as a process of this name.
+/// The server whose process has this name.
 pub fn known(process: &str) -> Option<&'static Server> {
     SERVERS.iter().find(|server| server.processes.iter().any(|pattern| matches(pattern, process)))
 }

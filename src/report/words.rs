@@ -1,6 +1,6 @@
-//! Numbers as a person reads them: counts, times, rates and shares.
+//! Formats numbers for people: counts, times, rates and shares.
 
-/// `3,436`.
+/// Formats a count: `3,436`.
 pub fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
@@ -13,7 +13,7 @@ pub fn count(number: u64) -> String {
     text
 }
 
-/// `0.4 s`, `13 s`, `4 min`, `3 h`.
+/// Formats a time: `0.4 s`, `13 s`, `4 min`, `3 h`.
 pub fn time(seconds: f64) -> String {
     match seconds {
         s if s < 0.0005 => "0 s".into(),
@@ -25,7 +25,7 @@ pub fn time(seconds: f64) -> String {
     }
 }
 
-/// `9.8 per second`, `5,000 per second`.
+/// Formats a rate: `9.8 per second`, `5,000 per second`.
 pub fn rate(per_second: f64) -> String {
     match per_second {
         rate if rate < 9.95 => format!("{rate:.1} per second"),
@@ -33,7 +33,7 @@ pub fn rate(per_second: f64) -> String {
     }
 }
 
-/// `1 socket`, `4 sockets`.
+/// Formats a number of things: `1 socket`, `4 sockets`.
 pub fn many(number: u64, one: &str) -> String {
     match number {
         1 => format!("1 {one}"),
@@ -41,7 +41,7 @@ pub fn many(number: u64, one: &str) -> String {
     }
 }
 
-/// A word for a shell, quoted unless it is harmless. Any process may choose the name of its socket.
+/// Quotes a word for a shell unless it is harmless. Any process may choose the name of its socket.
 pub fn quoted(word: &str) -> String {
     let is_harmless = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._@:%+,".contains(&byte);
     match !word.is_empty() && word.bytes().all(is_harmless) {

@@ -1,4 +1,5 @@
-//! `listenq check`: a plugin for Nagios and its like. One line for each listener in trouble, and an exit code.
+//! `listenq check`: a plugin for Nagios-compatible monitors. It prints one line per listener in
+//! trouble and ends with an exit code.
 
 use std::cmp::Reverse;
 use std::fmt;
@@ -10,27 +11,27 @@ use crate::report::{DIAGNOSIS_TAKES, Diagnosed, Listener, Report, evidence};
 use crate::terminal::owner;
 use crate::terminal::source::Known;
 
-/// More lines than this nobody reads in a notification.
+/// The maximum number of lines; a longer notification is not read.
 const MOST_LINES: usize = 20;
 
-/// How bad it is; the discriminant is the exit code.
+/// The severity; the discriminant is the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     /// No listener is in trouble.
     Ok = 0,
-    /// Somebody should look at it.
+    /// An operator should look at the listener.
     Warning = 1,
-    /// Clients are turned away, or nobody is served.
+    /// Clients are refused, or no client is served.
     Critical = 2,
-    /// It could not be found out.
+    /// The state could not be determined.
     Unknown = 3,
 }
 
-/// A listener in trouble; what is only information about it is none.
+/// A listener in trouble; diagnoses that are only informational do not count.
 struct Trouble<'a> {
     level: Level,
     listener: &'a Listener,
-    /// The worst of its diagnoses, whose evidence is shown.
+    /// The worst diagnosis, whose evidence is shown.
     worst: &'a Diagnosed,
 }
 
@@ -45,7 +46,7 @@ impl fmt::Display for Level {
     }
 }
 
-/// Writes what is wrong, the worst first, and says how bad that is.
+/// Writes the listeners in trouble, the worst first, and returns the severity.
 pub fn write(known: &Known, out: &mut impl Write) -> io::Result<Level> {
     let Known { report, origin, .. } = known;
     if let Some(why) = known.nothing() {
@@ -76,12 +77,13 @@ pub fn write(known: &Known, out: &mut impl Write) -> io::Result<Level> {
     Ok(level)
 }
 
-/// Writes why nothing can be said.
+/// Writes why the state is unknown.
 pub fn write_unknown(why: &str, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "LISTENQ {} - {}", Level::Unknown, without_pipe(why))
 }
 
-/// Where nothing is diagnosed: without limits no trouble can be seen, and a full queue that we watched ourselves for too short a time is not known to be well.
+/// The level without any diagnosis. Without limits no trouble is visible, and a full queue that was
+/// sampled too briefly is not known to be fine.
 fn level_of_calm(known: &Known) -> Level {
     if known.is_blind() {
         return Level::Unknown;
@@ -93,7 +95,7 @@ fn level_of_calm(known: &Known) -> Level {
     }
 }
 
-/// The first listener that shows trouble and is not watched for long enough to tell which.
+/// The first listener that shows trouble and is not watched long enough for a diagnosis.
 fn unclear(report: &Report) -> String {
     let unclear = report.listeners.iter().find_map(|l| Some((l, l.watched_too_briefly()?)));
     let Some((listener, watched)) = unclear else { return String::new() };
@@ -103,7 +105,7 @@ fn unclear(report: &Report) -> String {
 
 fn troubles(report: &Report) -> Vec<Trouble<'_>> {
     let mut troubles: Vec<Trouble<'_>> = report.listeners.iter().filter_map(Trouble::of).collect();
-    // Stable: among equals the order of the report, by precedence, stays.
+    // The sort is stable: equal levels keep the order of the report, by precedence.
     troubles.sort_by_key(|trouble| Reverse(trouble.level));
     troubles
 }
@@ -112,7 +114,7 @@ fn performance(known: &Known, unhealthy: usize) -> String {
     let listeners = &known.report.listeners;
     let all = listeners.len();
     let numbers = format!("listeners={all};;;0 unhealthy={unhealthy};;;0;{all}");
-    // Where they cannot be seen there is no number, and not 0.
+    // If listenq cannot see the listeners there is no number, and not 0.
     if known.is_blind() {
         return numbers;
     }
@@ -120,7 +122,7 @@ fn performance(known: &Known, unhealthy: usize) -> String {
     format!("{numbers} overflows={overflows}c;;;0")
 }
 
-/// What follows a pipe is taken for numbers.
+/// Replaces `|`: Nagios parses the text after a pipe as performance data.
 fn without_pipe(text: &str) -> String {
     text.replace('|', "\\x7C")
 }
@@ -131,7 +133,7 @@ impl<'a> Trouble<'a> {
     fn of(listener: &'a Listener) -> Option<Self> {
         let held = listener.diagnoses.iter().filter(|held| !held.diagnosis.is_information());
         let levels = held.map(|held| (level(listener, held.diagnosis), held));
-        // Of several as bad, the first stands for it.
+        // Of several diagnoses with the same level, the first is shown.
         let (level, worst) = levels.min_by_key(|(level, _)| Reverse(*level))?;
         Some(Self { level, listener, worst })
     }
@@ -149,7 +151,7 @@ impl fmt::Display for Trouble<'_> {
     }
 }
 
-/// Critical is what turns clients away, and goes on.
+/// The level of a diagnosis: critical if clients are refused and the trouble continues.
 fn level(listener: &Listener, diagnosis: Diagnosis) -> Level {
     match diagnosis {
         Diagnosis::Stalled => Level::Critical,
@@ -158,7 +160,8 @@ fn level(listener: &Listener, diagnosis: Diagnosis) -> Level {
     }
 }
 
-/// A Unix socket has no count of overflows: there it is being full.
+/// Whether the listener refuses clients. A Unix socket has no overflow counter: a full queue
+/// counts.
 fn turns_away(listener: &Listener) -> bool {
     match listener.overflows {
         Some(_) => listener.recent.is_some_and(|recent| recent.overflows > 0),

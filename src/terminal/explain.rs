@@ -1,4 +1,4 @@
-//! `listenq explain`: what is wrong with a listener and why, what to do about it and what not.
+//! `listenq explain`: what is wrong with a listener and why, what to do, and what to avoid.
 
 use std::collections::HashSet;
 use std::io::{self, Write};
@@ -14,7 +14,8 @@ use crate::terminal::source::Known;
 use crate::terminal::target::{TargetMatch, find};
 use crate::terminal::{owner, title, write_filled};
 
-/// The listeners that `target` means; without a target, the listener most in trouble, or one that may be.
+/// The listeners that match `target`; without a target, the listener most in trouble, or one
+/// watched too briefly for a diagnosis.
 pub fn chosen<'a>(known: &'a Known, target: Option<&str>) -> Result<Vec<&'a Listener>> {
     let Known { report, origin, .. } = known;
     let listeners = &report.listeners;
@@ -49,7 +50,7 @@ fn names(listeners: &[&Listener]) -> String {
     listeners.iter().map(name).collect::<Vec<_>>().join(", ")
 }
 
-/// Writes the listeners as JSON objects, one after the other.
+/// Writes the listeners as JSON objects, one after another.
 pub fn write_json(listeners: &[&Listener], mut out: impl Write) -> io::Result<()> {
     for listener in listeners {
         serde_json::to_writer_pretty(&mut out, listener)?;
@@ -115,7 +116,7 @@ fn write_listener(listener: &Listener, out: &mut impl Write) -> io::Result<()> {
     write_filled(out, "", &last)
 }
 
-/// What was compared where nothing was found.
+/// What listenq compared, for a listener without a finding.
 fn looked_at(listener: &Listener) -> Option<String> {
     let recent = listener.recent?;
     let Recent { watched_seconds, full_seconds, overflows, untaken_seconds, .. } = recent;
@@ -145,7 +146,7 @@ fn verdict(listener: &Listener) -> String {
     }
 }
 
-/// Writes a diagnosis; a step that several diagnoses share is written once.
+/// Writes a diagnosis; a step shared by several diagnoses is written once.
 fn write_diagnosed<'a>(
     diagnosed: &'a Diagnosed,
     said: &mut HashSet<&'a str>,
@@ -172,7 +173,7 @@ fn write_diagnosed<'a>(
     avoid.iter().try_for_each(|text| write_filled(out, "  - ", text))
 }
 
-/// The numbers, each with its label.
+/// The numbers with their labels.
 fn facts(listener: &Listener) -> Vec<(&'static str, String)> {
     let mut facts = vec![("queue", queue(listener)), ("limit", limit_text(listener))];
     if let Some(drain_rate) = listener.drain_rate {
@@ -195,14 +196,14 @@ fn facts(listener: &Listener) -> Vec<(&'static str, String)> {
     facts
 }
 
-/// What the last look at the process that accepts found.
+/// The state of the accepting process at the last read.
 fn process(listener: &Listener, state: &OwnerState) -> String {
     let pid = state.accepting_pid.or(listener.owner.pid);
     let pid = pid.map_or(String::new(), |pid| format!("PID {pid}, "));
     format!("{pid}{}", state.looked_at())
 }
 
-/// A client that retries is refused several times.
+/// Writes the refusals; each retry of a client counts.
 fn refusals(listener: &Listener, overflows: u64) -> String {
     let recent = match listener.recent {
         Some(recent) if recent.overflows > 0 => {
@@ -254,7 +255,7 @@ fn limit_text(listener: &Listener) -> String {
         (None, Cap::Unknown) => String::new(),
     };
     let useful = match listener.useful_limit {
-        // Where clients leave, their patience is shorter than it was said to be.
+        // If clients leave, their patience is shorter than configured.
         Some(useful) if !listener.holds(Diagnosis::Abandoned) => {
             format!("; clients wait for at most {} places", count(useful as u64))
         }

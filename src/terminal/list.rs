@@ -1,4 +1,4 @@
-//! `listenq list`: the table of listeners, for a person or as JSON.
+//! `listenq list`: the table of listeners for a person, or JSON.
 
 use std::io::{self, Write};
 
@@ -7,7 +7,7 @@ use crate::report::Listener;
 use crate::report::words::time;
 use crate::terminal;
 
-/// Columns of a terminal that is not narrow.
+/// The target width of the table, in columns.
 const WIDTH: usize = 120;
 const COLUMNS: usize = 11;
 const HEADINGS: [&str; COLUMNS] = [
@@ -23,14 +23,14 @@ const HEADINGS: [&str; COLUMNS] = [
     "DIAGNOSIS",
     "OWNER",
 ];
-/// From the port to the abandoned connections there are numbers: aligned to the right.
+/// The numeric columns, from the port to the abandoned connections: right-aligned.
 const NUMBERS: std::ops::RangeInclusive<usize> = 3..=8;
-/// Columns that are cut when the table is too wide, and what is left of each at least.
+/// Columns that are cut if the table is too wide, and the minimum width of each.
 const NETNS: (usize, usize) = (0, 9);
 const ADDRESS: (usize, usize) = (2, 16);
 const DIAGNOSIS: (usize, usize) = (9, 14);
 const OWNER: (usize, usize) = (10, 16);
-/// Stands for what was cut.
+/// Marks a cut cell.
 const CUT: char = '…';
 
 /// Writes the listeners as one JSON array.
@@ -39,7 +39,8 @@ pub fn write_json(listeners: &[Listener], mut out: impl Write) -> io::Result<()>
     writeln!(out)
 }
 
-/// Writes the listeners as an aligned table; those full or in trouble in red and nearly full ones in yellow if `colour`.
+/// Writes the listeners as an aligned table. If `colour`, full listeners and listeners in trouble
+/// are red and nearly full listeners are yellow.
 pub fn write_table(listeners: &[Listener], colour: bool, mut out: impl Write) -> io::Result<()> {
     let mut rows: Vec<[String; COLUMNS]> = listeners.iter().map(cells).collect();
     let widths = fitted(&rows);
@@ -55,7 +56,7 @@ pub fn write_table(listeners: &[Listener], colour: bool, mut out: impl Write) ->
     Ok(())
 }
 
-/// The width of each column, within [`WIDTH`] for the table if that is possible.
+/// The width of each column; the table fits [`WIDTH`] if possible.
 fn fitted(rows: &[[String; COLUMNS]]) -> [usize; COLUMNS] {
     let mut widths = HEADINGS.map(str::len);
     for row in rows {
@@ -73,7 +74,8 @@ fn fitted(rows: &[[String; COLUMNS]]) -> [usize; COLUMNS] {
     widths
 }
 
-/// Cuts each cell to the width of its column. Of an address the end is kept: it tells paths apart.
+/// Cuts each cell to the width of its column. Of an address the end is kept, because the ends of
+/// paths differ.
 fn cut(row: &mut [String; COLUMNS], widths: &[usize; COLUMNS]) {
     for (column, (cell, width)) in row.iter_mut().zip(widths).enumerate() {
         let excess = cell.chars().count().saturating_sub(*width);
@@ -118,7 +120,7 @@ fn cells(listener: &Listener) -> [String; COLUMNS] {
     ]
 }
 
-/// The causes after the diagnoses: `:cpu_throttled`.
+/// The causes as a suffix of the diagnoses: `:cpu_throttled`.
 fn causes(listener: &Listener) -> String {
     let labels = listener.causes.iter().map(|because| because.cause.label());
     labels.flat_map(|label| [":", label]).collect()

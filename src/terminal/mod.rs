@@ -1,7 +1,7 @@
-//! What is printed for people and their scripts on a terminal: `list`, `explain`, `check`.
+//! Terminal output for people and scripts: `list`, `explain`, `check`.
 //!
-//! * [`source`] asks a daemon, or samples; [`target`] finds the listeners somebody means;
-//! * [`list`], [`explain`] and [`check`] write the report down, each in its way.
+//! * [`source`] asks a daemon, or samples; [`target`] finds the listeners that a user names;
+//! * [`list`], [`explain`] and [`check`] each write the report in their format.
 
 pub mod check;
 pub mod explain;
@@ -15,10 +15,10 @@ use crate::report::Listener;
 use crate::snapshot::owner::Owner;
 use crate::snapshot::printable;
 
-/// Longer lines are hard to read.
+/// The line width; longer lines are hard to read.
 const WIDTH: usize = 100;
 
-/// `php-fpm8.2 (php8.2-fpm.service)`, as far as known.
+/// The known names of the owner: `php-fpm8.2 (php8.2-fpm.service)`.
 fn owner(names: &Owner) -> Option<String> {
     let [process, place] = [&*names.process, &names.place()].map(printable);
     match (process.is_empty(), place.is_empty()) {
@@ -29,13 +29,14 @@ fn owner(names: &Owner) -> Option<String> {
     }
 }
 
-/// `127.0.0.1:9000 (tcp, netns host)`.
+/// The title of a listener: `127.0.0.1:9000 (tcp, netns host)`.
 fn title(listener: &Listener) -> String {
     let Listener { protocol, netns, .. } = listener;
     format!("{} ({protocol}, netns {netns})", listener.endpoint())
 }
 
-/// Writes `text` in lines of at most [`WIDTH`] characters: `first` before the first one, as much room before the others.
+/// Writes `text` in lines of at most [`WIDTH`] characters: `first` precedes the first line, and the
+/// other lines are indented by its width.
 fn write_filled(out: &mut impl Write, first: &str, text: &str) -> io::Result<()> {
     let indent = " ".repeat(first.chars().count());
     let mut line = first.to_owned();

@@ -1,4 +1,5 @@
-//! Where a report comes from: a running daemon, which knows the history, or samples of our own.
+//! The source of a report: a running daemon, which knows the history, or samples taken by this
+//! process.
 
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
@@ -16,35 +17,35 @@ use crate::sampler::{Config, Sampler};
 use crate::self_stats::Feature;
 use crate::view::publish::{Published, Reader};
 
-/// How long a daemon may take that was asked for by its URL.
+/// Timeout of a request to a daemon given by URL.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// A report, and how we came by it.
+/// A report and its source.
 #[derive(Clone, Debug, Default)]
 pub struct Known {
-    /// What is known.
     pub report: Report,
-    /// `asked the daemon at …`, or why not, and what was done instead.
+    /// `asked the daemon at …`, or why not and what listenq did instead.
     pub origin: String,
-    /// For how long listenq sampled itself; `None` where a daemon was asked.
+    /// How long this process sampled; `None` if a daemon answered.
     pub sampled_for: Option<Duration>,
-    /// Whether there are filters for listeners.
+    /// Whether listener filters are set.
     pub is_filtered: bool,
 }
 
-/// How to sample where no daemon answers.
+/// How to sample if no daemon answers.
 #[derive(Clone, Copy, Debug)]
 pub enum Sampling {
-    /// Once.
+    /// Take one sample.
     Once,
-    /// On the timer, for so long.
+    /// Sample on the timer for this duration.
     For(Duration),
 }
 
 // === impl Known ===
 
 impl Known {
-    /// What listenq cannot see on this machine, and how to let it; `None` where it sees all listeners.
+    /// What listenq cannot see on this machine, and how to change that; `None` if it sees all
+    /// listeners.
     pub fn blindness(&self) -> Option<&'static str> {
         let lacks = |feature: Feature| {
             self.report.missing_features.iter().any(|missing| missing.feature == feature.label())
@@ -62,13 +63,13 @@ impl Known {
         }
     }
 
-    /// Whether what cannot be seen would show a TCP listener in trouble.
+    /// Whether a TCP listener in trouble could be invisible to listenq.
     pub fn is_blind(&self) -> bool {
         let sock_diag = Feature::SockDiag.label();
         self.report.missing_features.iter().any(|missing| missing.feature == sock_diag)
     }
 
-    /// Why there is no listener to speak of, where there is none.
+    /// Why the report has no listener, if it has none.
     pub fn nothing(&self) -> Option<&'static str> {
         match (self.report.listeners.is_empty(), self.is_filtered) {
             (false, _) => None,
@@ -96,7 +97,7 @@ pub fn report(
     }
 }
 
-/// Asks the daemon of this machine over its control socket; without one, samples.
+/// Asks the daemon of this machine over the control socket; samples if there is no daemon.
 fn ask_local(control: Option<&Path>, config: &Config, sampling: Sampling) -> Result<Known> {
     let Some(path) = control else { return sampled(config, sampling, None) };
     match control::fetch(path) {
@@ -119,7 +120,7 @@ fn is_filtered(config: &Config) -> bool {
     filter.include.is_some() || filter.exclude.is_some()
 }
 
-/// The filters and `--netns own` hold for what a daemon says, too.
+/// Applies the filters and `--netns own` to the listeners of a daemon's report.
 fn admitted(listeners: Vec<Listener>, config: &Config) -> Vec<Listener> {
     let admits = |listener: &Listener| {
         (config.all_namespaces || listener.netns == "host")
@@ -146,7 +147,7 @@ fn sampled(config: &Config, sampling: Sampling, failure: Option<String>) -> Resu
     Ok(Known { report, origin, sampled_for: Some(sampled_for), is_filtered })
 }
 
-/// Takes one sample, with owners and those who wait.
+/// Takes one sample, with owners and waiting clients.
 pub fn sample_once(config: &Config) -> Result<Arc<Published>> {
     let mut sampler = open(config)?;
     sampler.sample_all();
@@ -176,7 +177,7 @@ fn last_of(reader: &Reader) -> Result<Arc<Published>> {
     }
 }
 
-/// Somebody waits in front of it.
+/// Writes `line` if standard error is a terminal, because a person is waiting.
 fn say_on_terminal(line: &str) {
     let mut stderr = io::stderr();
     if stderr.is_terminal() {

@@ -1,24 +1,25 @@
-//! Finds the listeners that `9000`, `127.0.0.1:9000`, `host/tcp/[::]:443`, `/run/php/www.sock`, `www.sock`, `nginx` or
-//! `nginx.service` means.
+//! Finds the listeners that match `9000`, `127.0.0.1:9000`, `host/tcp/[::]:443`,
+//! `/run/php/www.sock`, `www.sock`, `nginx` or `nginx.service`.
 
 use crate::report::Listener;
 use crate::snapshot::owner::Owner;
 
-/// How many near matches are worth a line.
+/// The maximum number of near matches shown.
 const NEAR: usize = 5;
 
-/// What was found.
+/// The result of a search.
 #[derive(Clone, Debug, PartialEq)]
 pub enum TargetMatch<'a> {
-    /// These are meant.
+    /// The listeners that match.
     Listeners(Vec<&'a Listener>),
-    /// It may be one of several sockets.
+    /// The listeners of which the text may mean any one.
     Ambiguous(Vec<&'a Listener>),
-    /// None; these look alike.
+    /// No match; these listeners have similar names.
     None(Vec<&'a Listener>),
 }
 
-/// The listeners that `text` means: by whole name, else by port, else by the end of a path, else by their owner.
+/// Finds the listeners that match `text`: by whole name, else by port, else by the end of a path,
+/// else by owner.
 pub fn find<'a>(listeners: &'a [Listener], text: &str) -> TargetMatch<'a> {
     let matching = |is_meant: fn(&Listener, &str) -> bool| -> Vec<&Listener> {
         listeners.iter().filter(|listener| is_meant(listener, within(listener, text))).collect()
@@ -46,7 +47,7 @@ fn owned<'a>(listeners: &'a [Listener], text: &str) -> TargetMatch<'a> {
     }
 }
 
-/// What is left of `text` when it begins with the listener's namespace, its protocol, or both.
+/// The rest of `text` after the listener's namespace, its protocol, or both.
 fn within<'a>(listener: &Listener, text: &'a str) -> &'a str {
     let without = |text: &'a str, start: &str| text.strip_prefix(start)?.strip_prefix('/');
     let text = without(text, &listener.netns).unwrap_or(text);
@@ -55,18 +56,18 @@ fn within<'a>(listener: &Listener, text: &'a str) -> &'a str {
 
 fn is_name(listener: &Listener, text: &str) -> bool {
     let Listener { address, port, .. } = listener;
-    // The regular expressions of the filters know IPv6 without brackets.
+    // The regular expressions of the filters match IPv6 without brackets.
     text == listener.endpoint() || (!port.is_empty() && text == format!("{address}:{port}"))
 }
 
-/// Java opens `::ffff:127.0.0.1` for what people call `127.0.0.1`.
+/// Java opens `::ffff:127.0.0.1` for the address that people write as `127.0.0.1`.
 fn is_mapped_name(listener: &Listener, text: &str) -> bool {
     let Listener { address, port, .. } = listener;
     let mapped = address.strip_prefix("::ffff:");
     mapped.is_some_and(|address| !port.is_empty() && text == format!("{address}:{port}"))
 }
 
-/// The whole name of its process, unit or pod; of a unit also without `.service`.
+/// Whether `text` is the whole name of the process, unit or pod; of a unit also without `.service`.
 fn is_owner(listener: &Listener, text: &str) -> bool {
     let Owner { process, unit, k8s_pod, .. } = &listener.owner;
     let unit = [&**unit, unit.strip_suffix(".service").unwrap_or(unit)];
@@ -126,7 +127,7 @@ mod tests {
         ]
     }
 
-    /// Places in [`all`].
+    /// Asserts a match; `places` are indices into [`all`].
     #[track_caller]
     fn assert_found(text: &str, places: &[usize]) {
         let all = all();

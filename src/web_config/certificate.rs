@@ -1,5 +1,5 @@
-//! Reads the fields of an X.509 certificate that rustls does not expose: its expiry and its alternative names. rustls checks
-//! everything else.
+//! Reads the fields of an X.509 certificate that rustls does not expose: expiry and alternative
+//! names. rustls checks everything else.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -44,7 +44,7 @@ impl Certificate {
         let mut certificate = Der(Der(der).take(SEQUENCE)?);
         let mut tbs = Der(certificate.take(SEQUENCE)?);
         let (tag, _) = tbs.next()?;
-        // Serial number, or the version before it; then the algorithm and the issuer.
+        // The serial number, or the version before it; then the algorithm and the issuer.
         for _ in 0..if tag == VERSION { 3 } else { 2 } {
             tbs.next()?;
         }
@@ -62,7 +62,7 @@ impl Certificate {
     }
 }
 
-/// The alternative names among these extensions.
+/// The alternative names in these extensions.
 fn alt_names(extensions: &[u8]) -> Option<Vec<String>> {
     let (mut extensions, mut found) = (Der(extensions), Vec::new());
     while let Some((tag, extension)) = extensions.next() {
@@ -70,7 +70,7 @@ fn alt_names(extensions: &[u8]) -> Option<Vec<String>> {
         if tag != SEQUENCE || extension.take(OBJECT_ID)? != SUBJECT_ALT_NAME {
             continue;
         }
-        // A flag that it is critical may stand before the value.
+        // A critical flag may precede the value.
         let value = extension.take(OCTET_STRING).or_else(|| extension.take(OCTET_STRING))?;
         let mut names = Der(Der(value).take(SEQUENCE)?);
         while let Some((tag, name)) = names.next() {
@@ -114,7 +114,8 @@ impl<'a> Der<'a> {
         Some((tag, content))
     }
 
-    /// The content of the next element if it has this tag. The element is consumed in any case.
+    /// The content of the next element if the element has this tag. The element is consumed in
+    /// either case.
     fn take(&mut self, wanted: u8) -> Option<&'a [u8]> {
         self.next().filter(|(tag, _)| *tag == wanted).map(|(_, content)| content)
     }
@@ -123,7 +124,7 @@ impl<'a> Der<'a> {
 // === impl Time ===
 
 impl Time {
-    /// `YYMMDDHHMMSSZ`, or with four digits for the year.
+    /// Parses `YYMMDDHHMMSSZ`, or the form with four digits for the year.
     fn parse(tag: u8, text: &[u8]) -> Option<Self> {
         let digits = text.strip_suffix(b"Z")?;
         if !digits.iter().all(u8::is_ascii_digit) {
@@ -145,14 +146,14 @@ impl Time {
         Some(Self(time))
     }
 
-    /// The time this number of seconds after the beginning of 1970.
+    /// The time that is `seconds` after 1970-01-01.
     pub fn from_unix(seconds: u64) -> Self {
         let (mut days, second) = (seconds / 86_400, seconds % 86_400);
         let is_leap = |year: u64| {
             year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
         };
         let mut year = 1970;
-        // A clock far off must not take long: the last year there is stands for all after it.
+        // A wrong clock must not take long: the last supported year stands for all later years.
         while days >= 365 + u64::from(is_leap(year)) && year < 9999 {
             days -= 365 + u64::from(is_leap(year));
             year += 1;
@@ -170,7 +171,7 @@ impl Time {
         Self(parts.map(|part| part as u16))
     }
 
-    /// Year, month and day.
+    /// The date as year, month and day.
     pub fn date(&self) -> String {
         format!("{:04}-{:02}-{:02}", self.0[0], self.0[1], self.0[2])
     }

@@ -1,9 +1,9 @@
-//! The address by which clients are told apart.
+//! The address that identifies a client.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// The address of a client: an IPv4 address, or the /64 prefix of an IPv6 address, since a client with one address of a /64
-/// usually has all of them.
+/// The address of a client: an IPv4 address, or the /64 prefix of an IPv6 address, because a client
+/// with one address of a /64 usually has all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ClientAddress(IpAddr);
 
@@ -16,7 +16,7 @@ impl From<IpAddr> for ClientAddress {
     }
 }
 
-/// For requests that did not come over a connection.
+/// The address of requests without a connection.
 impl Default for ClientAddress {
     fn default() -> Self {
         Self(Ipv4Addr::UNSPECIFIED.into())

@@ -25,20 +25,20 @@ pub enum Policy {
     RequestClientCert,
     /// Require a certificate, and accept any.
     RequireAnyClientCert,
-    /// Request a certificate; one that is given must be signed by a client CA.
+    /// Request a certificate; a given certificate must be signed by a client CA.
     VerifyClientCertIfGiven,
     /// Require a certificate signed by a client CA.
     RequireAndVerifyClientCert,
 }
 
-/// Accepts every certificate whose key the client has.
+/// Accepts every certificate for which the client has the key.
 #[derive(Debug)]
 struct AnyCertificate {
     is_wanted: bool,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
-/// Accepts the certificates that another verifier accepts and that have one of these names.
+/// Accepts certificates that another verifier accepts and that have one of these names.
 #[derive(Debug)]
 struct AllowedNames {
     names: Vec<String>,
@@ -48,7 +48,7 @@ struct AllowedNames {
 // === impl Policy ===
 
 impl Policy {
-    /// All policies by name; one has two names.
+    /// All policies by name; one policy has two names.
     pub const NAMES: [(&str, Self); 6] = [
         ("NoClientCert", Self::NoClientCert),
         ("RequestClientCert", Self::RequestClientCert),
@@ -68,7 +68,7 @@ impl Policy {
         matches!(self, Self::RequireAnyClientCert | Self::RequireAndVerifyClientCert)
     }
 
-    /// The verifier that applies the policy; `None` when no certificate is requested.
+    /// Returns the verifier of the policy; `None` if no certificate is requested.
     pub fn verifier(
         self,
         provider: &Arc<CryptoProvider>,

@@ -1,4 +1,5 @@
-//! A lock that is granted to clients in turn: a client that asks many times waits behind a client that asks once.
+//! A lock granted to clients in turn: a client with many requests waits behind a client with one
+//! request.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,33 +8,34 @@ use tokio::sync::oneshot;
 
 use super::client_address::ClientAddress;
 
-/// The lock.
+/// The fair lock.
 #[derive(Clone, Debug)]
 pub struct FairTurns {
     most_waiting: usize,
     queue: Arc<Mutex<Queue>>,
 }
 
-/// The right to run. Dropping it passes it on.
+/// The right to run. Dropping it passes the right to the next request.
 #[derive(Debug)]
 pub struct Turn(FairTurns);
 
 #[derive(Debug, Default)]
 struct Queue {
     is_taken: bool,
-    /// The clients that wait, the next one first; each with its requests, the oldest first.
+    /// The waiting clients, the next client first; each with its requests, the oldest first.
     clients: VecDeque<(ClientAddress, VecDeque<oneshot::Sender<Turn>>)>,
 }
 
 // === impl FairTurns ===
 
 impl FairTurns {
-    /// Lets `most_waiting` requests wait.
+    /// Creates a lock for which `most_waiting` requests may wait.
     pub fn new(most_waiting: usize) -> Self {
         Self { most_waiting, queue: Arc::default() }
     }
 
-    /// Waits for a turn; `None` when too many requests wait, and no other client has more than this one.
+    /// Waits for a turn; `None` if too many requests wait, and no other client has more than this
+    /// client.
     pub async fn take(&self, client: ClientAddress) -> Option<Turn> {
         let turn = {
             let mut queue = self.queue();
@@ -64,8 +66,8 @@ impl Queue {
         Some(receiver)
     }
 
-    /// Makes room for a request of `client`: in a full queue the client with the most requests loses its newest one. `None`
-    /// when that would be `client` itself.
+    /// Makes room for a request of `client`: in a full queue the client with the most requests
+    /// loses its newest request. `None` if that client is `client` itself.
     fn make_room(&mut self, client: ClientAddress, most: usize) -> Option<()> {
         let (mut total, mut own) = (0, 0);
         for (waiting, requests) in &mut self.clients {
@@ -83,7 +85,7 @@ impl Queue {
         heaviest.pop_back().map(drop)
     }
 
-    /// The oldest request of the next client, which then is the last one.
+    /// Returns the oldest request of the next client, and moves the client to the end.
     fn next(&mut self) -> Option<oneshot::Sender<Turn>> {
         while let Some((client, mut requests)) = self.clients.pop_front() {
             requests.retain(|request| !request.is_closed());
@@ -108,7 +110,7 @@ impl Drop for Turn {
             next
         };
         if let Some(next) = next {
-            // A request that was given up meanwhile returns the turn, which is dropped here and passed on again.
+            // A cancelled request returns the turn, which is dropped here and passed on again.
             let _ = next.send(Self(self.0.clone()));
         }
     }
@@ -126,7 +128,7 @@ mod tests {
         IpAddr::from([192, 0, 2, number]).into()
     }
 
-    /// What a future is worth now.
+    /// Polls a future once.
     fn now<T>(future: std::pin::Pin<&mut impl Future<Output = T>>) -> Option<T> {
         match future.poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(value) => Some(value),
@@ -157,7 +159,7 @@ mod tests {
         assert!(waiting.iter_mut().all(|request| now(request.as_mut()).is_none()));
         assert!(now(pin!(turns.take(client(1)))).unwrap().is_none());
         assert!(now(pin!(turns.take(client(2)))).is_none());
-        // A request that is given up leaves room.
+        // A cancelled request frees its slot.
         waiting.pop();
         assert!(now(pin!(turns.take(client(1)))).is_none());
     }
@@ -169,7 +171,8 @@ mod tests {
         let mut waiting: Vec<_> = (1..6).map(|n| Box::pin(turns.take(client(n)))).collect();
         assert!(waiting.iter_mut().all(|request| now(request.as_mut()).is_none()));
         drop(running);
-        // The first has been given its turn and does not know yet; the second has not.
+        // The first request was given its turn and was not polled since; the second was not given a
+        // turn.
         waiting.drain(..2);
         assert!(now(waiting[0].as_mut()).is_some());
         drop(waiting);

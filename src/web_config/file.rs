@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde_saphyr::{Error, MergeKeyPolicy, Spanned, from_str_with_options};
 
-/// The file.
+/// The web configuration file.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct File {
@@ -18,7 +18,7 @@ pub struct File {
     pub rate_limit: Option<RateLimit>,
 }
 
-/// Certificate, key, and the clients and protocols that are accepted.
+/// Certificate, key, and the accepted clients and protocols.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[expect(
@@ -47,7 +47,7 @@ pub struct Tls {
 pub struct Http {
     /// Accepted and ignored: listenq serves HTTP/1.1 only.
     pub http2: Option<bool>,
-    /// Headers of every answer.
+    /// Headers of every response.
     pub headers: Option<BTreeMap<String, Spanned<String>>>,
 }
 
@@ -64,7 +64,7 @@ pub struct RateLimit {
 /// An error in a line. It never contains a value that may be a secret.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// The line, from 1; 0 for an error without one.
+    /// The line, from 1; 0 if the line is unknown.
     pub line: u64,
     pub what: String,
 }
@@ -89,14 +89,14 @@ impl File {
             with_snippet: false,
             merge_keys: MergeKeyPolicy::Error,
         };
-        // An empty file asks for nothing; to YAML it is null.
+        // An empty file configures nothing; YAML parses it as null.
         let file: Result<Option<Self>, Error> = from_str_with_options(text, options);
         file.map(Option::unwrap_or_default).map_err(|error| Fault::from_yaml(&error))
     }
 }
 
-/// The line of the first carriage return without a line feed. YAML counts it as the end of a line and editors do not, so
-/// that all later line numbers would be wrong.
+/// The line of the first carriage return without a line feed. YAML counts it as a line end and
+/// editors do not, so that all later line numbers would be wrong.
 fn lone_return(text: &str) -> Option<u64> {
     let mut returns = text.match_indices('\r').map(|(at, _)| text.split_at(at));
     let (above, _) = returns.find(|(_, rest)| !rest.starts_with("\r\n"))?;
@@ -106,17 +106,18 @@ fn lone_return(text: &str) -> Option<u64> {
 // === impl Fault ===
 
 impl Fault {
-    /// A fault of this line.
+    /// Creates a fault in this line.
     pub fn new(line: u64, what: impl Into<String>) -> Self {
         Self { line, what: what.into() }
     }
 
-    /// A fault of this value.
+    /// Creates a fault at this value.
     pub fn of<T>(value: &Spanned<T>, what: impl Into<String>) -> Self {
         Self::new(value.referenced.line(), what)
     }
 
-    /// Contains only what the parser expected: what it found may be a secret.
+    /// Creates a fault from a YAML error. It contains only what the parser expected: the text found
+    /// may be a secret.
     fn from_yaml(error: &Error) -> Self {
         let line = error.location().map_or(0, |location| location.line());
         Self::new(line, describe(error))
@@ -141,7 +142,7 @@ fn describe(error: &Error) -> String {
     }
 }
 
-/// A word of the file for an error, if it looks like a name and not like a secret.
+/// Returns a word of the file for an error, if the word looks like a name and not like a secret.
 pub fn shown(word: &str) -> String {
     let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
     match word.len() <= 48 && word.bytes().all(is_name) {

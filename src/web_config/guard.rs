@@ -21,7 +21,7 @@ use super::passwords::{Passwords, Verdict};
 use super::rate_limit::Bucket;
 use super::reload::Watch;
 
-/// The current web configuration, and what survives its reloads.
+/// The current web configuration, and the state that survives reloads.
 #[derive(Clone, Debug)]
 pub struct LiveWebConfig {
     current: Arc<ArcSwap<WebConfig>>,
@@ -29,7 +29,7 @@ pub struct LiveWebConfig {
     memory: Arc<Memory>,
 }
 
-/// What survives a reload.
+/// The state that survives a reload.
 #[derive(Debug)]
 struct Memory {
     bucket: Mutex<Bucket>,

@@ -1,4 +1,4 @@
-//! The headers that the configuration may add to every answer.
+//! The headers that the configuration may add to every response.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde_saphyr::Spanned;
 
 use super::file::{Fault, shown};
 
-/// The headers that exporter-toolkit supports, with their allowed values where these are limited.
+/// The headers that exporter-toolkit supports, with their allowed values if these are limited.
 const KNOWN: [(&str, &[&str]); 5] = [
     ("Content-Security-Policy", &[]),
     ("Strict-Transport-Security", &[]),

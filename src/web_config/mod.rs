@@ -1,5 +1,6 @@
-//! The web configuration of `--web.config.file`, in the format of Prometheus' exporter-toolkit: TLS, users, rate limit and
-//! headers. [`LiveWebConfig`] applies it and reads it again when its files change.
+//! The web configuration of `--web.config.file`, in the format of Prometheus' exporter-toolkit:
+//! TLS, users, rate limit and headers. [`LiveWebConfig`] applies the configuration and reloads it
+//! when its files change.
 
 pub mod certificate;
 pub mod client_address;
@@ -34,14 +35,14 @@ pub use guard::LiveWebConfig;
 pub struct WebConfig {
     /// `None` for plain HTTP.
     pub tls: Option<Arc<ServerConfig>>,
-    /// Headers of every answer.
+    /// Headers of every response.
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// Without users no password is needed.
+    /// The users; without users no password is required.
     pub users: Users,
     pub rate_limit: Option<RateLimit>,
 }
 
-/// Validates the configuration and every file it names.
+/// Validates the configuration and every file it references.
 pub fn check(path: &Path) -> Result<(), ConfigError> {
     WebConfig::load(path, &mut Sources::default()).map(drop)
 }
@@ -49,7 +50,7 @@ pub fn check(path: &Path) -> Result<(), ConfigError> {
 // === impl WebConfig ===
 
 impl WebConfig {
-    /// Loads the configuration and every file it names.
+    /// Loads the configuration and every file it references.
     pub fn load(path: &Path, sources: &mut Sources) -> Result<Self, ConfigError> {
         let loaded = Self::read(path, sources);
         loaded.map_err(|fault| ConfigError { path: path.to_owned(), fault })
@@ -75,7 +76,7 @@ impl WebConfig {
         })
     }
 
-    /// Whether it sets nothing.
+    /// Whether the configuration sets nothing.
     pub fn is_blank(&self) -> bool {
         let Self { tls, headers, users, rate_limit } = self;
         tls.is_none() && headers.is_empty() && users.is_empty() && rate_limit.is_none()

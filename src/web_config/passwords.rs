@@ -1,6 +1,6 @@
-//! Checks passwords: one at a time, off the thread that serves, and for client addresses in turn, so that a client that
-//! sends wrong passwords delays others by one hash. A correct password is remembered as a keyed hash, which is of no use
-//! elsewhere.
+//! Checks passwords one at a time, off the serving thread, and for client addresses in turn: a
+//! client that sends wrong passwords delays other clients by one hash. A correct password is
+//! remembered as a keyed hash, which is useless elsewhere.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -15,12 +15,13 @@ use super::client_address::ClientAddress;
 use super::fair_turns::{FairTurns, Turn};
 use super::users::{Credentials, Users};
 
-/// Requests that may wait for the check of their password; further ones of the client address with the most get 503. At
-/// the usual cost of 10 they wait for 5 s at most, half of a scrape's timeout.
+/// Requests that may wait for a password check; further requests of the client address with the
+/// most waiting requests get 503. At the usual cost of 10 the wait is at most 5 s, half of a scrape
+/// timeout.
 const MOST_WAITING: usize = 64;
-/// Correct passwords that are remembered.
+/// Maximum number of remembered correct passwords.
 const MOST_KNOWN: usize = 64;
-/// A longer header is refused.
+/// Maximum bytes of the header; a longer header is refused.
 const MOST_HEADER: usize = 1024;
 
 type Tag = [u8; 32];
@@ -39,14 +40,14 @@ pub enum Verdict {
     Granted,
     /// The user or the password is wrong or missing.
     Denied,
-    /// Too many requests of this client wait for their check.
+    /// Too many requests of this client wait for a check.
     Busy,
 }
 
 // === impl Passwords ===
 
 impl Passwords {
-    /// A checker that remembers no password yet.
+    /// Creates a checker without remembered passwords.
     pub fn new() -> Result<Self, ring::error::Unspecified> {
         let mut secret = Tag::default();
         SystemRandom::new().fill(&mut secret)?;
@@ -57,7 +58,7 @@ impl Passwords {
         })
     }
 
-    /// Whether the `Authorization` header is that of one of the users.
+    /// Whether the `Authorization` header matches one of the users.
     pub async fn check(
         &self,
         users: &Users,
@@ -74,7 +75,7 @@ impl Passwords {
             return Verdict::Granted;
         }
         let Some(turn) = self.turns.take(client).await else { return Verdict::Busy };
-        // Another request with the same password may have been checked meanwhile.
+        // Another request with the same password may have been checked in the meantime.
         if self.remembers(&claim, &tag) {
             return Verdict::Granted;
         }
@@ -114,7 +115,7 @@ impl Passwords {
 }
 
 async fn hash(turn: Turn, claim: Credentials) -> Verdict {
-    // The turn ends with the hash, also when the client disconnects before.
+    // The turn ends with the hash, even if the client disconnects first.
     let work = move || {
         let is_true = claim.is_true();
         drop(turn);
@@ -126,7 +127,7 @@ async fn hash(turn: Turn, claim: Credentials) -> Verdict {
     }
 }
 
-/// Name and password of a `Basic` header, to be checked.
+/// Parses the name and password of a `Basic` header for the check.
 fn claim(users: &Users, header: &[u8]) -> Option<Credentials> {
     let (scheme, credentials) = header.split_at_checked(6)?;
     if header.len() > MOST_HEADER || !scheme.eq_ignore_ascii_case(b"basic ") {

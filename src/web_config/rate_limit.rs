@@ -15,17 +15,17 @@ pub struct RateLimit {
     pub burst: u32,
 }
 
-/// The tokens that are left.
+/// The remaining tokens.
 #[derive(Debug, Default)]
 pub struct Bucket {
-    /// Their number at an earlier time; `None` while the bucket is full from the start.
+    /// The number of tokens at an earlier time; `None` while the bucket is still full.
     left: Option<(f64, Instant)>,
 }
 
 // === impl RateLimit ===
 
 impl RateLimit {
-    /// `None` for an interval of 0, which limits nothing.
+    /// Returns `None` for an interval of 0, which limits nothing.
     pub fn parse(limit: &file::RateLimit) -> Result<Option<Self>, Fault> {
         let Some(interval) = &limit.interval else {
             return match &limit.burst {
@@ -52,7 +52,7 @@ impl RateLimit {
 // === impl Bucket ===
 
 impl Bucket {
-    /// Takes a token; whether there was one.
+    /// Takes a token; returns whether there was one.
     pub fn take(&mut self, limit: RateLimit, now: Instant) -> bool {
         let burst = f64::from(limit.burst);
         let left = self.left.map_or(burst, |(left, at)| {
@@ -65,7 +65,7 @@ impl Bucket {
     }
 }
 
-/// Parses a duration of Go: numbers with units, such as `1m30s`, or 0.
+/// Parses a Go duration: numbers with units, such as `1m30s`, or 0.
 fn go_duration(text: &str) -> Option<Duration> {
     if text == "0" {
         return Some(Duration::ZERO);

@@ -1,5 +1,6 @@
-//! Reloads the configuration when its files change, and keeps the current one when the new one is invalid. A thread of its own
-//! reads the files, so that neither sampling nor serving waits for a disk.
+//! Reloads the configuration when its files change, and keeps the current configuration if the new
+//! one is invalid. A separate thread reads the files, so that neither sampling nor serving waits
+//! for a disk.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,7 +18,8 @@ use super::WebConfig;
 use super::file::{ConfigError, Fault};
 use super::sources::{Digest, Sources};
 
-/// Time between two reads of the files. A change is applied when two reads in a row are equal: the file is complete then.
+/// Time between two reads of the files. A change is applied after two equal reads: the file is
+/// complete then.
 const INTERVAL: Duration = Duration::from_millis(500);
 
 /// Watches the files of the current configuration.
@@ -62,7 +64,7 @@ impl Watch {
     /// Starts the thread that watches the files.
     pub fn spawn(mut self) -> std::io::Result<()> {
         let run = move || {
-            // Keys and the configuration may be readable for root only.
+            // Keys and the configuration may be readable only for root.
             capabilities::keep(CapabilitySet::DAC_READ_SEARCH);
             loop {
                 thread::sleep(INTERVAL);
@@ -72,7 +74,7 @@ impl Watch {
         thread::Builder::new().name("web-config".into()).spawn(run).map(drop)
     }
 
-    /// Reloads after a change that two reads in a row agree on.
+    /// Reloads after a change that two consecutive reads agree on.
     fn look(&mut self) {
         let now = self.sources.now();
         if now != self.judged && now == self.seen {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use ring::digest::{Context, SHA256};
 
-/// Maximum size of a file; more than any certificate bundle.
+/// Maximum bytes of a file; larger than any certificate bundle.
 const MOST_BYTES: u64 = 1 << 20;
 
 /// A digest of the contents of a file, or of the error that reading it returned.
@@ -21,26 +21,26 @@ pub struct Sources {
 // === impl Sources ===
 
 impl Sources {
-    /// Reads a file and remembers it, also when reading fails.
+    /// Reads a file and remembers its digest, even if the read fails.
     pub fn read(&mut self, path: &Path) -> Result<Vec<u8>> {
         let content = read(path);
         self.files.push((path.to_owned(), digest(&content)));
         content
     }
 
-    /// The digests when the files were read.
+    /// The digests at the time of the reads.
     pub fn then(&self) -> Vec<Digest> {
         self.files.iter().map(|(_, digest)| *digest).collect()
     }
 
-    /// The digests now.
+    /// The current digests.
     pub fn now(&self) -> Vec<Digest> {
         self.files.iter().map(|(path, _)| digest(&read(path))).collect()
     }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
-    // Opening a pipe would wait for its writer.
+    // Opening a pipe would wait for a writer.
     if !std::fs::metadata(path)?.is_file() {
         return Err(Error::new(ErrorKind::InvalidInput, "not a regular file"));
     }

@@ -1,4 +1,4 @@
-//! Converts `tls_server_config` to a configuration of rustls.
+//! Converts `tls_server_config` to a rustls configuration.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -31,17 +31,17 @@ const CURVES: [(&str, NamedGroup); 3] = [
     ("CurveP384", NamedGroup::secp384r1),
 ];
 
-/// Reads the files that the configuration names, relative to its own directory.
+/// Reads the files that the configuration references, relative to the configuration's directory.
 pub struct Loader<'a> {
     /// The directory of the configuration file.
     pub directory: &'a Path,
     pub sources: &'a mut Sources,
 }
 
-/// A value, or a file that holds it.
+/// A value, or a file that contains it.
 type Given<'a> = Option<&'a Spanned<String>>;
 
-/// PEM text, and the line of the configuration that gives it.
+/// PEM text, and the configuration line that gives it.
 struct Pem {
     text: Vec<u8>,
     line: u64,
@@ -50,7 +50,7 @@ struct Pem {
 // === impl Loader ===
 
 impl Loader<'_> {
-    /// `None` when TLS is not configured.
+    /// Returns `None` if TLS is not configured.
     pub fn server_config(&mut self, tls: &Spanned<Tls>) -> Result<Option<ServerConfig>, Fault> {
         let (line, tls) = (tls.referenced.line(), &tls.value);
         if tls.is_blank() {
@@ -77,7 +77,7 @@ impl Loader<'_> {
         Ok(Some(config))
     }
 
-    /// Sets versions, cipher suites, curves and the policy for clients.
+    /// Sets versions, cipher suites, curves and the client policy.
     fn with_clients(
         &mut self,
         tls: &Tls,
@@ -110,7 +110,7 @@ impl Loader<'_> {
         })
     }
 
-    /// Text from the configuration, or from the file it names.
+    /// Returns text from the configuration, or from the referenced file.
     fn pem(&mut self, name: &str, text: Given<'_>, file: Given<'_>) -> Result<Option<Pem>, Fault> {
         let is_given = |value: &&Spanned<String>| !value.value.is_empty();
         match (text.filter(is_given), file.filter(is_given)) {
@@ -134,7 +134,7 @@ impl Loader<'_> {
 }
 
 impl Tls {
-    /// Whether no key is set at all.
+    /// Whether no key is set.
     fn is_blank(&self) -> bool {
         let Self {
             cert: None,
@@ -166,7 +166,8 @@ fn chain(pem: &Pem) -> Result<Vec<CertificateDer<'static>>, Fault> {
     }
 }
 
-/// Refuses an expired certificate. One that is not valid yet is accepted: the clock may be wrong after a boot.
+/// Refuses an expired certificate. A certificate that is not valid yet is accepted: the clock may
+/// be wrong after a boot.
 fn check_expiry(pem: &Pem, chain: &[CertificateDer<'_>]) -> Result<(), Fault> {
     let leaf = chain.first().and_then(|leaf| Certificate::parse(leaf));
     let leaf = leaf.ok_or_else(|| Fault::new(pem.line, "this certificate cannot be read"))?;
@@ -238,7 +239,8 @@ fn version(name: Given<'_>) -> Result<Option<&'static SupportedProtocolVersion>,
     }
 }
 
-/// The crypto provider. As in Go, the cipher suites of TLS 1.2 can be chosen; those of TLS 1.3 are always enabled.
+/// The crypto provider. As in Go, the cipher suites of TLS 1.2 are configurable; the suites of TLS
+/// 1.3 are always enabled.
 fn provider(tls: &Tls) -> Result<CryptoProvider, Fault> {
     let mut provider = default_provider();
     if let Some(names) = tls.cipher_suites.as_ref().filter(|names| !names.is_empty()) {
@@ -259,7 +261,7 @@ fn cipher_suite(name: &Spanned<String>) -> Result<SupportedCipherSuite, Fault> {
     suite.copied().ok_or_else(|| not_one_of(name, ALL_CIPHER_SUITES.iter().map(go_name)))
 }
 
-/// The name in Go: rustls writes TLS13_ where Go and the registry write TLS_.
+/// The name in Go: rustls writes TLS13_ instead of the TLS_ of Go and the registry.
 fn go_name(suite: &SupportedCipherSuite) -> String {
     suite.suite().as_str().unwrap_or_default().replace("TLS13_", "TLS_")
 }

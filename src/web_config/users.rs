@@ -7,9 +7,9 @@ use serde_saphyr::Spanned;
 
 use super::file::Fault;
 
-/// Maximum bcrypt cost: one check then takes about a second, also of a wrong password.
+/// Maximum bcrypt cost: one check takes about a second, also for a wrong password.
 const MOST_COST: u32 = 14;
-/// Minimum cost of bcrypt itself.
+/// Minimum cost that bcrypt allows.
 const LEAST_COST: u32 = 4;
 /// Bytes of a password that bcrypt uses.
 const MOST_BYTES: usize = 72;
@@ -43,7 +43,7 @@ pub struct Credentials {
 // === impl Users ===
 
 impl Users {
-    /// Checks the hashes.
+    /// Parses and validates the hashes.
     pub fn parse(users: &BTreeMap<String, Spanned<String>>) -> Result<Self, Fault> {
         let mut parsed = Self::default();
         for (name, text) in users {
@@ -60,12 +60,12 @@ impl Users {
         self.hashes.len()
     }
 
-    /// Whether there are none, so that no password is needed.
+    /// Whether there are no users, so that no password is required.
     pub fn is_empty(&self) -> bool {
         self.hashes.is_empty()
     }
 
-    /// The check for this name and password; `None` when there are no users.
+    /// Creates the check of this name and password; `None` if there are no users.
     pub fn claim(&self, user: &[u8], password: &[u8]) -> Option<Credentials> {
         let dearest = self.dearest.as_ref()?;
         let user = String::from_utf8_lossy(user).into_owned();
@@ -109,13 +109,14 @@ impl Credentials {
         self.is_known
     }
 
-    /// The parts that identify it: equal only for the same user, password and hash. Do not remember those of unknown users:
-    /// their hash is another user's.
+    /// The parts that identify the credentials: equal only for the same user, password and hash. Do
+    /// not remember credentials of unknown users: their hash belongs to another user.
     pub fn parts(&self) -> [&[u8]; 3] {
         [self.hash.text.as_bytes(), self.user.as_bytes(), &self.password]
     }
 
-    /// Checks the password. A refusal takes the same time for known and unknown users and for every cost.
+    /// Checks the password. A refusal takes the same time for known and unknown users and for every
+    /// cost.
     pub fn is_true(&self) -> bool {
         let matches = bcrypt::verify(&self.password, &self.hash.text).unwrap_or(false);
         if matches && self.is_known {
@@ -154,7 +155,7 @@ mod tests {
     fn only_the_right_password_of_a_known_user_is_true() {
         let users = users(&[("a", 4), ("b", 5)]);
         assert!(is_true(&users, "a", "right") && is_true(&users, "b", "right"));
-        // The hash that stands in for unknown users has a password, too.
+        // The hash used for unknown users also has a password.
         for (name, password) in [("a", "wrong"), ("a", ""), ("c", "right"), ("", "right")] {
             assert!(!is_true(&users, name, password), "{name} {password}");
         }

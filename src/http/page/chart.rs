@@ -7,11 +7,12 @@ use maud::{Markup, html};
 use crate::report::words::count;
 use crate::view::Case;
 
-/// Size of the plot in its own units: five for each slot of the history.
+/// Width of the plot in its own units: five for each slot of the history.
 const WIDTH: usize = SLOT * Case::SLOTS;
 const HEIGHT: f64 = 72.0;
 const SLOT: usize = 5;
-/// A limit more than this many times the largest length is written as text; drawn, it would flatten the curve.
+/// The ratio of limit to largest length above which the limit is text; a drawn line would flatten
+/// the curve.
 const FAR: u64 = 4;
 
 /// The scale of a chart.

@@ -19,7 +19,7 @@ impl Filter {
         Self { text: text.to_owned(), words }
     }
 
-    /// The filter in the query of a URL; without one every listener passes.
+    /// Parses the filter from the query of a URL; without a filter every listener passes.
     pub(super) fn from_query(query: &str) -> Self {
         let mut pairs = form_urlencoded::parse(query.as_bytes());
         let given = pairs.find(|(name, _)| name == "filter");
@@ -39,7 +39,7 @@ impl Filter {
     }
 }
 
-/// The text that is searched, one name per line, so that no word matches across two names.
+/// The searched text, one name per line, so that no word matches across two names.
 fn searched(listener: &Listener) -> String {
     let Listener { netns, protocol, owner, diagnoses, .. } = listener;
     let Owner { process, unit, container_id, k8s_namespace, k8s_pod, k8s_container, .. } = owner;

@@ -1,5 +1,5 @@
-//! One listener on the page: a card when it is in trouble, an expandable row while it holds connections, a table row when it
-//! is idle. Unknown values are omitted.
+//! One listener on the page: a card when it is in trouble, an expandable row while it holds
+//! connections, a table row when it is idle. Unknown values are omitted.
 
 use maud::{Markup, html};
 
@@ -97,9 +97,9 @@ fn figure(listener: &Listener) -> Markup {
     html! { @if !listener.history.is_empty() { (chart::figure(&listener.history, listener.limit)) } }
 }
 
-/// The numbers besides the queue itself.
+/// The numbers other than the queue itself.
 fn facts(listener: &Listener) -> Markup {
-    // Where clients leave, their patience is shorter than it was said to be.
+    // If clients leave, their patience is shorter than configured.
     let useful_limit = listener.useful_limit.filter(|_| !listener.holds(Diagnosis::Abandoned));
     let facts = [
         ("Oldest waits", listener.oldest_seconds.map(time)),
@@ -154,7 +154,7 @@ fn diagnosis(diagnosed: &Diagnosed) -> Markup {
     }
 }
 
-/// A further diagnosis, often of the same trouble.
+/// A further diagnosis, often with the same cause as the first.
 fn further(diagnosed: &Diagnosed) -> Markup {
     html! {
         details.diagnosis {
@@ -205,7 +205,7 @@ fn names(listener: &Listener) -> Vec<(&'static str, String)> {
     known.map(|(what, name)| (what, printable(&name))).collect()
 }
 
-/// The owner in short: the process, and its pod, container or unit.
+/// The short form of the owner: the process, and its pod, container or unit.
 fn owner(listener: &Listener) -> Markup {
     let known = [listener.owner.process.to_string(), listener.owner.place()];
     let known: Vec<String> = known.into_iter().filter(|name| !name.is_empty()).collect();

@@ -1,5 +1,5 @@
-//! The live page at `/`: the report as HTML that is complete without JavaScript. The script requests the same page
-//! repeatedly and updates the parts that differ.
+//! The live page at `/`: the report as HTML that is complete without JavaScript. The script
+//! requests the same page repeatedly and updates the parts that differ.
 
 mod chart;
 mod filter;
@@ -27,15 +27,17 @@ use super::render::{Asked, RenderTurns, Renderer};
 
 use filter::Filter;
 
-/// Number of listeners shown in full, those in trouble first; the others get one row each.
+/// The number of listeners with a full entry, listeners in trouble first; each other listener gets
+/// one row.
 const IN_FULL: usize = 100;
 
-/// The parts that all pages of this process have in common.
+/// The parts that all pages of this process share.
 #[derive(Clone, Debug, Default)]
 struct Page {
     /// The host name; empty when unknown.
     host: String,
-    /// Links are relative, so that the page works behind a proxy, below any path.
+    /// The link to the metrics. Links are relative, so that the page works behind a proxy, below
+    /// any path.
     metrics: String,
 }
 
@@ -155,7 +157,7 @@ impl<'a> Content<'a> {
         Self { report, is_ready, filter, listeners: listeners.collect() }
     }
 
-    /// The number of listeners in trouble, for readers with many tabs.
+    /// The title with the number of listeners in trouble, visible in a browser tab.
     fn title(&self) -> String {
         let in_trouble = self.listeners.iter().filter(|listener| is_in_trouble(listener)).count();
         if in_trouble > 0 { format!("({in_trouble}) ") } else { String::new() }

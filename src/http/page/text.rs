@@ -1,11 +1,11 @@
-//! Sentences with commands and settings between backticks.
+//! Formats sentences with commands and settings between backticks.
 
 use maud::{Markup, html};
 
 /// The sentence as HTML, with the parts between backticks marked as code.
 pub(super) fn with_code(sentence: &str) -> Markup {
     let parts: Vec<&str> = sentence.split('`').collect();
-    // A backtick without a partner is only a backtick.
+    // A backtick without a partner stays a backtick.
     let rest = usize::from(parts.len().is_multiple_of(2));
     let (paired, rest) = parts.split_at(parts.len() - rest);
     html! {

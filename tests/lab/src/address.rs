@@ -1,4 +1,5 @@
-//! Owns addresses: parsing with interface names, where traffic may go, where it comes from.
+//! Addresses: parsing with interface names, the addresses that traffic may reach, and client
+//! sources.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
@@ -12,7 +13,7 @@ use rustix::net::netdevice::name_to_index;
 ///
 /// # Errors
 ///
-/// When the text is no address or the interface does not exist.
+/// When the text is not an address or the interface does not exist.
 pub fn parse(text: &str) -> Result<SocketAddr> {
     if let Ok(address) = text.parse() {
         return Ok(address);
@@ -42,7 +43,7 @@ pub fn interface_index(name: &str) -> io::Result<u32> {
     Ok(name_to_index(&any, name)?)
 }
 
-/// Where a client connects to reach a listener at `address`: a wildcard is reached over loopback.
+/// The address that clients of a listener at `address` connect to: loopback for a wildcard.
 #[must_use]
 pub fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
@@ -53,7 +54,7 @@ pub fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-/// Lets only loopback and link-local addresses through: the lab makes no trouble elsewhere.
+/// Accepts only loopback and link-local addresses: the lab sends no traffic elsewhere.
 ///
 /// # Errors
 ///
@@ -71,7 +72,7 @@ pub fn ensure_local(address: SocketAddr) -> Result<()> {
     Ok(())
 }
 
-/// Lets only loopback addresses through: what the command line accepts.
+/// Accepts only loopback addresses, as the command line requires.
 ///
 /// # Errors
 ///
@@ -83,7 +84,8 @@ pub fn ensure_loopback(address: SocketAddr) -> Result<()> {
     Ok(())
 }
 
-/// The source of the `n`th client of `target`: 250 addresses of 127.0.0.0/8 in turn, so that ports last.
+/// The source address of the `n`th client of `target`: 250 addresses of 127.0.0.0/8 in turn, so
+/// that ports do not run out.
 ///
 /// `None` leaves the choice to the kernel (everything but IPv4 loopback).
 #[must_use]

@@ -1,4 +1,4 @@
-//! Owns a headless browser with one page: opened, read, typed into, and photographed by a test.
+//! A headless browser with one page that a test opens, reads, types into and photographs.
 
 use std::fmt::Debug;
 use std::process::Command;
@@ -14,11 +14,12 @@ use crate::netns::Netns;
 use crate::rootfs::Rootfs;
 use crate::wait::within;
 
-/// Debian's browser; ask [`require_tool`](crate::tool::require_tool) for it first.
+/// Debian's browser; check for it with [`require_tool`](crate::tool::require_tool) first.
 pub const CHROMIUM: &str = "chromium";
-/// How long a page may take to show what is awaited.
+/// Timeout for a page to show the expected state.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// It runs as root, where the kernel may lack a GPU and shared memory, and shall ask nobody for news.
+/// Flags of Chromium. It runs as root, possibly without a GPU or shared memory, and must not
+/// request updates.
 const FLAGS: [&str; 13] = [
     "--headless",
     "--no-sandbox",
@@ -43,7 +44,7 @@ pub struct Browser {
     _profile: Rootfs,
 }
 
-/// The colour scheme the reader prefers.
+/// The reader's preferred colour scheme.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scheme {
     /// Dark on light.
@@ -55,11 +56,11 @@ pub enum Scheme {
 // === impl Browser ===
 
 impl Browser {
-    /// Starts Chromium inside `ns` with an empty page; it opens no port there.
+    /// Starts Chromium inside `ns` with an empty page; Chromium opens no port there.
     ///
     /// # Panics
     ///
-    /// When it does not start.
+    /// When Chromium does not start.
     #[must_use]
     pub fn start(ns: &Netns) -> Self {
         Self::try_start(ns).unwrap_or_else(|e| panic!("starting {CHROMIUM}: {e:#}"))
@@ -69,7 +70,7 @@ impl Browser {
         let profile = Rootfs::new();
         let mut command: Command = ns.command(CHROMIUM);
         command.args(FLAGS).arg(format!("--user-data-dir={}", profile.path().display()));
-        // What it writes elsewhere would outlive a browser that is killed.
+        // Files outside the profile would outlive a browser that is killed.
         command.env("TMPDIR", profile.path()).env("HOME", profile.path());
         let mut devtools = Devtools::start(command.arg("about:blank"))?;
         let session = attach(&mut devtools)?;
@@ -80,11 +81,12 @@ impl Browser {
         Ok(browser)
     }
 
-    /// Opens a page and waits until all of it is loaded. Requests and errors of earlier pages are forgotten.
+    /// Opens a page and waits until the page is fully loaded. Requests and errors of earlier pages
+    /// are forgotten.
     ///
     /// # Panics
     ///
-    /// When it cannot be loaded.
+    /// When the page cannot be loaded.
     #[track_caller]
     pub fn open(&mut self, url: &str) {
         self.devtools.events.clear();
@@ -93,11 +95,11 @@ impl Browser {
         checked(self.devtools.await_event("Page.loadEventFired", 0));
     }
 
-    /// The value of a JavaScript expression, as JSON; a promise is awaited.
+    /// Evaluates a JavaScript expression and returns its value as JSON; a promise is awaited.
     ///
     /// # Panics
     ///
-    /// When it throws.
+    /// When the expression throws.
     #[track_caller]
     pub fn evaluate(&mut self, expression: &str) -> Value {
         let params =
@@ -108,11 +110,11 @@ impl Browser {
         answer["result"]["value"].take()
     }
 
-    /// Asks again and again until a JavaScript expression is true.
+    /// Evaluates a JavaScript expression repeatedly until it is true.
     ///
     /// # Panics
     ///
-    /// When it does not become true in 30 s: with the text of the page.
+    /// When the expression is not true within 30 s; the message contains the text of the page.
     #[track_caller]
     pub fn await_true(&mut self, expression: &str) {
         let question = || (self.evaluate(expression) == true).then_some(());
@@ -122,13 +124,13 @@ impl Browser {
         }
     }
 
-    /// The document as it is now, as HTML.
+    /// The current document as HTML.
     #[track_caller]
     pub fn dom(&mut self) -> String {
         text(&self.evaluate("document.documentElement.outerHTML"))
     }
 
-    /// The text, as rendered, of all elements that a CSS selector finds, in the order of the document.
+    /// The rendered text of all elements that match a CSS selector, in document order.
     #[track_caller]
     pub fn texts(&mut self, selector: &str) -> Vec<String> {
         let found = format!("document.querySelectorAll({})", json!(selector));
@@ -136,11 +138,11 @@ impl Browser {
         texts.as_array().map(|texts| texts.iter().map(text).collect()).unwrap_or_default()
     }
 
-    /// Replaces what an input holds, key by key.
+    /// Replaces the value of an input, key by key.
     ///
     /// # Panics
     ///
-    /// When the selector finds no input.
+    /// When the selector matches no input.
     #[track_caller]
     pub fn type_into(&mut self, selector: &str, text: &str) {
         let input = format!("document.querySelector({})", json!(selector));
@@ -160,17 +162,17 @@ impl Browser {
         }
     }
 
-    /// Clicks an element as its own `click()` does.
+    /// Clicks an element with its own `click()`.
     ///
     /// # Panics
     ///
-    /// When the selector finds none.
+    /// When the selector matches no element.
     #[track_caller]
     pub fn click(&mut self, selector: &str) {
         self.evaluate(&format!("document.querySelector({}).click()", json!(selector)));
     }
 
-    /// Makes the window so large, in CSS pixels, for a reader who prefers this colour scheme.
+    /// Sets the window size in CSS pixels, and the preferred colour scheme.
     #[track_caller]
     pub fn view(&mut self, width: u32, height: u32, scheme: Scheme) {
         let window =
@@ -180,13 +182,13 @@ impl Browser {
         self.call("Emulation.setEmulatedMedia", json!({ "features": [preferred] }));
     }
 
-    /// Whether pages opened from now on may run scripts; [`Browser::evaluate`] still can.
+    /// Sets whether pages opened later may run scripts; [`Browser::evaluate`] always can.
     #[track_caller]
     pub fn allow_script(&mut self, allowed: bool) {
         self.call("Emulation.setScriptExecutionDisabled", json!({ "value": !allowed }));
     }
 
-    /// A PNG of the whole page, as wide as the window.
+    /// A PNG of the whole page, with the width of the window.
     #[track_caller]
     pub fn screenshot(&mut self) -> Vec<u8> {
         let size = self.call("Page.getLayoutMetrics", json!({}))["cssContentSize"].take();
@@ -197,14 +199,14 @@ impl Browser {
         checked(STANDARD.decode(text(&answer["data"])).context("decoding a screenshot"))
     }
 
-    /// The URL of every request made since the page was opened, in order, its own first.
+    /// The URL of every request since the page was opened, in order; the page's own URL is first.
     #[track_caller]
     pub fn requests(&mut self) -> Vec<String> {
         self.events_of("Network.requestWillBeSent", |event| text(&event["request"]["url"]))
     }
 
-    /// What went wrong since the page was opened: exceptions nobody caught, `console.error`, and what the
-    /// browser itself complained about, such as a blocked or missing resource.
+    /// The errors since the page was opened: uncaught exceptions, `console.error`, and the
+    /// browser's own complaints, such as a blocked or missing resource.
     #[track_caller]
     pub fn errors(&mut self) -> Vec<String> {
         let thrown = self.events_of("Runtime.exceptionThrown", |event| {
@@ -225,10 +227,10 @@ impl Browser {
         all.filter(|error| !error.is_empty()).collect()
     }
 
-    /// What `read` makes of the parameters of each event of this name.
+    /// Applies `read` to the parameters of each event of this name.
     #[track_caller]
     fn events_of(&mut self, method: &str, read: impl Fn(&Value) -> String) -> Vec<String> {
-        // What was told before this answer has arrived before it.
+        // Events that were sent before this answer arrive before the answer.
         self.call("Runtime.evaluate", json!({ "expression": "0" }));
         let events = self.devtools.events.iter().filter(|event| event["method"] == method);
         events.map(|event| read(&event["params"])).collect()
@@ -243,7 +245,7 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // One that is asked takes its helpers along; the rest is killed.
+        // Chromium closes its helper processes on request; the rest is killed.
         let _ = self.devtools.call(None, "Browser.close", &json!({}));
     }
 }
@@ -259,7 +261,7 @@ impl Scheme {
     }
 }
 
-/// Attaches to the one page there is, and gives its session.
+/// Attaches to the only page and returns its session.
 fn attach(devtools: &mut Devtools) -> Result<String> {
     let targets = devtools.call(None, "Target.getTargets", &json!({}))?;
     let targets = targets["targetInfos"].as_array().context("a list of targets")?;

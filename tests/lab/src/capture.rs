@@ -1,8 +1,9 @@
-//! Owns the truth about overflows: refusals of each port, counted from the packets on a namespace's loopback.
+//! The ground truth about overflows: refusals of each port, counted from the packets on a
+//! namespace's loopback.
 //!
-//! The kernel counts overflows for a whole namespace. On the wire each refusal has a place: a SYN that no SYN-ACK answers,
-//! or a packet of a client that does not finish the handshake. [`Capture::stop`] gives both kinds for each port, without
-//! a look at `sk_drops`.
+//! The kernel counts overflows for a whole namespace. On the wire each refusal belongs to a port: a
+//! SYN without a SYN-ACK, or a packet of a client that does not complete the handshake.
+//! [`Capture::stop`] returns both kinds for each port, without using `sk_drops`.
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read};
@@ -21,7 +22,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::netns::Netns;
 
 const BUFFER: usize = 64 << 20;
-/// Both headers with all options, and a bit of data.
+/// Bytes read of each packet: both headers with all options, and some data.
 const MOST_READ: usize = 128;
 const TURN: Duration = Duration::from_millis(50);
 
@@ -31,7 +32,8 @@ const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
 
 sockopt_impl!(
-    /// On loopback each packet leaves and arrives: only its arrival is wanted.
+    /// Ignores outgoing packets: on loopback each packet leaves and arrives, and only the arrival
+    /// counts.
     IgnoreOutgoing,
     SetOnly,
     libc::SOL_PACKET,
@@ -42,29 +44,28 @@ sockopt_impl!(
 /// A listener whose refusals are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Watched {
-    /// Its port.
     pub port: u16,
-    /// Whether it defers accepting: a bare ACK does not finish the handshake then.
+    /// Whether the listener defers accepting: a bare ACK then does not complete the handshake.
     pub deferred: bool,
 }
 
 /// What one port refused because its queue was full.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Refusals {
-    /// SYNs without an answer.
+    /// SYNs without a SYN-ACK.
     pub at_syn: u64,
-    /// Packets that would have finished a handshake and did not.
+    /// Packets that would have completed a handshake and did not.
     pub at_ack: u64,
 }
 
-/// A capture under way.
+/// A running capture.
 #[derive(Debug)]
 pub struct Capture {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<Result<HashMap<u16, Refusals>>>>,
 }
 
-/// One TCP segment, as far as it matters here.
+/// The fields of a TCP segment that the capture needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Segment {
     from: (Ipv4Addr, u16),
@@ -74,19 +75,20 @@ struct Segment {
     payload: usize,
 }
 
-/// A connection as the wire shows it.
+/// The state of a connection as seen on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Handshake {
-    /// The last SYN has no answer yet.
+    /// The last SYN has no SYN-ACK yet.
     Begun,
-    /// Answered. So many packets could have finished it since the last SYN-ACK; `bare` says that the first one was an ACK and
-    /// no more. A SYN that was repeated in this state has one more SYN-ACK to come, which is `owed`.
+    /// A SYN-ACK was sent. `tries` packets could have completed the handshake since the last
+    /// SYN-ACK; `bare` means that the first of them was only an ACK. Each SYN repeated in this
+    /// state will cause one more SYN-ACK, counted in `owed`.
     HalfOpen { tries: u64, owed: u64, bare: bool },
-    /// The server has accepted it into its queue.
+    /// The server has put the connection into its accept queue.
     Open,
 }
 
-/// Everything captured so far.
+/// All packets captured so far.
 #[derive(Debug, Default)]
 struct Wire {
     watched: HashMap<u16, Watched>,
@@ -97,7 +99,7 @@ struct Wire {
 // === impl Refusals ===
 
 impl Refusals {
-    /// Both kinds.
+    /// The sum of both kinds.
     #[must_use]
     pub fn all(self) -> u64 {
         self.at_syn + self.at_ack
@@ -107,7 +109,7 @@ impl Refusals {
 // === impl Capture ===
 
 impl Capture {
-    /// Captures what comes to these ports of `ns` over IPv4. Needs `CAP_NET_RAW`.
+    /// Captures the packets to these ports of `ns` over IPv4. Needs `CAP_NET_RAW`.
     ///
     /// # Panics
     ///
@@ -123,7 +125,8 @@ impl Capture {
         Self { stop, thread: Some(thread) }
     }
 
-    /// Reads what was captured so far and stops. Handshakes that were not finished by then count as refused.
+    /// Reads the packets captured so far and stops. Handshakes that are not complete by then count
+    /// as refused.
     ///
     /// # Panics
     ///
@@ -223,7 +226,7 @@ impl Wire {
         let refusals = self.refusals.entry(key.1).or_default();
         match self.handshakes.insert(key, (seq, Handshake::Begun)) {
             Some((_, Handshake::Begun)) => refusals.at_syn += 1,
-            // The client did not see the answer yet.
+            // The client has not seen the answer yet.
             Some((before, state)) if before == seq => {
                 self.handshakes.insert(key, (seq, state.owing()));
             }
@@ -238,19 +241,20 @@ impl Wire {
         let refusals = self.refusals.entry(port).or_default();
         *state = match *state {
             Handshake::Begun if flags & SYN != 0 => Handshake::half_open(),
-            // Nobody listens.
+            // No socket listens.
             Handshake::Begun => Handshake::Open,
             Handshake::HalfOpen { tries, owed: owed @ 1.., bare } if flags & SYN != 0 => {
                 Handshake::HalfOpen { tries, owed: owed - 1, bare }
             }
-            // The kernel repeats it because nothing has finished the handshake.
+            // The kernel repeats the SYN-ACK because no packet has completed the handshake.
             Handshake::HalfOpen { tries, .. } if flags & SYN != 0 => {
                 refusals.at_ack += tries;
                 Handshake::half_open()
             }
-            // An ACK that finishes the handshake has no answer of its own; a FIN or data after it has.
+            // An ACK that completes the handshake has no answer of its own; a FIN or data after the
+            // ACK has.
             Handshake::HalfOpen { bare: true, tries: ..=2, .. } => Handshake::Open,
-            // Anything else is answered at once: the last one has finished it.
+            // Any other packet is answered at once: the last packet has completed the handshake.
             Handshake::HalfOpen { tries, .. } => {
                 refusals.at_ack += tries.saturating_sub(1);
                 Handshake::Open
@@ -275,7 +279,7 @@ impl Wire {
 // === impl Segment ===
 
 impl Segment {
-    /// From an IPv4 packet.
+    /// Parses an IPv4 packet.
     fn parse(packet: &[u8]) -> Option<Self> {
         let header = usize::from(*packet.first()? & 0x0f) * 4;
         let (ip, tcp) = (packet.get(..header)?, packet.get(header..)?);

@@ -1,4 +1,4 @@
-//! Owns a certificate authority, and the keys and certificates it makes.
+//! A certificate authority, and the keys and certificates that it creates.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use rcgen::{
     date_time_ymd,
 };
 
-/// An authority whose certificate and those it signed are files of one directory.
+/// An authority that stores its certificate and the signed certificates as files in one directory.
 #[derive(Debug)]
 pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
@@ -19,16 +19,17 @@ pub struct Authority {
 /// The names and the last year of a certificate.
 #[derive(Debug, Clone, Copy)]
 pub struct Subject<'a> {
-    /// DNS names and IP addresses; with an `@` an e-mail address, with a colon and slashes a URI.
+    /// DNS names and IP addresses; a name with `@` is an e-mail address, a name with colon and
+    /// slashes a URI.
     pub names: &'a [&'a str],
-    /// It is valid until the first of January.
+    /// The year in which the certificate expires, on the first of January.
     pub until: i32,
 }
 
 // === impl Authority ===
 
 impl Authority {
-    /// Makes an authority; its certificate is `<name>.pem`.
+    /// Creates an authority; its certificate is `<name>.pem`.
     ///
     /// # Panics
     ///
@@ -43,7 +44,8 @@ impl Authority {
         Self { issuer, directory: directory.to_owned(), name: name.to_owned() }
     }
 
-    /// Signs a new certificate: `<name>.pem`, and its key `<name>.key`. Its issuer is the authority's name.
+    /// Signs a new certificate: `<name>.pem`, and its key `<name>.key`. Its issuer is the
+    /// authority's name.
     ///
     /// # Panics
     ///
@@ -61,7 +63,7 @@ impl Authority {
         write("key", key.serialize_pem());
     }
 
-    /// What it is called.
+    /// The name of the authority.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name

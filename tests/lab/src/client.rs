@@ -1,4 +1,4 @@
-//! Owns client sockets that connect and then keep still.
+//! Client sockets that connect and then stay idle.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,10 +12,11 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use crate::address::{ensure_local, source};
 use crate::limits::raise_descriptor_limit;
 
-/// Starts `n` connections to `address`, does not wait for them, and keeps them open.
+/// Starts `n` connections to `address` without waiting for them, and keeps them open.
 ///
-/// They belong to the calling thread's namespace. On loopback each handshake is over, or was
-/// refused, when its `connect(2)` returns. Those beyond the queue retry as long as they are kept.
+/// The sockets belong to the calling thread's namespace. On loopback each handshake is complete or
+/// refused
+/// when its `connect(2)` returns. Connections beyond the queue retry as long as they are kept.
 ///
 /// # Panics
 ///
@@ -25,7 +26,7 @@ pub fn fill(address: SocketAddr, n: usize) -> Vec<Socket> {
     try_fill(address, n).unwrap_or_else(|e| panic!("{e:#}"))
 }
 
-/// As [`fill`].
+/// Like [`fill`], but returns errors.
 ///
 /// # Errors
 ///
@@ -38,7 +39,8 @@ pub fn try_fill(address: SocketAddr, n: usize) -> Result<Vec<Socket>> {
         .collect()
 }
 
-/// Starts `n` connections at once, closes them after `hold`, and says how many had finished their handshake.
+/// Starts `n` connections at once, closes them after `hold`, and returns how many handshakes were
+/// complete.
 ///
 /// # Panics
 ///
@@ -49,7 +51,8 @@ pub fn burst(address: SocketAddr, n: usize, hold: Duration) -> usize {
     clients.iter().filter(|client| is_connected(client)).count()
 }
 
-/// Closes connections with RST: they leave the connection table but keep their place in the accept queue.
+/// Closes connections with RST: the connections leave the connection table but keep their place in
+/// the accept queue.
 ///
 /// # Panics
 ///
@@ -60,18 +63,19 @@ pub fn reset(clients: Vec<Socket>) {
     }
 }
 
-/// Lets clients say something: those who were deferred are accepted only now.
+/// Sends text over each connection: deferred connections are accepted only now.
 ///
 /// # Panics
 ///
-/// When one has lost its connection.
+/// When a client has lost its connection.
 pub fn say(clients: &[Socket], text: &[u8]) {
     for client in clients {
         client.send(text).expect("a connected client");
     }
 }
 
-/// Whether the client side of the handshake is over (the server may still have refused its last ACK).
+/// Whether the client side of the handshake is complete (the server may still have refused the last
+/// ACK).
 #[must_use]
 pub fn is_connected(client: &Socket) -> bool {
     SockRef::from(client).peer_addr().is_ok()

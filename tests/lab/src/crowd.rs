@@ -1,4 +1,4 @@
-//! Owns crowds: very many established connections that keep still, held by processes of their own.
+//! Crowds: very many idle established connections, held by separate processes.
 
 use std::fs;
 use std::process::Child;
@@ -8,17 +8,17 @@ use crate::netns::Netns;
 use crate::process::{ServerProcess, tool};
 use crate::wait::eventually;
 
-/// So many connections each pair of processes holds: a process may have 20,000 descriptors.
+/// Connections that each pair of processes holds: a process may have 20,000 descriptors.
 const EACH: u32 = 15_000;
-/// How long all handshakes together may take.
+/// Timeout for all handshakes together.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Connections inside a namespace, both ends here. Dropping it ends them.
+/// Connections inside a namespace, with both ends in the namespace. Dropping the crowd closes them.
 #[derive(Debug)]
 pub struct Crowd {
-    /// How many connections: the machine has twice as many sockets.
+    /// The number of connections: the machine has twice as many sockets.
     pub connections: u32,
-    /// How long it took until all were established.
+    /// The time until all connections were established.
     pub took: Duration,
     servers: Vec<ServerProcess>,
     clients: Vec<Client>,
@@ -31,17 +31,19 @@ struct Client(Child);
 // === impl Crowd ===
 
 impl Crowd {
-    /// Makes `n` connections over loopback, at most 200,000, and waits until all are accepted; nobody sends anything.
+    /// Opens `n` connections over loopback, at most 200,000, and waits until all are accepted; no
+    /// end sends data.
     ///
-    /// Each takes some 5 KB of kernel memory. Sets `net.core.somaxconn` of the namespace.
+    /// Each connection takes about 5 KB of kernel memory. Sets `net.core.somaxconn` of the
+    /// namespace.
     ///
     /// # Panics
     ///
-    /// When there are more, or they are not there in two minutes.
+    /// When `n` is larger, or the connections are not established within two minutes.
     #[must_use]
     pub fn gather(ns: &Netns, n: u32) -> Self {
         assert!(n <= 200_000, "at most 200,000 connections, not {n}");
-        // Building it is not part of the time this takes.
+        // The build of the tool does not count towards the measured time.
         let _ = tool();
         let begin = Instant::now();
         ns.sysctl("net.core.somaxconn", 65_535);
@@ -60,13 +62,13 @@ impl Crowd {
         Self { connections: n, took: begin.elapsed(), servers, clients }
     }
 
-    /// Established ends of connections now inside `ns`, two for each connection.
+    /// The number of established ends inside `ns`, two for each connection.
     #[must_use]
     pub fn ends(ns: &Netns) -> u64 {
         established(ns)
     }
 
-    /// The processes that hold both ends.
+    /// The processes that hold the two ends.
     #[must_use]
     pub fn pids(&self) -> Vec<u32> {
         let servers = self.servers.iter().map(ServerProcess::pid);
@@ -91,9 +93,9 @@ impl Drop for Client {
     }
 }
 
-/// Established ends of connections in a namespace.
+/// The number of established ends in a namespace.
 fn established(ns: &Netns) -> u64 {
-    // `nstat` shows counters only.
+    // `nstat` shows only counters.
     let text = ns.run(|| fs::read_to_string("/proc/thread-self/net/snmp")).expect("a table");
     let mut rows = text.lines().filter_map(|line| line.strip_prefix("Tcp: "));
     let (names, values) = (rows.next().expect("names"), rows.next().expect("values"));

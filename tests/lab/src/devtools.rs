@@ -1,4 +1,4 @@
-//! Owns the wire to a browser: the DevTools protocol over two pipes, so that no port is opened.
+//! A DevTools connection to a browser over two pipes, so that no port is opened.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
@@ -11,9 +11,9 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 
-/// How long an answer, or an event that was asked for, may take.
+/// Timeout for an answer or an expected event.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The browser reads commands from descriptor 3 and writes to 4: they become the pipes of the test.
+/// The browser reads commands from descriptor 3 and writes to descriptor 4: the pipes of the test.
 const ONTO_PIPES: &str = r#"exec "$@" 3<&0 4>&1 </dev/null >/dev/null"#;
 
 /// A program that speaks DevTools. Dropping it kills it with its children.
@@ -23,14 +23,15 @@ pub(crate) struct Devtools {
     commands: ChildStdin,
     messages: Receiver<Value>,
     last: u64,
-    /// What the browser told without being asked, oldest first.
+    /// Events that the browser sent, oldest first.
     pub(crate) events: Vec<Value>,
 }
 
 // === impl Devtools ===
 
 impl Devtools {
-    /// Starts `command`, a program told to use `--remote-debugging-pipe`, in a process group of its own.
+    /// Starts `command`, a program with the flag `--remote-debugging-pipe`, in a separate process
+    /// group.
     pub(crate) fn start(command: &Command) -> Result<Self> {
         let mut shell = Command::new("sh");
         shell.args(["-c", ONTO_PIPES, "sh"]).arg(command.get_program()).args(command.get_args());
@@ -44,7 +45,7 @@ impl Devtools {
         Ok(Self { child, commands, messages, last: 0, events: Vec::new() })
     }
 
-    /// Sends a command, to a page if a session is named, and waits for its answer.
+    /// Sends a command, to a page if a session is given, and waits for the answer.
     pub(crate) fn call(
         &mut self,
         session: Option<&str>,
@@ -64,7 +65,7 @@ impl Devtools {
         Ok(answer["result"].take())
     }
 
-    /// Waits for a message, and keeps all events that come before it.
+    /// Waits for a message, and keeps all events that arrive before the message.
     fn receive(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -77,7 +78,7 @@ impl Devtools {
         }
     }
 
-    /// Waits for an event, unless it came already since the `since`th.
+    /// Waits for an event, unless the event already arrived after the `since`th event.
     pub(crate) fn await_event(&mut self, method: &str, since: usize) -> Result<()> {
         if !self.events[since..].iter().any(|event| event["method"] == method) {
             let event = self.receive(method, |message| message["method"] == method)?;
@@ -94,7 +95,7 @@ impl Drop for Devtools {
     }
 }
 
-/// Reads messages, each ended by a zero byte, until the pipe ends.
+/// Reads messages, each terminated by a zero byte, until the pipe is closed.
 fn read(pipe: impl Read, messages: &Sender<Value>) {
     let parts = BufReader::new(pipe).split(0).map_while(Result::ok);
     for message in parts.filter_map(|part| serde_json::from_slice(&part).ok()) {

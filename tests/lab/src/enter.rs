@@ -1,4 +1,4 @@
-//! Owns entering a namespace: one thread at a time, by `setns(2)`.
+//! Entering a namespace, one thread at a time, with `setns(2)`.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -9,7 +9,7 @@ use std::thread;
 use anyhow::{Context, Result};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-/// Runs `work` in the namespace at `path`, or right here when there is none.
+/// Runs `work` in the namespace at `path`, or on the calling thread if there is no path.
 pub(crate) fn run_in<T: Send>(path: Option<&Path>, work: impl FnOnce() -> T + Send) -> T {
     match path {
         Some(_) => on_thread_inside(path, work),
@@ -17,7 +17,7 @@ pub(crate) fn run_in<T: Send>(path: Option<&Path>, work: impl FnOnce() -> T + Se
     }
 }
 
-/// Runs `work` on a fresh thread, moved into the namespace at `path` if there is one.
+/// Runs `work` on a new thread, in the namespace at `path` if there is one.
 pub(crate) fn on_thread_inside<T: Send>(path: Option<&Path>, work: impl FnOnce() -> T + Send) -> T {
     let inside = || {
         if let Some(path) = path {

@@ -1,11 +1,12 @@
-//! Owns what a scrape says as whole values: of one listener, of the overflows of a namespace, and of counters that must not fall.
+//! The content of a scrape as whole values: one listener, the overflows of a namespace, and
+//! counters that must not fall.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 
 use crate::metrics::{Labels, Metrics};
 
-/// All series of one listener; `None` where there is none.
+/// All series of one listener; `None` for a missing series.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Exposed {
     /// `listenq_listener_sockets`
@@ -28,27 +29,27 @@ pub struct Exposed {
     pub overflows: Option<f64>,
 }
 
-/// The overflows of a namespace, and where they are accounted for.
+/// The overflows of a namespace, and how they are attributed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Overflows {
     /// The sum over all listeners.
     pub listeners: f64,
-    /// Those that no listener had.
+    /// Overflows attributed to no listener.
     pub unattributed: f64,
-    /// Listeners that are not shown any more.
+    /// Overflows of listeners that are no longer exposed.
     pub unexposed: f64,
-    /// What the kernel counted since it was booted or the namespace made.
+    /// The kernel's count since boot or since the namespace was created.
     pub kernel: f64,
 }
 
 // === impl Metrics ===
 
 impl Metrics {
-    /// What is said of the TCP listener at `address`, written as the label is.
+    /// The series of the TCP listener at `address`, in the form of the label.
     ///
     /// # Panics
     ///
-    /// When several namespaces have one there.
+    /// When several namespaces have a listener at the address.
     #[must_use]
     #[track_caller]
     pub fn listener(&self, address: impl ToString, port: u16) -> Exposed {
@@ -56,11 +57,11 @@ impl Metrics {
         self.exposed(&[("protocol", "tcp"), ("address", &address), ("port", &port)])
     }
 
-    /// What is said of the Unix listener at `address`, written as the label is.
+    /// The series of the Unix listener at `address`, in the form of the label.
     ///
     /// # Panics
     ///
-    /// When several namespaces have one there.
+    /// When several namespaces have a listener at the address.
     #[must_use]
     #[track_caller]
     pub fn unix_listener(&self, address: &str) -> Exposed {
@@ -83,7 +84,7 @@ impl Metrics {
         }
     }
 
-    /// What is said of the listener at a socket address; the IP alone is its `address` label.
+    /// The series of the listener at a socket address; the IP alone is the `address` label.
     #[must_use]
     #[track_caller]
     pub fn at(&self, address: std::net::SocketAddr) -> Exposed {
@@ -95,7 +96,7 @@ impl Metrics {
     ///
     /// # Panics
     ///
-    /// When the scrape says nothing of it.
+    /// When the scrape has no such series.
     #[must_use]
     #[track_caller]
     pub fn overflows(&self) -> Overflows {
@@ -110,7 +111,7 @@ impl Metrics {
         }
     }
 
-    /// The counters that fell or vanished since `earlier`, each with both values.
+    /// The counters that decreased or vanished since `earlier`, each with both values.
     #[must_use]
     pub fn fallen_since(&self, earlier: &Self) -> Vec<String> {
         let now = self.counters();
@@ -123,7 +124,7 @@ impl Metrics {
         earlier.counters().iter().filter_map(fell).collect()
     }
 
-    /// Every series whose `# TYPE` line says counter.
+    /// Every series whose `# TYPE` line contains `counter`.
     fn counters(&self) -> HashMap<(&str, Labels), f64> {
         let types = self.text().lines().filter_map(|line| line.strip_prefix("# TYPE "));
         let names = types.filter_map(|line| line.strip_suffix(" counter"));
@@ -135,7 +136,7 @@ impl Metrics {
 // === impl Overflows ===
 
 impl Overflows {
-    /// All that are accounted for: at listeners, unattributed, or not exposed any more.
+    /// All attributed overflows: of listeners, unattributed, or no longer exposed.
     #[must_use]
     pub fn accounted(&self) -> f64 {
         self.listeners + self.unattributed + self.unexposed

@@ -1,4 +1,5 @@
-//! Owns faults: system calls of one thread of a running daemon that fail, come late or tell lies (`strace --inject`).
+//! Faults: system calls of one daemon thread that fail, are delayed or return false results
+//! (`strace --inject`).
 
 use std::fs;
 use std::path::PathBuf;
@@ -10,10 +11,10 @@ use crate::listenq::Daemon;
 use crate::running::Running;
 use crate::wait::eventually;
 
-/// How long strace may take to get hold of the thread.
+/// Timeout for strace to attach to the thread.
 const ATTACH: Duration = Duration::from_secs(10);
 
-/// A fault that lasts until this is dropped.
+/// A fault that lasts until it is dropped.
 #[derive(Debug)]
 pub struct Fault {
     tracer: Option<Running>,
@@ -23,12 +24,13 @@ pub struct Fault {
 // === impl Fault ===
 
 impl Fault {
-    /// From now on the system calls `calls` (`recvfrom,sendto`) of the daemon's thread of this name suffer
-    /// `effect`, as strace writes it: `error=ENOBUFS`, `error=EINTR:when=1+2`, `delay_enter=300000`.
+    /// Injects `effect` into the system calls `calls` (`recvfrom,sendto`) of the daemon's thread of
+    /// this name. `effect` has the syntax of strace: `error=ENOBUFS`, `error=EINTR:when=1+2`,
+    /// `delay_enter=300000`.
     ///
     /// # Panics
     ///
-    /// When there is no such thread, or it cannot be traced.
+    /// When there is no such thread, or the thread cannot be traced.
     #[must_use]
     pub fn inject(daemon: &Daemon, thread: &str, calls: &str, effect: &str) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -51,7 +53,7 @@ impl Fault {
         fault
     }
 
-    /// How many calls it has hit.
+    /// The number of system calls that were hit.
     #[must_use]
     pub fn hits(&self) -> usize {
         let log = fs::read_to_string(&self.log).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Owns SYN floods: handshakes begun from addresses that nobody has, and never finished.
+//! SYN floods: handshakes begun from unassigned addresses and never completed.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
@@ -14,14 +14,14 @@ use crate::links::VOID_NET;
 use crate::netns::Netns;
 use crate::scan::{SYN, segment};
 
-/// The most SYNs of a flood, and the most in a second.
+/// The maximum number of SYNs of a flood, and the maximum per second.
 const MOST: u32 = 1_000_000;
 const MOST_PER_SECOND: f64 = 100_000.0;
 const HEADER: usize = 20;
-/// Room for the two headers.
+/// The size of the two headers.
 const BYTES: u16 = 40;
 
-/// A flood under way. Dropping it stops it; what it began stays half-open for a minute.
+/// A running flood. Dropping it stops the flood; the handshakes stay half-open for a minute.
 #[derive(Debug)]
 pub struct Flood {
     sent: Arc<AtomicU32>,
@@ -32,9 +32,11 @@ pub struct Flood {
 // === impl Flood ===
 
 impl Flood {
-    /// Sends `count` SYNs to an IPv4 listener inside `ns`, so many a second, each from another address and port.
+    /// Sends `count` SYNs to an IPv4 listener inside `ns` at the rate `per_second`, each from a
+    /// different address and port.
     ///
-    /// The SYN-ACKs get lost in [`Netns::add_void`]; nobody resets anything, and the kernel repeats them
+    /// The SYN-ACKs are lost in [`Netns::add_void`]; no host sends a reset, and the kernel repeats
+    /// the SYN-ACKs
     /// for a minute.
     ///
     /// # Panics
@@ -51,13 +53,13 @@ impl Flood {
         Self { sent, stop, thread: Some(thread) }
     }
 
-    /// How many SYNs were sent so far.
+    /// The number of SYNs sent so far.
     #[must_use]
     pub fn sent(&self) -> u32 {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// Waits until all are sent.
+    /// Waits until all SYNs are sent.
     ///
     /// # Panics
     ///
@@ -75,7 +77,7 @@ impl Drop for Flood {
     }
 }
 
-/// As [`Flood::start`], and waits until all are sent.
+/// Like [`Flood::start`], and waits until all SYNs are sent.
 ///
 /// # Panics
 ///
@@ -84,7 +86,7 @@ pub fn syn_flood(ns: &Netns, target: SocketAddr, count: u32, per_second: f64) {
     Flood::start(ns, target, count, per_second).finish();
 }
 
-/// The listener, if it may be flooded so.
+/// Returns the listener if this flood of the listener is allowed.
 fn bounded(target: SocketAddr, count: u32, per_second: f64) -> Result<SocketAddrV4> {
     ensure_local(target)?;
     ensure!(count <= MOST, "a flood has at most {MOST} SYNs, not {count}");
@@ -120,13 +122,14 @@ fn flood(
     Ok(())
 }
 
-/// The `n`th source: 60,000 addresses in turn, which nobody has, and then other ports.
+/// The `n`th source: 60,000 unassigned addresses in turn, then other ports.
 fn nobody(n: u32) -> SocketAddrV4 {
     let address = Ipv4Addr::from_bits(VOID_NET.to_bits() + 1024 + n % 60_000);
     SocketAddrV4::new(address, 20_000 + (n / 60_000) as u16)
 }
 
-/// A SYN with its IP header; the kernel fills in length, identification and checksum of the latter.
+/// A SYN with its IP header; the kernel fills in length, identification and checksum of the IP
+/// header.
 fn packet(from: SocketAddrV4, to: SocketAddrV4) -> Vec<u8> {
     let mut packet = vec![0; HEADER];
     packet[0] = 0x45;

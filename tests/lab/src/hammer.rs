@@ -1,4 +1,5 @@
-//! Owns open-loop load: clients that arrive at a rate whatever the server does, and leave when they lose patience.
+//! Open-loop load: clients arrive at a rate that does not depend on the server, and leave when
+//! their patience ends.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
@@ -17,59 +18,61 @@ use crate::limits::raise_descriptor_limit;
 pub use crate::visit::{Manner, Target};
 use crate::visit::{News, Visit};
 
-/// The longest sleep between two looks at the clock.
+/// The longest sleep between two reads of the clock.
 const TURN: Duration = Duration::from_millis(5);
-/// No load lasts longer.
+/// The maximum duration of a load.
 const LONGEST: Duration = Duration::from_secs(3600);
 
-/// Clients to come.
+/// A load of clients.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Load {
     /// Arrivals per second.
     pub rate: f64,
     /// How long clients arrive, at most an hour.
     pub lasting: Duration,
-    /// How long a client waits, from its start, to be served: until the server closes the connection.
+    /// How long a client waits, from its start, to be served: until the server closes the
+    /// connection.
     pub patience: Duration,
-    /// Most clients at once; those who arrive beyond it are skipped, and counted.
+    /// The maximum number of clients at once; further arrivals are skipped and counted.
     pub at_once: usize,
 }
 
-/// What became of the clients: `started` is the sum of `served`, `gave_up` and `failed`.
+/// The outcome of the clients: `started` is the sum of `served`, `gave_up` and `failed`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Connections begun.
+    /// Connections started.
     pub started: u64,
-    /// Handshakes finished as the client sees it; the server may have refused the last ACK.
+    /// Handshakes complete on the client side; the server may have refused the last ACK.
     pub connected: u64,
-    /// Closed by the server after the handshake.
+    /// Connections closed by the server after the handshake.
     pub served: u64,
-    /// Left because their patience was over.
+    /// Clients that left when their patience ended.
     pub gave_up: u64,
-    /// Refused, reset or never begun for an error.
+    /// Connections refused, reset or not started because of an error.
     pub failed: u64,
-    /// Not begun because too many others were open.
+    /// Clients not started because too many others were open.
     pub skipped: u64,
-    /// Of those that gave up: the handshake was not over.
+    /// Clients that gave up before the handshake was complete.
     pub unconnected: u64,
-    /// Of those that failed: nobody listened.
+    /// Failed clients: no socket listened.
     pub refused: u64,
-    /// Of those that failed: reset by the server.
+    /// Failed clients: reset by the server.
     pub reset: u64,
-    /// Of those that failed: a full Unix queue said "try again".
+    /// Failed clients: a full Unix queue returned `EAGAIN`.
     pub again: u64,
 }
 
-/// What became of clients who may have been answered.
+/// The outcome of clients that may have received answers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Outcome {
-    /// How they fared.
+    /// The counts of the outcomes.
     pub tally: Tally,
-    /// How many of those served got an answer that begins with this line; an empty one is no answer.
+    /// The number of served clients by the first line of their answer; an empty line means no
+    /// answer.
     pub answers: BTreeMap<String, u64>,
 }
 
-/// The clients now open, oldest first by their number.
+/// The open clients by number, oldest first.
 struct Crowd<'a> {
     target: Target,
     load: Load,
@@ -80,9 +83,10 @@ struct Crowd<'a> {
     outcome: Outcome,
 }
 
-/// Sends clients to `address` as `load` says and returns when the last has been served or has left.
+/// Sends clients to `address` according to `load` and returns when the last client has been served
+/// or has left.
 ///
-/// One thread, the calling one; its namespace is that of the clients.
+/// Uses only the calling thread; the clients are in the thread's namespace.
 ///
 /// # Panics
 ///
@@ -92,7 +96,7 @@ pub fn hammer(address: SocketAddr, load: Load) -> Tally {
     try_hammer(address, load).unwrap_or_else(|e| panic!("{e:#}"))
 }
 
-/// As [`hammer`].
+/// Like [`hammer`], but returns errors.
 ///
 /// # Errors
 ///
@@ -101,7 +105,8 @@ pub fn try_hammer(address: SocketAddr, load: Load) -> Result<Tally> {
     Ok(try_visit(&address.into(), load, &Manner::default())?.tally)
 }
 
-/// As [`hammer`], to a TCP or Unix listener, with clients that say something and are answered.
+/// Like [`hammer`], for a TCP or Unix listener, with clients that send a request and receive an
+/// answer.
 ///
 /// # Panics
 ///
@@ -168,7 +173,7 @@ impl Crowd<'_> {
         Ok(client)
     }
 
-    /// Waits a little for news of the clients and takes note of it.
+    /// Waits briefly for events of the clients and records them.
     fn serve(&mut self) -> io::Result<()> {
         let turn = TURN.min(Duration::from_secs_f64(1.0 / self.load.rate));
         let turn = Timespec::try_from(turn).map_err(io::Error::other)?;
@@ -201,7 +206,7 @@ impl Crowd<'_> {
         self.open.remove(&n);
     }
 
-    /// Lets those go whose patience is over.
+    /// Closes the clients whose patience has ended.
     fn leave(&mut self) {
         let now = Instant::now();
         while let Some((_, n)) = self.leaving.pop_front_if(|(end, _)| *end <= now) {
@@ -217,7 +222,7 @@ impl Crowd<'_> {
 // === impl Outcome ===
 
 impl Outcome {
-    /// How many answers have this HTTP status.
+    /// The number of answers with this HTTP status.
     #[must_use]
     pub fn status(&self, status: u16) -> u64 {
         let (status, mut count) = (status.to_string(), 0);
@@ -227,7 +232,7 @@ impl Outcome {
         count
     }
 
-    /// How many were told something.
+    /// The number of clients that received an answer.
     #[must_use]
     pub fn answered(&self) -> u64 {
         self.answers.iter().filter(|(line, _)| !line.is_empty()).map(|(_, n)| n).sum()

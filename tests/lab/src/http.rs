@@ -1,4 +1,4 @@
-//! Owns HTTP requests to the daemon under test.
+//! HTTP requests to the daemon under test.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -8,19 +8,18 @@ use anyhow::{Context, Result};
 
 use crate::enter::run_in;
 
-/// The largest body that is read.
+/// The maximum size of a body.
 const MOST_BYTES: u64 = 1 << 30;
-/// The longest a request may take.
+/// Timeout of a request.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What the daemon answered, whatever its status.
+/// The answer of the daemon, with any status.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Response {
-    /// The status code.
     pub status: u16,
-    /// Names in lower case, in the order they came.
+    /// The headers, with names in lower case, in the order received.
     pub headers: Vec<(String, String)>,
-    /// The body as sent, not decompressed.
+    /// The body as received, not decompressed.
     pub body: Vec<u8>,
 }
 
@@ -35,18 +34,19 @@ impl Response {
     ///
     /// # Panics
     ///
-    /// When it is not UTF-8.
+    /// When the body is not UTF-8.
     #[must_use]
     pub fn text(&self) -> &str {
         std::str::from_utf8(&self.body).expect("the body is UTF-8")
     }
 }
 
-/// GETs `path` at `address` from inside the namespace at `netns`, or from the caller's.
+/// Sends a GET for `path` at `address` from inside the namespace at `netns`, or from the caller's
+/// namespace.
 ///
 /// # Errors
 ///
-/// When no answer came; a status that tells of an error is an answer.
+/// When no answer arrived; an answer with an error status is an answer.
 pub fn get(
     netns: Option<&Path>,
     address: SocketAddr,

@@ -1,4 +1,5 @@
-//! Owns how the program under test is started: where, as whom, and with what taken from it.
+//! How the program under test is started: in which namespace, as which user, and without which
+//! privileges.
 
 use std::ffi::OsString;
 use std::io::Read;
@@ -14,11 +15,11 @@ use crate::netns::Netns;
 use crate::seccomp::{forbid_netlink, forbid_requests};
 use crate::wait::within;
 
-/// How long a subcommand may take.
+/// Timeout of a subcommand.
 const END: Duration = Duration::from_secs(30);
-/// What the daemon is given when the test says nothing about its address.
+/// The default address of the daemon, if the test sets none.
 const ANY_PORT: &str = "--web.listen-address=127.0.0.1:0";
-/// Neither root nor a way back to it.
+/// Drops root and all ways to regain it.
 const AS_NOBODY: [&str; 5] =
     ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"];
 
@@ -39,14 +40,14 @@ pub struct Launch {
 /// Installs a seccomp filter.
 type Filter = fn() -> anyhow::Result<()>;
 
-/// What a process that ended by itself left behind.
+/// The output of a process that ended by itself.
 #[derive(Debug, Clone)]
 pub struct Output {
-    /// How it ended.
+    /// The exit status.
     pub status: ExitStatus,
-    /// What it printed.
+    /// The standard output.
     pub stdout: String,
-    /// What it logged.
+    /// The log, from standard error.
     pub stderr: String,
 }
 
@@ -59,15 +60,16 @@ pub fn run(ns: Option<&Netns>, binary: &Path, args: &[&str]) -> Output {
 // === impl Launch ===
 
 impl Launch {
-    /// Starts `binary` as this user in this namespace, without arguments, unless told otherwise.
+    /// Starts `binary` as the current user in the current namespace, without arguments, unless
+    /// configured otherwise.
     #[must_use]
     pub fn new(binary: impl AsRef<Path>) -> Self {
         Self {
             binary: binary.as_ref().to_owned(),
             netns: None,
             args: Vec::new(),
-            // The namespaces of other tests, running at the same time, are none of this one's business.
-            // Nor are their control sockets.
+            // The namespaces and control sockets of other tests that run at the same time must not
+            // matter.
             env: vec![
                 ("LISTENQ_NETNS".into(), "own".into()),
                 ("LISTENQ_CONTROL_SOCKET".into(), "none".into()),
@@ -87,67 +89,70 @@ impl Launch {
         self
     }
 
-    /// Sets an environment variable. `LISTENQ_*` of the test's own environment never come through;
-    /// `LISTENQ_NETNS` is `own` unless set here or as a flag.
+    /// Sets an environment variable. `LISTENQ_*` variables of the test's own environment are not
+    /// passed on; `LISTENQ_NETNS` is `own` unless set here or as a flag.
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.into(), value.into()));
         self
     }
 
-    /// Starts it inside `ns`.
+    /// Starts the program inside `ns`.
     #[must_use]
     pub fn inside(self, ns: &Netns) -> Self {
         self.maybe_inside(Some(ns))
     }
 
-    /// Starts it inside `ns`, if there is one.
+    /// Starts the program inside `ns`, if given.
     #[must_use]
     pub fn maybe_inside(self, ns: Option<&Netns>) -> Self {
         Self { netns: ns.map(Netns::path), ..self }
     }
 
-    /// Starts it as user and group 65534, without groups, capabilities or a way to new privileges.
+    /// Starts the program as user and group 65534, without groups, capabilities or new privileges.
     #[must_use]
     pub fn as_nobody(self) -> Self {
         Self { as_nobody: true, ..self }
     }
 
-    /// Starts it through another program that becomes it without forking, for example `setpriv`.
+    /// Starts the program through another program that execs it without forking, for example
+    /// `setpriv`.
     #[must_use]
     pub fn through(self, words: &[&str]) -> Self {
         Self { through: words.iter().map(OsString::from).collect(), ..self }
     }
 
-    /// Enters the namespace without new mounts: `ip netns exec` hides those of cgroups.
+    /// Enters the namespace without new mounts: `ip netns exec` hides cgroup mounts.
     #[must_use]
     pub fn keeping_mounts(self) -> Self {
         Self { keeps_mounts: true, ..self }
     }
 
-    /// Starts it where no netlink socket can be made.
+    /// Starts the program where no netlink socket can be created.
     #[must_use]
     pub fn without_netlink(self) -> Self {
         Self { filter: Some(forbid_netlink), ..self }
     }
 
-    /// Starts it where the kernel has no module that answers socket dumps.
+    /// Starts the program where the kernel has no module for socket dumps.
     #[must_use]
     pub fn without_diag(self) -> Self {
         Self { filter: Some(forbid_requests), ..self }
     }
 
-    /// Does not wait for `/-/ready` to say 200: for a daemon that cannot be ready, or asks for TLS or a password.
+    /// Does not wait for status 200 of `/-/ready`: for a daemon that cannot be ready, or requires
+    /// TLS or a password.
     #[must_use]
     pub fn unready(self) -> Self {
         Self { await_ready: false, ..self }
     }
 
-    /// Starts the daemon, on any port of 127.0.0.1 unless the arguments say otherwise, and waits until it is ready.
+    /// Starts the daemon, on any port of 127.0.0.1 unless the arguments set an address, and waits
+    /// until it is ready.
     ///
     /// # Panics
     ///
-    /// With its log, when it did not listen or was not ready within 10 s.
+    /// With the log, when the daemon did not listen or was not ready within 10 s.
     #[must_use]
     pub fn start(mut self) -> Daemon {
         if !self.args.iter().any(|arg| arg.to_string_lossy().starts_with("--web.listen-address")) {
@@ -157,11 +162,11 @@ impl Launch {
         Daemon::attach(child, self.netns, self.await_ready)
     }
 
-    /// Starts the daemon at `address`, with its log going elsewhere, and waits until it is ready.
+    /// Starts the daemon at `address`, with its log sent elsewhere, and waits until it is ready.
     ///
     /// # Panics
     ///
-    /// When it was not ready within 10 s.
+    /// When the daemon was not ready within 10 s.
     #[must_use]
     pub fn start_logging_to(mut self, log: Stdio, address: SocketAddr) -> Daemon {
         self.args.push(format!("--web.listen-address={address}").into());
@@ -169,11 +174,11 @@ impl Launch {
         Daemon::attach_at(child, self.netns, address)
     }
 
-    /// Runs it to its end and returns what it printed.
+    /// Runs the program to its end and returns its output.
     ///
     /// # Panics
     ///
-    /// When it still runs after 30 s; it is killed then.
+    /// When the program still runs after 30 s; it is killed then.
     #[must_use]
     pub fn run(self) -> Output {
         let mut child = self.spawn(Stdio::piped(), Stdio::piped());
@@ -189,7 +194,8 @@ impl Launch {
         Output { status, stdout, stderr }
     }
 
-    /// Spawns the child; with a filter from a thread that installed it, for the child inherits it.
+    /// Spawns the child; a filter is installed on the spawning thread, because the child inherits
+    /// it.
     pub(crate) fn spawn(&self, stdout: Stdio, stderr: Stdio) -> Child {
         let mut command = self.command();
         command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
@@ -215,10 +221,11 @@ impl Launch {
         command
     }
 
-    /// The command line: into the namespace, then away from root, then the program.
+    /// The command line: enter the namespace, drop root, then run the program.
     fn words(&self) -> Vec<OsString> {
         let mut words: Vec<OsString> = Vec::new();
-        // Not where netlink is forbidden: `ip` itself needs it. There the spawning thread goes inside.
+        // Not where netlink is forbidden: `ip` itself needs netlink. There the spawning thread
+        // enters the namespace.
         if let Some(path) = self.netns.as_ref().filter(|_| self.keeps_mounts) {
             words.extend(["nsenter".into(), format!("--net={}", path.display()).into()]);
         } else if let Some(name) =
@@ -236,7 +243,7 @@ impl Launch {
     }
 }
 
-/// Reads a pipe to its end on a thread of its own.
+/// Reads a pipe to its end on a separate thread.
 fn read_all(mut pipe: impl Read + Send + 'static) -> JoinHandle<String> {
     thread::spawn(move || {
         let mut bytes = Vec::new();

@@ -1,23 +1,28 @@
-//! Trouble for listen queues, made on purpose and cleared away afterwards.
+//! Reproducible trouble for listen queues, cleaned up after each test.
 //!
 //! Tests, benchmarks and scenarios of listenq share these pieces:
 //!
-//! - [`netns`]: a private network namespace that is gone after the test, also when it panics;
-//! - [`listener`], [`server`]: listeners of every kind and the pace at which they accept;
-//! - [`process`]: servers that are processes, and can be stopped;
-//! - [`client`], [`hammer`], [`scan`]: connections that pile up, and segments that only look like trouble;
+//! - [`netns`]: a private network namespace deleted after the test, even if the test panics;
+//! - [`listener`], [`server`]: listeners of every kind, and servers that accept at a chosen pace;
+//! - [`process`]: servers in separate processes that can be stopped;
+//! - [`client`], [`hammer`], [`scan`]: connections that fill queues, and stray segments
+//!   that only look like trouble;
 //! - [`capture`]: refusals of each port, counted from packets;
-//! - [`flood`], [`crowd`]: handshakes that are never finished, and very many that are;
-//! - [`listenq`], [`http`], [`metrics`], [`exposed`]: the daemon under test, its pages and its metrics;
-//! - [`tool`]: foreign programs that judge what it printed;
-//! - [`browser`]: a headless browser that reads its pages;
-//! - [`seccomp`]: a machine without netlink; [`fault`]: system calls that fail; [`pipe`]: a log that nobody reads;
-//! - [`web`]: nginx before a PHP pool;
-//! - [`runc`], [`pod`], [`manager`]: real containers, the daemon in one as a pod's specification has it, and a real systemd;
-//! - [`unix`]: Unix listeners and their clients; [`running`]: programs in the background; [`rootfs`]: a made-up root;
-//! - [`wait`]: polling until something holds;
-//! - [`certificate`]: certificate authorities and what they sign;
-//! - [`address`], [`limits`]: what the others need of addresses and descriptors.
+//! - [`flood`], [`crowd`]: handshakes that are never completed, and very many that are;
+//! - [`listenq`], [`http`], [`metrics`], [`exposed`]: the daemon under test, its pages and its
+//!   metrics;
+//! - [`tool`]: external programs that check the daemon's output;
+//! - [`browser`]: a headless browser that reads the daemon's pages;
+//! - [`seccomp`]: a machine without netlink; [`fault`]: system calls that fail; [`pipe`]: a log
+//!   without a reader;
+//! - [`web`]: nginx in front of a PHP pool;
+//! - [`runc`], [`pod`], [`manager`]: real containers, the daemon in a container according
+//!   to a pod's specification, and a real systemd;
+//! - [`unix`]: Unix listeners and their clients; [`running`]: programs in the background;
+//!   [`rootfs`]: a temporary root directory;
+//! - [`wait`]: polling until a condition holds;
+//! - [`certificate`]: certificate authorities and their certificates;
+//! - [`address`], [`limits`]: addresses and descriptor limits for the other modules.
 //!
 //! Traffic goes to loopback and link-local addresses only, and is bounded in count and time.
 //!

@@ -1,16 +1,17 @@
-//! Owns the descriptor limit of this process (`RLIMIT_NOFILE`).
+//! The descriptor limit of this process (`RLIMIT_NOFILE`).
 
 use std::sync::Once;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// What the lab asks for: the kernel's default of `fs.nr_open`.
+/// The requested limit: the kernel's default of `fs.nr_open`.
 const WANTED: u64 = 1 << 20;
 
-/// Raises the limit, once: thousands of sockets need thousands of descriptors.
+/// Raises the descriptor limit once: thousands of sockets need thousands of descriptors.
 ///
-/// Above the hard limit where the kernel allows it, else up to it. A refusal is left to show
-/// itself as "too many open files" where it hurts.
+/// Raises it above the hard limit if the kernel allows, else up to the hard limit. A refusal shows
+/// later
+/// as the error "too many open files".
 pub fn raise_descriptor_limit() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

@@ -1,19 +1,19 @@
-//! Owns links on which packets get lost or take their time.
+//! Links that lose or delay packets.
 
 use std::net::Ipv4Addr;
 
 use crate::netns::{Netns, ip, output};
 
-/// The interface that swallows what is routed to it.
+/// The interface that drops all packets routed to it.
 const VOID: &str = "lq-void";
-/// Its addresses: link-local, and nobody has one of them.
+/// The addresses of the interface: link-local, and assigned to no host.
 pub(crate) const VOID_NET: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 0);
-/// The end of a slow link in the namespace that asked for it, and the other one.
+/// The addresses of a slow link: the end in the namespace that created it, and the other end.
 const SLOW_ENDS: [Ipv4Addr; 2] = [Ipv4Addr::new(169, 254, 7, 1), Ipv4Addr::new(169, 254, 7, 2)];
 
 impl Netns {
-    /// Routes 169.254.0.0/16 to where nobody answers: what is sent there, also by a listener on loopback,
-    /// is lost without an error. Does nothing when it is so already.
+    /// Routes 169.254.0.0/16 to an interface that drops all packets: packets sent there, also by a
+    /// listener on loopback, are lost without an error. Does nothing if the route exists.
     ///
     /// # Panics
     ///
@@ -25,24 +25,27 @@ impl Netns {
         let ip = |args: &[&str]| ip(&[&["-n", self.name()], args].concat()).unwrap();
         let peer = format!("{VOID}p");
         ip(&["link", "add", VOID, "type", "veth", "peer", "name", &peer]);
-        // Without ARP the frames leave at once, and the other end takes none of them for its own.
+        // Without ARP the frames leave at once, and the other end drops all of them.
         for end in [VOID, &peer] {
             ip(&["link", "set", end, "addrgenmode", "none", "arp", "off", "up"]);
         }
-        // A source of 127.0.0.1 may leave loopback here.
+        // A packet with source 127.0.0.1 may leave loopback on this interface.
         self.sysctl(&format!("net.ipv4.conf.{VOID}.route_localnet"), 1);
         ip(&["route", "add", &format!("{VOID_NET}/16"), "dev", VOID]);
     }
 
-    /// Links this namespace to `other` over IPv4, and gives the addresses here and there. What is sent from
-    /// here takes its time: one packet after another at so many kbit/s, as behind a narrow uplink.
+    /// Links this namespace to `other` over IPv4 and returns both addresses, this namespace's
+    /// first. Packets sent from this namespace leave one after another at `kbit` kbit/s, as behind
+    /// a narrow uplink.
     ///
-    /// A SYN-ACK has 74 bytes: at 200 kbit/s the answers to a burst of SYNs come back one in three milliseconds.
-    /// No packet from here may have more than 150, else it is lost: a longer one would let twenty go at once.
+    /// A SYN-ACK has 74 bytes: at 200 kbit/s one answer to a burst of SYNs arrives every three
+    /// milliseconds.
+    /// A packet from this namespace may have at most 150 bytes, else it is lost: a larger limit
+    /// would let twenty leave at once.
     ///
     /// # Panics
     ///
-    /// When `ip` or `tc` fails, or the link is there already.
+    /// When `ip` or `tc` fails, or the link already exists.
     pub fn slow_link_to(&self, other: &Self, kbit: u32) -> [Ipv4Addr; 2] {
         let (name, peer) = ("lq-slow", "lq-slowp");
         self.add_link_to(other, name);
@@ -60,7 +63,7 @@ impl Netns {
         SLOW_ENDS
     }
 
-    /// Spares the first packet the question who has its address.
+    /// Adds the neighbour entry, so that the first packet needs no ARP request.
     fn learn_neighbour(&self, dev: &str, address: Ipv4Addr, mac: &str) {
         let neighbour = ["neigh", "add", &address.to_string(), "lladdr", mac, "dev", dev];
         ip(&[&["-n", self.name()], &neighbour[..]].concat()).unwrap();

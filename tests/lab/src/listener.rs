@@ -1,4 +1,4 @@
-//! Owns listen sockets: how they are opened, and accepting from them by hand.
+//! Listen sockets: opening them, and accepting from them by hand.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -15,11 +15,11 @@ use crate::limits::raise_descriptor_limit;
 use crate::server::Accept;
 use crate::wait::within;
 
-/// How long to try again when somebody else took a free port first.
+/// How long to retry when another process took a free port first.
 const PORT_TRIES: Duration = Duration::from_secs(1);
 
 sockopt_impl!(
-    /// Wakes the server only when data has come, or so many seconds have passed.
+    /// Wakes the server only when data has arrived, or after this number of seconds.
     DeferAccept,
     SetOnly,
     libc::IPPROTO_TCP,
@@ -27,7 +27,7 @@ sockopt_impl!(
     u32
 );
 
-/// A listen socket to be: say what it should be, then [`open`](Listen::open) it.
+/// A builder of a listen socket: set its options, then [`open`](Listen::open) it.
 #[derive(Debug, Clone)]
 pub struct Listen {
     address: String,
@@ -39,7 +39,7 @@ pub struct Listen {
     defer_accept: Option<u32>,
 }
 
-/// An open listen socket. It is non-blocking and accepts only when told to.
+/// An open listen socket. It is non-blocking and accepts only on request.
 #[derive(Debug)]
 pub struct Listener {
     socket: Socket,
@@ -49,7 +49,7 @@ pub struct Listener {
 // === impl Listen ===
 
 impl Listen {
-    /// A TCP listener at `address`, as [`parse`] understands it. The backlog is 128 unless told otherwise.
+    /// A TCP listener at `address`, in the syntax of [`parse`]. The default backlog is 128.
     #[must_use]
     pub fn tcp(address: impl ToString) -> Self {
         Self {
@@ -63,31 +63,31 @@ impl Listen {
         }
     }
 
-    /// The argument of `listen(2)`.
+    /// Sets the argument of `listen(2)`.
     #[must_use]
     pub fn backlog(self, backlog: i32) -> Self {
         Self { backlog, ..self }
     }
 
-    /// Makes it a multipath TCP listener.
+    /// Makes the socket a multipath TCP listener.
     #[must_use]
     pub fn mptcp(self) -> Self {
         Self { protocol: Protocol::MPTCP, ..self }
     }
 
-    /// Lets others listen at the same address (`SO_REUSEPORT`).
+    /// Allows other sockets to listen at the same address (`SO_REUSEPORT`).
     #[must_use]
     pub fn reuseport(self) -> Self {
         Self { reuseport: true, ..self }
     }
 
-    /// Whether an IPv6 wildcard leaves IPv4 to others (`IPV6_V6ONLY`).
+    /// Sets whether an IPv6 wildcard leaves IPv4 to other sockets (`IPV6_V6ONLY`).
     #[must_use]
     pub fn v6only(self, v6only: bool) -> Self {
         Self { v6only: Some(v6only), ..self }
     }
 
-    /// Binds it to an interface (`SO_BINDTODEVICE`).
+    /// Binds the socket to an interface (`SO_BINDTODEVICE`).
     #[must_use]
     pub fn device(self, name: &str) -> Self {
         Self { device: Some(name.to_owned()), ..self }
@@ -99,7 +99,7 @@ impl Listen {
         Self { defer_accept: Some(seconds), ..self }
     }
 
-    /// Opens it in the calling thread's namespace.
+    /// Opens the socket in the calling thread's namespace.
     ///
     /// # Panics
     ///
@@ -109,11 +109,11 @@ impl Listen {
         self.try_open().unwrap_or_else(|e| panic!("{e:#}"))
     }
 
-    /// Opens it in the calling thread's namespace.
+    /// Opens the socket in the calling thread's namespace.
     ///
     /// # Errors
     ///
-    /// When the address is none or the kernel refuses.
+    /// When the address is invalid or the kernel refuses.
     pub fn try_open(&self) -> Result<Listener> {
         let address = parse(&self.address)?;
         raise_descriptor_limit();
@@ -132,8 +132,8 @@ impl Listen {
         Ok(Listener { socket, address })
     }
 
-    /// Replaces port 0 by a free one. Bound by its number it survives `shutdown`; the kernel takes back
-    /// a port it chose itself, and the next `listen` is at another.
+    /// Replaces port 0 with a free port. A port bound by number survives `shutdown`; the kernel
+    /// releases a port that it chose itself, and the next `listen` gets another port.
     fn with_port(&self, mut address: SocketAddr) -> io::Result<SocketAddr> {
         if address.port() == 0 {
             address.set_port(local_address(&self.bound(address)?)?.port());
@@ -174,19 +174,19 @@ impl Accept for Listener {
 }
 
 impl Listener {
-    /// Where it listens, with the port the kernel chose.
+    /// The listen address, with the port chosen by the kernel.
     #[must_use]
     pub fn addr(&self) -> SocketAddr {
         self.address
     }
 
-    /// The port the kernel chose.
+    /// The port chosen by the kernel.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.address.port()
     }
 
-    /// Where clients connect to: a wildcard is reached over loopback.
+    /// The address that clients connect to: loopback for a wildcard.
     #[must_use]
     pub fn target(&self) -> SocketAddr {
         reachable(self.address)
@@ -198,7 +198,7 @@ impl Listener {
         &self.socket
     }
 
-    /// Accepts one connection, waiting for it until `timeout` has passed.
+    /// Accepts one connection, waiting for at most `timeout`.
     #[must_use]
     pub fn accept(&self, timeout: Duration) -> Option<Socket> {
         let deadline = Instant::now() + timeout;
@@ -213,22 +213,24 @@ impl Listener {
         }
     }
 
-    /// Accepts all that wait, without waiting for more, closes them, and says how many they were.
+    /// Accepts and closes all waiting connections without waiting for more, and returns their
+    /// number.
     pub fn accept_all(&self) -> usize {
         self.drain().count()
     }
 
-    /// Accepts what waits now, one by one.
+    /// Accepts the connections that wait now, one by one.
     pub fn drain(&self) -> impl Iterator<Item = Socket> + '_ {
         accepted(&self.socket)
     }
 
-    /// Waits until a connection is there or `timeout` has passed.
+    /// Waits until a connection waits or `timeout` has passed.
     pub fn wait(&self, timeout: Duration) {
         wait_for(&self.socket, timeout);
     }
 
-    /// Stops listening (`shutdown(2)`) and listens again with another backlog, on the same descriptor.
+    /// Stops listening (`shutdown(2)`) and listens again with another backlog, on the same
+    /// descriptor.
     ///
     /// # Panics
     ///
@@ -239,7 +241,7 @@ impl Listener {
     }
 }
 
-/// Accepts what waits now, one by one; who accepts later reads without waiting.
+/// Accepts the connections that wait now, one by one; the accepted connections are non-blocking.
 pub(crate) fn accepted(socket: &Socket) -> impl Iterator<Item = Socket> + '_ {
     std::iter::from_fn(|| {
         let (connection, _) = socket.accept().ok()?;
@@ -248,7 +250,7 @@ pub(crate) fn accepted(socket: &Socket) -> impl Iterator<Item = Socket> + '_ {
     })
 }
 
-/// Waits until a connection is there or `timeout` has passed.
+/// Waits until a connection waits or `timeout` has passed.
 pub(crate) fn wait_for(socket: &Socket, timeout: Duration) {
     let mut fds = [PollFd::new(socket, PollFlags::IN)];
     let timeout = Timespec::try_from(timeout).expect("time-outs are short");

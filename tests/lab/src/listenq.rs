@@ -1,4 +1,4 @@
-//! Owns the running daemon: its log, its pages, its end.
+//! The running daemon: its log, its pages, its end.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -19,9 +19,9 @@ use crate::metrics::Metrics;
 use crate::netns::Netns;
 use crate::wait::within;
 
-/// How long the daemon may take to listen, and then to be ready.
+/// Timeout for the daemon to listen, and then to be ready.
 const START: Duration = Duration::from_secs(10);
-/// How long it may take to end after a signal.
+/// Timeout for the daemon to end after a signal.
 const END: Duration = Duration::from_secs(30);
 
 /// A running daemon. It is killed when dropped.
@@ -33,12 +33,11 @@ pub struct Daemon {
     log: Log,
 }
 
-/// How the daemon ended.
+/// The end of the daemon.
 #[derive(Debug, Clone, Copy)]
 pub struct Stopped {
-    /// Its exit status.
     pub status: ExitStatus,
-    /// From the signal to the end.
+    /// The time from the signal to the end.
     pub took: Duration,
 }
 
@@ -58,7 +57,7 @@ impl Daemon {
         Launch::new(binary).args(args).maybe_inside(ns).start()
     }
 
-    /// Waits until the child has said where it listens and, if asked, is ready.
+    /// Waits until the child has logged its listen address and, if requested, is ready.
     pub(crate) fn attach(mut child: Child, netns: Option<PathBuf>, await_ready: bool) -> Self {
         let (log, listening) = Log::follow(&mut child);
         let mut daemon = Self { child, netns, address: ([0, 0, 0, 0], 0).into(), log };
@@ -72,7 +71,7 @@ impl Daemon {
         daemon
     }
 
-    /// Waits until the child, who says nothing, is ready.
+    /// Waits until the child, whose log is elsewhere, is ready.
     pub(crate) fn attach_at(child: Child, netns: Option<PathBuf>, address: SocketAddr) -> Self {
         let log = Log { lines: Arc::default(), reader: None };
         let daemon = Self { child, netns, address, log };
@@ -82,33 +81,33 @@ impl Daemon {
         daemon
     }
 
-    /// Where it is reached from inside its namespace.
+    /// The address of the daemon inside its namespace.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Its process id: neither `ip netns exec` nor `setpriv` forks.
+    /// The process id: neither `ip netns exec` nor `setpriv` forks.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// How many descriptors it holds.
+    /// The number of open descriptors.
     ///
     /// # Panics
     ///
-    /// When it has ended.
+    /// When the daemon has ended.
     #[must_use]
     pub fn descriptors(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("it runs").count()
     }
 
-    /// How much of a processor it has used.
+    /// The CPU time used by the daemon.
     ///
     /// # Panics
     ///
-    /// When it has ended.
+    /// When the daemon has ended.
     #[must_use]
     pub fn cpu(&self) -> Duration {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("it runs");
@@ -118,11 +117,11 @@ impl Daemon {
         Duration::from_millis(10) * ticks.sum::<u32>()
     }
 
-    /// How many bytes of memory it has.
+    /// The memory of the daemon in bytes.
     ///
     /// # Panics
     ///
-    /// When it has ended.
+    /// When the daemon has ended.
     #[must_use]
     pub fn resident(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
@@ -130,34 +129,34 @@ impl Daemon {
         1024 * line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number")
     }
 
-    /// Its threads: see [`threads_of`].
+    /// The threads of the daemon: see [`threads_of`].
     ///
     /// # Panics
     ///
-    /// When it has ended.
+    /// When the daemon has ended.
     #[must_use]
     pub fn threads(&self) -> Vec<(PathBuf, String, PathBuf)> {
         threads_of(self.pid())
     }
 
-    /// Everything it logged so far, a line each.
+    /// The log so far, one line each.
     #[must_use]
     pub fn log(&self) -> Vec<String> {
         self.log.lines()
     }
 
-    /// Whether `/-/ready` says 200.
+    /// Whether `/-/ready` answers 200.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         http::get(self.netns.as_deref(), self.address, "/-/ready", &[])
             .is_ok_and(|answer| answer.status == 200)
     }
 
-    /// GETs a page from inside the namespace, with these request headers.
+    /// Sends a GET for a page from inside the namespace, with these request headers.
     ///
     /// # Panics
     ///
-    /// With the log, when no answer came.
+    /// With the log, when no answer arrived.
     #[must_use]
     #[track_caller]
     pub fn get(&self, path: &str, headers: &[(&str, &str)]) -> Response {
@@ -180,27 +179,27 @@ impl Daemon {
         Metrics::parse(answer.text()).unwrap_or_else(|e| panic!("{e:#}"))
     }
 
-    /// Sends it a signal.
+    /// Sends a signal to the daemon.
     ///
     /// # Panics
     ///
-    /// When it has already ended.
+    /// When the daemon has already ended.
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_child(&self.child);
         kill_process(pid, signal).unwrap_or_else(|e| self.fail(&format!("took no signal: {e}")));
     }
 
-    /// How it ended, if it has.
+    /// The exit status, if the daemon has ended.
     #[must_use]
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("waiting for a child")
     }
 
-    /// Sends it a signal and waits for its end; the log is whole then.
+    /// Sends a signal and waits for the daemon's end; the log is complete then.
     ///
     /// # Panics
     ///
-    /// When it still runs after 30 s.
+    /// When the daemon still runs after 30 s.
     pub fn stop(&mut self, signal: Signal) -> Stopped {
         let begin = Instant::now();
         self.signal(signal);
@@ -226,7 +225,7 @@ impl Drop for Daemon {
 // === impl Log ===
 
 impl Log {
-    /// Follows the child's stderr; the address it listens on comes out of the channel.
+    /// Follows the child's stderr; the channel receives its listen address.
     fn follow(child: &mut Child) -> (Self, Receiver<SocketAddr>) {
         let stderr = BufReader::new(child.stderr.take().expect("stderr is piped"));
         let (found, listening) = channel();
@@ -248,16 +247,18 @@ impl Log {
     }
 }
 
-/// The threads of a process: the directory of each below `/proc`, its name, and the link to its network namespace.
+/// The threads of a process: for each, its directory below `/proc`, its name, and the link to its
+/// network namespace.
 ///
 /// # Panics
 ///
-/// When it has ended.
+/// When the process has ended.
 #[must_use]
 pub fn threads_of(pid: u32) -> Vec<(PathBuf, String, PathBuf)> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("it runs").flatten();
     let look = |task: PathBuf| {
-        // In this order: a new thread has the name of the one that made it until it takes its own, and enters after that.
+        // The order matters: a new thread has the name of its creator until it sets its own name,
+        // and then enters the namespace.
         let netns = fs::read_link(task.join("ns/net")).ok()?;
         let name = fs::read_to_string(task.join("comm")).ok()?.trim_end().to_owned();
         Some((task, name, netns))
@@ -277,7 +278,7 @@ fn read_lines(mut pipe: impl BufRead, log: &Mutex<Vec<String>>, found: &Sender<S
     }
 }
 
-/// The address in a line that says "listening", in logfmt or JSON.
+/// The address in a log line with "listening", in logfmt or JSON.
 fn listening_address(line: &str) -> Option<SocketAddr> {
     if !line.to_lowercase().contains("listening") {
         return None;

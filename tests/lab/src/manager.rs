@@ -1,4 +1,4 @@
-//! Owns a service manager: a real systemd, booted in namespaces of its own with no units but those it is given.
+//! A service manager: a real systemd, booted in separate namespaces with only the given units.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,12 +9,12 @@ use crate::netns::{Netns, output};
 use crate::rootfs::Rootfs;
 use crate::wait::{eventually, within};
 
-/// Where Debian has it.
+/// The path of systemd on Debian.
 pub const SYSTEMD: &str = "/lib/systemd/systemd";
-/// How long it may take to boot.
+/// Timeout of the boot.
 const BOOT_TIME: Duration = Duration::from_secs(20);
-/// Runs inside the new namespaces. What it mounts is seen nowhere else, and as on every machine with systemd what is
-/// mounted later is seen by all its services.
+/// Runs inside the new namespaces. Its mounts are invisible outside, and as on every machine with
+/// systemd later mounts are visible to all services.
 const BOOT: &str = r"set -eu
 files=$1
 mount --make-rprivate /
@@ -31,11 +31,11 @@ mount --make-rshared /
 exec env -i container=lab SYSTEMD_UNIT_PATH=/run/units PATH=/usr/sbin:/usr/bin:/sbin:/bin \
     /lib/systemd/systemd --log-target=null --show-status=no
 ";
-/// What units depend on by default; without them systemd starts nothing.
+/// Units that other units depend on by default; without them systemd starts nothing.
 const TARGETS: [&str; 7] =
     ["basic", "default", "multi-user", "network", "shutdown", "sockets", "sysinit"];
 
-/// A running systemd. It is killed with everything it started when dropped.
+/// A running systemd. Dropping it kills systemd and all processes it started.
 #[derive(Debug)]
 pub struct Manager {
     child: Child,
@@ -47,12 +47,12 @@ pub struct Manager {
 // === impl Manager ===
 
 impl Manager {
-    /// Boots systemd inside `ns`. Its units are `units`, each a file's name and its text, drop-ins as
-    /// `NAME.service.d/NAME.conf`; `programs` lie in `/run/bin`. Nothing of them runs yet.
+    /// Boots systemd inside `ns`. Each of `units` is a file name and its text, with drop-ins as
+    /// `NAME.service.d/NAME.conf`; `programs` are in `/run/bin`. No unit runs yet.
     ///
     /// # Panics
     ///
-    /// When it does not boot.
+    /// When systemd does not boot.
     #[must_use]
     pub fn boot(ns: &Netns, units: &[(&str, &str)], programs: &[&Path]) -> Self {
         let files = Rootfs::new();
@@ -94,7 +94,7 @@ impl Manager {
         (comm.trim_end() == "systemd").then_some(pid)
     }
 
-    /// A command among its services: it sees their processes, mounts and network.
+    /// A command run among the services: it sees their processes, mounts and network.
     #[must_use]
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
@@ -102,18 +102,18 @@ impl Manager {
         command
     }
 
-    /// Starts a unit and waits until it runs; a service of `Type=notify` is ready then.
+    /// Starts a unit and waits until the unit runs; a service of `Type=notify` is ready then.
     ///
     /// # Panics
     ///
-    /// With its status, when it does not.
+    /// With the status of the unit, when it does not run.
     pub fn start(&self, unit: &str) {
         let started = output(self.command("systemctl").args(["start", unit]));
         let status = || self.ask(&["status", "--no-pager", unit]).unwrap_or_default();
         started.unwrap_or_else(|e| panic!("{e:#}\n{}", status()));
     }
 
-    /// A property of a unit, as `systemctl show` knows it.
+    /// A property of a unit, as reported by `systemctl show`.
     ///
     /// # Panics
     ///
@@ -123,7 +123,7 @@ impl Manager {
         self.ask(&["show", "--value", "--property", name, unit]).expect("systemd answers")
     }
 
-    /// Threads of a service, as seen from here.
+    /// Threads of a service, with the ids outside the namespaces.
     #[must_use]
     pub fn threads(&self, unit: &str) -> Vec<u32> {
         let path = self.cgroup.join("system.slice").join(unit).join("cgroup.threads");
@@ -145,7 +145,7 @@ impl Drop for Manager {
     }
 }
 
-/// Where cgroup v2 is mounted.
+/// The mount point of cgroup v2.
 fn cgroups() -> PathBuf {
     let mounts = fs::read_to_string("/proc/mounts").expect("a table of mounts");
     let is_v2 = |line: &&str| line.split(' ').nth(2) == Some("cgroup2");
@@ -153,7 +153,7 @@ fn cgroups() -> PathBuf {
     line.split(' ').nth(1).expect("a place").into()
 }
 
-/// Removes a cgroup and those below it, innermost first; their files go with them.
+/// Removes a cgroup and its descendants, innermost first; their files vanish with them.
 fn remove_cgroups(path: &Path) -> std::io::Result<()> {
     for entry in fs::read_dir(path)?.flatten().filter(|entry| entry.path().is_dir()) {
         remove_cgroups(&entry.path())?;

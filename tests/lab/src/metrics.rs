@@ -1,6 +1,6 @@
-//! Owns a scrape: the Prometheus text format 0.0.4, read strictly and kept flat.
+//! A scrape: the Prometheus text format 0.0.4, parsed strictly and kept flat.
 //!
-//! Every sample is a name, labels and a value; `_bucket`, `_sum` and `_count` are names like any other.
+//! Every sample is a name, labels and a value; `_bucket`, `_sum` and `_count` are ordinary names.
 //! Label values are unescaped.
 
 use std::collections::{BTreeMap, HashMap};
@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 /// The labels of one series.
 pub type Labels = BTreeMap<String, String>;
 
-/// Everything one scrape exposed.
+/// All samples of one scrape.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     text: String,
@@ -28,7 +28,7 @@ struct Sample {
 // === impl Metrics ===
 
 impl Metrics {
-    /// Reads an exposition.
+    /// Parses an exposition.
     ///
     /// # Errors
     ///
@@ -40,23 +40,24 @@ impl Metrics {
         Ok(Self { text: text.to_owned(), samples: samples.collect::<Result<_>>()? })
     }
 
-    /// The exposition itself.
+    /// The text of the exposition.
     #[must_use]
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// All series of this name.
+    /// All series with this name.
     #[must_use]
     pub fn series(&self, name: &str) -> Vec<(Labels, f64)> {
         self.matching(name, &[]).map(|sample| (sample.labels.clone(), sample.value)).collect()
     }
 
-    /// The value of the one series of this name with (at least) these labels; `None` when there is none.
+    /// The value of the only series of this name with (at least) these labels; `None` if there is
+    /// none.
     ///
     /// # Panics
     ///
-    /// When several match: the labels must say which one is meant.
+    /// When several series match: the labels must identify one series.
     #[must_use]
     #[track_caller]
     pub fn value(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
@@ -70,14 +71,14 @@ impl Metrics {
         Some(first.value)
     }
 
-    /// The sum over all series of this name with (at least) these labels; 0 when there is none.
+    /// The sum over all series of this name with (at least) these labels; 0 if there is none.
     #[must_use]
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
-        // Not sum(): that of no f64 at all is -0.
+        // Not `sum()`: the sum of no `f64` is -0.
         self.matching(name, labels).fold(0.0, |sum, sample| sum + sample.value)
     }
 
-    /// What it says of one namespace and of nothing else.
+    /// The samples of one namespace only.
     #[must_use]
     pub fn of_netns(&self, name: &str) -> Self {
         let mut samples = Vec::new();
@@ -97,11 +98,11 @@ impl Metrics {
         Self { text, samples }
     }
 
-    /// Checks that no label set is exposed twice, over the raw lines.
+    /// Checks over the raw lines that no label set is exposed twice.
     ///
     /// # Panics
     ///
-    /// With the first two lines that say the same series.
+    /// With the first two lines of the same series.
     #[track_caller]
     pub fn assert_unique(&self) {
         let lines = self.text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
@@ -139,7 +140,7 @@ fn parse_sample(line: &str) -> Result<Sample> {
     Ok(Sample { name: name.to_owned(), labels, value: value.parse()? })
 }
 
-/// Reads labels up to and including the closing brace; returns them and what follows.
+/// Parses labels up to and including the closing brace; returns the labels and the rest.
 fn parse_labels(mut rest: &str) -> Result<(Labels, &str)> {
     let mut labels = Labels::new();
     loop {
@@ -155,7 +156,7 @@ fn parse_labels(mut rest: &str) -> Result<(Labels, &str)> {
     }
 }
 
-/// Unescapes up to the closing quote; returns the value and what follows.
+/// Unescapes up to the closing quote; returns the value and the rest.
 fn parse_quoted(quoted: &str) -> Result<(String, &str)> {
     let mut value = String::new();
     let mut chars = quoted.char_indices();

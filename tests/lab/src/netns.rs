@@ -1,4 +1,4 @@
-//! Owns network namespaces made for one test and gone after it.
+//! Network namespaces that are created for one test and deleted after it.
 
 use std::fs;
 use std::net::Ipv6Addr;
@@ -18,35 +18,37 @@ use crate::enter::{enter, on_thread_inside};
 pub use crate::ss::SsRow;
 use crate::wait::within;
 
-/// Where `ip netns` keeps its names.
+/// The directory of the names of `ip netns`.
 const NAMES: &str = "/run/netns";
-/// Every name of the lab begins so; it touches no other namespace.
+/// The prefix of every namespace of the lab; the lab changes no other namespace.
 const PREFIX: &str = "lq-";
 
-/// A network namespace with loopback up. Dropping it kills what still runs inside and deletes it.
+/// A network namespace with loopback up. Dropping it kills the processes inside and deletes the
+/// namespace.
 #[derive(Debug)]
 pub struct Netns {
     name: String,
     keep: bool,
 }
 
-/// An interface made by [`Netns::add_link`].
+/// An interface created by [`Netns::add_link`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Link {
-    /// Its index inside the namespace: the scope id of its link-local address.
+    /// The index inside the namespace: the scope id of the link-local address.
     pub ifindex: u32,
-    /// Its only address, usable at once.
+    /// The only address of the interface, usable at once.
     pub address: Ipv6Addr,
 }
 
 // === impl Netns ===
 
 impl Netns {
-    /// Makes a namespace `lq-<pid>-<n>-<hint>`, after clearing away those whose maker died.
+    /// Creates a namespace `lq-<pid>-<n>-<hint>`, after deleting the namespaces of dead test
+    /// processes.
     ///
     /// # Panics
     ///
-    /// When `ip netns add` fails; ask [`Netns::require_root`] first.
+    /// When `ip netns add` fails; call [`Netns::require_root`] first.
     #[must_use]
     pub fn new(hint: &str) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -56,11 +58,11 @@ impl Netns {
         Self::create(&format!("{PREFIX}{}-{n}-{hint}", process::id())).unwrap()
     }
 
-    /// Makes a namespace of exactly this name, which must begin with `lq-`.
+    /// Creates a namespace of exactly this name, which must begin with `lq-`.
     ///
     /// # Errors
     ///
-    /// When the name is not the lab's or `ip` fails.
+    /// When the name does not belong to the lab or `ip` fails.
     pub fn create(name: &str) -> Result<Self> {
         ensure!(
             name.starts_with(PREFIX),
@@ -72,11 +74,11 @@ impl Netns {
         Ok(ns)
     }
 
-    /// Takes over an existing namespace of the lab, to use it and delete it on drop.
+    /// Adopts an existing namespace of the lab, which is deleted on drop.
     ///
     /// # Errors
     ///
-    /// When it does not exist or is not the lab's.
+    /// When the namespace does not exist or does not belong to the lab.
     pub fn adopt(name: &str) -> Result<Self> {
         ensure!(
             name.starts_with(PREFIX),
@@ -89,12 +91,12 @@ impl Netns {
         Ok(ns)
     }
 
-    /// Lets the namespace live on; somebody else deletes it.
+    /// Keeps the namespace; another process deletes it.
     pub fn keep(mut self) {
         self.keep = true;
     }
 
-    /// Whether namespaces can be made here. When not: a line saying so, or a panic if `CI` is `true`.
+    /// Whether namespaces can be created here. If not: prints a line, or panics if `CI` is `true`.
     ///
     /// # Panics
     ///
@@ -114,21 +116,22 @@ impl Netns {
         false
     }
 
-    /// The name, as `ip netns` knows it.
+    /// The name in `ip netns`.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The file that stands for the namespace: `/run/netns/<name>`.
+    /// The file of the namespace: `/run/netns/<name>`.
     #[must_use]
     pub fn path(&self) -> PathBuf {
         Path::new(NAMES).join(&self.name)
     }
 
-    /// Runs `work` on a fresh thread inside the namespace and returns its value.
+    /// Runs `work` on a new thread inside the namespace and returns its value.
     ///
-    /// Sockets made by it belong to the namespace for ever, whatever thread uses them later.
+    /// Sockets that `work` creates belong to the namespace permanently, whichever thread uses them
+    /// later.
     ///
     /// # Panics
     ///
@@ -137,7 +140,7 @@ impl Netns {
         on_thread_inside(Some(&self.path()), work)
     }
 
-    /// Starts `work` on a thread inside the namespace and lets it run beside the caller.
+    /// Starts `work` on a thread inside the namespace, concurrently with the caller.
     pub fn spawn<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -149,9 +152,10 @@ impl Netns {
         })
     }
 
-    /// A command that starts `program` inside the namespace, in the process that `spawn` makes.
+    /// A command that starts `program` inside the namespace, in the process created by `spawn`.
     ///
-    /// `ip netns exec` needs some milliseconds to get inside: only from then on does dropping the
+    /// `ip netns exec` needs some milliseconds to enter the namespace: only after that does
+    /// dropping the
     /// namespace find the process and kill it.
     #[must_use]
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
@@ -160,11 +164,12 @@ impl Netns {
         command
     }
 
-    /// Adds a veth pair, both ends inside, and gives `name` a link-local address that works at once.
+    /// Adds a veth pair with both ends inside, and gives `name` a link-local address that works at
+    /// once.
     ///
     /// # Panics
     ///
-    /// When `ip` fails. A name has at most 14 characters: the other end is called `<name>p`.
+    /// When `ip` fails. A name has at most 14 characters: the other end has the name `<name>p`.
     pub fn add_link(&self, name: &str) -> Link {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -179,8 +184,8 @@ impl Netns {
         Link { ifindex, address }
     }
 
-    /// Adds a veth pair with one end, `name`, here and the other, `<name>p`, in `other`: when either namespace
-    /// dies, both ends vanish.
+    /// Adds a veth pair with the end `name` here and the end `<name>p` in `other`: when either
+    /// namespace is deleted, both ends vanish.
     ///
     /// # Panics
     ///
@@ -197,23 +202,23 @@ impl Netns {
         self.run(|| interface_index(name)).is_ok()
     }
 
-    /// The inode by which the kernel knows it.
+    /// The inode of the namespace.
     ///
     /// # Panics
     ///
-    /// When it was deleted.
+    /// When the namespace was deleted.
     #[must_use]
     pub fn inode(&self) -> u64 {
         fs::metadata(self.path()).expect("the namespace is there").ino()
     }
 
-    /// How many processes, without the calling one, are inside.
+    /// The number of processes inside, without the calling process.
     #[must_use]
     pub fn processes(&self) -> usize {
         self.pids().len()
     }
 
-    /// Processes whose network namespace this is, without the calling one.
+    /// Processes in this network namespace, without the calling process.
     fn pids(&self) -> Vec<Pid> {
         let text = ip(&["netns", "pids", &self.name]).unwrap_or_default();
         let pids = text.lines().filter_map(|line| Pid::from_raw(line.trim().parse().ok()?));
@@ -240,9 +245,9 @@ impl Drop for Netns {
     }
 }
 
-/// Deletes the namespaces of test processes that died without a chance to do it.
+/// Deletes the namespaces of test processes that died before they could delete them.
 ///
-/// [`Netns::new`] does it once per process.
+/// [`Netns::new`] calls this once per process.
 pub fn sweep() {
     let Ok(names) = fs::read_dir(NAMES) else {
         return;
@@ -256,12 +261,12 @@ pub fn sweep() {
     }
 }
 
-/// Runs `ip` and returns what it printed.
+/// Runs `ip` and returns its output.
 pub(crate) fn ip(args: &[&str]) -> Result<String> {
     output(Command::new("ip").args(args))
 }
 
-/// Runs a command to its end and returns what it printed.
+/// Runs a command to its end and returns its output.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     let done =
         command.stdin(Stdio::null()).output().with_context(|| format!("starting {command:?}"))?;

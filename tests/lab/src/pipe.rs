@@ -1,4 +1,4 @@
-//! Owns a pipe that is full, and that nobody reads until told to.
+//! A full pipe that is read only on request.
 
 use std::io::{self, BufRead, BufReader, PipeReader, PipeWriter, Write, pipe};
 use std::process::Stdio;
@@ -7,21 +7,21 @@ use std::thread;
 
 use rustix::io::ioctl_fionbio;
 
-/// A full pipe. A program whose standard error it is waits at the first line it writes.
+/// A full pipe. A program that uses it as standard error blocks at its first line.
 #[derive(Debug)]
 pub struct FullPipe {
     reader: PipeReader,
     writer: PipeWriter,
 }
 
-/// What came out of it so far.
+/// The data read from the pipe so far.
 #[derive(Debug, Clone, Default)]
 pub struct Lines(Arc<Mutex<Vec<String>>>);
 
 // === impl FullPipe ===
 
 impl FullPipe {
-    /// Makes one, full of empty lines.
+    /// Creates a pipe, full of empty lines.
     ///
     /// # Panics
     ///
@@ -29,7 +29,8 @@ impl FullPipe {
     #[must_use]
     pub fn new() -> Self {
         let (reader, writer) = pipe().expect("a pipe");
-        // Of both ends alike, and of all that share it: waiting again before anybody else has it.
+        // The flag applies to both ends and all processes that share the pipe: it is reset before
+        // another process gets an end.
         ioctl_fionbio(&writer, true).expect("a pipe that does not wait");
         let page = [b'\n'; 4096];
         let full = loop {
@@ -42,7 +43,7 @@ impl FullPipe {
         Self { reader, writer }
     }
 
-    /// The end that a program writes to.
+    /// The write end, for a program.
     ///
     /// # Panics
     ///
@@ -52,7 +53,7 @@ impl FullPipe {
         self.writer.try_clone().expect("another descriptor").into()
     }
 
-    /// Reads it from now on, until its last writer is gone.
+    /// Reads the pipe from now on, until its last writer is gone.
     #[must_use]
     pub fn read(self) -> Lines {
         let lines = Lines::default();

@@ -1,5 +1,6 @@
-//! Owns the daemon in a pod: the specification of the pod made into a container as kubelet and containerd do it, which
-//! `runc` then runs. What the specification grants and takes is kept; images, networks and an API there are none.
+//! The daemon in a pod: the pod's specification as a container configured like kubelet and
+//! containerd do, and run by `runc`. Privileges that the specification grants and drops are
+//! applied; images, networks and an API do not exist.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +15,7 @@ use crate::runc::{Container, fresh_id, usr};
 
 /// The image's entry point.
 const ENTRY: &str = "/listenq";
-/// What a container may without being asked: containerd's list.
+/// The default capabilities of a container: containerd's list.
 const CAPABILITIES: [&str; 14] = [
     "AUDIT_WRITE",
     "CHOWN",
@@ -31,7 +32,7 @@ const CAPABILITIES: [&str; 14] = [
     "SETUID",
     "SYS_CHROOT",
 ];
-/// Hidden from containers, and read-only for them: containerd's lists.
+/// Paths hidden from containers, and paths read-only for containers: containerd's lists.
 const MASKED: [&str; 9] = [
     "/proc/acpi",
     "/proc/asound",
@@ -46,19 +47,20 @@ const MASKED: [&str; 9] = [
 const READ_ONLY: [&str; 5] =
     ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-/// What the pod is put on.
+/// The machine of the pod.
 #[derive(Debug, Clone, Copy)]
 pub struct Node<'a> {
-    /// Its network, and so that of pods with the host's; its address is 127.0.0.1.
+    /// The host network, and so the network of pods with `hostNetwork`; its address is 127.0.0.1.
     pub host: &'a Netns,
-    /// Its files, but for `/sys`, which is this machine's. Secrets are directories below `secrets`.
+    /// The files of the host, except `/sys`, which is this machine's. Secrets are directories below
+    /// `secrets`.
     pub root: &'a Rootfs,
 }
 
-/// A running pod. Dropping it ends it.
+/// A running pod. Dropping it ends the pod.
 #[derive(Debug)]
 pub struct Pod {
-    /// The daemon; its pid is that of the runtime.
+    /// The daemon; its pid is the pid of the runtime.
     pub daemon: Daemon,
     container: Container,
 }
@@ -73,11 +75,12 @@ struct Spec<'a> {
 // === impl Pod ===
 
 impl Pod {
-    /// Starts `binary` as the only container of `pod` (a `PodSpec`), and waits until it listens: with `await_ready` until it is ready.
+    /// Starts `binary` as the only container of `pod` (a `PodSpec`), and waits until it listens, or
+    /// with `await_ready` until it is ready.
     ///
     /// # Panics
     ///
-    /// With its log, when it does not start, or the specification has what is not known here.
+    /// With the log, when the daemon does not start, or the specification has an unsupported field.
     #[must_use]
     pub fn start(node: Node<'_>, pod: &Value, binary: &Path, await_ready: bool) -> Self {
         let spec = Spec { pod, container: &pod["containers"][0], node };
@@ -92,7 +95,7 @@ impl Pod {
         Self { daemon, container }
     }
 
-    /// The daemon's process, as seen from here.
+    /// The pid of the daemon outside the container.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.container.pid()
@@ -118,7 +121,7 @@ impl Spec<'_> {
                 "args": self.args(),
                 "env": self.env().iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>(),
                 "cwd": "/",
-                // Neither inheritable nor ambient: Kubernetes has no field for them.
+                // Neither inheritable nor ambient: Kubernetes has no field for these sets.
                 "capabilities": {
                     "bounding": capabilities, "permitted": capabilities, "effective": capabilities,
                 },
@@ -137,7 +140,7 @@ impl Spec<'_> {
         })
     }
 
-    /// The pod's security context, under that of the container.
+    /// The security context of the pod, overridden by the container's.
     fn security(&self) -> Map<String, Value> {
         let contexts = [self.pod, self.container].map(|level| level["securityContext"].as_object());
         let mut merged = Map::new();
@@ -162,7 +165,7 @@ impl Spec<'_> {
         all.map(|name| format!("CAP_{name}")).collect()
     }
 
-    /// `$(NAME)` stands for an environment variable.
+    /// The arguments, with `$(NAME)` replaced by the environment variable.
     fn args(&self) -> Vec<String> {
         let env = self.env();
         let expand = |arg: &str| {
@@ -229,7 +232,7 @@ impl Spec<'_> {
             Some("HostToContainer") => "rslave",
             _ => "rprivate",
         };
-        // containerd makes a directory of the node that is not there.
+        // containerd creates a missing host directory.
         fs::create_dir_all(&source).expect("a directory");
         json!({
             "destination": mount["mountPath"], "type": "bind", "source": source,
@@ -254,7 +257,7 @@ impl Spec<'_> {
     }
 }
 
-/// The filter of container runtimes for a container with these capabilities.
+/// The seccomp filter of container runtimes for a container with these capabilities.
 fn runtime_default(capabilities: &[String]) -> Value {
     let profile: Value =
         serde_json::from_str(include_str!("runtime_default.json")).expect("it is JSON");

@@ -1,4 +1,5 @@
-//! Owns servers that are processes of their own, so that a test can stop one as `kill -STOP` does, or a thread alone.
+//! Servers in separate processes, so that a test can stop a process as `kill -STOP` does, or a
+//! single thread.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -19,12 +20,13 @@ use crate::address::{parse, reachable};
 use crate::netns::{Netns, output};
 use crate::wait::eventually;
 
-/// How long a process may take to listen, to stop and to go on.
+/// Timeout for a process to listen, to stop and to continue.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The lab's tool, as cargo and the kernel call it.
+/// The name of the lab's tool for cargo and the kernel.
 const TOOL: &str = "listenq-lab";
 
-/// A process that listens: `listenq-lab listen`. It is killed when dropped, also while it is stopped.
+/// A process that listens: `listenq-lab listen`. Dropping it kills the process, even while it is
+/// stopped.
 #[derive(Debug)]
 pub struct ServerProcess {
     child: Child,
@@ -34,13 +36,14 @@ pub struct ServerProcess {
 // === impl ServerProcess ===
 
 impl ServerProcess {
-    /// Starts it inside `ns` at an address, whose port may be 0, or at the path of a Unix stream, and waits
-    /// until it listens. The flags are those of `listenq-lab listen`, such as `--backlog=4`, `--pace=fast`,
-    /// `--answer=ok`, `--defer-accept=5`. It ends by itself after ten minutes.
+    /// Starts the process inside `ns` at an address, whose port may be 0, or at the path of a Unix
+    /// stream, and waits until it listens. The flags are those of `listenq-lab listen`, such as
+    /// `--backlog=4`, `--pace=fast`, `--answer=ok`, `--defer-accept=5`. The process ends by itself
+    /// after ten minutes.
     ///
     /// # Panics
     ///
-    /// When it does not listen.
+    /// When the process does not listen.
     #[must_use]
     pub fn listen(ns: &Netns, address: &str, flags: &[&str]) -> Self {
         let mut command = ns.command(tool());
@@ -55,11 +58,11 @@ impl ServerProcess {
         process
     }
 
-    /// Starts `n` of them at one address (`SO_REUSEPORT`), each a process of its own.
+    /// Starts `n` separate processes at one address (`SO_REUSEPORT`).
     ///
     /// # Panics
     ///
-    /// When one does not listen.
+    /// When a process does not listen.
     #[must_use]
     pub fn group(ns: &Netns, n: usize, address: &str, flags: &[&str]) -> Vec<Self> {
         let flags = [flags, &["--reuseport"]].concat();
@@ -71,43 +74,44 @@ impl ServerProcess {
         members
     }
 
-    /// Where it listens, with the port the kernel chose: an address or a path.
+    /// The listen address, with the port chosen by the kernel, or the path.
     #[must_use]
     pub fn address(&self) -> &str {
         &self.address
     }
 
-    /// Where clients connect to.
+    /// The address that clients connect to.
     ///
     /// # Panics
     ///
-    /// When it listens at a path.
+    /// When the process listens at a path.
     #[must_use]
     pub fn target(&self) -> SocketAddr {
         reachable(parse(&self.address).expect("the address of a TCP listener"))
     }
 
-    /// Its process id; the kernel calls it `listenq-lab`.
+    /// The process id; the kernel's name of the process is `listenq-lab`.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Stops it (`SIGSTOP`) and waits until all its threads stand still; the kernel goes on queueing for it.
+    /// Stops the process (`SIGSTOP`) and waits until all threads are stopped; the kernel keeps
+    /// queueing connections.
     ///
     /// # Panics
     ///
-    /// When it does not stop.
+    /// When the process does not stop.
     pub fn pause(&self) {
         self.signal(Signal::STOP);
         eventually("a stopped process", PATIENCE, || self.stands_still().then_some(()));
     }
 
-    /// Lets it go on (`SIGCONT`).
+    /// Continues the process (`SIGCONT`).
     ///
     /// # Panics
     ///
-    /// When it does not.
+    /// When the process does not continue.
     pub fn resume(&self) {
         self.signal(Signal::CONT);
         eventually("a running process", PATIENCE, || (!self.stands_still()).then_some(()));
@@ -138,7 +142,8 @@ impl Drop for ServerProcess {
     }
 }
 
-/// One thread of another process that stands still, while the others go on. Dropping it lets it go on, if it lives.
+/// A stopped thread of another process, whose other threads run. Dropping it continues the thread,
+/// if the thread still exists.
 #[derive(Debug)]
 pub struct Frozen {
     stop: Arc<AtomicBool>,
@@ -158,13 +163,13 @@ impl Frozen {
         let thread = nix::unistd::Pid::from_raw(thread.cast_signed());
         let stop = Arc::new(AtomicBool::new(false));
         let (stopped, (stands, is_standing)) = (Arc::clone(&stop), channel());
-        // Only the thread that traces another may let it go.
+        // Only the thread that traces a thread may continue it.
         let tracer = thread::spawn(move || {
             ptrace::seize(thread, ptrace::Options::empty()).expect("a thread to trace");
             ptrace::interrupt(thread).expect("it runs");
             waitpid(thread, Some(WaitPidFlag::__WALL)).expect("it stops");
             stands.send(()).expect("somebody waits");
-            // Once it is killed it is gone only when its tracer has taken note.
+            // A killed thread is gone only after its tracer has waited for it.
             let flags = WaitPidFlag::__WALL | WaitPidFlag::WNOHANG;
             while !stopped.load(Ordering::Relaxed)
                 && waitpid(thread, Some(flags)) == Ok(WaitStatus::StillAlive)
@@ -185,11 +190,12 @@ impl Drop for Frozen {
     }
 }
 
-/// The lab's tool beside the running test, built if need be: cargo builds it for the lab's own tests only.
+/// The lab's tool beside the running test, built if necessary: cargo builds the tool only for the
+/// lab's own tests.
 ///
 /// # Panics
 ///
-/// When it cannot be built.
+/// When the tool cannot be built.
 #[must_use]
 pub fn tool() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();

@@ -1,4 +1,4 @@
-//! Owns a made-up root directory: files, links, and mounts of namespaces under names of the test's choice.
+//! A temporary root directory: files, links, and mounts of namespaces under chosen names.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -10,7 +10,7 @@ use rustix::mount::{UnmountFlags, mount_bind, unmount};
 
 use crate::netns::Netns;
 
-/// A temporary directory. Dropping it unmounts what was mounted there and removes it.
+/// A temporary directory. Dropping it unmounts the namespaces and removes the directory.
 #[derive(Debug)]
 pub struct Rootfs {
     path: PathBuf,
@@ -20,11 +20,11 @@ pub struct Rootfs {
 // === impl Rootfs ===
 
 impl Rootfs {
-    /// Makes an empty one.
+    /// Creates an empty directory.
     ///
     /// # Panics
     ///
-    /// When it cannot be made.
+    /// When the directory cannot be created.
     #[must_use]
     pub fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -34,23 +34,23 @@ impl Rootfs {
         Self { path, mounts: Vec::new() }
     }
 
-    /// Where it is.
+    /// The path of the directory.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The flag that shows it to listenq.
+    /// The flag that makes listenq use this root.
     #[must_use]
     pub fn flag(&self) -> String {
         format!("--path.rootfs={}", self.path.display())
     }
 
-    /// A path inside whose directory exists.
+    /// A path below the root; the parent directory is created.
     ///
     /// # Panics
     ///
-    /// When the directory cannot be made.
+    /// When the directory cannot be created.
     #[must_use]
     pub fn place(&self, name: &str) -> PathBuf {
         let path = self.path.join(name);
@@ -62,39 +62,39 @@ impl Rootfs {
     ///
     /// # Panics
     ///
-    /// When it cannot be written.
+    /// When the file cannot be written.
     pub fn file(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
         let path = self.place(name);
         fs::write(&path, content).expect("a file");
         path
     }
 
-    /// Makes a symbolic link.
+    /// Creates a symbolic link.
     ///
     /// # Panics
     ///
-    /// When it cannot be made.
+    /// When the link cannot be created.
     pub fn link(&self, name: &str, target: &str) {
         symlink(target, self.place(name)).expect("a link");
     }
 
-    /// Mounts a namespace as `ip netns add <name>` would in this root.
+    /// Mounts a namespace as `ip netns add <name>` does in this root.
     ///
     /// # Panics
     ///
-    /// When it cannot be mounted.
+    /// When the namespace cannot be mounted.
     pub fn mount_netns(&mut self, ns: &Netns, name: &str) {
         let target = self.file(&format!("run/netns/{name}"), "");
         mount_bind(ns.path(), &target).expect("a bind mount");
         self.mounts.push(target);
     }
 
-    /// Unmounts all namespaces, and removes their names.
+    /// Unmounts all namespaces and removes their names.
     pub fn unmount_all(&mut self) {
         self.unmount_first(self.mounts.len());
     }
 
-    /// Does so with the `count` that were mounted first.
+    /// Unmounts the `count` namespaces that were mounted first, and removes their names.
     pub fn unmount_first(&mut self, count: usize) {
         for mount in self.mounts.drain(..count) {
             let _ = unmount(&mount, UnmountFlags::DETACH);

@@ -1,4 +1,5 @@
-//! Owns real containers: run by `runc` from a bundle made on the spot, without a runtime, an image or a network.
+//! Real containers: run by `runc` from a bundle that the test creates, without a runtime, an image
+//! or a network.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,9 +13,10 @@ use crate::netns::output;
 use crate::rootfs::Rootfs;
 use crate::wait::within;
 
-/// Where version 1 hierarchies, and beside them version 2, or version 2 alone, are mounted.
+/// The mount point of cgroup version 1 hierarchies with version 2 beside them, or of version 2
+/// alone.
 const CGROUPS: &str = "/sys/fs/cgroup";
-/// Listens at every address of its namespace.
+/// A server that listens at every address of its namespace.
 const SERVER: &str = "import signal, socket, sys
 listener = socket.socket()
 listener.bind(('0.0.0.0', int(sys.argv[1])))
@@ -24,28 +26,27 @@ signal.pause()";
 /// The network namespace of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Network {
-    /// One of its own.
+    /// A new namespace.
     New,
-    /// The one that this file stands for.
+    /// The namespace of this file.
     At(PathBuf),
 }
 
-/// A container to be: a server written in Python at one port.
+/// The recipe of a container: a server written in Python at one port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recipe {
-    /// Its id: 64 hexadecimal digits.
+    /// The container id: 64 hexadecimal digits.
     pub id: String,
-    /// Its path in every cgroup hierarchy.
+    /// The path in every cgroup hierarchy.
     pub cgroup: String,
-    /// Its network namespace.
     pub network: Network,
-    /// Where its server listens.
+    /// The port of the server.
     pub port: u16,
-    /// Its user, who has no capability.
+    /// The user id, without any capability.
     pub user: u32,
 }
 
-/// A running container. Dropping it kills it and removes its cgroups.
+/// A running container. Dropping it kills the container and removes its cgroups.
 #[derive(Debug)]
 pub struct Container {
     id: String,
@@ -54,7 +55,7 @@ pub struct Container {
     bundle: Rootfs,
 }
 
-/// An id as containers have them; the first 12 digits are already its own.
+/// A container id; the first 12 digits are already unique.
 #[must_use]
 pub fn fresh_id() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -62,7 +63,7 @@ pub fn fresh_id() -> String {
     format!("{}{n:04x}{}", id_prefix(), "0123456789abc".repeat(4))
 }
 
-/// Whether an id is one of those that this process gives its containers.
+/// Whether this process gave the id to one of its containers.
 #[must_use]
 pub fn is_own_id(id: &str) -> bool {
     id.starts_with(&id_prefix())
@@ -80,14 +81,14 @@ pub(crate) fn usr() -> Value {
 // === impl Container ===
 
 impl Container {
-    /// Starts it.
+    /// Starts the container.
     ///
     /// # Panics
     ///
-    /// With what `runc` said, when it does not run.
+    /// With the output of `runc`, when the container does not run.
     #[must_use]
     pub fn start(recipe: &Recipe) -> Self {
-        // Dropped, and so cleared away, also when it does not start.
+        // A container that does not start is dropped, and so cleaned up.
         let mut container = Self::lay(&recipe.id, &recipe.cgroup, &recipe.config());
         let out = container.bundle.file("out", "");
         let open = || Stdio::from(fs::File::create(&out).expect("a file"));
@@ -100,7 +101,7 @@ impl Container {
         container
     }
 
-    /// Makes its bundle, in whose root this machine's `/usr` is to be mounted; nothing runs yet.
+    /// Creates the bundle, in whose root this machine's `/usr` will be mounted; nothing runs yet.
     pub(crate) fn lay(id: &str, cgroup: &str, config: &Value) -> Self {
         let bundle = Rootfs::new();
         for directory in ["bin", "lib", "lib64"] {
@@ -110,27 +111,27 @@ impl Container {
         Self { id: id.to_owned(), cgroup: cgroup.to_owned(), pid: 0, bundle }
     }
 
-    /// Runs it as long as the command does, on whose standard streams it is.
+    /// Runs the container as long as the command runs, on the command's standard streams.
     pub(crate) fn run_attached(&self) -> Command {
         let mut command = self.runc();
         command.args(["run", "--bundle"]).arg(self.bundle.path()).arg(&self.id);
         command
     }
 
-    /// Asks the runtime for its first process.
+    /// Asks the runtime for the container's first process.
     pub(crate) fn find_pid(&mut self) {
         let state = output(self.runc().args(["state", &self.id])).unwrap();
         let state: Value = serde_json::from_str(&state).expect("runc prints JSON");
         self.pid = u32::try_from(state["pid"].as_u64().expect("a pid")).expect("a pid");
     }
 
-    /// Its first process, as seen from here.
+    /// The first process, with its pid outside the container.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// The file that stands for its network namespace.
+    /// The file of the container's network namespace.
     #[must_use]
     pub fn netns(&self) -> PathBuf {
         format!("/proc/{}/ns/net", self.pid).into()
@@ -142,7 +143,8 @@ impl Container {
         command
     }
 
-    /// Removes the directories of its cgroup from the innermost outwards, as far as they are empty.
+    /// Removes the directories of the container's cgroup, innermost first, as far as they are
+    /// empty.
     fn remove_cgroups(&self) {
         let hierarchies = fs::read_dir(CGROUPS).into_iter().flatten().flatten();
         let roots = hierarchies.map(|entry| entry.path()).chain([CGROUPS.into()]);
@@ -166,7 +168,7 @@ impl Drop for Container {
 // === impl Recipe ===
 
 impl Recipe {
-    /// The bundle's configuration: this machine's `/usr`, read-only, is all there is to run.
+    /// The configuration of the bundle: this machine's `/usr`, read-only, contains all programs.
     fn config(&self) -> Value {
         let network = match &self.network {
             Network::New => json!({"type": "network"}),

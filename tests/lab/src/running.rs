@@ -1,4 +1,4 @@
-//! Owns programs that run beside a test and are killed after it.
+//! Programs that run beside a test and are killed after the test.
 
 use std::fs;
 use std::process::{Child, Command, Stdio};
@@ -8,32 +8,33 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::wait::{eventually, within};
 
-/// How long a program may take to end when asked to.
+/// Timeout for a program to end after SIGTERM.
 const END: Duration = Duration::from_secs(5);
 
-/// A running program. Dropping it asks it to end, then kills it.
+/// A running program. Dropping it sends SIGTERM, then kills the program.
 #[derive(Debug)]
 pub struct Running(Child);
 
 // === impl Running ===
 
 impl Running {
-    /// Starts a command; what it prints goes where the test's output goes.
+    /// Starts a command; its output goes to the output of the test.
     ///
     /// # Panics
     ///
-    /// When it cannot be started.
+    /// When the command cannot be started.
     #[must_use]
     pub fn start(command: &mut Command) -> Self {
         let started = command.stdin(Stdio::null()).spawn();
         Self(started.unwrap_or_else(|e| panic!("starting {command:?}: {e}")))
     }
 
-    /// As [`Running::start`], and waits until the process is called `comm`: until all wrappers have become it.
+    /// Like [`Running::start`], and waits until the process has the name `comm`: until all wrappers
+    /// have called exec.
     ///
     /// # Panics
     ///
-    /// When it cannot be started or is not called so within 5 s.
+    /// When the command cannot be started or does not have the name within 5 s.
     #[must_use]
     pub fn start_as(command: &mut Command, comm: &str) -> Self {
         let running = Self::start(command);
@@ -47,7 +48,7 @@ impl Running {
         self.0.id()
     }
 
-    /// What the kernel calls it; empty when it has ended.
+    /// The kernel's name of the process; empty after its end.
     #[must_use]
     pub fn comm(&self) -> String {
         let text = fs::read_to_string(format!("/proc/{}/comm", self.pid())).unwrap_or_default();
@@ -57,7 +58,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // A master that is killed leaves its workers behind; one that is asked takes them along.
+        // A killed master leaves its workers behind; on SIGTERM it ends them.
         let _ = kill_process(Pid::from_child(&self.0), Signal::TERM);
         if within(END, || self.0.try_wait().ok().flatten()).is_none() {
             let _ = self.0.kill();

@@ -1,4 +1,4 @@
-//! Owns stray TCP segments: they move a listener's `sk_drops` though nothing overflows.
+//! Stray TCP segments: they increase a listener's `sk_drops` without an overflow.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -10,21 +10,21 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::address::ensure_local;
 
-/// No scan lasts longer.
+/// The maximum duration of a scan.
 const LONGEST: Duration = Duration::from_secs(3600);
 
 const FIN: u8 = 0x01;
 pub(crate) const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
 
-/// A kind of segment no listener wants.
+/// A kind of segment that every listener drops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stray {
-    /// No flag at all.
+    /// No flag.
     Null,
-    /// Begin and end at once.
+    /// SYN and FIN together.
     SynFin,
-    /// A reset of nothing.
+    /// RST without a connection.
     Rst,
 }
 
@@ -38,7 +38,7 @@ impl Stray {
     }
 }
 
-/// Sends `count` segments to `address` from its own address, `spacing` apart. Needs `CAP_NET_RAW`.
+/// Sends `count` segments to `address` from the same address, `spacing` apart. Needs `CAP_NET_RAW`.
 ///
 /// # Panics
 ///
@@ -47,7 +47,7 @@ pub fn stray_segments(address: SocketAddr, kind: Stray, count: u32, spacing: Dur
     try_stray_segments(address, kind, count, spacing).unwrap_or_else(|e| panic!("{e:#}"));
 }
 
-/// As [`stray_segments`].
+/// Like [`stray_segments`], but returns errors.
 ///
 /// # Errors
 ///
@@ -83,7 +83,8 @@ fn raw_socket(source: Ipv4Addr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Below the ephemeral range, another for each segment: no connection is ever meant.
+/// The source of a segment: a port below the ephemeral range, different for each segment, so that
+/// no segment belongs to a connection.
 fn source(to: SocketAddrV4, n: u32) -> SocketAddrV4 {
     SocketAddrV4::new(*to.ip(), 20_000 + (n % 10_000) as u16)
 }

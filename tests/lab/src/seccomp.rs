@@ -1,4 +1,4 @@
-//! Owns a machine without netlink, or without the modules that answer socket dumps: seccomp filters under which
+//! A machine without netlink, or without the modules for socket dumps: seccomp filters under which
 //! `socket(AF_NETLINK)` fails with `EAFNOSUPPORT`, or sending a request with `ENOENT`.
 
 use std::os::unix::process::CommandExt;
@@ -10,19 +10,19 @@ use seccompiler::{
     SeccompRule, apply_filter,
 };
 
-/// Takes netlink from the calling thread, and from every process and thread it starts from now on.
+/// Forbids netlink for the calling thread, and for every process and thread that it starts later.
 ///
-/// It also sets `no_new_privs`. It cannot be undone: give it a thread of its own.
+/// Also sets `no_new_privs`. The filter cannot be removed: use a separate thread.
 ///
 /// # Errors
 ///
-/// When the kernel refuses the filter or the processor is not a known one.
+/// When the kernel refuses the filter or the CPU architecture is unknown.
 pub fn forbid_netlink() -> Result<()> {
     let program = filter().context("compiling the seccomp filter")?;
     apply_filter(&program).context("installing the seccomp filter")
 }
 
-/// Becomes `command`, without netlink. Returns only if that fails.
+/// Execs `command` without netlink. Returns only on failure.
 pub fn exec_without_netlink(command: &mut Command) -> anyhow::Error {
     match forbid_netlink() {
         Ok(()) => anyhow::Error::new(command.exec()).context(format!("executing {command:?}")),
@@ -30,12 +30,13 @@ pub fn exec_without_netlink(command: &mut Command) -> anyhow::Error {
     }
 }
 
-/// Lets every netlink request of the calling thread, and of every process and thread it starts from now on, fail with
-/// `ENOENT`, as the kernel answers when it finds no module for it. A request is what is sent without any flag.
+/// Makes every netlink request of the calling thread, and of every process and thread that it
+/// starts later, fail with `ENOENT`, the kernel's answer when it has no module for the request. A
+/// request is a message sent without flags.
 ///
 /// # Errors
 ///
-/// When the kernel refuses the filter or the processor is not a known one.
+/// When the kernel refuses the filter or the CPU architecture is unknown.
 pub fn forbid_requests() -> Result<()> {
     let flags = SeccompCondition::new(3, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, 0)?;
     let rules = [(libc::SYS_sendto, vec![SeccompRule::new(vec![flags])?])];
@@ -53,7 +54,7 @@ fn filter() -> Result<BpfProgram> {
     failing(rules, libc::EAFNOSUPPORT)
 }
 
-/// A filter under which calls that fit `rules` fail.
+/// A filter under which system calls that match `rules` fail.
 fn failing<const N: usize>(rules: [(i64, Vec<SeccompRule>); N], errno: i32) -> Result<BpfProgram> {
     let refuse = SeccompAction::Errno(errno as u32);
     let arch = std::env::consts::ARCH.try_into()?;

@@ -1,4 +1,4 @@
-//! Owns servers: a thread that accepts from one listener at a chosen pace.
+//! Servers: a thread that accepts from one listener at a chosen pace.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -12,36 +12,36 @@ use socket2::Socket;
 
 use crate::listener::{Listener, accepted, wait_for};
 
-/// The longest a server sleeps before it looks whether it shall stop.
+/// The longest sleep before a server checks whether to stop.
 const TURN: Duration = Duration::from_millis(20);
-/// The longest it sleeps while clients may say something.
+/// The longest sleep while clients may send a request.
 const SHORT_TURN: Duration = Duration::from_millis(1);
-/// A client that says nothing is sent away after this.
+/// A client that sends nothing is closed after this time.
 const MOST_SILENT: Duration = Duration::from_secs(10);
 
-/// How a server accepts.
+/// The pace at which a server accepts.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Pace {
     /// At once.
     Fast,
-    /// At most so many connections a second, evenly spaced.
+    /// At most this number of connections per second, evenly spaced.
     PerSecond(f64),
     /// Not at all.
     Never,
-    /// Everything that waits, after each pause.
+    /// All waiting connections, after each pause.
     Bursts(Duration),
 }
 
 /// What a server does with a connection it accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Service {
-    /// Closes it when it was held so long.
+    /// Closes the connection after this time.
     Hold(Duration),
-    /// Waits for the first that the client says, or for its end, answers this, and closes.
+    /// Waits for the client's first data or FIN, sends this answer, and closes.
     Answer(Vec<u8>),
 }
 
-/// What connections are accepted from: a non-blocking listen socket.
+/// A non-blocking listen socket from which connections are accepted.
 pub trait Accept: Send + 'static {
     /// The socket itself.
     fn listen_socket(&self) -> &Socket;
@@ -55,7 +55,7 @@ pub struct Server<L = Listener> {
     thread: Option<JoinHandle<L>>,
 }
 
-/// What the server's thread works with.
+/// The state of the server's thread.
 struct Worker<L> {
     listener: L,
     pace: Pace,
@@ -75,13 +75,13 @@ impl<L: Accept> Server<L> {
         Self::start_holding(listener, pace, Duration::ZERO)
     }
 
-    /// Serves `listener` at this pace; each connection is closed when it was held for `hold`.
+    /// Serves `listener` at this pace; each connection is closed after `hold`.
     #[must_use]
     pub fn start_holding(listener: L, pace: Pace, hold: Duration) -> Self {
         Self::start_serving(listener, pace, Service::Hold(hold))
     }
 
-    /// Serves `listener` at this pace, each connection in this way.
+    /// Serves `listener` at this pace, and handles each connection in this way.
     #[must_use]
     pub fn start_serving(listener: L, pace: Pace, service: Service) -> Self {
         let accepted = Arc::new(AtomicU64::new(0));
@@ -98,7 +98,7 @@ impl<L: Accept> Server<L> {
         Self { accepted, stop, thread: Some(thread::spawn(|| worker.run())) }
     }
 
-    /// One server, with a thread of its own, for each of the listeners.
+    /// Starts one server, with a separate thread, for each listener.
     #[must_use]
     pub fn start_each(listeners: impl IntoIterator<Item = L>, pace: Pace) -> Vec<Self> {
         listeners.into_iter().map(|listener| Self::start(listener, pace)).collect()
@@ -110,7 +110,7 @@ impl<L: Accept> Server<L> {
         self.accepted.load(Ordering::Relaxed)
     }
 
-    /// Stops within 100 ms, closes the connections it holds, and gives the open listener back.
+    /// Stops within 100 ms, closes the held connections, and returns the open listener.
     ///
     /// # Panics
     ///
@@ -134,7 +134,7 @@ impl<L> Drop for Server<L> {
 // === impl Service ===
 
 impl Service {
-    /// How long to keep a fresh connection; `None` when there is nothing left to do for it.
+    /// How long to keep a new connection; `None` if nothing is left to do for it.
     fn begin(&self, connection: &Socket) -> Option<Duration> {
         match self {
             Self::Hold(hold) => (*hold > Duration::ZERO).then_some(*hold),
@@ -156,7 +156,7 @@ impl<L: Accept> Worker<L> {
         }
     }
 
-    /// Does what the pace asks for now, and says how long to sleep before the next turn.
+    /// Accepts according to the pace, and returns how long to sleep before the next turn.
     fn turn(&mut self) -> Duration {
         let until_next = self.next.saturating_duration_since(Instant::now());
         match self.pace {
@@ -177,7 +177,7 @@ impl<L: Accept> Worker<L> {
         Duration::ZERO
     }
 
-    /// Takes one connection if it comes in time; one taken late does not delay the next.
+    /// Takes one connection if it arrives in time; a late connection does not delay the next one.
     fn take_one(&mut self, rate: f64) {
         wait_for(self.listener.listen_socket(), self.longest());
         if self.take(1) == 1 {
@@ -185,7 +185,7 @@ impl<L: Accept> Worker<L> {
         }
     }
 
-    /// Who has clients that may say something must not sleep long.
+    /// The longest sleep now: short while clients may send a request.
     fn longest(&self) -> Duration {
         let answers = matches!(self.service, Service::Answer(_)) && !self.held.is_empty();
         if answers { SHORT_TURN } else { TURN }
@@ -203,7 +203,7 @@ impl<L: Accept> Worker<L> {
         taken
     }
 
-    /// Closes what was held long enough, and answers those who said something.
+    /// Closes connections that were held long enough, and answers clients that sent a request.
     fn release(&mut self) {
         let now = Instant::now();
         while self.held.pop_front_if(|(end, _)| *end <= now).is_some() {}
@@ -213,7 +213,7 @@ impl<L: Accept> Worker<L> {
     }
 }
 
-/// Answers a client that has said something or ended its half. One that left is as good as answered.
+/// Answers a client that has sent a request or FIN. A client that left counts as answered.
 fn answered(connection: &Socket, text: &[u8]) -> bool {
     let mut connection = connection;
     match connection.read(&mut [0; 4096]) {

@@ -1,4 +1,4 @@
-//! Owns the rows `ss -HOltnm` prints for TCP listen sockets.
+//! The rows that `ss -HOltnm` prints for TCP listen sockets.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -11,9 +11,9 @@ pub struct SsRow {
     pub address: IpAddr,
     /// The local port.
     pub port: u16,
-    /// The interface it is bound to.
+    /// The interface to which the socket is bound.
     pub device: Option<String>,
-    /// `ss` wrote `*`: the IPv6 wildcard that takes IPv4 connections too.
+    /// Whether `ss` printed `*`: the IPv6 wildcard that also accepts IPv4 connections.
     pub dual_stack: bool,
     /// Connections waiting to be accepted.
     pub recv_q: u32,
@@ -68,7 +68,7 @@ fn parse_drops(line: &str) -> Result<u32> {
 mod tests {
     use super::*;
 
-    /// As iproute2 6.1 prints them.
+    /// The output of iproute2 6.1.
     const ROWS: &str = "\
 LISTEN 5      4         127.0.0.1:81 0.0.0.0:* skmem:(r0,rb131072,t0,tb16384,f0,w0,o0,bl0,d15)
 LISTEN 0      5        0.0.0.0%lo:83 0.0.0.0:* skmem:(r0,rb131072,t0,tb16384,f0,w0,o0,bl0,d0)

@@ -1,4 +1,5 @@
-//! Owns foreign programs that judge or unpack what listenq printed: fed on stdin, read to their end.
+//! External programs that check or unpack the output of listenq: they read it on stdin, and their
+//! output is read to its end.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -6,11 +7,11 @@ use std::thread;
 
 use crate::launch::Output;
 
-/// Whether `program` is installed. When not: a line saying so, or a panic if `CI` is `true`.
+/// Whether `program` is installed. If not: prints a line, or panics if `CI` is `true`.
 ///
 /// # Panics
 ///
-/// Without it where `CI=true`: a test must not pass there by not running.
+/// If the program is missing while `CI=true`: a test must not pass there by not running.
 #[must_use]
 #[allow(clippy::print_stderr, reason = "the reader of the test's output must see what did not run")]
 pub fn require_tool(program: &str) -> bool {
@@ -25,11 +26,11 @@ pub fn require_tool(program: &str) -> bool {
     false
 }
 
-/// Runs `program` with `input` on its stdin; what it prints comes back as bytes and as text.
+/// Runs `program` with `input` on its stdin; returns its output as bytes and as text.
 ///
 /// # Panics
 ///
-/// When it cannot be started.
+/// When the program cannot be started.
 #[must_use]
 pub fn feed(program: &str, args: &[&str], input: &[u8]) -> (Vec<u8>, Output) {
     let mut command = Command::new(program);
@@ -37,7 +38,7 @@ pub fn feed(program: &str, args: &[&str], input: &[u8]) -> (Vec<u8>, Output) {
     let mut child = command.spawn().unwrap_or_else(|e| panic!("starting {command:?}: {e}"));
     let mut stdin = child.stdin.take().expect("stdin is piped");
     let done = thread::scope(|scope| {
-        // A program that has seen enough closes its stdin: its status tells.
+        // A program may close its stdin early: only its exit status counts.
         scope.spawn(move || stdin.write_all(input));
         child.wait_with_output().expect("waiting for a child")
     });

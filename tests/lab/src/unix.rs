@@ -1,4 +1,5 @@
-//! Owns Unix listeners: streams and packets, at paths and at abstract names, and clients that keep still or wait in line.
+//! Unix listeners (`SOCK_STREAM` and `SOCK_SEQPACKET`, at paths and abstract names), and clients
+//! that stay idle or wait for a place in the queue.
 
 use std::ffi::OsStr;
 use std::io;
@@ -14,7 +15,7 @@ use crate::listener::accepted;
 use crate::netns::{Netns, output};
 use crate::server::Accept;
 
-/// Whether a connection is a stream or a row of packets.
+/// The socket type of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// `SOCK_STREAM`
@@ -23,7 +24,7 @@ pub enum Kind {
     Packet,
 }
 
-/// A Unix listen socket. It is non-blocking and accepts only when told to.
+/// A Unix listen socket. It is non-blocking and accepts only on request.
 #[derive(Debug)]
 pub struct UnixListener {
     socket: Socket,
@@ -43,7 +44,8 @@ pub struct UnixRow {
 // === impl UnixListener ===
 
 impl UnixListener {
-    /// Listens at `name`, a path, or an abstract name when its first byte is 0, in the calling thread's namespace.
+    /// Listens at `name`, a path, or an abstract name when its first byte is 0, in the calling
+    /// thread's namespace.
     ///
     /// # Panics
     ///
@@ -53,7 +55,7 @@ impl UnixListener {
         Self::try_open(kind, name, backlog).unwrap_or_else(|e| panic!("{e:#}"))
     }
 
-    /// As [`UnixListener::open`].
+    /// Like [`UnixListener::open`], but returns errors.
     ///
     /// # Errors
     ///
@@ -71,7 +73,7 @@ impl UnixListener {
         Ok(Self { socket, kind, name })
     }
 
-    /// Connects until `n` clients wait or the queue takes no more, and gives those that wait.
+    /// Connects until `n` clients wait or the queue is full, and returns the waiting clients.
     ///
     /// # Panics
     ///
@@ -90,7 +92,7 @@ impl UnixListener {
         clients
     }
 
-    /// Accepts all that wait, closes them, and says how many they were.
+    /// Accepts and closes all waiting connections, and returns their number.
     pub fn accept_all(&self) -> usize {
         accepted(&self.socket).count()
     }
@@ -105,11 +107,11 @@ impl Accept for UnixListener {
 // === impl Netns ===
 
 impl Netns {
-    /// The listen socket that `ss` calls `name`, if there is exactly one.
+    /// The listen socket with the name `name` in `ss`, if there is exactly one.
     ///
     /// # Panics
     ///
-    /// When `ss` fails or prints something unknown.
+    /// When `ss` fails or its output cannot be parsed.
     #[must_use]
     pub fn ss_unix(&self, name: &str) -> Option<UnixRow> {
         let text = output(self.command("ss").arg("-xlH")).unwrap();
@@ -120,24 +122,25 @@ impl Netns {
     }
 }
 
-/// What became of clients that waited for a place in a queue.
+/// The outcome of clients that waited for a place in a queue.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Waited {
     /// Connected in time.
     pub connected: usize,
-    /// Got no place within their patience.
+    /// No place in the queue within their patience.
     pub gave_up: usize,
     /// Failed for another reason.
     pub failed: usize,
 }
 
-/// `n` clients that block in `connect(2)`, each for at most `patience`, all at once, and then leave.
+/// Starts `n` clients that block in `connect(2)` at the same time, each for at most `patience`, and
+/// then leave.
 ///
 /// A full queue makes them wait inside the kernel, where no counter and no queue shows them.
 ///
 /// # Panics
 ///
-/// When there are more than 500, each of which is a thread, or one panicked.
+/// When `n` is larger than 500, because each client is a thread, or a client panicked.
 #[must_use]
 pub fn wait_in_line(name: impl AsRef<[u8]>, n: usize, patience: Duration) -> Waited {
     assert!(n <= 500, "each client is a thread");
@@ -161,7 +164,7 @@ fn connect_within(name: &[u8], patience: Duration) -> io::Result<()> {
     client.connect(&address(name)?)
 }
 
-/// Connects a non-blocking stream to a path or name: at once, or not at all.
+/// Connects a non-blocking stream to a path or name: immediately or not at all.
 pub(crate) fn connect(name: &[u8]) -> io::Result<Socket> {
     let client = new_socket(Kind::Stream)?;
     client.connect(&address(name)?)?;

@@ -1,4 +1,4 @@
-//! Owns what a namespace shows of itself, and its settings: sysctl, `nstat`, `ss`.
+//! Reads a namespace's state and settings: sysctl, `nstat`, `ss`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -33,7 +33,8 @@ impl Netns {
         text.trim().to_owned()
     }
 
-    /// All SNMP and netstat counters of the namespace as `nstat` shows them, absolute, zeros included.
+    /// All SNMP and netstat counters of the namespace as `nstat` shows them, absolute, zeros
+    /// included.
     ///
     /// # Panics
     ///
@@ -51,7 +52,7 @@ impl Netns {
     ///
     /// # Panics
     ///
-    /// When `ss` fails or prints something unknown.
+    /// When `ss` fails or its output cannot be parsed.
     #[must_use]
     pub fn ss_listen(&self) -> Vec<SsRow> {
         let text = output(self.command("ss").arg("-HOltnm")).unwrap();

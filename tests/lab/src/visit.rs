@@ -1,4 +1,4 @@
-//! Owns what one client of a load does: where it goes, what it says, how it leaves, what it is answered.
+//! One client of a load: its target, its request, how it leaves, and its answer.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
@@ -13,10 +13,10 @@ use crate::address::ensure_local;
 use crate::client;
 use crate::unix;
 
-/// So much of an answer is kept, at most.
+/// The maximum number of bytes kept of an answer.
 const MOST_KEPT: usize = 64;
 
-/// Where clients connect to.
+/// The address that clients connect to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
     /// A TCP listener.
@@ -25,18 +25,18 @@ pub enum Target {
     Unix(Vec<u8>),
 }
 
-/// What a client does once it is connected.
+/// The behaviour of a client once it is connected.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Manner {
-    /// What it sends at once.
+    /// The request, sent at once.
     pub request: Vec<u8>,
-    /// Whether it then shuts its write side down, and reads on.
+    /// Whether the client then shuts down its write side, and reads on.
     pub half_close: bool,
-    /// Whether it leaves by RST, not FIN, when its patience is over.
+    /// Whether the client leaves with RST, not FIN, when its patience ends.
     pub reset: bool,
 }
 
-/// A client under way.
+/// A running client.
 pub(crate) struct Visit {
     socket: Socket,
     pub(crate) connected: bool,
@@ -44,9 +44,9 @@ pub(crate) struct Visit {
     answer: Vec<u8>,
 }
 
-/// What news of a client mean.
+/// The result of an event of a client.
 pub(crate) enum News {
-    /// It goes on.
+    /// The client goes on.
     Nothing,
     /// The server closed the connection, after an answer that begins with this line.
     Served(String),
@@ -57,7 +57,7 @@ pub(crate) enum News {
 // === impl Target ===
 
 impl Target {
-    /// Lets only what is on this machine through.
+    /// Accepts only targets on this machine.
     pub(crate) fn ensure_local(&self) -> Result<()> {
         match self {
             Self::Tcp(address) => ensure_local(*address),
@@ -94,26 +94,26 @@ impl From<&PathBuf> for Target {
 // === impl Manner ===
 
 impl Manner {
-    /// A GET request over HTTP/1.1, with the connection closed after the answer.
+    /// A GET request over HTTP/1.1; the connection is closed after the answer.
     #[must_use]
     pub fn http_get(path: &str) -> Self {
         let request = format!("GET {path} HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n");
         Self { request: request.into_bytes(), ..Self::default() }
     }
 
-    /// Sends this.
+    /// Sends this request.
     #[must_use]
     pub fn saying(request: impl AsRef<[u8]>) -> Self {
         Self { request: request.as_ref().to_vec(), ..Self::default() }
     }
 
-    /// Shuts its write side down after the request, and reads on.
+    /// Shuts down the write side after the request, and reads on.
     #[must_use]
     pub fn half_closing(self) -> Self {
         Self { half_close: true, ..self }
     }
 
-    /// Leaves by RST when its patience is over.
+    /// Leaves with RST when the patience ends.
     #[must_use]
     pub fn resetting(self) -> Self {
         Self { reset: true, ..self }
@@ -123,7 +123,7 @@ impl Manner {
 // === impl Visit ===
 
 impl Visit {
-    /// Begins the `n`th visit, without waiting for it.
+    /// Starts the `n`th visit without waiting for it.
     pub(crate) fn begin(target: &Target, n: usize) -> io::Result<Self> {
         let socket = target.connect(n)?;
         Ok(Self { socket, connected: false, said: false, answer: Vec::new() })
@@ -133,7 +133,7 @@ impl Visit {
         &self.socket
     }
 
-    /// Takes note of what epoll tells.
+    /// Handles the events that epoll reports.
     pub(crate) fn note(&mut self, flags: EventFlags, manner: &Manner) -> News {
         if flags.contains(EventFlags::ERR) {
             return News::Failed(self.error());
@@ -154,7 +154,7 @@ impl Visit {
         News::Nothing
     }
 
-    /// A request is short: it fits into the buffer of a fresh connection.
+    /// Sends the request, which is short: it fits into the buffer of a new connection.
     fn say(&self, manner: &Manner) -> io::Result<()> {
         if !manner.request.is_empty() {
             (&self.socket).write_all(&manner.request)?;
@@ -165,7 +165,7 @@ impl Visit {
         Ok(())
     }
 
-    /// Reads what has come, and keeps the beginning.
+    /// Reads the received data, and keeps the beginning.
     fn listen(&mut self) -> io::Result<()> {
         let mut part = [0; 4096];
         loop {
@@ -188,7 +188,7 @@ impl Visit {
         }
     }
 
-    /// Why the connection broke.
+    /// The error that broke the connection.
     fn error(&self) -> io::Error {
         match self.socket.take_error() {
             Ok(Some(e)) | Err(e) => e,
@@ -196,7 +196,7 @@ impl Visit {
         }
     }
 
-    /// Leaves before the server did.
+    /// Leaves before the server closes the connection.
     pub(crate) fn leave(self, manner: &Manner) {
         if manner.reset {
             client::reset(vec![self.socket]);

@@ -1,16 +1,16 @@
-//! Owns waiting: ask again and again until an answer comes, and say plainly when none came.
+//! Waiting: polls until there is an answer, and reports clearly if there is none.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// The gap between two questions.
+/// The time between two polls.
 const GAP: Duration = Duration::from_millis(10);
 
-/// Asks until `question` answers `Some`, and returns the answer.
+/// Polls until `question` returns `Some`, and returns the answer.
 ///
 /// # Panics
 ///
-/// When `timeout` has passed without an answer; the message names `what` was awaited.
+/// When `timeout` has passed without an answer; the message contains `what`.
 #[track_caller]
 pub fn eventually<T>(what: &str, timeout: Duration, question: impl FnMut() -> Option<T>) -> T {
     match within(timeout, question) {
@@ -19,7 +19,7 @@ pub fn eventually<T>(what: &str, timeout: Duration, question: impl FnMut() -> Op
     }
 }
 
-/// Asks until `question` answers `Some` or `timeout` has passed. It asks at least once.
+/// Polls until `question` returns `Some` or `timeout` has passed. Polls at least once.
 pub fn within<T>(timeout: Duration, mut question: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + timeout;
     loop {

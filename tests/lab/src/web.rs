@@ -1,4 +1,4 @@
-//! Owns a real web site of two servers: nginx in front of a php-fpm pool whose script takes its time.
+//! A real web site of two servers: nginx in front of a php-fpm pool with a slow script.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -11,23 +11,24 @@ use crate::rootfs::Rootfs;
 use crate::running::Running;
 use crate::wait::eventually;
 
-/// Debian's php-fpm; ask [`require_tool`](crate::tool::require_tool) for it and for `nginx` first.
+/// Debian's php-fpm; check for it and for `nginx` with [`require_tool`](crate::tool::require_tool)
+/// first.
 pub const PHP: &str = "php-fpm8.2";
-/// How long the servers may take to listen.
+/// Timeout for the servers to listen.
 const START: Duration = Duration::from_secs(15);
 const NGINX_PORT: u16 = 8080;
 const PHP_PORT: u16 = 9000;
 
-/// Where the pool listens.
+/// The listen address of the pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pool {
     /// At 127.0.0.1:9000.
     Tcp,
-    /// At a path of the site's own directory.
+    /// At a path in the site's own directory.
     Unix,
 }
 
-/// A site to be: say what it should be, then [`start`](Web::start) it.
+/// A builder of a site: set its options, then [`start`](Web::start) it.
 #[derive(Debug, Clone)]
 pub struct Web {
     pool: Pool,
@@ -49,7 +50,8 @@ pub struct Site {
 // === impl Web ===
 
 impl Web {
-    /// A pool with a backlog of 511 and two workers, whose script answers at once. nginx waits 60 s for it.
+    /// A pool with a backlog of 511 and two workers, whose script answers at once. nginx waits 60 s
+    /// for the pool.
     #[must_use]
     pub fn new(pool: Pool) -> Self {
         Self {
@@ -61,35 +63,35 @@ impl Web {
         }
     }
 
-    /// The pool's `listen.backlog`.
+    /// Sets the pool's `listen.backlog`.
     #[must_use]
     pub fn backlog(self, backlog: i32) -> Self {
         Self { backlog, ..self }
     }
 
-    /// How many requests the pool works at (`pm.max_children`).
+    /// Sets the number of requests that the pool handles at once (`pm.max_children`).
     #[must_use]
     pub fn workers(self, workers: u32) -> Self {
         Self { workers, ..self }
     }
 
-    /// How long the script takes to answer.
+    /// Sets the time that the script takes to answer.
     #[must_use]
     pub fn takes(self, takes: Duration) -> Self {
         Self { takes, ..self }
     }
 
-    /// How long nginx waits for the pool before it answers 504 (`fastcgi_read_timeout`).
+    /// Sets how long nginx waits for the pool before nginx answers 504 (`fastcgi_read_timeout`).
     #[must_use]
     pub fn read_timeout(self, read_timeout: Duration) -> Self {
         Self { read_timeout, ..self }
     }
 
-    /// Starts both inside `ns`, and waits until they listen.
+    /// Starts both servers inside `ns`, and waits until they listen.
     ///
     /// # Panics
     ///
-    /// With their logs, when they do not.
+    /// With their logs, when a server does not listen.
     #[must_use]
     pub fn start(&self, ns: &Netns) -> Site {
         let root = Rootfs::new();
@@ -152,13 +154,13 @@ impl Pool {
 // === impl Site ===
 
 impl Site {
-    /// Where nginx listens.
+    /// The address of nginx.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, NGINX_PORT).into()
     }
 
-    /// Where the pool listens: `127.0.0.1:9000` or a path.
+    /// The address of the pool: `127.0.0.1:9000` or a path.
     #[must_use]
     pub fn pool(&self) -> String {
         self.pool.address(self.root.path())
@@ -176,19 +178,19 @@ impl Site {
         self.nginx.pid()
     }
 
-    /// What nginx complained about.
+    /// The error log of nginx.
     #[must_use]
     pub fn nginx_log(&self) -> String {
         self.log("nginx.log")
     }
 
-    /// What php-fpm complained about.
+    /// The error log of php-fpm.
     #[must_use]
     pub fn php_log(&self) -> String {
         self.log("php.log")
     }
 
-    /// Sends HTTP clients to nginx from inside `ns`, and counts what they were answered.
+    /// Sends HTTP clients to nginx from inside `ns`, and counts their answers.
     #[must_use]
     pub fn load(&self, ns: &Netns, load: Load) -> Outcome {
         ns.run(|| visit(self.address(), load, &Manner::http_get("/")))
