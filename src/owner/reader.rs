@@ -2,7 +2,7 @@
 //! descriptors and cgroups. The reader decides nothing; [`crate::cause`] interprets the readings.
 //!
 //! The search for holders covers the process that is known to hold the socket and its descendants,
-//! at most every [`HOLDERS_TTL`]: a master creates the socket, and its workers inherit the socket.
+//! at most every `HOLDERS_TTL`: a master creates the socket, and its workers inherit the socket.
 //! Of a process with many threads, the reader reads the main thread and a few other threads at a
 //! time, in turn.
 
