@@ -59,8 +59,8 @@ impl Table {
 
     /// Every alert it names.
     pub(crate) fn alerts(&self) -> BTreeSet<&'static str> {
-        let expected = self.rows.values().flat_map(|row| &row.expected);
-        expected.chain(&self.promtool_alone).copied().collect()
+        let in_rows = self.rows.values().flat_map(|row| row.expected.iter().chain(&row.in_passing));
+        in_rows.chain(&self.promtool_alone).copied().collect()
     }
 
     /// What came and what did not, each with what to think of it, row by row.
