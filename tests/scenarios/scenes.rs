@@ -1,6 +1,7 @@
 //! Owns the scenes: each a kind of trouble, or of health, in a namespace of its own, all at the same time.
 
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -230,7 +231,10 @@ fn stopped(scene: &Scene) {
 fn stopped_unix(scene: &Scene) {
     let ns = scene.netns();
     let path = socket_path(scene);
-    let server = ServerProcess::listen(&ns, &path, &["--backlog=8", "--pace=fast"]);
+    let flags = ["--backlog=8", "--pace=fast", "--hold-ms=600000"];
+    let server = ServerProcess::listen(&ns, &path, &flags);
+    // A server that never accepted is not stalled.
+    let _served = ns.run(|| UnixStream::connect(&path).unwrap());
     thread::sleep(CALM);
     server.pause();
     scene.begin();

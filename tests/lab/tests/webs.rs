@@ -44,7 +44,8 @@ fn a_stuck_pool_under_a_small_somaxconn_lets_nginx_answer_504() {
     assert_eq!(row().send_q, 128);
     let patience = 3 * SECOND;
     let outcome = site.load(&ns, Load { patience, ..load(100.0, 4 * SECOND) });
-    assert!(row().recv_q > 128, "{:?}", row());
+    // The workers go on after the load, four a second.
+    assert!(row().recv_q > 110, "{:?}", row());
     assert!(outcome.status(200) >= 2, "{outcome:?}");
     assert!(outcome.status(504) > 50, "{outcome:?} {}", site.nginx_log());
     assert!(ns.nstat()["TcpExtListenOverflows"] > 0);
