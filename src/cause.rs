@@ -321,12 +321,19 @@ fn open_connections_are_steady(readings: &[Timed]) -> bool {
 
 fn is_at_connection_limit(readings: &[Timed]) -> bool {
     let has_zero_limit = |one: &Timed| one.listener.limit == Some(0);
-    let stopped_on_purpose = lasts(readings, is_left_alone) || lasts(readings, has_zero_limit);
+    let looks_away = |one: &Timed| is_left_alone(one) && waits_for_events(one);
+    let stopped_on_purpose = lasts(readings, looks_away) || lasts(readings, has_zero_limit);
     stopped_on_purpose
         && !is_busy_elsewhere(readings)
         && !is_out_of_descriptors(readings)
         && open_connections_are_steady(readings)
         && takes_nothing(readings)
+}
+
+/// Whether a process that holds the socket waits for events: one that hangs elsewhere has not looked away on purpose.
+fn waits_for_events(reading: &Timed) -> bool {
+    let mut threads = reading.owner.processes.iter().flat_map(|process| &process.threads);
+    threads.any(|thread| thread.wait == Wait::Events)
 }
 
 /// Whether the workers wait for something else than connections: then they do not watch the socket, but not on purpose.
@@ -651,6 +658,11 @@ mod tests {
         assert_eq!(comes_and_goes, []);
         let memcached = said(|_, _, listener| listener.limit = Some(0));
         assert_eq!(memcached, [Cause::ConnectionLimit]);
+        let hangs = said(|_, owner, _| {
+            away(owner);
+            owner.processes[0].threads[0].wait = Wait::Other;
+        });
+        assert_eq!(hangs, []);
         let held_by_clients = said(|_, owner, _| {
             away(owner);
             owner.processes[0].threads[0].wait = Wait::Client;
