@@ -122,7 +122,7 @@ fn scan(sockets: &[ListenSocket]) -> Scan {
         length: socket.queue.length,
         longest: socket.queue.length,
         is_read: socket.queue.length > 0,
-        has_accepted: true,
+        accepted_ago: Some(Duration::ZERO),
     });
     let waiting = (0..3).map(|nth| Waiting {
         cookie: Cookie(100 + nth),

@@ -351,7 +351,7 @@ impl Space {
                 length,
                 longest: length,
                 is_read: length > 0,
-                has_accepted: length % 2 == 1,
+                accepted_ago: (length % 2 == 1).then_some(Duration::from_secs(u64::from(length))),
             }
         });
         let mut tcp = TcpScan { sockets: sockets.collect(), ..TcpScan::default() };

@@ -46,6 +46,9 @@ struct Acceptor {
     /// socket prove nothing.
     has_predecessor: bool,
     has_accepted: bool,
+    /// The latest time at which a process closed an accepted connection of this address. An earlier
+    /// socket may have accepted that connection.
+    closed_at: Option<Instant>,
     scan: u64,
 }
 
@@ -66,7 +69,14 @@ impl Acceptors {
         for ListenRow { cookie, local, .. } in listeners {
             let acceptor = self.known.entry(*cookie).or_insert_with(|| {
                 let has_predecessor = earlier.contains(local);
-                Acceptor { local: *local, since, has_predecessor, has_accepted: false, scan }
+                Acceptor {
+                    local: *local,
+                    since,
+                    has_predecessor,
+                    has_accepted: false,
+                    closed_at: None,
+                    scan,
+                }
             });
             acceptor.scan = scan;
         }
@@ -94,33 +104,43 @@ impl Acceptors {
             if local.port != connection.port {
                 return;
             }
-            if let Some(acceptor) = self.known.get_mut(cookie)
-                && acceptor.may_have_accepted(connection, ended, self.now)
-            {
-                acceptor.has_accepted = true;
+            if let Some(acceptor) = self.known.get_mut(cookie) {
+                acceptor.found(connection, ended, self.now);
             }
         }
     }
 
-    /// Whether the socket is known to have accepted a connection.
-    pub(super) fn is_known(&self, cookie: Cookie) -> bool {
-        self.known.get(&cookie).is_some_and(|acceptor| acceptor.has_accepted)
+    /// Time since the address of the socket last had an accepted connection, or zero if the socket
+    /// itself is known to have accepted one.
+    pub(super) fn accepted_ago(&self, cookie: Cookie) -> Option<Duration> {
+        let acceptor = self.known.get(&cookie)?;
+        if acceptor.has_accepted {
+            return Some(Duration::ZERO);
+        }
+        self.now.zip(acceptor.closed_at).map(|(now, closed_at)| now.duration_since(closed_at))
     }
 }
 
 // === impl Acceptor ===
 
 impl Acceptor {
-    fn may_have_accepted(&self, connection: &Local, ended: Ended, now: Option<Instant>) -> bool {
+    /// Records a connection that a process accepted.
+    fn found(&mut self, connection: &Local, ended: Ended, now: Option<Instant>) {
         let listens = self.local.ip.to_canonical();
-        let is_its_own = listens.is_unspecified() || listens == connection.ip.to_canonical();
-        // A connection closed before this socket was first seen belonged to an earlier socket.
-        let watched = self.since.zip(now).map(|(since, now)| now.duration_since(since));
-        let is_recent = match ended {
-            Ended::Ago(ago) => watched.is_none_or(|watched| ago < watched),
-            Ended::No | Ended::JustNow => !self.has_predecessor,
-        };
-        is_its_own && is_recent
+        if !listens.is_unspecified() && listens != connection.ip.to_canonical() {
+            return;
+        }
+        match ended {
+            Ended::No | Ended::JustNow => self.has_accepted |= !self.has_predecessor,
+            Ended::Ago(ago) => {
+                let closed_at = now.and_then(|now| now.checked_sub(ago));
+                self.closed_at = self.closed_at.max(closed_at);
+                // A connection closed before this socket was first seen may belong to an earlier
+                // socket.
+                let is_later = |since| closed_at.is_some_and(|closed_at| closed_at > since);
+                self.has_accepted |= self.since.is_none_or(is_later);
+            }
+        }
     }
 }
 
@@ -152,7 +172,9 @@ mod tests {
         ];
         assert_eq!(acceptors.begin(&rows, begin), [80, 81]);
         acceptors.found(&local("::ffff:10.0.0.1", 80), Ended::No);
-        let known = |acceptors: &Acceptors| [1, 2, 3, 4].map(|n| acceptors.is_known(Cookie(n)));
+        let known = |acceptors: &Acceptors| {
+            [1, 2, 3, 4].map(|n| acceptors.accepted_ago(Cookie(n)) == Some(Duration::ZERO))
+        };
         // The wildcard socket may have accepted the connection as well. A false "has accepted" is
         // better than calling the socket a lock port.
         assert_eq!(known(&acceptors), [true, false, true, false]);
@@ -170,13 +192,14 @@ mod tests {
         acceptors.begin(&[row(1, here)], begin);
         acceptors.begin(&[row(2, here)], begin + Duration::from_secs(10));
         acceptors.found(&here, Ended::No);
+        assert_eq!(acceptors.accepted_ago(Cookie(2)), None);
         acceptors.found(&here, ago(1));
-        assert!(!acceptors.is_known(Cookie(2)));
+        assert_eq!(acceptors.accepted_ago(Cookie(2)), Some(Duration::from_secs(1)));
         acceptors.begin(&[row(2, here)], begin + Duration::from_secs(20));
         acceptors.found(&here, ago(11));
-        assert!(!acceptors.is_known(Cookie(2)));
+        assert_eq!(acceptors.accepted_ago(Cookie(2)), Some(Duration::from_secs(11)));
         acceptors.found(&here, ago(9));
-        assert!(acceptors.is_known(Cookie(2)));
+        assert_eq!(acceptors.accepted_ago(Cookie(2)), Some(Duration::ZERO));
     }
 
     #[test]

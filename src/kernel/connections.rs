@@ -180,7 +180,7 @@ impl ConnectionReader {
             length: before.min(after),
             longest: before.max(after),
             is_read,
-            has_accepted: self.acceptors.is_known(cookie),
+            accepted_ago: self.acceptors.accepted_ago(cookie),
         }
     }
 

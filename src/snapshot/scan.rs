@@ -54,8 +54,10 @@ pub struct ScannedSocket {
     pub longest: u32,
     /// Whether the connections of its port were read.
     pub is_read: bool,
-    /// Whether the connection table proves that the socket has accepted.
-    pub has_accepted: bool,
+    /// Time since the address of the socket last had an accepted connection, or zero if the socket
+    /// itself is known to have accepted one; `None` if no accepted connection is known. The kernel
+    /// shows a connection for one minute after the server closed it (TIME_WAIT).
+    pub accepted_ago: Option<Duration>,
 }
 
 /// The local end of a socket.

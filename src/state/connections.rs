@@ -97,7 +97,7 @@ mod tests {
         let device = (interface != 0).then(|| DeviceName::new(&format!("if{interface}")));
         let address = ListenAddress { ip: local.ip, port: local.port, device };
         let cookie = Cookie(u64::from(interface));
-        let (is_read, has_accepted) = (true, false);
+        let (is_read, accepted_ago) = (true, None);
         ScannedSocket {
             cookie,
             address,
@@ -106,7 +106,7 @@ mod tests {
             length: 1,
             longest: 2,
             is_read,
-            has_accepted,
+            accepted_ago,
         }
     }
 

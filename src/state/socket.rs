@@ -224,10 +224,12 @@ impl Sockets {
         }
     }
 
-    /// Records that the socket with this cookie has accepted a connection.
-    pub(super) fn prove(&mut self, cookie: Cookie) {
+    /// Records that the address of the socket with this cookie had an accepted connection at `at`.
+    /// Before the socket was first seen, another socket may have accepted the connection.
+    pub(super) fn prove(&mut self, cookie: Cookie, at: Duration) {
         if let Some(place) = self.by_cookie.get(&cookie) {
-            self.living[*place].has_accepted = true;
+            let socket = &mut self.living[*place];
+            socket.has_accepted |= at >= socket.first_seen;
         }
     }
 

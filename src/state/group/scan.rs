@@ -19,8 +19,11 @@ impl Group<ListenAddress> {
     /// previous scan.
     pub(in crate::state) fn take_scan(&mut self, at: Duration, scan: &TcpScan, between: Between) {
         self.scanned();
-        let proven = scan.sockets.iter().filter(|socket| socket.has_accepted);
-        proven.for_each(|socket| self.sockets.prove(socket.cookie));
+        for socket in &scan.sockets {
+            if let Some(ago) = socket.accepted_ago {
+                self.sockets.prove(socket.cookie, at.saturating_sub(ago));
+            }
+        }
         let fell = self.fell_at();
         for (address, found) in by_listener(scan) {
             let Some(listener) = self.by_address.get(&address) else { continue };
@@ -48,7 +51,7 @@ impl Group<UnixAddress> {
     ) {
         self.scanned();
         let proven = queues.iter().filter(|queue| queue.open > 0);
-        proven.for_each(|queue| self.sockets.prove(queue.cookie));
+        proven.for_each(|queue| self.sockets.prove(queue.cookie, at));
         let fell = self.fell_at();
         let mut by_name: FxHashMap<UnixAddress, Vec<&UnixQueue>> = FxHashMap::default();
         for queue in queues {

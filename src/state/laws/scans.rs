@@ -28,7 +28,7 @@ fn scan(socket: ListenSocket, rows: &[(u64, u64)]) -> Scan {
         length,
         longest: length,
         is_read: length > 0,
-        has_accepted: true,
+        accepted_ago: Some(Duration::ZERO),
     };
     let tcp = TcpScan { sockets: vec![socket], waiting: waiting.collect(), ..TcpScan::default() };
     Scan { tcp: Some(tcp), ..Scan::default() }
@@ -140,6 +140,35 @@ fn nothing_taken_for_ten_seconds_is_a_stall_and_its_end_is_told() {
         matches!(told[..], [Turn::Started(_), Turn::Ended(span)] if span.peak == 2),
         "{told:?}"
     );
+}
+
+/// The diagnosis of a server that stops at 10 s, when its last client left `ago` before the first
+/// scan of its port. The server listens since 5 s.
+fn diagnosis_of_a_server_whose_last_client_left(ago: Duration) -> Vec<Diagnosis> {
+    let queue = waiting(2, socket(1, 80));
+    let mut story = Story::begun_with(&[]);
+    for second in 0..10 {
+        let rows: &[ListenSocket] = if second < 5 { &[] } else { &[socket(1, 80)] };
+        story.tick_after(SECOND, rows, 0);
+    }
+    for second in 0..12 {
+        let mut found = scan(queue, &[(7, second + 1), (8, second)]);
+        for socket in found.tcp.iter_mut().flat_map(|tcp| &mut tcp.sockets) {
+            socket.accepted_ago = Some(ago + SECOND * second as u32);
+        }
+        story.snapshot.namespaces[0].scan = Some(found);
+        story.tick_after(SECOND, &[queue], 0);
+        story.snapshot.namespaces[0].scan = None;
+    }
+    story.diagnoses(80)
+}
+
+#[test]
+fn a_client_that_left_before_the_first_scan_proves_that_the_server_accepted() {
+    let of = diagnosis_of_a_server_whose_last_client_left;
+    assert_eq!(of(SECOND * 4), [Diagnosis::Stalled]);
+    // A client that left before the server listened was the client of an earlier server.
+    assert_eq!(of(SECOND * 8), [Diagnosis::NotAccepting]);
 }
 
 #[test]
