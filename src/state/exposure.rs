@@ -15,6 +15,10 @@ use super::tracking::Tracking;
 pub(super) const PROBATION: Duration = Duration::from_secs(15);
 /// The interval at which places are assigned when nothing is urgent.
 const PACE: Duration = Duration::from_secs(1);
+/// The number of samples that an urgent request waits after an urgent assignment changed nothing.
+/// Without the wait, an attacker with many listeners in trouble would cause an assignment in every
+/// sample. Overflows must be accounted for after three samples.
+const WAIT_IN_SAMPLES: u32 = 3;
 
 /// The filter for listeners that may have series. The regular expressions match against
 /// `netns/protocol/address:port`.
@@ -82,9 +86,8 @@ pub(super) struct Admission {
     hidden: usize,
     is_urgent: bool,
     given_at: Option<Duration>,
-    /// Whether the last urgent assignment changed nothing: the next assignment then waits for the
-    /// regular interval.
-    was_in_vain: bool,
+    /// The number of samples in which an urgent request still waits.
+    waits: u32,
     /// Overflows of listeners that had no series at the time of the overflow.
     unexposed_overflows: u64,
 }
@@ -133,7 +136,7 @@ impl Admission {
             hidden: 0,
             is_urgent: false,
             given_at: None,
-            was_in_vain: false,
+            waits: 0,
             unexposed_overflows: 0,
         }
     }
@@ -180,8 +183,8 @@ impl Admission {
         self.hidden += 1;
     }
 
-    /// Requests an assignment of places at the end of this sample: a hidden listener or namespace
-    /// is in trouble, or was found at startup.
+    /// Requests an assignment of places: a hidden listener or namespace is in trouble, or was found
+    /// at startup.
     pub(super) fn hurry(&mut self) {
         self.is_urgent = true;
     }
@@ -191,27 +194,29 @@ impl Admission {
         self.unexposed_overflows += overflows;
     }
 
-    /// Whether an assignment of places was requested in this sample.
-    pub(super) fn is_urgent(&self) -> bool {
-        self.is_urgent
-    }
-
     /// Whether to assign places now: once per second while anything is hidden, and at once if
     /// urgent.
     pub(super) fn is_due(&self, now: Duration) -> bool {
         let is_time = self.given_at.is_none_or(|at| now >= at + PACE);
-        self.hidden > 0 && (is_time || self.is_urgent && !self.was_in_vain)
+        self.hidden > 0 && (is_time || self.is_urgent && self.waits == 0)
     }
 
     /// Records an assignment of places at `now` with its number of changes.
     pub(super) fn given(&mut self, now: Duration, changes: usize) {
-        self.was_in_vain = self.is_urgent && changes == 0;
+        self.waits = match self.is_urgent && changes == 0 {
+            true => WAIT_IN_SAMPLES,
+            false => 0,
+        };
         self.given_at = Some(now);
     }
 
-    /// Ends the sample: clears the urgent request.
-    pub(super) fn calm_down(&mut self) {
-        self.is_urgent = false;
+    /// Ends the sample. Returns whether an urgent request was met: listeners that still have no
+    /// series then get none for what happened so far.
+    pub(super) fn end_sample(&mut self) -> bool {
+        let is_met = self.is_urgent && (self.waits == 0 || self.waits == WAIT_IN_SAMPLES);
+        self.is_urgent &= !is_met;
+        self.waits = self.waits.saturating_sub(1);
+        is_met
     }
 }
 
@@ -240,21 +245,28 @@ mod tests {
     }
 
     #[test]
-    fn places_are_given_at_once_when_it_helps_and_else_once_a_second() {
+    fn places_are_given_at_once_when_it_helps_and_else_after_a_wait() {
         let at = Duration::from_millis;
         let mut admission = Admission::new(Filter::default(), 1, 1, 1);
         assert!(!admission.is_due(at(0)));
         admission.enter("host", &name(Protocol::Tcp, "::", "80"));
         assert!(admission.is_due(at(0)));
         admission.given(at(0), 0);
+        assert!(!admission.end_sample());
         assert!(!admission.is_due(at(900)) && admission.is_due(at(1000)));
         admission.hurry();
         assert!(admission.is_due(at(100)));
         admission.given(at(100), 0);
-        admission.calm_down();
+        assert!(admission.end_sample());
+        // The request of the next sample is met two samples later, and is not lost before.
         admission.hurry();
-        assert!(!admission.is_due(at(200)) && admission.is_due(at(1100)));
-        admission.given(at(1100), 1);
-        assert!(admission.is_due(at(1200)));
+        for sample in 2..4 {
+            assert!(!admission.is_due(at(100 * sample)) && !admission.end_sample(), "{sample}");
+        }
+        assert!(admission.is_due(at(400)));
+        admission.given(at(400), 1);
+        assert!(admission.end_sample());
+        admission.hurry();
+        assert!(admission.is_due(at(500)));
     }
 }

@@ -209,8 +209,7 @@ impl State {
         if self.admission.is_due(self.now) {
             self.give_places();
         }
-        if self.admission.is_urgent() {
-            self.admission.calm_down();
+        if self.admission.end_sample() {
             let hidden = self.namespaces.values_mut().map(Netns::hide_overflows).sum();
             self.admission.count_unexposed(hidden);
         }
