@@ -120,7 +120,7 @@ pub struct Control {
     pub socket: PathBuf,
 }
 
-/// Whom to ask, and how long to watch where nobody answers.
+/// Which daemon to ask, and how long to sample if no daemon answers.
 #[derive(Clone, Debug, Args)]
 pub struct Watch {
     /// Whom to ask.

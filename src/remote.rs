@@ -241,7 +241,7 @@ fn reason(error: ureq::Error, timeout: Duration) -> String {
 fn hint(status: u16, has_password: bool) -> &'static str {
     match status {
         401 if has_password => ": user or password is wrong",
-        401 | 403 => ": it wants a user and a password, as in http://USER:PASSWORD@HOST:PORT",
+        401 | 403 => ": it requires a user and a password, as in http://USER:PASSWORD@HOST:PORT",
         404 => ": is it listenq, and not an older one?",
         503 => ": it has no sample to show",
         _ => "",
@@ -309,7 +309,7 @@ mod tests {
     #[test]
     fn a_wrong_password_is_told_from_a_missing_one() {
         assert_eq!(hint(401, true), ": user or password is wrong");
-        assert!(hint(401, false).starts_with(": it wants a user"));
+        assert!(hint(401, false).starts_with(": it requires a user"));
     }
 
     #[test]

@@ -35,12 +35,12 @@ pub fn listeners() -> Result<Vec<TcpListener>> {
 
 /// Reports that listenq serves.
 pub fn ready() {
-    tell(&[NotifyState::Ready]);
+    notify(&[NotifyState::Ready]);
 }
 
 /// Reports that listenq stops.
 pub fn stopping() {
-    tell(&[NotifyState::Stopping]);
+    notify(&[NotifyState::Stopping]);
 }
 
 /// Notifies the watchdog, if there is one, while samples are taken. Never ends.
@@ -55,7 +55,7 @@ pub async fn beat(reader: Reader) {
         let samples = reader.read().map_or(0, |published| published.view.stats.samples);
         if pulse.has_new(samples) {
             is_stuck = false;
-            tell(&[NotifyState::Watchdog]);
+            notify(&[NotifyState::Watchdog]);
         } else if !is_stuck {
             is_stuck = true;
             tracing::error!(?limit, "no new sample; not notifying the watchdog");
@@ -64,7 +64,7 @@ pub async fn beat(reader: Reader) {
 }
 
 /// Sends a notification. A failure is not an error: the manager may be gone.
-fn tell(state: &[NotifyState<'_>]) {
+fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::debug!(%error, "cannot notify systemd");
     }

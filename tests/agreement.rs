@@ -1,19 +1,17 @@
-//! Owns the agreement with `ss -ltnm`: 200 random listeners, every row by value, as root and as nobody.
+//! Owns the agreement with `ss -ltnm`: 200 random listeners, every row by value, as root and as the user `nobody`.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use fastrand::Rng;
 use listenq_lab::client::fill;
 use listenq_lab::listener::{Listen, Listener};
 use listenq_lab::listenq::{Daemon, Launch};
 use listenq_lab::netns::{Netns, SsRow};
-use listenq_lab::wait::{eventually, within};
+use listenq_lab::wait::{TIMEOUT, eventually, within};
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
-const PATIENCE: Duration = Duration::from_secs(10);
 const LISTENERS: usize = 200;
 /// The last two are above the namespace's `somaxconn` of 4096.
 const BACKLOGS: [i32; 9] = [0, 1, 4, 50, 128, 511, 4096, 5000, 70_000];
@@ -151,7 +149,7 @@ fn differences(ss: &Table, seen: &Table) -> Vec<String> {
 
 /// `listenq list` against `ss` before and after it: where `ss` agrees with itself, so must `list`.
 fn assert_list_agrees(ns: &Netns, launch: &Launch) {
-    let (ss, list) = eventually("ss to say the same twice", PATIENCE, || {
+    let (ss, list) = eventually("ss to say the same twice", TIMEOUT, || {
         let (before, list) = (from_ss(ns), from_list(launch));
         (from_ss(ns) == before).then_some((before, list))
     });
@@ -161,7 +159,7 @@ fn assert_list_agrees(ns: &Netns, launch: &Launch) {
 /// The daemon is up to a sample behind `ss`.
 fn assert_metrics_agree(ns: &Netns, daemon: &Daemon) {
     let mut last = Vec::new();
-    let agreed = within(PATIENCE, || {
+    let agreed = within(TIMEOUT, || {
         last = differences(&without_drops(from_ss(ns)), &from_metrics(daemon));
         last.is_empty().then_some(())
     });
@@ -190,9 +188,9 @@ fn every_row_of_200_random_listeners_is_that_of_ss() {
     assert!(has(|row| row.length > row.limit) && has(|row| row.drops > 0), "{ss:?}");
 
     let root = Launch::new(BIN).inside(&ns);
-    let nobody = root.clone().as_nobody();
-    let daemons = [root.clone().start(), nobody.clone().start()];
-    for launch in [&root, &nobody] {
+    let unprivileged = root.clone().as_nobody();
+    let daemons = [root.clone().start(), unprivileged.clone().start()];
+    for launch in [&root, &unprivileged] {
         assert_list_agrees(&ns, launch);
     }
     for daemon in &daemons {

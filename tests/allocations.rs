@@ -36,7 +36,7 @@ use procfs::FromRead;
 
 use dump::{INTERVAL, Listener};
 
-/// What is kept has grown to its size after so many ticks.
+/// The number of ticks after which all buffers have their final size.
 const WARM_UP: usize = 5;
 const TICKS: usize = 50;
 /// Readings that are due once a second come with the first tick and not before this has passed.

@@ -15,10 +15,9 @@ use listenq_lab::client::{fill, reset};
 use listenq_lab::listener::{Listen, Listener};
 use listenq_lab::listenq::Launch;
 use listenq_lab::netns::Netns;
-use listenq_lab::wait::eventually;
+use listenq_lab::wait::{TIMEOUT, eventually};
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
-const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A reader with what it knows.
 struct Known {
@@ -51,7 +50,7 @@ impl Known {
 
     /// A program that another test starts holds a closed socket for a moment, until it is one.
     fn dump_until(&mut self, sockets: usize) {
-        eventually(&format!("{sockets} sockets"), PATIENCE, || {
+        eventually(&format!("{sockets} sockets"), TIMEOUT, || {
             self.dump();
             (self.sockets.len() == sockets).then_some(())
         });
@@ -103,7 +102,7 @@ fn every_kind_of_listener_answers_as_a_dump_has_it() {
     let _link = ns.add_link("lq0");
     ns.run(|| {
         for set in sets() {
-            eventually("the last set to be gone", PATIENCE, || dumped().is_empty().then_some(()));
+            eventually("the last set to be gone", TIMEOUT, || dumped().is_empty().then_some(()));
             let listeners: Vec<Listener> = set.iter().map(Listen::open).collect();
             let mut known = Known::here();
             assert_eq!(known.sockets.len(), set.len());
@@ -201,8 +200,8 @@ fn a_socket_that_is_gone_moved_or_another_by_now_is_dumped() {
             let before = known.sockets.clone();
             drop(goes);
             let instead = instead
-                .map(|address| eventually(address, PATIENCE, || tcp(address).try_open().ok()));
-            eventually("an answer to be missing", PATIENCE, || known.ask().is_none().then_some(()));
+                .map(|address| eventually(address, TIMEOUT, || tcp(address).try_open().ok()));
+            eventually("an answer to be missing", TIMEOUT, || known.ask().is_none().then_some(()));
             assert_eq!(known.sockets, before);
             assert!(!known.dump());
             assert_eq!(known.sockets.len(), 1 + instead.iter().len());
@@ -288,7 +287,7 @@ fn a_listener_that_opens_between_two_dumps_has_all_its_overflows() {
         // At rest again, and out of step with the second.
         std::thread::sleep(Duration::from_millis(1300 + 170 * u64::from(n)));
     }
-    let scrape = eventually("every overflow of nstat to be accounted for", PATIENCE, || {
+    let scrape = eventually("every overflow of nstat to be accounted for", TIMEOUT, || {
         let scrape = daemon.scrape();
         let sums = scrape.overflows();
         let nstat = ns.nstat()["TcpExtListenOverflows"] as f64;

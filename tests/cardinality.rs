@@ -10,10 +10,9 @@ use listenq_lab::listener::{Listen, Listener};
 use listenq_lab::listenq::{Daemon, Launch};
 use listenq_lab::metrics::Metrics;
 use listenq_lab::netns::Netns;
-use listenq_lab::wait::eventually;
+use listenq_lab::wait::{TIMEOUT, eventually};
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
-const PATIENCE: Duration = Duration::from_secs(15);
 /// The daemon's own listener, out of the way of the count.
 const WEB: [&str; 2] = ["--web.listen-address=127.0.0.1:19511", "--listener.exclude=:19511$"];
 
@@ -33,10 +32,10 @@ fn overflow(ns: &Netns, listener: &Listener, refused: usize) {
     assert!(listener.accept_all() >= 5);
 }
 
-/// Waits until every overflow that `nstat` shows is charged.
+/// Waits until every overflow that `nstat` shows is attributed.
 #[track_caller]
 fn settled(ns: &Netns, daemon: &Daemon) -> Metrics {
-    eventually("the charged overflows to be those of nstat", PATIENCE, || {
+    eventually("the attributed overflows to be those of nstat", TIMEOUT, || {
         let nstat = ns.nstat()["TcpExtListenOverflows"] as f64;
         let scrape = daemon.scrape();
         let sums = scrape.overflows();
@@ -107,12 +106,12 @@ fn of_too_many_those_in_trouble_have_series_and_the_sum_still_holds() {
     assert_eq!(warnings.count(), 1);
 }
 
-/// What may be remembered of 100,000 sockets that closed: of a few thousand the cookie and the last drops, below 100 bytes
-/// each. A listener is remembered with its series, and of those there are 20 at most; one that has no series has
-/// nothing to remember, for what it was charged is in the sum of the unexposed. The rest is what the allocator keeps of
-/// samples and scans of thousands at once; 100 bytes lost with each would be ten megabytes.
+/// The memory that may remain of 100,000 closed sockets, in KiB. Of a few thousand sockets the cookie and the last drops
+/// are remembered, below 100 bytes each. A listener is remembered with its series, and at most 20 listeners have series.
+/// A listener without series leaves nothing: its overflows are in the sum of the unexposed ones. The rest is what the
+/// allocator keeps of samples and scans of thousands at once. A leak of 100 bytes per socket would be ten megabytes.
 const FLAT: i64 = 7168;
-/// So many are open at once.
+/// The number of listeners that are open at once.
 const CROWD: u16 = 4000;
 const CROWDS: u8 = 25;
 
@@ -122,9 +121,9 @@ fn come_and_go(ns: &Netns, daemon: &Daemon, ip: &str) {
     let listeners: Vec<_> =
         ns.run(|| ports.map(|port| Listen::tcp(format!("{ip}:{port}")).open()).collect());
     let sockets = || daemon.scrape().value("listenq_sockets", &[("state", "tracked")]);
-    eventually("all to be seen", PATIENCE, || (sockets() >= Some(f64::from(CROWD))).then_some(()));
+    eventually("all to be seen", TIMEOUT, || (sockets() >= Some(f64::from(CROWD))).then_some(()));
     drop(listeners);
-    eventually("none to be seen", PATIENCE, || (sockets() <= Some(20.0)).then_some(()));
+    eventually("none to be seen", TIMEOUT, || (sockets() <= Some(20.0)).then_some(()));
 }
 
 /// Lets 100,000 come and go, `crowd` saying where each of them listens, and gives by how much memory grew.

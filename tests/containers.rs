@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::time::Duration;
 
 use listenq_lab::listenq::{Daemon, Launch};
 use listenq_lab::metrics::Labels;
@@ -11,11 +10,9 @@ use listenq_lab::netns::Netns;
 use listenq_lab::rootfs::Rootfs;
 use listenq_lab::runc::{Container, Network, Recipe, fresh_id, is_own_id};
 use listenq_lab::tool::require_tool;
-use listenq_lab::wait::within;
+use listenq_lab::wait::{TIMEOUT, within};
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
-/// A new namespace or listener has series after 15 s.
-const PATIENCE: Duration = Duration::from_secs(35);
 /// The listeners of other tests take no places from ours.
 const OURS: &str = "--listener.include=:1808[1-8]$";
 const UID: &str = "36b6d6be-73b1-065a-f369-b3985edafa09";
@@ -62,7 +59,7 @@ impl Machine {
     #[track_caller]
     fn await_said(&self, port: u16, expected: &Said) {
         let mut last = Vec::new();
-        let is_said = within(PATIENCE, || {
+        let is_said = within(TIMEOUT, || {
             let scrape = self.daemon.scrape();
             scrape.assert_unique();
             let infos = scrape.series("listenq_listener_info").into_iter();

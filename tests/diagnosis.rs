@@ -27,7 +27,7 @@ use socket2::Socket;
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
 const SECOND: Duration = Duration::from_secs(1);
 /// A diagnosis takes 10 s of evidence, and scans come a second apart.
-const PATIENCE: Duration = Duration::from_secs(25);
+const TIMEOUT: Duration = Duration::from_secs(25);
 
 /// A namespace with a daemon in it.
 struct Scene {
@@ -67,7 +67,7 @@ impl Scene {
         let expected: BTreeSet<String> = expected.iter().map(ToString::to_string).collect();
         let begin = Instant::now();
         let mut last = BTreeSet::new();
-        while begin.elapsed() < PATIENCE {
+        while begin.elapsed() < TIMEOUT {
             last = self.diagnoses();
             if last == expected {
                 println!("{expected:?} after {:.1} s", begin.elapsed().as_secs_f64());
@@ -199,7 +199,7 @@ fn a_stopped_server_whose_clients_reset_is_stalled_as_long_as_one_waits() {
     reset(clients);
     scene.await_said(&["stalled", "abandoned"]);
     reset(patient);
-    // Nobody waits any more.
+    // No client waits.
     scene.await_diagnoses(&["abandoned"]);
     drop(served);
 }
@@ -232,7 +232,7 @@ fn one_stuck_member_of_a_group_is_an_imbalance_and_no_stall() {
     let flags = ["--backlog=32", "--pace=fast"];
     let members = ServerProcess::group(&scene.ns, 4, "127.0.0.1:0", &flags);
     members[2].pause();
-    // A quarter of them wait at the stuck member, and nobody leaves.
+    // A quarter of them wait at the stuck member, and no client leaves.
     let target = members[0].target();
     let clients = scene.ns.run(|| fill(target, 40));
     scene.await_said(&["imbalance"]);
@@ -329,7 +329,7 @@ fn a_raised_somaxconn_under_a_running_server_is_a_stale_limit() {
     // Settings are read every 4 s: the listener is seen under the old one.
     thread::sleep(6 * SECOND);
     scene.ns.sysctl("net.core.somaxconn", 4096);
-    // Nobody has left yet.
+    // No client has left yet.
     let clients = scene.visitors(target, load(30.0, 15, 20 * SECOND), Manner::default());
     scene.await_said(&["slow_accept", "stale_limit"]);
     let all = scene.diagnoses_for(SECOND);

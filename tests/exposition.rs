@@ -1,7 +1,7 @@
 //! The exposition as a whole: the golden file, the table of docs/metrics.md, the rules of naming, and that
 //! no label set is ever exposed twice.
 //!
-//! `LISTENQ_RENEW=1 cargo test --test exposition` writes the golden file and the table of docs/metrics.md anew.
+//! `LISTENQ_RENEW=1 cargo test --test exposition` writes the golden file and the table of docs/metrics.md again.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
 

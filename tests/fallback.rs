@@ -23,10 +23,9 @@ use listenq_lab::netns::Netns;
 use listenq_lab::rootfs::Rootfs;
 use listenq_lab::seccomp::forbid_requests;
 use listenq_lab::tool::require_tool;
-use listenq_lab::wait::eventually;
+use listenq_lab::wait::{TIMEOUT, eventually};
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
-const PATIENCE: Duration = Duration::from_secs(10);
 /// What needs netlink.
 const NEEDS_SOCK_DIAG: [&str; 7] = [
     "listenq_accept_queue_limit",
@@ -65,7 +64,7 @@ impl FakeProcfs {
         fake
     }
 
-    /// Writes into the same file: whoever has it open reads the new text.
+    /// Writes into the same file: a process that has the file open reads the new text.
     fn write_netstat(&self, text: &str) {
         fs::write(self.0.join("net/netstat"), text).unwrap();
     }
@@ -96,7 +95,7 @@ fn warnings(daemon: &Daemon) -> Vec<String> {
 fn await_samples(daemon: &Daemon, more: f64) {
     let samples = || daemon.scrape().value("listenq_samples_total", &[]).unwrap();
     let before = samples();
-    eventually("more samples", PATIENCE, || (samples() >= before + more).then_some(()));
+    eventually("more samples", TIMEOUT, || (samples() >= before + more).then_some(()));
 }
 
 #[test]
@@ -177,7 +176,7 @@ fn without_listen_overflows_none_are_attributed_and_not_0() {
     let procfs = FakeProcfs::new("no-overflows", netstat, &["snmp", "tcp", "tcp6"]);
     let daemon = procfs.launch(&ns).start();
     let clients = ns.run(|| fill(listener.target(), 20));
-    let seen = eventually("drops", PATIENCE, || {
+    let seen = eventually("drops", TIMEOUT, || {
         Some(daemon.scrape()).filter(|scrape| scrape.at(listener.addr()).drops >= Some(14.0))
     });
     assert_eq!(seen.at(listener.addr()).limit, Some(4.0));
@@ -199,9 +198,9 @@ fn a_netstat_that_breaks_costs_its_own_counters_alone() {
     };
     let before = daemon.scrape();
     procfs.write_netstat("no table\n");
-    eventually("two failed readings", PATIENCE, || (errors("netstat") >= 2.0).then_some(()));
+    eventually("two failed readings", TIMEOUT, || (errors("netstat") >= 2.0).then_some(()));
     let clients = ns.run(|| fill(listener.target(), 5));
-    let after = eventually("the clients", PATIENCE, || {
+    let after = eventually("the clients", TIMEOUT, || {
         Some(daemon.scrape()).filter(|scrape| scrape.at(listener.addr()).length == Some(5.0))
     });
     assert_eq!(after.fallen_since(&before), [""; 0]);

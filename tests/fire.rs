@@ -15,10 +15,9 @@ use listenq_lab::metrics::Metrics;
 use listenq_lab::netns::Netns;
 use listenq_lab::rootfs::Rootfs;
 use listenq_lab::server::{Pace, Server};
-use listenq_lab::wait::eventually;
+use listenq_lab::wait::{TIMEOUT, eventually};
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
-const PATIENCE: Duration = Duration::from_secs(20);
 const SCRAPE: Duration = Duration::from_millis(200);
 /// Something happens to one listener of each namespace so often.
 const TURN: Duration = Duration::from_secs(5);
@@ -42,7 +41,7 @@ enum Fate {
     Closes,
 }
 
-/// One address under load: its servers, and who comes to it.
+/// One address under load: its servers and its clients.
 struct Target {
     fate: Fate,
     address: SocketAddr,
@@ -94,7 +93,7 @@ impl Target {
         }
     }
 
-    /// Nobody's FIN or SYN is refused any more.
+    /// No FIN or SYN is refused.
     fn calm(&mut self) {
         for server in std::mem::take(&mut self.servers) {
             self.servers.push(Server::start(server.stop(), Pace::Fast));
@@ -102,7 +101,7 @@ impl Target {
     }
 
     /// On loopback a handshake is over when connect returns, so a full queue refuses the SYN, whose client leaves before
-    /// it would be repeated: one client that never connected is one overflow. Nobody listening is an error at once.
+    /// it would be repeated: one client that never connected is one overflow. A port without a listener is an error at once.
     fn refused(&mut self) -> f64 {
         let tally = self.clients.take().unwrap().join().unwrap();
         assert_eq!(tally.skipped, 0, "{tally}");
@@ -149,7 +148,7 @@ impl Front {
 
     /// Every overflow that `nstat` shows is accounted for.
     fn settled(&self, daemon: &Daemon) -> Metrics {
-        eventually("the accounted overflows to be those of nstat", PATIENCE, || {
+        eventually("the accounted overflows to be those of nstat", TIMEOUT, || {
             let nstat = self.ns.nstat()["TcpExtListenOverflows"] as f64;
             let scrape = daemon.scrape().of_netns(self.name);
             let sums = scrape.overflows();
@@ -183,7 +182,7 @@ impl Front {
     }
 }
 
-/// No label set twice, no counter back, nothing charged that the kernel has not counted.
+/// No label set twice, no counter back, nothing attributed that the kernel has not counted.
 fn assert_laws(before: &Metrics, after: &Metrics) {
     after.assert_unique();
     assert_eq!(after.fallen_since(before), [""; 0]);
@@ -232,7 +231,7 @@ fn everything_at_once_is_counted_to_the_packet() {
     let clients = |front: &Front| {
         front.targets.iter().all(|target| target.clients.as_ref().unwrap().is_finished())
     };
-    eventually("the last clients to leave", PATIENCE, || fronts.iter().all(clients).then_some(()));
+    eventually("the last clients to leave", TIMEOUT, || fronts.iter().all(clients).then_some(()));
     fronts.iter_mut().flat_map(|front| &mut front.targets).for_each(Target::calm);
     let mut unattributed = BTreeMap::new();
     for front in &mut fronts {

@@ -16,11 +16,10 @@ use listenq_lab::metrics::Metrics;
 use listenq_lab::netns::Netns;
 use listenq_lab::rootfs::Rootfs;
 use listenq_lab::tool::feed;
-use listenq_lab::wait::eventually;
+use listenq_lab::wait::{TIMEOUT, eventually};
 use socket2::{Domain, Socket, Type};
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
-const PATIENCE: Duration = Duration::from_secs(10);
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 fn scene(hint: &str) -> (Netns, Daemon) {
@@ -130,7 +129,7 @@ fn slow_clients_are_cut_after_ten_seconds_and_harm_nobody() {
     let [silent, half, trickle] = [&b""[..], b"GET /metrics HTTP/1.1\r\nHost:", b"GET /"];
     let mut streams = [silent, half, trickle].map(|bytes| client(&ns, &daemon, bytes));
     let mut cut: [Option<Duration>; 3] = [None; 3];
-    while cut.contains(&None) && begin.elapsed() < 2 * PATIENCE {
+    while cut.contains(&None) && begin.elapsed() < 2 * TIMEOUT {
         let _ = streams[2].write_all(b"x");
         let asked = Instant::now();
         assert_eq!(daemon.get("/metrics", &[]).status, 200);
@@ -158,11 +157,11 @@ fn of_more_than_128_connections_the_oldest_are_closed() {
         let closed: Vec<bool> = idle.iter_mut().map(is_closed).collect();
         (closed == (0..300).map(|n| n < 172).collect::<Vec<_>>()).then_some(())
     });
-    // One that has its place may still ask, and whoever comes is served.
+    // A connection that has a place may still ask, and new clients are served.
     let mut last = idle.remove(299);
     last.write_all(b"GET /-/healthy HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
     last.set_nonblocking(false).unwrap();
-    last.set_read_timeout(Some(PATIENCE)).unwrap();
+    last.set_read_timeout(Some(TIMEOUT)).unwrap();
     let mut status = [0; 12];
     last.read_exact(&mut status).unwrap();
     assert_eq!(&status, b"HTTP/1.1 200");
@@ -178,7 +177,7 @@ fn a_head_that_is_far_too_long_is_refused() {
     let (ns, daemon) = scene("head");
     let answer = |bytes: usize| {
         let mut stream = ns.run(|| TcpStream::connect(daemon.address())).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         let filler = "a".repeat(bytes);
         let _ = write!(stream, "GET /-/healthy HTTP/1.1\r\nHost: a\r\nCookie: {filler}\r\n\r\n");
         let mut status = [0; 12];
@@ -209,9 +208,9 @@ fn clients_that_never_read_lose_their_places_after_thirty_seconds_and_to_clients
     let (ns, daemon) = scene("deaf");
     let deaf: Vec<_> = ns.run(|| (0..256).map(|_| deaf_client(&daemon)).collect());
     let begin = Instant::now();
-    eventually("every place to be taken", PATIENCE, || (daemon.descriptors() > 128).then_some(()));
+    eventually("every place to be taken", TIMEOUT, || (daemon.descriptors() > 128).then_some(()));
     let mut taken = 0;
-    let free = eventually("the places", 5 * PATIENCE, || {
+    let free = eventually("the places", 5 * TIMEOUT, || {
         assert_eq!(daemon.get("/-/ready", &[]).status, 200);
         let descriptors = daemon.descriptors();
         taken = taken.max(descriptors);
@@ -233,7 +232,7 @@ fn either_signal_ends_it_within_a_second_whoever_is_connected() {
         let served = b"GET /-/healthy HTTP/1.1\r\nHost: a\r\n\r\n";
         let mut clients =
             [&b""[..], b"GET /metrics HTTP/1.1\r\nHos", served].map(|b| client(&ns, &daemon, b));
-        eventually("an answer", PATIENCE, || {
+        eventually("an answer", TIMEOUT, || {
             clients[2].read(&mut [0; 1024]).is_ok_and(|n| n > 0).then_some(())
         });
         let stopped = daemon.stop(signal);
@@ -290,7 +289,7 @@ fn the_page_and_the_json_answer_only_for_names_of_the_machine() {
     let machine = rustix::system::uname().nodename().to_str().unwrap().to_owned();
     let status = |path: &str, host: &str| {
         let mut stream = ns.run(|| TcpStream::connect(daemon.address())).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).unwrap();
         let mut answer = String::new();

@@ -4,16 +4,15 @@
 
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use listenq_lab::listener::{Listen, Listener};
 use listenq_lab::listenq::Launch;
 use listenq_lab::metrics::Metrics;
 use listenq_lab::netns::Netns;
-use listenq_lab::wait::eventually;
+use listenq_lab::wait::{TIMEOUT, eventually};
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
-const PATIENCE: Duration = Duration::from_secs(20);
 /// Below the ephemeral range, where the daemon's own port is.
 const PORTS: std::ops::Range<u16> = 20_000..25_000;
 
@@ -61,10 +60,10 @@ fn samples_of_five_thousand_stretch_the_interval_and_say_so() {
     let listeners = listeners(&ns);
     // Less than samples of 5,000 listeners cost: 1 ms in 100.
     let daemon = Launch::new(BIN).args(&["--sample.cpu-budget=0.01"]).inside(&ns).start();
-    // Where nobody is connected, their number is all that is read of them.
+    // Without connections, only the number of sockets is read.
     let first = SocketAddr::from(([127, 0, 0, 1], PORTS.start));
     let _waiting = ns.run(|| TcpStream::connect(first).unwrap());
-    let (interval, target) = eventually("a stretched interval", PATIENCE, || {
+    let (interval, target) = eventually("a stretched interval", TIMEOUT, || {
         let scrape = daemon.scrape();
         let value = |name| scrape.value(name, &[]);
         let target = value("listenq_sample_interval_target_seconds")?;

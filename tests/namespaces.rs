@@ -16,11 +16,9 @@ use listenq_lab::metrics::Metrics;
 use listenq_lab::netns::Netns;
 use listenq_lab::rootfs::Rootfs;
 use listenq_lab::running::Running;
-use listenq_lab::wait::{eventually, within};
+use listenq_lab::wait::{TIMEOUT, eventually, within};
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
-/// A new namespace or listener has series after 15 s.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// Law 6.
 const LET_GO: Duration = Duration::from_secs(10);
 const OVERFLOWS: &str = "listenq_netns_listen_overflows_total";
@@ -67,7 +65,7 @@ impl Pod {
     fn assert_as_nstat(&self, daemon: &Daemon) {
         let name = self.ns.name();
         let (mut nstat, mut seen) = (0.0, None);
-        let agrees = within(PATIENCE, || {
+        let agrees = within(TIMEOUT, || {
             nstat = self.refused();
             let scrape = daemon.scrape().of_netns(name);
             scrape.value(OVERFLOWS, &[])?;
@@ -80,9 +78,9 @@ impl Pod {
         assert!(nstat >= 10.0);
     }
 
-    /// As nstat, for a namespace that had overflows before the daemon was there: those are nobody's.
+    /// As nstat, for a namespace that had overflows before the daemon was there: those are attributed to no listener.
     fn assert_as_nstat_since_start(&self, daemon: &Daemon) {
-        eventually("the overflows of the second burst", PATIENCE, || {
+        eventually("the overflows of the second burst", TIMEOUT, || {
             let scrape = daemon.scrape().of_netns(self.ns.name());
             let sums = scrape.value(OVERFLOWS, &[]).map(|_| scrape.overflows())?;
             (sums.kernel == self.refused() && sums.accounted() == 100.0).then_some(())
@@ -108,7 +106,7 @@ fn value(scrape: &Metrics, name: &str, netns: &str) -> Option<f64> {
 /// Waits until the setting of `netns` is `expected`.
 #[track_caller]
 fn await_somaxconn(daemon: &Daemon, netns: &str, expected: Option<f64>) -> Metrics {
-    eventually(&format!("somaxconn of {netns} to be {expected:?}"), PATIENCE, || {
+    eventually(&format!("somaxconn of {netns} to be {expected:?}"), TIMEOUT, || {
         let scrape = daemon.scrape();
         scrape.assert_unique();
         (value(&scrape, SOMAXCONN, netns) == expected).then_some(scrape)
@@ -119,7 +117,7 @@ fn await_somaxconn(daemon: &Daemon, netns: &str, expected: Option<f64>) -> Metri
 fn fifty_namespaces_in_turn_count_as_nstat_and_leave_nothing_behind() {
     let Some(_alone) = alone() else { return };
     let daemon = watcher().start();
-    let before = eventually("a look at all holdings", PATIENCE, || holdings(&daemon));
+    let before = eventually("a look at all holdings", TIMEOUT, || holdings(&daemon));
     let mut most = 0;
     for turn in 0..5 {
         let pods: Vec<Pod> = (0..10).map(|n| Pod::new(10 * turn + n)).collect();
@@ -130,7 +128,7 @@ fn fifty_namespaces_in_turn_count_as_nstat_and_leave_nothing_behind() {
     }
     assert!(most >= before[0] + 10 * EACH_NAMESPACE, "{most} descriptors for ten, {before:?}");
     let mut after = before;
-    let is_back = within(PATIENCE, || {
+    let is_back = within(TIMEOUT, || {
         after = holdings(&daemon)?;
         (after[0] <= before[0] && after[1] <= before[1]).then_some(())
     });
@@ -220,7 +218,7 @@ fn a_namespace_made_again_under_its_name_is_a_counter_reset() {
     assert_eq!(namesakes.len(), 1, "{namesakes:?}");
 }
 
-/// Its service restarts just when listenq looks, and somebody keeps it by a descriptor meanwhile.
+/// Its service restarts just when listenq looks, and another process holds it by a descriptor in between.
 #[test]
 fn a_namespace_that_is_out_of_sight_for_a_while_brings_no_history_as_news() {
     let Some(_alone) = alone() else { return };
@@ -241,7 +239,7 @@ fn a_namespace_that_is_out_of_sight_for_a_while_brings_no_history_as_news() {
         };
         let expected = Some((pod.refused(), more as f64));
         assert!(pod.refused() >= 50.0 + more as f64);
-        let _ = within(PATIENCE, || (sums() == expected).then_some(()));
+        let _ = within(TIMEOUT, || (sums() == expected).then_some(()));
         // Attribution takes three samples: news would come now.
         thread::sleep(Duration::from_secs(1));
         assert_eq!(sums(), expected);
@@ -257,7 +255,7 @@ fn with_netns_own_no_other_namespace_is_seen() {
     let (own, other) = (Netns::new("own"), Pod::new(0));
     let daemon =
         Launch::new(BIN).args(&["--netns=own", "--discovery.interval=1s"]).inside(&own).start();
-    eventually("three seconds of samples", PATIENCE, || {
+    eventually("three seconds of samples", TIMEOUT, || {
         let sampled = value(&daemon.scrape(), "listenq_netns_sampled_seconds_total", "host");
         sampled.is_some_and(|sampled| sampled > 3.0).then_some(())
     });

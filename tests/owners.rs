@@ -12,12 +12,10 @@ use listenq_lab::netns::Netns;
 use listenq_lab::rootfs::Rootfs;
 use listenq_lab::running::Running;
 use listenq_lab::tool::require_tool;
-use listenq_lab::wait::eventually;
+use listenq_lab::wait::{TIMEOUT, eventually};
 use rustix::process::{Pid, Signal, kill_process};
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
-/// A new listener has series after 15 s.
-const PATIENCE: Duration = Duration::from_secs(30);
 const GAP: Duration = Duration::from_millis(100);
 const PHP: &str = "php-fpm8.2";
 const OWNER: [&str; 6] =
@@ -86,7 +84,7 @@ fn assert_one_info_each(scrape: &Metrics) {
 /// Scrapes every 100 ms until `address` and `port` belong to `process`; each scrape says one owner each.
 #[track_caller]
 fn await_owner(daemon: &Daemon, address: &str, port: &str, process: &str) -> Labels {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         let scrape = daemon.scrape();
         assert_one_info_each(&scrape);
@@ -142,7 +140,7 @@ fn nginx_owns_the_socket_that_its_workers_share() {
     let _nginx = Running::start_as(command.args(["-e", &log, "-c", &config]), "nginx");
     await_owner(&daemon, "127.0.0.1", "8081", "nginx");
     let workers = "two workers beside the master";
-    eventually(workers, PATIENCE, || (holders(&ns, "nginx") >= 3).then_some(()));
+    eventually(workers, TIMEOUT, || (holders(&ns, "nginx") >= 3).then_some(()));
     assert_eq!(daemon.scrape().listener("127.0.0.1", 8081).limit, Some(33.0));
     assert_list_agrees(&ns, &daemon);
 }
@@ -189,7 +187,7 @@ fn the_master_is_named_and_not_a_worker() {
     }
     let ns = Netns::new("prefork");
     let _server = prefork(&ns, 8082, "lq-master", &["lq-worker"; 4]);
-    eventually("workers", PATIENCE, || (holders(&ns, "lq-worker") == 4).then_some(()));
+    eventually("workers", TIMEOUT, || (holders(&ns, "lq-worker") == 4).then_some(()));
     let daemon = Launch::new(BIN).inside(&ns).start();
     await_owner(&daemon, "127.0.0.1", "8082", "lq-master");
     assert_list_agrees(&ns, &daemon);
@@ -203,7 +201,7 @@ fn a_service_is_named_and_not_the_systemd_that_passed_the_socket_on() {
     let ns = Netns::new("passed");
     let _both = prefork(&ns, 8083, "systemd", &["lq-service"]);
     let _alone = prefork(&ns, 8084, "systemd", &[]);
-    eventually("the service", PATIENCE, || (holders(&ns, "lq-service") == 1).then_some(()));
+    eventually("the service", TIMEOUT, || (holders(&ns, "lq-service") == 1).then_some(()));
     let daemon = Launch::new(BIN).inside(&ns).start();
     await_owner(&daemon, "127.0.0.1", "8083", "lq-service");
     await_owner(&daemon, "127.0.0.1", "8084", "systemd");
@@ -222,7 +220,7 @@ fn an_owner_that_changes_leaves_no_second_series_and_no_counter_behind() {
         let server = prefork(&ns, 8085, name, &[]);
         await_owner(&daemon, "127.0.0.1", "8085", name);
         drop(server);
-        eventually("the end of the server", PATIENCE, || {
+        eventually("the end of the server", TIMEOUT, || {
             let scrape = daemon.scrape();
             assert_one_info_each(&scrape);
             (scrape.listener("127.0.0.1", 8085).sockets == Some(0.0)).then_some(())
@@ -241,11 +239,11 @@ fn a_socket_that_is_passed_on_has_a_new_owner_when_the_old_one_ends() {
     }
     let ns = Netns::new("heir");
     let server = prefork(&ns, 8087, "lq-first", &["lq-heir"]);
-    eventually("the heir", PATIENCE, || (holders(&ns, "lq-heir") == 1).then_some(()));
+    eventually("the heir", TIMEOUT, || (holders(&ns, "lq-heir") == 1).then_some(()));
     let daemon = Launch::new(BIN).args(&["--discovery.interval=1s"]).inside(&ns).start();
     await_owner(&daemon, "127.0.0.1", "8087", "lq-first");
     let before = daemon.scrape();
-    // Nobody waits for it: what is left of it holds nothing. Its worker keeps the socket.
+    // Its parent does not wait for it, so a zombie stays, which holds nothing. Its worker keeps the socket.
     let first = Pid::from_raw(server.pid() as i32).unwrap();
     kill_process(first, Signal::KILL).unwrap();
     await_owner(&daemon, "127.0.0.1", "8087", "lq-heir");
@@ -260,7 +258,7 @@ fn what_is_not_known_of_an_owner_is_empty() {
     }
     let (ns, root) = (Netns::new("unknown"), Rootfs::new());
     let _server = prefork(&ns, 8086, "lq-hidden", &[]);
-    // Nobody may look at root's descriptors, and in an empty root there are no cgroups.
+    // The user `nobody` may not look at root's descriptors, and an empty root has no cgroups.
     let daemon = Launch::new(BIN).args(&[&root.flag()]).as_nobody().inside(&ns).start();
     let deadline = Instant::now() + Duration::from_secs(2);
     while Instant::now() < deadline {

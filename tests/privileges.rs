@@ -5,7 +5,6 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Command;
-use std::time::Duration;
 
 use listenq_lab::client::fill;
 use listenq_lab::listener::{Listen, Listener};
@@ -16,10 +15,9 @@ use listenq_lab::rootfs::Rootfs;
 use listenq_lab::runc::{Container, Network, Recipe, fresh_id};
 use listenq_lab::running::Running;
 use listenq_lab::tool::require_tool;
-use listenq_lab::wait::eventually;
+use listenq_lab::wait::{TIMEOUT, eventually};
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
-const PATIENCE: Duration = Duration::from_secs(20);
 const FEATURE: &str = "listenq_feature_available";
 /// The listeners of other tests take no places from ours.
 const OURS: &str = "--listener.include=^host/";
@@ -30,9 +28,9 @@ const ALL: &str = "sys_admin,sys_ptrace,dac_read_search";
 struct Powers {
     /// Samples a namespace that has a mount.
     mounted: bool,
-    /// Samples a namespace that only a process of somebody else holds.
+    /// Samples a namespace that only a process of another user holds.
     held: bool,
-    /// Names the process behind a socket of somebody else.
+    /// Names the process behind a socket of another user.
     owner: bool,
 }
 
@@ -107,7 +105,7 @@ fn exactly(capabilities: &str) -> String {
 
 /// A scrape by when there was time to find everything twice.
 fn settled(daemon: &Daemon) -> Metrics {
-    eventually("three seconds of samples", PATIENCE, || {
+    eventually("three seconds of samples", TIMEOUT, || {
         let scrape = daemon.scrape();
         let own = [("netns", "host")];
         let sampled = scrape.value("listenq_netns_sampled_seconds_total", &own)?;
@@ -186,11 +184,11 @@ fn nobody_sees_the_own_listeners_as_root_does() {
     if !Netns::require_root() {
         return;
     }
-    let scene = Scene::new("nobody");
+    let scene = Scene::new("unprivileged");
     let flags = ["--netns=all", "--discovery.interval=1s", OURS];
     let daemon = Launch::new(BIN).args(&flags).as_nobody().inside(&scene.own).start();
     drop(scene.own.run(|| fill(scene.listener.target(), 25)));
-    let seen = eventually("the overflows that nstat shows", PATIENCE, || {
+    let seen = eventually("the overflows that nstat shows", TIMEOUT, || {
         let refused = scene.own.nstat()["TcpExtListenOverflows"] as f64;
         let seen = daemon.scrape().of_netns("host").listener("127.0.0.1", 8080);
         (refused >= 20.0 && seen.overflows == Some(refused)).then_some(seen)

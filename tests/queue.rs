@@ -1,19 +1,16 @@
 //! Owns the accept queue as a scrape shows it: length, limit, fullness and their counters, against a real kernel.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 
-use std::time::Duration;
-
 use listenq_lab::client::fill;
 use listenq_lab::exposed::Exposed;
 use listenq_lab::listener::{Listen, Listener};
 use listenq_lab::listenq::{Daemon, Launch};
 use listenq_lab::netns::Netns;
-use listenq_lab::wait::eventually;
+use listenq_lab::wait::{TIMEOUT, eventually};
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
-const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A namespace with a daemon and one listener that nobody accepts from.
+/// A namespace with a daemon and one listener that no process accepts from.
 fn scene(hint: &str, backlog: i32) -> (Netns, Daemon, Listener) {
     let ns = Netns::new(hint);
     let listener = ns.run(|| Listen::tcp("127.0.0.1:0").backlog(backlog).open());
@@ -33,13 +30,13 @@ fn await_series(
     what: &str,
     wanted: impl Fn(&Exposed) -> bool,
 ) -> Exposed {
-    eventually(what, PATIENCE, || Some(exposed(daemon, listener)).filter(&wanted))
+    eventually(what, TIMEOUT, || Some(exposed(daemon, listener)).filter(&wanted))
 }
 
 /// Waits until every overflow of the kernel is accounted for, and gives how many there were.
 #[track_caller]
 fn await_agreement(ns: &Netns, daemon: &Daemon) -> f64 {
-    eventually("the accounted overflows to be those of nstat", PATIENCE, || {
+    eventually("the accounted overflows to be those of nstat", TIMEOUT, || {
         let before = ns.nstat()["TcpExtListenOverflows"];
         let sums = daemon.scrape().overflows();
         let still = ns.nstat()["TcpExtListenOverflows"] == before;
@@ -157,7 +154,7 @@ fn a_closed_listener_keeps_its_counters_and_loses_its_gauges() {
     await_series(&daemon, &listener, "an empty queue", |q| q.length == Some(0.0));
     let open = daemon.scrape();
     drop(listener);
-    let closed = eventually("the closed listener to have no socket", PATIENCE, || {
+    let closed = eventually("the closed listener to have no socket", TIMEOUT, || {
         Some(daemon.scrape()).filter(|scrape| scrape.at(address).sockets == Some(0.0))
     });
     let expected = Exposed {

@@ -13,10 +13,9 @@ use listenq_lab::listener::{Listen, Listener};
 use listenq_lab::listenq::{Daemon, Launch};
 use listenq_lab::netns::Netns;
 use listenq_lab::scan::{Stray, stray_segments};
-use listenq_lab::wait::eventually;
+use listenq_lab::wait::{TIMEOUT, eventually};
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
-const PATIENCE: Duration = Duration::from_secs(20);
 const CHURN: Duration = Duration::from_secs(5);
 const MEMBERS: usize = 1000;
 /// Those that come and go; the others stay and keep the drops they had before the daemon came.
@@ -77,7 +76,7 @@ fn group(ns: &Netns) -> (SocketAddr, Vec<Listener>, Vec<Listener>) {
     (address, restless, others.into_iter().chain([first]).collect())
 }
 
-/// Scrapes for `lasting`, calling `check` with each and the members closed lately.
+/// Scrapes for `lasting`, calling `check` with each scrape and the number of members closed just before.
 fn scrape_beside(
     daemon: &Daemon,
     address: SocketAddr,
@@ -113,13 +112,16 @@ fn torn_dumps_lose_no_socket_double_none_and_invent_no_drops() {
         extremes = (extremes.0.min(sockets), extremes.1.max(sockets));
         // One is closed before the next opens.
         assert!(sockets >= members - 1.0, "{sockets} sockets");
-        assert!(sockets <= members + closed as f64, "{sockets} sockets, {closed} closed lately");
+        assert!(
+            sockets <= members + closed as f64,
+            "{sockets} sockets, {closed} closed just before"
+        );
         assert_eq!(seen.drops, Some(0.0), "drops from before the first sight came back");
     });
     println!("churn: {extremes:?} sockets, {} closed", churn.closed());
     assert!(churn.closed() > 500, "{} closed", churn.closed());
     let restless = churn.stop();
-    let finally = eventually("exactly the living sockets", PATIENCE, || {
+    let finally = eventually("exactly the living sockets", TIMEOUT, || {
         let seen = daemon.scrape().at(address);
         (seen.sockets == Some(MEMBERS as f64)).then_some(seen)
     });
@@ -153,7 +155,7 @@ fn drops_under_churn_rise_and_are_never_more_than_were_sent() {
     scan.join().unwrap();
     let restless = churn.stop();
     // A socket that closes takes the drops since its last sample with it: a few.
-    let drops = eventually("the last drops", PATIENCE, || {
+    let drops = eventually("the last drops", TIMEOUT, || {
         daemon.scrape().at(address).drops.filter(|drops| *drops >= 0.95 * f64::from(SENT))
     });
     println!("churn with drops: {drops} of {SENT}");

@@ -16,11 +16,10 @@ use listenq_lab::metrics::Metrics;
 use listenq_lab::netns::Netns;
 use listenq_lab::server::{Pace, Server};
 use listenq_lab::unix::{Kind, UnixListener};
-use listenq_lab::wait::eventually;
+use listenq_lab::wait::{TIMEOUT, eventually};
 use socket2::Socket;
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
-const PATIENCE: Duration = Duration::from_secs(20);
 /// What the issue of a clock's tick and of the scan's own length may add.
 const SLACK: f64 = 0.050;
 
@@ -43,7 +42,7 @@ fn scanned_at(scrape: &Metrics) -> Option<f64> {
 
 /// The first scrape that shows a scan begun after `begin`.
 fn scanned_after(daemon: &Daemon, begin: f64) -> Metrics {
-    eventually("a scan", PATIENCE, || {
+    eventually("a scan", TIMEOUT, || {
         let scrape = daemon.scrape();
         (scanned_at(&scrape)? > begin).then_some(scrape)
     })
@@ -85,7 +84,7 @@ fn ages_agree_with_when_the_clients_came() {
         assert_eq!((0..3).filter_map(|_| listener.accept(Duration::ZERO)).count(), 3);
     }
     println!("five ages, the worst off by {:.1} ms", worst * 1e3);
-    let emptied = eventually("an empty queue", PATIENCE, || {
+    let emptied = eventually("an empty queue", TIMEOUT, || {
         let scrape = daemon.scrape();
         (scrape.at(listener.addr()).length == Some(0.0)).then_some(scrape)
     });
@@ -237,7 +236,7 @@ fn the_drain_rate_is_known_while_the_queue_is_full_and_only_then() {
     clients.join().unwrap();
     let listener = server.stop();
     let server = Server::start(listener, Pace::Fast);
-    eventually("an end of the drain rate", PATIENCE, || {
+    eventually("an end of the drain rate", TIMEOUT, || {
         of(&daemon.scrape(), "listenq_accept_queue_drain_rate", target).is_none().then_some(())
     });
     drop(server);

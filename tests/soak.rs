@@ -18,10 +18,10 @@ use listenq_lab::rootfs::Rootfs;
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
 const INTERVAL: Duration = Duration::from_millis(10);
-/// By then every name that ever comes has come, and the allocator has what it needs.
+/// The time after which every name has come and the allocator has what it needs.
 const WARM_UP: Duration = Duration::from_secs(60);
 const LONGEST_WINDOW: Duration = Duration::from_secs(300);
-/// A listener lives for so many turns, a namespace for so many seconds.
+/// The life of a listener in turns, and of a namespace in seconds.
 const LIVES: usize = 40;
 const NAMESPACES: usize = 5;
 const TURN: Duration = Duration::from_millis(250);

@@ -11,10 +11,9 @@ use listenq_lab::listener::{Listen, Listener};
 use listenq_lab::listenq::{Daemon, Launch};
 use listenq_lab::metrics::Metrics;
 use listenq_lab::netns::Netns;
-use listenq_lab::wait::eventually;
+use listenq_lab::wait::{TIMEOUT, eventually};
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
-const PATIENCE: Duration = Duration::from_secs(10);
 const HELD: Duration = Duration::from_secs(4);
 
 fn scene(hint: &str) -> (Netns, Daemon, Listener) {
@@ -34,9 +33,9 @@ fn growth(before: &Metrics, after: &Metrics, name: &str) -> f64 {
     value(after, name) - value(before, name)
 }
 
-/// The first scrape that shows at least so many samples more than `since`.
+/// The first scrape that shows at least `more` samples more than `since`.
 fn after_samples(daemon: &Daemon, since: &Metrics, more: f64) -> Metrics {
-    eventually("more samples", PATIENCE, || {
+    eventually("more samples", TIMEOUT, || {
         Some(daemon.scrape()).filter(|now| growth(since, now, "listenq_samples_total") >= more)
     })
 }
@@ -59,7 +58,7 @@ fn stop_for(seconds: u8) {
     let stopped = f64::from(seconds);
     let (ns, daemon, listener) = scene("stop");
     let clients = ns.run(|| fill(listener.target(), 5));
-    eventually("a full queue", PATIENCE, || {
+    eventually("a full queue", TIMEOUT, || {
         (daemon.scrape().at(listener.addr()).full_seconds > Some(0.3)).then_some(())
     });
     let before = daemon.scrape();

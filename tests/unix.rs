@@ -10,10 +10,9 @@ use listenq_lab::listenq::{Daemon, Launch};
 use listenq_lab::netns::Netns;
 use listenq_lab::rootfs::Rootfs;
 use listenq_lab::unix::{Kind, UnixListener};
-use listenq_lab::wait::eventually;
+use listenq_lab::wait::{TIMEOUT, eventually};
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A namespace, a directory for sockets, and the daemon inside.
 struct Lab {
@@ -52,7 +51,7 @@ impl Lab {
 #[track_caller]
 fn await_seen(daemon: &Daemon, label: &str, wanted: impl Fn(&Exposed) -> bool) -> Exposed {
     let mut last = Exposed::default();
-    let answer = listenq_lab::wait::within(PATIENCE, || {
+    let answer = listenq_lab::wait::within(TIMEOUT, || {
         let scrape = daemon.scrape();
         scrape.assert_unique();
         last = scrape.unix_listener(label);
@@ -61,7 +60,7 @@ fn await_seen(daemon: &Daemon, label: &str, wanted: impl Fn(&Exposed) -> bool) -
     answer.unwrap_or_else(|| panic!("{label}: {last:?}"))
 }
 
-/// What is said of one socket with so many waiting, as far as it does not grow with time.
+/// What is said of one socket with `waiting` connections, as far as it does not grow with time.
 fn expected(length: f64, limit: f64) -> Exposed {
     Exposed {
         sockets: Some(1.0),
@@ -178,7 +177,7 @@ fn a_path_that_begins_with_at_is_not_the_abstract_name() {
         limits.sort_by(|a, b| a.0.total_cmp(&b.0));
         (limits.len() == 2).then_some(limits)
     };
-    let limits = eventually("two listeners", PATIENCE, limits);
+    let limits = eventually("two listeners", TIMEOUT, limits);
     assert_eq!((limits[0].0, &limits[1]), (5.0, &(7.0, name.clone())));
     assert_eq!(limits[0].1, name.replacen('@', "\\x40", 1));
     assert_eq!((path.accept_all(), abstract_name.accept_all(), waiting.len()), (0, 3, 3));
@@ -227,7 +226,7 @@ fn a_listener_of_the_same_path_in_another_mount_namespace_has_a_name_of_its_own(
     let mut other = command.spawn().unwrap();
     let begin = format!("{path}~");
     // An idle newcomer gets its series after 15 s.
-    let limit = listenq_lab::wait::within(3 * PATIENCE, || {
+    let limit = listenq_lab::wait::within(3 * TIMEOUT, || {
         let scrape = lab.daemon.scrape();
         let limits = scrape.series("listenq_accept_queue_limit");
         let mut found = limits.into_iter();
@@ -275,7 +274,7 @@ fn unix_listeners_of_other_namespaces_are_seen_there() {
     let clients = far.run(|| there.fill(7));
     assert_eq!((clients.len(), here.accept_all()), (7, 0));
     let label = name.replacen('\0', "@", 1);
-    eventually("a full queue elsewhere", PATIENCE, || {
+    eventually("a full queue elsewhere", TIMEOUT, || {
         let scrape = daemon.scrape();
         scrape.assert_unique();
         let [near, far] = ["host", far.name()].map(|ns| scrape.of_netns(ns).unix_listener(&label));

@@ -19,10 +19,9 @@ use listenq_lab::netns::Netns;
 use listenq_lab::rootfs::Rootfs;
 use listenq_lab::running::Running;
 use listenq_lab::tool::require_tool;
-use listenq_lab::wait::eventually;
+use listenq_lab::wait::{TIMEOUT, eventually};
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
-const PATIENCE: Duration = Duration::from_secs(15);
 const TLS: &str = "tls_server_config:\n  cert_file: server.pem\n  key_file: server.key\n";
 const LOCAL: Subject<'_> = Subject { names: &["localhost", "127.0.0.1"], until: 2100 };
 /// bcrypt of "right", made by crypt(3): another implementation than listenq's.
@@ -170,7 +169,7 @@ fn a_handshake_that_is_left_half_done_is_cut_after_ten_seconds() {
     for bytes in [&b""[..], b"\x16\x03\x01\x02\x00\x01"] {
         let mut stream = scene.ns.run(|| TcpStream::connect(scene.daemon.address())).unwrap();
         stream.write_all(bytes).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         assert_eq!(scene.status("https", "/metrics", &[]), "200");
         assert_eq!(stream.read(&mut [0; 64]).unwrap_or(0), 0);
     }
@@ -303,7 +302,7 @@ fn a_change_is_taken_over_and_a_bad_one_is_not() {
     let [alice, bob] = [["-u", "alice:right"], ["-u", "bob:right"]];
     assert_eq!(scene.reloaded("https", &alice), Some(1.0));
     scene.files.write("web.yml", &user("bob"));
-    eventually("bob to be let in", PATIENCE, || {
+    eventually("bob to be let in", TIMEOUT, || {
         (scene.status("https", "/", &bob) == "200").then_some(())
     });
     assert_eq!(scene.status("https", "/", &alice), "401");
@@ -316,13 +315,13 @@ fn a_change_is_taken_over_and_a_bad_one_is_not() {
         (String::new(), "nothing is left"),
     ] {
         scene.files.write("web.yml", &bad);
-        eventually(words, PATIENCE, || (!scene.said(words).is_empty()).then_some(()));
-        eventually("the gauge to fall", PATIENCE, || {
+        eventually(words, TIMEOUT, || (!scene.said(words).is_empty()).then_some(()));
+        eventually("the gauge to fall", TIMEOUT, || {
             (scene.reloaded("https", &bob) == Some(0.0)).then_some(())
         });
         assert_eq!(scene.status("https", "/", &alice), "401", "{bad}");
         scene.files.write("web.yml", &user("bob"));
-        eventually("the gauge to rise", PATIENCE, || {
+        eventually("the gauge to rise", TIMEOUT, || {
             (scene.reloaded("https", &bob) == Some(1.0)).then_some(())
         });
         assert_eq!(scene.said(words).len(), 1, "{:?}", scene.daemon.log());
@@ -349,12 +348,12 @@ fn a_new_certificate_is_shown_when_its_key_is_there_too() {
     new.sign("server", LOCAL);
     let key = fs::read(scene.files.path("server.key")).unwrap();
     fs::write(scene.files.path("server.key"), old).unwrap();
-    eventually("the halves not to match", PATIENCE, || {
+    eventually("the halves not to match", TIMEOUT, || {
         (!scene.said("web.yml:3: this is not the key of the certificate").is_empty()).then_some(())
     });
     assert!(issued_by(&scene.files.authority) && !issued_by(&new));
     fs::write(scene.files.path("server.key"), key).unwrap();
-    eventually("the new certificate", PATIENCE, || issued_by(&new).then_some(()));
+    eventually("the new certificate", TIMEOUT, || issued_by(&new).then_some(()));
     assert!(!issued_by(&scene.files.authority));
 }
 
@@ -572,7 +571,7 @@ fn prometheus_scrapes_with_certificate_and_password() {
         command.arg(format!("--storage.tsdb.path={}", scene.files.path("data")));
         command.args(["--web.listen-address=127.0.0.1:9090", "--log.level=error"]);
         let _prometheus = Running::start_as(&mut command, "prometheus");
-        let found = eventually("Prometheus to have scraped", 2 * PATIENCE, || up(&scene));
+        let found = eventually("Prometheus to have scraped", 2 * TIMEOUT, || up(&scene));
         assert_eq!(found, expected, "{password}");
     }
 }

@@ -1,4 +1,4 @@
-//! The whole fold with any story of snapshots that a kernel could tell: two namespaces that come, end, return and are
+//! The whole fold with any sequence of snapshots that a kernel could produce: two namespaces that come, end, return and are
 //! replaced; sockets that come and go, move, drop and wrap; readings that fail; gaps; scans; a cap on series. Every view
 //! keeps the laws, and the last one can be written down.
 
@@ -20,19 +20,19 @@ use listenq::state::{Config, GRACE, State};
 use listenq::view::{ListenerName, ListenerView, NetnsView, View};
 
 const INTERVAL: Duration = Duration::from_millis(100);
-/// Longer stories tell nothing new.
+/// The largest number of ticks. Longer stories find nothing new.
 const MOST_TICKS: usize = 150;
 const SOCKETS: usize = 8;
 /// Law 11.
 const MOST_CREDITED: u32 = 10;
-/// An overflow waits for its listener for so many samples.
+/// The number of samples that an overflow waits for its listener.
 const BEHIND: usize = 4;
 
 #[derive(Arbitrary, Debug)]
 struct Story {
     max: u8,
     peak_window: u8,
-    /// Namespaces whose source tells neither limits nor drops (`/proc/net/tcp`).
+    /// Namespaces whose source reports neither limits nor drops (`/proc/net/tcp`).
     bare: [bool; 2],
     ticks: Vec<Tick>,
 }
@@ -52,7 +52,7 @@ enum Gap {
     Grace,
 }
 
-/// What one tick reads of one namespace; `None` in its place is that nobody holds the namespace any more.
+/// What one tick reads of one namespace; `None` means that no process holds the namespace.
 #[derive(Arbitrary, Debug)]
 struct Reading {
     becomes_another: bool,

@@ -124,7 +124,7 @@ pub const METRICS: &[Metric] = &[
     ),
     gauge(
         "listenq_accept_queue_oldest_seconds",
-        "How long the longest-waiting connection in the queue has waited, as of the last connection scan (Unix sockets: since it was first seen, and absent while nobody knows when it came); 0 when the queue is empty, absent when it was not scanned, and not the wait of those already accepted.",
+        "Time that the longest-waiting connection in the queue has waited, as of the last connection scan (Unix sockets: since it was first seen; absent if its arrival is unknown); 0 when the queue is empty, absent when it was not scanned; accepted connections do not count.",
         LISTENER,
         Value::ListenerGauge(|listener, _| Some(listener.oldest()?.as_secs_f64())),
     ),
@@ -142,7 +142,7 @@ pub const METRICS: &[Metric] = &[
     ),
     gauge(
         "listenq_accept_queue_useful_limit",
-        "Drain rate times the clients' patience (measured, else --client-patience): a longer queue only holds clients that have left; absent with the drain rate, and not a limit that is in force.",
+        "Drain rate times the clients' patience (measured, else --client-patience): a longer queue only holds clients that have left; absent with the drain rate, and never the effective limit.",
         LISTENER,
         Value::ListenerGauge(|listener, view| listener.useful_limit(view.client_patience)),
     ),
@@ -196,7 +196,7 @@ pub const METRICS: &[Metric] = &[
     ),
     gauge(
         "listenq_listener_info",
-        "A constant 1 labelled by who is behind the listener; an empty label is not known, or does not apply, and may be filled later.",
+        "A constant 1 labelled by the owner of the listener; an empty label is unknown or does not apply, and may be filled later.",
         &[
             "netns",
             "protocol",
@@ -420,7 +420,7 @@ pub const METRICS: &[Metric] = &[
     ),
     gauge(
         "listenq_sample_interval_seconds",
-        "Mean gap between samples lately, as achieved; not the gap that was asked for.",
+        "Mean gap between recent samples as achieved; it may be longer than the configured gap.",
         &[],
         Value::SelfStats(|own| Some(own.interval?.as_secs_f64())),
     ),
@@ -532,7 +532,7 @@ pub const METRICS: &[Metric] = &[
     ),
     gauge(
         "listenq_web_config_last_reload_successful",
-        "Whether the last change of --web.config.file or of a file it names was taken over (1), or was bad and the configuration before it stays (0); absent without that flag.",
+        "Whether the last change of --web.config.file or of a file it names was applied (1), or was invalid and the earlier configuration stays in use (0); absent without that flag.",
         &[],
         Value::SelfStats(|own| own.web_config_reloaded.map(f64::from)),
     ),

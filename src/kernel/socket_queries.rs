@@ -85,7 +85,7 @@ impl Questions {
                 return Err(malformed("a socket that was not asked for"));
             }
             let answer = inet_diag::decode_row(payload)?;
-            row(answer.ok_or_else(|| malformed("a socket that does not listen any more"))?);
+            row(answer.ok_or_else(|| malformed("a socket that no longer listens"))?);
             Ok(())
         };
         let count = self.requests.len() / REQUEST;

@@ -160,7 +160,7 @@ impl OwnerLookup {
         let mut paths: Vec<&Arc<str>> = wanted
             .iter()
             .filter_map(|origin| tree.path(origin.cgroup?))
-            .filter(|path| tells(path))
+            .filter(|path| names_owner(path))
             .collect();
         paths.sort_unstable();
         paths.dedup();
@@ -206,8 +206,10 @@ impl OwnerLookup {
     }
 
     fn created_in(&mut self, cgroup: Option<u64>) -> Owner {
-        let path =
-            cgroup.and_then(|id| self.tree.as_ref()?.path(id)).filter(|path| tells(path)).cloned();
+        let path = cgroup
+            .and_then(|id| self.tree.as_ref()?.path(id))
+            .filter(|path| names_owner(path))
+            .cloned();
         path.map(|path| self.placed(&Placement::of(&path))).unwrap_or_default()
     }
 
@@ -255,7 +257,7 @@ impl OwnerLookup {
 
 /// Whether a creator's cgroup identifies an owner. systemd passes its sockets on, and any process
 /// may have created a socket in the root cgroup.
-fn tells(path: &str) -> bool {
+fn names_owner(path: &str) -> bool {
     path != "/" && !path.ends_with("/init.scope") && !path.ends_with(".socket")
 }
 
@@ -323,7 +325,11 @@ mod tests {
 
     #[test]
     fn what_systemd_made_tells_nothing() {
-        assert!(!tells("/") && !tells("/init.scope") && !tells("/system.slice/a.socket"));
-        assert!(tells("/system.slice/nginx.service"));
+        assert!(
+            !names_owner("/")
+                && !names_owner("/init.scope")
+                && !names_owner("/system.slice/a.socket")
+        );
+        assert!(names_owner("/system.slice/nginx.service"));
     }
 }

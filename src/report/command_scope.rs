@@ -61,7 +61,7 @@ impl CommandScope {
             ),
             Self::Named(_) | Self::Nameless => self.run(&format!("sysctl -w {setting}")),
             Self::Container(_) => format!(
-                "`docker run --sysctl {setting}` (in compose `sysctls:`), which makes the container anew"
+                "`docker run --sysctl {setting}` (in compose `sysctls:`), which creates a new container"
             ),
             Self::Pod(_) => format!(
                 "{setting} in `securityContext.sysctls` of the pod (the kubelet must allow it: \

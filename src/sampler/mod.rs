@@ -182,7 +182,7 @@ impl Sampler {
         let mut work = Work { discovery, interval, owners, modules };
         if let Some(discovery) = &mut work.discovery {
             let news = discovery.look(&mut work.owners);
-            sampler.hear(news);
+            sampler.apply(news);
         }
         sampler.work = Some(work);
         Ok(sampler)
@@ -342,7 +342,7 @@ impl Sampler {
         let reports: Vec<ScoutEvent> = self.scouting.iter().flat_map(Scouting::reports).collect();
         for report in reports {
             match report {
-                ScoutEvent::Namespaces(news) => self.hear(news),
+                ScoutEvent::Namespaces(news) => self.apply(news),
                 ScoutEvent::Owners(search) => self.learn(search),
                 ScoutEvent::Orphans(inodes) => self.asked.forget(&inodes),
             }
@@ -382,7 +382,7 @@ impl Sampler {
 
     /// Adds new namespaces and releases ended namespaces: listenq must no longer hold an ended
     /// namespace.
-    fn hear(&mut self, news: Discovered) {
+    fn apply(&mut self, news: Discovered) {
         let now = self.epoch.elapsed();
         let looked = news.failure.map_or(Ok(()), Err);
         self.health.check(&mut self.stats, Source::Namespaces, now, looked);

@@ -42,7 +42,7 @@ impl OmissionLog {
             (&mut self.sockets, sockets, "sockets", "--sockets.max"),
         ];
         for (omission, omitted, what, flag) in rows {
-            match omission.hear(omitted, now) {
+            match omission.update(omitted, now) {
                 Some(News::Begins) => tracing::warn!(
                     omitted,
                     what,
@@ -58,7 +58,7 @@ impl OmissionLog {
 // === impl Omission ===
 
 impl Omission {
-    fn hear(&mut self, omitted: usize, now: Duration) -> Option<News> {
+    fn update(&mut self, omitted: usize, now: Duration) -> Option<News> {
         if omitted > 0 {
             self.none_since = None;
             return (!std::mem::replace(&mut self.is_said, true)).then_some(News::Begins);
@@ -91,7 +91,7 @@ mod tests {
             (140, 2, Some(News::Begins)),
         ];
         for (second, omitted, news) in table {
-            assert_eq!(omission.hear(omitted, at(second)), news, "{second}");
+            assert_eq!(omission.update(omitted, at(second)), news, "{second}");
         }
     }
 }

@@ -114,7 +114,7 @@ impl Scout {
     fn run(&mut self, asked: &Receiver<Request>, reports: &Sender<ScoutEvent>) {
         loop {
             match asked.recv_timeout(self.rest()) {
-                Ok(Request::Owners(wanted)) => self.want(wanted),
+                Ok(Request::Owners(wanted)) => self.request_owners(wanted),
                 Ok(Request::KeepOnly(inodes)) => self.keep_only(inodes),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -127,7 +127,7 @@ impl Scout {
         }
     }
 
-    fn want(&mut self, wanted: Vec<Origin>) {
+    fn request_owners(&mut self, wanted: Vec<Origin>) {
         if self.wanted.is_empty() {
             self.search_due = self.search_due.max(Instant::now() + GATHER);
         }

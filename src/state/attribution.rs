@@ -986,9 +986,9 @@ mod tests {
     #[test]
     fn innocent_twins_have_nothing() {
         for Rule { says, guilty, innocent } in RULES {
-            let told = |tell: fn(&mut Story<2>)| {
+            let told = |play: fn(&mut Story<2>)| {
                 let mut story = Story::default();
-                tell(&mut story);
+                play(&mut story);
                 story.quiet(3);
                 assert_eq!(story.unaccounted(), 0, "{says}");
                 story.totals.map(|total| total as f64 / story.totals.iter().sum::<u64>() as f64)

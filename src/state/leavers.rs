@@ -14,7 +14,7 @@ const RECENT: Duration = Duration::from_secs(300);
 /// A median of fewer is none.
 const FEWEST: usize = 20;
 /// More are not remembered: the oldest are dropped.
-const MOST: usize = 512;
+const MAX_LEAVERS: usize = 512;
 /// How long a slot of the outcomes is: a dozen of them are a minute.
 const SLOT: Duration = Duration::from_secs(5);
 /// A share of fewer clients is none.
@@ -116,10 +116,10 @@ impl Leavers {
     }
 
     fn forget(&mut self, now: Duration) {
-        let too_many = self.all.len().saturating_sub(MOST);
+        let too_many = self.all.len().saturating_sub(MAX_LEAVERS);
         self.all.drain(..too_many);
         self.all.retain(|leaver| now.saturating_sub(leaver.at) < RECENT);
-        let too_many = self.answered.len().saturating_sub(MOST);
+        let too_many = self.answered.len().saturating_sub(MAX_LEAVERS);
         self.answered.drain(..too_many);
     }
 }
@@ -207,7 +207,7 @@ mod tests {
     fn of_many_the_latest_are_remembered() {
         let mut leavers = Leavers::default();
         leavers.take(NOW, None, &rows(2_000, 9_000, |nth| if nth < 1_488 { 500 } else { 8_000 }));
-        assert_eq!(leavers.all.len(), MOST);
+        assert_eq!(leavers.all.len(), MAX_LEAVERS);
         assert_eq!(leavers.patience(NOW), Some(Duration::from_secs(8)));
     }
 }

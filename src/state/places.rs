@@ -176,7 +176,7 @@ impl Places {
         let Exposure::Exposed { is_paid, .. } = exposure else { return };
         self.taken -= 1;
         if !is_paid {
-            self.charge(source, now);
+            self.add_name(source, now);
         }
         self.remember(name, now);
     }
@@ -188,7 +188,7 @@ impl Places {
     }
 
     /// Adds one name, which the source added or replaced, to the account of the source.
-    pub(super) fn charge(&mut self, source: Source, now: Duration) {
+    pub(super) fn add_name(&mut self, source: Source, now: Duration) {
         let weight = self.limits_of(source).weight;
         self.accounts.entry(source).or_default().add(weight, now);
     }
@@ -281,7 +281,7 @@ impl Places {
         let is_known = self.is_known(one.name, now);
         let is_young = now < one.due_at;
         if is_young && !is_known {
-            self.charge(one.source, now);
+            self.add_name(one.source, now);
         }
         self.remember(one.name, now);
         is_young || is_known

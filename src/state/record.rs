@@ -318,7 +318,8 @@ impl Record {
     }
 
     fn complete(&self, now: Duration, evidence: Evidence) -> Evidence {
-        let lately = |at: Option<Duration>| at.is_some_and(|at| now.saturating_sub(at) < WINDOW);
+        let within_window =
+            |at: Option<Duration>| at.is_some_and(|at| now.saturating_sub(at) < WINDOW);
         let sum = self.seconds.within(now).fold(Sum::default(), Sum::plus);
         let since = if sum.overflows > 0 { sum.since_overflow } else { sum.covered };
         Evidence {
@@ -330,7 +331,7 @@ impl Record {
             since_overflow: since.sampled,
             loaded: since.loaded,
             brimming: self.brimming_since.map_or(Duration::ZERO, |since| now.saturating_sub(since)),
-            was_slow: lately(self.slow_at),
+            was_slow: within_window(self.slow_at),
             scan: self.scanned,
             ..evidence
         }

@@ -88,7 +88,7 @@ pub(super) struct Verdict {
 #[derive(Clone, Debug, Default, PartialEq)]
 enum Line {
     #[default]
-    Nobody,
+    Empty,
     Tcp(TcpLine),
     /// Clients by listen socket, in queue order.
     Unix(FxHashMap<Cookie, Vec<Client>>),
@@ -141,7 +141,7 @@ impl Scans {
 
     /// Forgets the queue because its sockets were closed.
     pub(super) fn forget_line(&mut self) {
-        (self.line, self.untaken_since, self.gone) = (Line::Nobody, None, None);
+        (self.line, self.untaken_since, self.gone) = (Line::Empty, None, None);
         self.standing_since = None;
     }
 

@@ -121,7 +121,7 @@ fn looked_at(listener: &Listener) -> Option<String> {
     let recent = listener.recent?;
     let Recent { watched_seconds, full_seconds, overflows, untaken_seconds, .. } = recent;
     let waits = match (listener.length, untaken_seconds) {
-        (0, _) => "nobody waits",
+        (0, _) => "no client waits",
         (_, Some(_)) => "the waiting clients were scanned",
         (_, None) => "the waiting clients were not scanned",
     };
@@ -415,7 +415,7 @@ owner not known
         let begin = "Looked at the last 30 s: full for 0 s, 0 refusals, peak 3; ";
         let unscanned = Some(Recent { untaken_seconds: None, ..recent });
         for (length, recent, end) in [
-            (0, unscanned, "nobody waits."),
+            (0, unscanned, "no client waits."),
             (2, Some(recent), "the waiting clients were scanned."),
             (2, unscanned, "the waiting clients were not scanned."),
         ] {

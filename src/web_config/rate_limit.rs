@@ -44,7 +44,7 @@ impl RateLimit {
         let burst = limit.burst.as_ref().and_then(|burst| u32::try_from(burst.value).ok());
         match burst {
             Some(burst) if burst > 0 => Ok(Some(Self { interval: every, burst })),
-            _ => Err(Fault::new(line, "burst must be 1 or more: with none nobody is answered")),
+            _ => Err(Fault::new(line, "burst must be 1 or more: with 0 no request is answered")),
         }
     }
 }

@@ -208,7 +208,7 @@ fn allowed_names(tls: &Tls, policy: Policy) -> Result<Vec<String>, Fault> {
             "client_allowed_sans needs client_auth_type RequireAnyClientCert or RequireAndVerifyClientCert",
         )),
         Some(names) if names.value.is_empty() => {
-            Err(Fault::of(names, "client_allowed_sans is empty: nobody could connect"))
+            Err(Fault::of(names, "client_allowed_sans is empty: no client could connect"))
         }
         Some(names) => Ok(names.value.clone()),
     }

@@ -29,7 +29,7 @@ fn request(path: &str, headers: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{RIGHT}\r\n{headers}\r\n")
 }
 
-/// `clients` connections, each with `requests` requests for `path`; nobody reads.
+/// `clients` connections, each with `requests` requests for `path`; no client reads.
 fn deaf(
     scene: &Scene,
     clients: usize,

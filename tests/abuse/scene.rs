@@ -1,4 +1,4 @@
-//! A daemon under attack, and a second one that nobody attacks: what the machine does to both is not the attack's work.
+//! A daemon under attack, and a second daemon without attack. What happens to both is an effect of the machine.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -16,11 +16,9 @@ use listenq_lab::metrics::Metrics;
 use listenq_lab::netns::Netns;
 use listenq_lab::rootfs::Rootfs;
 use listenq_lab::tool::require_tool;
-use listenq_lab::wait::eventually;
+use listenq_lab::wait::{TIMEOUT, eventually};
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
-/// Without optimization, and on a busy machine, a crowd takes its time.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// The first port of the listeners: below the ephemeral range, where the daemon's own port is.
 const FIRST_PORT: u16 = 20_000;
 /// What listenq may take of the 64 MiB of the shipped unit: resident memory and socket buffers.
@@ -102,7 +100,7 @@ impl Scene {
 
     /// Waits for the first check of the right password, and for the first scans.
     pub(crate) fn settled(self) -> Self {
-        eventually("a scrape", PATIENCE, || (self.scrape().0 == "200").then_some(()));
+        eventually("a scrape", TIMEOUT, || (self.scrape().0 == "200").then_some(()));
         thread::sleep(Duration::from_secs(3));
         self
     }
@@ -151,7 +149,7 @@ impl Scene {
         let load = Load {
             rate: f64::from(count) / lasting.as_secs_f64(),
             lasting,
-            patience: PATIENCE,
+            patience: TIMEOUT,
             at_once: count as usize,
         };
         let (address, manner) = (self.daemon.address(), Manner::saying(bytes));
@@ -195,7 +193,7 @@ impl Scene {
         println!("  at most {most}");
         assert!(most.total < MOST_MEMORY, "{what}: {most}");
         self.check_cgroup();
-        eventually("the descriptors of before", PATIENCE, || {
+        eventually("the descriptors of before", TIMEOUT, || {
             (self.daemon.descriptors() <= before.descriptors).then_some(())
         });
         outcomes
@@ -251,15 +249,15 @@ fn open(port: u16) -> Listener {
     Listen::tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).open()
 }
 
-/// The buffers of all sockets at this end, as the kernel charges them: received, queued for sending, and reserved.
+/// The buffers of all sockets at this end, as the kernel accounts them: received, queued for sending, and reserved.
 pub(crate) fn socket_memory(ns: &Netns, end: SocketAddr) -> u64 {
     let port = format!("sport = :{}", end.port());
     let output = ns.command("ss").args(["-tanmHO", &port]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    text.lines().map(charged).sum()
+    text.lines().map(accounted).sum()
 }
 
-fn charged(line: &str) -> u64 {
+fn accounted(line: &str) -> u64 {
     let Some((_, memory)) = line.split_once("skmem:(") else { return 0 };
     let fields = memory.split([',', ')']);
     let of = |name: &str| {

@@ -41,11 +41,11 @@ fn a_clock_that_steps_back_an_hour_moves_timestamps_and_no_counter() {
         ["env"].into_iter().chain(environment.iter().map(String::as_str)).collect();
     let daemon = Launch::new(BIN).args(&[STEADY]).through(&words).inside(&ns).start();
     let _clients = ns.run(|| fill(listener.target(), 5));
-    let before = eventually("a full queue", PATIENCE, || {
+    let before = eventually("a full queue", TIMEOUT, || {
         Some(daemon.scrape()).filter(|scrape| scrape.at(listener.addr()).full_seconds > Some(1.0))
     });
     fs::write(&offset, "-3600").unwrap();
-    let after = eventually("the step", PATIENCE, || {
+    let after = eventually("the step", TIMEOUT, || {
         Some(daemon.scrape()).filter(|scrape| value(scrape, NOW) < value(&before, NOW) - HOUR / 2.0)
     });
     let later = await_samples(&daemon, 30.0);

@@ -26,14 +26,14 @@ fn clients_that_take_the_last_descriptor_wait_and_nothing_else_does() {
     let address = daemon.address();
     let clients: Vec<TcpStream> =
         ns.run(|| (0..60).map(|_| TcpStream::connect(address).unwrap()).collect());
-    eventually("the last descriptor to be taken", PATIENCE, || {
+    eventually("the last descriptor to be taken", TIMEOUT, || {
         (daemon.descriptors() >= 31).then_some(())
     });
     sleep(HELD);
     let used = daemon.cpu() - cpu;
     drop(clients);
     // `process_*` take descriptors to read: they were absent, and are back.
-    let after = eventually("an answer", PATIENCE, || {
+    let after = eventually("an answer", TIMEOUT, || {
         let scrape = daemon.is_ready().then(|| daemon.scrape())?;
         scrape.value("process_cpu_seconds_total", &[]).map(|_| scrape)
     });
@@ -46,7 +46,7 @@ fn clients_that_take_the_last_descriptor_wait_and_nothing_else_does() {
     assert_eq!(after.fallen_since(&before), [""; 0]);
     let sources = ["inet_diag", "unix_diag", "netstat", "snmp", "sysctl"];
     assert_eq!(sources.map(|source| errors(&after, source)), [0.0; 5]);
-    eventually("the descriptors of before", PATIENCE, || {
+    eventually("the descriptors of before", TIMEOUT, || {
         (daemon.descriptors() <= at_rest).then_some(())
     });
 }
@@ -69,7 +69,7 @@ fn namespaces_that_find_no_descriptors_are_counted_and_come_in_later() {
     assert_eq!(lines(&daemon, &["level=warn", "limit=90"]), 1);
     root.unmount_first(3);
     others.drain(..3);
-    eventually("the last namespace", PATIENCE, || {
+    eventually("the last namespace", TIMEOUT, || {
         ([count("sampled"), count("inaccessible")] == [2.0, 0.0]).then_some(())
     });
     let scrape = await_samples(&daemon, 10.0).of_netns("d");

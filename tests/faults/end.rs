@@ -31,14 +31,14 @@ fn after_sigkill_it_starts_at_once_from_a_new_baseline_and_holds_nothing() {
         listener.accept_all();
         own.nstat()["TcpExtListenOverflows"] as f64
     };
-    let charged = |daemon: &Daemon, expected: f64| {
-        eventually("the overflows", PATIENCE, || {
+    let attributed = |daemon: &Daemon, expected: f64| {
+        eventually("the overflows", TIMEOUT, || {
             let seen = daemon.scrape().of_netns("host").at(listener.addr()).overflows;
             (seen == Some(expected)).then_some(())
         });
     };
     let first = refuse();
-    charged(&daemon, first);
+    attributed(&daemon, first);
     // A client that hangs on leaves the address in use, as far as the kernel is concerned.
     let client = own.run(|| std::net::TcpStream::connect(daemon.address()).unwrap());
     daemon.stop(Signal::KILL);
@@ -49,8 +49,8 @@ fn after_sigkill_it_starts_at_once_from_a_new_baseline_and_holds_nothing() {
     let scrape = await_samples(&daemon, 5.0).of_netns("host");
     assert_eq!((scrape.overflows().kernel, scrape.overflows().accounted()), (first, 0.0));
     let second = refuse();
-    charged(&daemon, second - first);
+    attributed(&daemon, second - first);
     root.unmount_all();
     drop(other);
-    eventually("the other namespace to end", PATIENCE, || (!own.has_link("held")).then_some(()));
+    eventually("the other namespace to end", TIMEOUT, || (!own.has_link("held")).then_some(()));
 }

@@ -1,4 +1,4 @@
-//! A log that nobody reads.
+//! A log without a reader.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ fn a_full_pipe_stops_neither_samples_nor_scrapes_nor_the_end() {
     let mut daemon = launch.start_logging_to(pipe.end(), ADDRESS.into());
     // Overflows are a line in the log.
     drop(ns.run(|| fill(listener.target(), 25)));
-    eventually("a diagnosis", PATIENCE, || {
+    eventually("a diagnosis", TIMEOUT, || {
         let held = daemon.scrape().sum("listenq_listener_diagnosis", &[]);
         (held > 0.0).then_some(())
     });
@@ -46,10 +46,10 @@ fn what_waited_is_written_once_somebody_reads() {
     await_samples(&daemon, 5.0);
     let read = pipe.read();
     let says = |what: &str| read.get().iter().any(|line| line.contains(what));
-    eventually("the first line", PATIENCE, || says("message=listening").then_some(()));
+    eventually("the first line", TIMEOUT, || says("message=listening").then_some(()));
     let stopped = daemon.stop(Signal::TERM);
     assert!(stopped.status.success(), "{stopped:?}");
-    eventually("the last line", PATIENCE, || says("message=stopping").then_some(()));
+    eventually("the last line", TIMEOUT, || says("message=stopping").then_some(()));
 }
 
 #[test]
@@ -61,6 +61,6 @@ fn what_keeps_it_from_starting_does_not_keep_it_from_its_end() {
     let _first = Launch::new(BIN).inside(&ns).start_logging_to(pipe.end(), ADDRESS.into());
     // At the same address: it cannot listen, and its first line is its last.
     let mut second = Launch::new(BIN).inside(&ns).start_logging_to(pipe.end(), ADDRESS.into());
-    let status = eventually("the end", PATIENCE, || second.ended());
+    let status = eventually("the end", TIMEOUT, || second.ended());
     assert_eq!(status.code(), Some(1));
 }

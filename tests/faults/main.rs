@@ -11,15 +11,13 @@ mod netlink;
 mod procfs;
 
 use std::fs;
-use std::time::Duration;
 
 use listenq_lab::listenq::Daemon;
 use listenq_lab::metrics::Metrics;
 use listenq_lab::rootfs::Rootfs;
-use listenq_lab::wait::eventually;
+use listenq_lab::wait::{TIMEOUT, eventually};
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
-const PATIENCE: Duration = Duration::from_secs(20);
 /// A test says by the count of samples how long it waits: the interval must not stretch.
 const STEADY: &str = "--sample.cpu-budget=1";
 
@@ -41,7 +39,7 @@ fn feature(scrape: &Metrics, name: &str) -> Option<f64> {
 
 fn await_samples(daemon: &Daemon, more: f64) -> Metrics {
     let before = samples(&daemon.scrape());
-    eventually("more samples", PATIENCE, || {
+    eventually("more samples", TIMEOUT, || {
         Some(daemon.scrape()).filter(|scrape| samples(scrape) >= before + more)
     })
 }

@@ -1,4 +1,4 @@
-//! Netlink that fails: for want of memory, by signals, in the middle of a dump.
+//! Netlink that fails: for lack of memory, by signals, in the middle of a dump.
 
 use std::time::{Duration, Instant};
 
@@ -38,7 +38,7 @@ fn without_buffers_it_says_so_and_no_overflow_is_lost() {
     let fault = Fault::inject(&daemon, "sampler", "recvfrom", "error=ENOBUFS");
     drop(ns.run(|| fill(listener.target(), 25)));
     listener.accept_all();
-    eventually("503 of /-/ready", PATIENCE, || (!daemon.is_ready()).then_some(()));
+    eventually("503 of /-/ready", TIMEOUT, || (!daemon.is_ready()).then_some(()));
     let during = daemon.scrape();
     during.assert_unique();
     assert_eq!(during.fallen_since(&before), [""; 0]);
@@ -48,7 +48,7 @@ fn without_buffers_it_says_so_and_no_overflow_is_lost() {
     assert_eq!(lines(&daemon, &["a reading failed", "source=inet_diag"]), 1);
     drop(fault);
     let overflows = ns.nstat()["TcpExtListenOverflows"] as f64;
-    let after = eventually("the overflows of meanwhile", PATIENCE, || {
+    let after = eventually("the overflows of meanwhile", TIMEOUT, || {
         let scrape = daemon.scrape();
         (scrape.at(listener.addr()).overflows == Some(overflows)).then_some(scrape)
     });
@@ -94,7 +94,7 @@ fn a_dump_interrupted_again_and_again_is_never_published_in_part() {
     assert!(failed > 5.0 && fault.hits() > 5);
     assert_eq!(lines(&daemon, &["a reading failed", "source=inet_diag", "interrupted"]), 1);
     drop(fault);
-    eventually("success to be told", PATIENCE, || {
+    eventually("a report of success", TIMEOUT, || {
         (lines(&daemon, &["readings succeed again", "source=inet_diag"]) == 1).then_some(())
     });
 }
@@ -116,12 +116,12 @@ fn a_namespace_that_dies_during_its_dump_is_let_go() {
     assert_eq!(sockets(&daemon), f64::from(MANY));
     // Each datagram takes so long that the namespace ends between two of them.
     let fault = Fault::inject(&daemon, "sampler", "recvfrom", "delay_enter=150000");
-    eventually("a dump under way", PATIENCE, || (fault.hits() > 3).then_some(()));
+    eventually("a dump under way", TIMEOUT, || (fault.hits() > 3).then_some(()));
     drop(listeners);
     root.unmount_all();
     drop(dying);
     let begin = Instant::now();
-    eventually("the end of the namespace", PATIENCE, || (!own.has_link("dumped")).then_some(()));
+    eventually("the end of the namespace", TIMEOUT, || (!own.has_link("dumped")).then_some(()));
     println!("dying: let go after {:?}", begin.elapsed());
     drop(fault);
     let scrape = await_samples(&daemon, 10.0);

@@ -33,7 +33,7 @@ fn processes_that_vanish_in_the_middle_of_a_look_cost_only_their_names() {
     let ns = Netns::new("vanish");
     let first = listen(&ns);
     let daemon = Launch::new(BIN).args(&["--discovery.interval=1s"]).inside(&ns).start();
-    eventually("an owner", PATIENCE, || is_named(&daemon, &first).then_some(()));
+    eventually("an owner", TIMEOUT, || is_named(&daemon, &first).then_some(()));
     let before = daemon.scrape();
     let fault =
         Fault::inject(&daemon, "scout", "openat,readlinkat,getdents64", "error=ESRCH:when=3+4");
@@ -49,7 +49,7 @@ fn processes_that_vanish_in_the_middle_of_a_look_cost_only_their_names() {
     assert!(fault.hits() > 2, "{}", fault.hits());
     drop(fault);
     let last = listen(&ns);
-    eventually("the owner of a new socket", PATIENCE, || is_named(&daemon, &last).then_some(()));
+    eventually("the owner of a new socket", TIMEOUT, || is_named(&daemon, &last).then_some(()));
     assert_eq!(daemon.scrape().sum("listenq_listener_sockets", &[]), 11.0);
 }
 
@@ -60,12 +60,13 @@ fn hidden_processes_cost_two_features_and_two_lines() {
     }
     let ns = Netns::new("hidepid");
     let listener = listen(&ns);
-    let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"];
-    let words = [&["unshare", "--mount", "sh", "-c", HIDDEN, "sh"], &nobody[..]].concat();
+    let unprivileged =
+        ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"];
+    let words = [&["unshare", "--mount", "sh", "-c", HIDDEN, "sh"], &unprivileged[..]].concat();
     let args = ["--netns=all", "--discovery.interval=1s", "--listener.include=^host/"];
     let daemon = Launch::new(BIN).args(&args).through(&words).inside(&ns).start();
     drop(ns.run(|| fill(listener.target(), 25)));
-    let scrape = eventually("both features to be lost", PATIENCE, || {
+    let scrape = eventually("both features to be lost", TIMEOUT, || {
         let scrape = daemon.scrape();
         let lost = ["namespaces", "owners"].map(|name| feature(&scrape, name));
         (lost == [Some(0.0); 2]).then_some(scrape)
@@ -107,10 +108,10 @@ fn lose_permission(calls: &str, features: &[&str]) {
         let scrape = daemon.scrape();
         features.iter().all(|name| feature(&scrape, name) == Some(value)).then_some(scrape)
     };
-    let before = eventually("the features", PATIENCE, || all(1.0));
+    let before = eventually("the features", TIMEOUT, || all(1.0));
     let fault = Fault::inject(&daemon, "scout", calls, "error=EACCES");
     let _asks_for_its_owner = listen(&own);
-    let during = eventually("the features to be lost", PATIENCE, || all(0.0));
+    let during = eventually("the features to be lost", TIMEOUT, || all(0.0));
     during.assert_unique();
     assert_eq!(during.fallen_since(&before), [""; 0]);
     for name in features {
@@ -118,17 +119,17 @@ fn lose_permission(calls: &str, features: &[&str]) {
     }
     let scrape = await_samples(&daemon, 10.0);
     assert_eq!(scrape.of_netns("host").at(mine.addr()).limit, Some(4.0));
-    eventually("the other to be let go", PATIENCE, || {
+    eventually("the other to be let go", TIMEOUT, || {
         daemon.scrape().of_netns("other").at(theirs.addr()).limit.is_none().then_some(())
     });
     drop(fault);
     let _asks_for_its_owner_too = listen(&own);
-    eventually("the features", PATIENCE, || all(1.0));
-    let back = eventually("the other to be back", PATIENCE, || {
+    eventually("the features", TIMEOUT, || all(1.0));
+    let back = eventually("the other to be back", TIMEOUT, || {
         let scrape = daemon.scrape().of_netns("other");
         (scrape.at(theirs.addr()).limit == Some(4.0)).then_some(scrape)
     });
-    // What was refused before it was lost sight of is nobody's news.
+    // Refusals from before the namespace was lost are not news.
     await_samples(&daemon, 20.0);
     assert_eq!((back.overflows().kernel >= 20.0, back.overflows().accounted()), (true, 0.0));
     assert_eq!(daemon.scrape().of_netns("other").overflows().accounted(), 0.0);

@@ -8,11 +8,11 @@ use listenq_lab::client::fill;
 use listenq_lab::listener::Listen;
 use listenq_lab::listenq::Launch;
 use listenq_lab::netns::Netns;
-use listenq_lab::wait::eventually;
+use listenq_lab::wait::{TIMEOUT, eventually};
 use serde_json::Value;
 
 use crate::BIN;
-use crate::made::{PATIENCE, Site, explained, lively};
+use crate::made::{Site, explained, lively};
 
 /// The path of each value: `listeners[].settings.somaxconn`. What is in a list is in every element of it.
 fn paths(value: &Value, at: &str, found: &mut BTreeSet<String>) {
@@ -77,7 +77,7 @@ fn a_real_daemon_answers_with_a_report() {
     let listener = ns.run(|| Listen::tcp("127.0.0.1:0").backlog(4).open());
     let daemon = Launch::new(BIN).inside(&ns).start();
     let _clients = ns.run(|| fill(listener.target(), 3));
-    let report = eventually("three connections", PATIENCE, || {
+    let report = eventually("three connections", TIMEOUT, || {
         let answer = daemon.get("/api/v1/listeners", &[]);
         assert_eq!(answer.status, 200);
         assert_eq!(answer.header("content-type"), Some("application/json"));

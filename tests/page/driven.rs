@@ -10,10 +10,11 @@ use listenq_lab::listener::Listen;
 use listenq_lab::listenq::{Daemon, Launch};
 use listenq_lab::netns::Netns;
 use listenq_lab::tool::require_tool;
+use listenq_lab::wait::TIMEOUT;
 use listenq_lab::{Signal, wait::eventually};
 
 use crate::BIN;
-use crate::made::{HOSTILE, PATIENCE, Site, hostile, lively};
+use crate::made::{HOSTILE, Site, hostile, lively};
 
 /// Longer than the page waits between two questions.
 const TURN: Duration = Duration::from_millis(2_500);
@@ -45,7 +46,7 @@ fn await_text(browser: &mut Browser, selector: &str, text: &str) {
     browser.await_true(&format!("[...{found}].some(e => e.innerText.includes({text:?}))"));
 }
 
-/// Nothing went wrong, and nobody but `url`'s own server was asked for anything.
+/// Checks that nothing went wrong and that every request went to the server of `url`.
 #[track_caller]
 fn assert_clean(browser: &mut Browser, url: &str) {
     assert_eq!(browser.errors(), [""; 0]);
@@ -153,13 +154,13 @@ fn it_rests_while_nobody_looks_and_when_told_to() {
     let pause = "document.getElementById('pause').click()";
     for (stop, go_on) in [(hide(true), hide(false)), (pause.into(), pause.into())] {
         browser.evaluate(&stop);
-        // One that was under way is told of a moment later.
+        // The browser reports a request that was under way a moment later.
         std::thread::sleep(SETTLED);
         let asked = browser.requests().len();
         std::thread::sleep(TURN);
         assert_eq!(browser.requests().len(), asked);
         browser.evaluate(&go_on);
-        eventually("a refresh", PATIENCE, || (browser.requests().len() > asked).then_some(()));
+        eventually("a refresh", TIMEOUT, || (browser.requests().len() > asked).then_some(()));
     }
     assert_eq!(browser.texts("#pause"), ["Pause"]);
 }

@@ -21,8 +21,6 @@ use listenq_lab::http::{Response, get};
 use listenq_lab::netns::Netns;
 use tokio::sync::oneshot;
 
-/// How long a page may take to show what is awaited.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// What closes and opens everything that markup knows.
 pub(crate) const HOSTILE: &str =
     r#"</title></style><script>alert(1)</script><img src=x onerror=alert(1)>"'&amp;"#;

@@ -86,7 +86,7 @@ fn clients(ns: &Netns) -> Vec<JoinHandle<()>> {
 }
 
 #[test]
-#[ignore = "writes docs/page.png anew, which takes five minutes"]
+#[ignore = "writes docs/page.png again, which takes five minutes"]
 fn renew_the_picture_of_the_readme() {
     if !Netns::require_root() || !TOOLS.iter().all(|t| require_tool(t)) {
         return;

@@ -180,11 +180,11 @@ fn a_filter_leaves_the_others_out_without_any_script() {
     assert_eq!(shown("php+tcp"), [pool]);
     assert_eq!(shown("abandoned"), [pool]);
     assert_eq!(shown("5019"), ["host/tcp/127.0.0.1:5019"]);
-    assert_eq!(shown("nobody"), [""; 0]);
+    assert_eq!(shown("absent"), [""; 0]);
     assert_eq!(shown("").len(), 26);
-    let html = site.text("/?filter=nobody");
+    let html = site.text("/?filter=absent");
     assert!(html.contains("No listener matches.") && html.contains("0 of 26 listeners match"));
-    assert!(html.contains(r#"name="filter" value="nobody""#), "{html}");
+    assert!(html.contains(r#"name="filter" value="absent""#), "{html}");
 }
 
 #[test]

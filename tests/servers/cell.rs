@@ -177,7 +177,7 @@ impl<'a> Scene<'a> {
         self.watched(bursts).0
     }
 
-    /// Its clients find nobody for a moment, and no queue is in trouble.
+    /// Its clients find no server for a moment, and no queue is in trouble.
     fn restarting(&self, server: Running, load: Load) -> Played {
         let began = Instant::now();
         let restarts = || {

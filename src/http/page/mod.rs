@@ -219,12 +219,12 @@ impl<'a> Content<'a> {
                 h2 { "In trouble " span { (listeners.len()) } }
                 @for listener in in_full { (listener::card(listener)) }
                 @if !rest.is_empty() { div.rows { @for listener in rest { (listener::short_row(listener)) } } }
-                @if listeners.is_empty() && self.is_ready { p.none { (self.nobody()) } }
+                @if listeners.is_empty() && self.is_ready { p.none { (self.no_listener()) } }
             }
         }
     }
 
-    fn nobody(&self) -> &'static str {
+    fn no_listener(&self) -> &'static str {
         match (self.filter.is_empty(), self.listeners.is_empty()) {
             (true, _) => "No listener is in trouble.",
             (false, true) => "No listener matches.",

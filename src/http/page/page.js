@@ -4,7 +4,7 @@
 
 (() => {
   const INTERVAL = 2000;
-  const PATIENCE = 10000;
+  const TIMEOUT = 10000;
   const TYPING = 120;
 
   const form = document.querySelector("form");
@@ -34,7 +34,7 @@
     clearTimeout(timer);
     underWay?.abort();
     const mine = (underWay = new AbortController());
-    const late = setTimeout(() => mine.abort(), PATIENCE);
+    const late = setTimeout(() => mine.abort(), TIMEOUT);
     try {
       const answer = await fetch(url(), { signal: mine.signal, cache: "no-store" });
       if (!answer.ok) throw new Error("status " + answer.status);

@@ -563,7 +563,7 @@ fn counters(netns: &NetnsView) -> BTreeMap<String, Totals> {
     netns.listeners.iter().map(entry).collect()
 }
 
-fn tell(story: &mut Story, drops: &mut [u32; 9], chapter: &Chapter) {
+fn play(story: &mut Story, drops: &mut [u32; 9], chapter: &Chapter) {
     if chapter.failed {
         story.failed_tick();
         return;
@@ -590,7 +590,7 @@ proptest! {
         let (first, mut growths) = (story.overflows, vec![story.overflows]);
         let mut before = counters(&story.netns());
         for chapter in &chapters {
-            tell(&mut story, &mut drops, chapter);
+            play(&mut story, &mut drops, chapter);
             let netns = story.netns();
             let after = counters(&netns);
             prop_assert_eq!(after.len(), netns.listeners.len(), "a name is shown twice");

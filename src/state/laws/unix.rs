@@ -1,4 +1,4 @@
-//! Tests of how Unix listeners with one path are told apart.
+//! Tests that Unix listeners with the same path stay separate listeners.
 
 use super::*;
 use crate::snapshot::{UnixAddress, UnixFile, UnixName};

@@ -2,7 +2,6 @@
 
 use std::fmt::Debug;
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use base64::Engine;
@@ -12,12 +11,10 @@ use serde_json::{Value, json};
 use crate::devtools::Devtools;
 use crate::netns::Netns;
 use crate::rootfs::Rootfs;
-use crate::wait::within;
+use crate::wait::{TIMEOUT, within};
 
 /// Debian's browser; check for it with [`require_tool`](crate::tool::require_tool) first.
 pub const CHROMIUM: &str = "chromium";
-/// Timeout for a page to show the expected state.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// Flags of Chromium. It runs as root, possibly without a GPU or shared memory, and must not
 /// request updates.
 const FLAGS: [&str; 13] = [
@@ -118,9 +115,9 @@ impl Browser {
     #[track_caller]
     pub fn await_true(&mut self, expression: &str) {
         let question = || (self.evaluate(expression) == true).then_some(());
-        if within(PATIENCE, question).is_none() {
+        if within(TIMEOUT, question).is_none() {
             let text = self.evaluate("document.body.innerText");
-            panic!("waited {PATIENCE:?} in vain for {expression}; the page says {text}");
+            panic!("waited {TIMEOUT:?} in vain for {expression}; the page says {text}");
         }
     }
 

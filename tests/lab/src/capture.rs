@@ -125,7 +125,7 @@ impl Capture {
         Self { stop, thread: Some(thread) }
     }
 
-    /// Reads the packets captured so far and stops. Handshakes that are not complete by then count
+    /// Reads the packets captured so far and stops. Handshakes that are not complete at that time count
     /// as refused.
     ///
     /// # Panics

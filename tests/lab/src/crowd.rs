@@ -11,7 +11,7 @@ use crate::wait::eventually;
 /// Connections that each pair of processes holds: a process may have 20,000 descriptors.
 const EACH: u32 = 15_000;
 /// Timeout for all handshakes together.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Connections inside a namespace, with both ends in the namespace. Dropping the crowd closes them.
 #[derive(Debug)]
@@ -58,7 +58,7 @@ impl Crowd {
         }
         let what = format!("{n} connections");
         let ends = before + 2 * u64::from(n);
-        eventually(&what, PATIENCE, || (established(ns) >= ends && idle(ns)).then_some(()));
+        eventually(&what, TIMEOUT, || (established(ns) >= ends && idle(ns)).then_some(()));
         Self { connections: n, took: begin.elapsed(), servers, clients }
     }
 

@@ -1,18 +1,17 @@
 //! A DevTools connection to a browser over two pipes, so that no port is opened.
 
+use crate::wait::TIMEOUT;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 
-/// Timeout for an answer or an expected event.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// The browser reads commands from descriptor 3 and writes to descriptor 4: the pipes of the test.
 const ONTO_PIPES: &str = r#"exec "$@" 3<&0 4>&1 </dev/null >/dev/null"#;
 
@@ -67,7 +66,7 @@ impl Devtools {
 
     /// Waits for a message, and keeps all events that arrive before the message.
     fn receive(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.messages.recv_timeout(left) {

@@ -15,7 +15,7 @@ use crate::netns::Netns;
 use crate::scan::{SYN, segment};
 
 /// The maximum number of SYNs of a flood, and the maximum per second.
-const MOST: u32 = 1_000_000;
+const MAX_SYNS: u32 = 1_000_000;
 const MOST_PER_SECOND: f64 = 100_000.0;
 const HEADER: usize = 20;
 /// The size of the two headers.
@@ -89,7 +89,7 @@ pub fn syn_flood(ns: &Netns, target: SocketAddr, count: u32, per_second: f64) {
 /// Returns the listener if this flood of the listener is allowed.
 fn bounded(target: SocketAddr, count: u32, per_second: f64) -> Result<SocketAddrV4> {
     ensure_local(target)?;
-    ensure!(count <= MOST, "a flood has at most {MOST} SYNs, not {count}");
+    ensure!(count <= MAX_SYNS, "a flood has at most {MAX_SYNS} SYNs, not {count}");
     ensure!(
         (1.0..=MOST_PER_SECOND).contains(&per_second),
         "give 1 to {MOST_PER_SECOND} SYNs a second, not {per_second}"
@@ -114,7 +114,7 @@ fn flood(
         if stop.load(Ordering::Relaxed) {
             break;
         }
-        let packet = packet(nobody(n), to);
+        let packet = packet(silent_client(n), to);
         let to = SocketAddrV4::new(*to.ip(), 0).into();
         socket.send_to(&packet, &to).context("sending a SYN")?;
         sent.fetch_add(1, Ordering::Relaxed);
@@ -123,7 +123,7 @@ fn flood(
 }
 
 /// The `n`th source: 60,000 unassigned addresses in turn, then other ports.
-fn nobody(n: u32) -> SocketAddrV4 {
+fn silent_client(n: u32) -> SocketAddrV4 {
     let address = Ipv4Addr::from_bits(VOID_NET.to_bits() + 1024 + n % 60_000);
     SocketAddrV4::new(address, 20_000 + (n / 60_000) as u16)
 }
@@ -151,17 +151,17 @@ mod tests {
         let fits = |target: &str, count, per_second| {
             bounded(target.parse().unwrap(), count, per_second).is_ok()
         };
-        assert!(fits("127.0.0.1:80", MOST, MOST_PER_SECOND));
+        assert!(fits("127.0.0.1:80", MAX_SYNS, MOST_PER_SECOND));
         assert!(!fits("192.0.2.1:80", 1, 1.0));
         assert!(!fits("[::1]:80", 1, 1.0));
-        assert!(!fits("127.0.0.1:80", MOST + 1, 1.0));
+        assert!(!fits("127.0.0.1:80", MAX_SYNS + 1, 1.0));
         assert!(!fits("127.0.0.1:80", 1, 0.0));
         assert!(!fits("127.0.0.1:80", 1, f64::NAN));
     }
 
     #[test]
     fn no_two_of_a_flood_come_from_the_same_place() {
-        let first: std::collections::HashSet<_> = (0..130_000).map(nobody).collect();
+        let first: std::collections::HashSet<_> = (0..130_000).map(silent_client).collect();
         assert_eq!(first.len(), 130_000);
         assert!(first.iter().all(|source| source.ip().is_link_local()));
     }

@@ -253,7 +253,7 @@ pub(crate) fn accepted(socket: &Socket) -> impl Iterator<Item = Socket> + '_ {
 /// Waits until a connection waits or `timeout` has passed.
 pub(crate) fn wait_for(socket: &Socket, timeout: Duration) {
     let mut fds = [PollFd::new(socket, PollFlags::IN)];
-    let timeout = Timespec::try_from(timeout).expect("time-outs are short");
+    let timeout = Timespec::try_from(timeout).expect("timeouts are short");
     let _ = poll(&mut fds, Some(&timeout));
 }
 

@@ -18,10 +18,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::address::{parse, reachable};
 use crate::netns::{Netns, output};
-use crate::wait::eventually;
+use crate::wait::{TIMEOUT, eventually};
 
-/// Timeout for a process to listen, to stop and to continue.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// The name of the lab's tool for cargo and the kernel.
 const TOOL: &str = "listenq-lab";
 
@@ -104,7 +102,7 @@ impl ServerProcess {
     /// When the process does not stop.
     pub fn pause(&self) {
         self.signal(Signal::STOP);
-        eventually("a stopped process", PATIENCE, || self.stands_still().then_some(()));
+        eventually("a stopped process", TIMEOUT, || self.stands_still().then_some(()));
     }
 
     /// Continues the process (`SIGCONT`).
@@ -114,7 +112,7 @@ impl ServerProcess {
     /// When the process does not continue.
     pub fn resume(&self) {
         self.signal(Signal::CONT);
-        eventually("a running process", PATIENCE, || (!self.stands_still()).then_some(()));
+        eventually("a running process", TIMEOUT, || (!self.stands_still()).then_some(()));
     }
 
     fn signal(&self, signal: Signal) {
@@ -168,7 +166,7 @@ impl Frozen {
             ptrace::seize(thread, ptrace::Options::empty()).expect("a thread to trace");
             ptrace::interrupt(thread).expect("it runs");
             waitpid(thread, Some(WaitPidFlag::__WALL)).expect("it stops");
-            stands.send(()).expect("somebody waits");
+            stands.send(()).expect("the caller waits");
             // A killed thread is gone only after its tracer has waited for it.
             let flags = WaitPidFlag::__WALL | WaitPidFlag::WNOHANG;
             while !stopped.load(Ordering::Relaxed)

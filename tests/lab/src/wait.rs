@@ -3,6 +3,9 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// The usual timeout of a test: a new namespace or listener has series after 15 s, and the machine
+/// may be busy. Only a failing test waits this long.
+pub const TIMEOUT: Duration = Duration::from_secs(40);
 /// The time between two polls.
 const GAP: Duration = Duration::from_millis(10);
 

@@ -1,4 +1,4 @@
-//! Checks that servers which are processes listen, stop, go on and end as they are told.
+//! Checks that servers which are processes listen, stop, go on and end when the test says so.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 
 mod common;

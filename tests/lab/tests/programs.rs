@@ -1,4 +1,4 @@
-//! Checks how programs are started: inside a namespace, as nobody, without netlink; and the command line tool.
+//! Checks how programs are started: inside a namespace, as the user `nobody`, without netlink; and the command line tool.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 
 use std::path::Path;
@@ -66,7 +66,7 @@ fn nobody_is_nobody_inside_the_namespace() {
     if !Netns::require_root() {
         return;
     }
-    let ns = Netns::new("nobody");
+    let ns = Netns::new("unprivileged");
     let script = "id -u; id -g; grep -E '^(CapEff|NoNewPrivs):' /proc/self/status; readlink /proc/self/ns/net";
     let output = sh(Launch::new("sh").inside(&ns).as_nobody(), script);
     let inode = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(ns.path()).unwrap());

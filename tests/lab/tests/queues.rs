@@ -59,7 +59,7 @@ fn counters_are_those_of_the_namespace_and_absolute() {
     let listener = listen(&ns, &Listen::tcp("127.0.0.1:0"));
     let clients = ns.run(|| fill(listener.target(), 3));
     assert_eq!(ns.nstat()["TcpPassiveOpens"], 3);
-    assert_eq!(ns.nstat()["TcpPassiveOpens"], 3, "a second look tells the same");
+    assert_eq!(ns.nstat()["TcpPassiveOpens"], 3, "a second look shows the same");
     assert!(clients.iter().all(is_connected));
 }
 

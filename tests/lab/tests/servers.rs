@@ -1,4 +1,4 @@
-//! Checks that servers accept, and clients come and leave, as they are told.
+//! Checks that servers accept, and clients come and leave, as the test says.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 
 mod common;

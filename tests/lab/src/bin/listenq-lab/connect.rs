@@ -12,7 +12,7 @@ use listenq_lab::hammer::{Load, try_hammer};
 use crate::{loopback, seconds};
 
 /// The most connections at once.
-const MOST: i64 = 200_000;
+const MAX_CONNECTIONS: i64 = 200_000;
 
 /// How to connect.
 #[derive(Subcommand)]
@@ -23,7 +23,7 @@ pub(crate) enum Action {
         #[arg(value_parser = loopback)]
         address: SocketAddr,
         /// How many connections.
-        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=MOST))]
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=MAX_CONNECTIONS))]
         count: u32,
         /// Seconds to keep them.
         #[arg(long = "for", default_value = "60", value_parser = seconds)]
@@ -47,7 +47,7 @@ pub(crate) enum Action {
         #[arg(long, default_value = "1", value_parser = seconds)]
         patience: Duration,
         /// Most clients at once.
-        #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=MOST))]
+        #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=MAX_CONNECTIONS))]
         at_once: u32,
     },
     /// Bursts of connections, each closed after a moment.
@@ -56,7 +56,7 @@ pub(crate) enum Action {
         #[arg(value_parser = loopback)]
         address: SocketAddr,
         /// How many connections in a burst.
-        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=MOST))]
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=MAX_CONNECTIONS))]
         count: u32,
         /// How long they are kept open.
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(..=60_000))]

@@ -38,7 +38,7 @@ pub(crate) struct Args {
     /// Binds to this interface.
     #[arg(long)]
     device: Option<String>,
-    /// Completes connections only with their first data, or after so many seconds.
+    /// Completes connections only with their first data, or after this number of seconds.
     #[arg(long, value_name = "SECONDS")]
     defer_accept: Option<u32>,
     /// Multipath TCP.
@@ -141,13 +141,13 @@ fn pace(text: &str) -> Result<Pace> {
         "fast" => Ok(Pace::Fast),
         "never" => Ok(Pace::Never),
         "rate" => {
-            match number.parse().context("rate:N wants a number of connections per second")? {
+            match number.parse().context("rate:N needs a number of connections per second")? {
                 rate if rate > 0.0 && rate <= 1e6 => Ok(Pace::PerSecond(rate)),
                 _ => bail!("a rate is above 0 and at most a million per second"),
             }
         }
         "bursts" => {
-            let pause = number.parse().context("bursts:MS wants a number of milliseconds")?;
+            let pause = number.parse().context("bursts:MS needs a number of milliseconds")?;
             Ok(Pace::Bursts(Duration::from_millis(pause)))
         }
         _ => bail!("a pace is fast, never, rate:N or bursts:MS"),
