@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use listenq::report::Report;
 use listenq_lab::client::{fill, reset};
 use listenq_lab::hammer::{Load, Manner, visit};
 use listenq_lab::listener::{Listen, Listener};
@@ -255,4 +256,73 @@ fn accepted_connections_are_counted_to_the_last_one() {
     thread::sleep(SECOND);
     let more = listener.accept_all() as u64;
     await_total(taken + more);
+}
+
+#[test]
+fn trouble_begins_with_more_arrivals_or_with_a_slower_server() {
+    if !Netns::require_root() {
+        return;
+    }
+    let scenes: [fn(); 2] = [a_server_that_becomes_slow, clients_that_become_more];
+    thread::scope(|scope| scenes.map(|scene| scope.spawn(scene)).map(|one| one.join().unwrap()));
+}
+
+fn a_server_that_becomes_slow() {
+    let scene = Alone::new("slower");
+    let target = scene.listener.target();
+    let clients =
+        scene.ns.spawn(move || visit(target, load(40.0, 70, 5 * SECOND), &Manner::default()));
+    let server = Server::start(scene.listener, Pace::Fast);
+    thread::sleep(45 * SECOND);
+    assert_eq!(began(&scene.daemon, &scene.name), None);
+    let slow = Server::start(server.stop(), Pace::PerSecond(4.0));
+    let began = eventually("a beginning", 30 * SECOND, || began(&scene.daemon, &scene.name));
+    println!("{began}");
+    assert!(began.starts_with("a slower server "), "{began}");
+    drop(slow);
+    clients.join().unwrap();
+}
+
+fn clients_that_become_more() {
+    let scene = Alone::new("more");
+    let target = scene.listener.target();
+    let server = Server::start(scene.listener, Pace::PerSecond(60.0));
+    let clients = scene.ns.spawn(move || {
+        let _ = visit(target, load(20.0, 45, 5 * SECOND), &Manner::default());
+        visit(target, load(250.0, 25, 5 * SECOND), &Manner::default())
+    });
+    thread::sleep(44 * SECOND);
+    assert_eq!(began(&scene.daemon, &scene.name), None);
+    let began = eventually("a beginning", 30 * SECOND, || began(&scene.daemon, &scene.name));
+    println!("{began}");
+    assert!(began.starts_with("more arrivals "), "{began}");
+    drop(server);
+    clients.join().unwrap();
+}
+
+/// A listener alone in its namespace, and a daemon outside.
+struct Alone {
+    ns: Netns,
+    name: String,
+    listener: Listener,
+    daemon: Daemon,
+}
+
+impl Alone {
+    fn new(hint: &str) -> Self {
+        let ns = Netns::new(hint);
+        let name = ns.name().to_owned();
+        let listener = ns.run(|| Listen::tcp("127.0.0.1:0").backlog(64).open());
+        let include = format!("--listener.include=^{name}/");
+        let daemon = Daemon::start(None, BIN.as_ref(), &["--netns=all", &include]);
+        Self { ns, name, listener, daemon }
+    }
+}
+
+/// What the trouble of the listener began with, as the JSON reports it.
+fn began(daemon: &Daemon, netns: &str) -> Option<String> {
+    let answer = daemon.get("/api/v1/listeners", &[]);
+    let report: Report = serde_json::from_str(answer.text()).unwrap();
+    let listener = report.listeners.iter().find(|listener| listener.netns == netns)?;
+    listener.began().map(|began| began.evidence.clone())
 }

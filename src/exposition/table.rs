@@ -150,7 +150,7 @@ pub const METRICS: &[Metric] = &[
         "listenq_accept_queue_client_patience_seconds",
         "Median time after which clients left this queue, over at least 20 that left within the last five minutes; clients that left within 100 ms (port checks), that were answered after they half-closed, or whose listener has keepalive do not count. Absent otherwise, and not the patience of clients that were accepted in time.",
         LISTENER,
-        Value::ListenerGauge(|listener, _| Some(listener.patience?.as_secs_f64())),
+        Value::ListenerGauge(|listener, _| Some(listener.patience?.median.as_secs_f64())),
     ),
     gauge(
         "listenq_accept_queue_abandoned_ratio",

@@ -390,9 +390,11 @@ impl<'a> Case<'a> {
         }
         let useful = limit::useful_per_socket(self.listener)?.max(1);
         let drain_rate = self.listener.drain_rate?;
+        let patience =
+            self.listener.patience().map_or(String::new(), |patience| format!(" ({patience})"));
         (limit::per_socket(self.listener)? > useful).then(|| {
             format!(
-                "Lower the limit to {}: at {} a client further back has left before its turn. For that, {}; {}.",
+                "Lower the limit to {}: at {} a client further back has left before its turn{patience}. For that, {}; {}.",
                 count(useful),
                 rate(drain_rate),
                 self.set_backlog(useful),

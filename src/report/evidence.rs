@@ -78,7 +78,8 @@ fn stalled(listener: &Listener, recent: &Recent) -> String {
 fn abandoned(listener: &Listener) -> String {
     let clients = many(listener.length, "waiting client");
     let left = count(listener.abandoned.unwrap_or(0));
-    format!("{left} of {clients} left{}.", oldest(listener, "oldest waiting"))
+    let patience = listener.patience().map_or(String::new(), |patience| format!("; {patience}"));
+    format!("{left} of {clients} left{}{patience}.", oldest(listener, "oldest waiting"))
 }
 
 fn slow_accept(listener: &Listener, recent: &Recent) -> String {
@@ -211,6 +212,12 @@ mod tests {
         assert_eq!(
             said(Diagnosis::Abandoned, Recent::default(), full()),
             "119 of 129 waiting clients left, oldest waiting 8.3 s."
+        );
+        let measured =
+            Listener { patience_seconds: Some(3.0), patience_clients: Some(114), ..full() };
+        assert_eq!(
+            said(Diagnosis::Abandoned, Recent::default(), measured),
+            "119 of 129 waiting clients left, oldest waiting 8.3 s; clients leave after 3.0 s (median of 114)."
         );
         assert_eq!(
             said(Diagnosis::SlowAccept, window(24.1, 1_200), full()),

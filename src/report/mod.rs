@@ -20,6 +20,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::diagnosis::{Diagnosis, Evidence, Sockets, WATCHED};
+use crate::onset::{Beginning, Onset};
 use crate::report::advice::Advice;
 use crate::report::because::{Because, OwnerState};
 use crate::self_stats::{Feature, SelfStats};
@@ -96,6 +97,9 @@ pub struct Listener {
     pub useful_limit: Option<f64>,
     /// The median time after which clients left the queue within the last five minutes.
     pub patience_seconds: Option<f64>,
+    /// The number of clients that the median is made of.
+    #[serde(default)]
+    pub patience_clients: Option<u64>,
     /// Clients that left the queue, as seen by scans.
     pub abandoned_total: Option<u64>,
     /// The share of clients that left, of the clients that scans saw waiting within the last
@@ -145,6 +149,24 @@ pub struct Accepts {
     pub mean_wait_seconds: Option<f64>,
     /// Connections accepted in each 5 s of the last five minutes, oldest first.
     pub history: Vec<u32>,
+    /// Whether the present trouble began with more arrivals or with a slower server; `null` if that
+    /// is not known.
+    #[serde(default)]
+    pub began: Option<Began>,
+}
+
+/// What trouble began with.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Began {
+    pub with: Beginning,
+    pub seconds_ago: f64,
+    /// Connections that arrived per second before the trouble.
+    pub before: f64,
+    /// Connections per second since: those that at least arrived, or those that a slower server
+    /// accepted.
+    pub after: f64,
+    /// The evidence as one sentence.
+    pub evidence: String,
 }
 
 /// The settings of a namespace that affect its queues.
@@ -311,12 +333,13 @@ impl Listener {
             abandoned: listener.abandoned(),
             drain_rate: listener.drain_rate(),
             useful_limit: listener.useful_limit(view.client_patience),
-            patience_seconds: listener.patience.map(|patience| patience.as_secs_f64()),
+            patience_seconds: listener.patience.map(|patience| patience.median.as_secs_f64()),
+            patience_clients: listener.patience.map(|patience| patience.clients as u64),
             abandoned_total: listener.abandoned_total,
             abandoned_ratio: listener.abandoned_ratio,
             open_connections: listener.open_connections(),
             most_open_connections: listener.most_open,
-            accepts: listener.accepts.as_deref().map(Accepts::new),
+            accepts: listener.accepts.as_deref().map(|accepts| Accepts::new(accepts, view.now)),
             syn_queue_length: listener.scan.and_then(|scan| scan.syn_queue),
             drops: socket_drops,
             overflows: listener.overflows,
@@ -348,7 +371,33 @@ impl Listener {
         let causes = std::mem::take(&mut self.causes);
         self.causes =
             causes.iter().map(|one| Because::new(self, one.cause, one.for_seconds)).collect();
+        let began = self.accepts.as_mut().and_then(|accepts| accepts.began.as_mut());
+        if let Some(began) = began {
+            began.evidence = began.sentence();
+        }
         self.explain();
+    }
+
+    /// What the trouble began with; `None` without a diagnosis.
+    pub fn began(&self) -> Option<&Began> {
+        let began = self.accepts.as_ref()?.began.as_ref();
+        began.filter(|_| self.diagnoses.iter().any(|held| !held.diagnosis.is_information()))
+    }
+
+    /// `clients leave after 3.0 s (median of 114)`; `None` if no patience was measured.
+    pub fn patience(&self) -> Option<String> {
+        let median = words::time(self.patience_seconds?);
+        let of = self
+            .patience_clients
+            .map_or(String::new(), |clients| format!(" (median of {})", words::count(clients)));
+        Some(format!("clients leave after {median}{of}"))
+    }
+
+    /// The useful limit, if the patience it is made of was measured or does not contradict clients
+    /// that leave.
+    pub fn credible_useful_limit(&self) -> Option<f64> {
+        let is_credible = self.patience_seconds.is_some() || !self.holds(Diagnosis::Abandoned);
+        self.useful_limit.filter(|_| is_credible)
     }
 
     /// Fills in the text of each diagnosis, and moves diagnoses that follow from another diagnosis
@@ -478,14 +527,49 @@ impl Diagnosed {
 // === impl Accepts ===
 
 impl Accepts {
-    fn new(accepts: &view::Accepts) -> Self {
-        let view::Accepts { total, per_second, mean_wait, history } = accepts;
+    fn new(accepts: &view::Accepts, now: Duration) -> Self {
+        let view::Accepts { total, per_second, mean_wait, history, began } = accepts;
         Self {
             total: *total,
             per_second: *per_second,
             mean_wait_seconds: mean_wait.map(|wait| wait.as_secs_f64()),
             history: history.clone(),
+            began: began.as_ref().map(|began| Began::new(began, now)),
         }
+    }
+
+    /// `950 per second, mean wait 25 ms`.
+    pub fn sentence(&self) -> String {
+        let wait = self
+            .mean_wait_seconds
+            .map_or(String::new(), |wait| format!(", mean wait {}", words::time(wait)));
+        format!("{}{wait}", words::rate(self.per_second))
+    }
+}
+
+// === impl Began ===
+
+impl Began {
+    fn new(began: &view::Began, now: Duration) -> Self {
+        let view::Began { at, onset: Onset { beginning, before, after } } = *began;
+        let seconds_ago = now.saturating_sub(at).as_secs_f64();
+        let mut made =
+            Self { with: beginning, seconds_ago, before, after, evidence: String::new() };
+        made.evidence = made.sentence();
+        made
+    }
+
+    fn sentence(&self) -> String {
+        let Self { with, seconds_ago, before, after, .. } = self;
+        let (ago, before, after) =
+            (words::time(*seconds_ago), words::rate(*before), words::rate(*after));
+        let numbers = match with {
+            Beginning::MoreArrivals => format!("at least {after} arrived, {before} before"),
+            Beginning::SlowerServer => {
+                format!("it accepted {after} while clients waited, {before} before")
+            }
+        };
+        format!("{} {ago} ago: {numbers}.", with.words())
     }
 }
 

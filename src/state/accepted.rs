@@ -6,8 +6,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::onset::{self, Slot, Trouble};
 use crate::snapshot::{Counter, Counters};
-use crate::view::Accepts;
+use crate::view::{Accepts, Began};
 
 use super::ring::Ring;
 
@@ -46,17 +47,23 @@ pub(super) struct Queues {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Flow {
     slots: Ring<Slot, { Accepts::SLOTS }>,
-    connection_seconds: f64,
+    totals: Totals,
     total: u64,
+    since: Duration,
     shown_at: Duration,
     /// The time from which all slots are empty.
     empty_at: Duration,
+    began: Option<Began>,
 }
 
+/// The listener's own totals at one sample.
 #[derive(Clone, Copy, Debug, Default)]
-struct Slot {
-    accepted: u32,
-    connection_seconds: f32,
+pub(super) struct Totals {
+    pub(super) connection_seconds: f64,
+    pub(super) full_seconds: f64,
+    pub(super) overflows: u64,
+    /// The current length of the queue.
+    pub(super) length: u64,
 }
 
 // === impl Accepted ===
@@ -126,24 +133,27 @@ impl Queues {
 // === impl Flow ===
 
 impl Flow {
-    /// Adds connections accepted until `now`, and the listener's connection seconds until `now`.
+    /// Adds connections accepted until `now`, and what grew since the last `totals`.
     ///
     /// Returns a new view if one is due: once a second, while the slots are not empty.
     pub(super) fn accepted(
         &mut self,
         now: Duration,
         accepted: u64,
-        connection_seconds: f64,
+        totals: Totals,
     ) -> Option<Arc<Accepts>> {
-        let waited = connection_seconds - self.connection_seconds;
-        if accepted > 0 || waited > 0.0 {
-            self.connection_seconds = connection_seconds;
+        let before = std::mem::replace(&mut self.totals, totals);
+        let waited = totals.connection_seconds - before.connection_seconds;
+        let overflows = totals.overflows.saturating_sub(before.overflows);
+        if accepted > 0 || waited > 0.0 || overflows > 0 {
             self.total += accepted;
             self.empty_at = now + Accepts::SLOT * (Accepts::SLOTS as u32 + 2);
             let slot = self.slots.at(slot(now));
-            let accepted = u32::try_from(accepted).unwrap_or(u32::MAX);
-            slot.accepted = slot.accepted.saturating_add(accepted);
-            slot.connection_seconds += waited as f32;
+            slot.accepted = added(slot.accepted, accepted);
+            slot.overflows = added(slot.overflows, overflows);
+            slot.length = added(0, totals.length);
+            slot.waited += waited as f32;
+            slot.full += (totals.full_seconds - before.full_seconds) as f32;
         }
         let is_due = now.saturating_sub(self.shown_at) >= Duration::from_secs(1);
         let is_due = is_due && now < self.empty_at;
@@ -153,20 +163,21 @@ impl Flow {
         })
     }
 
-    /// Starts at a listener with the given total of connection seconds.
-    pub(super) fn new(connection_seconds: f64) -> Self {
-        Self { connection_seconds, ..Self::default() }
+    /// Starts at a listener with the given totals at `now`.
+    pub(super) fn new(now: Duration, totals: Totals) -> Self {
+        Self { totals, since: now, ..Self::default() }
     }
 
     /// Builds the view. The slot of `now` is not complete, so it counts only in the total.
-    fn show(&self, now: Duration) -> Accepts {
+    fn show(&mut self, now: Duration) -> Accepts {
         let slots: Vec<Slot> = match slot(now).checked_sub(1) {
             Some(last) => self.slots.until(last).collect(),
             None => Vec::new(),
         };
+        self.find_beginning(now, &slots);
         let recent = &slots[slots.len().saturating_sub(Accepts::RECENT)..];
         let accepted: u64 = recent.iter().map(|slot| u64::from(slot.accepted)).sum();
-        let waited: f64 = recent.iter().map(|slot| f64::from(slot.connection_seconds)).sum();
+        let waited: f64 = recent.iter().map(|slot| f64::from(slot.waited)).sum();
         let seconds = Accepts::SLOT.as_secs_f64() * Accepts::RECENT as f64;
         Accepts {
             total: self.total,
@@ -174,8 +185,28 @@ impl Flow {
             mean_wait: (accepted > 0)
                 .then(|| Duration::from_secs_f64((waited / accepted as f64).max(0.0))),
             history: slots.iter().map(|slot| slot.accepted).collect(),
+            began: self.began,
         }
     }
+
+    /// Updates what the present trouble began with. The slot in which the flow started is not
+    /// complete.
+    fn find_beginning(&mut self, now: Duration, slots: &[Slot]) {
+        let complete = slot(now).saturating_sub(slot(self.since) + 1);
+        let known = slots.len().min(usize::try_from(complete).unwrap_or(usize::MAX));
+        self.began = match onset::find(&slots[slots.len() - known..]) {
+            Trouble::None => None,
+            Trouble::Earlier => self.began,
+            Trouble::Since(first, onset) => onset.map(|onset| Began {
+                at: Accepts::SLOT * (slot(now) - (known - first) as u64) as u32,
+                onset,
+            }),
+        };
+    }
+}
+
+fn added(sum: u32, more: u64) -> u32 {
+    sum.saturating_add(u32::try_from(more).unwrap_or(u32::MAX))
 }
 
 fn slot(now: Duration) -> u64 {
@@ -263,15 +294,37 @@ mod tests {
 
     #[test]
     fn the_mean_wait_is_connection_seconds_over_accepted() {
-        let mut flow = Flow::new(100.0);
+        let totals = |connection_seconds| Totals { connection_seconds, ..Totals::default() };
+        let mut flow = Flow::new(Duration::ZERO, totals(100.0));
         let mut shown = None;
         for second in 1..=60u64 {
             let at = Duration::from_secs(second);
-            shown = flow.accepted(at, 20, 100.0 + second as f64 * 0.5).or(shown);
+            shown = flow.accepted(at, 20, totals(100.0 + second as f64 * 0.5)).or(shown);
         }
         let shown = shown.unwrap();
         assert_eq!((shown.total, shown.per_second), (1_200, 20.0));
         assert!((shown.mean_wait.unwrap().as_secs_f64() - 0.025).abs() < 1e-6);
         assert_eq!((shown.history.len(), shown.history[58..].to_vec()), (60, vec![100, 100]));
+    }
+
+    #[test]
+    fn what_trouble_began_with_is_kept_while_it_lasts() {
+        let mut flow = Flow::new(Duration::ZERO, Totals::default());
+        let mut totals = Totals::default();
+        let mut began = |seconds: std::ops::Range<u64>, accepted, length: u64| {
+            let shown = seconds.map(|second| {
+                totals.connection_seconds += length as f64;
+                totals.length = length;
+                flow.accepted(Duration::from_secs(second), accepted, totals)
+            });
+            shown.last().flatten().unwrap().began
+        };
+        assert_eq!(began(1..100, 50, 0), None);
+        let found = began(100..130, 5, 100).unwrap();
+        assert_eq!((found.at, found.onset.before), (Duration::from_secs(100), 50.0));
+        assert_eq!(found.onset.beginning, onset::Beginning::SlowerServer);
+        // After ten minutes the history no longer shows the beginning.
+        assert_eq!(began(130..700, 5, 100).map(|began| began.at), Some(found.at));
+        assert_eq!(began(700..740, 50, 0), None);
     }
 }

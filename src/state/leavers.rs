@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::snapshot::Cookie;
 use crate::snapshot::scan::{LEFT_AT_ONCE, Waiting};
+use crate::view::Patience;
 
 use super::ring::Ring;
 
@@ -92,13 +93,14 @@ impl Leavers {
     }
 
     /// The median time after which clients left within the last five minutes.
-    pub(super) fn patience(&self, now: Duration) -> Option<Duration> {
+    pub(super) fn patience(&self, now: Duration) -> Option<Patience> {
         let mut all: Vec<Duration> = self.recent(now).map(|leaver| leaver.patience).collect();
         if all.len() < FEWEST || self.half_close(now) {
             return None;
         }
         let middle = all.len() / 2;
-        Some(*all.select_nth_unstable(middle).1)
+        let clients = all.len();
+        Some(Patience { median: *all.select_nth_unstable(middle).1, clients })
     }
 
     /// The share of the clients seen waiting within the last minute that left.
@@ -159,7 +161,7 @@ mod tests {
     fn patience(rows: &[Waiting]) -> Option<u128> {
         let mut leavers = Leavers::default();
         leavers.take(NOW, None, rows);
-        leavers.patience(NOW).map(|patience| patience.as_millis())
+        leavers.patience(NOW).map(|patience| patience.median.as_millis())
     }
 
     #[test]
@@ -196,7 +198,8 @@ mod tests {
         let mut leavers = Leavers::default();
         leavers.take(NOW, None, &rows(30, 9_000, |_| 3_000));
         leavers.answered(NOW, &(0..8).map(Cookie).collect::<Vec<_>>());
-        assert_eq!(leavers.patience(NOW), Some(Duration::from_secs(3)));
+        let patience = leavers.patience(NOW).map(|patience| (patience.median, patience.clients));
+        assert_eq!(patience, Some((Duration::from_secs(3), 22)));
         assert!(!leavers.half_close(NOW));
         leavers.answered(NOW, &(0..20).map(Cookie).collect::<Vec<_>>());
         assert!(leavers.half_close(NOW));
@@ -208,6 +211,7 @@ mod tests {
         let mut leavers = Leavers::default();
         leavers.take(NOW, None, &rows(2_000, 9_000, |nth| if nth < 1_488 { 500 } else { 8_000 }));
         assert_eq!(leavers.all.len(), MAX_LEAVERS);
-        assert_eq!(leavers.patience(NOW), Some(Duration::from_secs(8)));
+        let median = leavers.patience(NOW).map(|patience| patience.median);
+        assert_eq!(median, Some(Duration::from_secs(8)));
     }
 }

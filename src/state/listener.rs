@@ -9,7 +9,7 @@ use crate::snapshot::owner_reading::{LocalEnd, OwnerReading};
 use crate::snapshot::{AcceptQueue, ListenAddress, UnixAddress, UnixFile};
 use crate::view::{ListenerName, ListenerView, Protocol, QueueScan, QueueView, ScanView};
 
-use super::accepted::Flow;
+use super::accepted::{Flow, Totals};
 use super::attribution::DropEvidence;
 use super::exposure::{Admission, Exposure, Level, PROBATION, Rank};
 use super::peak::{Peak, Window};
@@ -453,9 +453,14 @@ impl<A: Address> Listener<A> {
             self.flow = None;
             return self.shown.accepts.take().is_some();
         };
-        let connection_seconds = self.shown.connection_seconds;
-        let flow = self.flow.get_or_insert_with(|| Box::new(Flow::new(connection_seconds)));
-        let shown = flow.accepted(now, accepted, connection_seconds);
+        let totals = Totals {
+            connection_seconds: self.shown.connection_seconds,
+            full_seconds: self.shown.full_seconds.unwrap_or(0.0),
+            overflows: self.overflows,
+            length: self.tally.length,
+        };
+        let flow = self.flow.get_or_insert_with(|| Box::new(Flow::new(now, totals)));
+        let shown = flow.accepted(now, accepted, totals);
         let is_due = shown.is_some();
         self.shown.accepts = shown.or_else(|| self.shown.accepts.take());
         is_due

@@ -5,11 +5,10 @@ use std::io::{self, Write};
 
 use anyhow::{Result, bail};
 
-use crate::diagnosis::Diagnosis;
 use crate::report::because::OwnerState;
 use crate::report::limit::{self, Cap};
 use crate::report::words::{count, many, rate, time};
-use crate::report::{DIAGNOSIS_TAKES, Diagnosed, Listener, Recent, advice, evidence};
+use crate::report::{Accepts, DIAGNOSIS_TAKES, Diagnosed, Listener, Recent, advice, evidence};
 use crate::terminal::source::Known;
 use crate::terminal::target::{TargetMatch, find};
 use crate::terminal::{owner, title, write_filled};
@@ -176,9 +175,10 @@ fn write_diagnosed<'a>(
 /// The numbers with their labels.
 fn facts(listener: &Listener) -> Vec<(&'static str, String)> {
     let mut facts = vec![("queue", queue(listener)), ("limit", limit_text(listener))];
-    if let Some(drain_rate) = listener.drain_rate {
-        facts.push(("accepts", format!("{} while the queue is full", rate(drain_rate))));
-    }
+    facts.extend(listener.began().map(|began| ("began with", began.evidence.clone())));
+    facts.extend(accepts(listener).map(|accepts| ("accepts", accepts)));
+    facts.extend(listener.patience().map(|patience| ("patience", patience)));
+    facts.extend(open_connections(listener).map(|open| ("open", open)));
     if let Some(overflows) = listener.overflows {
         facts.push(("refusals", refusals(listener, overflows)));
     }
@@ -194,6 +194,21 @@ fn facts(listener: &Listener) -> Vec<(&'static str, String)> {
         facts.push(("sockets", format!("{} (SO_REUSEPORT)", count(listener.sockets.into()))));
     }
     facts
+}
+
+/// `950 per second, mean wait 25 ms; 9.8 per second while the queue is full`.
+fn accepts(listener: &Listener) -> Option<String> {
+    let drained = listener.drain_rate;
+    let drained = drained.map(|drained| format!("{} while the queue is full", rate(drained)));
+    let parts = [listener.accepts.as_ref().map(Accepts::sentence), drained];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    (!parts.is_empty()).then(|| parts.join("; "))
+}
+
+fn open_connections(listener: &Listener) -> Option<String> {
+    let open = listener.open_connections?;
+    let most = count(listener.most_open_connections.max(open));
+    Some(format!("{}, at most {most} within the last hour", many(open, "accepted connection")))
 }
 
 /// The state of the accepting process at the last read.
@@ -254,21 +269,18 @@ fn limit_text(listener: &Listener) -> String {
         }
         (None, Cap::Unknown) => String::new(),
     };
-    let useful = match listener.useful_limit {
-        // If clients leave, their patience is shorter than configured.
-        Some(useful) if !listener.holds(Diagnosis::Abandoned) => {
-            format!("; clients wait for at most {} places", count(useful as u64))
-        }
-        _ => String::new(),
-    };
+    let useful = listener.credible_useful_limit().map_or(String::new(), |useful| {
+        format!("; clients wait for at most {} places", count(useful as u64))
+    });
     format!("{limit}{why}{useful}")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::Report;
-    use crate::report::{Caps, Recent};
+    use crate::diagnosis::Diagnosis;
+    use crate::onset::Beginning;
+    use crate::report::{Began, Caps, Recent, Report};
     use crate::snapshot::owner::Owner;
 
     fn php() -> Listener {
@@ -374,6 +386,44 @@ A client that meets the full queue gets no answer and retries after 1, 3 and 7 s
 every second at first): it is slow, or times out.
 ";
         assert_eq!(text(vec![php(), idle()], None), expected);
+    }
+
+    #[test]
+    fn what_is_known_about_clients_and_connections_is_said() {
+        let began = Began {
+            with: Beginning::SlowerServer,
+            seconds_ago: 40.0,
+            before: 950.0,
+            after: 12.0,
+            evidence: "a slower server 40 s ago.".into(),
+        };
+        let accepts = Accepts {
+            per_second: 950.0,
+            mean_wait_seconds: Some(0.025),
+            began: Some(began),
+            ..Accepts::default()
+        };
+        let listener = Listener {
+            accepts: Some(accepts),
+            patience_seconds: Some(3.0),
+            patience_clients: Some(114),
+            open_connections: Some(7),
+            most_open_connections: 1_200,
+            ..php()
+        };
+        let said = text(vec![listener.clone()], None);
+        for line in [
+            " began with a slower server 40 s ago. ",
+            " accepts 950 per second, mean wait 25 ms; 4.0 per second while the queue is full ",
+            " patience clients leave after 3.0 s (median of 114) ",
+            " open 7 accepted connections, at most 1,200 within the last hour ",
+            "; clients wait for at most 240 places ",
+        ] {
+            let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+            assert!(said.contains(line), "no {line:?} in {said}");
+        }
+        let calm = Listener { diagnoses: Vec::new(), ..listener };
+        assert!(!text(vec![calm], Some("9000")).contains("began with"));
     }
 
     #[test]

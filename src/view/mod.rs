@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::cause::{Awaited, Cause};
 use crate::diagnosis::{Diagnosis, Evidence};
+use crate::onset::Onset;
 use crate::self_stats::SelfStats;
 use crate::snapshot::owner::Owner;
 use crate::snapshot::{Counters, Settings};
@@ -118,9 +119,9 @@ pub struct ListenerView {
     pub accepts: Option<Arc<Accepts>>,
     /// The largest number of open accepted connections that scans found within the last hour.
     pub most_open: u64,
-    /// The median time after which clients left its queue within the last five minutes; `None`
-    /// where too few clients left.
-    pub patience: Option<Duration>,
+    /// How long clients that left its queue within the last five minutes had waited; `None` where
+    /// too few clients left.
+    pub patience: Option<Patience>,
     /// Clients that scans saw leave its queue; `None` before the first scan of a queue.
     pub abandoned_total: Option<u64>,
     /// The share of clients that left, among the clients that scans saw waiting within the last
@@ -129,6 +130,15 @@ pub struct ListenerView {
     /// The case history; `None` if the listener never held a queue, overflowed or met a full SYN
     /// queue.
     pub case: Option<Arc<Case>>,
+}
+
+/// The measured patience of clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// The median time after which clients left.
+    pub median: Duration,
+    /// The number of clients that the median is made of.
+    pub clients: usize,
 }
 
 /// The results of a connection scan at one listener.
@@ -169,6 +179,16 @@ pub struct Accepts {
     /// Connections accepted in each of the last [`Accepts::SLOTS`] slots of [`Accepts::SLOT`], the
     /// oldest first.
     pub history: Vec<u32>,
+    /// What the present trouble began with; `None` where that is not known.
+    pub began: Option<Began>,
+}
+
+/// What trouble began with, and when.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Began {
+    /// The beginning on the fold's own clock, to [`Accepts::SLOT`].
+    pub at: Duration,
+    pub onset: Onset,
 }
 
 /// The case history of a listener as of the last look, at most a second ago.
@@ -360,7 +380,10 @@ impl ListenerView {
     /// The number of connections accepted within the clients' patience, or within `assumed` where
     /// no patience was measured. A longer queue only holds clients that have left.
     pub fn useful_limit(&self, assumed: Duration) -> Option<f64> {
-        Some(self.drain_rate()? * self.patience.unwrap_or(assumed).as_secs_f64())
+        Some(
+            self.drain_rate()?
+                * self.patience.map_or(assumed, |patience| patience.median).as_secs_f64(),
+        )
     }
 }
 

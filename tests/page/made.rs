@@ -9,13 +9,14 @@ use std::time::Duration;
 use listenq::cause::Cause;
 use listenq::diagnosis::{Diagnosis, Evidence, ScanEvidence, Sockets};
 use listenq::http::{AllowedHosts, Servers, router};
+use listenq::onset::{Beginning, Onset};
 use listenq::self_stats::{Feature, SelfStats};
 use listenq::snapshot::owner::Owner;
 use listenq::snapshot::{Setting, Settings};
 use listenq::view::publish::Publisher;
 use listenq::view::{
-    Accepts, Case, CauseCase, HeldCause, HeldDiagnosis, ListenerName, ListenerView, NetnsView,
-    OwnerNumbers, Protocol, QueueScan, QueueView, ScanView, View,
+    Accepts, Began, Case, CauseCase, HeldCause, HeldDiagnosis, ListenerName, ListenerView,
+    NetnsView, OwnerNumbers, Protocol, QueueScan, QueueView, ScanView, View,
 };
 use listenq_lab::http::{Response, get};
 use listenq_lab::netns::Netns;
@@ -196,7 +197,9 @@ pub(crate) fn explained(mut listener: ListenerView) -> ListenerView {
     case.causes = CauseCase { causes, numbers: Some(numbers), ..CauseCase::default() };
     listener.case = Some(Arc::new(case));
     let (mean_wait, history) = (Some(Duration::from_millis(25)), waves(9));
-    let accepts = Accepts { total: 950, per_second: 9.5, mean_wait, history };
+    let onset = Onset { beginning: Beginning::SlowerServer, before: 9.5, after: 1.2 };
+    let began = Some(Began { at: NOW.saturating_sub(Duration::from_secs(40)), onset });
+    let accepts = Accepts { total: 950, per_second: 9.5, mean_wait, history, began };
     ListenerView { accepts: Some(Arc::new(accepts)), ..listener }
 }
 

@@ -3,10 +3,10 @@
 
 use maud::{Markup, html};
 
-use crate::diagnosis::{Diagnosis, NEARLY_FULL};
+use crate::diagnosis::NEARLY_FULL;
 use crate::report::limit::{self, Cap};
 use crate::report::words::{count, rate, time};
-use crate::report::{Diagnosed, Listener};
+use crate::report::{Accepts, Diagnosed, Listener};
 use crate::snapshot::printable;
 
 use super::chart;
@@ -24,6 +24,7 @@ pub(super) fn card(listener: &Listener) -> Markup {
             div.body {
                 div {
                     (queue(listener))
+                    (began(listener))
                     @for (place, diagnosed) in listener.diagnoses.iter().enumerate() {
                         @if place == 0 { (diagnosis(diagnosed)) } @else { (further(diagnosed)) }
                     }
@@ -97,13 +98,27 @@ fn figure(listener: &Listener) -> Markup {
     html! { @if !listener.history.is_empty() { (chart::figure(&listener.history, listener.limit)) } }
 }
 
+/// What the trouble began with, where that is known.
+fn began(listener: &Listener) -> Markup {
+    html! { @if let Some(began) = listener.began() { p.began { "Began with " (began.evidence) } } }
+}
+
 /// The numbers other than the queue itself.
 fn facts(listener: &Listener) -> Markup {
-    // If clients leave, their patience is shorter than configured.
-    let useful_limit = listener.useful_limit.filter(|_| !listener.holds(Diagnosis::Abandoned));
+    let useful_limit = listener.credible_useful_limit();
+    let open = listener.open_connections.map(|open| {
+        format!(
+            "{} (at most {} in the last hour)",
+            count(open),
+            count(listener.most_open_connections)
+        )
+    });
     let facts = [
         ("Oldest waits", listener.oldest_seconds.map(time)),
         ("Abandoned", listener.abandoned.map(count)),
+        ("Accepts", listener.accepts.as_ref().map(Accepts::sentence)),
+        ("Patience", listener.patience()),
+        ("Open connections", open),
         ("Overflows", listener.overflows.map(count)),
         ("Time full", listener.full_seconds.map(time)),
         ("Drain rate", listener.drain_rate.map(rate)),
