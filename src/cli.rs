@@ -259,6 +259,17 @@ pub struct Sampling {
     /// client always waits for longer is a standing_queue. 100ms to 1h.
     #[arg(long = "standing-wait", env = "LISTENQ_STANDING_WAIT", value_name = "DURATION", default_value = "1s", value_parser = standing_wait, global = true)]
     pub standing_wait: Duration,
+
+    /// Whether to show which client addresses have the most waiting and half-open connections: `authenticated` shows them over
+    /// the control socket, and over HTTP to users of --web.config.file; `never` does not count them. They are never labels.
+    #[arg(
+        long = "scan.client-addresses",
+        env = "LISTENQ_SCAN_CLIENT_ADDRESSES",
+        value_name = "TO",
+        default_value = "authenticated",
+        global = true
+    )]
+    pub client_addresses: ClientAddresses,
 }
 
 /// What is logged, on standard error, and how.
@@ -325,6 +336,15 @@ pub enum Netns {
     Own,
 }
 
+/// Who is shown the addresses of clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ClientAddresses {
+    /// Users of the control socket, and authenticated users of HTTP.
+    Authenticated,
+    /// No user: the addresses are not counted.
+    Never,
+}
+
 /// How important a log line is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogLevel {
@@ -373,6 +393,7 @@ impl Sampling {
                 peak_window: self.peak_window,
                 client_patience: self.client_patience,
                 standing_wait: self.standing_wait,
+                names_clients: self.client_addresses == ClientAddresses::Authenticated,
                 filter: Filter { include: self.include.clone(), exclude: self.exclude.clone() },
                 max_listeners: self.max,
                 max_namespaces: self.max_namespaces,

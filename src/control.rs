@@ -129,7 +129,7 @@ fn is_stale(path: &Path) -> bool {
 fn answer(client: &UnixStream, reader: &Reader) -> io::Result<()> {
     client.set_write_timeout(Some(WRITE_TIMEOUT))?;
     let published = reader.read().ok_or_else(|| io::Error::other("there is no sample yet"))?;
-    let report = Report::new(&published.view, published.age());
+    let report = Report::with_clients(&published.view, published.age());
     let mut out = io::BufWriter::new(client);
     serde_json::to_writer(&mut out, &report)?;
     out.flush()

@@ -127,11 +127,16 @@ fn scan(sockets: &[ListenSocket]) -> Scan {
     let waiting = (0..3).map(|nth| Waiting {
         cookie: Cookie(100 + nth),
         local: local("::1".parse().unwrap(), 443),
+        client: "2001:db8::7".parse().unwrap(),
         age: Some(Duration::from_millis(250 * nth)),
         is_closed: nth == 0,
         patience: None,
     });
-    let half_open = vec![HalfOpen { local: local("10.0.0.1".parse().unwrap(), 80), repeats: 0 }];
+    let half_open = vec![HalfOpen {
+        local: local("10.0.0.1".parse().unwrap(), 80),
+        client: "192.0.2.7".parse().unwrap(),
+        repeats: 0,
+    }];
     let open = vec![(local("::1".parse().unwrap(), 443), 12)];
     let (sockets, waiting) = (scanned.collect(), waiting.collect());
     let tcp = TcpScan { sockets, half_open, waiting, open, ..TcpScan::default() };

@@ -358,12 +358,14 @@ impl Space {
         let mut unix = Vec::new();
         for (socket, cookie, bits) in rows {
             let local = local(address(usize::from(*socket) % SOCKETS, bits & 8 > 0));
+            let client = [10, 0, *socket, *bits].into();
             match bits & 3 {
-                0 => tcp.half_open.push(HalfOpen { local, repeats: *cookie }),
+                0 => tcp.half_open.push(HalfOpen { local, client, repeats: *cookie }),
                 1 => unix.extend(unix_queue(*socket, *cookie)),
                 _ => tcp.waiting.push(Waiting {
                     cookie: Cookie((*cookie).into()),
                     local,
+                    client,
                     age: (bits & 16 > 0).then(|| Duration::from_secs((*bits).into())),
                     is_closed: bits & 4 > 0,
                     patience: (bits & 36 == 36).then(|| Duration::from_millis((*bits).into())),

@@ -80,6 +80,7 @@ mod tests {
             patience: None,
             abandoned_total: None,
             abandoned_ratio: None,
+            clients: None,
             case: None,
         }
     }

@@ -6,7 +6,6 @@ use axum::http::header;
 use axum::response::IntoResponse;
 use axum::routing::get;
 
-use crate::report::Report;
 use crate::view::publish::Reader;
 
 use super::render::{Asked, RenderTurns, Renderer};
@@ -14,8 +13,8 @@ use super::render::{Asked, RenderTurns, Renderer};
 pub(super) fn router(turns: RenderTurns) -> Router<Reader> {
     let renderer = Renderer::new("application/json", turns);
     let listeners = |State(reader): State<Reader>, asked: Asked| async move {
-        let answer = renderer.shared(asked, reader, |published| {
-            serde_json::to_string(&Report::new(&published.view, published.age()))
+        let answer = renderer.shared(asked, reader, move |published| {
+            serde_json::to_string(&asked.report(published))
         });
         ([(header::CACHE_CONTROL, "no-store")], answer.await).into_response()
     };

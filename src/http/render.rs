@@ -18,7 +18,9 @@ use flate2::write::GzEncoder;
 use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
 
+use crate::report::Report;
 use crate::view::publish::{Published, Reader};
+use crate::web_config::Authenticated;
 use crate::web_config::client_address::ClientAddress;
 use crate::web_config::fair_turns::{FairTurns, Turn};
 
@@ -41,6 +43,8 @@ pub(super) enum Encoding {
 pub(super) struct Asked {
     client: ClientAddress,
     encoding: Encoding,
+    /// Whether the user has given a password.
+    is_authenticated: bool,
 }
 
 /// Renders answers of one kind.
@@ -48,8 +52,9 @@ pub(super) struct Asked {
 pub(super) struct Renderer {
     content_type: &'static str,
     turns: RenderTurns,
-    /// The latest answer in each encoding, while it is being sent to any client.
-    latest: [Arc<Mutex<Weak<Rendered>>>; 2],
+    /// The latest answer for users with and without a password, in each encoding, while it is being
+    /// sent to any client.
+    latest: [[Arc<Mutex<Weak<Rendered>>>; 2]; 2],
 }
 
 /// Allows one rendering at a time. Answers that are costly and less important than metrics share
@@ -77,6 +82,14 @@ impl Asked {
     pub(super) fn encoding(self) -> Encoding {
         self.encoding
     }
+
+    /// The report that this user may see.
+    pub(super) fn report(self, published: &Published) -> Report {
+        match self.is_authenticated {
+            true => Report::with_clients(&published.view, published.age()),
+            false => Report::new(&published.view, published.age()),
+        }
+    }
 }
 
 impl<S: Sync> FromRequestParts<S> for Asked {
@@ -84,7 +97,8 @@ impl<S: Sync> FromRequestParts<S> for Asked {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
         let client = parts.extensions.get().copied().unwrap_or_default();
-        Ok(Self { client, encoding: Encoding::preferred(&parts.headers) })
+        let is_authenticated = parts.extensions.get::<Authenticated>().is_some();
+        Ok(Self { client, encoding: Encoding::preferred(&parts.headers), is_authenticated })
     }
 }
 
@@ -163,7 +177,8 @@ impl Renderer {
         render: impl FnOnce(&Published) -> Result<String, E> + Send + 'static,
     ) -> Response {
         let since = Instant::now();
-        let slot = Arc::clone(&self.latest[asked.encoding as usize]);
+        let slot =
+            Arc::clone(&self.latest[usize::from(asked.is_authenticated)][asked.encoding as usize]);
         let mut latest = slot.lock_owned().await;
         let current = reader.read().map(|published| published.at());
         if let Some(rendered) = latest.upgrade().filter(|old| old.is_fresh(since, current)) {

@@ -4,6 +4,7 @@
 //! (`net/ipv4/inet_diag.c`). `tcpi_last_data_sent` of a row without an inode is its age, because
 //! the server never sent data on the connection. Accepted connections are counted, not kept.
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use netlink_packet_core::{NlasIterator, Parseable};
@@ -284,7 +285,7 @@ pub fn decode_connection(payload: &[u8], found: &mut Walked) -> Result<(), DumpE
     let info = attribute(payload, INFO)?;
     if header.state == SYN_RECV && info.is_none() {
         let repeats = payload.get(REPEATS).copied().unwrap_or_default();
-        found.half_open.push(HalfOpen { local: local(&header), repeats });
+        found.half_open.push(HalfOpen { local: local(&header), client: client(&header), repeats });
     } else if !has_sent(info) {
         let has_keepalive = payload.get(TIMER) == Some(&KEEPALIVE);
         found.waiting.push(waiting(&header, info, has_keepalive));
@@ -309,6 +310,7 @@ fn waiting(header: &InetResponseHeader, info: Option<&[u8]>, has_keepalive: bool
     Waiting {
         cookie: Cookie::from_halves(header.socket_id.cookie),
         local: local(header),
+        client: client(header),
         age,
         is_closed,
         patience: patience.map(|(age, last_ack)| age.saturating_sub(last_ack)),
@@ -362,6 +364,10 @@ impl Walked {
 fn local(header: &InetResponseHeader) -> Local {
     let id = &header.socket_id;
     Local { ip: id.source_address, port: id.source_port, interface: id.interface_id }
+}
+
+fn client(header: &InetResponseHeader) -> IpAddr {
+    header.socket_id.destination_address
 }
 
 fn attribute(payload: &[u8], wanted: u16) -> Result<Option<&[u8]>, DumpError> {

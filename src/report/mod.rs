@@ -15,6 +15,8 @@ pub mod limit;
 pub mod servers;
 pub mod words;
 
+use std::fmt;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -31,6 +33,8 @@ use crate::view::{self, Case, ListenerView, NetnsView, QueueView, View};
 
 /// Seconds that a listener is watched before listenq makes a diagnosis.
 pub const DIAGNOSIS_TAKES: u64 = WATCHED.as_secs();
+/// The number of client addresses in a sentence.
+const SHOWN_CLIENTS: usize = 3;
 
 /// The whole report. Unknown values are `null`, unknown names are empty.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -105,6 +109,10 @@ pub struct Listener {
     /// The share of clients that left, of the clients that scans saw waiting within the last
     /// minute.
     pub abandoned_ratio: Option<f64>,
+    /// The clients of the waiting and half-open connections; `null` without such connections, before
+    /// a scan, and for users that may not see addresses.
+    #[serde(default)]
+    pub clients: Option<Clients>,
     /// Accepted connections that are still open.
     pub open_connections: Option<u64>,
     /// The largest number of open connections within the last hour; 0 if they were not read.
@@ -135,6 +143,28 @@ pub struct Listener {
     /// The largest length in each 5 s of the last five minutes, oldest first; empty if no
     /// connection waited in that time.
     pub history: Vec<u32>,
+}
+
+/// The clients of a queue.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Clients {
+    /// Waiting and half-open connections of all clients.
+    pub connections: u64,
+    /// The number of client addresses; `null` if there are more than 1,024: then the counts of the
+    /// addresses are lower bounds.
+    pub addresses: Option<u64>,
+    /// At most ten addresses, those with the most connections first.
+    pub most: Vec<Client>,
+}
+
+/// The connections of one client address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Client {
+    pub address: IpAddr,
+    /// Connections that wait to be accepted.
+    pub waiting: u64,
+    /// Connections whose handshake is not complete.
+    pub half_open: u64,
 }
 
 /// The connections that a listener accepted.
@@ -237,8 +267,16 @@ pub struct Recent {
 // === impl Report ===
 
 impl Report {
-    /// Creates the report of `view`, `age` after the view was made.
+    /// Creates the report of `view`, `age` after the view was made, without the addresses of clients.
     pub fn new(view: &View, age: Duration) -> Self {
+        let mut report = Self::with_clients(view, age);
+        report.listeners.iter_mut().for_each(|listener| listener.clients = None);
+        report
+    }
+
+    /// Creates the report of `view` with the addresses of clients: for users of this machine, and
+    /// for authenticated users.
+    pub fn with_clients(view: &View, age: Duration) -> Self {
         let now = view.now + age;
         let mut listeners: Vec<Listener> = view
             .namespaces
@@ -337,6 +375,7 @@ impl Listener {
             patience_clients: listener.patience.map(|patience| patience.clients as u64),
             abandoned_total: listener.abandoned_total,
             abandoned_ratio: listener.abandoned_ratio,
+            clients: listener.scan.and(listener.clients.as_deref()).map(Clients::new),
             open_connections: listener.open_connections(),
             most_open_connections: listener.most_open,
             accepts: listener.accepts.as_deref().map(|accepts| Accepts::new(accepts, view.now)),
@@ -521,6 +560,64 @@ impl Diagnosed {
     fn bare(diagnosis: Diagnosis, for_seconds: f64) -> Self {
         let (meaning, evidence, advice, avoid) = Default::default();
         Self { diagnosis, for_seconds, meaning, evidence, advice, avoid }
+    }
+}
+
+// === impl Clients ===
+
+impl Clients {
+    fn new(clients: &view::Clients) -> Self {
+        let view::Clients { all, addresses, most } = clients;
+        let client = |one: &view::Client| {
+            let view::Client { address, waiting, half_open } = *one;
+            Client { address, waiting, half_open }
+        };
+        Self {
+            connections: *all,
+            addresses: addresses.map(|addresses| addresses as u64),
+            most: most.iter().map(client).collect(),
+        }
+    }
+
+    /// `96 of 129 from 10.2.3.4 (6 half-open), 20 from 10.2.3.5, the rest from 7 others`.
+    pub fn sentence(&self) -> String {
+        let bound = if self.addresses.is_none() { "at least " } else { "" };
+        let shown = self.most.iter().take(SHOWN_CLIENTS).enumerate();
+        let mut parts: Vec<String> = shown
+            .map(|(nth, client)| {
+                let of = match nth {
+                    0 => format!(" of {}", words::count(self.connections)),
+                    _ => String::new(),
+                };
+                format!("{bound}{}{of} from {client}", words::count(client.all()))
+            })
+            .collect();
+        match self.addresses.map(|addresses| addresses.saturating_sub(parts.len() as u64)) {
+            Some(0) => {}
+            Some(others) => {
+                parts.push(format!("the rest from {}", words::many(others, "other")));
+            }
+            None => parts.push("the rest from more than 1,000 others".into()),
+        }
+        parts.join(", ")
+    }
+}
+
+// === impl Client ===
+
+impl Client {
+    fn all(&self) -> u64 {
+        self.waiting + self.half_open
+    }
+}
+
+impl fmt::Display for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.address)?;
+        match self.half_open {
+            0 => Ok(()),
+            half_open => write!(f, " ({} half-open)", words::count(half_open)),
+        }
     }
 }
 

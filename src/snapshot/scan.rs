@@ -74,6 +74,8 @@ pub struct Local {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HalfOpen {
     pub local: Local,
+    /// The address of the client.
+    pub client: IpAddr,
     /// How often its SYN-ACK was repeated.
     pub repeats: u8,
 }
@@ -83,6 +85,8 @@ pub struct HalfOpen {
 pub struct Waiting {
     pub cookie: Cookie,
     pub local: Local,
+    /// The address of the client.
+    pub client: IpAddr,
     /// How long the connection has waited; `None` where the kernel does not report it.
     pub age: Option<Duration>,
     /// Whether the client has closed the connection, or its own half of it.

@@ -9,6 +9,8 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use crate::snapshot::ListenAddress;
 use crate::snapshot::scan::{Local, ScannedSocket, TcpScan, Waiting};
 
+use super::clients::ClientCounts;
+
 /// The result of a scan for one listener.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct ListenerScan {
@@ -24,10 +26,31 @@ pub(super) struct ListenerScan {
     pub(super) waiting: Vec<Waiting>,
     /// Open accepted connections; `None` if the scan did not read them.
     pub(super) open: Option<u64>,
+    /// The clients of the waiting and half-open connections.
+    pub(super) clients: ClientCounts,
 }
 
-/// Groups the scan by listener; a listener without connections has an entry too.
-pub(super) fn by_listener(scan: &TcpScan) -> FxHashMap<ListenAddress, ListenerScan> {
+// === impl ListenerScan ===
+
+impl ListenerScan {
+    /// Drops the rows of connections that do not wait. Rows beyond the longest queue length during
+    /// the scan do not wait: they are the oldest rows, because the queue is served in order.
+    pub(super) fn drop_excess(&mut self) {
+        let excess = self.waiting.len().saturating_sub(self.longest as usize);
+        if excess > 0 {
+            self.waiting.sort_by_key(|row| std::cmp::Reverse(row.age));
+            self.waiting.drain(..excess);
+            self.waiting.sort_by_key(|row| row.cookie);
+        }
+    }
+}
+
+/// Groups the scan by listener; a listener without connections has an entry too. Clients are counted
+/// if `names_clients`.
+pub(super) fn by_listener(
+    scan: &TcpScan,
+    names_clients: bool,
+) -> FxHashMap<ListenAddress, ListenerScan> {
     let mut found: FxHashMap<ListenAddress, ListenerScan> = FxHashMap::default();
     let mut by_port: FxHashMap<u16, Vec<&ScannedSocket>> = FxHashMap::default();
     let mut members = FxHashSet::default();
@@ -53,6 +76,9 @@ pub(super) fn by_listener(scan: &TcpScan) -> FxHashMap<ListenAddress, ListenerSc
         if let Some(found) = listener_of(&half_open.local).and_then(|at| found.get_mut(&at)) {
             found.half_open += 1;
             found.old_half_open += u64::from(half_open.is_old());
+            if names_clients {
+                found.clients.half_open(half_open.client);
+            }
         }
     }
     for (local, connections) in &scan.open {
@@ -63,6 +89,12 @@ pub(super) fn by_listener(scan: &TcpScan) -> FxHashMap<ListenAddress, ListenerSc
     for waiting in &scan.waiting {
         if let Some(found) = listener_of(&waiting.local).and_then(|at| found.get_mut(&at)) {
             found.waiting.push(*waiting);
+        }
+    }
+    for found in found.values_mut() {
+        found.drop_excess();
+        if names_clients {
+            found.waiting.iter().for_each(|row| found.clients.waiting(row.client));
         }
     }
     found
@@ -112,9 +144,13 @@ mod tests {
 
     /// The listener of a connection to `ip` over interface `interface`.
     fn listener(sockets: &[ScannedSocket], ip: &str, interface: u32) -> Option<String> {
-        let half_open = vec![HalfOpen { local: local(ip, interface), repeats: 2 }];
+        let half_open = vec![HalfOpen {
+            local: local(ip, interface),
+            client: [10, 2, 3, 4].into(),
+            repeats: 2,
+        }];
         let scan = TcpScan { sockets: sockets.to_vec(), half_open, ..TcpScan::default() };
-        let found = by_listener(&scan);
+        let found = by_listener(&scan, true);
         let mut hits = found.iter().filter(|(_, found)| found.half_open > 0);
         let hit = hits.next();
         assert!(hits.next().is_none() && hit.is_none_or(|(_, found)| found.old_half_open == 1));
@@ -155,7 +191,7 @@ mod tests {
     #[test]
     fn a_group_is_one_listener_and_an_idle_one_is_found_with_nothing() {
         let scan = TcpScan { sockets: vec![socket("10.0.0.1", 0, false); 3], ..TcpScan::default() };
-        let found: Vec<ListenerScan> = by_listener(&scan).into_values().collect();
+        let found: Vec<ListenerScan> = by_listener(&scan, true).into_values().collect();
         let expected =
             ListenerScan { length: 3, longest: 6, open: Some(0), ..ListenerScan::default() };
         assert_eq!(found, [expected]);
@@ -168,7 +204,7 @@ mod tests {
         let open = ["10.0.0.1", "10.0.0.2", "10.0.0.3"].map(|ip| (local(ip, 0), 7));
         let scan =
             TcpScan { sockets: vec![here, unread], open: open.to_vec(), ..TcpScan::default() };
-        let found = by_listener(&scan);
+        let found = by_listener(&scan, true);
         assert_eq!([here, unread].map(|socket| found[&socket.address].open), [Some(7), None]);
     }
 }

@@ -149,7 +149,8 @@ mod tests {
     fn row(cookie: u64, waited: u64, closed_after: u64) -> Waiting {
         let local = Local { ip: [127, 0, 0, 1].into(), port: 80, interface: 0 };
         let [age, patience] = [waited, closed_after].map(|ms| Some(Duration::from_millis(ms)));
-        Waiting { cookie: Cookie(cookie), local, age, is_closed: true, patience }
+        let client = local.ip;
+        Waiting { cookie: Cookie(cookie), local, client, age, is_closed: true, patience }
     }
 
     const NOW: Duration = Duration::from_secs(1_000);

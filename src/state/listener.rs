@@ -214,6 +214,7 @@ impl<A: Address> Listener<A> {
                 patience: None,
                 abandoned_total: None,
                 abandoned_ratio: None,
+                clients: None,
                 case: None,
             },
             evidence: DropEvidence::default(),

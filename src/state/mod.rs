@@ -5,6 +5,7 @@ mod accepted;
 mod attribution;
 mod burst;
 mod cause_history;
+mod clients;
 mod connections;
 mod exposure;
 mod group;
@@ -60,6 +61,8 @@ pub struct Config {
     pub client_patience: Duration,
     /// The wait of the first client from which every client is considered to wait.
     pub standing_wait: Duration,
+    /// Whether the addresses of clients are counted and shown.
+    pub names_clients: bool,
     /// Selects the listeners that may have series.
     pub filter: Filter,
     /// The most listeners that have series.
@@ -76,6 +79,7 @@ pub struct State {
     window: Window,
     client_patience: Duration,
     standing_wait: Duration,
+    names_clients: bool,
     now: Duration,
     /// The number of snapshots applied.
     snapshots: u64,
@@ -114,6 +118,8 @@ struct Tick {
     slot: Slot,
     /// The wait of the first client from which every client is considered to wait.
     standing_wait: Duration,
+    /// Whether the addresses of clients are counted and shown.
+    names_clients: bool,
 }
 
 impl Default for Config {
@@ -122,6 +128,7 @@ impl Default for Config {
             peak_window: Duration::from_secs(150),
             client_patience: Duration::from_secs(60),
             standing_wait: Duration::from_secs(1),
+            names_clients: true,
             filter: Filter::default(),
             max_listeners: 1000,
             max_namespaces: 512,
@@ -139,6 +146,7 @@ impl State {
             peak_window,
             client_patience,
             standing_wait,
+            names_clients,
             filter,
             max_listeners,
             max_namespaces,
@@ -148,6 +156,7 @@ impl State {
             window: Window::new(peak_window),
             client_patience,
             standing_wait,
+            names_clients,
             now: Duration::ZERO,
             snapshots: 0,
             namespaces: BTreeMap::new(),
@@ -178,6 +187,7 @@ impl State {
             unix_time: snapshot.unix_time,
             slot: self.window.slot_at(self.now),
             standing_wait: self.standing_wait,
+            names_clients: self.names_clients,
         };
         for sample in &snapshot.namespaces {
             match self.namespaces.get_mut(&sample.name) {

@@ -264,10 +264,11 @@ impl Netns {
         if let (Some(new), Some(before)) = (&mut self.scan, before) {
             new.gap = Some(at.saturating_sub(before.at));
         }
-        let between = Between { standing_wait: tick.standing_wait, ..Between::default() };
+        let Tick { standing_wait, names_clients, .. } = tick;
+        let between = Between { standing_wait, ..Between::default() };
         if let Some(tcp) = &scan.tcp {
             let taken = self.taken();
-            self.tcp.take_scan(at, tcp, Between { taken, ..between });
+            self.tcp.take_scan(at, tcp, Between { taken, ..between }, names_clients);
         }
         match &scan.unix {
             Some(queues) => self.unix.take_scan(at, queues, between),

@@ -152,13 +152,13 @@ impl Scans {
 
     /// Adds the scan of a TCP listener at `at`.
     pub(super) fn tcp(&mut self, at: Duration, found: &ListenerScan, between: Between) -> Verdict {
-        let rows = really_waiting(found);
-        let mut line = TcpLine::new(found.length, &rows);
+        let rows = &found.waiting;
+        let mut line = TcpLine::new(found.length, rows);
         let before = match std::mem::take(&mut self.line) {
             Line::Tcp(before) => Some(before),
             _ => None,
         };
-        self.leavers.take(at, before.as_ref().map(|before| &*before.rows), &rows);
+        self.leavers.take(at, before.as_ref().map(|before| &*before.rows), rows);
         let change = before.map(|before| before.until(&mut line, between.taken));
         let is_gone = |row: &&Waiting| row.has_left();
         let closed = match self.leavers.half_close(at) {
@@ -285,19 +285,6 @@ struct Queue {
     alive: u64,
 }
 
-/// The rows of connections that really wait. Rows beyond the longest queue length during the scan
-/// do not wait: they are the oldest rows, because the queue is served in order.
-fn really_waiting(found: &ListenerScan) -> Vec<Waiting> {
-    let mut rows = found.waiting.clone();
-    let excess = rows.len().saturating_sub(found.longest as usize);
-    if excess > 0 {
-        rows.sort_by_key(|row| std::cmp::Reverse(row.age));
-        rows.drain(..excess);
-        rows.sort_by_key(|row| row.cookie);
-    }
-    rows
-}
-
 // === impl TcpLine ===
 
 impl TcpLine {
@@ -392,6 +379,7 @@ mod tests {
         let waiting = rows.iter().map(|(cookie, age)| Waiting {
             cookie: Cookie(*cookie),
             local,
+            client: local.ip,
             age: Some(seconds(*age)),
             is_closed: cookie % 2 == 1,
             patience: (cookie % 2 == 1).then(|| seconds(*age) / 2),
@@ -485,8 +473,9 @@ mod tests {
     #[test]
     fn more_rows_than_the_queue_is_long_do_not_wait() {
         let mut scans = Scans::default();
-        let closed_by_the_server =
+        let mut closed_by_the_server =
             ListenerScan { longest: 2, ..found(2, &[(2, 38), (4, 37), (6, 1), (8, 0)]) };
+        closed_by_the_server.drop_excess();
         let verdict = scans.tcp(seconds(1), &closed_by_the_server, between(Taken::Unknown));
         assert_eq!(seen(verdict), (Some(1), Some(0), 0, 2, false));
     }

@@ -177,6 +177,7 @@ fn facts(listener: &Listener) -> Vec<(&'static str, String)> {
     let mut facts = vec![("queue", queue(listener)), ("limit", limit_text(listener))];
     facts.extend(listener.began().map(|began| ("began with", began.evidence.clone())));
     facts.extend(accepts(listener).map(|accepts| ("accepts", accepts)));
+    facts.extend(listener.clients.as_ref().map(|clients| ("clients", clients.sentence())));
     facts.extend(listener.patience().map(|patience| ("patience", patience)));
     facts.extend(open_connections(listener).map(|open| ("open", open)));
     if let Some(overflows) = listener.overflows {

@@ -142,7 +142,7 @@ fn sampled(config: &Config, sampling: Sampling, failure: Option<String>) -> Resu
             (watch(config, duration)?, format!("watched for {duration_text}"), duration)
         }
     };
-    let report = Report::new(&published.view, published.age());
+    let report = Report::with_clients(&published.view, published.age());
     let (origin, is_filtered) = (format!("{why}{did}"), is_filtered(config));
     Ok(Known { report, origin, sampled_for: Some(sampled_for), is_filtered })
 }

@@ -3,6 +3,7 @@
 
 pub mod publish;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -127,9 +128,34 @@ pub struct ListenerView {
     /// The share of clients that left, among the clients that scans saw waiting within the last
     /// minute; `None` where there were few clients.
     pub abandoned_ratio: Option<f64>,
+    /// The client addresses with the most waiting and half-open connections at the last scan;
+    /// `None` without such connections, and where addresses are not shown.
+    pub clients: Option<Arc<Clients>>,
     /// The case history; `None` if the listener never held a queue, overflowed or met a full SYN
     /// queue.
     pub case: Option<Arc<Case>>,
+}
+
+/// The clients of a queue.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Clients {
+    /// Waiting and half-open connections of all clients.
+    pub all: u64,
+    /// The number of client addresses; `None` where there are too many: then the counts of the
+    /// addresses are lower bounds.
+    pub addresses: Option<usize>,
+    /// The addresses with the most connections, the most first.
+    pub most: Vec<Client>,
+}
+
+/// The connections of one client address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Client {
+    pub address: IpAddr,
+    /// Connections that wait to be accepted.
+    pub waiting: u64,
+    /// Connections whose handshake is not complete.
+    pub half_open: u64,
 }
 
 /// The measured patience of clients.
@@ -384,6 +410,22 @@ impl ListenerView {
             self.drain_rate()?
                 * self.patience.map_or(assumed, |patience| patience.median).as_secs_f64(),
         )
+    }
+}
+
+// === impl Clients ===
+
+impl Clients {
+    /// The most addresses that are shown.
+    pub const MAX_SHOWN: usize = 10;
+}
+
+// === impl Client ===
+
+impl Client {
+    /// Waiting and half-open connections.
+    pub fn all(&self) -> u64 {
+        self.waiting + self.half_open
     }
 }
 

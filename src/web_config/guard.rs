@@ -29,6 +29,10 @@ pub struct LiveWebConfig {
     memory: Arc<Memory>,
 }
 
+/// Marks a request of a user that has given the right password.
+#[derive(Clone, Copy, Debug)]
+pub struct Authenticated;
+
 /// The state that survives a reload.
 #[derive(Debug)]
 struct Memory {
@@ -92,12 +96,17 @@ impl LiveWebConfig {
     }
 }
 
-async fn guard(State(live): State<LiveWebConfig>, request: Request, next: Next) -> Response {
+async fn guard(State(live): State<LiveWebConfig>, mut request: Request, next: Next) -> Response {
     let config = live.current.load_full();
     let client = request.extensions().get().copied().unwrap_or_default();
     let credentials = request.headers().get(header::AUTHORIZATION).cloned();
     let mut response = match live.admit(&config, client, credentials).await {
-        Ok(()) => next.run(request).await,
+        Ok(()) => {
+            if !config.users.is_empty() {
+                request.extensions_mut().insert(Authenticated);
+            }
+            next.run(request).await
+        }
         Err(refused) => refused,
     };
     for (name, value) in &config.headers {

@@ -28,7 +28,7 @@ use sources::Sources;
 use tls::Loader;
 use users::Users;
 
-pub use guard::LiveWebConfig;
+pub use guard::{Authenticated, LiveWebConfig};
 
 /// A valid web configuration.
 #[derive(Debug, Default)]

@@ -1,9 +1,11 @@
 //! The JSON of `/api/v1/listeners`.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use listenq::diagnosis::Diagnosis;
 use listenq::report::Report;
+use listenq::view::View;
 use listenq_lab::client::fill;
 use listenq_lab::listener::Listen;
 use listenq_lab::listenq::Launch;
@@ -42,19 +44,27 @@ fn documented() -> Vec<String> {
     rows.map(|(path, _)| path.to_owned()).collect()
 }
 
+/// A view with a value in every field.
+fn everything() -> View {
+    let mut view = lively();
+    let all = std::mem::take(&mut view.namespaces[0].listeners);
+    view.namespaces[0].listeners = all.into_iter().map(explained).collect();
+    view
+}
+
 #[test]
 fn every_field_is_in_the_reference_and_nothing_else() {
     if !Netns::require_root() {
         return;
     }
     let ns = Netns::new("fields");
-    let mut view = lively();
-    let all = std::mem::take(&mut view.namespaces[0].listeners);
-    view.namespaces[0].listeners = all.into_iter().map(explained).collect();
-    let site = Site::serve(&ns, view);
+    let site = Site::serve(&ns, everything());
     let json: Value = serde_json::from_str(&site.text("/api/v1/listeners")).unwrap();
     let mut found = BTreeSet::new();
     paths(&json, "", &mut found);
+    // A user with a password also gets the addresses of clients.
+    let report = Report::with_clients(&everything(), Duration::ZERO);
+    paths(&serde_json::to_value(&report).unwrap(), "", &mut found);
     let is_list = |path: &String| found.contains(&format!("{path}[]"));
     let fields = found.iter().filter(|path| !is_list(path));
     let rows = documented();

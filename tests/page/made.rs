@@ -15,8 +15,8 @@ use listenq::snapshot::owner::Owner;
 use listenq::snapshot::{Setting, Settings};
 use listenq::view::publish::Publisher;
 use listenq::view::{
-    Accepts, Began, Case, CauseCase, HeldCause, HeldDiagnosis, ListenerName, ListenerView,
-    NetnsView, OwnerNumbers, Protocol, QueueScan, QueueView, ScanView, View,
+    Accepts, Began, Case, CauseCase, Client, Clients, HeldCause, HeldDiagnosis, ListenerName,
+    ListenerView, NetnsView, OwnerNumbers, Protocol, QueueScan, QueueView, ScanView, View,
 };
 use listenq_lab::http::{Response, get};
 use listenq_lab::netns::Netns;
@@ -128,6 +128,7 @@ pub(crate) fn idle(address: &str, port: &str, process: &str) -> ListenerView {
         patience: None,
         abandoned_total: None,
         abandoned_ratio: None,
+        clients: None,
         case: None,
     }
 }
@@ -200,7 +201,10 @@ pub(crate) fn explained(mut listener: ListenerView) -> ListenerView {
     let onset = Onset { beginning: Beginning::SlowerServer, before: 9.5, after: 1.2 };
     let began = Some(Began { at: NOW.saturating_sub(Duration::from_secs(40)), onset });
     let accepts = Accepts { total: 950, per_second: 9.5, mean_wait, history, began };
-    ListenerView { accepts: Some(Arc::new(accepts)), ..listener }
+    let client = Client { address: [10, 2, 3, 4].into(), waiting: 90, half_open: 6 };
+    let clients = Clients { all: 129, addresses: Some(4), most: vec![client] };
+    let (accepts, clients) = (Some(Arc::new(accepts)), Some(Arc::new(clients)));
+    ListenerView { accepts, clients, ..listener }
 }
 
 /// Sixty lengths of a queue that swings between 0 and `most`.

@@ -6,7 +6,7 @@ use maud::{Markup, html};
 use crate::diagnosis::NEARLY_FULL;
 use crate::report::limit::{self, Cap};
 use crate::report::words::{count, rate, time};
-use crate::report::{Accepts, Diagnosed, Listener};
+use crate::report::{Accepts, Clients, Diagnosed, Listener};
 use crate::snapshot::printable;
 
 use super::chart;
@@ -117,6 +117,7 @@ fn facts(listener: &Listener) -> Markup {
         ("Oldest waits", listener.oldest_seconds.map(time)),
         ("Abandoned", listener.abandoned.map(count)),
         ("Accepts", listener.accepts.as_ref().map(Accepts::sentence)),
+        ("Clients", listener.clients.as_ref().map(Clients::sentence)),
         ("Patience", listener.patience()),
         ("Open connections", open),
         ("Overflows", listener.overflows.map(count)),

@@ -77,9 +77,9 @@ async fn answer(
     let filter = Filter::from_query(&query.unwrap_or_default());
     let is_whole = filter.text.is_empty();
     let render = move |published: &Published| {
-        let age = published.age();
-        let report = Report::new(&published.view, age);
-        let content = Content::new(&report, published.view.is_ready(age), &filter);
+        let is_ready = published.view.is_ready(published.age());
+        let report = asked.report(published);
+        let content = Content::new(&report, is_ready, &filter);
         Ok::<_, Infallible>(page.html(&content).into_string())
     };
     match is_whole {

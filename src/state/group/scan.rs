@@ -1,5 +1,6 @@
 //! Applies the results of connection scans.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
@@ -17,7 +18,13 @@ use super::Group;
 impl Group<ListenAddress> {
     /// Applies the result of a scan at `at`. `between` holds other facts about the time since the
     /// previous scan.
-    pub(in crate::state) fn take_scan(&mut self, at: Duration, scan: &TcpScan, between: Between) {
+    pub(in crate::state) fn take_scan(
+        &mut self,
+        at: Duration,
+        scan: &TcpScan,
+        between: Between,
+        names_clients: bool,
+    ) {
         self.scanned();
         for socket in &scan.sockets {
             if let Some(ago) = socket.accepted_ago {
@@ -25,14 +32,16 @@ impl Group<ListenAddress> {
             }
         }
         let fell = self.fell_at();
-        for (address, found) in by_listener(scan) {
+        for (address, mut found) in by_listener(scan, names_clients) {
             let Some(listener) = self.by_address.get(&address) else { continue };
             let beside = Beside {
                 half_open: Some([found.half_open, found.old_half_open]),
                 open: found.open,
             };
             let between = between.with(fell.get(listener));
-            self.listeners[*listener].scanned(at, found.length, beside, |record| {
+            let listener = &mut self.listeners[*listener];
+            listener.shown.clients = std::mem::take(&mut found.clients).most().map(Arc::new);
+            listener.scanned(at, found.length, beside, |record| {
                 record.scans.leavers.answered(at, &scan.answered);
                 record.scans.tcp(at, &found, between)
             });

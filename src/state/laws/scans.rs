@@ -16,6 +16,7 @@ fn scan(socket: ListenSocket, rows: &[(u64, u64)]) -> Scan {
     let waiting = rows.iter().map(|(cookie, age)| Waiting {
         cookie: Cookie(*cookie),
         local,
+        client: ip,
         age: Some(SECOND * *age as u32),
         is_closed: false,
         patience: None,
