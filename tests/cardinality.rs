@@ -58,8 +58,8 @@ fn filters_say_who_has_series_and_the_rest_stays_accounted_for() {
     let scrape = settled(&ns, &daemon);
     assert_eq!(shown(&scrape), BTreeSet::from([8001, 8003]));
     let overflows = [8001, 8003].map(|port| scrape.listener("127.0.0.1", port).overflows);
-    assert_eq!(overflows, [Some(10.0), Some(30.0)]);
     let sums = scrape.overflows();
+    assert_eq!(overflows, [Some(10.0), Some(30.0)], "{sums:?}");
     assert_eq!((sums.unexposed, sums.unattributed), (60.0, 0.0));
     assert_eq!(scrape.value("listenq_listeners_omitted", &[]), Some(0.0));
     assert!(daemon.log().iter().all(|line| !line.contains("listener.max")));

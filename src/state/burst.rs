@@ -4,13 +4,15 @@
 //! The kernel counts refusals, not clients. A client whose SYN is refused sends the SYN again one
 //! second later. A client that is refused at the last ACK of its handshake believes that it is
 //! connected; the kernel refuses its data and the retransmissions of its data within the same
-//! second. Both repetitions are removed:
+//! second. These repetitions are removed:
 //!
-//! * refusals of the previous second repeat in this second;
+//! * a refusal one second after another refusal repeats it;
 //! * a refusal at the last ACK increments `sk_drops` by two and any other refusal by one, so drops
 //!   minus overflows are the refusals at the last ACK. The number of their clients is at most the
-//!   capacity of the SYN queue.
+//!   capacity of the SYN queue;
+//! * a refusal that repeats a cookie shows in the counters of the namespace.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::ring::Ring;
@@ -20,6 +22,9 @@ const SLOTS: usize = 16;
 /// The window is shorter than one second: a refusal and its repetition one second later never fall
 /// into the same window, even if the refusal is attributed one sample late.
 const WINDOW_SLOTS: usize = 7;
+/// The slots between a refusal and its repetition one second later: eight, and one slot more or less
+/// because a sample may attribute either refusal late.
+const REPEAT_SLOTS: RangeInclusive<usize> = 7..=9;
 
 /// The queue lengths, overflows and drops of one listener within the last two seconds.
 #[derive(Clone, Debug, Default)]
@@ -31,6 +36,8 @@ struct Sum {
     /// The largest length.
     length: u32,
     overflows: u32,
+    /// Overflows that repeat a cookie.
+    repeated: u32,
     drops: u32,
 }
 
@@ -43,10 +50,11 @@ impl Bursts {
         slot.length = slot.length.max(length);
     }
 
-    /// Records `overflows` that were attributed to the listener.
-    pub(super) fn overflowed(&mut self, now: Duration, overflows: u64) {
+    /// Records `overflows` that were attributed to the listener, of which `repeated` repeat a cookie.
+    pub(super) fn overflowed(&mut self, now: Duration, overflows: u64, repeated: u64) {
         let slot = self.at(now);
         slot.overflows = slot.overflows.saturating_add(clamped(overflows));
+        slot.repeated = slot.repeated.saturating_add(clamped(repeated));
     }
 
     /// Records growth of `sk_drops` of the listener's sockets.
@@ -58,28 +66,38 @@ impl Bursts {
     /// The numbers of waiting and of refused connections that arrived within the second before
     /// `now`.
     ///
-    /// `half_open_cap` is the capacity of the SYN queue. `harmless_drops` returns the drops per
-    /// second that the listener has without overflows; it is called only if the result depends on
-    /// it.
-    pub(super) fn size(
-        &self,
-        now: Duration,
-        half_open_cap: u64,
-        harmless_drops: impl FnOnce() -> u64,
-    ) -> [u64; 2] {
+    /// `half_open_cap` is the capacity of the SYN queue, and `harmless_drops` the drops per second
+    /// that the listener has without overflows.
+    pub(super) fn size(&self, now: Duration, half_open_cap: u64, harmless_drops: u64) -> [u64; 2] {
         let slots = self.0.window(slot_of(now));
         let (before, last) = slots.split_at(SLOTS - WINDOW_SLOTS);
-        let [before, last] =
-            [before, last].map(|slots| slots.iter().copied().fold(Sum::default(), Sum::plus));
-        let has_last_acks = [before, last].iter().any(|sum| sum.drops > sum.overflows);
-        let harmless_drops = if has_last_acks { harmless_drops() } else { 0 };
+        let sum = |slots: &[Sum]| slots.iter().copied().fold(Sum::default(), Sum::plus);
         let refused = |sum: Sum| sum.refused_clients(half_open_cap, harmless_drops);
-        [u64::from(last.length), refused(last).saturating_sub(refused(before))]
+        let repeats = match sum(before).overflows {
+            0 => 0,
+            _ => refused(sum(&repeated(&slots))),
+        };
+        let last = sum(last);
+        [u64::from(last.length), refused(last).saturating_sub(repeats)]
     }
 
     fn at(&mut self, now: Duration) -> &mut Sum {
         self.0.at(slot_of(now))
     }
+}
+
+/// The earlier slots whose refusals may be repeated by the refusals of the window.
+fn repeated(slots: &[Sum; SLOTS]) -> [Sum; SLOTS - WINDOW_SLOTS] {
+    const BEFORE: usize = SLOTS - WINDOW_SLOTS;
+    let mut repeated = [Sum::default(); BEFORE];
+    let refusing = (BEFORE..SLOTS).filter(|slot| slots[*slot].overflows > 0);
+    for slot in refusing.flat_map(|slot| REPEAT_SLOTS.filter_map(move |ago| slot.checked_sub(ago)))
+    {
+        if slot < BEFORE {
+            repeated[slot] = slots[slot];
+        }
+    }
+    repeated
 }
 
 fn slot_of(now: Duration) -> u64 {
@@ -97,6 +115,7 @@ impl Sum {
         Self {
             length: self.length.max(other.length),
             overflows: self.overflows.saturating_add(other.overflows),
+            repeated: self.repeated.saturating_add(other.repeated),
             drops: self.drops.saturating_add(other.drops),
         }
     }
@@ -106,7 +125,8 @@ impl Sum {
         let overflows = u64::from(self.overflows);
         let drops = u64::from(self.drops).saturating_sub(harmless_drops);
         let at_last_ack = drops.saturating_sub(overflows).min(overflows);
-        overflows - at_last_ack + at_last_ack.min(half_open_cap)
+        let clients = overflows - at_last_ack + at_last_ack.min(half_open_cap);
+        clients.saturating_sub(self.repeated.into())
     }
 }
 
@@ -117,7 +137,7 @@ mod tests {
     /// The burst size with room for many half-open connections and with no drops other than
     /// overflows.
     fn size(bursts: &Bursts, millis: u64) -> u64 {
-        bursts.size(Duration::from_millis(millis), 1_000, || 0).into_iter().sum()
+        bursts.size(Duration::from_millis(millis), 1_000, 0).into_iter().sum()
     }
 
     /// The burst size after each (milliseconds, overflows) pair, at the time of the pair. The queue
@@ -127,7 +147,7 @@ mod tests {
         let size_after = |(millis, overflows): &(u64, u64)| {
             let now = Duration::from_millis(*millis);
             bursts.waited(now, 5);
-            bursts.overflowed(now, *overflows);
+            bursts.overflowed(now, *overflows, 0);
             bursts.dropped(now, *overflows);
             size(&bursts, *millis)
         };
@@ -152,6 +172,14 @@ mod tests {
     }
 
     #[test]
+    fn refusals_that_are_not_a_second_old_are_no_repetitions() {
+        // Clients of a burst at 5.0 s come again after 1 and 2 s and leave. The next burst comes
+        // 1.5 s later.
+        let next = [(5_000, 117), (6_000, 84), (7_000, 51), (8_500, 117)];
+        assert_eq!(sizes(&next), [122, 5, 5, 122]);
+    }
+
+    #[test]
     fn steady_overflows_are_never_summed_over_the_window() {
         let steady: Vec<(u64, u64)> = (0..300).map(|nth| (nth * 100, 10)).collect();
         assert!(sizes(&steady).into_iter().all(|size| size <= 95));
@@ -164,15 +192,15 @@ mod tests {
         bursts.waited(now, 65);
         // 60 clients were refused at the last ACK and sent their data three times within the
         // second.
-        bursts.overflowed(now, 240);
+        bursts.overflowed(now, 240, 0);
         bursts.dropped(now, 480);
-        assert_eq!(bursts.size(now, 64, || 0), [65, 64]);
+        assert_eq!(bursts.size(now, 64, 0), [65, 64]);
         // The same overflows at the SYN are 240 clients, whatever other drops the listener has.
         let mut bursts = Bursts::default();
         bursts.waited(now, 65);
-        bursts.overflowed(now, 240);
+        bursts.overflowed(now, 240, 0);
         bursts.dropped(now, 480);
-        assert_eq!(bursts.size(now, 64, || 240), [65, 240]);
+        assert_eq!(bursts.size(now, 64, 240), [65, 240]);
     }
 
     #[test]

@@ -504,13 +504,14 @@ impl<A: Address> Listener<A> {
     /// Counts the overflows that the last settlement attributed to the listener. An overflow that
     /// no other listener can have had proves that a queue was full, even if no sample saw the full
     /// queue.
-    pub(super) fn take_attributed(&mut self, tick: Tick) -> u64 {
+    pub(super) fn take_attributed(&mut self, repeated_cookies: f64, tick: Tick) -> u64 {
         let (attributed, certain) = self.evidence.attributed();
         if attributed > 0 {
             (self.overflowed_at, self.has_mattered) = (Some(tick.now), true);
         }
         if attributed > 0 && (self.is_open() || self.record.is_some()) {
-            self.remember_overflows(tick.now, attributed, certain);
+            let repeated = (attributed as f64 * repeated_cookies).round() as u64;
+            self.remember_overflows(tick.now, attributed, repeated, certain);
         }
         if self.shown.drops.is_some() {
             *self.shown.overflows.get_or_insert(0) += attributed;
@@ -528,12 +529,13 @@ impl<A: Address> Listener<A> {
         attributed
     }
 
-    fn remember_overflows(&mut self, now: Duration, overflows: u64, certain: bool) {
+    /// Records overflows, and how many of them repeat a cookie.
+    fn remember_overflows(&mut self, now: Duration, overflows: u64, repeated: u64, certain: bool) {
         let record = self.record.get_or_insert_default();
         if let (true, Some(limit)) = (certain, self.lift) {
             record.peaked(now, limit.saturating_add(1));
         }
-        record.overflowed(now, overflows, self.tally.limit.unwrap_or(0));
+        record.overflowed(now, overflows, repeated, self.tally.limit.unwrap_or(0));
     }
 
     /// The listener's rank for a place.

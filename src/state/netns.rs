@@ -37,6 +37,10 @@ const CONCLUDE: Duration = Duration::from_secs(1);
 /// A scan is stale after this time, or after [`SCAN_STALE_GAPS`] gaps between scans if that is
 /// longer.
 const SCAN_STALE: Duration = Duration::from_secs(15);
+/// An overflow is attributed at most three samples after the reading that shows it.
+const RECENT_READINGS: usize = 4;
+/// The age from which a reading has nothing to do with the overflows attributed now.
+const RECENT: Duration = Duration::from_millis(500);
 const SCAN_STALE_GAPS: u32 = 3;
 
 /// The number of earlier `somaxconn` values that are remembered.
@@ -82,6 +86,8 @@ pub(super) struct Netns {
     cookie_returns: Cookies,
     /// Overflows, and overflows that repeat a cookie: before the last conclusion, and since.
     repeats: [Repeats; 2],
+    /// The repeated cookies of the last readings, with their times.
+    recent_repeats: [(Duration, Repeats); RECENT_READINGS],
     /// Earlier values of `somaxconn`, each with the time at which it was last read before
     /// `somaxconn` was raised.
     raised: Vec<(u32, Duration)>,
@@ -166,6 +172,7 @@ impl Netns {
             cookies: Trailing::default(),
             cookie_returns: Cookies::default(),
             repeats: Default::default(),
+            recent_repeats: Default::default(),
             raised: Vec::new(),
             settings_read_at: Duration::ZERO,
             concluded_at: Duration::ZERO,
@@ -207,7 +214,8 @@ impl Netns {
             self.tcp.accepted(tick.now, accepted, self.accepted.total().is_some());
             let reading = self.fold_counters(sample, tick.now);
             if self.knows_overflows() {
-                self.tcp.settle(&mut self.attribution, reading, tick, admission);
+                let repeated = self.recently_repeated(tick.now);
+                self.tcp.settle(&mut self.attribution, reading, repeated, tick, admission);
             }
         }
         if let Some(scan) = &sample.scan {
@@ -440,9 +448,17 @@ impl Netns {
         let sums = self.cookies.at(now);
         sums[0] += sent;
         sums[1] += received;
-        let repeats = &mut self.repeats[1];
-        repeats.overflows += overflows;
-        repeats.cookies += self.cookie_returns.grew(now, sent, received);
+        let read = Repeats { overflows, cookies: self.cookie_returns.grew(now, sent, received) };
+        self.repeats[1].overflows += read.overflows;
+        self.repeats[1].cookies += read.cookies;
+        self.recent_repeats.rotate_left(1);
+        self.recent_repeats[RECENT_READINGS - 1] = (now, read);
+    }
+
+    /// The share of the overflows attributed now that repeat a cookie.
+    fn recently_repeated(&self, now: Duration) -> f64 {
+        let is_recent = |(at, _): &&(Duration, Repeats)| now.saturating_sub(*at) < RECENT;
+        Repeats::share(self.recent_repeats.iter().filter(is_recent).map(|(_, read)| *read))
     }
 
     /// Whether overflows can be attributed: this needs the drops of each socket and
@@ -570,10 +586,11 @@ impl Netns {
 
 impl Repeats {
     /// The share of the overflows that repeat a cookie.
-    fn share(both: [Self; 2]) -> f64 {
-        let overflows: u64 = both.iter().map(|one| one.overflows).sum();
-        let cookies: u64 = both.iter().map(|one| one.cookies).sum();
-        if overflows == 0 { 0.0 } else { cookies as f64 / overflows as f64 }
+    fn share(readings: impl IntoIterator<Item = Self>) -> f64 {
+        let (overflows, cookies) = readings
+            .into_iter()
+            .fold((0, 0), |sum, read| (sum.0 + read.overflows, sum.1 + read.cookies));
+        if overflows == 0 { 0.0 } else { (cookies as f64 / overflows as f64).min(1.0) }
     }
 }
 

@@ -11,7 +11,7 @@ use super::GRACE;
 use super::burst::Bursts;
 use super::cause_history::CauseHistory;
 use super::held::Held;
-use super::refusals::{Looked, Refusals};
+use super::refusals::Refusals;
 use super::ring::Ring;
 use super::scans::{Open, Scans, Verdict};
 use super::trailing::Trailing;
@@ -23,6 +23,9 @@ pub(super) struct Record {
     bursts: Bursts,
     /// The largest burst since the last look: waiting connections, and refused connections.
     burst: [u64; 2],
+    /// The largest drops of a second without overflows, as of the last look: drops beside overflows
+    /// are not all caused by the overflows.
+    harmless_drops: u64,
     refusals: Refusals,
     lengths: Lengths,
     /// When any of its sockets reached its limit.
@@ -127,12 +130,13 @@ impl Record {
         self.refusals.dropped(drops);
     }
 
-    /// Adds overflows attributed to the listener. `limit` is the sum of its sockets' limits.
-    pub(super) fn overflowed(&mut self, now: Duration, overflows: u64, limit: u64) {
-        self.bursts.overflowed(now, overflows);
+    /// Adds overflows attributed to the listener, of which `repeated` repeat a cookie. `limit` is the
+    /// sum of its sockets' limits.
+    pub(super) fn overflowed(&mut self, now: Duration, overflows: u64, repeated: u64, limit: u64) {
+        self.bursts.overflowed(now, overflows, repeated);
         self.refusals.overflowed(overflows);
-        let burst = self.bursts.size(now, limit + 1, || self.harmless_drops(now));
-        self.burst = self.burst.max(burst);
+        let burst = self.bursts.size(now, limit + 1, self.harmless_drops);
+        self.burst = std::cmp::max_by_key(self.burst, burst, |[waited, refused]| waited + refused);
         self.seconds.at(now).overflows += overflows;
         self.active_at = now;
         if let Some(incident) = &mut self.incident {
@@ -153,13 +157,6 @@ impl Record {
         self.bursts.waited(now, length);
         let second = self.seconds.at(now);
         second.burst = second.burst.max(length.into());
-    }
-
-    /// The largest drops of a second without overflows: drops beside overflows are not all caused
-    /// by the overflows.
-    fn harmless_drops(&self, now: Duration) -> u64 {
-        let quiet = self.seconds.within(now).filter(|second| second.overflows == 0);
-        quiet.map(|second| second.drops).max().unwrap_or(0)
     }
 
     /// Records whether any, and whether all, of its sockets are at their limits.
@@ -309,9 +306,10 @@ impl Record {
 
     /// Records which refusals since the last look were the first of their clients.
     fn look_at_refusals(&mut self, now: Duration, repeated_cookies: f64) {
-        let Looked { all, first } = self.refusals.look(now, repeated_cookies);
+        let first = self.refusals.look(now, repeated_cookies);
         let [waited, refused] = std::mem::take(&mut self.burst);
-        let refused = (refused * first).checked_div(all).unwrap_or(0);
+        let quiet = self.seconds.within(now).filter(|second| second.overflows == 0);
+        self.harmless_drops = quiet.map(|second| second.drops).max().unwrap_or(0);
         let second = self.seconds.at(now);
         second.first_refusals += first;
         second.burst = second.burst.max(waited + refused);
@@ -455,7 +453,7 @@ mod tests {
             self.record.covered(now, Coverage { sampled: SECOND, full, loaded });
             self.record.sampled(now, second % 7);
             if overflows > 0 {
-                self.record.overflowed(now, overflows, 8);
+                self.record.overflowed(now, overflows, 0, 8);
             }
             let (case, change) = self.record.conclude(now, Evidence::default(), 0.0);
             self.changes.extend(change.map(|change| (second, change)));

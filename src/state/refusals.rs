@@ -36,15 +36,6 @@ pub(super) struct Refusals {
     half_open_at: Duration,
 }
 
-/// The refusals since the last look, split by [`Refusals::look`].
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Looked {
-    /// All refusals.
-    pub(super) all: u64,
-    /// Refusals that are not repetitions.
-    pub(super) first: u64,
-}
-
 // === impl Cookies ===
 
 impl Cookies {
@@ -82,13 +73,13 @@ impl Refusals {
         self.half_open = 0;
     }
 
-    /// Takes the refusals since the last look. `repeated_cookies` is the share of the namespace's
-    /// overflows that repeat a cookie.
-    pub(super) fn look(&mut self, now: Duration, repeated_cookies: f64) -> Looked {
+    /// Takes the refusals since the last look, and returns how many are no repetitions.
+    /// `repeated_cookies` is the share of the namespace's overflows that repeat a cookie.
+    pub(super) fn look(&mut self, now: Duration, repeated_cookies: f64) -> u64 {
         let all = std::mem::take(&mut self.overflows);
         if all == 0 {
             self.drops = [self.drops[1], 0];
-            return Looked::default();
+            return 0;
         }
         let drops: u64 = std::mem::take(&mut self.drops).into_iter().sum();
         let others = all - (all as f64 * repeated_cookies.clamp(0.0, 1.0)).round() as u64;
@@ -97,7 +88,7 @@ impl Refusals {
         if at_last_ack > self.half_open {
             (self.half_open, self.half_open_at) = (at_last_ack, now);
         }
-        Looked { all, first: others - repeated }
+        others - repeated
     }
 
     fn half_open_since(&mut self, now: Duration) -> u64 {
@@ -137,7 +128,7 @@ mod tests {
             refusals.dropped(drops);
             refusals.overflowed(overflows);
             let share = repeated_cookies as f64 / overflows as f64;
-            refusals.look(Duration::from_secs(at), share).first
+            refusals.look(Duration::from_secs(at), share)
         };
         seconds.iter().map(first).collect()
     }

@@ -256,6 +256,7 @@ impl<A: Address> Group<A> {
         &mut self,
         attribution: &mut Attribution,
         reading: Reading,
+        repeated_cookies: f64,
         tick: Tick,
         admission: &mut Admission,
     ) {
@@ -263,7 +264,7 @@ impl<A: Address> Group<A> {
             return attribution.settle(reading, &mut []);
         }
         attribution.settle(reading, &mut self.drop_evidence(DropEvidence::is_some));
-        self.take_attributed(tick, admission);
+        self.take_attributed(repeated_cookies, tick, admission);
     }
 
     /// Attributes the overflows that still wait: the namespace has ended.
@@ -274,7 +275,7 @@ impl<A: Address> Group<A> {
         admission: &mut Admission,
     ) {
         attribution.finish(tick.now, &mut self.drop_evidence(|_| true));
-        self.take_attributed(tick, admission);
+        self.take_attributed(0.0, tick, admission);
     }
 
     fn drop_evidence(&mut self, filter: impl Fn(&DropEvidence) -> bool) -> Vec<&mut DropEvidence> {
@@ -282,9 +283,10 @@ impl<A: Address> Group<A> {
         all.filter(|evidence| filter(evidence)).collect()
     }
 
-    fn take_attributed(&mut self, tick: Tick, admission: &mut Admission) {
+    /// Counts what was attributed. `repeated_cookies` is the share of it that repeats a cookie.
+    fn take_attributed(&mut self, repeated_cookies: f64, tick: Tick, admission: &mut Admission) {
         for (key, listener) in &mut self.listeners {
-            let overflows = listener.take_attributed(tick);
+            let overflows = listener.take_attributed(repeated_cookies, tick);
             self.attributed += overflows;
             if overflows > 0 && !listener.exposure.is_exposed() {
                 self.hidden_overflows.push(key);
