@@ -59,7 +59,37 @@ step "chart"
 tests/chart.sh
 
 step "tests"
-cargo test --workspace --locked
+# Test files that mostly wait run beside the others, one after the other.
+waiting=(waits web_config recommended_limit containers units page http terminal causes attribution_lab unix)
+run_waiting() {
+    local test
+    for test in "${waiting[@]}"; do
+        cargo test --package listenq --locked --test "$test" || return 1
+    done
+}
+# The names of all other test files that `cargo test` runs.
+others() {
+    cargo metadata --no-deps --locked --format-version 1 | python3 -c '
+import json, sys
+package = next(p for p in json.load(sys.stdin)["packages"] if p["name"] == "listenq")
+tests = {t["name"] for t in package["targets"] if t["kind"] == ["test"] and t["test"]}
+waiting = set(sys.argv[1:])
+assert waiting < tests, waiting - tests
+print(*(f"--test={test}" for test in sorted(tests - waiting)))
+' "${waiting[@]}"
+}
+run_waiting >target/waiting.log 2>&1 &
+waiting_tests=$!
+others=$(others)
+# shellcheck disable=SC2086 # one argument for each file
+cargo test --package listenq --locked --lib --bins $others
+cargo test --package listenq-lab --locked
+cargo test --workspace --locked --doc
+wait "$waiting_tests" || waiting_tests=failed
+cat target/waiting.log
+[ "$waiting_tests" != failed ]
+
+step "diagnosis and servers"
 # Both mostly wait.
 cargo test --workspace --locked --test servers -- --nocapture >target/servers.log 2>&1 &
 servers=$!
