@@ -42,7 +42,6 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
     ("deploy/systemd/listenq.service", "Wants=", "a setting of systemd"),
     ("tests/language.rs", "\"", "the list of retired words"),
     ("tests/agreement.rs", "`nobody`", "the user account"),
-    ("tests/agreement.rs", "as_nobody", "the user account"),
     ("tests/lab/src/web.rs", "user = nobody", "the user account"),
     ("tests/lab/tests/programs.rs", "`nobody`", "the user account"),
     ("tests/owners.rs", "`nobody`", "the user account"),
