@@ -59,8 +59,9 @@ step "chart"
 tests/chart.sh
 
 step "tests"
-# Test files that mostly wait run beside the others, one after the other.
-waiting=(waits web_config recommended_limit containers units page http terminal causes attribution_lab unix)
+# Test files that mostly wait run beside the others, one after the other. Those that work least come first, while
+# tests/abuse attacks.
+waiting=(waits recommended_limit terminal http causes unix page attribution_lab containers units web_config)
 run_waiting() {
     local test
     for test in "${waiting[@]}"; do
