@@ -1,18 +1,23 @@
 #!/usr/bin/env python3
 """Measures what a fleet costs a real Prometheus: made-up hosts, every shipped rule and every dashboard query, timed.
 
-    benches/fleet.py [HOSTS [LISTENERS]]        1000 hosts of 50 listeners by default
+    benches/fleet.py [HOSTS [LISTENERS]]                1000 hosts of 50 listeners by default
+    benches/fleet.py templates [HOSTS [LISTENERS]]      the texts of 2,500 alerts that fire, with scrapes and evaluations
 
 Needs `prometheus` and `promtool`, some gigabytes below the directory for temporary files, and some minutes.
 """
 
 import contextlib
+import http.server
+import itertools
 import json
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.parse
 import urllib.request
@@ -27,6 +32,7 @@ IN_TROUBLE, TROUBLED_HOSTS = 50, 10
 TURNS = 3
 
 GAUGE, COUNTER = "gauge", "counter"
+SERVICE = 'service="shop/web",process="nginx",unit="nginx.service",k8s_namespace="shop",k8s_pod="cart",k8s_container="web"'
 OWNER = 'process="nginx",unit="nginx.service",container_id="",k8s_namespace="shop",k8s_pod="cart",k8s_container="web"'
 FEATURES = ["sock_diag", "unix_diag", "namespaces", "owners", "cgroup", "kubelet", "scan"]
 SOURCES = ["inet_diag", "unix_diag", "netstat", "snmp", "sysctl", "namespaces", "owners", "scan"]
@@ -54,6 +60,7 @@ PER_LISTENER = [
     ("listenq_listener_sockets", GAUGE, "", same(1), same(1)),
     ("listenq_listener_info", GAUGE, OWNER, same(1), same(1)),
     ("listenq_listener_diagnosis", GAUGE, 'diagnosis="slow_accept"', None, same(1)),
+    ("listenq_listener_incident", GAUGE, SERVICE, None, same(7)),
 ]
 NETNS_COUNTERS = (
     "listen_drops tcp_req_q_full_do_cookies tcp_req_q_full_drop syncookies_sent syncookies_recv syncookies_failed "
@@ -71,6 +78,11 @@ PER_HOST = [
     ("listenq_sample_interval_target_seconds", GAUGE, "", lambda i, at: 0.1),
     ("listenq_namespaces", GAUGE, 'state="inaccessible"', lambda i, at: 0),
     ("listenq_namespaces", GAUGE, 'state="sampled"', lambda i, at: 1),
+    ("listenq_namespaces", GAUGE, 'state="omitted"', lambda i, at: 0),
+    ("listenq_sockets", GAUGE, 'state="omitted"', lambda i, at: 0),
+    ("listenq_listeners_omitted", GAUGE, "", lambda i, at: 0),
+    ("listenq_unexposed_overflows", COUNTER, "", lambda i, at: 0),
+    ("listenq_web_config_last_reload_successful", GAUGE, "", lambda i, at: 1),
     ("listenq_netns_info", GAUGE, OF_NETNS, lambda i, at: 1),
     ("listenq_netns_listen_overflows", COUNTER, OF_NETNS, lambda i, at: 500 * i),
     ("listenq_netns_sampled_seconds", COUNTER, OF_NETNS, lambda i, at: 15.0 * i),
@@ -240,9 +252,127 @@ def dashboard(uid, **values):
             yield f"{panel['title']} {target['refId']}", expr, target.get("range", False)
 
 
+# === The cost of the texts of alerts ===
+
+# Alerts that fire: Overflowing and Overflowed at each listener in trouble.
+ALERTS, ALERTS_PER_LISTENER = 2500, 2
+METRICS = "127.0.0.1:19591"
+# Targets of Prometheus, each with the metrics of many hosts.
+TARGETS = 20
+# Seconds until all alerts fire, and seconds of a measurement: whole intervals.
+BEFORE, MEASURED = 105, 8 * SCRAPE
+TEXTS = ["summary", "description", "runbook_url", "dashboard"]
+
+
+def troubled_lines(labels, scrape):
+    for name, kind, extra, _, ill in PER_LISTENER:
+        extra = extra.replace("slow_accept", "short_queue")
+        suffix = "_total" if kind == COUNTER else ""
+        yield f"{name}{suffix}{{{joined(labels, extra)}}} {ill(scrape)}\n"
+
+
+def calm_lines(labels):
+    for name, kind, extra, well, _ in PER_LISTENER:
+        if well:
+            suffix = "_total" if kind == COUNTER else ""
+            yield f"{name}{suffix}{{{joined(labels, extra)}}} {well(0)}\n"
+
+
+def serve_fleet(hosts, count):
+    """Serves the metrics of all hosts, of which those of listeners in trouble change."""
+    every = hosts * count * ALERTS_PER_LISTENER // ALERTS
+    calm, troubled = [[] for _ in range(TARGETS)], [[] for _ in range(TARGETS)]
+    for nth, (labels, _) in enumerate(listeners(hosts, count)):
+        target = nth // count % TARGETS
+        if nth % every == 0:
+            troubled[target].append(labels)
+        else:
+            calm[target].extend(calm_lines(labels))
+    for host in range(hosts):
+        start = f"process_start_time_seconds{{{instance(host)}}} 1\nup{{{instance(host)}}} 1\n"
+        calm[host % TARGETS].append(start)
+    calm = ["".join(lines).encode() for lines in calm]
+    begin = time.monotonic()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            target, scrape = int(self.path[1:]), int(time.monotonic() - begin)
+            changing = "".join(line for labels in troubled[target] for line in troubled_lines(labels, scrape))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(calm[target])
+            self.wfile.write(changing.encode())
+
+        def log_message(self, *_):
+            pass
+
+    host, port = METRICS.split(":")
+    server = http.server.ThreadingHTTPServer((host, int(port)), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return sum(len(of) for of in troubled)
+
+
+def without_texts(text):
+    """The rules without the annotations of alerts."""
+    lines = text.splitlines(keepends=True)
+    is_text = lambda line: re.match(rf" +(annotations|{'|'.join(TEXTS)}):", line)
+    return "".join(itertools.filterfalse(is_text, lines))
+
+
+def configure(directory, text):
+    (directory / "alerts.yml").write_text(text)
+    paths = "\n".join(
+        f"- {{job_name: part{n}, honor_labels: true, metrics_path: /{n}, static_configs: [{{targets: ['{METRICS}']}}]}}"
+        for n in range(TARGETS)
+    )
+    times = f"{{scrape_interval: {SCRAPE}s, scrape_timeout: 14s, evaluation_interval: {SCRAPE}s}}"
+    config = f"global: {times}\nrule_files: [{directory}/alerts.yml]\nscrape_configs:\n{paths}\n"
+    (directory / "prometheus.yml").write_text(config)
+
+
+def measure(process, wait):
+    """CPU seconds per interval, and the number of alerts that fire."""
+    time.sleep(wait)
+    begin = processor_seconds(process)
+    time.sleep(MEASURED)
+    cpu = (processor_seconds(process) - begin) * SCRAPE / MEASURED
+    found = ask("/api/v1/query", query='count(ALERTS{alertstate="firing", alertname!="ListenQueueManyHosts"})')["result"]
+    return cpu, int(found[0]["value"][1]) if found else 0
+
+
+def time_templates(hosts, count):
+    troubled = serve_fleet(hosts, count)
+    print(f"{hosts} hosts of {count} listeners, {troubled} in trouble; CPU per interval of {SCRAPE} s")
+    text, used = RULES[0].read_text(), []
+    with tempfile.TemporaryDirectory() as name:
+        directory = pathlib.Path(name)
+        configure(directory, "groups: []")
+        command = ["prometheus", f"--config.file={directory}/prometheus.yml", "--log.level=error"]
+        command += [f"--storage.tsdb.path={directory}/data", f"--web.listen-address={ADDRESS}"]
+        running = subprocess.Popen(command)
+        try:
+            await_ready()
+            phases = (("scrapes alone", "groups: []", 30), ("rules without texts", without_texts(text), BEFORE), ("rules with texts", text, 20))
+            for title, rules_text, wait in phases:
+                configure(directory, rules_text)
+                running.send_signal(signal.SIGHUP)
+                cpu, firing = measure(running, wait)
+                used.append(cpu)
+                print(f"{title}: {cpu:.2f} s, {firing} alerts fire")
+        finally:
+            running.terminate()
+            running.wait()
+    scrapes, without, with_texts = used
+    print(f"the rules alone: {without - scrapes:.2f} s without texts, {with_texts - scrapes:.2f} s with texts")
+    print(f"with texts / without: {(with_texts - scrapes) / (without - scrapes):.2f}")
+
+
 def main():
     sys.stdout.reconfigure(line_buffering=True)
-    hosts, count = ([int(n) for n in sys.argv[1:]] + [1000, 50][len(sys.argv) - 1 :])[:2]
+    numbers = [int(word) for word in sys.argv[1:] if word.isdigit()]
+    hosts, count = numbers + [1000, 50][len(numbers) :]
+    if "templates" in sys.argv:
+        return time_templates(hosts, count)
     end = int(time.time()) // SCRAPE * SCRAPE - 3 * 3600
     times = [end - SCRAPE * (SAMPLES - 1 - i) for i in range(SAMPLES)]
     with tempfile.TemporaryDirectory() as name:

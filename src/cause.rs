@@ -135,6 +135,11 @@ impl Cause {
         Self::Lock,
     ];
 
+    /// The number of the cause, from 1 on, by which alerts know it. It never changes.
+    pub const fn number(self) -> u8 {
+        self as u8 + 1
+    }
+
     /// The label value.
     pub const fn label(self) -> &'static str {
         match self {

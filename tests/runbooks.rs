@@ -173,6 +173,14 @@ fn every_diagnosis_and_every_cause_has_its_row_in_the_docs() {
 }
 
 #[test]
+fn every_cause_has_its_number_in_the_docs() {
+    for cause in Cause::ALL {
+        let row = format!("\n| `{}` | {} | ", cause.label(), cause.number());
+        assert!(read("docs/causes.md").contains(&row), "{row}");
+    }
+}
+
+#[test]
 fn no_rule_looks_at_drops() {
     let text = read("deploy/prometheus/alerts.yml") + &read("deploy/prometheus/recording.yml");
     let drops: Vec<_> =

@@ -1,7 +1,3 @@
-// The rules as a mixin, for go-jsonnet 0.18 or newer. The source is the YAML in this directory.
-{
-  // The alerts and the recording rules that they need.
-  prometheusAlerts+:: std.parseYaml(importstr 'alerts.yml'),
-  // The recording rules for the dashboard Fleet.
-  prometheusRules+:: std.parseYaml(importstr 'recording.yml'),
-}
+// The rules as a mixin, for go-jsonnet 0.18 or newer. `LISTENQ_RENEW=1 tests/mixin.sh` generates the YAML in this directory
+// from it.
+(import 'config.libsonnet') + (import 'alerts.libsonnet') + (import 'recording.libsonnet')

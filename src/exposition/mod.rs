@@ -75,6 +75,7 @@ mod tests {
             drops: Some(u64::MAX),
             overflows: None,
             scan: Some(ScanView { at: SECOND, syn_queue: Some(7), open: Some(3), queue: None }),
+            alert_owner: None,
             accepts: None,
             most_open: 3,
             patience: None,

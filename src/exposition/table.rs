@@ -227,6 +227,33 @@ pub const METRICS: &[Metric] = &[
         }),
     ),
     gauge(
+        "listenq_listener_incident",
+        "Only while a listener is in trouble (a diagnosis, an overflow, a peak above half of its limit) and for six minutes after: the number of the first cause that holds, 0 where none is certain; docs/causes.md has the numbers. The owner labels stay the same for that time, and service groups alerts: namespace/container, unit, process, or port:N where the owner is not known.",
+        &[
+            "netns",
+            "protocol",
+            "address",
+            "port",
+            "service",
+            "process",
+            "unit",
+            "k8s_namespace",
+            "k8s_pod",
+            "k8s_container",
+        ],
+        Value::Labelled(|view, series| {
+            for (subject, listener) in listeners(view, None) {
+                let Some(owner) = &listener.alert_owner else { continue };
+                let Owner { process, unit, k8s_namespace, k8s_pod, k8s_container, .. } = &**owner;
+                let service = listener.name.service(owner);
+                let labels: [&str; 6] =
+                    [&service, process, unit, k8s_namespace, k8s_pod, k8s_container];
+                let cause = listener.causes().next().map_or(0, |held| held.cause.number());
+                series(subject, &labels, f64::from(cause));
+            }
+        }),
+    ),
+    gauge(
         "listenq_listener_diagnosis",
         "Whether a kind of trouble holds at the listener (1) or has held within the last five minutes (0); what never held is absent, and each holds for 10 s at least.",
         &["netns", "protocol", "address", "port", "diagnosis"],

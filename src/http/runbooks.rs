@@ -28,6 +28,7 @@ pub struct Runbook {
 
 /// The runbooks of all alerts: alerts that page, alerts that warn, alerts about listenq itself.
 pub const RUNBOOKS: &[Runbook] = runbooks![
+    "ListenQueueManyHosts"
     "ListenQueueOverflowing"
     "ListenQueueStalled"
     "ListenQueueClientsUnserved"
@@ -41,12 +42,16 @@ pub const RUNBOOKS: &[Runbook] = runbooks![
     "ListenQueueStaleLimit"
     "ListenQueueOverflowUnattributed"
     "ListenQueueExporterDown"
+    "ListenQueueJobGone"
     "ListenQueueSampleStale"
     "ListenQueueSamplingSlow"
     "ListenQueueOverflowsUnexposed"
     "ListenQueueListenersOmitted"
+    "ListenQueueNamespacesOmitted"
     "ListenQueueNamespacesInaccessible"
     "ListenQueueFeatureLost"
+    "ListenQueueFeatureMissing"
+    "ListenQueueWebConfigReloadFailed"
 ];
 
 /// Serves the list at `/runbooks/` and one runbook at `/runbooks/ALERT`.

@@ -10,6 +10,7 @@ use crate::snapshot::{AcceptQueue, ListenAddress, UnixAddress, UnixFile};
 use crate::view::{ListenerName, ListenerView, Protocol, QueueScan, QueueView, ScanView};
 
 use super::accepted::{Flow, Totals};
+use super::alert_owner::AlertOwner;
 use super::attribution::DropEvidence;
 use super::exposure::{Admission, Exposure, Level, PROBATION, Rank};
 use super::peak::{Peak, Window};
@@ -38,6 +39,9 @@ const UNEXPOSED_GRACE: Duration = Duration::from_millis(500);
 /// sample after the one in which it is gone. Counters that were read before may include connections
 /// that the listener accepted.
 const NEXT_SAMPLE: Duration = Duration::from_nanos(1);
+
+/// The share of its limit from which a queue comes near it. The alert about such queues needs more.
+const NEAR_LIMIT: f64 = 0.5;
 
 /// The number of half-open connections from which a listener gets a record. Fewer are enough if the
 /// SYN queue holds fewer.
@@ -113,6 +117,7 @@ pub(super) struct Listener<A> {
     /// Whether the listener queued, dropped or overflowed while listenq watched.
     has_mattered: bool,
     closed_at: Option<Duration>,
+    alert_owner: AlertOwner,
 }
 
 /// The sum over a listener's sockets in one sample.
@@ -209,6 +214,7 @@ impl<A: Address> Listener<A> {
                 drops: None,
                 overflows: None,
                 scan: None,
+                alert_owner: None,
                 accepts: None,
                 most_open: 0,
                 patience: None,
@@ -238,6 +244,7 @@ impl<A: Address> Listener<A> {
             overflowed_at: None,
             has_mattered: false,
             closed_at: None,
+            alert_owner: AlertOwner::default(),
         }
     }
 
@@ -414,6 +421,9 @@ impl<A: Address> Listener<A> {
         let counts_overflows = self.shown.overflows.is_some();
         let evidence = Evidence { watched, peak_ratio, is_loaded, counts_overflows, ..evidence };
         let (case, turn) = record.conclude(now, evidence, repeated_cookies);
+        if record.is_in_trouble() || peak_ratio > NEAR_LIMIT {
+            self.alert_owner.troubled(now);
+        }
         let is_shown = self.closed_at.is_none() || record.is_in_trouble();
         self.shown.case = is_shown.then_some(case);
         self.shown.patience = record.scans.leavers.patience(now);
@@ -422,6 +432,17 @@ impl<A: Address> Listener<A> {
             (self.record, self.shown.case) = (None, None);
         }
         turn
+    }
+
+    /// Updates the owner that alerts name. Returns whether the owner changed.
+    pub(super) fn name_alert_owner(&mut self, now: Duration) -> bool {
+        let Self { alert_owner, shown, .. } = self;
+        let owner = alert_owner.update(now, &shown.owner);
+        let is_same = owner.map(Arc::as_ptr) == shown.alert_owner.as_ref().map(Arc::as_ptr);
+        if !is_same {
+            shown.alert_owner = owner.cloned();
+        }
+        !is_same
     }
 
     /// Whether the listener has a diagnosis that holds.
@@ -508,6 +529,7 @@ impl<A: Address> Listener<A> {
         let (attributed, certain) = self.evidence.attributed();
         if attributed > 0 {
             (self.overflowed_at, self.has_mattered) = (Some(tick.now), true);
+            self.alert_owner.troubled(tick.now);
         }
         if attributed > 0 && (self.is_open() || self.record.is_some()) {
             let repeated = (attributed as f64 * repeated_cookies).round() as u64;
@@ -573,6 +595,7 @@ impl<A: Address> Listener<A> {
             && self.peak.largest() == 0
             && !self.evidence.is_some()
             && self.record.is_none()
+            && !self.alert_owner.is_in_incident()
             // Before the first settlement the view has no overflows.
             && self.shown.overflows.is_some() == self.shown.drops.is_some()
     }

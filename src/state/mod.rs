@@ -2,6 +2,7 @@
 //! reads no clock: time is an argument.
 
 mod accepted;
+mod alert_owner;
 mod attribution;
 mod burst;
 mod cause_history;

@@ -101,6 +101,8 @@ pub struct ListenerView {
     pub name: Arc<ListenerName>,
     /// The owner, as far as known.
     pub owner: Arc<Owner>,
+    /// The owner that alerts name, fixed for the length of an incident; `None` outside of one.
+    pub alert_owner: Option<Arc<Owner>>,
     /// The current number of its listen sockets.
     pub sockets: u32,
     /// The current queue; `None` for a closed listener that is still remembered.
@@ -337,6 +339,20 @@ impl ListenerName {
     pub fn described(&self, netns: &str) -> String {
         described(netns, self.protocol.label(), &self.address, &self.port)
     }
+
+    /// The name by which alerts are grouped: the same for the replicas of a service on many hosts.
+    pub fn service(&self, owner: &Owner) -> String {
+        let Owner { process, unit, k8s_namespace, k8s_pod, k8s_container, .. } = owner;
+        let unit = unit.rsplit('/').next().and_then(|unit| unit.strip_suffix(".service"));
+        match (k8s_container.is_empty(), k8s_pod.is_empty(), unit, process.is_empty()) {
+            (false, ..) => format!("{k8s_namespace}/{k8s_container}"),
+            (true, false, ..) => format!("{k8s_namespace}/{k8s_pod}"),
+            (true, true, Some(unit), _) => unit.into(),
+            (true, true, None, false) => process.to_string(),
+            _ if self.port.is_empty() => format!("socket:{}", self.address),
+            _ => format!("port:{}", self.port),
+        }
+    }
 }
 
 /// `address:port`, with brackets around IPv6; without a port, the plain address.
@@ -458,5 +474,39 @@ impl Protocol {
             Self::Tcp => "tcp",
             Self::Unix => "unix",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The service of a listener at `address:port` with this owner.
+    fn service(address: &str, port: &str, owner: Owner) -> String {
+        let name =
+            ListenerName { protocol: Protocol::Tcp, address: address.into(), port: port.into() };
+        name.service(&owner)
+    }
+
+    fn owner(process: &str, unit: &str) -> Owner {
+        Owner { process: process.into(), unit: unit.into(), ..Owner::default() }
+    }
+
+    #[test]
+    fn a_service_is_a_container_of_a_pod_else_a_unit_else_a_process_else_a_port() {
+        let pod = |container: &str| Owner {
+            k8s_namespace: "shop".into(),
+            k8s_pod: "cart-7d9f".into(),
+            k8s_container: container.into(),
+            ..owner("java", "kubepods.slice/cri-containerd-1.scope")
+        };
+        assert_eq!(service("::", "80", pod("web")), "shop/web");
+        assert_eq!(service("::", "80", pod("")), "shop/cart-7d9f");
+        assert_eq!(service("::", "80", owner("java", "kafka.service")), "kafka");
+        let of_user = "user@1000.service/web.service";
+        assert_eq!(service("::", "80", owner("node", of_user)), "web");
+        assert_eq!(service("::", "80", owner("python3", "session-3.scope")), "python3");
+        assert_eq!(service("::", "80", Owner::default()), "port:80");
+        assert_eq!(service("/run/a.sock", "", Owner::default()), "socket:/run/a.sock");
     }
 }

@@ -48,6 +48,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"containerSecurityContext": {"capabilities": {"add": ["CAP_SYS_ADMIN"]}}}, "/capabilities/add/0"),
     ({"prometheus": {"podMonitor": {"scheme": "ftp"}}}, "/podMonitor/scheme"),
     ({"prometheus": {"podMonitor": {"interval": "15"}}}, "/podMonitor/interval"),
+    ({"prometheus": {"rules": {"for": {"ListenQueueStalled": "soon"}}}}, "/rules/for"),
+    ({"prometheus": {"rules": {"disabled": ["Stalled"]}}}, "/rules/disabled/0"),
+    ({"prometheus": {"rules": {"fleetHosts": 1}}}, "/rules/fleetHosts"),
     ({"extraHostVolumeMounts": [{"name": "x", "hostPath": "run", "mountPath": "/x"}]}, "/hostPath"),
     ({"webConfig": {"existingSecret": "Not_A_Name"}}, "/webConfig/existingSecret"),
 ]
@@ -93,15 +96,40 @@ def check_kubernetes(objects: Objects) -> None:
                 kubernetes_validate.validate(document, version, strict=True)
 
 
-def check_sources(objects: Objects, scheme: str) -> None:
+def check_sources(objects: Objects) -> None:
     rules, boards = sources()
-    text = json.dumps(rules).replace("runbook_url\": \"http://", f"runbook_url\": \"{scheme}://")
     made = [document["spec"] for (kind, _), document in objects.items() if kind == "PrometheusRule"]
-    assert made == [spec for _, spec in sorted(json.loads(text).items())], "rules are not those of deploy/prometheus"
+    assert made == [spec for _, spec in sorted(rules.items())], "rules are not those of deploy/prometheus"
     config_maps = [document["data"] for (kind, _), document in objects.items() if kind == "ConfigMap"]
     made = {name: json.loads(text) for data in config_maps for name, text in data.items()}
     assert made == boards, "dashboards are not those of dashboards/: is there a link for each in the chart?"
     assert len(config_maps) == len(boards) and rules and boards
+
+
+RULES: dict[str, Any] = {
+    "enabled": True,
+    "selector": 'job="queues"',
+    "clusterLabel": "k8s_cluster",
+    "fleetHosts": 40,
+    "runbookUrl": "https://wiki.example.com/%s",
+    "dashboardUrl": "https://grafana.example.com",
+    "for": {"ListenQueueStalled": "45s"},
+    "keepFiringFor": {"ListenQueueStalled": "7m"},
+    "severity": {"ListenQueueExporterDown": "critical"},
+    "extraLabels": {"namespace": "{{ $labels.k8s_namespace }}"},
+    "disabled": ["ListenQueueNearLimit"],
+}
+
+
+def check_rule_values() -> None:
+    """Every value of the rules arrives in them, and nothing else changes: the mixin gives the same for the same values."""
+    made = [document["spec"] for (kind, _), document in render({"prometheus": {"rules": RULES}}).items() if kind == "PrometheusRule"]
+    script = "import sys; sys.path.insert(0, 'tests'); import json, mixin, yaml; "
+    script += "print(json.dumps([yaml.safe_load(text) for text in mixin.generate(sys.argv[1]).values()]))"
+    config = {key: value for key, value in RULES.items() if key != "enabled"}
+    command = [sys.executable, "-c", script, json.dumps(config)]
+    out = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
+    assert made == json.loads(out), "the chart and the mixin make different rules of the same values"
 
 
 def relabelled(objects: Objects) -> list[dict[str, str]]:
@@ -182,6 +210,7 @@ def main(operator: Path) -> None:
     check_refusals()
     check_commands()
     check_scrape()
+    check_rule_values()
     made: list[dict[str, Any]] = []
     for name, (files, kinds) in SCENARIOS.items():
         values = values_of(*files)
@@ -191,7 +220,7 @@ def main(operator: Path) -> None:
         check_kubernetes(objects)
         if "PodMonitor" in kinds:
             scheme = values["prometheus"]["podMonitor"].get("scheme", "http")
-            check_sources(objects, scheme)
+            check_sources(objects)
             target = {"instance": "192.0.2.7:19511", "job": "listenq", "node": "worker-1"}
             extra = {"cluster": "berlin"} if scheme == "https" else {}
             assert relabelled(objects) == [target | extra], relabelled(objects)

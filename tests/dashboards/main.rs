@@ -28,6 +28,8 @@ use queries::metrics_of;
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
 const SECOND: Duration = Duration::from_secs(1);
+/// The metric that only the alerts need: it repeats the owner and the cause, which the dashboards take from their own metrics.
+const FOR_ALERTS: &str = "listenq_listener_incident";
 /// A diagnosis takes 10 s of evidence, a rate two scrapes.
 const TIMEOUT: Duration = Duration::from_secs(50);
 
@@ -52,7 +54,7 @@ fn every_query_names_metrics_and_labels_that_exist_and_every_metric_is_shown() {
         }
     }
     let all: BTreeSet<&str> = METRICS.iter().map(|metric| metric.name).collect();
-    assert_eq!(all.difference(&shown).collect::<Vec<_>>(), Vec::<&&str>::new());
+    assert_eq!(all.difference(&shown).collect::<Vec<_>>(), [&FOR_ALERTS]);
 }
 
 #[test]

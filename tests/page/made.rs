@@ -123,6 +123,7 @@ pub(crate) fn idle(address: &str, port: &str, process: &str) -> ListenerView {
         drops: Some(0),
         overflows: Some(0),
         scan: None,
+        alert_owner: None,
         accepts: None,
         most_open: 0,
         patience: None,

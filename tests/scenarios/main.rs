@@ -5,6 +5,7 @@
 
 #[path = "../dashboards/asking.rs"]
 mod asking;
+mod fleet;
 #[allow(dead_code, reason = "the tests of the dashboards use the rest of it")]
 #[path = "../dashboards/plan.rs"]
 mod plan;
@@ -149,13 +150,15 @@ fn misdirected(notices: &[Notice]) -> Vec<String> {
     notices.iter().filter(|notice| !is_right(notice)).map(|notice| format!("{notice:?}")).collect()
 }
 
-/// Pages that do not name owner and diagnosis, or whose template failed.
+/// Notices whose template failed or whose summary is long, and pages that do not name the owner.
 fn unsaid(notices: &[Notice]) -> Vec<String> {
     let says = |notice: &&Notice| {
         let text = notice.annotations["description"].as_str().unwrap_or_default();
-        let is_page = notice.to == "/pages" && notice.is_firing;
-        let names = !text.contains("Owner: unknown") && !text.contains("none at this moment");
-        !text.is_empty() && !text.contains("error") && (names || !is_page)
+        let summary = notice.annotations["summary"].as_str().unwrap_or_default();
+        let names_owner = notice.labels["process"].is_string();
+        let is_right = |text: &str| !text.is_empty() && !text.contains("error");
+        let is_short = summary.len() <= 80;
+        is_right(text) && is_right(summary) && is_short && (names_owner || notice.to != "/pages")
     };
     notices.iter().filter(|notice| !says(notice)).map(|notice| format!("{notice:?}")).collect()
 }

@@ -1,6 +1,7 @@
 //! Owns the real stack: listenq, Prometheus and Alertmanager in a namespace of their own, with the files that are shipped,
 //! and a receiver that keeps every notification.
 
+use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -18,15 +19,17 @@ use listenq_lab::wait::eventually;
 use serde_json::Value;
 
 const START: Duration = Duration::from_secs(30);
-/// Where alertmanager.yml sends to.
+/// The address that alertmanager.yml sends to.
 const RECEIVER: &str = "127.0.0.1:9095";
 const LISTENQ: &str = "127.0.0.1:19511";
-const PROMETHEUS: &str = "127.0.0.1:9090";
+pub(crate) const PROMETHEUS: &str = "127.0.0.1:9090";
 const ALERTMANAGER: &str = "127.0.0.1:9093";
 
 /// One alert in one notification.
 #[derive(Clone, Debug)]
 pub(crate) struct Notice {
+    /// The number of the notification.
+    pub(crate) notification: usize,
     /// The path it was sent to.
     pub(crate) to: String,
     pub(crate) at: Instant,
@@ -46,7 +49,8 @@ pub(crate) struct Stack {
     ns: Netns,
 }
 
-struct Receiver {
+/// Keeps every notification. Dropping it ends its thread.
+pub(crate) struct Receiver {
     notices: Arc<Mutex<Vec<Notice>>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -68,11 +72,18 @@ impl Stack {
             &ours,
         ];
         let daemon = Launch::new(binary).args(&flags).inside(&ns).start();
+        let scrapes = format!(
+            "global: {{scrape_interval: 5s, evaluation_interval: 5s}}\n\
+             scrape_configs: [{{job_name: listenq, static_configs: [{{targets: ['{LISTENQ}']}}]}}]\n"
+        );
         let stack = Self {
             daemon,
             receiver,
-            _prometheus: prometheus(&ns, &root),
-            _alertmanager: alertmanager(&ns, &root),
+            _prometheus: prometheus(&ns, &root, &scrapes, &rules(&root, |text| text)),
+            _alertmanager: alertmanager(&ns, &root, |text| {
+                // The servers of all scenes belong to one process, so their alerts have one service and share a group.
+                text.replace("group_interval: 1m", "group_interval: 5s")
+            }),
             _root: root,
             ns,
         };
@@ -82,7 +93,7 @@ impl Stack {
 
     /// Every notification so far.
     pub(crate) fn notices(&self) -> Vec<Notice> {
-        self.receiver.notices.lock().unwrap().clone()
+        self.receiver.notices()
     }
 
     /// What Prometheus answers to a query: its series.
@@ -107,18 +118,22 @@ impl Stack {
     }
 }
 
-fn shipped(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/prometheus").join(name)
+/// A copy of a shipped file, with changes.
+fn shipped(root: &Rootfs, name: &str, change: impl Fn(String) -> String) -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/prometheus").join(name);
+    root.file(name, change(fs::read_to_string(path).unwrap()))
 }
 
-fn prometheus(ns: &Netns, root: &Rootfs) -> Running {
+/// The shipped rules, with changes.
+pub(crate) fn rules(root: &Rootfs, change: impl Fn(String) -> String) -> Vec<PathBuf> {
+    ["alerts.yml", "recording.yml"].map(|name| shipped(root, name, &change)).into()
+}
+
+/// Starts Prometheus with a configuration of its scrapes.
+pub(crate) fn prometheus(ns: &Netns, root: &Rootfs, scrapes: &str, rules: &[PathBuf]) -> Running {
     let config = format!(
-        "global: {{scrape_interval: 5s, evaluation_interval: 5s}}\n\
-         rule_files: [{alerts}, {recording}]\n\
-         alerting: {{alertmanagers: [{{static_configs: [{{targets: ['{ALERTMANAGER}']}}]}}]}}\n\
-         scrape_configs: [{{job_name: listenq, static_configs: [{{targets: ['{LISTENQ}']}}]}}]\n",
-        alerts = shipped("alerts.yml").display(),
-        recording = shipped("recording.yml").display()
+        "{scrapes}rule_files: {rules:?}\n\
+         alerting: {{alertmanagers: [{{static_configs: [{{targets: ['{ALERTMANAGER}']}}]}}]}}\n",
     );
     let mut command = ns.command("prometheus");
     command.arg("--config.file").arg(root.file("prometheus.yml", config));
@@ -127,9 +142,14 @@ fn prometheus(ns: &Netns, root: &Rootfs) -> Running {
     Running::start_as(&mut command, "prometheus")
 }
 
-fn alertmanager(ns: &Netns, root: &Rootfs) -> Running {
+/// Starts Alertmanager with the shipped configuration, with changes.
+pub(crate) fn alertmanager(
+    ns: &Netns,
+    root: &Rootfs,
+    change: impl Fn(String) -> String,
+) -> Running {
     let mut command = ns.command("prometheus-alertmanager");
-    command.arg("--config.file").arg(shipped("alertmanager.yml"));
+    command.arg("--config.file").arg(shipped(root, "alertmanager.yml", change));
     command.arg("--storage.path").arg(root.place("alertmanager"));
     command.args(["--log.level=warn", "--cluster.listen-address=", "--web.listen-address"]);
     Running::start_as(command.arg(ALERTMANAGER), "prometheus-aler")
@@ -138,13 +158,18 @@ fn alertmanager(ns: &Netns, root: &Rootfs) -> Running {
 // === impl Receiver ===
 
 impl Receiver {
-    fn start(ns: &Netns) -> Self {
+    pub(crate) fn start(ns: &Netns) -> Self {
         let listener = ns.run(|| TcpListener::bind(RECEIVER)).unwrap();
         listener.set_nonblocking(true).unwrap();
         let (notices, stop) = (Arc::default(), Arc::new(AtomicBool::new(false)));
         let (kept, stopped) = (Arc::clone(&notices), Arc::clone(&stop));
         let thread = thread::spawn(move || receive(&listener, &kept, &stopped));
         Self { notices, stop, thread: Some(thread) }
+    }
+
+    /// Every notification so far.
+    pub(crate) fn notices(&self) -> Vec<Notice> {
+        self.notices.lock().unwrap().clone()
     }
 }
 
@@ -156,9 +181,13 @@ impl Drop for Receiver {
 }
 
 fn receive(listener: &TcpListener, kept: &Mutex<Vec<Notice>>, stopped: &AtomicBool) {
+    let mut notification = 0;
     while !stopped.load(Ordering::Relaxed) {
         match listener.accept() {
-            Ok((stream, _)) => kept.lock().unwrap().extend(notices(stream)),
+            Ok((stream, _)) => {
+                notification += 1;
+                kept.lock().unwrap().extend(notices(stream, notification));
+            }
             Err(e) if e.kind() == ErrorKind::WouldBlock => thread::sleep(Duration::from_millis(20)),
             Err(e) => panic!("accepting a notification: {e}"),
         }
@@ -166,7 +195,7 @@ fn receive(listener: &TcpListener, kept: &Mutex<Vec<Notice>>, stopped: &AtomicBo
 }
 
 /// Reads one request and answers it.
-fn notices(stream: TcpStream) -> Vec<Notice> {
+fn notices(stream: TcpStream, notification: usize) -> Vec<Notice> {
     stream.set_nonblocking(false).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     let mut reader = BufReader::new(stream);
@@ -190,6 +219,7 @@ fn notices(stream: TcpStream) -> Vec<Notice> {
     let body: Value = serde_json::from_slice(&body).unwrap();
     let alerts = body["alerts"].as_array().cloned().unwrap_or_default();
     let notice = |alert: Value| Notice {
+        notification,
         to: to.clone(),
         at: Instant::now(),
         is_firing: alert["status"] == "firing",

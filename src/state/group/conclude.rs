@@ -63,6 +63,7 @@ impl<A: Address> Group<A> {
             let concluded = evidence
                 .remove(&key)
                 .and_then(|of| listener.conclude(context.now, of, context.repeated_cookies));
+            self.revision += u64::from(listener.name_alert_owner(context.now));
             if listener.exposure == Exposure::Excluded {
                 continue;
             }

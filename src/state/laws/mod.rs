@@ -452,6 +452,36 @@ fn a_namespace_that_comes_back_with_an_unshown_listener_is_no_trouble() {
     assert_eq!((story.netns().listeners.len(), story.state.omissions().listeners), (1, 1));
 }
 
+/// Applies owners to all sockets, whose inode is 0, and samples for this number of seconds.
+fn owned_for(story: &mut Story, process: &str, sockets: &[ListenSocket], seconds: u32) {
+    let owner = Owner { process: process.into(), ..Owner::default() };
+    story.snapshot.claims.insert(0, Arc::new(owner));
+    for _ in 0..10 * seconds {
+        story.tick(sockets, 0);
+    }
+}
+
+#[test]
+fn the_owner_that_alerts_name_stays_for_the_length_of_an_incident() {
+    let idle = socket(1, 80);
+    let mut story = Story::begun_with(&[idle]);
+    let named =
+        |story: &Story| story.listener(80).alert_owner.map(|owner| owner.process.to_string());
+    owned_for(&mut story, "nginx", &[idle], 2);
+    assert_eq!(named(&story), None);
+    let sockets = [dropped(2, idle)];
+    story.tick(&sockets, 2);
+    owned_for(&mut story, "nginx", &sockets, 2);
+    assert_eq!(named(&story).as_deref(), Some("nginx"));
+    // Another process takes the socket over: the alert keeps its labels.
+    owned_for(&mut story, "haproxy", &sockets, 340);
+    assert_eq!(story.listener(80).owner.process, "haproxy".into());
+    assert_eq!(named(&story).as_deref(), Some("nginx"));
+    // The peak is forgotten after 150 s, and six minutes later the incident is over.
+    owned_for(&mut story, "haproxy", &sockets, 200);
+    assert_eq!(named(&story), None);
+}
+
 #[test]
 fn what_does_not_move_is_passed_over_and_time_goes_on() {
     let idle = socket(1, 80);

@@ -1,0 +1,487 @@
+// The alerts and the recording rules that they need.
+{
+  local c = $._config,
+  local levels = c.severities,
+  local owner = 'service, process, unit, k8s_namespace, k8s_pod, k8s_container',
+  local vars = c {
+    sel: c.selector,
+    cluster: c.clusterLabel,
+    reps: std.join(', ', c.replicaLabels),
+    instance: c.clusterLabel + ', job, instance',
+    listener: self.instance + ', netns, protocol, address, port',
+    owner: owner,
+    page: levels.page,
+    warning: levels.warning,
+  },
+
+  // === The texts ===
+
+  // Phrases for the causes by their numbers in docs/causes.md, and what to do first.
+  local causes = [
+    ['stopped by a signal', 'continue the process (kill -CONT PID) or detach the debugger'],
+    ['cgroup frozen', 'thaw the cgroup or continue the container'],
+    ['out of file descriptors', 'raise its descriptor limit'],
+    ['at its connection limit', 'raise its connection limit or close idle connections'],
+    ['idle clients hold its workers', 'shorten its keep-alive and request timeouts'],
+    ['no process accepts', 'restart the process that holds the socket'],
+    ['CPU throttled', 'raise its CPU limit'],
+    ['starved of CPU', 'move other work away from this host'],
+    ['hypervisor takes the CPU', 'move the virtual machine'],
+    ['one thread uses a whole CPU', 'run more processes or threads that accept'],
+    ['memory stall', 'raise its memory limit'],
+    ['waits for a disk', 'find the slow disk'],
+    ['waits for one peer', 'examine the peer that it waits for'],
+    ['waits for a lock', 'find the holder of the lock, or restart it'],
+  ],
+  // The value of an alert about a listener is a whole number plus a hundredth of the cause's number. This is cheaper than a
+  // query in each template, of which an incident evaluates thousands. A cause as a label would restart the alert.
+  local causeKey = '(printf "arg%s" (reReplaceAll ".*[.]0?" "" (printf "%.2f" $value)))',
+  local ofCause(column) = '(index (args "" %s) %s)' % [std.join(' ', ['"%s"' % cause[column] for cause in causes]), causeKey],
+  local whyClause = '{{ with ' + ofCause(0) + ' }}: {{ . }}{{ end }}',
+  local number = '{{ printf "%.0f" $value }}',
+  local host = '{{ stripPort $labels.instance }}',
+  local who = '{{ $labels.service }} on ' + host,
+
+  // The target that `listenq explain` takes.
+  local at = '{{ $at := $labels.address }}{{ if eq $labels.protocol "tcp" }}{{ if match ":" $at }}{{ $at = printf "[%s]" $at }}{{ end }}{{ $at = printf "%s:%s" $at $labels.port }}{{ end }}',
+  local series = '{{ $of := printf "{job=%q, instance=%q, netns=%q, protocol=%q, address=%q, port=%q}" $labels.job $labels.instance $labels.netns $labels.protocol $labels.address $labels.port }}',
+  local waited = '{{ if gt $value 1.0 }} The first client has waited for ' + number + ' s.{{ end }}',
+  local place = ' Listener {{ $at }} in namespace {{ $labels.netns }} of {{ $labels.instance }}{{ with $labels.k8s_pod }}, pod {{ . }}{{ end }}{{ with $labels.unit }}, {{ . }}{{ end }}.',
+  local explain = " On that host: listenq explain '{{ $labels.netns }}/{{ $at }}'",
+  local first(advice) = ' First: {{ with ' + ofCause(1) + ' }}{{ . }}{{ else }}' + advice + '{{ end }}.',
+  // Numbers, the listener, what to do first, and the command for more.
+  local ofListener(numbers, advice) = at + numbers + place + first(advice) + explain,
+
+  // === The rules ===
+
+  local listenerBoard = '/d/listenq-listener/listenq-listener?var-job={{ urlquery $labels.job }}&var-instance={{ urlquery $labels.instance }}&var-netns={{ urlquery $labels.netns }}&var-protocol={{ urlquery $labels.protocol }}&var-address={{ urlquery $labels.address }}&var-port={{ urlquery $labels.port }}',
+  local hostBoard = '/d/listenq-host/listenq-host?var-job={{ urlquery $labels.job }}&var-instance={{ urlquery $labels.instance }}',
+  local netnsBoard = hostBoard + '&var-netns={{ urlquery $labels.netns }}',
+  local fleetBoard = '/d/listenq-fleet/listenq-fleet?var-job={{ urlquery $labels.job }}',
+
+  local record(name, expr) = { record: name, expr: expr % vars },
+  local override(map, name, default) = std.get(map, name, default),
+  local alert(name, level, expr, summary, description, wait=null, keep='2m', board=listenerBoard) =
+    local full = 'ListenQueue' + name;
+    local pending = override(c['for'], full, wait);
+    local keeps = override(c.keepFiringFor, full, keep);
+    {
+      alert: full,
+      expr: expr % vars,
+      [if pending != null then 'for']: pending,
+      [if keeps != null then 'keep_firing_for']: keeps,
+      labels: { severity: override(c.severity, full, level) } + c.extraLabels,
+      annotations: {
+        summary: summary,
+        description: description,
+        runbook_url: std.strReplace(c.runbookUrl, '%s', full),
+        dashboard: c.dashboardUrl + board,
+      },
+    },
+  local enabled(rules) = std.filter(function(rule) !std.member(c.disabled, std.get(rule, 'alert', '')), rules),
+
+  // A diagnosis, with the owner as labels, the wait of the first client and the cause as value.
+  local diagnosed(matcher) = |||
+    max without (diagnosis, %(reps)s) (
+      listenq_listener_diagnosis{%(sel)s, diagnosis%(matcher)s} == 1
+    )
+    * on (%(listener)s) group_left (%(owner)s)
+    listener:listenq_listener_incident:wait{%(sel)s}
+  ||| % (vars { matcher: matcher }),
+  // A number per listener, with the owner as labels, and the cause in the value.
+  local owned(number) = number + |||
+    + on (%(listener)s) group_left (%(owner)s)
+    listener:listenq_listener_incident:max{%(sel)s} / 100
+  |||,
+
+  // Values above 0 of a counter's growth. increase() ignores the first value of a new series (a container that overflows at
+  // once), so that value is added, unless Prometheus or these rules have just started.
+  local growth(counter, window, seconds) = |||
+    (
+      (
+        %(counter)s{%(sel)s}
+        unless %(counter)s{%(sel)s} offset %(window)s
+        and on (%(instance)s) (
+          instance:up:max{%(sel)s} offset %(window)s == 1
+          or process_start_time_seconds{%(sel)s} > time() - %(seconds)d
+        )
+      )
+      or increase(%(counter)s{%(sel)s}[%(window)s])
+    ) > 0
+  ||| % (vars { counter: counter, window: window, seconds: seconds }),
+
+  // The number of hosts at which a service has alerts of one severity, plus a millionth of the number of all hosts.
+  local fleet(severity) = |||
+    (
+      count by (%(cluster)s, job, service) (
+        count by (%(instance)s, service) (
+          ALERTS{%(sel)s, alertname=~"ListenQueue.+", alertname!="ListenQueueManyHosts", alertstate="firing", severity="%(severity)s", service!=""}
+        )
+      ) >= %(fleetHosts)d
+    )
+    + on (%(cluster)s, job) group_left ()
+    count by (%(cluster)s, job) (instance:up:max{%(sel)s}) / 1e6
+  ||| % (vars { severity: severity }),
+  local manyHosts(severity) = alert(
+    'ManyHosts',
+    severity,
+    fleet(severity),
+    '{{ $labels.service }} has trouble on ' + number + ' of {{ reReplaceAll ".*[.]0*" "" (printf "%.6f" $value) }} hosts',
+    'Hosts with alerts about {{ $labels.service }}: ' + number + '. Alerts:{{ range query (printf "count by (alertname) (ALERTS{job=%q, ' + c.clusterLabel + '=%q, service=%q, alertstate=\\"firing\\", severity=\\"' + severity + '\\", alertname!=\\"ListenQueueManyHosts\\"})" $labels.job $labels.' + c.clusterLabel + ' $labels.service) | sortByLabel "alertname" }} {{ .Labels.alertname }} {{ .Value }}{{ end }}. One cause is likely: look for a deployment, a shared database or a traffic peak first. Run listenq explain on one of the hosts.',
+    // Longer than the alerts about the hosts, which would otherwise notify one by one when the trouble ends.
+    keep='5m',
+    board=fleetBoard,
+  ),
+
+  local recorded = [
+    // In a large fleet most of the cost is reading series, so these rules read each metric once and keep only the series
+    // above 0: listeners that ever overflowed.
+    record('instance:up:max', |||
+      max without (%(reps)s) (up{%(sel)s})
+    |||),
+    record('listener:listenq_listener_overflows_total:max', |||
+      max without (%(reps)s) (listenq_listener_overflows_total{%(sel)s} > 0)
+    |||),
+    record('netns:listenq_netns_unattributed_overflows_total:max', |||
+      max without (%(reps)s) (listenq_netns_unattributed_overflows_total{%(sel)s} > 0)
+    |||),
+    record('listener:listenq_accept_queue_oldest_seconds:max', |||
+      max without (%(reps)s) (listenq_accept_queue_oldest_seconds{%(sel)s} > 0)
+    |||),
+    // One series per listener, also while the replicas of Prometheus have seen different owners.
+    record('listener:listenq_listener_incident:max', |||
+      topk by (%(listener)s) (1, max without (%(reps)s) (listenq_listener_incident{%(sel)s}))
+    |||),
+    // The seconds that the first client of a listener in trouble has waited, plus a hundredth of the cause's number.
+    record('listener:listenq_listener_incident:wait', |||
+      listener:listenq_listener_incident:max{%(sel)s} / 100
+      + on (%(listener)s) group_left ()
+      (
+        round(listener:listenq_accept_queue_oldest_seconds:max{%(sel)s})
+        or on (%(listener)s) 0 * listener:listenq_listener_incident:max{%(sel)s}
+      )
+    |||),
+    // Overflows within a window.
+    record('listener:listenq_listener_overflows:increase2m', growth('listener:listenq_listener_overflows_total:max', '2m', 120)),
+    record('listener:listenq_listener_overflows:increase5m', growth('listener:listenq_listener_overflows_total:max', '5m', 300)),
+    record('netns:listenq_netns_unattributed_overflows:increase5m', growth('netns:listenq_netns_unattributed_overflows_total:max', '5m', 300)),
+  ],
+
+  local pages = [
+    // The diagnosis itself needs 10 s without an accepted connection.
+    alert(
+      'Stalled',
+      levels.page,
+      diagnosed('="stalled"'),
+      who + ' accepts no clients' + whyClause,
+      ofListener('No connection was accepted for 30 s or longer.' + waited, 'restart it if it does not recover'),
+      wait='20s',
+    ),
+    // A diagnosis holds for up to 40 s after the last overflow, so a single burst of less than 5 s does not last for 1m.
+    // The daemon keeps the diagnosis, so this does not depend on the times of the scrapes.
+    alert(
+      'Overflowing',
+      levels.page,
+      owned(|||
+        (
+          round(listener:listenq_listener_overflows:increase2m{%(sel)s})
+          and on (%(listener)s)
+          listenq_listener_diagnosis{%(sel)s, diagnosis=~"imbalance|stalled|abandoned|slow_accept|short_queue"} == 1
+        )
+      |||),
+      who + ' refuses clients' + whyClause,
+      ofListener('The kernel refused ' + number + ' connection attempts within two minutes, because the accept queue was full.', 'add workers, or find what they wait for'),
+      wait='1m',
+    ),
+    // A queue that is large enough never overflows, and its clients leave all the same.
+    alert(
+      'ClientsUnserved',
+      levels.page,
+      |||
+        (
+          max without (diagnosis, %(reps)s) (
+            listenq_listener_diagnosis{%(sel)s, diagnosis=~"imbalance|abandoned|slow_accept|standing_queue"} == 1
+          )
+          and (
+            max without (%(reps)s) (
+              (listenq_accept_queue_abandoned{%(sel)s} >= %(unservedAbandoned)d) > 0.5 * listenq_accept_queue_length{%(sel)s}
+            )
+            or listener:listenq_accept_queue_oldest_seconds:max{%(sel)s} > %(unservedSeconds)d
+            or max without (%(reps)s) (
+              rate(listenq_accept_queue_full_seconds_total{%(sel)s, protocol="unix"}[2m]) > 0.5
+            )
+          )
+        )
+        * on (%(listener)s) group_left (%(owner)s)
+        listener:listenq_listener_incident:wait{%(sel)s}
+      |||,
+      who + ' serves few of its clients' + whyClause,
+      ofListener('Most waiting clients have left, or the first one waits too long, or a Unix socket refuses clients half of the time.' + waited, 'add workers, or find what they wait for'),
+      wait='1m',
+    ),
+  ],
+
+  // Alerts that precede pages, or that need work in office hours.
+  local warnings = [
+    alert(
+      'Overflowed',
+      levels.warning,
+      owned(|||
+        round(listener:listenq_listener_overflows:increase5m{%(sel)s})
+      |||),
+      who + ' refused clients' + whyClause,
+      ofListener('The kernel refused ' + number + ' connection attempts within five minutes, because the accept queue was full.', 'see the diagnosis and the recommended limit with the command below'),
+      // An overflow every few minutes is one alert.
+      keep='10m',
+    ),
+    alert(
+      'SlowAccept',
+      levels.warning,
+      diagnosed('="slow_accept"'),
+      who + ' accepts clients too slowly' + whyClause,
+      ofListener('The accept queue was full for 20 % of the time or more.' + waited + ' A larger backlog would only make clients wait longer.', 'add workers, or find what they wait for'),
+      wait='3m',
+    ),
+    alert(
+      'StandingQueue',
+      levels.warning,
+      diagnosed('="standing_queue"'),
+      who + ' makes every client wait' + whyClause,
+      ofListener('The accept queue never empties.' + waited + ' A larger backlog would only make clients wait longer.', 'add workers, or find what they wait for'),
+      wait='3m',
+    ),
+    alert(
+      'Abandoned',
+      levels.warning,
+      diagnosed('="abandoned"'),
+      who + ' loses clients that wait' + whyClause,
+      ofListener('A quarter or more of the waiting clients have left.' + waited, 'add workers, or find what they wait for'),
+      wait='2m',
+    ),
+    alert(
+      'Imbalance',
+      levels.warning,
+      diagnosed('="imbalance"'),
+      who + ' has one stuck socket of several' + whyClause,
+      ofListener('One socket of the reuseport group is full or stuck while another is less than half full.' + waited, 'restart the worker that holds the stuck socket'),
+      wait='1m',
+    ),
+    alert(
+      'SynFlood',
+      levels.warning,
+      diagnosed('="syn_flood"'),
+      who + ' has a SYN queue full of open handshakes',
+      at + series + '{{ with query (printf "listenq_syn_queue_length%s" $of) }}{{ . | first | value | printf "%.0f" }} handshakes are half open.{{ else }}Many handshakes are half open.{{ end }} The accept queue is not full, so the server is not too slow.' + place + ' First: find the source addresses of the handshakes.' + explain,
+      wait='1m',
+    ),
+    alert(
+      'StaleLimit',
+      levels.info,
+      diagnosed('="stale_limit"'),
+      who + ' keeps an old queue limit until it restarts',
+      at + series + 'Its limit is {{ with query (printf "listenq_accept_queue_limit%s" $of) }}{{ . | first | value | printf "%.0f" }}, {{ end }}an earlier value of somaxconn.' + place + ' First: restart the server, so that it calls listen again.' + explain,
+      wait='1m',
+    ),
+    alert(
+      'OverflowUnattributed',
+      levels.warning,
+      |||
+        netns:listenq_netns_unattributed_overflows:increase5m{%(sel)s} > %(unattributedOverflows)d
+      |||,
+      'An unknown listener on ' + host + ' refused clients',
+      'Namespace {{ $labels.netns }} of {{ $labels.instance }} had ' + number + ' overflows within five minutes that could not be attributed to a listener. A listener that was open for a few seconds may have closed before listenq saw it. First: look for restarts in that namespace, with listenq list on that host.',
+      board=netnsBoard,
+    ),
+  ],
+
+  local itself = [
+    alert(
+      'ExporterDown',
+      levels.warning,
+      |||
+        max without (%(reps)s) (up{%(sel)s}) == 0
+      |||,
+      'listenq on ' + host + ' cannot be scraped',
+      'Prometheus could not scrape listenq at {{ $labels.instance }} for three minutes, and no alert about its listeners can fire. First: systemctl status listenq on that host, or the pod of that node.',
+      wait='3m',
+      board=hostBoard,
+    ),
+    // A job that service discovery no longer finds has no `up`. The second part finds one of several clusters.
+    alert(
+      'JobGone',
+      levels.warning,
+      |||
+        absent(up{%(sel)s})
+        or
+        group by (%(cluster)s, job) (last_over_time(up{%(sel)s}[1h]))
+        unless group by (%(cluster)s, job) (up{%(sel)s})
+      |||,
+      'No listenq is scraped{{ with $labels.' + c.clusterLabel + ' }} in {{ . }}{{ end }}',
+      'Prometheus has no target of the job {{ $labels.job }}{{ with $labels.' + c.clusterLabel + ' }} in {{ . }}{{ end }}, so no alert about listeners can fire. First: compare the job with the scrape configuration and the service discovery.',
+      wait='10m',
+      board=fleetBoard,
+    ),
+    // A namespace that ended keeps its counters for five minutes, so this alert is pending for the last two of them.
+    alert(
+      'SampleStale',
+      levels.warning,
+      |||
+        max without (%(reps)s) (
+          increase(listenq_netns_sampled_seconds_total{%(sel)s}[3m]) == 0
+          and listenq_netns_sampled_seconds_total{%(sel)s}
+        )
+      |||,
+      'listenq on ' + host + ' no longer reads namespace {{ $labels.netns }}',
+      'Namespace {{ $labels.netns }} of {{ $labels.instance }} gave no sample for several minutes, and its listeners are not watched. Failed readings within ten minutes:{{ range query (printf "increase(listenq_sample_errors_total{job=%q, instance=%q}[10m]) > 0" $labels.job $labels.instance) }} {{ .Labels.source }} {{ .Value | printf "%.0f" }},{{ end }} no other source. First: read the log of listenq.',
+      wait='3m',
+      board=netnsBoard,
+    ),
+    alert(
+      'SamplingSlow',
+      levels.info,
+      |||
+        max without (%(reps)s) (
+          listenq_sample_interval_seconds{%(sel)s} > 2 * listenq_sample_interval_target_seconds{%(sel)s}
+        )
+      |||,
+      'listenq on ' + host + ' samples less often than configured',
+      'listenq at {{ $labels.instance }} takes a sample every {{ $value | humanizeDuration }}, more than twice the value of --sample.interval. It misses short bursts more often. Counters of the kernel are not affected. First: raise --sample.cpu-budget, or look for a lack of CPU on that host.',
+      wait='10m',
+      board=hostBoard,
+    ),
+    // The counter starts with the daemon, so its first value is no gap in the data.
+    alert(
+      'OverflowsUnexposed',
+      levels.warning,
+      |||
+        max without (%(reps)s) (
+          increase(listenq_unexposed_overflows_total{%(sel)s}[10m]) > 0
+        )
+      |||,
+      'Listeners without series on ' + host + ' refused clients',
+      'At {{ $labels.instance }} the kernel refused ' + number + ' connection attempts within ten minutes at listeners that have no series, and no other alert names the listener. First: read the log of listenq, which has a line for each listener, or a summary by user, service or namespace.',
+      keep=null,
+      board=hostBoard,
+    ),
+    alert(
+      'ListenersOmitted',
+      levels.info,
+      |||
+        max without (state, %(reps)s) (
+          listenq_listeners_omitted{%(sel)s} > 0
+          or listenq_sockets{%(sel)s, state="omitted"} > 0
+        )
+      |||,
+      'listenq on ' + host + ' leaves listeners out',
+      'listenq at {{ $labels.instance }} leaves out ' + number + ' listeners or sockets, because there are too many or because one user, service or namespace brings too many new ones. Listeners in trouble come first. First: raise --listener.max or --sockets.max, or exclude listeners.',
+      wait='15m',
+      keep=null,
+      board=hostBoard,
+    ),
+    alert(
+      'NamespacesOmitted',
+      levels.info,
+      |||
+        max without (state, %(reps)s) (
+          listenq_namespaces{%(sel)s, state="omitted"} > 0
+        )
+      |||,
+      'listenq on ' + host + ' leaves namespaces out',
+      'listenq at {{ $labels.instance }} has no series for ' + number + ' network namespaces beyond --netns.max. Namespaces with listeners in trouble come first. First: raise --netns.max.',
+      wait='15m',
+      keep=null,
+      board=hostBoard,
+    ),
+    alert(
+      'NamespacesInaccessible',
+      levels.info,
+      |||
+        max without (state, %(reps)s) (
+          listenq_namespaces{%(sel)s, state="inaccessible"} > 0
+        )
+      |||,
+      'listenq on ' + host + ' may not enter some namespaces',
+      'listenq at {{ $labels.instance }} may not enter ' + number + ' network namespaces, and their listeners are not sampled. First: give it CAP_SYS_ADMIN, or accept the gap.',
+      wait='10m',
+      board=hostBoard,
+    ),
+    alert(
+      'WebConfigReloadFailed',
+      levels.warning,
+      |||
+        max without (%(reps)s) (
+          listenq_web_config_last_reload_successful{%(sel)s}
+        ) == 0
+      |||,
+      'listenq on ' + host + ' keeps an old web configuration',
+      'The last reload of --web.config.file failed at {{ $labels.instance }}, and the configuration before it stays in use. A certificate that was to be replaced may expire. First: read the error in the log of listenq.',
+      wait='5m',
+      board=hostBoard,
+    ),
+  ],
+
+  // The share of a limit that a queue reaches. A limit below the minimum is excluded: a few clients at once come near it.
+  local nearLimit = [
+    alert(
+      'NearLimit',
+      levels.warning,
+      owned(|||
+        round(100 * (
+          max without (%(reps)s) (
+            (listenq_accept_queue_peak_length{%(sel)s} > %(nearLimitShare)g * %(nearLimitMin)d) / (listenq_accept_queue_limit{%(sel)s} >= %(nearLimitMin)d)
+          ) > %(nearLimitShare)g
+        ))
+      |||),
+      who + ' comes near its queue limit' + whyClause,
+      ofListener('The peak of the accept queue was ' + number + ' % of its limit, again and again for ten minutes.', 'see the recommended limit with the command below'),
+      wait='10m',
+      keep='5m',
+    ),
+  ],
+
+  local features = [
+    alert(
+      'FeatureLost',
+      levels.warning,
+      |||
+        max without (%(reps)s) (
+          listenq_feature_available{%(sel)s, feature=~"%(features)s"} == 0
+          and max_over_time(listenq_feature_available{%(sel)s}[1d]) == 1
+        )
+      |||,
+      'listenq on ' + host + ' lost the feature {{ $labels.feature }}',
+      'listenq at {{ $labels.instance }} had the feature {{ $labels.feature }} within the last day and does not have it now. A privilege or a kernel module is missing. First: read the log of listenq, which names it.',
+      wait='5m',
+      board=hostBoard,
+    ),
+    alert(
+      'FeatureMissing',
+      levels.info,
+      |||
+        max without (%(reps)s) (
+          listenq_feature_available{%(sel)s, feature=~"%(features)s"} == 0
+          unless max_over_time(listenq_feature_available{%(sel)s}[1d]) == 1
+        )
+      |||,
+      'listenq on ' + host + ' lacks the feature {{ $labels.feature }}',
+      'The feature {{ $labels.feature }} of listenq at {{ $labels.instance }} never worked within the last day. A privilege or a kernel module is missing. First: read the log of listenq, which names it; or disable this alert where the feature is not wanted.',
+      wait='1h',
+      board=hostBoard,
+    ),
+  ],
+
+  prometheusAlerts+:: {
+    groups: [
+      group { rules: enabled(group.rules) }
+      for group in [
+        // The fleet alerts come last: they count the alerts that fire.
+        { name: 'listenq', rules: recorded + pages + warnings + [manyHosts(levels.page), manyHosts(levels.warning)] },
+        { name: 'listenq-itself', rules: itself },
+        // Longer intervals: this rule reads every listener,
+        { name: 'listenq-near-limit', interval: '1m', rules: nearLimit },
+        // and these rules read one day of data.
+        { name: 'listenq-features', interval: '5m', rules: features },
+      ]
+    ],
+  },
+}

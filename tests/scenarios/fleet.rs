@@ -1,0 +1,207 @@
+//! Owns the fleet: many hosts, of which only the metrics exist, in a real Prometheus and Alertmanager with the shipped rules.
+//! One cause must give few notifications, and many causes one each.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use listenq_lab::netns::Netns;
+use listenq_lab::rootfs::Rootfs;
+use listenq_lab::tool::require_tool;
+
+use super::stack::{Notice, Receiver, alertmanager, prometheus, rules};
+
+const METRICS: &str = "127.0.0.1:9600";
+const HOSTS: usize = 240;
+/// Hosts with the same stalled service.
+const STALLED: usize = 210;
+/// Services in trouble, each on one of the other hosts.
+const SERVICES: usize = 20;
+const BEGIN: Duration = Duration::from_secs(30);
+/// The trouble begins, and ends, on one host after the other within this time.
+const SPREAD: Duration = Duration::from_secs(40);
+const END: Duration = Duration::from_secs(110);
+/// Long enough for the holds, which are shortened, and a group interval.
+const RUN: Duration = Duration::from_secs(270);
+const PHP: &str = "php-fpm";
+
+/// Serves the metrics of all hosts. Dropping it ends its thread.
+struct Hosts {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[test]
+fn a_stalled_service_on_many_hosts_is_one_page_and_twenty_services_are_twenty() {
+    if !Netns::require_root()
+        || !["prometheus", "prometheus-alertmanager"].into_iter().all(require_tool)
+    {
+        return;
+    }
+    let (ns, root) = (Netns::new("fleet"), Rootfs::new());
+    let receiver = Receiver::start(&ns);
+    let _hosts = Hosts::start(&ns);
+    let _alertmanager = alertmanager(&ns, &root, |text| text);
+    let _prometheus = prometheus(&ns, &root, &scrapes(), &rules(&root, shortened));
+    thread::sleep(RUN);
+    let notices = receiver.notices();
+    for to in ["/pages", "/notes"] {
+        let notices: Vec<_> = notices.iter().filter(|notice| notice.to == to).collect();
+        println!("{to}: {:?}", by_service(&notices));
+        check_many_hosts(&notices);
+        check_single_services(&notices);
+    }
+}
+
+/// The services, each with the numbers of its notifications and the alerts in them.
+fn by_service(notices: &[&Notice]) -> BTreeMap<String, BTreeMap<usize, BTreeMap<String, usize>>> {
+    let mut services = BTreeMap::<_, BTreeMap<_, BTreeMap<_, _>>>::new();
+    for notice in notices {
+        let label = |name: &str| notice.labels[name].as_str().unwrap_or_default().to_owned();
+        let state = if notice.is_firing { "firing" } else { "resolved" };
+        let alerts =
+            services.entry(label("service")).or_default().entry(notice.notification).or_default();
+        *alerts.entry(format!("{} {state}", label("alertname"))).or_default() += 1;
+    }
+    services
+}
+
+/// At most three notifications, among them the fleet's alert with all hosts, and its end.
+fn check_many_hosts(notices: &[&Notice]) {
+    let services = by_service(notices);
+    let notifications = &services[PHP];
+    assert!(notifications.len() <= 3, "{notifications:#?}");
+    let of_fleet = notices.iter().filter(|notice| {
+        notice.labels["alertname"] == "ListenQueueManyHosts" && notice.labels["service"] == PHP
+    });
+    let of_fleet: Vec<_> = of_fleet.collect();
+    assert!(of_fleet.iter().any(|notice| notice.is_firing), "{notifications:#?}");
+    let (last, summary) = (of_fleet.last().unwrap(), format!("{PHP} has trouble on "));
+    assert!(last.annotations["summary"].as_str().unwrap().starts_with(&summary), "{last:?}");
+    let singles = notices.iter().filter(|notice| {
+        notice.is_firing
+            && notice.labels["service"] == PHP
+            && notice.labels["alertname"] != "ListenQueueManyHosts"
+    });
+    assert!(singles.count() < 20, "each host notifies: {notifications:#?}");
+}
+
+/// One notification per service while the trouble lasts, and nothing else.
+fn check_single_services(notices: &[&Notice]) {
+    let services = by_service(notices);
+    let is_firing =
+        |alerts: &&BTreeMap<String, usize>| alerts.keys().any(|alert| alert.ends_with(" firing"));
+    let firing = |name: &str| services[name].values().filter(is_firing).count();
+    for nth in 0..SERVICES {
+        assert_eq!(firing(&service(nth)), 1, "{:#?}", services[&service(nth)]);
+    }
+    assert_eq!(services.len(), SERVICES + 1, "{:?}", services.keys());
+}
+
+fn service(nth: usize) -> String {
+    format!("service-{nth}")
+}
+
+/// Ten times shorter holds at the end of an alert, for a short run.
+fn shortened(rules: String) -> String {
+    let holds = [("10m", "60s"), ("5m", "30s"), ("2m", "12s")];
+    holds.into_iter().fold(rules, |rules, (from, to)| {
+        rules.replace(&format!("keep_firing_for: {from}\n"), &format!("keep_firing_for: {to}\n"))
+    })
+}
+
+/// One target per host, at the address of one server.
+fn scrapes() -> String {
+    let targets: Vec<_> = (0..HOSTS).map(|host| format!("web-{host}:19511")).collect();
+    format!(
+        "global: {{scrape_interval: 15s, evaluation_interval: 15s}}\n\
+         scrape_configs:\n\
+         - job_name: listenq\n\
+         \x20 static_configs: [{{targets: {targets:?}}}]\n\
+         \x20 relabel_configs:\n\
+         \x20 - {{source_labels: [__address__], target_label: instance}}\n\
+         \x20 - {{source_labels: [__address__], regex: 'web-(.+):.+', target_label: __metrics_path__, replacement: '/$1'}}\n\
+         \x20 - {{target_label: __address__, replacement: '{METRICS}'}}\n"
+    )
+}
+
+// === impl Hosts ===
+
+impl Hosts {
+    fn start(ns: &Netns) -> Self {
+        let listener = ns.run(|| TcpListener::bind(METRICS)).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = thread::spawn(move || serve(&listener, Instant::now(), &stopped));
+        Self { stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for Hosts {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+fn serve(listener: &TcpListener, begin: Instant, stopped: &AtomicBool) {
+    while !stopped.load(Ordering::Relaxed) {
+        match listener.accept() {
+            Ok((stream, _)) => answer(stream, begin.elapsed()),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => thread::sleep(Duration::from_millis(5)),
+            Err(e) => panic!("accepting a scrape: {e}"),
+        }
+    }
+}
+
+fn answer(stream: TcpStream, at: Duration) {
+    stream.set_nonblocking(false).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let mut reader = BufReader::new(stream);
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") && reader.read_until(b'\n', &mut head).unwrap() > 0 {}
+    let head = String::from_utf8(head).unwrap();
+    let host = head.strip_prefix("GET /").and_then(|rest| rest.split(' ').next()).unwrap();
+    let body = metrics(host.parse().unwrap(), at);
+    let head =
+        "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: text/plain; version=0.0.4\r\n";
+    let answer = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
+    // Prometheus may have given up.
+    let _ = reader.get_mut().write_all(answer.as_bytes());
+}
+
+/// The metrics of a host: of its one listener, which is stalled and overflows for some time.
+fn metrics(host: usize, at: Duration) -> String {
+    let begin = BEGIN + SPREAD.mul_f64(host as f64 / HOSTS as f64);
+    let end = begin + (END - BEGIN);
+    let (service, is_troubled) = match host {
+        ..STALLED => (PHP.to_owned(), true),
+        _ => (service(host - STALLED), host < STALLED + SERVICES),
+    };
+    let of = "netns=\"host\",protocol=\"tcp\",address=\"::\",port=\"9000\"";
+    let is_past = is_troubled && at >= begin;
+    let is_now = is_past && at < end;
+    let overflows = if is_past { (at.min(end) - begin).as_secs() * 10 + 1 } else { 0 };
+    let mut text = format!(
+        "process_start_time_seconds 1\n\
+         listenq_listener_overflows_total{{{of}}} {overflows}\n\
+         listenq_accept_queue_oldest_seconds{{{of}}} {}\n",
+        if is_now { (at - begin).as_secs() } else { 0 }
+    );
+    if is_past {
+        let (diagnosis, cause) = (u8::from(is_now), 7 * u8::from(is_now));
+        let _ =
+            writeln!(text, "listenq_listener_diagnosis{{{of},diagnosis=\"stalled\"}} {diagnosis}");
+        let _ = writeln!(
+            text,
+            "listenq_listener_incident{{{of},service=\"{service}\",process=\"{service}\"}} {cause}"
+        );
+    }
+    text
+}
