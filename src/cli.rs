@@ -57,6 +57,9 @@ pub enum Command {
     Metrics,
     /// Print a table of the listeners, those in trouble first, then the fullest: what the daemon knows, else one sample.
     List {
+        /// Only these listeners, named as for explain.
+        #[arg(value_name = "LISTENER")]
+        target: Option<String>,
         /// Print JSON: an array of objects, null for what is not known.
         #[arg(long)]
         json: bool,
@@ -66,7 +69,8 @@ pub enum Command {
     },
     /// Say in plain English what is going on with a listener and why, what to do about it, and what not.
     Explain {
-        /// The listener: ADDRESS:PORT, PORT, a Unix socket's path, the end of it or @NAME; NETNS/ may stand before it.
+        /// The listener: ADDRESS:PORT, PORT, a Unix socket's path, the end of it or @NAME; NETNS/ may stand before it. Or its
+        /// owner: a process, unit, pod (NAMESPACE/POD) or container (its name in the pod, or its id from 12 digits on).
         /// Without it, the listener most in trouble.
         #[arg(value_name = "LISTENER")]
         target: Option<String>,
@@ -80,6 +84,9 @@ pub enum Command {
     /// Print a line for each listener in trouble and end with the exit status of a Nagios plugin: 0 none, 1 warning, 2
     /// critical, 3 not known or wrong usage.
     Check {
+        /// Only these listeners, named as for explain.
+        #[arg(value_name = "LISTENER")]
+        target: Option<String>,
         /// Whom to ask, and how long to watch.
         #[command(flatten)]
         watch: Watch,

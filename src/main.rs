@@ -13,6 +13,7 @@ use rustix::thread::{CapabilitySets, capabilities, set_capabilities};
 use listenq::cli::{Cli, Command};
 use listenq::sampler::Config;
 use listenq::terminal::source::{self, Known, Sampling};
+use listenq::terminal::target::narrow;
 use listenq::terminal::{check, explain, list};
 use listenq::{exposition, log, remote, serve, web_config};
 
@@ -68,8 +69,9 @@ fn run(cli: &Cli) -> Result<ExitCode> {
     let control = cli.control.path();
     match command {
         Command::Metrics => metrics(&config)?,
-        Command::List { json, ask } => {
-            list(&source::report(ask, control, &config, Sampling::Once)?, *json)?;
+        Command::List { target, json, ask } => {
+            let known = source::report(ask, control, &config, Sampling::Once)?;
+            list(&narrow(known, target.as_deref())?, *json)?;
         }
         Command::Explain { target, json, watch } => {
             let sampling = Sampling::For(watch.duration);
@@ -79,9 +81,10 @@ fn run(cli: &Cli) -> Result<ExitCode> {
                 *json,
             )?;
         }
-        Command::Check { watch } => {
+        Command::Check { target, watch } => {
             let sampling = Sampling::For(watch.duration);
             let known = source::report(&watch.ask, control, &config, sampling)?;
+            let known = narrow(known, target.as_deref())?;
             let level = check::write(&known, &mut io::stdout().lock()).context(WRITING)?;
             return Ok(ExitCode::from(level as u8));
         }

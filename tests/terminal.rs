@@ -147,6 +147,29 @@ fn json_is_what_the_daemon_said_of_the_listener() {
 }
 
 #[test]
+fn list_and_check_show_the_listeners_of_an_owner() {
+    let mut report = report();
+    let owner = &mut report.listeners[1].owner;
+    (owner.k8s_namespace, owner.k8s_pod) = ("shop".into(), "web-1".into());
+    (owner.k8s_container, owner.container_id) = ("nginx".into(), "0123456789abcdef".into());
+    let answer = response("200 OK", &serde_json::to_string(&report).unwrap());
+    let fake = Fake::answering("127.0.0.1:0", answer);
+    for target in ["nginx", "web-1/nginx", "0123456789ab", "9001"] {
+        let output = run(&["list", target, &fake.url()]);
+        assert_eq!(output.stdout.lines().count(), 2, "{}", output.stdout);
+        assert!(output.stdout.contains(" 9001 "), "{}", output.stdout);
+        let output = run(&["check", target, &fake.url()]);
+        assert_eq!(output.status.code(), Some(0), "{}", output.stdout);
+        assert!(output.stdout.contains(" OK - 1 listener, none in trouble"), "{}", output.stdout);
+    }
+    assert_eq!(run(&["check", "php-fpm8.2", &fake.url()]).status.code(), Some(2));
+    assert_fails(&run(&["list", "postgres", &fake.url()]), &["no listener matches", "shows all 2"]);
+    let unknown = run(&["check", "postgres", &fake.url()]);
+    assert_eq!(unknown.status.code(), Some(3));
+    assert!(unknown.stdout.starts_with("LISTENQ UNKNOWN - no listener matches"));
+}
+
+#[test]
 fn the_filters_hold_for_what_a_daemon_says() {
     let fake = Fake::answering("127.0.0.1:0", report_response());
     let output = run(&["list", "--listener.exclude=:9000$", &fake.url()]);

@@ -1,4 +1,5 @@
-//! Logs incidents: one line when a listener gets into trouble, one line when the trouble ends.
+//! Logs incidents: one line when a listener gets into trouble, one line when its cause is found
+//! later, one line when the trouble ends.
 //!
 //! The lines of each user, service and namespace are limited. Lines beyond the limit are summed up,
 //! so that the trouble of one source does not drop the lines of another source.
@@ -7,6 +8,7 @@ use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
+use crate::cause::{Cause, Causes};
 use crate::diagnosis::Diagnoses;
 use crate::state::{Incident, Source, Span, Turn};
 
@@ -43,6 +45,8 @@ impl IncidentLog {
         match (budget.may_log(now), &incident.turn) {
             (true, _) => say(incident),
             (false, Turn::Started(_)) => budget.started += 1,
+            // The summary counts the start of this incident.
+            (false, Turn::Explained(_)) => {}
             (false, Turn::Ended(_)) => budget.ended += 1,
         }
     }
@@ -90,21 +94,37 @@ fn say(incident: &Incident) {
     let Incident { netns, source: _, name, owner, turn, at } = incident;
     let protocol = name.protocol.label();
     let listener = name.endpoint();
-    let (process, pid, place) = (&*owner.process, owner.pid, owner.place());
+    let (Turn::Started(span) | Turn::Explained(span) | Turn::Ended(span)) = turn;
+    let Span { diagnosis, all, began, peak, overflows, abandoned, causes, .. } = *span;
+    let pid = span.accepting_pid.or(owner.pid);
+    let (process, place, cause) = (&*owner.process, owner.place(), cause_words(causes));
+    let waits_for = span.awaited.filter(|_| causes.contains(Cause::WaitsFor));
+    let waits_for = waits_for.map(|awaited| awaited.peer.to_string());
     match turn {
-        Turn::Started(Span { diagnosis, peak, overflows, abandoned, .. }) => tracing::warn!(
-            %netns, protocol, listener, process, pid, owner = place, diagnosis = diagnosis.label(), peak, overflows, abandoned,
+        Turn::Started(_) => tracing::warn!(
+            %netns, protocol, listener, process, pid, owner = place, diagnosis = diagnosis.label(), cause, waits_for, peak,
+            overflows, abandoned,
             "trouble at a listener"
         ),
-        Turn::Ended(Span { all, began, peak, overflows, abandoned, .. }) => {
-            let lasted = Duration::from_secs(at.saturating_sub(*began).as_secs());
-            let (lasted, diagnoses) = (humantime::format_duration(lasted), words(*all));
+        Turn::Explained(_) => tracing::warn!(
+            %netns, protocol, listener, process, pid, owner = place, diagnosis = diagnosis.label(), cause, waits_for,
+            "found why a listener is in trouble"
+        ),
+        Turn::Ended(_) => {
+            let lasted = Duration::from_secs(at.saturating_sub(began).as_secs());
+            let (lasted, diagnoses) = (humantime::format_duration(lasted), words(all));
             tracing::info!(
-                %netns, protocol, listener, process, pid, owner = place, diagnoses, %lasted, peak, overflows, abandoned,
+                %netns, protocol, listener, process, pid, owner = place, diagnoses, cause, %lasted, peak, overflows, abandoned,
                 "the trouble at a listener is over"
             );
         }
     }
+}
+
+/// The causes; `None` if there is none, so that the line has no empty field.
+fn cause_words(causes: Causes) -> Option<String> {
+    let labels: Vec<&str> = causes.iter().map(Cause::label).collect();
+    (!labels.is_empty()).then(|| labels.join(","))
 }
 
 fn words(diagnoses: Diagnoses) -> String {

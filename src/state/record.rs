@@ -4,8 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::cause::{Awaited, Causes};
 use crate::diagnosis::{Diagnoses, Diagnosis, Evidence, ScanEvidence, WINDOW, diagnose, undecided};
-use crate::view::Case;
+use crate::view::{Case, CauseCase};
 
 use super::GRACE;
 use super::burst::Bursts;
@@ -93,13 +94,21 @@ pub struct Span {
     pub overflows: u64,
     /// The largest number of abandoned connections at one time.
     pub abandoned: u64,
+    /// All causes found in the period.
+    pub causes: Causes,
+    /// What most workers waited for when the first cause was found.
+    pub awaited: Option<Awaited>,
+    /// A process that accepted when the first cause was found.
+    pub accepting_pid: Option<u32>,
 }
 
-/// The start or the end of an incident. Each is reported once.
+/// A change of an incident. Each is reported once.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Turn {
     /// An incident started.
     Started(Span),
+    /// The first cause was found, later than the start.
+    Explained(Span),
     /// The incident ended: no diagnosis holds.
     Ended(Span),
 }
@@ -273,11 +282,13 @@ impl Record {
             self.slow_at = Some(now);
         }
         self.held.look(now, found, undecided(&evidence));
+        let causes = self.causes.conclude(now, !self.held.now().is_empty());
         let turn = self.turn(now, &evidence);
+        let turn = self.explain(&causes, turn);
         let case = Case {
             evidence,
             diagnoses: self.held.shown(now),
-            causes: self.causes.conclude(now, !self.held.now().is_empty()),
+            causes,
             history: self.lengths.all(now),
         };
         (Arc::new(case), turn)
@@ -351,12 +362,34 @@ impl Record {
                     peak: u64::from(self.lengths.largest(now)),
                     overflows: evidence.overflows,
                     abandoned: evidence.scan.map_or(0, |scan| scan.abandoned),
+                    causes: Causes::default(),
+                    awaited: None,
+                    accepting_pid: None,
                 };
                 self.incident = Some(span);
                 Some(Turn::Started(span))
             }
             (_, None) => self.end(),
         }
+    }
+
+    /// Adds the causes that hold to the incident. The first of them is a change of its own, unless
+    /// the incident just started.
+    fn explain(&mut self, case: &CauseCase, turn: Option<Turn>) -> Option<Turn> {
+        let Some(incident) = &mut self.incident else { return turn };
+        let is_first = incident.causes.is_empty();
+        let holding = case.causes.iter().filter(|held| held.since.is_some());
+        holding.for_each(|held| incident.causes.insert(held.cause));
+        if !is_first || incident.causes.is_empty() {
+            return turn;
+        }
+        incident.awaited = case.awaited;
+        let process = case.numbers.as_ref().and_then(|numbers| numbers.process.as_ref());
+        incident.accepting_pid = process.map(|(pid, _)| *pid);
+        Some(match turn {
+            Some(Turn::Started(_)) => Turn::Started(*incident),
+            _ => Turn::Explained(*incident),
+        })
     }
 }
 
@@ -411,6 +444,8 @@ impl Lengths {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cause::Cause;
+    use crate::view::{HeldCause, OwnerNumbers};
 
     fn seconds(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
@@ -463,6 +498,33 @@ mod tests {
     }
 
     const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_cause_found_later_is_one_more_change() {
+        let mut story = Story::new();
+        let mut second = |second| story.second(second, 3, 0.0, 0.0);
+        (100..120).for_each(|now| _ = second(now));
+        let holding = |cause, since| HeldCause { cause, since };
+        let numbers = OwnerNumbers { process: Some((7, "web".into())), ..OwnerNumbers::default() };
+        let case =
+            |causes| CauseCase { causes, numbers: Some(numbers.clone()), ..CauseCase::default() };
+        let throttled = holding(Cause::CpuThrottled, Some(SECOND));
+        let stopped = holding(Cause::Stopped, Some(SECOND));
+        let record = &mut story.record;
+        assert_eq!(record.explain(&case(vec![]), None), None);
+        assert_eq!(record.explain(&case(vec![holding(Cause::Lock, None)]), None), None);
+        let Some(Turn::Explained(span)) = record.explain(&case(vec![throttled]), None) else {
+            panic!("not explained")
+        };
+        assert_eq!(
+            (span.accepting_pid, span.causes.contains(Cause::CpuThrottled)),
+            (Some(7), true)
+        );
+        assert_eq!(record.explain(&case(vec![throttled]), None), None);
+        assert_eq!(record.explain(&case(vec![throttled, stopped]), None), None);
+        let Some(Turn::Ended(span)) = record.end() else { panic!("not ended") };
+        assert!(span.causes.contains(Cause::Stopped));
+    }
 
     #[test]
     fn an_incident_is_logged_once_at_its_start_and_once_at_its_end() {

@@ -3,50 +3,25 @@
 use std::collections::HashSet;
 use std::io::{self, Write};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use crate::report::because::OwnerState;
 use crate::report::limit::{self, Cap};
 use crate::report::words::{count, many, rate, time};
 use crate::report::{Accepts, DIAGNOSIS_TAKES, Diagnosed, Listener, Recent, advice, evidence};
 use crate::terminal::source::Known;
-use crate::terminal::target::{TargetMatch, find};
-use crate::terminal::{owner, title, write_filled};
+use crate::terminal::{owner, target, title, write_filled};
 
 /// The listeners that match `target`; without a target, the listener most in trouble, or one
 /// watched too briefly for a diagnosis.
 pub fn chosen<'a>(known: &'a Known, target: Option<&str>) -> Result<Vec<&'a Listener>> {
-    let Known { report, origin, .. } = known;
-    let listeners = &report.listeners;
-    let Some(target) = target else {
-        let in_trouble = listeners.first().filter(|first| !first.diagnoses.is_empty());
-        let unclear = || listeners.iter().find(|one| one.watched_too_briefly().is_some());
-        return Ok(in_trouble.or_else(unclear).into_iter().collect());
-    };
-    if let Some(why) = known.nothing() {
-        bail!("{why} ({origin})");
+    if let Some(target) = target {
+        return target::chosen(known, target, false);
     }
-    match find(listeners, target) {
-        TargetMatch::Listeners(found) => Ok(found),
-        TargetMatch::Ambiguous(several) => {
-            bail!("{target:?} matches several listeners: {} ({origin})", names(&several))
-        }
-        TargetMatch::None(near) if near.is_empty() => {
-            let all = count(listeners.len() as u64);
-            bail!("no listener matches {target:?}; listenq list shows all {all} ({origin})")
-        }
-        TargetMatch::None(near) => {
-            bail!("no listener matches {target:?}; similar: {} ({origin})", names(&near))
-        }
-    }
-}
-
-fn names(listeners: &[&Listener]) -> String {
-    let name = |listener: &&Listener| match listener.address.as_str() {
-        "0.0.0.0" | "::" => format!("{} (any address)", listener.named()),
-        _ => listener.named(),
-    };
-    listeners.iter().map(name).collect::<Vec<_>>().join(", ")
+    let listeners = &known.report.listeners;
+    let in_trouble = listeners.first().filter(|first| !first.diagnoses.is_empty());
+    let unclear = || listeners.iter().find(|one| one.watched_too_briefly().is_some());
+    Ok(in_trouble.or_else(unclear).into_iter().collect())
 }
 
 /// Writes the listeners as JSON objects, one after another.

@@ -1,11 +1,17 @@
 //! Finds the listeners that match `9000`, `127.0.0.1:9000`, `host/tcp/[::]:443`,
-//! `/run/php/www.sock`, `www.sock`, `nginx` or `nginx.service`.
+//! `/run/php/www.sock`, `www.sock`, `nginx`, `nginx.service`, or a pod or container.
+
+use anyhow::{Result, bail};
 
 use crate::report::Listener;
+use crate::report::words::count;
 use crate::snapshot::owner::Owner;
+use crate::terminal::source::Known;
 
 /// The maximum number of near matches shown.
 const NEAR: usize = 5;
+/// The number of digits in the short form of a container id.
+const SHORT_ID: usize = 12;
 
 /// The result of a search.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,6 +45,51 @@ pub fn find<'a>(listeners: &'a [Listener], text: &str) -> TargetMatch<'a> {
     }
 }
 
+/// Finds the listeners that match `target`. If `may_be_several`, listeners of which the target may
+/// mean any one all match.
+pub fn chosen<'a>(
+    known: &'a Known,
+    target: &str,
+    may_be_several: bool,
+) -> Result<Vec<&'a Listener>> {
+    let Known { report, origin, .. } = known;
+    let listeners = &report.listeners;
+    if let Some(why) = known.nothing() {
+        bail!("{why} ({origin})");
+    }
+    match find(listeners, target) {
+        TargetMatch::Listeners(found) => Ok(found),
+        TargetMatch::Ambiguous(several) if may_be_several => Ok(several),
+        TargetMatch::Ambiguous(several) => {
+            bail!("{target:?} matches several listeners: {} ({origin})", names(&several))
+        }
+        TargetMatch::None(near) if near.is_empty() => {
+            let all = count(listeners.len() as u64);
+            bail!("no listener matches {target:?}; listenq list shows all {all} ({origin})")
+        }
+        TargetMatch::None(near) => {
+            bail!("no listener matches {target:?}; similar: {} ({origin})", names(&near))
+        }
+    }
+}
+
+/// Keeps the listeners that match `target`; without a target, all.
+pub fn narrow(mut known: Known, target: Option<&str>) -> Result<Known> {
+    if let Some(target) = target {
+        let found = chosen(&known, target, true)?;
+        known.report.listeners = found.into_iter().cloned().collect();
+    }
+    Ok(known)
+}
+
+fn names(listeners: &[&Listener]) -> String {
+    let name = |listener: &&Listener| match listener.address.as_str() {
+        "0.0.0.0" | "::" => format!("{} (any address)", listener.named()),
+        _ => listener.named(),
+    };
+    listeners.iter().map(name).collect::<Vec<_>>().join(", ")
+}
+
 fn owned<'a>(listeners: &'a [Listener], text: &str) -> TargetMatch<'a> {
     let owned: Vec<&Listener> = listeners.iter().filter(|one| is_owner(one, text)).collect();
     match owned.is_empty() {
@@ -67,11 +118,19 @@ fn is_mapped_name(listener: &Listener, text: &str) -> bool {
     mapped.is_some_and(|address| !port.is_empty() && text == format!("{address}:{port}"))
 }
 
-/// Whether `text` is the whole name of the process, unit or pod; of a unit also without `.service`.
+/// Whether `text` is the whole name of the process, unit, pod or container; of a unit also without
+/// `.service`, of a container also the first 12 or more digits of its id, of a pod or container also
+/// with what it is in: `shop/web-1`, `shop/web-1/nginx`, `web-1/nginx`.
 fn is_owner(listener: &Listener, text: &str) -> bool {
-    let Owner { process, unit, k8s_pod, .. } = &listener.owner;
+    let Owner { process, unit, k8s_namespace, k8s_pod, k8s_container, container_id, .. } =
+        &listener.owner;
     let unit = [&**unit, unit.strip_suffix(".service").unwrap_or(unit)];
-    !text.is_empty() && [&**process, k8s_pod].into_iter().chain(unit).any(|name| name == text)
+    let names = [&**process, k8s_pod, k8s_container].into_iter().chain(unit);
+    let is_id = text.len() >= SHORT_ID && container_id.starts_with(text) || **container_id == *text;
+    let path = [&**k8s_namespace, k8s_pod, k8s_container];
+    let is_path = !k8s_pod.is_empty()
+        && [&path[..2], &path[1..], &path[..]].iter().any(|parts| parts.join("/") == text);
+    !text.is_empty() && (is_id || is_path || names.into_iter().any(|name| name == text))
 }
 
 fn is_port(listener: &Listener, text: &str) -> bool {
@@ -165,6 +224,32 @@ mod tests {
     fn a_process_or_unit_means_all_it_owns() {
         for text in ["redis-server", "redis.service", "redis"] {
             assert_found(text, &[7]);
+        }
+    }
+
+    #[test]
+    fn a_pod_or_container_means_all_it_owns() {
+        let id = "0123456789abcdef0123456789abcdef";
+        let owner = Owner {
+            k8s_namespace: "shop".into(),
+            k8s_pod: "web-1".into(),
+            k8s_container: "nginx".into(),
+            container_id: id.into(),
+            ..Owner::default()
+        };
+        let all = [Listener { owner, ..listener("pod", "tcp", "0.0.0.0", "80") }];
+        let found = |text: &str| matches!(find(&all, text), TargetMatch::Listeners(_));
+        for text in
+            ["web-1", "nginx", "shop/web-1", "web-1/nginx", "shop/web-1/nginx", &id[..12], id]
+        {
+            assert!(found(text), "{text}");
+        }
+        let lxc = Owner { container_id: "db".into(), ..Owner::default() };
+        let outside = [Listener { owner: lxc, ..listener("lxc", "tcp", "0.0.0.0", "80") }];
+        assert!(matches!(find(&outside, "db"), TargetMatch::Listeners(_)));
+        assert_eq!(find(&outside, "/"), TargetMatch::None(vec![]));
+        for text in ["shop", "web", &id[..11], &id[1..], "shop/nginx", "/", ""] {
+            assert!(!found(text), "{text}");
         }
     }
 

@@ -21,6 +21,7 @@ use listenq_lab::client::try_fill;
 use listenq_lab::listener::Listen;
 use listenq_lab::listenq::{Daemon, Launch, run};
 use listenq_lab::netns::Netns;
+use listenq_lab::wait::within;
 use rustix::process::{Pid, Signal, kill_process};
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
@@ -101,6 +102,7 @@ impl Scene {
             let causes = self.causes();
             if causes.contains(expected) && causes.len() == 1 {
                 println!("{expected:<18} {:>5.1} s", begin.elapsed().as_secs_f64());
+                self.assert_logged(expected)?;
                 return Ok(self.explain());
             }
             if !causes.is_empty() && !causes.contains(expected) {
@@ -114,6 +116,25 @@ impl Scene {
             self.diagnoses(),
             self.explain()
         ))
+    }
+
+    /// Checks that the log has the cause and the PID in one line: that of the start of the trouble, or
+    /// one more.
+    fn assert_logged(&self, cause: &str) -> Result<(), String> {
+        // `not_accepting` is information and no incident.
+        if self.diagnoses().iter().all(|word| word == "not_accepting") {
+            return Ok(());
+        }
+        let words = [format!("cause={cause}"), "pid=".into(), "diagnosis=".into()];
+        let logged = || {
+            let log = self.daemon.log();
+            let has = |line: &&String| words.iter().all(|word| line.contains(word));
+            let more = log.iter().filter(|line| line.contains("found why")).count();
+            (log.iter().filter(has).count() == 1 && more <= 1)
+                .then(|| println!("{cause:<18} logged"))
+        };
+        let is_logged = within(Duration::from_secs(3), logged);
+        is_logged.ok_or_else(|| format!("{cause}: {}", self.daemon.log().join("\n")))
     }
 
     fn explain(&self) -> String {
