@@ -3,6 +3,7 @@
 //! explanation and the page.
 //!
 //! * [`evidence`] is the basis of a diagnosis, [`advice`] what to do about the diagnosis;
+//! * [`runbook`] is where a diagnosis is explained at length;
 //! * [`limit`] is why a limit has its value, [`servers`] how to set the limit of each server;
 //! * [`command_scope`] writes commands for the listener's namespace, [`words`] formats numbers for
 //!   people.
@@ -12,6 +13,7 @@ pub mod because;
 pub mod command_scope;
 pub mod evidence;
 pub mod limit;
+pub mod runbook;
 pub mod servers;
 pub mod words;
 
@@ -226,6 +228,9 @@ pub struct Diagnosed {
     pub advice: Vec<String>,
     /// Actions that do not help or make the trouble worse.
     pub avoid: Vec<String>,
+    /// The address of the runbook; `null` for information.
+    #[serde(default)]
+    pub runbook: Option<String>,
 }
 
 /// The evidence: recent events at a listener.
@@ -554,12 +559,13 @@ impl Diagnosed {
     /// Creates the entry for `diagnosis` of `listener`, which has held for `for_seconds`.
     pub fn new(listener: &Listener, diagnosis: Diagnosis, for_seconds: f64) -> Self {
         let Advice { meaning, evidence, steps, avoid } = advice::for_listener(listener, diagnosis);
-        Self { diagnosis, for_seconds, meaning, evidence, advice: steps, avoid }
+        let runbook = runbook::url(diagnosis);
+        Self { diagnosis, for_seconds, meaning, evidence, advice: steps, avoid, runbook }
     }
 
     fn bare(diagnosis: Diagnosis, for_seconds: f64) -> Self {
-        let (meaning, evidence, advice, avoid) = Default::default();
-        Self { diagnosis, for_seconds, meaning, evidence, advice, avoid }
+        let (meaning, evidence, advice, avoid, runbook) = Default::default();
+        Self { diagnosis, for_seconds, meaning, evidence, advice, avoid, runbook }
     }
 }
 
@@ -686,6 +692,12 @@ impl Caps {
 // === impl Recent ===
 
 impl Recent {
+    /// Refusals per second; `None` without refusals.
+    pub fn refusal_rate(&self) -> Option<f64> {
+        let is_known = self.overflows > 0 && self.watched_seconds >= 1.0;
+        is_known.then(|| self.overflows as f64 / self.watched_seconds)
+    }
+
     fn new(evidence: &Evidence) -> Self {
         let Sockets { brimming, stuck, below_half, .. } = evidence.sockets;
         let scan = evidence.scan.as_ref();

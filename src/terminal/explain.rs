@@ -126,7 +126,7 @@ fn write_diagnosed<'a>(
     said: &mut HashSet<&'a str>,
     out: &mut impl Write,
 ) -> io::Result<()> {
-    let Diagnosed { diagnosis, for_seconds, meaning, evidence, advice, avoid } = diagnosed;
+    let Diagnosed { diagnosis, for_seconds, meaning, evidence, advice, avoid, runbook } = diagnosed;
     writeln!(out)?;
     let label = format!("{} for {}: ", diagnosis.label(), time(*for_seconds));
     write_filled(out, "", &format!("{label}{meaning}"))?;
@@ -144,7 +144,12 @@ fn write_diagnosed<'a>(
     if !avoid.is_empty() {
         writeln!(out, "  What not to do:")?;
     }
-    avoid.iter().try_for_each(|text| write_filled(out, "  - ", text))
+    avoid.iter().try_for_each(|text| write_filled(out, "  - ", text))?;
+    // A diagnosis without steps refers to the diagnosis that it follows from.
+    match runbook {
+        Some(runbook) if !advice.is_empty() => writeln!(out, "  Runbook: {runbook}"),
+        _ => Ok(()),
+    }
 }
 
 /// The numbers with their labels.
@@ -198,8 +203,11 @@ fn process(listener: &Listener, state: &OwnerState) -> String {
 fn refusals(listener: &Listener, overflows: u64) -> String {
     let recent = match listener.recent {
         Some(recent) if recent.overflows > 0 => {
+            let per_second = recent
+                .refusal_rate()
+                .map_or(String::new(), |refused| format!(" ({})", rate(refused)));
             format!(
-                "{} within the last {}, ",
+                "{} within the last {}{per_second}, ",
                 count(recent.overflows),
                 time(recent.watched_seconds)
             )
@@ -341,7 +349,8 @@ php-fpm8.2 (php8.2-fpm.service)
   queue      full: 129 of 128, oldest waiting 8.3 s, 119 abandoned; peak 129
   limit      128 = net.core.somaxconn (the server may have asked for more)
   accepts    4.0 per second while the queue is full
-  refusals   1,200 within the last 30 s, 3,436 in all (each retry of a client counts)
+  refusals   1,200 within the last 30 s (40 per second), 3,436 in all (each retry of a client
+             counts)
 
 slow_accept for 2 min: Connections come faster than the server accepts them.
   Full for 24 s of the last 30 s, 1,200 refusals; queue full: 129 of 128, oldest waiting 8.3 s; 4.0
@@ -354,6 +363,7 @@ slow_accept for 2 min: Connections come faster than the server accepts them.
   What not to do:
   - Do not raise the backlog: 4.0 per second are accepted, so a full queue of 128 is a wait of 32 s
     already; a longer queue only adds to that.
+  Runbook: https://github.com/listenq/listenq/blob/main/deploy/runbooks/ListenQueueSlowAccept.md
 
 abandoned for 2 min: This follows from slow_accept: see the advice for slow_accept.
   119 of 129 waiting clients left, oldest waiting 8.3 s.

@@ -2,7 +2,10 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use listenq::diagnosis::Diagnosis;
+use listenq::view::View;
 
 use listenq_lab::browser::{Browser, CHROMIUM, Scheme};
 use listenq_lab::client::fill;
@@ -14,7 +17,7 @@ use listenq_lab::wait::TIMEOUT;
 use listenq_lab::{Signal, wait::eventually};
 
 use crate::BIN;
-use crate::made::{HOSTILE, Site, hostile, lively};
+use crate::made::{HOSTILE, Site, busy, hostile, idle, lively, troubled, view, waves};
 
 /// Longer than the page waits between two questions.
 const TURN: Duration = Duration::from_millis(2_500);
@@ -92,12 +95,12 @@ fn a_filter_works_while_it_is_typed_and_stays() {
     assert_eq!(browser.evaluate("document.querySelectorAll('[data-key]').length"), 26);
     browser.type_into("input", "php tcp");
     browser.await_true("document.querySelectorAll('[data-key]').length === 1");
-    assert_eq!(browser.texts("h3"), ["127.0.0.1:9000"]);
+    assert_eq!(browser.texts("h3"), ["php-fpm8.2 127.0.0.1:9000"]);
     assert_eq!(browser.texts(".matches"), ["1 of 26 listeners match"]);
     assert_eq!(browser.evaluate("location.search"), "?filter=php+tcp");
     let asked = browser.requests().len();
     browser.await_true(&requests_beyond(asked + 1));
-    assert_eq!(browser.texts("h3"), ["127.0.0.1:9000"]);
+    assert_eq!(browser.texts("h3"), ["php-fpm8.2 127.0.0.1:9000"]);
     assert_eq!(
         browser.evaluate("document.activeElement === document.querySelector('input')"),
         true
@@ -126,7 +129,7 @@ fn what_the_reader_did_outlasts_a_refresh() {
     let mut browser = open(&ns, &url);
     browser.click(".rows summary");
     browser.evaluate(
-        "scrollTo(0, 400), getSelection().selectAllChildren(document.querySelector('tbody th'))",
+        "scrollTo(0, 400), getSelection().selectAllChildren(document.querySelector('tbody th .address'))",
     );
     let open = "document.querySelectorAll('.rows [open] .body').length";
     let state = format!("[{open}, scrollY, String(getSelection())].join()");
@@ -135,6 +138,53 @@ fn what_the_reader_did_outlasts_a_refresh() {
     browser.await_true(&requests_beyond(4));
     assert_eq!(browser.evaluate(&state), before);
     assert_clean(&mut browser, &url);
+}
+
+/// Two listeners in trouble and three busy ones, the worst first, or the other way round.
+fn ordered(is_reversed: bool) -> View {
+    let mut words = [Diagnosis::Stalled, Diagnosis::ShortQueue];
+    let mut lengths = [30, 20, 10];
+    if is_reversed {
+        words.reverse();
+        lengths.reverse();
+    }
+    let of = |port: &str, length| busy(idle("127.0.0.1", port, "web"), length, 100, &waves(40));
+    let mut listeners = vec![troubled(of("1", 9), &[words[0]]), troubled(of("2", 9), &[words[1]])];
+    listeners.extend(["3", "4", "5"].iter().zip(lengths).map(|(port, length)| of(port, length)));
+    view(listeners)
+}
+
+#[test]
+fn nothing_swaps_places_while_one_reads() {
+    if !ready() {
+        return;
+    }
+    let ns = Netns::new("places");
+    let site = Site::serve(&ns, ordered(false));
+    let mut browser = open(&ns, &site.url("/"));
+    let shown = |selector: &str| {
+        format!(
+            "[...document.querySelectorAll('{selector} .address')].map(e => e.innerText.slice(-1)).join('')"
+        )
+    };
+    let [cards, rows] = [".card", ".busy summary"].map(shown);
+    assert_eq!([browser.evaluate(&cards), browser.evaluate(&rows)], ["12", "345"]);
+    browser.click(".busy summary");
+    // A change of the order right after another one.
+    browser.evaluate("document.querySelector('input').dispatchEvent(new Event('input'))");
+    std::thread::sleep(TURN);
+    site.publish(ordered(true));
+    let begin = Instant::now();
+    browser.await_true("document.querySelector('.card .badge').innerText === 'short_queue'");
+    assert_eq!([browser.evaluate(&cards), browser.evaluate(&rows)], ["12", "345"]);
+    browser.await_true(&format!("{cards} === '21'"));
+    let waited = begin.elapsed();
+    println!("sorted again after {waited:?}");
+    // The order may change 10 s after the last change, which was up to 3 s earlier.
+    assert!(waited > Duration::from_secs(6), "{waited:?}");
+    // The open row stays where it was.
+    assert_eq!(browser.evaluate(&rows), "354");
+    assert_clean(&mut browser, &site.url("/"));
 }
 
 #[test]
@@ -219,7 +269,7 @@ fn names_with_markup_in_them_are_read_as_they_are() {
     let ns = Netns::new("markup");
     let site = Site::serve(&ns, hostile());
     let mut browser = open(&ns, &site.url("/"));
-    assert_eq!(browser.texts(".card h3 bdi"), [HOSTILE]);
+    assert_eq!(browser.texts(".card h3 bdi"), [HOSTILE, HOSTILE]);
     assert_eq!(browser.evaluate("[document.scripts.length, document.images.length].join()"), "1,0");
     browser.type_into("input", HOSTILE);
     browser

@@ -2,7 +2,7 @@
 //! the kernel do on demand: names with markup in them, a thousand listeners, five minutes of history.
 
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use listenq::onset::{Beginning, Onset};
 use listenq::self_stats::{Feature, SelfStats};
 use listenq::snapshot::owner::Owner;
 use listenq::snapshot::{Setting, Settings};
-use listenq::view::publish::Publisher;
+use listenq::view::publish::{Publisher, Reader};
 use listenq::view::{
     Accepts, Began, Case, CauseCase, Client, Clients, HeldCause, HeldDiagnosis, ListenerName,
     ListenerView, NetnsView, OwnerNumbers, Protocol, QueueScan, QueueView, ScanView, View,
@@ -33,6 +33,7 @@ const LATER: Duration = Duration::from_secs(1_000_000);
 pub(crate) struct Site {
     address: SocketAddr,
     netns: std::path::PathBuf,
+    publisher: Mutex<Publisher>,
     stop: Option<oneshot::Sender<()>>,
     server: Option<JoinHandle<()>>,
 }
@@ -45,8 +46,17 @@ impl Site {
         let listener = ns.run(|| TcpListener::bind("127.0.0.1:0").unwrap());
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
-        let server = thread::spawn(move || serve(listener, &view, stopped));
-        Self { address, netns: ns.path(), stop: Some(stop), server: Some(server) }
+        let mut publisher = Publisher::default();
+        publisher.publish(|published| *published = view);
+        let reader = publisher.reader();
+        let server = thread::spawn(move || serve(listener, reader, stopped));
+        let publisher = Mutex::new(publisher);
+        Self { address, netns: ns.path(), publisher, stop: Some(stop), server: Some(server) }
+    }
+
+    /// Serves another view from now on.
+    pub(crate) fn publish(&self, view: View) {
+        self.publisher.lock().unwrap().publish(|published| *published = view);
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
@@ -71,10 +81,8 @@ impl Drop for Site {
     }
 }
 
-fn serve(listener: TcpListener, view: &View, stopped: oneshot::Receiver<()>) {
-    let mut publisher = Publisher::default();
-    publisher.publish(|published| published.clone_from(view));
-    let router = router(publisher.reader(), "/metrics", AllowedHosts::new(&[], "/".as_ref()));
+fn serve(listener: TcpListener, reader: Reader, stopped: oneshot::Receiver<()>) {
+    let router = router(reader, "/metrics", AllowedHosts::new(&[], "/".as_ref()));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let mut servers = Servers::default();

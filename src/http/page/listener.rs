@@ -5,6 +5,7 @@ use maud::{Markup, html};
 
 use crate::diagnosis::NEARLY_FULL;
 use crate::report::limit::{self, Cap};
+use crate::report::runbook;
 use crate::report::words::{count, rate, time};
 use crate::report::{Accepts, Clients, Diagnosed, Listener};
 use crate::snapshot::printable;
@@ -18,7 +19,7 @@ pub(super) fn card(listener: &Listener) -> Markup {
     html! {
         article.card data-key=(listener.named()) {
             header {
-                h3 { bdi { (listener.endpoint()) } }
+                h3 { (title(listener)) }
                 (place(listener))
             }
             div.body {
@@ -58,9 +59,9 @@ pub(super) fn idle(listener: &Listener) -> Markup {
     let known = |number: Option<u64>| number.map(count);
     html! {
         tr data-key=(listener.named()) {
-            th scope="row" { bdi { (listener.endpoint()) } }
+            th scope="row" { (title(listener)) }
+            td { (place_of_owner(listener)) }
             td { bdi { (listener.netns) } }
-            td { (owner(listener)) }
             td { (known(listener.limit).unwrap_or_default()) }
             td.usual[listener.sockets == 1] { (listener.sockets) }
             td.usual[listener.overflows == Some(0)] { (known(listener.overflows).unwrap_or_default()) }
@@ -68,10 +69,25 @@ pub(super) fn idle(listener: &Listener) -> Markup {
     }
 }
 
+/// The process, if it is known, and the address.
+fn title(listener: &Listener) -> Markup {
+    let process = printable(&listener.owner.process);
+    html! {
+        @if !process.is_empty() { bdi.process { (process) } " " }
+        bdi.address { (listener.endpoint()) }
+    }
+}
+
+/// The unit, container or pod, if it is known.
+fn place_of_owner(listener: &Listener) -> Markup {
+    let place = printable(&listener.owner.place());
+    html! { @if !place.is_empty() { bdi { (place) } } }
+}
+
 fn head(listener: &Listener) -> Markup {
     let Listener { length, limit, peak_length, .. } = listener;
     html! {
-        span.who { bdi { (listener.endpoint()) } small { (owner(listener)) } }
+        span.who { (title(listener)) small { (place_of_owner(listener)) } }
         span.where { bdi { (listener.netns) } }
         (chart::spark(&listener.history, *limit))
         span.queue { b { (count(*length)) } @if let Some(limit) = limit { " of " (count(*limit)) } (bar(listener)) }
@@ -107,11 +123,7 @@ fn began(listener: &Listener) -> Markup {
 fn facts(listener: &Listener) -> Markup {
     let useful_limit = listener.credible_useful_limit();
     let open = listener.open_connections.map(|open| {
-        format!(
-            "{} (at most {} in the last hour)",
-            count(open),
-            count(listener.most_open_connections)
-        )
+        format!("{}, at most {}", count(open), count(listener.most_open_connections.max(open)))
     });
     let facts = [
         ("Oldest waits", listener.oldest_seconds.map(time)),
@@ -119,8 +131,8 @@ fn facts(listener: &Listener) -> Markup {
         ("Accepts", listener.accepts.as_ref().map(Accepts::sentence)),
         ("Clients", listener.clients.as_ref().map(Clients::sentence)),
         ("Patience", listener.patience()),
-        ("Open connections", open),
-        ("Overflows", listener.overflows.map(count)),
+        ("Open in the last hour", open),
+        ("Refusals", listener.overflows.map(|overflows| refusals(listener, overflows))),
         ("Time full", listener.full_seconds.map(time)),
         ("Drain rate", listener.drain_rate.map(rate)),
         ("Useful limit", useful_limit.map(|limit| count(limit.round() as u64))),
@@ -132,6 +144,15 @@ fn facts(listener: &Listener) -> Markup {
     ];
     let known = facts.into_iter().filter_map(|(name, value)| Some((name, value?)));
     html! { dl { @for (name, value) in known { div { dt { (name) } dd { (value) } } } } }
+}
+
+/// `1,284, 43 per second within the last 30 s`.
+fn refusals(listener: &Listener, overflows: u64) -> String {
+    let recent = listener.recent.unwrap_or_default();
+    let per_second = recent.refusal_rate().map_or(String::new(), |refused| {
+        format!(", {} within the last {}", rate(refused), time(recent.watched_seconds))
+    });
+    format!("{}{per_second}", count(overflows))
 }
 
 fn limit_set_by(listener: &Listener) -> Option<&'static str> {
@@ -182,11 +203,15 @@ fn further(diagnosed: &Diagnosed) -> Markup {
 
 /// Meaning, evidence and advice of a diagnosis.
 fn explanation(diagnosed: &Diagnosed) -> Markup {
-    let Diagnosed { diagnosis: _, for_seconds: _, meaning, evidence, advice, avoid } = diagnosed;
+    let Diagnosed { diagnosis, meaning, evidence, advice, avoid, .. } = diagnosed;
     html! {
         p { strong { (with_code(meaning)) } " " (with_code(evidence)) }
         ol { @for step in advice { li { (with_code(step)) } } }
         ul { @for step in avoid { li { (with_code(step)) } } }
+        // A diagnosis without steps refers to the diagnosis that it follows from.
+        @if let Some(alert) = runbook::alert(*diagnosis).filter(|_| !advice.is_empty()) {
+            p.runbook { a href={ "./runbooks/" (alert) } { "Runbook" } }
+        }
     }
 }
 
@@ -200,35 +225,22 @@ fn place(listener: &Listener) -> Markup {
         p.place {
             span { (listener.protocol) } span { "netns " bdi { (listener.netns) } }
             @let names = names(listener);
-            @if names.is_empty() { span { "owner not known" } }
+            @if names.is_empty() && listener.owner.process.is_empty() { span { "owner not known" } }
             @for (what, name) in names { span { (what) " " bdi { (name) } } }
         }
     }
 }
 
-/// The known names of the owner. They may contain any bytes.
+/// The known names of where the owner runs. They may contain any bytes.
 fn names(listener: &Listener) -> Vec<(&'static str, String)> {
     let owner = &listener.owner;
     let pod = [&owner.k8s_namespace, &owner.k8s_pod, &owner.k8s_container];
     let pod = pod.into_iter().filter(|name| !name.is_empty()).map(|name| &**name);
     let names = [
-        ("process", owner.process.to_string()),
         ("unit", owner.unit.to_string()),
         ("pod", pod.collect::<Vec<_>>().join("/")),
         ("container", owner.container_id.chars().take(12).collect()),
     ];
     let known = names.into_iter().filter(|(_, name)| !name.is_empty());
     known.map(|(what, name)| (what, printable(&name))).collect()
-}
-
-/// The short form of the owner: the process, and its pod, container or unit.
-fn owner(listener: &Listener) -> Markup {
-    let known = [listener.owner.process.to_string(), listener.owner.place()];
-    let known: Vec<String> = known.into_iter().filter(|name| !name.is_empty()).collect();
-    html! {
-        @for (place, name) in known.iter().enumerate() {
-            @if place > 0 { " · " }
-            bdi { (printable(name)) }
-        }
-    }
 }

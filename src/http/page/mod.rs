@@ -255,7 +255,7 @@ fn idle_table(listeners: &[&Listener]) -> Markup {
                 h2 { "Idle " span { (listeners.len()) } }
                 table {
                     thead { tr {
-                        @for heading in ["Listener", "Namespace", "Owner", "Limit", "Sockets", "Overflows"] {
+                        @for heading in ["Listener", "Unit, container or pod", "Namespace", "Limit", "Sockets", "Refusals"] {
                             th scope="col" { (heading) }
                         }
                     } }

@@ -6,6 +6,8 @@
   const INTERVAL = 2000;
   const TIMEOUT = 10000;
   const TYPING = 120;
+  const ORDER = 10000;
+  const LISTS = [".trouble", ".trouble > .rows", ".busy > .rows", ".idle tbody"];
 
   const form = document.querySelector("form");
   const input = form.elements.filter;
@@ -17,6 +19,7 @@
   let underWay = null;
   let isPaused = false;
   let answeredAt = new Date();
+  let orderedAt = performance.now();
 
   const url = () => (input.value ? "./?" + new URLSearchParams({ filter: input.value }) : "./");
 
@@ -54,11 +57,40 @@
     if (script(fresh) !== script(document)) return location.reload();
     answeredAt = new Date();
     document.title = fresh.title;
+    keepOrder(content);
     morph(live, content);
     say(isPaused ? "Paused" : "Live", false);
   }
 
   const script = (page) => page.querySelector("script")?.getAttribute("src");
+
+  // Sorts the lists of `content` as they are shown, for at most ten seconds. New listeners come last. A listener
+  // whose details are open keeps its place for longer.
+  function keepOrder(content) {
+    const isDue = performance.now() - orderedAt >= ORDER;
+    if (isDue) orderedAt = performance.now();
+    for (const selector of LISTS) {
+      const [old, fresh] = [live, content].map((page) => page.querySelector(selector));
+      if (!old || !fresh) continue;
+      const [shown, next] = [old, fresh].map((list) => [...list.children].filter((child) => keyOf(child) !== undefined));
+      if (next.length > 0) sortAs(shown, next, fresh, isDue);
+    }
+  }
+
+  function sortAs(shown, next, list, isDue) {
+    const left = new Map(next.map((child) => [keyOf(child), child]));
+    const stays = shown.filter((child) => left.has(keyOf(child)));
+    const isOpen = (child) => child.matches("[open]") || child.querySelector("[open]");
+    const places = stays.map((child) => {
+      if (isDue && !isOpen(child)) return undefined;
+      const fresh = left.get(keyOf(child));
+      left.delete(keyOf(child));
+      return fresh;
+    });
+    const rest = [...left.values()];
+    const after = next.at(-1).nextSibling;
+    for (let at = 0; at < next.length; at++) list.insertBefore(places[at] ?? rest.shift(), after);
+  }
 
   // Makes `old`, an element or text, equal to `fresh` with as few changes as it takes.
   function morph(old, fresh) {
@@ -111,6 +143,7 @@
 
   input.addEventListener("input", () => {
     history.replaceState(null, "", url());
+    orderedAt = -ORDER;
     clearTimeout(timer);
     timer = setTimeout(refresh, TYPING);
   });
