@@ -7,8 +7,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use listenq::kernel::listen::{ListenReader, Scratch};
-use listenq::kernel::socket_queries::MAX_QUERIES;
 use listenq::sampler::netns::{NetnsReader, SampleTime};
+use listenq::sampler::plan::selected;
 use listenq::self_stats::SelfStats;
 use listenq::snapshot::{ListenSocket, NetnsId, NetnsSample};
 use listenq_lab::client::{fill, reset};
@@ -18,6 +18,10 @@ use listenq_lab::netns::Netns;
 use listenq_lab::wait::{TIMEOUT, eventually};
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
+/// More than fit into one batch of requests.
+const MANY: usize = 100;
+/// More than are asked for one by one.
+const CROWD: u16 = 150;
 
 /// A reader with what it knows.
 struct Known {
@@ -40,12 +44,22 @@ impl Known {
 
     /// Whether nothing changed.
     fn dump(&mut self) -> bool {
-        self.reader.read_tcp(&mut self.scratch, &mut self.sockets).unwrap()
+        let is_same = self.reader.read_tcp(&mut self.scratch, &mut self.sockets).unwrap();
+        if !is_same {
+            self.reader.select(&self.sockets, selected(&self.sockets).0.into_iter());
+        }
+        is_same
     }
 
-    /// Whether nothing changed, if all could be asked for.
+    /// Whether nothing changed, if every known listener was asked for and answered.
     fn ask(&mut self) -> Option<bool> {
-        self.reader.ask_tcp(&mut self.scratch, &mut self.sockets)
+        let (_, are_all) = selected(&self.sockets);
+        let answers = self.reader.ask_tcp(&mut self.scratch, &mut self.sockets);
+        match answers {
+            Some(answers) => (are_all && answers.is_complete).then_some(answers.is_same),
+            // There is nothing to ask for.
+            None => self.sockets.is_empty().then_some(true),
+        }
     }
 
     /// A program that another test starts holds a closed socket for a moment, until it is one.
@@ -89,7 +103,7 @@ fn sets() -> Vec<Vec<Listen>> {
         vec![tcp("0.0.0.0:8080").device("lo"), tcp("0.0.0.0:8080").device("lq0")],
         vec![tcp("[::ffff:127.0.0.1]:8080"), tcp("127.0.0.1:8081")],
         vec![tcp("127.0.0.1:8080").mptcp(), tcp("[::]:8081").mptcp()],
-        (0..MAX_QUERIES).map(|n| tcp(&format!("127.0.0.1:{}", 8080 + n))).collect(),
+        (0..MANY).map(|n| tcp(&format!("127.0.0.1:{}", 8080 + n))).collect(),
     ]
 }
 
@@ -177,7 +191,7 @@ fn what_hides_another_or_is_one_too_many_is_dumped() {
         known.dump_until(1);
         assert_eq!(known.ask(), Some(true));
         let crowd: Vec<Listener> =
-            (0..MAX_QUERIES).map(|n| tcp(&format!("127.0.0.1:{}", 9000 + n)).open()).collect();
+            (0..CROWD).map(|n| tcp(&format!("127.0.0.1:{}", 9000 + n)).open()).collect();
         assert!(!known.dump());
         assert_eq!(known.ask(), None);
         drop(crowd);
@@ -237,7 +251,7 @@ fn a_queue_is_seen_at_once_and_to_its_end_where_nobody_was_connected() {
         let (mut own, mut scratch) = (SelfStats::default(), Scratch::default());
         let mut reader = NetnsReader::open_here(Path::new("/proc"), &mut scratch).unwrap();
         let mut sample = NetnsSample::new(NetnsId(1), "calm".into(), false);
-        let mut tick = SampleTime { now: Duration::ZERO, interval: Duration::from_millis(1) };
+        let mut tick = SampleTime::every(Duration::from_millis(1));
         let mut lengths = |gap| {
             tick.now += gap;
             reader.read(tick, &mut sample, &mut own, &mut scratch);

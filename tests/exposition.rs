@@ -96,7 +96,7 @@ fn story() -> View {
             snmp: Some(snmp()),
             settings: Some(settings()),
             scan: (tick >= 3).then(|| scan(&sockets)),
-            tcp: Some(Dump { interval, is_same: false, sockets }),
+            tcp: Some(Dump { interval, is_same: false, part: None, sockets }),
             ..NetnsSample::new(NetnsId(1), "host".into(), false)
         };
         now += interval;
@@ -272,7 +272,7 @@ proptest! {
         for (sockets, more) in ticks {
             overflows += more;
             let mut sample = NetnsSample::new(NetnsId(1), "host".into(), false);
-            sample.tcp = Some(Dump { interval: INTERVAL, is_same: false, sockets });
+            sample.tcp = Some(Dump { interval: INTERVAL, is_same: false, part: None, sockets });
             sample.netstat = Some(netstat(overflows));
             state.fold(&Snapshot { namespaces: vec![sample], ..Snapshot::default() }, INTERVAL);
             state.show(&own(), &mut view);

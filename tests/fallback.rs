@@ -297,7 +297,7 @@ fn a_module_that_appears_is_used_at_the_next_look() {
         let mut stats = SelfStats::default();
         for _ in 0..samples {
             now += tick;
-            let time = SampleTime { now, interval: tick };
+            let time = SampleTime { now, ..SampleTime::every(tick) };
             reader.read(time, &mut snapshot.namespaces[0], &mut stats, &mut scratch);
             state.fold(&snapshot, tick);
         }

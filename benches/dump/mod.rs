@@ -159,7 +159,7 @@ pub(crate) fn decode(datagrams: &[Vec<u8>], sockets: &mut Vec<ListenSocket>) {
 
 /// The snapshot of one namespace with these listeners, on a tick that reads the dump alone.
 pub(crate) fn snapshot(listeners: &[Listener]) -> Snapshot {
-    let mut dump = Dump { interval: INTERVAL, is_same: false, sockets: Vec::new() };
+    let mut dump = Dump { interval: INTERVAL, is_same: false, part: None, sockets: Vec::new() };
     decode(&datagrams(listeners), &mut dump.sockets);
     let sample = NetnsSample::new(NetnsId(1), "host".into(), false);
     let namespaces = vec![NetnsSample { tcp: Some(dump), ..sample }];

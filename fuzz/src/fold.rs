@@ -270,7 +270,7 @@ impl Space {
             let mut rows: Vec<_> = rows.iter().filter_map(unix_row).collect();
             rows.sort_by_key(|row| row.cookie);
             rows.dedup_by_key(|row| row.cookie);
-            Dump { interval: INTERVAL, is_same: false, sockets: rows }
+            Dump { interval: INTERVAL, is_same: false, part: None, sockets: rows }
         });
         sample.settings = reading.somaxconn.map(|value| {
             let mut settings = Settings::default();
@@ -316,7 +316,7 @@ impl Space {
             rows.iter().take(2 * SOCKETS).map(|row| self.row(row)).collect();
         let is_same = self.last == sockets && !reading.says_changed;
         self.last.clone_from(&sockets);
-        sample.tcp = Some(Dump { interval: INTERVAL, is_same, sockets });
+        sample.tcp = Some(Dump { interval: INTERVAL, is_same, part: None, sockets });
         if let Some(more) = reading.overflows {
             self.overflows += u64::from(more);
             let mut counters = Counters::default();

@@ -13,7 +13,7 @@ use super::inet_diag::Row;
 use super::netlink::{Channel, Datagram, LastDump};
 use super::proc_tcp::{self, RowError};
 use super::procfs_file::{ProcfsFile, ReadError, Text};
-use super::socket_queries::Questions;
+use super::socket_queries::{Answers, Asked, Questions};
 use super::{inet_diag, unix_diag};
 use crate::snapshot::{Identity, ListenSocket, UnixAddress};
 
@@ -70,6 +70,8 @@ struct Netlink {
     last: LastDump,
     questions: Questions,
     devices: Devices,
+    /// Sockets of the last dump that are bound to an interface, by position and interface index.
+    bound: Vec<(usize, u32)>,
 }
 
 // === impl ListenReader ===
@@ -155,16 +157,28 @@ impl ListenReader {
         Ok(())
     }
 
-    /// Queries only the TCP listen sockets of the last complete reading and updates `sockets` like
-    /// [`read_tcp`](Self::read_tcp).
+    /// Selects the sockets that [`ask_tcp`](Self::ask_tcp) queries until the next call, by their
+    /// positions in `sockets`, the result of the last [`read_tcp`](Self::read_tcp).
+    pub fn select(&mut self, sockets: &[ListenSocket], places: impl Iterator<Item = usize>) {
+        if let Way::Netlink(Netlink { questions, bound, .. }) = &mut self.tcp {
+            let interface = |place| {
+                let found = bound.binary_search_by_key(&place, |(place, _)| *place);
+                found.map_or(0, |nth| bound[nth].1)
+            };
+            let asked = places.map(|place| Asked { place, interface: interface(place) });
+            questions.renew(sockets, asked);
+        }
+    }
+
+    /// Queries the selected TCP listen sockets and updates them in `sockets`, the result of the
+    /// last [`read_tcp`](Self::read_tcp).
     ///
-    /// Returns `None` and leaves `sockets` unchanged if a complete reading is necessary: there are
-    /// too many sockets, sockets hide each other, or a socket is gone or has changed.
+    /// Returns `None` and leaves `sockets` unchanged if nothing can be queried.
     pub fn ask_tcp(
         &mut self,
         scratch: &mut Scratch,
-        sockets: &mut Vec<ListenSocket>,
-    ) -> Option<bool> {
+        sockets: &mut [ListenSocket],
+    ) -> Option<Answers> {
         let (Way::Netlink(netlink), Some(channel)) = (&mut self.tcp, &mut self.channel) else {
             return None;
         };
@@ -244,6 +258,7 @@ impl Netlink {
             last: LastDump::default(),
             questions: Questions::default(),
             devices: Devices::default(),
+            bound: Vec::new(),
         })
     }
 
@@ -254,7 +269,7 @@ impl Netlink {
         scratch: &mut Scratch,
         sockets: &mut Vec<ListenSocket>,
     ) -> Result<bool, DumpError> {
-        let Self { requests, last, questions, devices } = self;
+        let Self { requests, last, devices, bound, .. } = self;
         let Scratch { datagram, rows, .. } = scratch;
         rows.clear();
         let mut row = |payload: &[u8]| {
@@ -266,7 +281,6 @@ impl Netlink {
                 if channel.dump_unless_same(both, datagram, last, &mut row)? {
                     return Ok(true);
                 }
-                questions.renew(last);
             }
             each => {
                 for request in each {
@@ -274,33 +288,28 @@ impl Netlink {
                 }
             }
         }
+        bound.clone_from(&rows.bound);
         rows.name_devices(devices, channel);
         Ok(rows.replace(sockets))
     }
 
-    /// Queries each known socket and updates `sockets` like `dump`; `None` on a bad answer.
+    /// Queries the selected sockets and updates `sockets`.
     fn ask(
         &mut self,
         channel: &mut Channel,
         scratch: &mut Scratch,
-        sockets: &mut Vec<ListenSocket>,
-    ) -> Option<bool> {
-        let Self { last, questions, devices, .. } = self;
-        if !questions.are_askable() {
+        sockets: &mut [ListenSocket],
+    ) -> Option<Answers> {
+        let Self { last, questions, .. } = self;
+        if questions.is_empty() {
             return None;
         }
-        let Scratch { datagram, rows, .. } = scratch;
-        rows.clear();
-        if questions.ask(channel, datagram, |row| rows.push(row)).ok()? {
-            return Some(true);
-        }
-        rows.name_devices(devices, channel);
-        let is_same = rows.replace(sockets);
-        if !is_same {
+        let answers = questions.ask(channel, &mut scratch.datagram, sockets).ok()?;
+        if !answers.is_same {
             // The next dump may equal the last kept dump although `sockets` has changed since then.
             last.forget();
         }
-        Some(is_same)
+        Some(answers)
     }
 
     fn forget_devices(&mut self) {

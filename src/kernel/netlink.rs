@@ -22,6 +22,11 @@ const BUFFER: usize = 32 * 1024;
 const RECEIVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Maximum number of consecutive losses that are ignored: the kernel reports each loss once.
 const MOST_LOSSES: u32 = 16;
+/// Maximum number of requests in one `send`: all answers must fit into the receive buffer.
+const BATCH: usize = 32;
+/// Maximum size of a dump that is kept for comparison, in bytes: about 6,000 listeners. Decoding a
+/// longer dump costs little beside the dump itself, and the memory is needed for other things.
+const MAX_KEPT: usize = 1 << 20;
 /// Fixed sequence number of dumps that are compared, because every message contains the number.
 pub(super) const SAME: u32 = 1;
 /// Offset of `nlmsg_seq` in a netlink header.
@@ -46,27 +51,17 @@ pub struct LastDump {
     bytes: Vec<u8>,
     /// End offset of each datagram.
     ends: Vec<usize>,
-}
-
-/// Condition that ends the received datagrams.
-#[derive(Clone, Copy)]
-enum End {
-    /// The kernel reports the end.
-    Said,
-    /// The number of datagrams is known, and all are available when the requests are sent.
-    Count(usize),
+    /// Size of the dump so far, kept or not.
+    length: usize,
+    /// Whether the last complete dump was too long to keep.
+    is_too_long: bool,
 }
 
 // === impl LastDump ===
 
 impl LastDump {
-    /// Whether no datagram is kept. A dump without rows still has its end message.
-    pub(super) fn is_empty(&self) -> bool {
-        self.ends.is_empty()
-    }
-
     /// Passes each kept row's payload to `row` again.
-    pub(super) fn each_row(
+    fn each_row(
         &self,
         mut row: impl FnMut(&[u8]) -> Result<(), DumpError>,
     ) -> Result<(), DumpError> {
@@ -81,6 +76,13 @@ impl LastDump {
         self.bytes.get(start..*self.ends.get(nth)?)
     }
 
+    /// Passes each kept answer to `answer` again.
+    fn each_answer(&self, answer: &mut impl FnMut(usize, Result<&[u8], DumpError>)) {
+        for nth in 0..self.ends.len() {
+            decode_answer(nth, self.datagram(nth).unwrap_or_default(), answer);
+        }
+    }
+
     /// Makes the next dump count as different.
     pub fn forget(&mut self) {
         self.truncate(0);
@@ -89,12 +91,25 @@ impl LastDump {
     /// Keeps the first `count` datagrams.
     fn truncate(&mut self, count: usize) {
         self.ends.truncate(count);
-        self.bytes.truncate(self.ends.last().copied().unwrap_or(0));
+        self.length = self.ends.last().copied().unwrap_or(0);
+        self.bytes.truncate(self.length);
     }
 
     fn push(&mut self, datagram: &[u8]) {
-        self.bytes.extend_from_slice(datagram);
-        self.ends.push(self.bytes.len());
+        self.length += datagram.len();
+        if self.length > MAX_KEPT {
+            self.is_too_long = true;
+            (self.bytes, self.ends) = (Vec::new(), Vec::new());
+        }
+        if !self.is_too_long {
+            self.bytes.extend_from_slice(datagram);
+            self.ends.push(self.bytes.len());
+        }
+    }
+
+    /// Ends a dump that differs from the kept dump.
+    fn finish(&mut self) {
+        self.is_too_long = self.length > MAX_KEPT;
     }
 }
 
@@ -164,7 +179,7 @@ impl Channel {
     ) -> Result<bool, DumpError> {
         let result = self.modules.ask(DiagModule::answering(request), || {
             self.request(request, SAME, datagram)?;
-            self.compare(End::Said, datagram, last, &mut row)
+            self.compare(datagram, last, &mut row)
         });
         if result.is_err() {
             last.forget();
@@ -172,38 +187,71 @@ impl Channel {
         result
     }
 
-    /// Sends `requests` and compares the answers as [`dump_unless_same`](Self::dump_unless_same)
-    /// does. Requests are whole messages with the sequence number [`SAME`]; each returns one row in
-    /// a separate datagram.
+    /// Sends requests of `size` bytes each and passes each answer with its number to `answer`,
+    /// unless the answers are byte-identical to `last`. Returns whether they were identical.
+    ///
+    /// Requests are whole messages with the sequence number [`SAME`]; the kernel answers each one
+    /// with one datagram, which contains a row or an error.
     pub(super) fn ask(
         &mut self,
         requests: &[u8],
-        count: usize,
+        size: usize,
         datagram: &mut Datagram,
         last: &mut LastDump,
-        mut row: impl FnMut(&[u8]) -> Result<(), DumpError>,
+        mut answer: impl FnMut(usize, Result<&[u8], DumpError>),
     ) -> Result<bool, DumpError> {
-        if count == 0 {
+        let (mut nth, mut is_same) = (0, true);
+        for batch in requests.chunks(BATCH * size) {
+            let end = nth + batch.len() / size;
+            let asked = self.send(batch, datagram).and_then(|()| {
+                (nth..end).try_for_each(|nth| {
+                    is_same = self.compare_answer(nth, is_same, datagram, last, &mut answer)?;
+                    Ok(())
+                })
+            });
+            if let Err(error) = asked {
+                last.forget();
+                return Err(error);
+            }
+            self.has_leftovers = false;
+            nth = end;
+        }
+        Ok(is_same)
+    }
+
+    /// Receives the `nth` answer. Returns whether all answers so far are identical to `last`.
+    fn compare_answer(
+        &self,
+        nth: usize,
+        is_same: bool,
+        datagram: &mut Datagram,
+        last: &mut LastDump,
+        answer: &mut impl FnMut(usize, Result<&[u8], DumpError>),
+    ) -> Result<bool, DumpError> {
+        // The kernel has answered before `send` returns.
+        let length = self.receive(datagram, RecvFlags::DONTWAIT)?;
+        let datagram = &datagram.0[..length];
+        if is_same && last.datagram(nth) == Some(datagram) {
             return Ok(true);
         }
-        let sent = self.send(requests, datagram);
-        let result = sent.and_then(|()| self.compare(End::Count(count), datagram, last, &mut row));
-        if result.is_err() {
-            last.forget();
+        if is_same {
+            last.truncate(nth);
+            last.each_answer(answer);
         }
-        result
+        last.push(datagram);
+        decode_answer(nth, datagram, answer);
+        Ok(false)
     }
 
     fn compare(
         &mut self,
-        end: End,
         datagram: &mut Datagram,
         last: &mut LastDump,
         row: &mut impl FnMut(&[u8]) -> Result<(), DumpError>,
     ) -> Result<bool, DumpError> {
         let (mut nth, mut is_same) = (0, true);
         loop {
-            let length = self.receive(datagram, end.flags())?;
+            let length = self.receive(datagram, RecvFlags::empty())?;
             let datagram = &datagram.0[..length];
             let progress = if is_same && last.datagram(nth) == Some(datagram) {
                 // The kept dump ended with its last datagram.
@@ -217,8 +265,11 @@ impl Channel {
                 diag_stream::decode(datagram, SAME, &mut *row)?
             };
             nth += 1;
-            if end.is_reached(nth, progress) {
+            if progress == Progress::Done {
                 self.has_leftovers = false;
+                if !is_same {
+                    last.finish();
+                }
                 return Ok(is_same);
             }
         }
@@ -277,28 +328,24 @@ impl Channel {
     }
 }
 
-// === impl End ===
-
-impl End {
-    /// Returns the receive flags. Datagrams that are already available need no wait.
-    fn flags(self) -> RecvFlags {
-        match self {
-            Self::Said => RecvFlags::empty(),
-            Self::Count(_) => RecvFlags::DONTWAIT,
-        }
-    }
-
-    fn is_reached(self, datagrams: usize, progress: Progress) -> bool {
-        match self {
-            Self::Said => progress == Progress::Done,
-            Self::Count(count) => datagrams == count,
-        }
-    }
-}
-
 impl AsFd for Channel {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+}
+
+/// Passes the row or the error of one answer to `answer`.
+fn decode_answer(
+    nth: usize,
+    datagram: &[u8],
+    answer: &mut impl FnMut(usize, Result<&[u8], DumpError>),
+) {
+    let row = |payload: &[u8]| {
+        answer(nth, Ok(payload));
+        Ok(())
+    };
+    if let Err(error) = diag_stream::decode(datagram, SAME, row) {
+        answer(nth, Err(error));
     }
 }
 

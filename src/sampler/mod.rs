@@ -3,6 +3,7 @@
 
 pub mod cause_watch;
 pub mod discovery;
+pub mod dumps;
 pub mod features;
 pub mod health;
 pub mod incidents;
@@ -232,12 +233,9 @@ impl Sampler {
         let end = self.epoch.elapsed();
         let cpu = thread_cpu();
         let used = cpu.saturating_sub(std::mem::replace(&mut self.cpu, cpu));
-        self.stats.missed += self.schedule.sampled(
-            start,
-            end,
-            used.saturating_sub(self.others_cost),
-            self.others_cost,
-        );
+        let costs = [used.saturating_sub(self.others_cost), self.others_cost];
+        let dump = self.readers[0].dump_outcome();
+        self.stats.missed += self.schedule.sampled(start, end, costs, dump);
         self.stats.interval = self.schedule.achieved();
         self.say_when_stretched();
     }
@@ -424,7 +422,12 @@ impl Sampler {
         self.snapshot.unix_time = since_1970.as_secs_f64();
         self.stats.sampled_namespaces = self.readers.len();
         self.sockets_moved = false;
-        let tick = SampleTime { now, interval: self.schedule.interval() };
+        let tick = SampleTime {
+            now,
+            interval: self.schedule.interval(),
+            dump_interval: self.schedule.dump_interval(),
+            dumps: self.schedule.dumps(now),
+        };
         self.read_one(0, tick);
         self.read_others(tick);
         self.note_features();
@@ -448,9 +451,11 @@ impl Sampler {
                 continue;
             }
             let interval = turn.interval().unwrap_or_default().max(interval);
-            self.read_one(place, SampleTime { interval, ..tick });
+            let (dumps, dump_interval) = (turn.dumps(tick.now), turn.dump_interval());
+            self.read_one(place, SampleTime { now: tick.now, interval, dump_interval, dumps });
             let cost = thread_cpu().saturating_sub(begin);
-            self.turns[place].read(tick.now, cost.saturating_sub(self.others_cost));
+            let dump = self.readers[place].dump_outcome();
+            self.turns[place].read(tick.now, cost.saturating_sub(self.others_cost), dump);
             self.others_cost = cost;
             if takes_turns {
                 self.first_turn = place % others;
@@ -500,6 +505,7 @@ impl Sampler {
 
     fn say_when_stretched(&mut self) {
         let (interval, target) = (self.schedule.interval(), self.stats.target_interval);
+        let interval = interval.max(self.schedule.dump_interval());
         if !self.stretched && interval > target.mul_f64(1.1) {
             self.stretched = true;
             tracing::warn!(
@@ -507,7 +513,7 @@ impl Sampler {
                 ?target,
                 "samples cost more than --sample.cpu-budget allows: sampling slower"
             );
-        } else if self.stretched && interval == target {
+        } else if self.stretched && interval <= target {
             self.stretched = false;
             tracing::info!(?interval, "sampling at the asked interval again");
         }

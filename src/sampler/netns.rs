@@ -1,7 +1,8 @@
 //! The readers of one namespace. They execute the [`plan`](super::plan) and contain no policy.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::kernel::connections::ConnectionReader;
 use crate::kernel::listen::{ListenError, ListenReader, Scratch};
@@ -14,8 +15,9 @@ use crate::snapshot::{Counter, Dump, ListenSocket, NetnsSample, UnixAddress};
 
 use super::features::NetnsFeatures;
 use super::health::Health;
-use super::plan::{Look, Outcome, Planner, TcpMethod, TcpPlan};
+use super::plan::{self, Look, Outcome, Plan, Planner, TcpMethod, TcpOutcome};
 use super::scanning::ScanSlot;
+use super::turns::DumpOutcome;
 
 pub use super::plan::SampleTime;
 
@@ -40,6 +42,17 @@ pub struct NetnsReader {
     spare_unix: Vec<ListenSocket<UnixAddress>>,
     /// Whether `spare_tcp` may contain sockets that were never passed on.
     failed: bool,
+    /// Positions of the listeners that are queried between dumps.
+    selected: Arc<[usize]>,
+    dump: DumpOutcome,
+}
+
+/// A reading of the TCP listeners.
+struct TcpReading {
+    is_same: bool,
+    /// Positions of the listeners that were read; `None` if no dump is necessary.
+    part: Option<Arc<[usize]>>,
+    owes_dump: bool,
 }
 
 /// Context of one reading: its time, the sample to fill, the counters, and the buffers.
@@ -82,6 +95,8 @@ impl NetnsReader {
             spare_tcp: Vec::new(),
             spare_unix: Vec::new(),
             failed: false,
+            selected: Arc::default(),
+            dump: DumpOutcome::NotDue,
         })
     }
 
@@ -123,11 +138,11 @@ impl NetnsReader {
         }
         let counted = opening.look.then(|| self.count_sockets(reading)).flatten();
         let look = if opening.look { self.look(counted, reading) } else { None };
-        let plan = self.planner.plan(opening, look);
+        let plan = self.planner.plan(opening, look, reading.time.dumps);
         if let (true, Some(listen)) = (plan.is_whole(), &mut self.listen) {
             listen.forget_devices();
         }
-        let read = self.read_tcp(&plan.tcp, counted, reading);
+        let read = self.read_tcp(&plan, counted, reading);
         match plan.unix {
             true => self.read_unix(reading),
             false => self.put_unix_by(reading.sample),
@@ -139,6 +154,10 @@ impl NetnsReader {
         if counters.netstat {
             self.read_netstat(reading);
         }
+        if self.planner.owes_dump() {
+            // Attribution needs the dump, so the counters wait for it.
+            (reading.sample.netstat, reading.sample.snmp) = (None, None);
+        }
         let (moved, sample) = (read == Some(true), &*reading.sample);
         let outcome = Outcome {
             tcp: sample.tcp.as_ref().map(|dump| (&dump.sockets[..], dump.is_same)),
@@ -147,6 +166,11 @@ impl NetnsReader {
         };
         self.planner.close(&plan, moved, &outcome);
         moved
+    }
+
+    /// Returns whether the last reading was a dump, or postponed a dump.
+    pub fn dump_outcome(&self) -> DumpOutcome {
+        self.dump
     }
 
     fn open_connections(&mut self, reading: &mut Reading<'_>) -> Option<ConnectionReader> {
@@ -207,39 +231,47 @@ impl NetnsReader {
     /// the last good reading; `None` if the listeners could not be read.
     fn read_tcp(
         &mut self,
-        plan: &TcpPlan,
+        plan: &Plan,
         counted: Option<Sockstat>,
         reading: &mut Reading<'_>,
     ) -> Option<bool> {
         let last = reading.sample.tcp.take().map(|dump| dump.sockets);
         let mut sockets = last.unwrap_or_else(|| std::mem::take(&mut self.spare_tcp));
         let method = self.method(plan, counted, reading);
-        let listeners = self.listeners(method, reading.scratch, &mut sockets);
-        let listeners = reading.check(&mut self.health, Source::InetDiag, listeners);
+        let read = self.listeners(method, plan, reading.scratch, &mut sockets);
+        let read = reading.check(&mut self.health, Source::InetDiag, read);
         if let Some(listen) = &self.listen {
             self.features.set(Feature::SockDiag, listen.has_sock_diag());
             reading.sample.identity = listen.identity();
         }
-        let Some(is_same) = listeners else {
+        let Some(read) = read else {
             (self.spare_tcp, self.failed) = (sockets, true);
+            return None;
+        };
+        let Some(TcpReading { is_same, part, owes_dump }) = read else {
+            // Nothing could be queried in place of a dump.
+            self.spare_tcp = sockets;
+            self.planner.postpone();
             return None;
         };
         let is_same = !std::mem::take(&mut self.failed) && is_same;
         if let (false, Some(first)) = (is_same, sockets.first()) {
             self.features.set(Feature::Cgroup, first.origin.cgroup.is_some());
         }
-        let moved = self.planner.take_tcp(&sockets, is_same);
-        reading.sample.tcp = Some(Dump { interval: reading.time.interval, is_same, sockets });
+        let moved = self.planner.take_tcp(&sockets, TcpOutcome { is_same, owes_dump });
+        let interval = reading.time.interval.max(reading.time.dump_interval);
+        reading.sample.tcp = Some(Dump { interval, is_same, part, sockets });
         Some(moved)
     }
 
     /// Returns the method to use for the current number of sockets.
     fn method(
         &self,
-        plan: &TcpPlan,
+        plan: &Plan,
         counted: Option<Sockstat>,
         reading: &mut Reading<'_>,
     ) -> TcpMethod {
+        let plan = &plan.tcp;
         let Some(calm) = plan.calm else { return plan.otherwise };
         let counted = counted.or_else(|| self.count_sockets(reading));
         let text = &mut reading.scratch.text;
@@ -249,25 +281,102 @@ impl NetnsReader {
         }
     }
 
-    /// Replaces `sockets` with the current listeners. Returns whether nothing changed.
+    /// Updates `sockets`. Returns `None` if a dump is due and not allowed, and nothing can be
+    /// queried.
     fn listeners(
         &mut self,
         method: TcpMethod,
+        plan: &Plan,
+        scratch: &mut Scratch,
+        sockets: &mut Vec<ListenSocket>,
+    ) -> Result<Option<TcpReading>, ListenError> {
+        self.dump = DumpOutcome::NotDue;
+        let is_same = match method {
+            TcpMethod::Keep => true,
+            TcpMethod::Dump => self.dump_tcp(scratch, sockets)?,
+            TcpMethod::Ask => self.ask_or_dump(plan, scratch, sockets)?,
+            TcpMethod::AskOnly => return self.only_ask(plan, scratch, sockets),
+        };
+        Ok(Some(TcpReading { is_same, part: None, owes_dump: false }))
+    }
+
+    /// Queries the listeners, and dumps them if an answer shows a change.
+    fn ask_or_dump(
+        &mut self,
+        plan: &Plan,
         scratch: &mut Scratch,
         sockets: &mut Vec<ListenSocket>,
     ) -> Result<bool, ListenError> {
-        if method == TcpMethod::Keep {
-            return Ok(true);
-        }
-        let Self { listen, net, planner, .. } = self;
-        let listen = opened(listen, net, scratch)?;
-        let asked = if method == TcpMethod::Ask { listen.ask_tcp(scratch, sockets) } else { None };
+        let asked = self.ask_tcp(scratch, sockets)?;
         match asked {
-            Some(true) => Ok(true),
             // If only queues changed, no dump is necessary.
-            Some(false) if !planner.has_moved(sockets) => Ok(false),
-            asked => Ok(listen.read_tcp(scratch, sockets)? && asked.is_none()),
+            Some((is_same, is_complete))
+                if self.planner.is_sufficient(plan, is_complete, sockets) =>
+            {
+                Ok(is_same)
+            }
+            asked => {
+                let is_dump_same = self.dump_tcp(scratch, sockets)?;
+                Ok(is_dump_same && asked.is_none_or(|(is_same, _)| is_same))
+            }
         }
+    }
+
+    /// Queries the selected listeners in place of a dump that the budget does not allow.
+    fn only_ask(
+        &mut self,
+        plan: &Plan,
+        scratch: &mut Scratch,
+        sockets: &mut Vec<ListenSocket>,
+    ) -> Result<Option<TcpReading>, ListenError> {
+        let asked = self.ask_tcp(scratch, sockets)?;
+        let is_sufficient = asked
+            .is_some_and(|(_, is_complete)| self.planner.is_sufficient(plan, is_complete, sockets));
+        if !is_sufficient {
+            self.dump = DumpOutcome::Postponed;
+        }
+        Ok(asked.map(|(is_same, _)| TcpReading {
+            is_same,
+            part: (!is_sufficient).then(|| self.selected.clone()),
+            owes_dump: !is_sufficient,
+        }))
+    }
+
+    /// Queries the selected listeners. Returns whether nothing changed, and whether all of them
+    /// were answered; `None` if nothing can be queried.
+    fn ask_tcp(
+        &mut self,
+        scratch: &mut Scratch,
+        sockets: &mut [ListenSocket],
+    ) -> Result<Option<(bool, bool)>, ListenError> {
+        let begin = Instant::now();
+        let listen = opened(&mut self.listen, &self.net, scratch)?;
+        let answers = listen.ask_tcp(scratch, sockets);
+        if let Some(answers) = answers {
+            self.planner.asked(begin.elapsed(), answers.is_complete);
+        }
+        Ok(answers.map(|answers| (answers.is_same, answers.is_complete)))
+    }
+
+    /// Dumps the listeners, and selects those to query until the next dump that differs. Returns
+    /// whether nothing changed.
+    fn dump_tcp(
+        &mut self,
+        scratch: &mut Scratch,
+        sockets: &mut Vec<ListenSocket>,
+    ) -> Result<bool, ListenError> {
+        let begin = Instant::now();
+        let listen = opened(&mut self.listen, &self.net, scratch)?;
+        let is_same = listen.read_tcp(scratch, sockets)?;
+        self.dump = DumpOutcome::Made;
+        self.planner.dumped(begin.elapsed());
+        if !is_same {
+            let (places, are_all) = plan::selected(sockets);
+            listen.select(sockets, places.iter().copied());
+            self.planner.select(places.len(), are_all);
+            self.selected = places.into();
+        }
+        Ok(is_same)
     }
 
     /// Keeps the buffer of a dump that is not read in this sample.
@@ -289,7 +398,7 @@ impl NetnsReader {
                 self.features.set(Feature::UnixDiag, true);
                 // After a queue held a connection, no dump is skipped: a longer gap is a stall.
                 let interval = reading.time.interval;
-                reading.sample.unix = Some(Dump { interval, is_same, sockets });
+                reading.sample.unix = Some(Dump { interval, is_same, part: None, sockets });
             }
             Some(None) => self.features.set(Feature::UnixDiag, false),
             None => self.spare_unix = sockets,
@@ -361,7 +470,7 @@ mod tests {
         let mut reader = NetnsReader::open_own(Path::new("/proc")).unwrap();
         let mut sample = NetnsSample::new(NetnsId(1), "host".into(), false);
         let (mut stats, mut scratch) = (SelfStats::default(), Scratch::default());
-        let tick = SampleTime { now: Duration::ZERO, interval: Duration::from_millis(100) };
+        let tick = SampleTime::every(Duration::from_millis(100));
         reader.read(tick, &mut sample, &mut stats, &mut scratch);
 
         let tcp = sample.tcp.as_ref().unwrap();

@@ -97,7 +97,7 @@ mod tests {
         };
         let sockets = inodes.iter().map(socket).collect();
         let mut sample = NetnsSample::new(NetnsId(1), "host".into(), false);
-        sample.tcp = Some(Dump { interval: Duration::ZERO, is_same: false, sockets });
+        sample.tcp = Some(Dump { interval: Duration::ZERO, is_same: false, part: None, sockets });
         Snapshot { namespaces: vec![sample], ..Snapshot::default() }
     }
 

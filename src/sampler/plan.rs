@@ -19,11 +19,21 @@
 //! is unseen. A new listener may be seen a second late, or four seconds late if another socket
 //! closed at that moment, and its overflows count in full.
 //!
+//! Whole dumps have a budget of their own ([`dumps`](super::dumps)), because their cost depends on
+//! the kernel, the memory of the machine and the number of listeners. If the budget allows no dump
+//! now, the sample only queries the listeners selected at the last dump ([`selected`]): all of
+//! them, or those that hold a queue if there are very many. The dump is made up for as soon as the
+//! budget allows it. Until then the counters wait too, because overflows are attributed after a
+//! dump only; growing overflows make the dump urgent.
+//!
 //! If samples are stretched because they exceed the CPU budget, the second becomes as long as ten
 //! samples, and at most two seconds.
 
 use std::time::Duration;
 
+use rustc_hash::FxHashMap;
+
+use super::dumps::Allowed;
 use crate::kernel::sockstat::Sockstat;
 use crate::snapshot::ListenSocket;
 
@@ -39,6 +49,16 @@ const EVERYTHING: Duration = Duration::from_secs(4);
 /// and as long as a socket that one dump missed waits for the dump that misses it again.
 const WATCHFUL: u8 = 3;
 
+/// Number of listeners up to which all of them are queried instead of dumped, unless a dump costs
+/// less than half as much. For more listeners, a dump must cost more than twice as much.
+const FEW: usize = 8;
+/// Number of listeners up to which all of them can be queried.
+const MAX_ALL: usize = 128;
+/// Maximum number of listeners to query if there are more than [`MAX_ALL`].
+const MAX_QUEUED: usize = 256;
+/// Assumed cost of one query before the first measurement.
+const UNKNOWN_QUERY: Duration = Duration::from_micros(2);
+
 /// Time and interval of a sample.
 #[derive(Clone, Copy, Debug)]
 pub struct SampleTime {
@@ -46,6 +66,10 @@ pub struct SampleTime {
     pub now: Duration,
     /// Target interval of samples.
     pub interval: Duration,
+    /// Interval of whole dumps, if the budget makes it longer than `interval`.
+    pub dump_interval: Duration,
+    /// The whole dumps that the budget allows.
+    pub dumps: Allowed,
 }
 
 /// Decides what to read of one namespace, and keeps the results of the last readings.
@@ -56,11 +80,25 @@ pub struct Planner {
     /// Number of upcoming samples that are dumps.
     watchful: u8,
     unix_waits: bool,
+    has_dumped: bool,
+    /// Whether a dump was due and the budget did not allow it.
+    postponed: bool,
+    costs: Costs,
+    /// Number of listeners selected for queries, and whether these are all listeners.
+    selected: usize,
+    asks_all: bool,
     /// Result of the last look; `None` if a reading failed.
     seen: Option<Look>,
     calm: Option<Calm>,
     look_due: Duration,
     everything_due: Duration,
+}
+
+/// Costs of one query and of one dump in a namespace.
+#[derive(Clone, Copy, Debug, Default)]
+struct Costs {
+    query: Option<Duration>,
+    dump: Option<Duration>,
 }
 
 /// Values that change when anything arrives in a namespace.
@@ -99,6 +137,10 @@ pub struct Plan {
     came: bool,
     /// How to read the TCP listeners.
     pub tcp: TcpPlan,
+    /// Whether this sample makes up for a postponed dump, if it dumps.
+    makes_up: bool,
+    /// Whether a dump is due.
+    wants_dump: bool,
     /// Dump the Unix listeners.
     pub unix: bool,
 }
@@ -119,6 +161,8 @@ pub struct TcpPlan {
 pub enum TcpMethod {
     /// Read nothing: the last reading still holds.
     Keep,
+    /// Query the selected listeners. A dump is due, but the budget does not allow it.
+    AskOnly,
     /// Query each known listener; dump them if that is impossible or an answer shows a change.
     Ask,
     /// Dump all listeners.
@@ -132,6 +176,15 @@ pub struct CounterPlan {
     pub snmp: bool,
     /// `/proc/net/netstat`.
     pub netstat: bool,
+}
+
+/// How the TCP listeners were read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpOutcome {
+    /// Whether nothing changed since the last reading.
+    pub is_same: bool,
+    /// Whether a dump is still due.
+    pub owes_dump: bool,
 }
 
 /// Results of the readings of one sample.
@@ -148,6 +201,12 @@ pub struct Outcome<'a> {
 // === impl SampleTime ===
 
 impl SampleTime {
+    /// The first sample of samples with this interval, without a limit on dumps.
+    pub fn every(interval: Duration) -> Self {
+        let (now, dump_interval) = (Duration::ZERO, Duration::ZERO);
+        Self { now, interval, dump_interval, dumps: Allowed::All }
+    }
+
     /// Returns the interval of looks for traffic.
     fn slow(self) -> Duration {
         SLOW.max((self.interval * SLOW_SAMPLES).min(SLOWEST))
@@ -176,25 +235,77 @@ impl Planner {
 
     /// Returns what to read of the listeners. `look` is the result of the look, `None` if a reading
     /// failed or no look was due.
-    pub fn plan(&mut self, opening: Opening, look: Option<Look>) -> Plan {
+    pub fn plan(&mut self, opening: Opening, look: Option<Look>, dumps: Allowed) -> Plan {
         let before = self.seen;
         let came = opening.look && (look.is_none() || look != before);
         if opening.look {
             self.seen = look;
         }
-        let whole = came || opening.everything;
-        Plan { opening, came, tcp: self.tcp(came, opening), unix: whole || self.unix_waits }
+        let (whole, makes_up) = (came || opening.everything, self.postponed);
+        let wants_dump = came || makes_up || self.watchful > 0;
+        let tcp = match wants_dump {
+            true => TcpPlan::always(self.dump(dumps)),
+            false => self.tcp(opening, dumps),
+        };
+        Plan { opening, came, tcp, makes_up, wants_dump, unix: whole || self.unix_waits }
     }
 
-    fn tcp(&self, came: bool, opening: Opening) -> TcpPlan {
-        if came || self.watchful > 0 {
-            return TcpPlan { calm: None, when_calm: TcpMethod::Dump, otherwise: TcpMethod::Dump };
-        }
+    fn tcp(&self, opening: Opening, dumps: Allowed) -> TcpPlan {
         let (when_calm, otherwise) = match opening.everything {
-            true => (TcpMethod::Ask, TcpMethod::Dump),
-            false => (TcpMethod::Keep, TcpMethod::Ask),
+            true => (self.ask(dumps), self.dump(dumps)),
+            false => (TcpMethod::Keep, self.ask(dumps)),
         };
         TcpPlan { calm: self.calm, when_calm, otherwise }
+    }
+
+    /// Returns the method for a dump that is due.
+    fn dump(&self, dumps: Allowed) -> TcpMethod {
+        let is_allowed = match dumps {
+            Allowed::All => true,
+            Allowed::Urgent => self.watchful > 0,
+            Allowed::None => false,
+        };
+        // Without a first dump there is nothing to query.
+        if is_allowed || !self.has_dumped { TcpMethod::Dump } else { TcpMethod::AskOnly }
+    }
+
+    /// Returns the method for a reading of the known listeners.
+    fn ask(&self, dumps: Allowed) -> TcpMethod {
+        match dumps {
+            _ if !self.has_dumped => TcpMethod::Dump,
+            Allowed::All if !self.asks_all || self.costs.prefer_dump(self.selected) => {
+                TcpMethod::Dump
+            }
+            Allowed::None => TcpMethod::AskOnly,
+            _ if !self.asks_all => TcpMethod::AskOnly,
+            _ => TcpMethod::Ask,
+        }
+    }
+
+    /// Records the number of listeners selected for queries, and whether these are all listeners.
+    pub fn select(&mut self, selected: usize, are_all: bool) {
+        (self.selected, self.asks_all) = (selected, are_all);
+    }
+
+    /// Records the time that queries of the selected listeners took, and whether all of them were
+    /// answered.
+    pub fn asked(&mut self, took: Duration, is_complete: bool) {
+        self.asks_all &= is_complete;
+        if let Some(each) = took.checked_div(self.selected.try_into().unwrap_or(u32::MAX)) {
+            add_cost(&mut self.costs.query, each);
+        }
+    }
+
+    /// Records the time that a dump took.
+    pub fn dumped(&mut self, took: Duration) {
+        self.has_dumped = true;
+        add_cost(&mut self.costs.dump, took);
+    }
+
+    /// Whether a reading of the known listeners is as good as a dump: no dump was due and nothing
+    /// except queues changed.
+    pub fn is_sufficient(&self, plan: &Plan, is_complete: bool, sockets: &[ListenSocket]) -> bool {
+        !plan.wants_dump && self.asks_all && is_complete && !self.has_moved(sockets)
     }
 
     /// Whether a socket appeared or closed, or a drop counter changed, since the last reading.
@@ -203,24 +314,38 @@ impl Planner {
     }
 
     /// Records the TCP listeners of this sample. Returns whether anything except queues changed.
-    pub fn take_tcp(&mut self, sockets: &[ListenSocket], is_same: bool) -> bool {
+    pub fn take_tcp(&mut self, sockets: &[ListenSocket], outcome: TcpOutcome) -> bool {
         let before = self.fingerprint;
-        if !is_same {
+        if !outcome.is_same {
             self.fingerprint = fingerprint(sockets);
         }
         let moved = before != self.fingerprint;
-        self.watchful = if moved { WATCHFUL } else { self.watchful.saturating_sub(1) };
+        self.postponed = outcome.owes_dump;
+        if !outcome.owes_dump {
+            self.watchful = if moved { WATCHFUL } else { self.watchful.saturating_sub(1) };
+        }
         moved
+    }
+
+    /// Records that a dump is due and that nothing was read in its place.
+    pub fn postpone(&mut self) {
+        self.postponed = true;
+    }
+
+    /// Whether a dump is still due after this sample.
+    pub fn owes_dump(&self) -> bool {
+        self.postponed
     }
 
     /// Returns the counters to read after the listeners. `moved` is whether the listeners changed,
     /// `None` if they could not be read.
     pub fn counters(&self, plan: &Plan, moved: Option<bool>) -> CounterPlan {
         let has_moved = moved == Some(true);
+        let makes_up = plan.makes_up && !self.postponed;
         CounterPlan {
             // A look has already read the file.
-            snmp: has_moved && !plan.opening.look,
-            netstat: moved.is_some() && (plan.came || has_moved),
+            snmp: (has_moved || makes_up) && !plan.opening.look,
+            netstat: moved.is_some() && (plan.came || has_moved || makes_up),
         }
     }
 
@@ -240,6 +365,11 @@ impl Planner {
     /// Finishes a sample; `moved` is whether its TCP listeners changed.
     pub fn close(&mut self, plan: &Plan, moved: bool, outcome: &Outcome<'_>) {
         let misses_counters = (plan.came || moved) && !outcome.netstat;
+        if self.postponed {
+            // The dump that follows reads the counters.
+            self.calm = None;
+            return;
+        }
         if plan.is_whole() && (outcome.tcp.is_none() || misses_counters || !outcome.unix) {
             // The change was not read: the next look must find it again.
             self.seen = None;
@@ -264,6 +394,31 @@ impl Plan {
     }
 }
 
+// === impl TcpPlan ===
+
+impl TcpPlan {
+    /// Uses the method whatever the number of sockets.
+    fn always(method: TcpMethod) -> Self {
+        Self { calm: None, when_calm: method, otherwise: method }
+    }
+}
+
+// === impl Costs ===
+
+impl Costs {
+    /// Whether a dump costs less than `count` queries. Both measures vary, so the usual choice for
+    /// this number stays until the other costs less than half.
+    fn prefer_dump(&self, count: usize) -> bool {
+        let Some(dump) = self.dump else { return false };
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        let queries = self.query.unwrap_or(UNKNOWN_QUERY).saturating_mul(count);
+        match count as usize <= FEW {
+            true => 2 * dump < queries,
+            false => dump < queries.saturating_mul(2),
+        }
+    }
+}
+
 // === impl Calm ===
 
 impl Calm {
@@ -284,6 +439,49 @@ impl Calm {
         sockets == Some(Sockstat { used: self.used, tcp: self.listeners })
             && (self.listeners6 == 0 || tcp6() == Some(self.listeners6))
     }
+}
+
+/// Adds a measurement to a moving cost. A lower cost counts at once, a higher one gradually: time
+/// that other threads took is no cost.
+fn add_cost(cost: &mut Option<Duration>, took: Duration) {
+    const FORGET: u32 = 8;
+    let before = cost.unwrap_or(took);
+    *cost = Some(if took < before { took } else { before + (took - before) / FORGET });
+}
+
+/// Returns the positions of the listeners to query until the next dump that differs, and whether
+/// these are all listeners.
+///
+/// If there are very many listeners, these are the ones that hold a queue, fairly by the user who
+/// created them: the fullest queue of each user first, then the second of each user.
+pub fn selected(sockets: &[ListenSocket]) -> (Vec<usize>, bool) {
+    if sockets.len() <= MAX_ALL {
+        let places = (0..sockets.len()).filter(|place| !hides(sockets, *place)).collect::<Vec<_>>();
+        let are_all = places.len() == sockets.len();
+        return (places, are_all);
+    }
+    let fullness = |place: usize| sockets[place].queue.fullness().unwrap_or(f64::INFINITY);
+    let holds = |place: &usize| sockets[*place].queue.length > 0;
+    let mut queued: Vec<usize> = (0..sockets.len()).filter(holds).collect();
+    queued.sort_by(|a, b| fullness(*b).total_cmp(&fullness(*a)));
+    let mut ranks: FxHashMap<Option<u32>, usize> = FxHashMap::default();
+    let rank = |place: usize| {
+        let rank = ranks.entry(sockets[place].origin.uid).or_default();
+        *rank += 1;
+        (*rank, place)
+    };
+    let mut ranked: Vec<(usize, usize)> = queued.into_iter().map(rank).collect();
+    ranked.sort_by_key(|(rank, _)| *rank);
+    let mut places: Vec<usize> =
+        ranked.into_iter().take(MAX_QUEUED).map(|(_, place)| place).collect();
+    places.sort_unstable();
+    (places, false)
+}
+
+/// Whether another socket has the same address: the kernel finds only one of them.
+fn hides(sockets: &[ListenSocket], place: usize) -> bool {
+    let address = sockets[place].address;
+    sockets.iter().enumerate().any(|(other, socket)| other != place && socket.address == address)
 }
 
 /// Returns a hash that changes, except by chance, when any socket appears, closes or drops a
@@ -326,6 +524,7 @@ mod tests {
         overflows: u64,
         unix_waits: bool,
         fails: bool,
+        dumps: Allowed,
     }
 
     /// Readings of one sample: settings, look, method for the listeners, Unix, snmp, netstat.
@@ -354,9 +553,14 @@ mod tests {
 
         fn sample(&mut self, gap: Duration) -> Read {
             self.now += gap;
-            let time = SampleTime { now: self.now, interval: TICK };
+            let time = SampleTime {
+                now: self.now,
+                interval: TICK,
+                dump_interval: Duration::ZERO,
+                dumps: self.dumps,
+            };
             let opening = self.planner.open(time, |pace| pace);
-            let plan = self.planner.plan(opening, self.look.filter(|_| opening.look));
+            let plan = self.planner.plan(opening, self.look.filter(|_| opening.look), self.dumps);
             let sockets = self.look.map(|look| look.sockets);
             let is_calm = plan.tcp.calm.is_some_and(|calm| calm.holds(sockets, || None));
             let mut method = if is_calm { plan.tcp.when_calm } else { plan.tcp.otherwise };
@@ -364,8 +568,15 @@ mod tests {
                 method = TcpMethod::Dump;
             }
             let is_same = method == TcpMethod::Keep || self.known == self.listeners;
+            let owes_dump = method == TcpMethod::AskOnly
+                && !self.planner.is_sufficient(&plan, true, &self.listeners);
             self.known.clone_from(&self.listeners);
-            let moved = (!self.fails).then(|| self.planner.take_tcp(&self.listeners, is_same));
+            if method == TcpMethod::Dump && !self.fails {
+                self.planner.dumped(Duration::from_micros(20));
+                self.planner.select(self.listeners.len(), true);
+            }
+            let outcome = TcpOutcome { is_same, owes_dump };
+            let moved = (!self.fails).then(|| self.planner.take_tcp(&self.listeners, outcome));
             if plan.unix {
                 self.planner.take_unix(self.unix_waits);
             }
@@ -472,6 +683,157 @@ mod tests {
         }
     }
 
+    /// Calls `sample` until it has dumped. Returns the number of samples before the dump.
+    fn until_dump(scene: &mut Scene) -> (usize, Read) {
+        for before in 0..100 {
+            let read = scene.sample(TICK);
+            if read.2 == TcpMethod::Dump {
+                return (before, read);
+            }
+        }
+        panic!("no dump in 100 samples");
+    }
+
+    #[test]
+    fn a_dump_that_is_not_allowed_is_made_up_for_with_the_counters() {
+        use TcpMethod::{AskOnly, Dump};
+        type Event = fn(&mut Scene);
+        let (second, quick) = (Duration::from_secs(1), TICK);
+        // The event, the time until the sample after it, and whether the counters are read then.
+        let table: [(&str, Event, Duration, Allowed, bool); 6] = [
+            ("a segment", Scene::came, second, Allowed::None, true),
+            ("a segment, urgent only", Scene::came, second, Allowed::Urgent, true),
+            ("a socket", Scene::connected, second, Allowed::Urgent, true),
+            ("four seconds", Scene::connected, 5 * second, Allowed::Urgent, true),
+            (
+                "a drop",
+                |scene| {
+                    scene.connected();
+                    scene.listeners[0].drops = Some(1);
+                },
+                quick,
+                Allowed::None,
+                true,
+            ),
+            ("a look that fails", |scene| scene.look = None, second, Allowed::None, true),
+        ];
+        for (name, event, gap, dumps, netstat) in table {
+            let mut scene = Scene::at_rest();
+            event(&mut scene);
+            scene.dumps = dumps;
+            let first = scene.sample(gap);
+            assert_eq!((first.2, first.5), (AskOnly, netstat), "{name}");
+            assert!(scene.planner.owes_dump(), "{name}");
+            assert!((0..5).all(|_| scene.sample(quick).2 == AskOnly), "{name}");
+            scene.dumps = Allowed::All;
+            let (before, read) = until_dump(&mut scene);
+            // The counters that waited for the dump are read after it.
+            assert_eq!((before, read.2, read.5), (0, Dump, true), "{name}");
+            assert!(!scene.planner.owes_dump(), "{name}");
+        }
+    }
+
+    #[test]
+    fn growing_overflows_make_a_dump_urgent() {
+        let mut scene = Scene::at_rest();
+        scene.dumps = Allowed::Urgent;
+        scene.came();
+        assert_eq!(scene.sample(Duration::from_secs(1)).2, TcpMethod::AskOnly);
+        assert_eq!(scene.sample(TICK).2, TcpMethod::AskOnly);
+        scene.overflows += 1;
+        scene.came();
+        // The sample that finds the growth does not dump; the next three do.
+        assert_eq!(scene.sample(Duration::from_secs(1)).2, TcpMethod::AskOnly);
+        let methods: Vec<TcpMethod> = (0..4).map(|_| scene.sample(TICK).2).collect();
+        assert_eq!(methods[..3], [TcpMethod::Dump; 3]);
+        assert_ne!(methods[3], TcpMethod::Dump);
+    }
+
+    #[test]
+    fn known_listeners_that_only_queue_need_no_dump() {
+        let mut scene = Scene::at_rest();
+        scene.dumps = Allowed::None;
+        scene.connected();
+        scene.listeners[0].queue.length = 1;
+        assert_eq!(scene.sample(TICK), Read(false, false, TcpMethod::AskOnly, false, false, false));
+        assert!(!scene.planner.owes_dump());
+    }
+
+    #[test]
+    fn the_first_dump_is_made_whatever_the_budget_allows() {
+        let mut scene = Scene { listeners: vec![socket(1, 0, 0)], ..Scene::default() };
+        scene.look = Some(Look { segments: 7, sockets: Sockstat { used: 9, tcp: 1 } });
+        scene.dumps = Allowed::None;
+        assert_eq!(scene.sample(TICK).2, TcpMethod::Dump);
+    }
+
+    #[test]
+    fn the_cheaper_of_dump_and_queries_is_used() {
+        let micros = Duration::from_micros;
+        // Listeners, cost of a query, cost of a dump, and whether to dump.
+        let table = [
+            // With 16,384 buckets.
+            (1, Some(2), 11, false),
+            (8, Some(2), 14, false),
+            (9, Some(2), 14, true),
+            (100, Some(2), 52, true),
+            // On Linux 6.1 with 65,536 buckets.
+            (8, Some(3), 600, false),
+            (60, Some(3), 600, false),
+            (60, None, 600, false),
+            (128, Some(3), 600, true),
+            // On Linux 5.15, with 32 buckets.
+            (8, Some(2), 7, true),
+            (3, Some(2), 6, false),
+        ];
+        for (count, query, dump, expected) in table {
+            let costs = Costs { query: query.map(micros), dump: Some(micros(dump)) };
+            assert_eq!(costs.prefer_dump(count), expected, "{count} {query:?} {dump}");
+        }
+        assert!(!Costs::default().prefer_dump(1));
+    }
+
+    #[test]
+    fn a_lower_cost_counts_at_once() {
+        let mut cost = None;
+        for took in [30, 10, 90] {
+            add_cost(&mut cost, Duration::from_micros(took));
+        }
+        assert_eq!(cost, Some(Duration::from_micros(20)));
+    }
+
+    #[test]
+    fn very_many_listeners_are_queried_where_a_queue_is_fairly_by_user() {
+        let mut sockets: Vec<ListenSocket> =
+            (0..1_000).map(|n| ListenSocket { address: at(n), ..socket(n.into(), 0, 0) }).collect();
+        assert_eq!(selected(&sockets), (vec![], false));
+        let mut queued = |place: usize, uid, length| {
+            sockets[place].origin.uid = Some(uid);
+            sockets[place].queue.length = length;
+        };
+        // One user fills many queues, another has two connections.
+        (0..600).for_each(|place| queued(place, 1_000, 6));
+        (700..702).for_each(|place| queued(place, 0, 1));
+        let (places, are_all) = selected(&sockets);
+        assert_eq!((places.len(), are_all), (MAX_QUEUED, false));
+        assert!(places.contains(&700) && places.contains(&701) && places.is_sorted());
+    }
+
+    #[test]
+    fn a_few_listeners_are_all_queried_except_where_they_hide_each_other() {
+        let of = |ports: &[u16]| -> Vec<ListenSocket> {
+            let one = |port: &u16| ListenSocket { address: at(*port), ..socket(1, 0, 0) };
+            ports.iter().map(one).collect()
+        };
+        assert_eq!(selected(&of(&[1, 2, 3])), (vec![0, 1, 2], true));
+        assert_eq!(selected(&of(&[1, 2, 1])), (vec![1], false));
+        assert_eq!(selected(&[]), (vec![], true));
+    }
+
+    fn at(port: u16) -> ListenAddress {
+        ListenAddress { ip: "0.0.0.0".parse().unwrap(), port, device: None }
+    }
+
     #[test]
     fn a_queue_at_a_unix_listener_is_read_in_every_sample() {
         let mut scene = Scene::at_rest();
@@ -498,7 +860,8 @@ mod tests {
     #[test]
     fn a_stretched_interval_slows_the_looks() {
         let slow = |millis| {
-            SampleTime { now: Duration::ZERO, interval: Duration::from_millis(millis) }.slow()
+            let (interval, dump_interval) = (Duration::from_millis(millis), Duration::ZERO);
+            SampleTime { now: Duration::ZERO, interval, dump_interval, dumps: Allowed::All }.slow()
         };
         assert_eq!(
             [10, 100, 150, 900].map(slow).map(|pace| pace.as_millis()),

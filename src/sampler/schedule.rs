@@ -3,11 +3,19 @@
 //! The interval is jittered, so that no periodic server is sampled in phase, and stretched when
 //! samples cost more than their share of a core.
 //!
+//! Whole dumps of the own namespace are not counted in this interval: they have a budget of their
+//! own ([`dumps`](super::dumps)), so that expensive dumps come less often while the listeners that
+//! hold a queue are still sampled at the target interval. Each of the two may use what the other
+//! does not need, and at least half.
+//!
 //! Other namespaces than listenq's own are read in turn ([`turns`](super::turns)), for at least
 //! half of the budget; their cost is not counted here. A sample that costs more than a second's
 //! budget delays the next sample at once.
 
 use std::time::Duration;
+
+use super::dumps::{Allowed, DumpAccount};
+use super::turns::DumpOutcome;
 
 /// Approximate number of samples in the mean.
 const MEMORY: f64 = 32.0;
@@ -27,7 +35,11 @@ pub struct Schedule {
     target: Duration,
     budget: f64,
     due: Duration,
+    /// Cost of a sample without a whole dump of the own namespace.
     cost: Mean,
+    /// Cost of whole dumps of the own namespace, in every sample.
+    dump_cost: Mean,
+    dumps: DumpAccount,
     /// Cost of the other namespaces.
     others: Mean,
     gap: Mean,
@@ -68,6 +80,8 @@ impl Schedule {
             budget,
             due: Duration::ZERO,
             cost: Mean::default(),
+            dump_cost: Mean::default(),
+            dumps: DumpAccount::default(),
             others: Mean::default(),
             debt: 0.0,
             gap: Mean::default(),
@@ -86,15 +100,36 @@ impl Schedule {
         if self.cost.count < WARM_UP {
             return self.target;
         }
-        let affordable = self.cost.value / self.own_budget();
+        let affordable = self.cost.value / self.plain_budget();
         self.target.max(Duration::from_secs_f64(affordable.min(3600.0)))
     }
 
     /// Returns the share of a core for the other namespaces: the rest of the budget, and at least
     /// half.
     pub fn others_budget(&self) -> f64 {
-        let own = self.cost.value / self.interval().as_secs_f64();
+        let own = self.cost.value / self.interval().as_secs_f64() + self.dump_share();
         (self.budget - own).max(self.budget / 2.0)
+    }
+
+    /// Returns the whole dumps of the own namespace that are allowed at `now`.
+    pub fn dumps(&self, now: Duration) -> Allowed {
+        self.dumps.allowed(now)
+    }
+
+    /// Returns the interval of whole dumps of the own namespace that the budget allows.
+    pub fn dump_interval(&self) -> Duration {
+        self.dumps.interval()
+    }
+
+    /// Returns the share of a core that whole dumps of the own namespace use.
+    fn dump_share(&self) -> f64 {
+        self.gap.get().map_or(0.0, |gap| self.dump_cost.value / gap)
+    }
+
+    /// Returns the budget of samples without a whole dump.
+    fn plain_budget(&self) -> f64 {
+        let own = self.own_budget();
+        (own - self.dump_share()).max(own / 2.0)
     }
 
     fn own_budget(&self) -> f64 {
@@ -109,23 +144,21 @@ impl Schedule {
     }
 
     /// Records a sample that started at `start`, ended at `end` and used `cpu`, plus `others` for
-    /// other namespaces. Returns the number of missed samples.
+    /// other namespaces. `dump` is what became of the whole dump of the own namespace. Returns the
+    /// number of missed samples.
     pub fn sampled(
         &mut self,
         start: Duration,
         end: Duration,
-        cpu: Duration,
-        others: Duration,
+        [cpu, others]: [Duration; 2],
+        dump: DumpOutcome,
     ) -> u64 {
         if let Some(last) = self.last_start.replace(start) {
             let gap = start.saturating_sub(last).as_secs_f64();
             self.gap.add(gap);
             if self.gap.count > WARM_UP {
-                self.cost.add(cpu.as_secs_f64());
                 self.others.add(others.as_secs_f64());
-                if self.cost.count >= WARM_UP {
-                    self.pay(gap, cpu.as_secs_f64());
-                }
+                self.count(start, gap, cpu, dump);
             }
         }
         let interval = self.interval();
@@ -134,7 +167,7 @@ impl Schedule {
             Some(late) => 1 + (late.as_secs_f64() / interval.as_secs_f64()) as u64,
             None => 0,
         };
-        let pause = (self.debt / self.own_budget()).clamp(0.0, LONGEST_PAUSE);
+        let pause = (self.debt / self.plain_budget()).clamp(0.0, LONGEST_PAUSE);
         let paid = start + Duration::from_secs_f64(pause);
         self.due = self.due.max(paid);
         if missed > 0 {
@@ -143,9 +176,26 @@ impl Schedule {
         missed
     }
 
+    /// Adds the cost of the own namespace.
+    fn count(&mut self, now: Duration, gap: f64, cpu: Duration, dump: DumpOutcome) {
+        let is_dump = dump == DumpOutcome::Made;
+        self.dump_cost.add(if is_dump { cpu.as_secs_f64() } else { 0.0 });
+        if is_dump {
+            self.dumps.made(now, cpu);
+        } else {
+            self.cost.add(cpu.as_secs_f64());
+            if self.cost.count >= WARM_UP {
+                self.pay(gap, cpu.as_secs_f64());
+            }
+        }
+        let own = self.own_budget();
+        let plain = self.cost.value / self.target.as_secs_f64();
+        self.dumps.set_share(now, (own - plain).max(own / 2.0));
+    }
+
     /// Adds the budget of `gap` seconds and the cost of a sample to the debt.
     fn pay(&mut self, gap: f64, cost: f64) {
-        let budget = self.own_budget();
+        let budget = self.plain_budget();
         self.debt = (self.debt - gap * budget).max(-BURST * budget) + cost;
     }
 }
@@ -163,7 +213,8 @@ mod tests {
         let mut start = Duration::ZERO;
         for _ in 0..samples {
             start = schedule.due();
-            missed += schedule.sampled(start, start + cost, cost, Duration::ZERO);
+            missed +=
+                schedule.sampled(start, start + cost, [cost, Duration::ZERO], DumpOutcome::NotDue);
         }
         (start, missed)
     }
@@ -173,7 +224,7 @@ mod tests {
         let mut schedule = Schedule::new(TARGET, 0.02, 1);
         let (mut last, mut gaps) = (Duration::ZERO, Vec::new());
         for _ in 0..10_000 {
-            schedule.sampled(last, last, Duration::ZERO, Duration::ZERO);
+            schedule.sampled(last, last, [Duration::ZERO; 2], DumpOutcome::NotDue);
             gaps.push(schedule.due() - last);
             last = schedule.due();
         }
@@ -205,7 +256,8 @@ mod tests {
     fn a_stall_is_counted_and_not_caught_up() {
         let mut schedule = Schedule::new(TARGET, 0.02, 1);
         let end = Duration::from_secs(30);
-        let missed = schedule.sampled(Duration::ZERO, end, Duration::ZERO, Duration::ZERO);
+        let missed =
+            schedule.sampled(Duration::ZERO, end, [Duration::ZERO; 2], DumpOutcome::NotDue);
         assert!((298..=300).contains(&missed), "{missed}");
         assert_eq!(schedule.due(), end);
     }
@@ -215,7 +267,12 @@ mod tests {
         let mut schedule = Schedule::new(TARGET, 0.02, 1);
         run(&mut schedule, 50, Duration::from_millis(1));
         let start = schedule.due();
-        schedule.sampled(start, start, Duration::from_millis(100), Duration::ZERO);
+        schedule.sampled(
+            start,
+            start,
+            [Duration::from_millis(100), Duration::ZERO],
+            DumpOutcome::NotDue,
+        );
         // A second's budget is 20 ms.
         let pause = (schedule.due() - start).as_secs_f64();
         assert!((3.5..4.5).contains(&pause), "{pause}");
@@ -227,8 +284,8 @@ mod tests {
         let mut sample = |own, others| {
             for _ in 0..200 {
                 let start = schedule.due();
-                let [own, others] = [own, others].map(Duration::from_micros);
-                schedule.sampled(start, start, own, others);
+                let costs = [own, others].map(Duration::from_micros);
+                schedule.sampled(start, start, costs, DumpOutcome::NotDue);
             }
             (schedule.others_budget(), schedule.interval().as_millis())
         };
@@ -236,5 +293,43 @@ mod tests {
         assert!((0.018..0.0195).contains(&budget) && interval == 100, "{budget} {interval}");
         let (budget, interval) = sample(4_000, 1_000);
         assert!(budget == 0.01 && (230..=300).contains(&interval), "{budget} {interval}");
+    }
+
+    #[test]
+    fn costly_dumps_come_less_often_and_delay_no_sample() {
+        let mut schedule = Schedule::new(TARGET, 0.02, 1);
+        let (dump_cost, plain) = (Duration::from_millis(40), Duration::from_micros(300));
+        let (mut samples, mut dumps, mut used) = (0, 0, Duration::ZERO);
+        while schedule.due() < Duration::from_secs(120) {
+            let start = schedule.due();
+            let dump = match schedule.dumps(start) {
+                Allowed::All => DumpOutcome::Made,
+                _ => DumpOutcome::Postponed,
+            };
+            let cost = if dump == DumpOutcome::Made { dump_cost } else { plain };
+            schedule.sampled(start, start + cost, [cost, Duration::ZERO], dump);
+            if start > Duration::from_secs(20) {
+                samples += 1;
+                dumps += u32::from(dump == DumpOutcome::Made);
+                used += cost;
+            }
+        }
+        assert!((960..=1_020).contains(&samples), "{samples}");
+        // The rest of the budget, 17 ms each second, pays for a dump every 2.4 s.
+        assert!((38..=45).contains(&dumps), "{dumps}");
+        let share = used.as_secs_f64() / 100.0;
+        assert!((0.018..0.0205).contains(&share), "{share}");
+    }
+
+    #[test]
+    fn cheap_dumps_are_made_in_every_sample() {
+        let mut schedule = Schedule::new(TARGET, 0.02, 1);
+        for _ in 0..1_000 {
+            let start = schedule.due();
+            assert_eq!(schedule.dumps(start), Allowed::All);
+            let cost = Duration::from_micros(500);
+            schedule.sampled(start, start + cost, [cost, Duration::ZERO], DumpOutcome::Made);
+        }
+        assert_eq!(schedule.interval(), TARGET);
     }
 }

@@ -7,9 +7,14 @@
 //! Neither a namespace with very many listeners nor a user with very many namespaces reduces how
 //! often another namespace is read. listenq's own namespace is not included: it has a separate
 //! share.
+//!
+//! Whole dumps have a separate part of the share, at most half of it unless the other readings need
+//! less. It is divided in the same way, by the dumps that each namespace needs.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
+
+use super::dumps::{Allowed, DumpAccount};
 
 /// Interval between divisions of the share.
 const DIVIDE: Duration = Duration::from_secs(1);
@@ -23,16 +28,22 @@ const SLOWEST: Duration = Duration::from_secs(600);
 pub struct Turn {
     /// User who created the namespace.
     maker: u32,
+    /// Cost of a reading without a whole dump.
     cost: Cost,
-    /// Share of a core that the namespace may use.
+    /// Share of a core for readings without a whole dump.
     share: f64,
+    dumps: DumpAccount,
     read_at: Option<Duration>,
     gap: Duration,
 }
 
 /// Cost of a reading. A higher cost counts at once, a lower cost gradually.
-#[derive(Clone, Copy, Debug)]
-struct Cost(Option<Duration>);
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cost {
+    known: Option<Duration>,
+    /// Whether only one reading was measured. The first one allocates memory and costs more.
+    is_first: bool,
+}
 
 /// The share of all namespaces, and the time of its last division.
 #[derive(Debug, Default)]
@@ -40,20 +51,38 @@ pub struct Turns {
     divided_at: Option<Duration>,
 }
 
+/// Whether a reading was a whole dump.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DumpOutcome {
+    /// No dump was due.
+    NotDue,
+    /// A dump was due and not allowed.
+    Postponed,
+    /// The reading was a dump.
+    Made,
+}
+
 // === impl Cost ===
 
 impl Cost {
-    fn add(&mut self, cost: Duration) {
+    /// Adds a measured cost.
+    pub fn add(&mut self, cost: Duration) {
         const FORGET: u32 = 16;
-        let before = self.0.unwrap_or(cost);
-        self.0 = Some(match cost > before {
+        let before = self.known.filter(|_| !self.is_first).unwrap_or(cost);
+        self.is_first = self.known.is_none();
+        self.known = Some(match cost > before {
             true => (before + cost) / 2,
             false => before - (before - cost) / FORGET,
         });
     }
 
+    /// Returns the cost; `None` before the first measurement.
+    pub fn known(self) -> Option<Duration> {
+        self.known
+    }
+
     fn get(self) -> Duration {
-        self.0.unwrap_or(UNKNOWN_COST)
+        self.known.unwrap_or(UNKNOWN_COST)
     }
 }
 
@@ -62,7 +91,8 @@ impl Cost {
 impl Turn {
     /// Creates the turn of a namespace created by the user `maker`, due at once.
     pub fn new(maker: u32) -> Self {
-        Self { maker, cost: Cost(None), share: f64::INFINITY, read_at: None, gap: Duration::ZERO }
+        let (cost, dumps, gap) = (Cost::default(), DumpAccount::default(), Duration::ZERO);
+        Self { maker, cost, share: f64::INFINITY, dumps, read_at: None, gap }
     }
 
     /// Whether the namespace is due at `now`.
@@ -71,9 +101,25 @@ impl Turn {
     }
 
     /// Records a reading at `now` with this cost.
-    pub fn read(&mut self, now: Duration, cost: Duration) {
+    pub fn read(&mut self, now: Duration, cost: Duration, dump: DumpOutcome) {
         self.gap = self.read_at.replace(now).map_or(Duration::ZERO, |at| now.saturating_sub(at));
-        self.cost.add(cost);
+        if dump != DumpOutcome::NotDue {
+            self.dumps.wanted();
+        }
+        match dump {
+            DumpOutcome::Made => self.dumps.made(now, cost),
+            _ => self.cost.add(cost),
+        }
+    }
+
+    /// Returns the whole dumps that are allowed at `now`.
+    pub fn dumps(&self, now: Duration) -> Allowed {
+        self.dumps.allowed(now)
+    }
+
+    /// Returns the interval of whole dumps that the share allows.
+    pub fn dump_interval(&self) -> Duration {
+        self.dumps.interval()
     }
 
     /// Returns the target interval of the namespace; `None` if it is read in every sample.
@@ -99,25 +145,29 @@ impl Turns {
         budget: f64,
         turns: impl Iterator<Item = &'a mut Turn>,
     ) {
-        if self.divided_at.is_some_and(|at| now.saturating_sub(at) < DIVIDE) {
+        let since = self.divided_at.map_or(DIVIDE, |at| now.saturating_sub(at));
+        if since < DIVIDE {
             return;
         }
         self.divided_at = Some(now);
-        let mut makers: BTreeMap<u32, Vec<&mut Turn>> = BTreeMap::new();
-        for turn in turns {
-            makers.entry(turn.maker).or_default().push(turn);
+        let mut turns: Vec<(&mut Turn, [f64; 2])> = turns
+            .map(|turn| {
+                let plain = turn.cost.get().as_secs_f64() / interval.as_secs_f64();
+                let needs = [plain, turn.dumps.need(since)];
+                (turn, needs)
+            })
+            .collect();
+        let total = |kind: usize| turns.iter().map(|(_, needs)| needs[kind]).sum::<f64>();
+        let [plain, dumps] = [total(0), total(1)].map(|need| need.min(budget / 2.0));
+        let levels = divide(&turns, 0, budget - dumps);
+        for ((turn, needs), level) in turns.iter_mut().zip(levels) {
+            // The namespace gets all of its need: it is read in every sample, whatever its jitter.
+            turn.share = if needs[0] <= level { f64::INFINITY } else { level };
         }
-        let need = |turn: &Turn| turn.cost.get().as_secs_f64() / interval.as_secs_f64();
-        let needs = |turns: &[&mut Turn]| turns.iter().map(|turn| need(turn)).collect::<Vec<_>>();
-        let of_makers: Vec<f64> = makers.values().map(|turns| needs(turns).iter().sum()).collect();
-        let most = fair_level(&of_makers, budget);
-        for (turns, need_of_all) in makers.values_mut().zip(of_makers) {
-            let level = fair_level(&needs(turns), need_of_all.min(most));
-            for turn in turns {
-                // The namespace gets all of its need: it is read in every sample, whatever its
-                // jitter.
-                turn.share = if need(turn) <= level { f64::INFINITY } else { level };
-            }
+        let levels = divide(&turns, 1, budget - plain);
+        for ((turn, needs), level) in turns.iter_mut().zip(levels) {
+            let share = if needs[1] <= level { f64::INFINITY } else { level };
+            turn.dumps.set_share(now, share);
         }
     }
 
@@ -125,6 +175,22 @@ impl Turns {
     pub fn forget(&mut self) {
         self.divided_at = None;
     }
+}
+
+/// Divides `total` first among the makers, then among the namespaces of each. Returns the largest
+/// share of each namespace.
+fn divide(turns: &[(&mut Turn, [f64; 2])], kind: usize, total: f64) -> Vec<f64> {
+    let mut makers: BTreeMap<u32, Vec<f64>> = BTreeMap::new();
+    for (turn, needs) in turns {
+        makers.entry(turn.maker).or_default().push(needs[kind]);
+    }
+    let of_makers: Vec<f64> = makers.values().map(|needs| needs.iter().sum()).collect();
+    let most = fair_level(&of_makers, total);
+    let level_of = |((maker, needs), need): ((&u32, &Vec<f64>), &f64)| {
+        (*maker, fair_level(needs, need.min(most)))
+    };
+    let levels: BTreeMap<u32, f64> = makers.iter().zip(&of_makers).map(level_of).collect();
+    turns.iter().map(|(turn, _)| levels[&turn.maker]).collect()
 }
 
 /// Returns the largest share per consumer such that all together use at most `total`. A consumer
@@ -167,7 +233,7 @@ mod tests {
             all.divide(now, INTERVAL, BUDGET, turns.iter_mut());
             for (place, turn) in turns.iter_mut().enumerate() {
                 if turn.is_due(now) {
-                    turn.read(now, namespaces[place].1);
+                    turn.read(now, namespaces[place].1, DumpOutcome::NotDue);
                     if nth >= 20 {
                         reads[place] += 1;
                         used += namespaces[place].1;
@@ -215,9 +281,10 @@ mod tests {
     fn one_overrun_stretches_at_once() {
         let mut turn = Turn::new(0);
         Turns::default().divide(Duration::ZERO, INTERVAL, 0.000_1, std::iter::once(&mut turn));
-        turn.read(Duration::ZERO, micros(20));
+        turn.read(Duration::ZERO, micros(20), DumpOutcome::NotDue);
+        turn.read(Duration::ZERO, micros(20), DumpOutcome::NotDue);
         assert!(turn.is_due(Duration::from_millis(200)));
-        turn.read(Duration::from_millis(200), Duration::from_millis(5));
+        turn.read(Duration::from_millis(200), Duration::from_millis(5), DumpOutcome::NotDue);
         assert!(
             !turn.is_due(Duration::from_secs(20))
                 && turn.interval() > Some(Duration::from_secs(20))

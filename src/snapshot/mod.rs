@@ -117,6 +117,10 @@ pub struct Dump<A = ListenAddress> {
     pub interval: Duration,
     /// Whether the dump is identical to the last good dump.
     pub is_same: bool,
+    /// The positions of the rows that were read in place of a dump that is due; `None` for a
+    /// complete reading. The other rows are those of the last complete reading, and the counters of
+    /// the namespace wait for the next one.
+    pub part: Option<Arc<[usize]>>,
     /// The rows, in the kernel's order.
     pub sockets: Vec<ListenSocket<A>>,
 }

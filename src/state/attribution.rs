@@ -168,6 +168,11 @@ impl DropEvidence {
         self.room = [room, self.room[0]];
     }
 
+    /// Records a reading between two dumps; the counters are not read with it.
+    pub(crate) fn had_room(&mut self, room: u64) {
+        self.room[0] = self.room[0].min(room);
+    }
+
     /// Records a dump that showed a queue of the listener near its limit.
     pub(crate) fn near_full(&mut self, attribution: &Attribution) {
         self.near_full_at = Some(attribution.sample);

@@ -298,7 +298,8 @@ impl<A: Address> Listener<A> {
     }
 
     /// Ends the sample after all sockets are added.
-    pub(super) fn end_sample(&mut self, tick: Tick) {
+    /// `is_dump` is false for a reading between two dumps.
+    pub(super) fn end_sample(&mut self, tick: Tick, is_dump: bool) {
         let tally = self.tally;
         self.shown.sockets = tally.sockets;
         self.full = tally.full;
@@ -312,7 +313,10 @@ impl<A: Address> Listener<A> {
             self.opened_at = tick.now;
             self.due_at = tick.now + PROBATION;
         }
-        self.evidence.has_room(tally.room.unwrap_or(0));
+        match (is_dump, tally.room.unwrap_or(0)) {
+            (true, room) => self.evidence.has_room(room),
+            (false, room) => self.evidence.had_room(room),
+        }
         self.remember(tick.now);
         self.peak.record(tick.slot, u32::try_from(tally.length).unwrap_or(u32::MAX));
         if tally.limit.is_some() {

@@ -199,6 +199,7 @@ impl Netns {
             self.unix.fold(dump, tick, &self.attribution, &mut admission.tracking);
             self.unix.admit(admission, tick.now);
         }
+        let is_part = sample.tcp.as_ref().is_some_and(|dump| dump.part.is_some());
         // Without a dump the counters wait too: attribution needs the dump.
         if let Some(dump) = &sample.tcp {
             if std::mem::replace(&mut self.identity, sample.identity) != sample.identity {
@@ -207,21 +208,31 @@ impl Netns {
             let credited = self.tcp.fold(dump, tick, &self.attribution, &mut admission.tracking);
             self.sampled_seconds += credited.as_secs_f64();
             self.sampled_unix_time = Some(tick.unix_time);
-            self.tcp.admit(admission, tick.now);
-            // These are the counters of the previous sample.
-            let accepted =
-                self.accepted.sampled(&self.counters, sample.snmp.as_ref(), self.tcp.queues());
-            self.tcp.accepted(tick.now, accepted, self.accepted.total().is_some());
-            let reading = self.fold_counters(sample, tick.now);
-            if self.knows_overflows() {
-                let repeated = self.recently_repeated(tick.now);
-                self.tcp.settle(&mut self.attribution, reading, repeated, tick, admission);
+            if !is_part {
+                self.settle(sample, tick, admission);
             }
         }
         if let Some(scan) = &sample.scan {
             self.take_scan(scan, tick);
         }
-        self.forget(tick.now, admission);
+        self.unix.forget(tick.now, admission);
+        if !is_part {
+            self.tcp.forget(tick.now, admission);
+        }
+    }
+
+    /// Applies the counters after a dump.
+    fn settle(&mut self, sample: &NetnsSample, tick: Tick, admission: &mut Admission) {
+        self.tcp.admit(admission, tick.now);
+        // These are the counters of the previous sample.
+        let accepted =
+            self.accepted.sampled(&self.counters, sample.snmp.as_ref(), self.tcp.queues());
+        self.tcp.accepted(tick.now, accepted, self.accepted.total().is_some());
+        let reading = self.fold_counters(sample, tick.now);
+        if self.knows_overflows() {
+            let repeated = self.recently_repeated(tick.now);
+            self.tcp.settle(&mut self.attribution, reading, repeated, tick, admission);
+        }
     }
 
     /// Updates the diagnoses once per second, and adds the incidents that started or ended to

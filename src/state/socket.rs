@@ -243,6 +243,17 @@ impl Sockets {
         self.living.iter().map(|(_, socket)| socket)
     }
 
+    /// The places of the living sockets whose listener `filter` accepts.
+    pub(super) fn places(&self, filter: impl Fn(usize) -> bool) -> Vec<usize> {
+        let of = self.living.iter().filter(|(_, socket)| filter(socket.listener));
+        of.map(|(place, _)| place).collect()
+    }
+
+    /// The living socket at a place.
+    pub(super) fn get(&self, place: usize) -> Option<&Socket> {
+        self.living.get(place)
+    }
+
     fn place(&self, nth: usize, cookie: Cookie) -> Option<usize> {
         let expected = self.order.get(nth).copied();
         let is_there =

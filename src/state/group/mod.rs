@@ -43,6 +43,9 @@ pub(super) struct Group<A> {
     sampled_at: Option<Duration>,
     /// Whether another identical dump would change nothing.
     at_rest: bool,
+    /// The listeners that are not at rest, and their sockets: a reading between two dumps concerns
+    /// only these.
+    active: Active,
     /// Increases whenever the view may have changed.
     revision: u64,
     drops_missing: bool,
@@ -62,6 +65,14 @@ pub(super) struct Group<A> {
     discarded: u64,
 }
 
+/// Listeners that are not at rest.
+#[derive(Debug, Default)]
+struct Active {
+    listeners: Vec<usize>,
+    /// The places of their sockets.
+    sockets: Vec<usize>,
+}
+
 // === impl Group ===
 
 impl<A: Address> Group<A> {
@@ -77,6 +88,7 @@ impl<A: Address> Group<A> {
             unnamed: Vec::new(),
             sampled_at: None,
             at_rest: false,
+            active: Active::default(),
             revision: 0,
             drops_missing: false,
             newcomers: Vec::new(),
@@ -127,6 +139,12 @@ impl<A: Address> Group<A> {
         tracking: &mut Tracking,
     ) -> Duration {
         let gap = self.credited(dump.interval, tick.now);
+        if let Some(part) = &dump.part {
+            if !(self.at_rest && dump.is_same) {
+                self.fold_part(dump, part, tick, attribution, gap);
+            }
+            return gap;
+        }
         let may_track_more = self.omitted > 0 && tracking.has_room();
         self.at_rest = self.at_rest && dump.is_same && !may_track_more;
         if self.at_rest {
@@ -170,13 +188,72 @@ impl<A: Address> Group<A> {
         }
         self.at_rest = self.sockets.are_all_seen();
         for (_, listener) in &mut self.listeners {
-            listener.end_sample(tick);
+            listener.end_sample(tick, true);
             if listener.is_near_full() {
                 listener.evidence.near_full(attribution);
             }
             self.at_rest &= listener.is_at_rest();
         }
+        self.find_active();
         self.name_newcomers();
+    }
+
+    fn find_active(&mut self) {
+        let listeners = &self.listeners;
+        let active = listeners.iter().filter(|(_, one)| !one.is_at_rest()).map(|(key, _)| key);
+        self.active.listeners.clear();
+        self.active.listeners.extend(active);
+        self.active.sockets.clear();
+        if !self.active.listeners.is_empty() {
+            let is_active = |key: usize| listeners.get(key).is_some_and(|one| !one.is_at_rest());
+            self.active.sockets = self.sockets.places(is_active);
+        }
+    }
+
+    /// Applies a reading of some sockets between two dumps. The sockets that were not read, and
+    /// the listeners at rest, stay as they are.
+    fn fold_part(
+        &mut self,
+        dump: &Dump<A>,
+        part: &[usize],
+        tick: Tick,
+        attribution: &Attribution,
+        gap: Duration,
+    ) {
+        self.revision += 1;
+        for key in &self.active.listeners {
+            if let Some(listener) = self.listeners.get_mut(*key) {
+                listener.begin_sample(gap);
+            }
+        }
+        for nth in part {
+            self.see_again(*nth, &dump.sockets[*nth], tick.now);
+        }
+        for place in &self.active.sockets {
+            let Some(socket) = self.sockets.get(*place) else { continue };
+            if let Some(listener) = self.listeners.get_mut(socket.listener) {
+                listener.add(socket);
+            }
+        }
+        for key in &self.active.listeners {
+            let Some(listener) = self.listeners.get_mut(*key) else { continue };
+            listener.end_sample(tick, false);
+            if listener.is_near_full() {
+                listener.evidence.near_full(attribution);
+            }
+        }
+    }
+
+    /// Applies a row of a known socket; a socket that is not tracked is skipped.
+    fn see_again(&mut self, nth: usize, row: &ListenSocket<A>, now: Duration) {
+        let Some(listener) = self.sockets.listener_of(nth, row.cookie) else { return };
+        let drops = self.sockets.see(nth, row, listener, now);
+        if drops > 0 {
+            self.listeners[listener].dropped(drops);
+        }
+        if drops > 0 || row.queue.length > 0 {
+            self.at_rest = false;
+        }
     }
 
     /// The inodes of the tracked sockets.
@@ -413,6 +490,7 @@ impl<A: Address> Group<A> {
             is_given_up
         });
         self.at_rest = false;
+        self.find_active();
     }
 
     /// Closes every listener: the namespace has ended.

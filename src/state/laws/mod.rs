@@ -90,9 +90,27 @@ impl Story {
         let sample = &mut self.snapshot.namespaces[0];
         let is_same = self.last == sockets;
         self.last = sockets.to_vec();
-        sample.tcp = Some(Dump { interval: INTERVAL, is_same, sockets: sockets.to_vec() });
+        sample.tcp =
+            Some(Dump { interval: INTERVAL, is_same, part: None, sockets: sockets.to_vec() });
         sample.netstat = Some(counters);
         self.state.fold(&self.snapshot, elapsed);
+        self
+    }
+
+    /// Applies a sample one tick later that read only `read` in place of a dump.
+    fn part(&mut self, read: &[ListenSocket]) -> &mut Self {
+        let place = |one: &ListenSocket| {
+            self.last.iter().position(|known| known.cookie == one.cookie).expect("it is known")
+        };
+        let places: Vec<usize> = read.iter().map(place).collect();
+        for (place, one) in places.iter().zip(read) {
+            self.last[*place] = *one;
+        }
+        let sample = &mut self.snapshot.namespaces[0];
+        let (part, sockets) = (Some(places.into()), self.last.clone());
+        sample.tcp = Some(Dump { interval: INTERVAL, is_same: false, part, sockets });
+        sample.netstat = None;
+        self.state.fold(&self.snapshot, INTERVAL);
         self
     }
 
@@ -255,6 +273,50 @@ fn law_4_a_socket_lost_by_torn_dumps_comes_back_with_its_old_drops() {
     let mut story = Story::begun_with(&[one, other]);
     story.tick(&[one], 0).tick(&[one], 0).tick(&[one], 0).tick(&[one, other], 0);
     assert_eq!((story.drops(80), story.listener(80).sockets), (0, 2));
+}
+
+#[test]
+fn law_11_readings_between_two_dumps_credit_what_they_read() {
+    let (one, idle) = (socket(1, 80), socket(2, 81));
+    let mut story = Story::begun_with(&[one, idle]);
+    story.tick(&[waiting(2, one), idle], 0);
+    for length in [2, 5, 5, 0, 0] {
+        story.part(&[waiting(length, one)]);
+    }
+    story.tick(&[one, idle], 0);
+    let busy = story.listener(80);
+    assert!((busy.connection_seconds - 14.0 * TICK).abs() < 1e-9, "{}", busy.connection_seconds);
+    assert!((busy.full_seconds.unwrap() - 2.0 * TICK).abs() < 1e-9);
+    assert_eq!((busy.queue.unwrap().length, story.peak(80)), (0, 5));
+    assert_eq!(story.listener(81).connection_seconds, 0.0);
+}
+
+#[test]
+fn drops_between_two_dumps_are_the_evidence_for_the_overflows_of_the_next() {
+    let (one, other) = (socket(1, 80), socket(2, 81));
+    let mut story = Story::begun_with(&[one, other]);
+    story.tick(&[waiting(5, one), other], 0);
+    for drops in 1..=20 {
+        story.part(&[dropped(drops, waiting(5, one))]);
+    }
+    assert_eq!((story.drops(80), story.overflows(80)), (20, 0));
+    // The neighbour drops without overflows, as with deferred accept.
+    story.tick(&[dropped(20, one), dropped(30, other)], 20);
+    (0..4).for_each(|_| _ = story.tick(&[dropped(20, one), dropped(30, other)], 0));
+    assert_eq!((story.overflows(80), story.overflows(81)), (20, 0));
+}
+
+#[test]
+fn a_socket_that_readings_between_two_dumps_leave_out_stays_as_it_is() {
+    let (one, group) = (waiting(1, socket(1, 80)), waiting(2, socket(2, 81)));
+    let mut story = Story::begun_with(&[one, group]);
+    story.part(&[waiting(3, one)]).part(&[waiting(3, one)]);
+    let [read, left_out] = [80, 81].map(|port| story.listener(port));
+    assert_eq!((read.sockets, read.queue.unwrap().length), (1, 3));
+    assert_eq!((left_out.sockets, left_out.queue.unwrap().length), (1, 2));
+    let before = left_out.connection_seconds;
+    story.part(&[waiting(3, one)]);
+    assert!((story.listener(81).connection_seconds - before - 2.0 * TICK).abs() < 1e-9);
 }
 
 #[test]

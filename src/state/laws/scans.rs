@@ -97,7 +97,8 @@ fn what_is_known_of_a_unix_queue_ends_when_it_is_too_long_to_be_scanned() {
     let socket = ListenSocket { cookie, address, queue, drops: None, origin: Origin::default() };
     let mut story = Story::begun_with(&[]);
     let sample = &mut story.snapshot.namespaces[0];
-    sample.unix = Some(Dump { interval: INTERVAL, is_same: false, sockets: vec![socket] });
+    sample.unix =
+        Some(Dump { interval: INTERVAL, is_same: false, part: None, sockets: vec![socket] });
     for second in [1, 2] {
         let unix = Some(vec![UnixQueue { cookie, address, clients: vec![7, 8], open: 0 }]);
         story.snapshot.namespaces[0].scan = Some(Scan { unix, ..scan(super::socket(1, 80), &[]) });

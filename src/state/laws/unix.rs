@@ -22,7 +22,7 @@ fn listeners(dumps: &[&[ListenSocket<UnixAddress>]]) -> BTreeMap<String, Option<
     let last = dumps.last().into_iter().cycle().take(20);
     for sockets in dumps.iter().chain(last) {
         let sockets = sockets.to_vec();
-        let dump = Dump { interval: INTERVAL, is_same: false, sockets };
+        let dump = Dump { interval: INTERVAL, is_same: false, part: None, sockets };
         story.snapshot.namespaces[0].unix = Some(dump);
         story.tick(&[], 0);
     }
