@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crate::owner::reader::OwnerReader;
 use crate::snapshot::owner_reading::{OwnerReading, WatchedSocket};
 
+use super::background::Background;
 use super::thread_cpu;
 
 /// Interval between reads of owners.
@@ -31,6 +32,7 @@ pub struct CauseWatch {
     due: Duration,
     is_busy: bool,
     budget: Budget,
+    background: Arc<Background>,
     requests: Sender<Vec<WatchedSocket>>,
     rounds: Receiver<Round>,
 }
@@ -72,7 +74,11 @@ impl Budget {
 
 impl CauseWatch {
     /// Starts the thread.
-    pub fn start(procfs: PathBuf, rootfs: PathBuf) -> io::Result<Self> {
+    pub fn start(
+        procfs: PathBuf,
+        rootfs: PathBuf,
+        background: Arc<Background>,
+    ) -> io::Result<Self> {
         let (requests, asked) = channel();
         let (sender, rounds) = channel();
         let work = move || run(OwnerReader::new(&procfs, &rootfs), &asked, &sender);
@@ -81,6 +87,7 @@ impl CauseWatch {
             due: Duration::ZERO,
             is_busy: false,
             budget: Budget::default(),
+            background,
             requests,
             rounds,
         })
@@ -103,7 +110,8 @@ impl CauseWatch {
     pub fn looks(&mut self, now: Duration) -> Vec<Look> {
         let Ok(Round { looks, cpu }) = self.rounds.try_recv() else { return Vec::new() };
         self.is_busy = false;
-        self.due = self.due.max(now + self.budget.spend(now, cpu));
+        let wait = self.budget.spend(now, cpu).max(self.background.spend(now, cpu));
+        self.due = self.due.max(now + wait);
         looks
     }
 }

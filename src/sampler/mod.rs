@@ -1,6 +1,7 @@
 //! Runs the sampling loop: on a separate thread and timer, it reads a snapshot, folds the snapshot
 //! into the state and publishes the result. Only this thread samples the kernel.
 
+pub mod background;
 pub mod cause_watch;
 pub mod discovery;
 pub mod dumps;
@@ -17,6 +18,7 @@ pub mod scout;
 pub mod turns;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -35,6 +37,7 @@ use crate::state::{self, State};
 
 use crate::owner::lookup::{OwnerLookup, OwnerSearch};
 use crate::view::publish::{Publisher, Reader};
+use background::Background;
 use cause_watch::CauseWatch;
 use discovery::{Discovered, Discovery};
 use features::NetnsFeatures;
@@ -104,6 +107,7 @@ pub struct Sampler {
     snapshot: Snapshot,
     work: Option<Work>,
     scouting: Option<Scouting>,
+    background: Arc<Background>,
     scan_interval: Duration,
     scanning: Option<Scanning>,
     asked: OwnerRequests,
@@ -121,7 +125,8 @@ pub struct Sampler {
     publisher: Publisher,
     schedule: Schedule,
     sockets_moved: bool,
-    stretched: bool,
+    stretched: Stretch,
+    dumps_stretched: Stretch,
     incidents: IncidentLog,
     omissions: OmissionLog,
     scratch: Scratch,
@@ -130,6 +135,10 @@ pub struct Sampler {
     /// CPU time of this thread at the end of the last sample. The cost of a wake-up counts, too.
     cpu: Duration,
 }
+
+/// Whether an interval is longer than its target, as last logged.
+#[derive(Default)]
+struct Stretch(bool);
 
 // === impl Sampler ===
 
@@ -153,6 +162,7 @@ impl Sampler {
             snapshot: Snapshot { namespaces: vec![own_sample], ..Snapshot::default() },
             work: None,
             scouting: None,
+            background: Arc::default(),
             scan_interval: config.scan_interval,
             scanning: None,
             asked: OwnerRequests::default(),
@@ -168,7 +178,8 @@ impl Sampler {
             publisher: Publisher::default(),
             schedule: Schedule::new(config.interval, config.cpu_budget, fastrand::u64(..)),
             sockets_moved: false,
-            stretched: false,
+            stretched: Stretch::default(),
+            dumps_stretched: Stretch::default(),
             incidents: IncidentLog::default(),
             omissions: OmissionLog::default(),
             scratch: Scratch::default(),
@@ -180,7 +191,8 @@ impl Sampler {
         sampler.has_cgroups = owners.has_cgroups();
         let modules = ModuleWatch::new(&config.procfs);
         let interval = config.discovery_interval;
-        let mut work = Work { discovery, interval, owners, modules };
+        let (background, epoch) = (sampler.background.clone(), sampler.epoch);
+        let mut work = Work { discovery, interval, owners, modules, background, epoch };
         if let Some(discovery) = &mut work.discovery {
             let news = discovery.look(&mut work.owners);
             sampler.apply(news);
@@ -237,6 +249,7 @@ impl Sampler {
         let dump = self.readers[0].dump_outcome();
         self.stats.missed += self.schedule.sampled(start, end, costs, dump);
         self.stats.interval = self.schedule.achieved();
+        self.background.set_sampler_share(self.schedule.share());
         self.say_when_stretched();
     }
 
@@ -310,13 +323,15 @@ impl Sampler {
     }
 
     fn start_scanning(&mut self) {
-        let (now, scanning) = (self.epoch.elapsed(), Scanning::start(self.scan_interval));
+        let (now, scanning) =
+            (self.epoch.elapsed(), Scanning::start(self.scan_interval, self.background.clone()));
         self.scanning = self.health.check(&mut self.stats, Source::Scan, now, scanning);
     }
 
     fn start_cause_watch(&mut self) {
         let [procfs, rootfs] = self.roots.clone();
-        let (now, started) = (self.epoch.elapsed(), CauseWatch::start(procfs, rootfs));
+        let (now, started) =
+            (self.epoch.elapsed(), CauseWatch::start(procfs, rootfs, self.background.clone()));
         self.causes = self.health.check(&mut self.stats, Source::Owners, now, started);
     }
 
@@ -504,19 +519,39 @@ impl Sampler {
     }
 
     fn say_when_stretched(&mut self) {
-        let (interval, target) = (self.schedule.interval(), self.stats.target_interval);
-        let interval = interval.max(self.schedule.dump_interval());
-        if !self.stretched && interval > target.mul_f64(1.1) {
-            self.stretched = true;
-            tracing::warn!(
+        let target = self.stats.target_interval;
+        let (interval, dumps) = (self.schedule.interval(), self.schedule.dump_interval());
+        match self.stretched.hear(interval, target) {
+            Some(true) => tracing::warn!(
                 ?interval,
                 ?target,
                 "samples cost more than --sample.cpu-budget allows: sampling slower"
-            );
-        } else if self.stretched && interval <= target {
-            self.stretched = false;
-            tracing::info!(?interval, "sampling at the asked interval again");
+            ),
+            Some(false) => tracing::info!(?interval, "sampling at the asked interval again"),
+            None => {}
         }
+        match self.dumps_stretched.hear(dumps, target) {
+            Some(true) => tracing::warn!(
+                interval = ?dumps,
+                "dumps of listeners cost more than --sample.cpu-budget allows: dumping less often; listeners that hold a queue are still read in every sample"
+            ),
+            Some(false) => tracing::info!("the listeners are dumped in every sample again"),
+            None => {}
+        }
+    }
+}
+
+// === impl Stretch ===
+
+impl Stretch {
+    /// Returns whether the interval became longer than the target (`true`) or returned to it
+    /// (`false`).
+    fn hear(&mut self, interval: Duration, target: Duration) -> Option<bool> {
+        let is_stretched = match self.0 {
+            true => interval > target,
+            false => interval > target.mul_f64(1.1),
+        };
+        (std::mem::replace(&mut self.0, is_stretched) != is_stretched).then_some(is_stretched)
     }
 }
 

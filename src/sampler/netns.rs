@@ -44,6 +44,8 @@ pub struct NetnsReader {
     failed: bool,
     /// Positions of the listeners that are queried between dumps.
     selected: Arc<[usize]>,
+    /// Whether `selected` was made from the last dump.
+    is_selected: bool,
     dump: DumpOutcome,
 }
 
@@ -96,6 +98,7 @@ impl NetnsReader {
             spare_unix: Vec::new(),
             failed: false,
             selected: Arc::default(),
+            is_selected: false,
             dump: DumpOutcome::NotDue,
         })
     }
@@ -349,8 +352,16 @@ impl NetnsReader {
         scratch: &mut Scratch,
         sockets: &mut [ListenSocket],
     ) -> Result<Option<(bool, bool)>, ListenError> {
-        let begin = Instant::now();
         let listen = opened(&mut self.listen, &self.net, scratch)?;
+        if !std::mem::replace(&mut self.is_selected, true) {
+            let (places, are_all) = plan::selected(sockets);
+            listen.select(sockets, places.iter().copied());
+            self.planner.select(places.len(), are_all);
+            if *self.selected != *places {
+                self.selected = places.into();
+            }
+        }
+        let begin = Instant::now();
         let answers = listen.ask_tcp(scratch, sockets);
         if let Some(answers) = answers {
             self.planner.asked(begin.elapsed(), answers.is_complete);
@@ -358,8 +369,7 @@ impl NetnsReader {
         Ok(answers.map(|answers| (answers.is_same, answers.is_complete)))
     }
 
-    /// Dumps the listeners, and selects those to query until the next dump that differs. Returns
-    /// whether nothing changed.
+    /// Dumps the listeners. Returns whether nothing changed.
     fn dump_tcp(
         &mut self,
         scratch: &mut Scratch,
@@ -370,11 +380,8 @@ impl NetnsReader {
         let is_same = listen.read_tcp(scratch, sockets)?;
         self.dump = DumpOutcome::Made;
         self.planner.dumped(begin.elapsed());
-        if !is_same {
-            let (places, are_all) = plan::selected(sockets);
-            listen.select(sockets, places.iter().copied());
-            self.planner.select(places.len(), are_all);
-            self.selected = places.into();
+        if !is_same && self.planner.listeners_differ(sockets) {
+            self.is_selected = false;
         }
         Ok(is_same)
     }

@@ -29,9 +29,10 @@
 //! If samples are stretched because they exceed the CPU budget, the second becomes as long as ten
 //! samples, and at most two seconds.
 
+use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHasher};
 
 use super::dumps::Allowed;
 use crate::kernel::sockstat::Sockstat;
@@ -87,6 +88,8 @@ pub struct Planner {
     /// Number of listeners selected for queries, and whether these are all listeners.
     selected: usize,
     asks_all: bool,
+    /// Hash of the listeners from which these were selected.
+    identity: u64,
     /// Result of the last look; `None` if a reading failed.
     seen: Option<Look>,
     calm: Option<Calm>,
@@ -280,6 +283,18 @@ impl Planner {
             _ if !self.asks_all => TcpMethod::AskOnly,
             _ => TcpMethod::Ask,
         }
+    }
+
+    /// Whether the listeners to query may differ from those selected last. If there are very many
+    /// listeners, these depend on the queues.
+    pub fn listeners_differ(&mut self, sockets: &[ListenSocket]) -> bool {
+        let are_few = sockets.len() <= MAX_ALL;
+        let identity = if are_few { identity(sockets) } else { self.identity.wrapping_add(1) };
+        let differ = std::mem::replace(&mut self.identity, identity) != identity;
+        if differ {
+            self.select(sockets.len(), are_few);
+        }
+        differ
     }
 
     /// Records the number of listeners selected for queries, and whether these are all listeners.
@@ -476,6 +491,15 @@ pub fn selected(sockets: &[ListenSocket]) -> (Vec<usize>, bool) {
         ranked.into_iter().take(MAX_QUEUED).map(|(_, place)| place).collect();
     places.sort_unstable();
     (places, false)
+}
+
+/// Returns a hash of the sockets, their addresses and their order.
+fn identity(sockets: &[ListenSocket]) -> u64 {
+    let mut hasher = FxHasher::default();
+    for socket in sockets {
+        (socket.cookie, socket.address).hash(&mut hasher);
+    }
+    hasher.finish()
 }
 
 /// Whether another socket has the same address: the kernel finds only one of them.

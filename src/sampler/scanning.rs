@@ -5,6 +5,7 @@
 
 use std::cmp::Ordering;
 use std::io;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ use crate::kernel::netlink::Datagram;
 use crate::snapshot::scan::Scan;
 use crate::snapshot::{Counter, Counters, NetnsId, NetnsSample};
 
+use super::background::Background;
 use super::thread_cpu;
 
 /// Pause after a scan, as a multiple of the CPU time of the scan.
@@ -55,6 +57,7 @@ pub struct Scanning {
     interval: Duration,
     free_at: Duration,
     is_busy: bool,
+    background: Arc<Background>,
     tasks: Sender<Task>,
     reports: Receiver<ScanResult>,
 }
@@ -179,11 +182,12 @@ impl Queues {
 
 impl Scanning {
     /// Starts the thread. `interval` is the gap between two scans of a namespace with a queue.
-    pub fn start(interval: Duration) -> io::Result<Self> {
+    pub fn start(interval: Duration, background: Arc<Background>) -> io::Result<Self> {
         let (tasks, given) = channel();
         let (sender, reports) = channel();
         thread::Builder::new().name("scanner".into()).spawn(move || work(&given, &sender))?;
-        Ok(Self { interval, free_at: Duration::ZERO, is_busy: false, tasks, reports })
+        let free_at = Duration::ZERO;
+        Ok(Self { interval, free_at, is_busy: false, background, tasks, reports })
     }
 
     /// Passes the most urgent namespace to the scanner, if a scan is due and the budget allows it.
@@ -214,7 +218,7 @@ impl Scanning {
     pub fn report(&mut self, now: Duration) -> Option<ScanResult> {
         let report = self.reports.try_recv().ok()?;
         self.is_busy = false;
-        self.free_at = now + report.cpu * REST;
+        self.free_at = now + (report.cpu * REST).max(self.background.spend(now, report.cpu));
         Some(report)
     }
 }
@@ -298,7 +302,7 @@ mod tests {
 
     #[test]
     fn of_those_that_are_equally_due_the_first_is_scanned() {
-        let mut scanning = Scanning::start(INTERVAL).unwrap();
+        let mut scanning = Scanning::start(INTERVAL, Arc::default()).unwrap();
         let mut places = [place(true, &[0]), place(false, &[0])];
         places.iter_mut().for_each(|place| place.scanned_at = None);
         let named = (1..).map(NetnsId).zip(&mut places);
@@ -308,7 +312,7 @@ mod tests {
 
     #[test]
     fn the_scanner_rests_a_hundred_times_as_long_as_it_works() {
-        let mut scanning = Scanning::start(INTERVAL).unwrap();
+        let mut scanning = Scanning::start(INTERVAL, Arc::default()).unwrap();
         let mut place = place(true, &[10]);
         place.scanned_at = None;
         scanning.give(seconds(1), [(NetnsId(1), &mut place)].into_iter());

@@ -4,6 +4,7 @@
 //! The scout never uses more than 1/100 of a core.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,6 +14,7 @@ use rustc_hash::FxHashSet;
 use crate::kernel::diag_modules::ModuleWatch;
 use crate::snapshot::Origin;
 
+use super::background::Background;
 use super::discovery::{Discovered, Discovery};
 use super::thread_cpu;
 use crate::owner::lookup::{OwnerLookup, OwnerSearch};
@@ -64,6 +66,9 @@ pub struct Work {
     pub owners: OwnerLookup,
     /// Looks for missing kernel modules.
     pub modules: ModuleWatch,
+    pub background: Arc<Background>,
+    /// Start of the sampler's clock.
+    pub epoch: Instant,
 }
 
 /// The state of the scout thread.
@@ -158,7 +163,9 @@ impl Scout {
         let news = discovery.as_mut().map(|discovery| discovery.look(owners));
         let orphans = owners.orphans();
         let orphans = (!orphans.is_empty()).then_some(ScoutEvent::Orphans(orphans));
-        self.look_due = now + look_gap(self.work.interval, thread_cpu().saturating_sub(begin));
+        let cpu = thread_cpu().saturating_sub(begin);
+        let delay = self.spend(cpu).min(LONGEST_GAP);
+        self.look_due = now + look_gap(self.work.interval, cpu).max(delay);
         [news.map(ScoutEvent::Namespaces), orphans]
     }
 
@@ -169,8 +176,13 @@ impl Scout {
         // The activity of other processes on a busy machine is not a cost of this thread.
         let begin = thread_cpu();
         let search = self.work.owners.search(&std::mem::take(&mut self.wanted));
-        self.search_due = Instant::now() + thread_cpu().saturating_sub(begin) * REST;
+        let cpu = thread_cpu().saturating_sub(begin);
+        self.search_due = Instant::now() + (cpu * REST).max(self.spend(cpu));
         Some(search)
+    }
+
+    fn spend(&self, cpu: Duration) -> Duration {
+        self.work.background.spend(self.work.epoch.elapsed(), cpu)
     }
 }
 

@@ -244,9 +244,9 @@ impl Sockets {
     }
 
     /// The places of the living sockets whose listener `filter` accepts.
-    pub(super) fn places(&self, filter: impl Fn(usize) -> bool) -> Vec<usize> {
-        let of = self.living.iter().filter(|(_, socket)| filter(socket.listener));
-        of.map(|(place, _)| place).collect()
+    pub(super) fn places(&self, filter: impl Fn(usize) -> bool) -> impl Iterator<Item = usize> {
+        let of = self.living.iter().filter(move |(_, socket)| filter(socket.listener));
+        of.map(|(place, _)| place)
     }
 
     /// The living socket at a place.

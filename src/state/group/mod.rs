@@ -206,7 +206,7 @@ impl<A: Address> Group<A> {
         self.active.sockets.clear();
         if !self.active.listeners.is_empty() {
             let is_active = |key: usize| listeners.get(key).is_some_and(|one| !one.is_at_rest());
-            self.active.sockets = self.sockets.places(is_active);
+            self.active.sockets.extend(self.sockets.places(is_active));
         }
     }
 

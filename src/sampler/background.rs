@@ -1,0 +1,108 @@
+//! The CPU budget that scans, discovery, owner searches and cause readings share. Uses no clock.
+//!
+//! Each of them has a limit of its own. Together with the sampler they use at most 1/40 of a core:
+//! what the sampler leaves, and at least 1/200. A task that exceeds the shared budget delays the
+//! next task of its kind.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+/// Share of a core for the sampler and everything else.
+const ALL: f64 = 0.025;
+/// Share of a core that is left for the background at least.
+const LEAST: f64 = 0.005;
+/// Time whose budget can be saved.
+const MOST_SAVED: Duration = Duration::from_secs(20);
+/// Maximum delay after one task.
+const LONGEST_DELAY: Duration = Duration::from_secs(30);
+
+/// The shared budget.
+#[derive(Debug)]
+pub struct Background(Mutex<Shared>);
+
+#[derive(Clone, Copy, Debug)]
+struct Shared {
+    share: f64,
+    /// The budget up to this time is spent.
+    spent_until: Duration,
+}
+
+// === impl Background ===
+
+impl Default for Background {
+    fn default() -> Self {
+        Self(Mutex::new(Shared { share: ALL - LEAST, spent_until: Duration::ZERO }))
+    }
+}
+
+impl Background {
+    /// Sets the share of a core that the sampler uses.
+    pub fn set_sampler_share(&self, sampler: f64) {
+        self.lock().share = (ALL - sampler).max(LEAST);
+    }
+
+    /// Spends `cpu` at `now`. Returns the delay of the next task of the same kind.
+    pub fn spend(&self, now: Duration, cpu: Duration) -> Duration {
+        let mut shared = self.lock();
+        let begin = shared.spent_until.max(now.saturating_sub(MOST_SAVED));
+        shared.spent_until = begin + cpu.div_f64(shared.share);
+        shared.spent_until.saturating_sub(now).min(LONGEST_DELAY)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Shared> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOOK: Duration = Duration::from_secs(10_000);
+
+    /// Runs tasks that cost `costs` and come as soon as the budget allows it, at most every second.
+    /// Returns the share of a core that they use.
+    fn run(sampler: f64, costs: &[u64]) -> f64 {
+        let background = Background::default();
+        background.set_sampler_share(sampler);
+        let (mut now, mut used) = (Duration::ZERO, Duration::ZERO);
+        let mut due = vec![Duration::ZERO; costs.len()];
+        while now < LOOK {
+            for (due, cost) in due.iter_mut().zip(costs) {
+                if now >= *due {
+                    let cost = Duration::from_millis(*cost);
+                    used += cost;
+                    *due = now + background.spend(now, cost).max(Duration::from_secs(1));
+                }
+            }
+            now += Duration::from_millis(100);
+        }
+        used.as_secs_f64() / LOOK.as_secs_f64()
+    }
+
+    #[test]
+    fn all_together_use_what_the_sampler_leaves() {
+        // The share of the sampler, the costs of the tasks in ms, and the share that they use.
+        let table: [(f64, &[u64], f64); 5] = [
+            (0.001, &[1, 1, 1], 0.003),
+            (0.001, &[50, 50, 50], 0.024),
+            (0.02, &[50, 50, 50], 0.005),
+            (0.02, &[50], 0.005),
+            (0.5, &[10, 1], 0.005),
+        ];
+        for (sampler, costs, expected) in table {
+            let used = run(sampler, costs);
+            assert!((used / expected - 1.0).abs() < 0.05, "{sampler} {costs:?} {used}");
+        }
+    }
+
+    #[test]
+    fn an_idle_time_pays_for_a_costly_task() {
+        let background = Background::default();
+        background.set_sampler_share(0.015);
+        let second = Duration::from_secs(1);
+        assert_eq!(background.spend(100 * second, Duration::from_millis(200)), Duration::ZERO);
+        assert_eq!(background.spend(100 * second, Duration::from_millis(50)), 5 * second);
+        assert_eq!(background.spend(100 * second, second), LONGEST_DELAY);
+    }
+}
