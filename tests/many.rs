@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpStream};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use listenq_lab::listener::{Listen, Listener};
 use listenq_lab::listenq::Launch;
