@@ -172,7 +172,8 @@ fn own() -> SelfStats {
 
 fn render(view: &View, age: Duration) -> String {
     let text = exposition::render(view, age).unwrap();
-    text.replace(listenq::REVISION, "REVISION").replace(listenq::VERSION, "VERSION")
+    text.replace(&format!("revision=\"{}\"", listenq::REVISION), "revision=\"REVISION\"")
+        .replace(listenq::VERSION, "VERSION")
 }
 
 /// The lines with a value, each cut down to name and labels.

@@ -6,6 +6,7 @@
 
 import json
 import pathlib
+import re
 import sys
 
 import _gojsonnet
@@ -87,8 +88,17 @@ CHANGED = """{
 }"""
 
 
+def documented():
+    """The alerts of the example in docs/alerts.md, by name."""
+    (example,) = re.findall(r"```jsonnet\n(.*?)```", (ROOT / "docs/alerts.md").read_text(), re.DOTALL)
+    groups = json.loads(_gojsonnet.evaluate_snippet(str(SHIPPED / "example"), example))["groups"]
+    return {rule["alert"]: rule for group in groups for rule in group["rules"] if "alert" in rule}
+
+
 def changed(directory):
     """Every value of `_config` must arrive in the rules."""
+    example = documented()
+    assert "ListenQueueFeatureMissing" not in example and ">= 20" in example["ListenQueueManyHosts"]["expr"]
     made = generate(CHANGED)
     text = "".join(made.values())
     rules = [rule for file in made.values() for group in yaml.safe_load(file)["groups"] for rule in group["rules"]]

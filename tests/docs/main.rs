@@ -54,7 +54,7 @@ const NODE_EXPORTER: &str = "127.0.0.1:9100";
 const REST: Duration = Duration::from_secs(4);
 
 /// Blocks that are not run, by their first line, each with its reason.
-const NOT_RUN: [(&str, &str); 9] = [
+const NOT_RUN: [(&str, &str); 10] = [
     ("  kernel                 sampler thread", "a drawing of the data flow"),
     ("deploy/build.sh packages", "tests/release/packages.sh builds and installs the packages"),
     ("apt install ./dist", "tests/release/packages.sh installs the packages"),
@@ -67,6 +67,7 @@ const NOT_RUN: [(&str, &str); 9] = [
     ("systemctl disable --now listenq.socket", "the sandbox has no installation to remove"),
     ("docker run --network host --read-only", "tests/release/image.sh runs it as Docker would"),
     ("docker run --network host --pid host", "the same"),
+    ("local mixin = (import", "tests/mixin.sh evaluates it"),
 ];
 
 /// Commands that a test cannot run unchanged: what it runs instead, and why.
