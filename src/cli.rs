@@ -63,6 +63,9 @@ pub enum Command {
         /// Print JSON: an array of objects, null for what is not known.
         #[arg(long)]
         json: bool,
+        /// Print the table again every two seconds, until Ctrl-C. The order changes at most every ten seconds.
+        #[arg(long, conflicts_with = "json")]
+        watch: bool,
         /// Whom to ask.
         #[command(flatten)]
         ask: Ask,
@@ -282,7 +285,7 @@ pub struct Sampling {
 /// What is logged, on standard error, and how.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct Log {
-    /// Log what is at least so important.
+    /// Log what is at least so important. `list`, `explain` and `check` log nothing unless the level is given.
     #[arg(
         long = "log.level",
         env = "LISTENQ_LOG_LEVEL",

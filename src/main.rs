@@ -6,15 +6,16 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{CommandFactory, Parser};
+use clap::parser::ValueSource;
+use clap::{CommandFactory, FromArgMatches};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CapabilitySets, capabilities, set_capabilities};
 
 use listenq::cli::{Cli, Command};
 use listenq::sampler::Config;
-use listenq::terminal::source::{self, Known, Sampling};
+use listenq::terminal::source::{self, Feed, Known, Sampling};
 use listenq::terminal::target::narrow;
-use listenq::terminal::{check, explain, list};
+use listenq::terminal::{check, explain, list, watch};
 use listenq::{exposition, log, remote, serve, web_config};
 
 /// `EX_USAGE` of sysexits.h.
@@ -23,11 +24,15 @@ const USAGE: u8 = 64;
 const WRITING: &str = "writing standard output";
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let parsed = Cli::command().try_get_matches().and_then(|matches| {
+        let cli = Cli::from_arg_matches(&matches)?;
+        Ok((cli, matches.value_source("level") == Some(ValueSource::DefaultValue)))
+    });
+    let (cli, is_default_level) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => return usage(&error),
     };
-    match run(&cli) {
+    match run(&cli, is_default_level) {
         Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => fail(&format!("{error:#}"), ExitCode::FAILURE),
@@ -56,10 +61,15 @@ fn is_plugin() -> bool {
     first.is_some_and(|name| name == "check")
 }
 
-fn run(cli: &Cli) -> Result<ExitCode> {
+/// Runs the command. Commands whose text is for people print no log lines unless a level is given.
+fn run(cli: &Cli, is_default_level: bool) -> Result<ExitCode> {
     raise_capabilities();
     let Some(command) = &cli.command else { return serve(cli) };
-    log::start_plainly(cli.log)?;
+    let is_text =
+        matches!(command, Command::List { .. } | Command::Explain { .. } | Command::Check { .. });
+    if !(is_text && is_default_level) {
+        log::start_plainly(cli.log)?;
+    }
     raise_descriptor_limit();
     let mut config = cli.sampling.config();
     // The cap limits series that are kept; a single sample shows all listeners.
@@ -69,7 +79,10 @@ fn run(cli: &Cli) -> Result<ExitCode> {
     let control = cli.control.path();
     match command {
         Command::Metrics => metrics(&config)?,
-        Command::List { target, json, ask } => {
+        Command::List { target, watch: true, ask, .. } => {
+            watch::run(Feed::new(ask, control, &config), target.clone())?;
+        }
+        Command::List { target, json, ask, .. } => {
             let known = source::report(ask, control, &config, Sampling::Once)?;
             list(&narrow(known, target.as_deref())?, *json)?;
         }

@@ -189,7 +189,7 @@ fn accepts(listener: &Listener) -> Option<String> {
 fn open_connections(listener: &Listener) -> Option<String> {
     let open = listener.open_connections?;
     let most = count(listener.most_open_connections.max(open));
-    Some(format!("{}, at most {most} within the last hour", many(open, "accepted connection")))
+    Some(format!("{} accepted, at most {most} within the last hour", count(open)))
 }
 
 /// The state of the accepting process at the last read.
@@ -402,7 +402,7 @@ every second at first): it is slow, or times out.
             " began with a slower server 40 s ago. ",
             " accepts 950 per second, mean wait 25 ms; 4.0 per second while the queue is full ",
             " patience clients leave after 3.0 s (median of 114) ",
-            " open 7 accepted connections, at most 1,200 within the last hour ",
+            " open 7 accepted, at most 1,200 within the last hour ",
             "; clients wait for at most 240 places ",
         ] {
             let said = said.split_whitespace().collect::<Vec<_>>().join(" ");

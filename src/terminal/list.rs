@@ -42,30 +42,41 @@ pub fn write_json(listeners: &[Listener], mut out: impl Write) -> io::Result<()>
 /// Writes the listeners as an aligned table. If `colour`, full listeners and listeners in trouble
 /// are red and nearly full listeners are yellow.
 pub fn write_table(listeners: &[Listener], colour: bool, mut out: impl Write) -> io::Result<()> {
+    table(listeners, colour, WIDTH, usize::MAX).iter().try_for_each(|line| writeln!(out, "{line}"))
+}
+
+/// The lines of the table, none longer than `width`.
+pub(super) fn lines(listeners: &[Listener], colour: bool, width: usize) -> Vec<String> {
+    table(listeners, colour, width, width)
+}
+
+/// The lines of the table, which fits `width` if possible; longer lines are cut at `longest`.
+fn table(listeners: &[Listener], colour: bool, width: usize, longest: usize) -> Vec<String> {
     let mut rows: Vec<[String; COLUMNS]> = listeners.iter().map(cells).collect();
-    let widths = fitted(&rows);
+    let widths = fitted(&rows, width);
     rows.iter_mut().for_each(|row| cut(row, &widths));
-    writeln!(out, "{}", line(&HEADINGS, &widths))?;
-    for (listener, row) in listeners.iter().zip(&rows) {
+    let line = |cells: String| cells.chars().take(longest).collect::<String>();
+    let mut lines = vec![line(joined(&HEADINGS, &widths))];
+    lines.extend(listeners.iter().zip(&rows).map(|(listener, row)| {
         let (start, end) = match colour {
             true => colours(listener),
             false => ("", ""),
         };
-        writeln!(out, "{start}{}{end}", line(row, &widths))?;
-    }
-    Ok(())
+        format!("{start}{}{end}", line(joined(row, &widths)))
+    }));
+    lines
 }
 
-/// The width of each column; the table fits [`WIDTH`] if possible.
-fn fitted(rows: &[[String; COLUMNS]]) -> [usize; COLUMNS] {
+/// The width of each column; the table fits `width` if possible.
+fn fitted(rows: &[[String; COLUMNS]], width: usize) -> [usize; COLUMNS] {
     let mut widths = HEADINGS.map(str::len);
     for row in rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
+        for (column, cell) in widths.iter_mut().zip(row) {
+            *column = (*column).max(cell.chars().count());
         }
     }
     let gaps = 2 * (COLUMNS - 1);
-    let mut excess = (widths.iter().sum::<usize>() + gaps).saturating_sub(WIDTH);
+    let mut excess = (widths.iter().sum::<usize>() + gaps).saturating_sub(width);
     for (column, least) in [OWNER, ADDRESS, NETNS, DIAGNOSIS] {
         let taken = excess.min(widths[column].saturating_sub(least));
         widths[column] -= taken;
@@ -89,7 +100,7 @@ fn cut(row: &mut [String; COLUMNS], widths: &[usize; COLUMNS]) {
     }
 }
 
-fn line(cells: &[impl AsRef<str>; COLUMNS], widths: &[usize; COLUMNS]) -> String {
+fn joined(cells: &[impl AsRef<str>; COLUMNS], widths: &[usize; COLUMNS]) -> String {
     let mut line = String::new();
     for (column, (cell, width)) in cells.iter().zip(widths).enumerate() {
         let padding = " ".repeat(width - cell.as_ref().chars().count());

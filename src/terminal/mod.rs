@@ -1,6 +1,7 @@
 //! Terminal output for people and scripts: `list`, `explain`, `check`.
 //!
 //! * [`source`] asks a daemon, or samples; [`target`] finds the listeners that a user names;
+//! * [`watch`] writes the list again and again;
 //! * [`list`], [`explain`] and [`check`] each write the report in their format.
 
 pub mod check;
@@ -8,6 +9,7 @@ pub mod explain;
 pub mod list;
 pub mod source;
 pub mod target;
+pub mod watch;
 
 use std::io::{self, Write};
 

@@ -2,7 +2,7 @@
 //! process.
 
 use std::io::{self, IsTerminal, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -19,6 +19,9 @@ use crate::view::publish::{Published, Reader};
 
 /// Timeout of a request to a daemon given by URL.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
+/// The wait for the first sample of the own sampler: 2 s.
+const FIRST_SAMPLE_TRIES: u32 = 100;
+const TRY_AGAIN: Duration = Duration::from_millis(20);
 
 /// A report and its source.
 #[derive(Clone, Debug, Default)]
@@ -39,6 +42,81 @@ pub enum Sampling {
     Once,
     /// Sample on the timer for this duration.
     For(Duration),
+}
+
+/// Answers again and again: of a daemon, or of samples that this process takes meanwhile.
+pub struct Feed {
+    ask: Ask,
+    control: Option<PathBuf>,
+    config: Config,
+    own: Option<OwnSampler>,
+    /// Whether a daemon has answered. From then on listenq does not sample.
+    was_answered: bool,
+}
+
+/// A sampler on a thread of its own. It ends when dropped.
+struct OwnSampler {
+    reader: Reader,
+    origin: String,
+    _stop: mpsc::Sender<()>,
+}
+
+// === impl Feed ===
+
+impl Feed {
+    pub fn new(ask: &Ask, control: Option<&Path>, config: &Config) -> Self {
+        let (ask, control) = (ask.clone(), control.map(Path::to_owned));
+        Self { ask, control, config: config.clone(), own: None, was_answered: false }
+    }
+
+    /// The current report.
+    pub fn next(&mut self) -> Result<Known> {
+        if let Some(own) = &self.own {
+            return own.known(&self.config);
+        }
+        let why = match (&self.ask.url, &self.control) {
+            (Some(Daemon::Never), _) | (None, None) => String::new(),
+            (None, Some(path)) => match control::fetch(path) {
+                Err(failure @ ControlError::Absent { .. }) if !self.was_answered => {
+                    format!("{failure}: ")
+                }
+                answer => {
+                    let known = asked(answer?, path.display().to_string(), &self.config);
+                    self.was_answered = true;
+                    return Ok(known);
+                }
+            },
+            (Some(Daemon::At(_)), _) => {
+                return report(&self.ask, None, &self.config, Sampling::Once);
+            }
+        };
+        self.own.insert(OwnSampler::start(&self.config, &why)?).known(&self.config)
+    }
+}
+
+// === impl OwnSampler ===
+
+impl OwnSampler {
+    fn start(config: &Config, why: &str) -> Result<Self> {
+        let sampler = open(config)?;
+        let reader = sampler.reader();
+        let (stop, stopped) = mpsc::channel();
+        thread::spawn(move || sampler.run(&stopped));
+        for _ in 0..FIRST_SAMPLE_TRIES {
+            if reader.read().is_some() {
+                break;
+            }
+            thread::sleep(TRY_AGAIN);
+        }
+        Ok(Self { reader, origin: format!("{why}sampling"), _stop: stop })
+    }
+
+    fn known(&self, config: &Config) -> Result<Known> {
+        let published = last_of(&self.reader)?;
+        let report = Report::with_clients(&published.view, published.age());
+        let (origin, is_filtered) = (self.origin.clone(), is_filtered(config));
+        Ok(Known { report, origin, sampled_for: None, is_filtered })
+    }
 }
 
 // === impl Known ===
