@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 
@@ -16,6 +16,11 @@ use crate::snapshot::{NetnsId, escaped};
 
 /// Directories of network namespace mounts, relative to the root: `ip netns`, and Docker.
 const MOUNTS: [&str; 2] = ["run/netns", "run/docker/netns"];
+
+/// Number of looks in which a new process is inspected again.
+const YOUNG_LOOKS: u64 = 3;
+/// Number of old processes that one look inspects.
+const OLD_PER_LOOK: usize = 1_000;
 
 /// Result of one discovery.
 #[derive(Debug, Default)]
@@ -91,20 +96,134 @@ pub fn maker(procfs: &Path, pid: u32) -> Option<u32> {
     })
 }
 
-/// Inspects every process of `procfs` and every mount below `rootfs`.
-pub fn find(procfs: &Path, rootfs: &Path) -> io::Result<FoundNetns> {
-    let mut found = FoundNetns::default();
-    for directory in MOUNTS {
-        find_mounts(&rootfs.join(directory), &mut found)?;
+/// Processes whose namespace is known from earlier looks.
+///
+/// To inspect every process takes 15 µs each. A look therefore inspects new processes, the young
+/// ones again (a runtime starts a container's process before it gives it a namespace), one process
+/// of each namespace, and a part of the old ones in turn.
+#[derive(Debug, Default)]
+pub struct Processes {
+    known: BTreeMap<u32, KnownProcess>,
+    look: u64,
+    /// The old process inspected last.
+    last: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct KnownProcess {
+    /// Inode of its directory, which differs if the pid is used again.
+    directory: u64,
+    /// `None` if the process denies access.
+    netns: Option<NetnsId>,
+    first_seen: u64,
+    listed: u64,
+    inspected: u64,
+}
+
+// === impl Processes ===
+
+impl Processes {
+    /// Finds the namespaces of the processes of `procfs` and the mounts below `rootfs`.
+    pub fn find(&mut self, procfs: &Path, rootfs: &Path) -> io::Result<FoundNetns> {
+        let mut found = FoundNetns::default();
+        for directory in MOUNTS {
+            find_mounts(&rootfs.join(directory), &mut found)?;
+        }
+        self.list(procfs)?;
+        self.inspect_due(procfs);
+        self.collect(procfs, &mut found);
+        Ok(found)
     }
-    for entry in fs::read_dir(procfs)? {
-        // An aborted discovery is unusable: the namespaces not reached would seem to have ended.
-        let entry = entry?;
-        if let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) {
-            find_process(pid, entry.path().join("ns/net"), &mut found);
+
+    /// Lists the processes, and forgets those that have ended.
+    fn list(&mut self, procfs: &Path) -> io::Result<()> {
+        self.look += 1;
+        let look = self.look;
+        for entry in fs::read_dir(procfs)? {
+            // An aborted listing is unusable: the namespaces not reached would seem to have ended.
+            let entry = entry?;
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            let directory = entry.ino();
+            let new = KnownProcess {
+                directory,
+                netns: None,
+                first_seen: look,
+                listed: look,
+                inspected: 0,
+            };
+            let known = self.known.entry(pid).or_insert(new);
+            if known.directory != directory {
+                *known = new;
+            }
+            known.listed = look;
+        }
+        self.known.retain(|_, known| known.listed == look);
+        Ok(())
+    }
+
+    fn inspect_due(&mut self, procfs: &Path) {
+        let is_young = |known: &KnownProcess| self.look < known.first_seen + YOUNG_LOOKS;
+        let young = self.known.iter().filter(|(_, known)| is_young(known)).map(|(pid, _)| *pid);
+        let young: Vec<u32> = young.collect();
+        let after = self.known.range(self.last.saturating_add(1)..);
+        let before = self.known.range(..=self.last);
+        let old = after.chain(before).filter(|(_, known)| !is_young(known)).map(|(pid, _)| *pid);
+        let old: Vec<u32> = old.take(OLD_PER_LOOK).collect();
+        self.last = old.last().copied().unwrap_or(0);
+        young.into_iter().chain(old).for_each(|pid| _ = self.inspect(procfs, pid));
+    }
+
+    /// Reads the namespace of a process; `None` if it is unknown.
+    fn inspect(&mut self, procfs: &Path, pid: u32) -> Option<NetnsId> {
+        let known = self.known.get_mut(&pid)?;
+        if known.inspected == self.look {
+            return known.netns;
+        }
+        known.inspected = self.look;
+        match fs::metadata(netns_of(procfs, pid)) {
+            Ok(metadata) => known.netns = Some(id(&metadata)),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => known.netns = None,
+            // The process ended in the meantime.
+            Err(_) => {
+                self.known.remove(&pid);
+                return None;
+            }
+        }
+        known.netns
+    }
+
+    /// Adds the namespaces of the processes to `found`. Each namespace is confirmed by a process
+    /// that is inspected in this look: listenq must release a namespace that all have left.
+    fn collect(&mut self, procfs: &Path, found: &mut FoundNetns) {
+        let pids: Vec<u32> = self.known.keys().copied().collect();
+        for pid in pids {
+            let Some(known) = self.known.get(&pid) else { continue };
+            let is_confirmed = |id| {
+                found.namespaces.get(&id).is_some_and(|entrance: &Entrance| entrance.pid.is_some())
+            };
+            let netns = match known.netns {
+                Some(id) if is_confirmed(id) => Some(id),
+                Some(_) => self.inspect(procfs, pid),
+                None => None,
+            };
+            match netns {
+                Some(id) => {
+                    found.seen += 1;
+                    let path = netns_of(procfs, pid);
+                    let entrance = || Entrance { path, mount: None, pid: None };
+                    let known = found.namespaces.entry(id).or_insert_with(entrance);
+                    known.pid.get_or_insert(pid);
+                }
+                None => found.denied += usize::from(self.known.contains_key(&pid)),
+            }
         }
     }
-    Ok(found)
+}
+
+fn netns_of(procfs: &Path, pid: u32) -> PathBuf {
+    procfs.join(pid.to_string()).join("ns/net")
 }
 
 /// Runs `inside` on a separate thread that enters the namespace at `path`; the thread ends in that
@@ -168,20 +287,6 @@ fn if_there<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-fn find_process(pid: u32, path: PathBuf, found: &mut FoundNetns) {
-    match fs::metadata(&path) {
-        Ok(metadata) => {
-            found.seen += 1;
-            let entrance = Entrance { path, mount: None, pid: None };
-            let known = found.namespaces.entry(id(&metadata)).or_insert(entrance);
-            known.pid = Some(known.pid.map_or(pid, |known| known.min(pid)));
-        }
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => found.denied += 1,
-        // The process ended in the meantime.
-        Err(_) => {}
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -190,10 +295,66 @@ mod tests {
     #[test]
     fn the_own_namespace_is_found_through_this_process() {
         let proc = Path::new("/proc");
-        let found = find(proc, Path::new("/nowhere")).unwrap();
+        let found = Processes::default().find(proc, Path::new("/nowhere")).unwrap();
         let entrance = &found.namespaces[&own(proc).unwrap()];
         assert!(entrance.pid.is_some_and(|pid| pid <= std::process::id()));
         assert_eq!(entrance.mount, None);
+    }
+
+    /// A procfs with processes, whose namespaces are files.
+    fn process(dir: &Dir, pid: u32, netns: &str) {
+        let _ = fs::remove_dir_all(dir.path().join(format!("{pid}/ns")));
+        dir.file(netns, "");
+        dir.directory(&format!("{pid}/ns"));
+        dir.link(&dir.path().join(netns).display().to_string(), &format!("{pid}/ns/net"));
+    }
+
+    /// Returns the lowest pid of each namespace.
+    fn pids(processes: &mut Processes, dir: &Dir) -> Vec<u32> {
+        let found = processes.find(dir.path(), Path::new("/nowhere")).unwrap();
+        let mut pids: Vec<u32> = found.namespaces.values().filter_map(|one| one.pid).collect();
+        pids.sort_unstable();
+        pids
+    }
+
+    #[test]
+    fn a_namespace_ends_with_its_last_process() {
+        let dir = Dir::new("processes");
+        (10..15).for_each(|pid| process(&dir, pid, "a"));
+        process(&dir, 20, "b");
+        process(&dir, 21, "b");
+        let mut processes = Processes::default();
+        assert_eq!(pids(&mut processes, &dir), [10, 20]);
+        dir.remove("20");
+        assert_eq!(pids(&mut processes, &dir), [10, 21]);
+        // Its last process moves to another namespace.
+        (0..5).for_each(|_| _ = pids(&mut processes, &dir));
+        process(&dir, 21, "c");
+        assert_eq!(pids(&mut processes, &dir), [10, 21]);
+        process(&dir, 21, "a");
+        assert_eq!(pids(&mut processes, &dir), [10]);
+    }
+
+    #[test]
+    fn of_very_many_old_processes_a_part_is_inspected_in_each_look() {
+        let dir = Dir::new("many-processes");
+        let count = u32::try_from(OLD_PER_LOOK).unwrap() + 500;
+        (1..=count).for_each(|pid| process(&dir, pid, "a"));
+        let mut processes = Processes::default();
+        let mut inspected = || {
+            pids(&mut processes, &dir);
+            let look = processes.look;
+            processes.known.values().filter(|known| known.inspected == look).count()
+        };
+        let young: Vec<usize> = (0..YOUNG_LOOKS).map(|_| inspected()).collect();
+        assert_eq!(young, [count as usize; 3]);
+        assert_eq!([inspected(), inspected()], [OLD_PER_LOOK; 2]);
+        // A new namespace of a new process is found at once, that of an old one in turn.
+        process(&dir, count + 1, "b");
+        assert_eq!(pids(&mut processes, &dir), [1, count + 1]);
+        process(&dir, 900, "c");
+        let found = (0..3).any(|_| pids(&mut processes, &dir) == [1, 900, count + 1]);
+        assert!(found);
     }
 
     #[test]

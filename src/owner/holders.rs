@@ -5,6 +5,11 @@
 //! workers inherit the socket. A systemd (pid 1, a user's, a container's) creates sockets that
 //! other processes serve, so it is the owner only if no other process holds the socket.
 //!
+//! A process may hold very many descriptors. Only the first ones are checked at first: a server
+//! opens its listen sockets before its connections, so they have low numbers. The rest is checked
+//! after all other processes, if a wanted socket has no holder yet and the caller
+//! [goes deep](Walk::go_deep).
+//!
 //! The oldest holder is known only after all processes were checked, so the walk never stops early
 //! by itself. Instead the walk runs in steps of a duration that the caller chooses.
 
@@ -25,6 +30,9 @@ use super::claim::Claim;
 use super::process::{Process, has_ended, is_denied};
 
 pub use super::claim::Holder;
+
+/// Number of descriptors of a process that are checked at first.
+const FIRST_DESCRIPTORS: usize = 1_000;
 
 /// Whether the process with this pid and start time still runs. A zombie holds nothing and does not
 /// count.
@@ -56,6 +64,8 @@ pub struct HolderMatch {
     pub denied: usize,
     /// Number of descriptors checked.
     pub descriptors: usize,
+    /// Whether some processes hold more descriptors than were checked.
+    pub is_shallow: bool,
 }
 
 /// A walk in progress. Between steps the walk holds at most four descriptors.
@@ -71,6 +81,9 @@ pub struct Walk {
     current: Option<Visit>,
     denied: usize,
     descriptors: usize,
+    is_deep: bool,
+    /// Whether a process holds more than [`FIRST_DESCRIPTORS`].
+    has_left_out: bool,
 }
 
 /// A process whose descriptors are being checked.
@@ -79,6 +92,8 @@ struct Visit {
     fds: OwnedFd,
     /// Read when the process is first found to hold a wanted socket.
     claim: Option<Claim>,
+    /// Number of descriptors checked.
+    descriptors: usize,
 }
 
 // === impl Walk ===
@@ -98,6 +113,8 @@ impl Walk {
             current: None,
             denied: 0,
             descriptors: 0,
+            is_deep: false,
+            has_left_out: false,
         })
     }
 
@@ -107,6 +124,13 @@ impl Walk {
     pub fn looking_first_at(mut self, pids: impl IntoIterator<Item = u32>) -> Self {
         self.first = pids.into_iter().collect();
         self.pids = self.first.iter().copied().collect();
+        self
+    }
+
+    /// Checks all descriptors of every process.
+    #[must_use]
+    pub fn go_deep(mut self) -> Self {
+        self.is_deep = true;
         self
     }
 
@@ -139,7 +163,7 @@ impl Walk {
 
     /// Reads the details of the holders found so far. The walk may be incomplete.
     pub fn finish(self) -> HolderMatch {
-        let Self { procfs, wanted, denied, descriptors, .. } = self;
+        let Self { procfs, wanted, denied, descriptors, has_left_out, .. } = self;
         let mut holders = FxHashMap::default();
         let mut known: FxHashMap<u32, Option<Arc<Holder>>> = FxHashMap::default();
         for (inode, claim) in wanted {
@@ -148,7 +172,7 @@ impl Walk {
                 known.entry(claim.pid).or_insert_with(|| claim.read(&procfs).map(Arc::new));
             holders.extend(holder.clone().map(|holder| (inode, holder)));
         }
-        HolderMatch { holders, denied, descriptors }
+        HolderMatch { holders, denied, descriptors, is_shallow: has_left_out }
     }
 
     /// Runs one portion of work; returns `false` if there was none.
@@ -174,13 +198,14 @@ impl Walk {
         let opened = Process::open(&self.procfs, pid)
             .and_then(|process| Ok((process.descriptors()?, process)));
         if let Some((fds, process)) = self.allowed(opened)? {
-            self.go_on(Visit { process, fds, claim: None })?;
+            self.go_on(Visit { process, fds, claim: None, descriptors: 0 })?;
         }
         Ok(())
     }
 
     fn go_on(&mut self, mut visit: Visit) -> io::Result<()> {
-        let (wanted, descriptors) = (&mut self.wanted, &mut self.descriptors);
+        let (wanted, descriptors) = (&mut self.wanted, &mut visit.descriptors);
+        let before = *descriptors;
         let mut denied = Ok(());
         let more = portion(&visit.fds, |name| {
             if denied.is_err() || name.to_bytes().starts_with(b".") {
@@ -194,8 +219,11 @@ impl Walk {
                 Ok(None) | Err(_) => {}
             }
         });
-        let more = self.allowed(denied.and(more))?;
-        self.current = more.unwrap_or(false).then_some(visit);
+        self.descriptors += visit.descriptors - before;
+        let more = self.allowed(denied.and(more))?.unwrap_or(false);
+        let is_enough = !self.is_deep && visit.descriptors >= FIRST_DESCRIPTORS;
+        self.has_left_out |= more && is_enough;
+        self.current = (more && !is_enough).then_some(visit);
         Ok(())
     }
 
@@ -315,7 +343,10 @@ mod tests {
         let (comm, cgroup) = ("nginx".to_owned(), "0::/nginx\n".to_owned());
         let nginx = Arc::new(Holder { pid: 20, start_time: 400, comm, cgroup });
         let holders = FxHashMap::from_iter([(42, Arc::clone(&nginx)), (43, nginx)]);
-        assert_eq!(walk.finish(), HolderMatch { holders, denied: 0, descriptors: 7 });
+        assert_eq!(
+            walk.finish(),
+            HolderMatch { holders, denied: 0, descriptors: 7, is_shallow: false }
+        );
     }
 
     #[test]
@@ -370,6 +401,25 @@ mod tests {
         assert!(!walk.has_looked_at_first());
         let found = walk.finish();
         assert_eq!((found.holders[&42].pid, found.descriptors), (11, 2));
+    }
+
+    #[test]
+    fn the_rest_of_very_many_descriptors_is_checked_only_by_a_deep_walk() {
+        let procfs = procfs();
+        let mut links = vec!["/dev/null"; 2 * FIRST_DESCRIPTORS];
+        links.push("socket:[42]");
+        procfs.process(10, 1, 100, "hoarder", &links);
+        procfs.process(11, 1, 200, "server", &["socket:[43]"]);
+        for is_deep in [false, true] {
+            let walk = procfs.walk(&[42, 43]);
+            let mut walk = if is_deep { walk.go_deep() } else { walk };
+            assert_eq!(walk.step(Duration::MAX).unwrap(), Step::Done);
+            let found = walk.finish();
+            assert!(found.holders.contains_key(&43));
+            assert!(found.holders.contains_key(&42) || !is_deep);
+            let checked = found.descriptors >= 2 * FIRST_DESCRIPTORS + 2;
+            assert_eq!((found.is_shallow, checked), (!is_deep, is_deep));
+        }
     }
 
     #[test]

@@ -5,7 +5,9 @@
 //! differ, the process wins: a socket that systemd created and passed on keeps the cgroup of
 //! systemd forever.
 
+use std::collections::BTreeMap;
 use std::io;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,6 +25,8 @@ use crate::snapshot::{Claims, Origin, printable};
 
 /// Interval between lookups of all owners.
 pub const REFRESH: Duration = Duration::from_secs(60);
+/// Number of holders that are checked at a time whether they still run.
+const CHECKED_HOLDERS: usize = 1_000;
 /// Duration of one step of a walk over the descriptors of all processes.
 const STEP: Duration = Duration::from_millis(2);
 
@@ -34,6 +38,8 @@ pub struct OwnerLookup {
     kubelet: Option<io::Result<Kubelet>>,
     /// Last known holder of each socket, by inode.
     held: FxHashMap<u32, KnownHolder>,
+    /// The process checked last for orphans.
+    checked: (u32, u64),
 }
 
 /// The process that holds a socket, and the time of the search.
@@ -54,6 +60,8 @@ pub struct OwnerSearch {
     pub has_kubelet: Option<bool>,
     /// Error that made the search fail.
     pub failure: Option<io::Error>,
+    /// Sockets without a holder that only a deep search can find.
+    pub deep: Vec<Origin>,
 }
 
 // === impl OwnerLookup ===
@@ -67,6 +75,7 @@ impl OwnerLookup {
             tree: CgroupTree::find(rootfs),
             kubelet: None,
             held: FxHashMap::default(),
+            checked: (0, 0),
         }
     }
 
@@ -77,12 +86,20 @@ impl OwnerLookup {
 
     /// Returns sockets whose holder has ended since the last call. A socket that still exists has
     /// another holder.
+    /// Checks a part of the holders, in turn, if there are very many.
     pub fn orphans(&mut self) -> Vec<u32> {
-        let (procfs, mut known) = (&self.procfs, FxHashMap::default());
+        let mut known: BTreeMap<(u32, u64), bool> =
+            self.held.values().map(|held| ((held.pid, held.start_time), true)).collect();
+        let after = known.range((Bound::Excluded(self.checked), Bound::Unbounded));
+        let due = after.chain(known.range(..=self.checked)).map(|(process, _)| *process);
+        let due: Vec<(u32, u64)> = due.take(CHECKED_HOLDERS).collect();
+        self.checked = due.last().copied().unwrap_or_default();
+        for process in due {
+            known.insert(process, holders::runs(&self.procfs, process));
+        }
         let mut orphans = Vec::new();
         self.held.retain(|inode, held| {
-            let process = (held.pid, held.start_time);
-            let runs = *known.entry(process).or_insert_with(|| holders::runs(procfs, process));
+            let runs = known.get(&(held.pid, held.start_time)).copied().unwrap_or(true);
             if !runs {
                 orphans.push(*inode);
             }
@@ -97,13 +114,13 @@ impl OwnerLookup {
         self.held.retain(|inode, _| inodes.contains(inode));
     }
 
-    /// Searches the owners of these sockets.
-    pub fn search(&mut self, wanted: &[Origin]) -> OwnerSearch {
+    /// Searches the owners of these sockets. A deep search checks every descriptor of each process.
+    pub fn search(&mut self, wanted: &[Origin], is_deep: bool) -> OwnerSearch {
         // Pods start and stop, so their names are read again. The first read shows whether names
         // can be read before listenq encounters a pod.
         self.kubelet = Some(Kubelet::read(&self.rootfs));
         self.learn_cgroups(wanted);
-        let (found, failure) = match self.walk(wanted) {
+        let (found, failure) = match self.walk(wanted, is_deep) {
             Ok(found) => (found, None),
             Err(error) => (HolderMatch::default(), Some(error)),
         };
@@ -113,8 +130,13 @@ impl OwnerLookup {
         let shows_host = namespaces::shows_host(&self.procfs);
         let sees_all = found.denied == 0 && !is_denied && !hides_processes(&self.procfs);
         let sees_some = found.descriptors > 0 || found.denied == 0 && !is_denied;
-        let claims = wanted.iter().filter_map(|origin| self.claim(origin, &found)).collect();
+        let mut known = FxHashMap::default();
+        let claims =
+            wanted.iter().filter_map(|origin| self.claim(origin, &found, &mut known)).collect();
+        let is_held = |origin: &&Origin| found.holders.contains_key(&u64::from(origin.inode));
+        let unheld = wanted.iter().filter(|origin| found.is_shallow && !is_held(origin));
         OwnerSearch {
+            deep: unheld.copied().collect(),
             claims,
             sees_holders: shows_host && (sees_all || sees_some && may_see_holders()),
             has_kubelet: self.has_kubelet(),
@@ -141,9 +163,12 @@ impl OwnerLookup {
         }
     }
 
-    fn walk(&self, wanted: &[Origin]) -> io::Result<HolderMatch> {
+    fn walk(&self, wanted: &[Origin], is_deep: bool) -> io::Result<HolderMatch> {
         let inodes = wanted.iter().map(|origin| u64::from(origin.inode));
         let mut walk = Walk::new(&self.procfs, inodes)?.looking_first_at(self.first_looks(wanted));
+        if is_deep {
+            walk = walk.go_deep();
+        }
         while walk.step(STEP)? == Step::More {
             // The holders in the creator's cgroup are sufficient, because they include the master.
             if walk.has_looked_at_first() && walk.has_found_all() {
@@ -181,8 +206,26 @@ impl OwnerLookup {
         }));
     }
 
-    fn claim(&mut self, origin: &Origin, found: &HolderMatch) -> Option<(u32, Arc<Owner>)> {
-        let mut owner = match found.holders.get(&u64::from(origin.inode)) {
+    /// Returns the owner of a socket. The sockets of one process that were created in one cgroup
+    /// share their owner, which `known` contains.
+    fn claim(
+        &mut self,
+        origin: &Origin,
+        found: &HolderMatch,
+        known: &mut FxHashMap<(u32, Option<u64>), Arc<Owner>>,
+    ) -> Option<(u32, Arc<Owner>)> {
+        let holder = found.holders.get(&u64::from(origin.inode));
+        let key = holder.map(|holder| (holder.pid, origin.cgroup));
+        if let Some(owner) = key.and_then(|key| known.get(&key)) {
+            return Some((origin.inode, Arc::clone(owner)));
+        }
+        let owner = Arc::new(self.owner_of(origin, holder.map(|holder| &**holder))?);
+        known.extend(key.map(|key| (key, Arc::clone(&owner))));
+        Some((origin.inode, owner))
+    }
+
+    fn owner_of(&mut self, origin: &Origin, holder: Option<&Holder>) -> Option<Owner> {
+        let mut owner = match holder {
             Some(holder) => self.held_by(holder),
             // The known holder still runs and stays the owner until it ends: this walk failed, or
             // can no longer see the holder.
@@ -192,7 +235,7 @@ impl OwnerLookup {
         if owner.unit.is_empty() && owner.container_id.is_empty() {
             owner.fill_from(&self.created_in(origin.cgroup));
         }
-        (!owner.is_unknown()).then(|| (origin.inode, Arc::new(owner)))
+        (!owner.is_unknown()).then_some(owner)
     }
 
     fn held_by(&mut self, holder: &Holder) -> Owner {
@@ -298,9 +341,9 @@ mod tests {
         let [held, unheld] =
             [origin.inode, u32::MAX].map(|inode| Origin { inode, cgroup, uid: None });
         let mut owners = OwnerLookup::new(Path::new("/proc"), dir.path());
-        assert!(!owners.search(&[held]).claims[&held.inode].process.is_empty());
+        assert!(!owners.search(&[held], false).claims[&held.inode].process.is_empty());
         owners.procfs = "/nowhere".into();
-        let search = owners.search(&[held, unheld]);
+        let search = owners.search(&[held, unheld], false);
         // The creator's cgroup has lower priority.
         assert_eq!(&*search.claims[&unheld.inode].unit, "nginx.service");
         assert!(search.failure.is_some() && !search.claims.contains_key(&held.inode));
@@ -310,7 +353,7 @@ mod tests {
     fn a_socket_of_this_process_is_its_own() {
         let (_listener, origin) = listener();
         let mut owners = OwnerLookup::new(Path::new("/proc"), Path::new("/"));
-        let search = owners.search(&[origin]);
+        let search = owners.search(&[origin], false);
         let comm = std::fs::read_to_string("/proc/self/comm").unwrap();
         assert_eq!(&*search.claims[&origin.inode].process, comm.trim_end());
         assert!(search.failure.is_none());
@@ -319,7 +362,7 @@ mod tests {
     #[test]
     fn a_socket_that_nobody_holds_has_no_owner() {
         let mut owners = OwnerLookup::new(Path::new("/proc"), Path::new("/"));
-        let search = owners.search(&[Origin { inode: u32::MAX, ..Origin::default() }]);
+        let search = owners.search(&[Origin { inode: u32::MAX, ..Origin::default() }], false);
         assert_eq!(search.claims, Claims::default());
     }
 

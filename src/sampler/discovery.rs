@@ -6,12 +6,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustc_hash::FxHashSet;
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 use rustix::thread::{CapabilitySet, capabilities};
 
 use crate::kernel::listen::Scratch;
-use crate::kernel::namespaces::{self, Entrance, FoundNetns};
+use crate::kernel::namespaces::{self, Entrance, FoundNetns, Processes};
 use crate::snapshot::NetnsId;
 use crate::snapshot::owner::Owner;
 
@@ -65,6 +66,9 @@ pub struct Discovery {
     rootfs: PathBuf,
     own: NetnsId,
     names: BTreeMap<NetnsId, Arc<str>>,
+    /// The values of `names`.
+    taken: FxHashSet<Arc<str>>,
+    processes: Processes,
     scratch: Scratch,
     /// Namespaces that could not be entered at the last look.
     closed: BTreeSet<NetnsId>,
@@ -89,6 +93,8 @@ impl Discovery {
             rootfs: rootfs.to_owned(),
             own,
             names: BTreeMap::from([(own, OWN_NAME.into())]),
+            taken: FxHashSet::from_iter([OWN_NAME.into()]),
+            processes: Processes::default(),
             scratch: Scratch::default(),
             closed: BTreeSet::new(),
             ownerless: BTreeSet::new(),
@@ -103,7 +109,7 @@ impl Discovery {
     /// Looks for namespaces once.
     pub fn look(&mut self, owners: &mut OwnerLookup) -> Discovered {
         let mut news = Discovered::default();
-        match namespaces::find(&self.procfs, &self.rootfs) {
+        match self.processes.find(&self.procfs, &self.rootfs) {
             Ok(found) => {
                 self.compare(&found, owners, &mut news);
                 (self.has_looked, self.failed_looks) = (true, 0);
@@ -130,7 +136,9 @@ impl Discovery {
 
     fn let_go(&mut self, ended: &[NetnsId]) {
         for id in ended {
-            self.names.remove(id);
+            if let Some(name) = self.names.remove(id) {
+                self.taken.remove(&name);
+            }
             self.ownerless.remove(id);
         }
     }
@@ -189,6 +197,7 @@ impl Discovery {
         let owner = entrance.pid.map(|pid| owners.of_process(pid)).unwrap_or_default();
         let name = self.name(id, entrance, &owner);
         self.names.insert(id, name.clone());
+        self.taken.insert(name.clone());
         if owner.is_unknown() {
             self.ownerless.insert(id);
         }
@@ -232,13 +241,12 @@ impl Discovery {
 
     /// Returns a unique name: the name of the mount, else of the container, else the inode.
     fn name(&self, id: NetnsId, entrance: &Entrance, owner: &Owner) -> Arc<str> {
-        let taken: BTreeSet<&str> = self.names.values().map(|name| &**name).collect();
         let container = || owner.container_id.chars().take(12).collect();
         let unnamed =
             || if owner.container_id.is_empty() { format!("netns:{}", id.0) } else { container() };
         let name = entrance.mount.clone().unwrap_or_else(unnamed);
         let mut unique = name;
-        while taken.contains(&*unique) {
+        while self.taken.contains(&*unique) {
             unique = format!("{unique}~{}", id.0);
         }
         unique.into()

@@ -208,7 +208,7 @@ impl Sampler {
         self.scan_queues();
         let now = self.epoch.elapsed();
         let wanted = self.asked.wanted(&self.snapshot, now);
-        if let Some(search) = self.work.as_mut().map(|work| work.owners.search(&wanted)) {
+        if let Some(search) = self.work.as_mut().map(|work| work.owners.search(&wanted, true)) {
             self.learn(search);
         }
         self.sample();

@@ -77,6 +77,9 @@ struct Scout {
     wanted: Vec<Origin>,
     look_due: Instant,
     search_due: Instant,
+    /// Sockets that only a deep search can find.
+    deep: Vec<Origin>,
+    deep_due: Instant,
 }
 
 // === impl Scouting ===
@@ -87,8 +90,14 @@ impl Scouting {
         let (requests, asked) = channel();
         let (sender, reports) = channel();
         let now = Instant::now();
-        let mut scout =
-            Scout { look_due: now + work.interval, work, wanted: Vec::new(), search_due: now };
+        let mut scout = Scout {
+            look_due: now + work.interval,
+            work,
+            wanted: Vec::new(),
+            search_due: now,
+            deep: Vec::new(),
+            deep_due: now,
+        };
         let run = move || scout.run(&asked, &sender);
         thread::Builder::new().name("scout".into()).spawn(run)?;
         Ok(Self { reports, requests })
@@ -125,7 +134,8 @@ impl Scout {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             let [namespaces, orphans] = self.look();
-            let found = [namespaces, orphans, self.search().map(ScoutEvent::Owners)];
+            let owners = self.search().or_else(|| self.search_deep());
+            let found = [namespaces, orphans, owners.map(ScoutEvent::Owners)];
             if found.into_iter().flatten().any(|report| reports.send(report).is_err()) {
                 return;
             }
@@ -143,13 +153,16 @@ impl Scout {
     /// requested.
     fn keep_only(&mut self, mut inodes: FxHashSet<u32>) {
         self.work.owners.keep_only(&inodes);
+        self.deep.retain(|origin| inodes.contains(&origin.inode));
         self.wanted.retain(|origin| inodes.remove(&origin.inode));
         self.wanted.shrink_to(2 * self.wanted.len());
     }
 
     fn rest(&self) -> Duration {
-        let search_due = if self.wanted.is_empty() { self.look_due } else { self.search_due };
-        self.look_due.min(search_due).saturating_duration_since(Instant::now())
+        let due_if = |wanted: &[Origin], due| if wanted.is_empty() { self.look_due } else { due };
+        let search_due = due_if(&self.wanted, self.search_due);
+        let deep_due = due_if(&self.deep, self.deep_due);
+        self.look_due.min(search_due).min(deep_due).saturating_duration_since(Instant::now())
     }
 
     fn look(&mut self) -> [Option<ScoutEvent>; 2] {
@@ -175,9 +188,24 @@ impl Scout {
         }
         // The activity of other processes on a busy machine is not a cost of this thread.
         let begin = thread_cpu();
-        let search = self.work.owners.search(&std::mem::take(&mut self.wanted));
+        let mut search = self.work.owners.search(&std::mem::take(&mut self.wanted), false);
         let cpu = thread_cpu().saturating_sub(begin);
         self.search_due = Instant::now() + (cpu * REST).max(self.spend(cpu));
+        self.deep.append(&mut search.deep);
+        self.deep_due = self.deep_due.max(Instant::now() + GATHER);
+        Some(search)
+    }
+
+    /// Searches all descriptors of every process for the sockets whose holder is still unknown.
+    /// Such a search may take long, and delays no other search.
+    fn search_deep(&mut self) -> Option<OwnerSearch> {
+        if self.deep.is_empty() || Instant::now() < self.deep_due {
+            return None;
+        }
+        let begin = thread_cpu();
+        let search = self.work.owners.search(&std::mem::take(&mut self.deep), true);
+        let cpu = thread_cpu().saturating_sub(begin);
+        self.deep_due = Instant::now() + (cpu * REST).max(self.spend(cpu));
         Some(search)
     }
 
