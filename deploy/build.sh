@@ -1,12 +1,22 @@
 #!/usr/bin/env bash
-# Builds the files of a release in dist/: the packages, the image as an OCI archive, and the Helm chart with the manifests
-# rendered from it. The same commit gives the same bytes in every directory. Needs cargo-deb and cargo-generate-rpm;
-# buildah, setcap and root for the image; python3, npm and node for the chart.
-# Usage: deploy/build.sh [packages] [image] [chart]; without arguments all.
+# Builds the files of a release in dist/: the packages, an archive with the static program, the image as an OCI archive, the list of
+# libraries (SBOM), and the Helm chart with the manifests rendered from it. The same commit gives the same bytes in every directory.
+# Needs cargo-deb and cargo-generate-rpm; buildah, setcap and root for the image; python3, npm and node for the chart.
+# Usage: deploy/build.sh [packages] [tarball] [image] [sbom] [chart]; without arguments all.
+# With ARCH=arm64 it builds tarball, image and sbom for arm64, with the compiler of deploy/arm64.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 target=$(rustc -vV | sed -n 's/^host: //p')
+arch=${ARCH:-$(dpkg --print-architecture)}
+compile="env"
+if [ "$arch" != "$(dpkg --print-architecture)" ]; then
+    [ "$arch" = arm64 ] || { echo "ARCH=$arch: only arm64 is cross-built" >&2; exit 64; }
+    # shellcheck source=deploy/arm64.sh
+    source deploy/arm64.sh
+    arm64_toolchain
+    target=$arm64_target compile=arm64_env
+fi
 version=$(sed -n '/^\[workspace.package\]/,/^$/s/^version = "\(.*\)"/\1/p' Cargo.toml)
 cargo_home=${CARGO_HOME:-$HOME/.cargo}
 export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
@@ -19,8 +29,8 @@ program() {
     CARGO_TARGET_DIR="$PWD/target/$1" \
         CFLAGS="-ffile-prefix-map=$PWD=. -ffile-prefix-map=$cargo_home=cargo" \
         RUSTFLAGS="${*:2} --remap-path-prefix=$PWD=. --remap-path-prefix=$cargo_home=cargo" \
-        cargo build --release --locked --bin listenq --target "$target"
-    install -m 755 "target/$1/$target/release/listenq" "target/$1/listenq"
+        "$compile" cargo build --release --locked --bin listenq --target "$target"
+    install -m 755 "target/$1/$target/release/listenq" "target/$1/listenq-$arch"
 }
 
 licences() {
@@ -39,10 +49,11 @@ EOF
 }
 
 packages() {
+    [ "$compile" = env ] || { echo "packages are built for the machine's own architecture only" >&2; exit 64; }
     rm -rf target/package dist/*.deb dist/*.rpm
     mkdir -p target/package
     program dynamic
-    install -m 755 target/dynamic/listenq target/package/listenq
+    install -m 755 "target/dynamic/listenq-$arch" target/package/listenq
     cargo run --quiet --locked --example manual -- target/package
     gzip -9n target/package/*.1
     licences target/package
@@ -51,29 +62,59 @@ packages() {
     cargo generate-rpm --auto-req builtin --source-date "$SOURCE_DATE_EPOCH" --output dist/
 }
 
-image() {
-    local context=target/image
-    rm -rf "$context" dist/*-image.tar
-    mkdir -p "$context"
+static_program() {
     program static -C target-feature=+crt-static
-    install -m 755 target/static/listenq "$context/listenq"
+}
+
+# Packs a directory without the time of packing and the user who packs. Arguments: its parent, its name.
+archive() {
+    tar --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner --mode=go=rX,u+rw,a-s -cf - -C "$1" "$2"
+}
+
+tarball() {
+    local name=listenq-$version.linux-$arch
+    rm -rf target/tarball "dist/$name.tar.gz"
+    mkdir -p "target/tarball/$name"
+    static_program
+    install -m 755 "target/static/listenq-$arch" "target/tarball/$name/listenq"
+    install -m 644 LICENSE README.md "target/tarball/$name"
+    install -D -m 644 -t "target/tarball/$name/systemd" deploy/systemd/*
+    licences "target/tarball/$name"
+    archive target/tarball "$name" | gzip -9n >"dist/$name.tar.gz"
+}
+
+sbom() {
+    python3 deploy/packages/sbom.py "$target" "$version" >"dist/listenq-$version.linux-$arch.cdx.json"
+}
+
+# The name of the image's archive: that of amd64 has no architecture.
+image_name() {
+    if [ "$arch" = amd64 ]; then echo "listenq-$version-image"; else echo "listenq-$version-image-$arch"; fi
+}
+
+image() {
+    local context=target/image tag=localhost/listenq:$version-$arch file
+    file=dist/$(image_name).tar
+    rm -rf "$context" "$file"
+    mkdir -p "$context"
+    static_program
+    install -m 755 "target/static/listenq-$arch" "$context/listenq"
     install -m 644 LICENSE "$context/LICENSE"
     licences "$context"
     # Without the effective bit: with it the kernel would refuse to start the program in a container without these capabilities.
     setcap cap_sys_admin,cap_sys_ptrace,cap_dac_read_search+p "$context/listenq"
-    buildah build --quiet --format oci --timestamp "$SOURCE_DATE_EPOCH" \
+    buildah build --quiet --format oci --arch "$arch" --timestamp "$SOURCE_DATE_EPOCH" \
         --label org.opencontainers.image.title=listenq \
         --label org.opencontainers.image.version="$version" \
         --label org.opencontainers.image.revision="$LISTENQ_REVISION" \
         --label org.opencontainers.image.licenses=Apache-2.0 \
         --label org.opencontainers.image.source=https://github.com/listenq/listenq \
-        --identity-label=false --tag "localhost/listenq:$version" \
+        --identity-label=false --tag "$tag" \
         --file deploy/image/Containerfile "$context"
     # buildah's own archive would contain the time of packing.
     rm -rf target/layout
-    buildah push --quiet "localhost/listenq:$version" "oci:target/layout:listenq:$version"
-    tar --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner --mode=go=rX,u+rw,a-s \
-        -cf "dist/listenq-$version-image.tar" -C target/layout .
+    buildah push --quiet "$tag" "oci:target/layout:listenq:$version"
+    archive target/layout . >"$file"
 }
 
 # The chart is released as it was checked, with the same Helm library.
@@ -83,12 +124,15 @@ chart() {
 }
 
 mkdir -p dist
-if (($# == 0)); then set -- packages image chart; fi
+if (($# == 0)); then
+    set -- tarball image sbom
+    [ "$compile" != env ] || set -- packages "$@" chart
+fi
 for what in "$@"; do
     case $what in
-    packages | image | chart) "$what" ;;
+    packages | tarball | image | sbom | chart) "$what" ;;
     *)
-        echo "not packages, image or chart: $what" >&2
+        echo "not packages, tarball, image, sbom or chart: $what" >&2
         exit 64
         ;;
     esac

@@ -30,15 +30,20 @@ def texts(package):
     return list(dict.fromkeys(path.read_text(errors="replace").strip() for path in found))
 
 
-def main(target):
-    wanted = linked(target)
+def linked_packages(target):
+    """What cargo knows about each linked library."""
+    expected = linked(target)
     metadata = json.loads(output("cargo", "metadata", "--locked", "--format-version", "1"))
-    packages = [p for p in metadata["packages"] if (p["name"], "v" + p["version"]) in wanted]
-    if len(packages) != len(wanted):
+    packages = [p for p in metadata["packages"] if (p["name"], "v" + p["version"]) in expected]
+    if len(packages) != len(expected):
         sys.exit("some libraries are in the program, but not in cargo's metadata")
+    return packages
+
+
+def main(target):
     heirs = {}
     print("listenq contains these libraries:\n")
-    for package in packages:
+    for package in linked_packages(target):
         print(f"{package['name']} {package['version']}  {package['license']}  {package['repository'] or ''}".rstrip())
         for text in texts(package):
             heirs.setdefault(text, []).append(package["name"])
@@ -46,4 +51,5 @@ def main(target):
         print(f"\n{'=' * 78}\n{', '.join(names)}\n{'=' * 78}\n\n{text}")
 
 
-main(sys.argv[1])
+if __name__ == "__main__":
+    main(sys.argv[1])
