@@ -114,6 +114,7 @@ amtool check-config deploy/prometheus/alertmanager.yml
 tests/mixin.sh
 tests/unit.sh
 tests/compose.sh
+tests/workflows.sh
 
 step "dashboards"
 dashboards/check.sh
@@ -126,7 +127,7 @@ cargo clippy --workspace --all-targets --locked -- -D warnings
 cargo clippy --workspace --test diagnosis --test scenarios --test servers --test soak --locked -- -D warnings
 cargo clippy --manifest-path fuzz/Cargo.toml --locked -- -D warnings
 shellcheck tests/*.sh deploy/demo/*.sh dashboards/*.sh dashboards/preview/*.sh .ci/run
-shellcheck -x deploy/build.sh tests/release/*.sh deploy/packages/debian/scripts/*
+shellcheck -x deploy/*.sh tests/release/*.sh deploy/packages/debian/scripts/*
 shellcheck -s sh deploy/packages/rpm/p*
 
 step "documentation"
