@@ -241,7 +241,8 @@ fn speaks_for(cause: Cause, readings: &[Timed]) -> bool {
         Cause::CpuSteal => is_stolen_from(readings),
         Cause::CpuBound => is_bound(readings),
         Cause::MemoryStall => is_short_of_memory(readings),
-        Cause::DiskWait => waits_for_disk(readings),
+        // A thread that the kernel holds back at memory.high is in state D too.
+        Cause::DiskWait => !is_short_of_memory(readings) && waits_for_disk(readings),
         Cause::WaitsFor => awaited(readings).is_some(),
         Cause::Lock => lasts(readings, is_locked),
     }
@@ -768,6 +769,20 @@ mod tests {
             [Cause::MemoryStall]
         );
         assert_eq!(with_cgroup(|_, cgroup| cgroup.memory_high = Some(9)), []);
+    }
+
+    #[test]
+    fn threads_in_state_d_during_a_memory_stall_wait_for_no_disk() {
+        let stalled = said(|second, owner, _| {
+            let memory_stalled = Some(second * SECOND * 3 / 10);
+            owner.cgroups = vec![CgroupReading {
+                path: "/a".into(),
+                memory_stalled,
+                ..CgroupReading::default()
+            }];
+            owner.processes[0].threads[0].state = 'D';
+        });
+        assert_eq!(stalled, [Cause::MemoryStall]);
     }
 
     #[test]
