@@ -7,7 +7,7 @@ import * as models from "@kubernetes-models/prometheus-operator/monitoring.coreo
 const [from, to] = process.argv.slice(2);
 const objects = JSON.parse(readFileSync(from, "utf8"));
 const kinds = [...new Set(objects.map((object) => object.kind))].sort();
-if (kinds.join() !== "PodMonitor,PrometheusRule") {
+if (kinds.join() !== "PodMonitor,PrometheusRule,ServiceMonitor") {
   throw new Error(`unexpected kinds: ${kinds}`);
 }
 for (const object of objects) {

@@ -78,3 +78,44 @@ httpGet:
 {{ toYaml . }}
 {{- end }}
 {{- end }}
+
+{{/* An endpoint of a PodMonitor or ServiceMonitor: `job` is `listenq` for the alerts, and `node` the name of the node. */}}
+{{- define "listenq.endpoint" -}}
+port: {{ .root.Values.portName }}
+path: {{ .monitor.path }}
+scheme: {{ .monitor.scheme }}
+{{- with .monitor.interval }}
+interval: {{ . }}
+{{- end }}
+{{- with .monitor.scrapeTimeout }}
+scrapeTimeout: {{ . }}
+{{- end }}
+{{- with .monitor.basicAuth }}
+basicAuth:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .monitor.authorization }}
+authorization:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .monitor.tlsConfig }}
+tlsConfig:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+relabelings:
+  - action: replace
+    targetLabel: job
+    replacement: listenq
+  - action: replace
+    sourceLabels: [__meta_kubernetes_pod_node_name]
+    targetLabel: node
+  - action: labeldrop
+    regex: pod
+  {{- with .monitor.relabelings }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with .monitor.metricRelabelings }}
+metricRelabelings:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
