@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Checks that need additional tools or much time, run by hand before a release: dependencies, packages, image, reproducibility,
+# Checks that need additional tools or much time, run by hand before a release: dependencies, packages, image, Ansible role, reproducibility,
+# other kernels, newer versions of Prometheus,
 # fuzzing, the demo, the matrix of real servers, one minute of load, 50,000 listeners at once, the soak, the cost of a large fleet, and performance.
 # The gate is tests/all.sh. docs/release-checks.md summarizes the last run.
 set -euo pipefail
@@ -21,7 +22,10 @@ cargo deny check licenses bans sources
 
 tests/release/packages.sh
 tests/release/image.sh
+tests/release/ansible.sh
 tests/release/reproducible.sh
+tests/release/versions.sh
+tests/release/kernels.sh
 
 command -v cargo-fuzz >/dev/null || cargo install --quiet --locked cargo-fuzz
 for target in cgroup fold kubelet netlink_datagram netstat proc_tcp web_config; do

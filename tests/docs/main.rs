@@ -54,10 +54,15 @@ const NODE_EXPORTER: &str = "127.0.0.1:9100";
 const REST: Duration = Duration::from_secs(4);
 
 /// Blocks that are not run, by their first line, each with its reason.
-const NOT_RUN: [(&str, &str); 10] = [
+const NOT_RUN: [(&str, &str); 12] = [
     ("  kernel                 sampler thread", "a drawing of the data flow"),
     ("deploy/build.sh packages", "tests/release/packages.sh builds and installs the packages"),
     ("apt install ./dist", "tests/release/packages.sh installs the packages"),
+    (
+        "tar -xzf listenq-VERSION",
+        "deploy/build.sh makes the archive, tests/release/ansible.sh unpacks it",
+    ),
+    ("ansible-playbook", "tests/release/ansible.sh runs the role"),
     ("mkdir -p /etc/systemd/system/listenq.service.d", "it links to files of a package"),
     (
         "mkdir -p /etc/systemd/system/listenq.socket.d",
@@ -100,8 +105,15 @@ const READERS: [(&str, &[&str]); 4] = [
 const PROGRAMS: [&str; 4] = ["listenq ", "ss ", "nstat ", "htpasswd "];
 
 /// Flags of other programs.
-const FOREIGN_FLAGS: [&str; 5] =
-    ["--collector.netstat.fields", "--ignored", "--security-opt", "--target", "--user"];
+const FOREIGN_FLAGS: [&str; 7] = [
+    "--collector.netstat.fields",
+    "--extra-vars",
+    "--ignored",
+    "--inventory",
+    "--security-opt",
+    "--target",
+    "--user",
+];
 
 /// The site of README and tour: a php-fpm pool with a capped limit, too slow for its visitors, behind nginx.
 struct Scene {
