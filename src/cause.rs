@@ -456,20 +456,24 @@ fn is_stolen_from(readings: &[Timed]) -> bool {
 }
 
 fn is_short_of_memory(readings: &[Timed]) -> bool {
-    let Some((first, last)) = ends(readings) else { return false };
     let gap = span(readings).as_secs_f64();
-    last.owner.cgroups.iter().any(|after| {
-        let Some(before) = same_cgroup(&first.owner, after) else { return false };
-        let stalled = after.memory_stalled.zip(before.memory_stalled);
-        let share = stalled
-            .and_then(|(after, before)| Some(after.checked_sub(before)?.as_secs_f64() / gap));
-        share.is_some_and(|share| share >= MEMORY_SHARE) || hits_high(readings, after)
-    })
+    let share = ends(readings).and_then(|(first, last)| {
+        let before = own_cgroup(&first.owner)?.memory_stalled?;
+        let after = own_cgroup(&last.owner)?.memory_stalled?;
+        Some(after.checked_sub(before)?.as_secs_f64() / gap)
+    });
+    share.is_some_and(|share| share >= MEMORY_SHARE) || hits_high(readings)
+}
+
+/// The cgroup of the owner in version 2. Pressure and events of its ancestors include those of its neighbours; its own
+/// pressure includes the stalls at limits of its ancestors.
+fn own_cgroup(owner: &OwnerReading) -> Option<&CgroupReading> {
+    owner.cgroups.iter().find(|cgroup| cgroup.path.starts_with('/'))
 }
 
 /// Whether `memory.high` was hit between any two readings.
-fn hits_high(readings: &[Timed], cgroup: &CgroupReading) -> bool {
-    let high = |one: &Timed| same_cgroup(&one.owner, cgroup).and_then(|one| one.memory_high);
+fn hits_high(readings: &[Timed]) -> bool {
+    let high = |one: &Timed| own_cgroup(&one.owner)?.memory_high;
     readings.windows(2).all(|pair| high(&pair[0]).zip(high(&pair[1])).is_some_and(|(a, b)| b > a))
 }
 
@@ -769,6 +773,25 @@ mod tests {
             [Cause::MemoryStall]
         );
         assert_eq!(with_cgroup(|_, cgroup| cgroup.memory_high = Some(9)), []);
+    }
+
+    #[test]
+    fn memory_stalls_of_neighbours_below_the_same_ancestor_are_no_memory_stall() {
+        let elsewhere = said(|second, owner, _| {
+            let own = CgroupReading {
+                path: "/a".into(),
+                memory_high: Some(0),
+                ..CgroupReading::default()
+            };
+            let root = CgroupReading {
+                path: "/".into(),
+                memory_stalled: Some(second * SECOND / 2),
+                memory_high: Some(second.into()),
+                ..CgroupReading::default()
+            };
+            owner.cgroups = vec![own, root];
+        });
+        assert_eq!(elsewhere, []);
     }
 
     #[test]
