@@ -406,9 +406,9 @@ def cause_scenes(begin):
     }
 
 
-def watch(daemon, end, diagnoses, causes):
-    """Notes each word that appears, until `end`."""
-    while time.monotonic() < end:
+def watch(daemon, end, diagnoses, causes, is_complete=lambda: False):
+    """Notes each word that appears, until `end` or until all words are there."""
+    while time.monotonic() < end and not is_complete():
         metrics = daemon.metrics("listenq_listener_diagnosis", "listenq_listener_cause")
         for name, seen in (("diagnosis", diagnoses), ("cause", causes)):
             for labels, value in metrics.all(f"listenq_listener_{name}"):
@@ -431,7 +431,9 @@ def troubles(daemon):
     for name, (server, clients) in trouble_scenes(begin).items():
         pids += [start(server, name), start(clients, name)]
     diagnoses = {}
-    watch(daemon, begin + 65, diagnoses, {})
+    expected = set(trouble_scenes(0)) - {"none_healthy"}
+    # The healthy server is watched for as long as the slowest diagnosis takes.
+    watch(daemon, begin + 70, diagnoses, {}, lambda: all(name in diagnoses.get(name, ()) for name in expected))
     for name in trouble_scenes(0):
         seen = diagnoses.get(name, set())
         right = not seen if name == "none_healthy" else name in seen
@@ -457,7 +459,7 @@ def causes_of_trouble(daemon):
             change()
         except OSError as error:
             lacks[name] = f"this kernel lacks the file: {error}"
-    watch(daemon, begin + 60, diagnoses, causes)
+    watch(daemon, begin + 60, diagnoses, causes, lambda: all(name in lacks or name in causes.get(name, ()) for name in changes))
     for name in cause_scenes(0):
         if name in lacks:
             report(f"cause_{name}", "absent", lacks[name])
