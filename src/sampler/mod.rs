@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use rustc_hash::FxHashSet;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::kernel::diag_modules::ModuleWatch;
@@ -368,7 +369,12 @@ impl Sampler {
         if !self.sockets_moved && !self.asked.is_due(now) {
             return;
         }
-        let wanted = self.asked.wanted(&self.snapshot, now);
+        let mut wanted = self.asked.wanted(&self.snapshot, now);
+        if self.stats.omissions.sockets > 0 && !wanted.is_empty() {
+            // Nothing would show the owners of sockets that are not tracked.
+            let tracked: FxHashSet<u32> = self.state.inodes().collect();
+            wanted.retain(|origin| tracked.contains(&origin.inode));
+        }
         // The snapshot lacks namespaces that were not read, and the state lacks namespaces that are
         // not tracked.
         let in_snapshot = origins(&self.snapshot).map(|origin| origin.inode);

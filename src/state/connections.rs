@@ -45,16 +45,24 @@ impl ListenerScan {
     }
 }
 
-/// Groups the scan by listener; a listener without connections has an entry too. Clients are counted
-/// if `names_clients`.
+/// Groups the scan by listener; a listener without connections has an entry too, if `keeps_idle`
+/// returns true for its address. Clients are counted if `names_clients`.
 pub(super) fn by_listener(
     scan: &TcpScan,
     names_clients: bool,
+    keeps_idle: impl Fn(&ListenAddress) -> bool,
 ) -> FxHashMap<ListenAddress, ListenerScan> {
+    let half_open = scan.half_open.iter().map(|one| one.local.port);
+    let waiting = scan.waiting.iter().map(|one| one.local.port);
+    let open = scan.open.iter().map(|(local, _)| local.port);
+    let busy: FxHashSet<u16> = half_open.chain(waiting).chain(open).collect();
+    let keeps = |socket: &&ScannedSocket| {
+        socket.longest > 0 || busy.contains(&socket.local.port) || keeps_idle(&socket.address)
+    };
     let mut found: FxHashMap<ListenAddress, ListenerScan> = FxHashMap::default();
     let mut by_port: FxHashMap<u16, Vec<&ScannedSocket>> = FxHashMap::default();
     let mut members = FxHashSet::default();
-    for socket in &scan.sockets {
+    for socket in scan.sockets.iter().filter(keeps) {
         let listener = found.entry(socket.address).or_default();
         listener.length += u64::from(socket.length);
         listener.longest += u64::from(socket.longest);
@@ -150,7 +158,7 @@ mod tests {
             repeats: 2,
         }];
         let scan = TcpScan { sockets: sockets.to_vec(), half_open, ..TcpScan::default() };
-        let found = by_listener(&scan, true);
+        let found = by_listener(&scan, true, |_| true);
         let mut hits = found.iter().filter(|(_, found)| found.half_open > 0);
         let hit = hits.next();
         assert!(hits.next().is_none() && hit.is_none_or(|(_, found)| found.old_half_open == 1));
@@ -191,10 +199,31 @@ mod tests {
     #[test]
     fn a_group_is_one_listener_and_an_idle_one_is_found_with_nothing() {
         let scan = TcpScan { sockets: vec![socket("10.0.0.1", 0, false); 3], ..TcpScan::default() };
-        let found: Vec<ListenerScan> = by_listener(&scan, true).into_values().collect();
+        let found: Vec<ListenerScan> = by_listener(&scan, true, |_| true).into_values().collect();
         let expected =
             ListenerScan { length: 3, longest: 6, open: Some(0), ..ListenerScan::default() };
         assert_eq!(found, [expected]);
+    }
+
+    #[test]
+    fn an_idle_listener_may_be_left_out() {
+        let idle = |ip| ScannedSocket { length: 0, longest: 0, ..socket(ip, 0, false) };
+        let mut sockets = vec![idle("10.0.0.1"), idle("10.0.0.2")];
+        let scan = |sockets: &[ScannedSocket], half_open: &[HalfOpen]| {
+            let (sockets, half_open) = (sockets.to_vec(), half_open.to_vec());
+            let scan = TcpScan { sockets, half_open, ..TcpScan::default() };
+            by_listener(&scan, false, |address| address.host() == "10.0.0.2")
+        };
+        assert_eq!(scan(&sockets, &[]).len(), 1);
+        // A connection to its port may be its own.
+        let half_open = HalfOpen {
+            local: local("10.0.0.1", 0),
+            repeats: 0,
+            client: "10.0.0.9".parse().unwrap(),
+        };
+        assert_eq!(scan(&sockets, &[half_open])[&sockets[0].address].half_open, 1);
+        sockets[0].longest = 1;
+        assert_eq!(scan(&sockets, &[]).len(), 2);
     }
 
     #[test]
@@ -204,7 +233,7 @@ mod tests {
         let open = ["10.0.0.1", "10.0.0.2", "10.0.0.3"].map(|ip| (local(ip, 0), 7));
         let scan =
             TcpScan { sockets: vec![here, unread], open: open.to_vec(), ..TcpScan::default() };
-        let found = by_listener(&scan, true);
+        let found = by_listener(&scan, true, |_| true);
         assert_eq!([here, unread].map(|socket| found[&socket.address].open), [Some(7), None]);
     }
 }

@@ -32,7 +32,12 @@ impl Group<ListenAddress> {
             }
         }
         let fell = self.fell_at();
-        for (address, mut found) in by_listener(scan, names_clients) {
+        let (by_address, listeners) = (&self.by_address, &self.listeners);
+        let keeps_idle = |address: &ListenAddress| {
+            let listener = by_address.get(address).map(|key| &listeners[*key]);
+            listener.is_some_and(|one| one.exposure.is_exposed() || one.record.is_some())
+        };
+        for (address, mut found) in by_listener(scan, names_clients, keeps_idle) {
             let Some(listener) = self.by_address.get(&address) else { continue };
             let beside = Beside {
                 half_open: Some([found.half_open, found.old_half_open]),
