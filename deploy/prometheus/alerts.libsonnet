@@ -35,9 +35,11 @@
   ],
   // The value of an alert about a listener is a whole number plus a hundredth of the cause's number. This is cheaper than a
   // query in each template, of which an incident evaluates thousands. A cause as a label would restart the alert.
-  local causeKey = '(printf "arg%s" (reReplaceAll ".*[.]0?" "" (printf "%.2f" $value)))',
-  local ofCause(column) = '(index (args "" %s) %s)' % [std.join(' ', ['"%s"' % cause[column] for cause in causes]), causeKey],
-  local whyClause = '{{ with ' + ofCause(0) + ' }}: {{ . }}{{ end }}',
+  // One string with all phrases takes a third of the time of a list. A number that is not in it gives the empty text.
+  local ofCause(texts) =
+    local entries = ['%02d=%s' % [number, texts[number]] for number in std.range(0, std.length(texts) - 1)];
+    '{{ reReplaceAll (printf "^(?:.*;%s=([^;]*);.*|.*)$" (reReplaceAll ".*[.]" "" (printf "%.2f" $value))) "$1" ";' + std.join(';', entries) + ';" }}',
+  local whyClause = ofCause([''] + [': ' + cause[0] for cause in causes]),
   local number = '{{ printf "%.0f" $value }}',
   local host = '{{ stripPort $labels.instance }}',
   local who = '{{ $labels.service }} on ' + host,
@@ -48,7 +50,7 @@
   local waited = '{{ if gt $value 1.0 }} The first client has waited for ' + number + ' s.{{ end }}',
   local place = ' Listener {{ $at }} in namespace {{ $labels.netns }} of {{ $labels.instance }}{{ with $labels.k8s_pod }}, pod {{ . }}{{ end }}{{ with $labels.unit }}, {{ . }}{{ end }}.',
   local explain = " On that host: listenq explain '{{ $labels.netns }}/{{ $at }}'",
-  local first(advice) = ' First: {{ with ' + ofCause(1) + ' }}{{ . }}{{ else }}' + advice + '{{ end }}.',
+  local first(advice) = ' First: ' + ofCause([advice] + [cause[1] for cause in causes]) + '.',
   // Numbers, the listener, what to do first, and the command for more.
   local ofListener(numbers, advice) = at + numbers + place + first(advice) + explain,
 
