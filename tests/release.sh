@@ -40,7 +40,7 @@ tests/release/servers.sh
 ABUSE_SECONDS=${ABUSE_SECONDS:-20} cargo test --locked --release --test abuse -- --nocapture --test-threads 1
 FIRE_SECONDS=60 cargo test --locked --test fire -- --nocapture
 ATTRIBUTION_ROUNDS=5 cargo test --locked --test attribution_lab -- --nocapture
-cargo test --locked --test faults --test stop_and_go -- --ignored --nocapture
+cargo test --locked --test cause_cost --test faults --test stop_and_go -- --ignored --nocapture
 SOAK_SECONDS=${SOAK_SECONDS:-1200} cargo test --locked --release --test soak -- --nocapture
 benches/fleet.py
 # The live benchmarks of listenq and other tools: writes docs/performance.md. Needs an idle machine.

@@ -1,0 +1,139 @@
+//! Owns the cost of looking for causes: 50 listeners in trouble whose owners have 100 threads each, and none in trouble.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
+#![allow(clippy::disallowed_types, reason = "the servers are Python")]
+#![allow(clippy::print_stdout, reason = "the measured figures are for the reader of --nocapture")]
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use listenq_lab::client::fill;
+use listenq_lab::listenq::{Daemon, Launch};
+use listenq_lab::netns::Netns;
+use listenq_lab::wait::eventually;
+
+const BIN: &str = env!("CARGO_BIN_EXE_listenq");
+const SERVERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/causes/many.py");
+const LISTENERS: usize = 50;
+const THREADS: usize = 100;
+/// The share of a core that the thread may use.
+const SHARE: f64 = 0.005;
+/// The CPU time of a minute, which the thread may use at once after a minute of rest.
+const SAVED: Duration = Duration::from_millis(300);
+
+/// The thread that looks for causes.
+struct CauseThread(PathBuf);
+
+/// What the thread has used since its start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Used {
+    cpu: Duration,
+    /// How often it ran: a thread that makes a system call runs for it.
+    runs: u64,
+}
+
+impl CauseThread {
+    fn of(daemon: &Daemon) -> Self {
+        let tasks = fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap();
+        let mut paths = tasks.map(|task| task.unwrap().path());
+        let is_it = |path: &PathBuf| fs::read_to_string(path.join("comm")).unwrap() == "causes\n";
+        Self(paths.find(is_it).expect("a thread for causes"))
+    }
+
+    fn used(&self) -> Used {
+        let text = fs::read_to_string(self.0.join("schedstat")).unwrap();
+        let fields: Vec<u64> = text.split_whitespace().map(|one| one.parse().unwrap()).collect();
+        Used { cpu: Duration::from_nanos(fields[0]), runs: fields[2] }
+    }
+
+    /// What the thread uses while the test sleeps.
+    fn used_within(&self, time: Duration) -> Used {
+        let before = self.used();
+        thread::sleep(time);
+        let after = self.used();
+        Used { cpu: after.cpu - before.cpu, runs: after.runs - before.runs }
+    }
+}
+
+/// The servers, which end with their standard input.
+struct Servers {
+    child: Child,
+    ports: Vec<u16>,
+}
+
+impl Servers {
+    fn start(ns: &Netns) -> Self {
+        let mut command = ns.command("python3");
+        command.args([SERVERS, &LISTENERS.to_string(), &THREADS.to_string()]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let ports = line.split_whitespace().map(|port| port.parse().unwrap()).collect();
+        Self { child, ports }
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
+    }
+}
+
+fn in_trouble(daemon: &Daemon) -> usize {
+    let series = daemon.scrape().series("listenq_listener_diagnosis").into_iter();
+    series.filter(|(_, value)| *value == 1.0).count()
+}
+
+/// Looks at `LISTENERS` for `time` after the first look at all of them.
+fn measure(hint: &str, time: Duration) -> Option<(Used, Duration)> {
+    if !Netns::require_root() {
+        return None;
+    }
+    let ns = Netns::new(hint);
+    let daemon = Launch::new(BIN).inside(&ns).start();
+    let causes = CauseThread::of(&daemon);
+    thread::sleep(Duration::from_secs(1));
+    let rest = causes.used_within(Duration::from_secs(3));
+    println!("at rest for 3 s: {rest:?}");
+    assert_eq!(rest, Used { cpu: Duration::ZERO, runs: 0 });
+    let servers = Servers::start(&ns);
+    let targets = || servers.ports.iter().map(|port| SocketAddr::from(([127, 0, 0, 1], *port)));
+    let _clients = ns.run(|| targets().map(|target| fill(target, 3)).collect::<Vec<_>>());
+    let before = (causes.used(), Instant::now());
+    eventually("50 listeners in trouble", Duration::from_secs(30), || {
+        (in_trouble(&daemon) >= LISTENERS).then_some(())
+    });
+    let first = causes.used();
+    println!("until all have a diagnosis: {:?}", first.cpu - before.0.cpu);
+    let used = causes.used_within(time);
+    println!(
+        "then for {time:?}: {used:?}, {:.2} % of a core",
+        used.cpu.as_secs_f64() / time.as_secs_f64() * 100.0
+    );
+    assert!(used.runs > 0, "it looked");
+    let since = causes.used();
+    Some((Used { cpu: since.cpu - before.0.cpu, runs: since.runs }, before.1.elapsed()))
+}
+
+#[test]
+fn fifty_listeners_of_a_hundred_threads_stay_within_the_budget_and_rest_costs_nothing() {
+    let Some((used, elapsed)) = measure("cost", Duration::from_secs(8)) else { return };
+    // The last round may exceed what was saved; the thread pays for it afterwards.
+    let allowed = SAVED + elapsed.mul_f64(SHARE);
+    println!("{used:?} within {elapsed:?}, allowed {allowed:?} and one round");
+    assert!(used.cpu <= allowed + SAVED / 3, "{used:?} within {elapsed:?}");
+}
+
+#[test]
+#[ignore = "five minutes: tests/release.sh"]
+fn in_the_long_run_it_is_half_a_percent_of_a_core() {
+    let Some((used, elapsed)) = measure("cost-long", Duration::from_secs(300)) else { return };
+    let share = used.cpu.saturating_sub(SAVED).as_secs_f64() / elapsed.as_secs_f64();
+    println!("{used:?} within {elapsed:?}: {:.2} % of a core", share * 100.0);
+    assert!(share <= SHARE * 1.05, "{share}");
+}
