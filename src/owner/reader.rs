@@ -9,6 +9,7 @@
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -22,6 +23,7 @@ use crate::snapshot::owner_reading::{
     WatchedSocket,
 };
 
+use super::cgroup_id::CgroupTree;
 use super::process::Process;
 
 /// Maximum age of the list of holders of a socket.
@@ -42,8 +44,15 @@ const MAX_TABLE_BYTES: usize = 4 << 20;
 pub struct OwnerReader {
     procfs: PathBuf,
     cgroups: CgroupMounts,
+    tree: Option<KnownTree>,
     known: FxHashMap<u32, KnownHolders>,
     threads_read: usize,
+}
+
+/// The version 2 cgroups, and when they were last read.
+struct KnownTree {
+    tree: CgroupTree,
+    read_at: Option<Instant>,
 }
 
 /// The holders of one socket.
@@ -75,6 +84,22 @@ struct Peers<'a> {
     ends: Option<FxHashMap<u64, Ends>>,
 }
 
+// === impl KnownTree ===
+
+impl KnownTree {
+    /// The path of the cgroup with this id. An unknown id is looked for at most every
+    /// `HOLDERS_TTL`.
+    fn path(&mut self, id: u64) -> Option<Arc<str>> {
+        let is_old = self.read_at.is_none_or(|at| at.elapsed() >= HOLDERS_TTL);
+        if self.tree.path(id).is_none() && is_old {
+            self.read_at = Some(Instant::now());
+            // An unreadable tree has no paths.
+            let _ = self.tree.refresh();
+        }
+        self.tree.path(id).cloned()
+    }
+}
+
 // === impl OwnerReader ===
 
 impl OwnerReader {
@@ -83,6 +108,7 @@ impl OwnerReader {
         Self {
             procfs: procfs.to_owned(),
             cgroups: CgroupMounts::new(rootfs),
+            tree: CgroupTree::find(rootfs).map(|tree| KnownTree { tree, read_at: None }),
             known: FxHashMap::default(),
             threads_read: 0,
         }
@@ -114,6 +140,9 @@ impl OwnerReader {
             self.threads_read += read.threads.len();
             reading.processes.push(read);
         }
+        if holders.is_empty() {
+            cgroup_texts.extend(socket.cgroup.and_then(|id| self.cgroup_text(id)));
+        }
         // Workers usually share a cgroup: each text is read once.
         for text in &cgroup_texts {
             let new = self.cgroups.read(text).into_iter();
@@ -124,6 +153,29 @@ impl OwnerReader {
             );
         }
         reading
+    }
+
+    /// The text of `/proc/PID/cgroup` for the processes in the version 2 cgroup with this id: for an
+    /// owner whose descriptors may not be read. Where the processes have several, or the cgroup is
+    /// the root, only the version 2 cgroup is certain.
+    fn cgroup_text(&mut self, id: u64) -> Option<String> {
+        let path = self.tree.as_mut()?.path(id)?;
+        let only = format!("0::{path}\n");
+        if &*path == "/" {
+            return None;
+        }
+        let directory = self.tree.as_ref()?.tree.directory(&path);
+        let pids = std::fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+        let pids = pids.lines().filter_map(|pid| pid.parse().ok()).take(MAX_HOLDERS);
+        let texts: FxHashSet<String> = pids
+            .filter_map(|pid| Some(open_process(&self.procfs, pid)?.text("cgroup")))
+            .filter(|text| !text.is_empty())
+            .collect();
+        let mut texts = texts.into_iter();
+        match (texts.next(), texts.next()) {
+            (Some(text), None) => Some(text),
+            _ => Some(only),
+        }
     }
 
     fn open(&self, holder: &HolderFds) -> Option<Process> {
@@ -148,7 +200,8 @@ impl OwnerReader {
 
     fn find_holders(&self, socket: WatchedSocket) -> Vec<HolderFds> {
         let wanted = format!("socket:[{}]", socket.inode);
-        let family = descendants(&self.procfs, socket.pid);
+        let Some(pid) = socket.pid else { return Vec::new() };
+        let family = descendants(&self.procfs, pid);
         let holders = family.into_iter().filter_map(|pid| {
             let process = open_process(&self.procfs, pid)?;
             holder_of(&process, &wanted)
@@ -388,7 +441,7 @@ mod tests {
             thread_stat::start_time(&std::fs::read_to_string("/proc/self/stat").unwrap()).unwrap();
         let at = listener.local_addr().unwrap();
         let local = Some(LocalEnd { ip: at.ip(), port: at.port() });
-        WatchedSocket { inode, pid: std::process::id(), start_time, local }
+        WatchedSocket { inode, pid: Some(std::process::id()), start_time, cgroup: None, local }
     }
 
     fn read(socket: WatchedSocket) -> OwnerReading {
@@ -421,9 +474,31 @@ mod tests {
     }
 
     #[test]
+    fn the_cgroup_of_an_owner_that_may_not_be_looked_at_is_read() {
+        let root = crate::owner::fixture::Dir::new("reader-cgroup");
+        let cgroups = root.path().join("sys/fs/cgroup");
+        let app = cgroups.join("app.slice/app.service");
+        std::fs::create_dir_all(&app).unwrap();
+        std::fs::write(cgroups.join("cgroup.controllers"), "").unwrap();
+        std::fs::write(app.join("cgroup.events"), "populated 1\nfrozen 1\n").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut reader = OwnerReader::new(Path::new("/proc"), root.path());
+        let mut read = |directory: &Path| {
+            let cgroup = Some(std::fs::metadata(directory).unwrap().st_ino());
+            reader.read(WatchedSocket { pid: None, cgroup, ..own(&listener) })
+        };
+        let reading = read(&app);
+        assert_eq!((reading.processes.len(), reading.cgroups.len()), (0, 1));
+        assert_eq!(reading.cgroups[0].path, "/app.slice/app.service");
+        assert_eq!(reading.cgroups[0].frozen, Some(true));
+        // Any process may be in the root.
+        assert_eq!(read(&cgroups).cgroups, []);
+    }
+
+    #[test]
     fn a_process_that_was_started_at_another_time_is_another_one() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let gone = WatchedSocket { pid: u32::MAX, ..own(&listener) };
+        let gone = WatchedSocket { pid: Some(u32::MAX), ..own(&listener) };
         assert_eq!(read(gone).processes, []);
     }
 

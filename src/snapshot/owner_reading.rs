@@ -135,10 +135,12 @@ pub struct LocalEnd {
 pub struct WatchedSocket {
     /// The inode of the listen socket.
     pub inode: u32,
-    /// A process that holds it.
-    pub pid: u32,
+    /// A process that holds it; `None` where no process may be looked at.
+    pub pid: Option<u32>,
     /// The start time of that process, in clock ticks since boot.
     pub start_time: u64,
+    /// The id of the version 2 cgroup in which it was created, where the kernel reports it.
+    pub cgroup: Option<u64>,
     /// The local end of the socket; `None` for Unix sockets.
     pub local: Option<LocalEnd>,
 }

@@ -25,6 +25,8 @@ pub(super) struct Socket {
     pub(super) drops: Option<u32>,
     /// The inode of the socket, which leads to the owner.
     pub(super) inode: u32,
+    /// The id of the cgroup in which it was created.
+    pub(super) cgroup: Option<u64>,
     /// Its rank in the order in which the sockets of its group were first seen.
     pub(super) born: u64,
     /// Whether `sk_drops` had grown when the socket was last seen.
@@ -273,6 +275,7 @@ impl Sockets {
             queue: row.queue,
             drops: remembered.unwrap_or(born_with),
             inode: row.origin.inode,
+            cgroup: row.origin.cgroup,
             born: self.births,
             dropped: false,
             has_accepted: false,

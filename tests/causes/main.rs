@@ -28,6 +28,8 @@ const BIN: &str = env!("CARGO_BIN_EXE_listenq");
 const SERVER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/causes/server.py");
 /// A diagnosis takes 10 s of evidence and a cause 3 s more; the rest is for a busy machine.
 const WITHIN: Duration = Duration::from_secs(40);
+/// The version 2 hierarchy of a hybrid machine.
+const UNIFIED: &str = "unified";
 /// How long a twin must stay without a cause after it has a diagnosis.
 const STAYS: Duration = Duration::from_secs(12);
 
@@ -46,9 +48,27 @@ impl Scene {
     }
 
     fn within(ns: Netns, mode: &str, argument: Option<&str>) -> Self {
-        let daemon = Launch::new(BIN).inside(&ns).keeping_mounts().start();
         let mut command = ns.command("python3");
-        command.args([SERVER, mode]).args(argument).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.args([SERVER, mode]).args(argument);
+        let daemon = Launch::new(BIN).inside(&ns).keeping_mounts().start();
+        Self::starting(ns, daemon, command)
+    }
+
+    /// A server in this version 2 cgroup, and a daemon that may look at no process.
+    fn unprivileged(cgroup: &Cgroup, mode: &str) -> Self {
+        let ns = Netns::new("nobody");
+        let mut command = Command::new("sh");
+        // `ip netns exec` mounts another /sys, without cgroups.
+        let procs = cgroup.0.join("cgroup.procs");
+        let program = format!("exec ip netns exec {} python3 {SERVER} {mode}", ns.name());
+        let join = format!("echo $$ > {} && {program}", procs.display());
+        command.args(["-c", &join]);
+        let daemon = Launch::new(BIN).inside(&ns).as_nobody().keeping_mounts().start();
+        Self::starting(ns, daemon, command)
+    }
+
+    fn starting(ns: Netns, daemon: Daemon, mut command: Command) -> Self {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut port = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut port).unwrap();
@@ -125,7 +145,10 @@ impl Scene {
         if self.diagnoses().iter().all(|word| word == "not_accepting") {
             return Ok(());
         }
-        let words = [format!("cause={cause}"), "pid=".into(), "diagnosis=".into()];
+        // A daemon that may look at no process knows no PID.
+        let is_blind = self.daemon.log().iter().any(|line| line.contains("feature=owners"));
+        let pid = if is_blind { "" } else { "pid=" };
+        let words = [format!("cause={cause}"), pid.into(), "diagnosis=".into()];
         let logged = || {
             let log = self.daemon.log();
             let has = |line: &&String| words.iter().all(|word| line.contains(word));
@@ -257,6 +280,23 @@ fn frozen() -> Outcome {
     Ok(())
 }
 
+fn frozen_and_not_to_be_looked_at() -> Outcome {
+    let Some(cgroup) = Cgroup::new(UNIFIED, "nobody") else { return skip(UNIFIED) };
+    let scene = Scene::unprivileged(&cgroup, "serve");
+    cgroup.set("cgroup.freeze", "1");
+    let _clients = wait_in_line(&scene, 6);
+    let found = scene.await_cause("frozen");
+    cgroup.set("cgroup.freeze", "0");
+    expect(&found?, &["is frozen"])
+}
+
+fn throttled_and_not_to_be_looked_at() -> Outcome {
+    let Some(unified) = Cgroup::new(UNIFIED, "nobody-quota") else { return skip(UNIFIED) };
+    let Some(cgroup) = Cgroup::new("cpu", "nobody-quota") else { return skip("cpu") };
+    let scene = Scene::unprivileged(&unified, "burn");
+    throttle(&cgroup, scene)
+}
+
 fn descriptors() -> Outcome {
     let mut scene = Scene::new("descriptors", None);
     scene.begin();
@@ -321,7 +361,11 @@ fn disk_wait() -> Outcome {
 
 fn cpu_throttled() -> Outcome {
     let Some(cgroup) = Cgroup::new("cpu", "quota") else { return skip("cpu") };
-    let mut scene = Scene::new("burn", None);
+    throttle(&cgroup, Scene::new("burn", None))
+}
+
+/// Gives the server too little CPU, and awaits the word for it.
+fn throttle(cgroup: &Cgroup, mut scene: Scene) -> Outcome {
     // The quota is the parent's, as a pod's is above its container's.
     let inner = cgroup.child("inner");
     cgroup.set("cpu.cfs_quota_us", "5000");
@@ -391,9 +435,11 @@ fn every_cause_is_found_by_its_own_word_and_no_other() {
     if !Netns::require_root() {
         return;
     }
-    let cells: [Cell; 12] = [
+    let cells: [Cell; 14] = [
         ("stopped", stopped),
         ("frozen", frozen),
+        ("frozen, unprivileged", frozen_and_not_to_be_looked_at),
+        ("cpu_throttled, unprivileged", throttled_and_not_to_be_looked_at),
         ("descriptors", descriptors),
         ("connection_limit", connection_limit),
         ("idle_clients", idle_clients),

@@ -14,7 +14,7 @@ use super::Group;
 // === impl Group ===
 
 impl<A: Address> Group<A> {
-    /// For each listener in trouble with a known owner: its socket with the longest queue.
+    /// For each listener in trouble with a known owner or cgroup: its socket with the longest queue.
     pub(in crate::state) fn watched(&self) -> Vec<WatchedSocket> {
         if self.at_rest {
             return Vec::new();
@@ -32,10 +32,11 @@ impl<A: Address> Group<A> {
             let listener = &self.listeners[listener];
             let owner = &listener.shown.owner;
             let local = listener.address.local();
-            Some(WatchedSocket {
+            (owner.pid.is_some() || socket.cgroup.is_some()).then_some(WatchedSocket {
                 inode: socket.inode,
-                pid: owner.pid?,
+                pid: owner.pid,
                 start_time: owner.start_time,
+                cgroup: socket.cgroup,
                 local,
             })
         });
