@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use gungraun::prelude::*;
 use gungraun::{Callgrind, EventKind};
-use listenq::exposition;
+use listenq::exposition::{self, protobuf};
 use listenq::self_stats::SelfStats;
 use listenq::snapshot::{Counter, Counters, ListenSocket, Snapshot};
 use listenq::state::{Config, State};
@@ -145,6 +145,16 @@ fn render(view: View) -> (View, String) {
     (view, text)
 }
 
+// Protobuf costs no more than text: the labels of a listener are encoded once, and numbers are copied.
+#[library_benchmark(setup = view)]
+#[bench::listeners_100(args = (100), config = gate(RENDER, 100))]
+#[bench::listeners_1000(args = (1_000), config = gate(RENDER, 1_000))]
+#[bench::listeners_10000(args = (10_000), config = gate(RENDER, 10_000))]
+fn render_protobuf(view: View) -> (View, Vec<u8>) {
+    let bytes = protobuf::render(black_box(&view), Duration::ZERO);
+    (view, bytes)
+}
+
 library_benchmark_group!(name = tick, benchmarks = [decode, fold, publish]);
-library_benchmark_group!(name = scrape, benchmarks = [render]);
+library_benchmark_group!(name = scrape, benchmarks = [render, render_protobuf]);
 main!(library_benchmark_groups = [tick, scrape]);

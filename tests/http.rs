@@ -21,6 +21,8 @@ use socket2::{Domain, Socket, Type};
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+const PROTOBUF: &str =
+    "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited";
 
 fn scene(hint: &str) -> (Netns, Daemon) {
     let ns = Netns::new(hint);
@@ -60,6 +62,34 @@ fn unpacked(answer: &Response) -> String {
     let (_, output) = feed("gzip", &["-dc"], &answer.body);
     assert!(output.status.success(), "{}", output.stderr);
     output.stdout
+}
+
+#[test]
+fn protobuf_is_for_clients_that_ask_for_it_and_text_for_all_others() {
+    if !Netns::require_root() {
+        return;
+    }
+    let (_ns, daemon) = scene("format");
+    let family = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited";
+    let both = format!("{family};q=0.6,text/plain;version=0.0.4;q=0.3");
+    for accept in [family, &both] {
+        let answer = daemon.get("/metrics", &[("Accept", accept)]);
+        assert_eq!((answer.status, answer.header("content-type")), (200, Some(PROTOBUF)));
+        assert_eq!(answer.header("vary"), Some("accept-encoding"));
+        // The length of the first family, the key of its name, and the length of its name.
+        let name = b"\x0a\x1blistenq_accept_queue_length\x12";
+        assert!(
+            answer.body[1..4].windows(2).any(|key| key == &name[..2]),
+            "{:?}",
+            &answer.body[..40]
+        );
+        assert!(answer.body.windows(name.len()).any(|part| part == name));
+    }
+    for accept in ["*/*", "text/plain", "application/openmetrics-text;version=1.0.0"] {
+        let answer = daemon.get("/metrics", &[("Accept", accept)]);
+        assert_eq!((answer.status, answer.header("content-type")), (200, Some(TEXT)));
+        assert!(answer.text().starts_with("# HELP listenq_accept_queue_length "));
+    }
 }
 
 #[test]

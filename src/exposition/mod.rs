@@ -9,6 +9,7 @@
 
 mod families;
 mod lines;
+pub mod protobuf;
 pub mod table;
 
 use std::time::Duration;
@@ -62,6 +63,7 @@ mod tests {
         ListenerView {
             name: Arc::new(ListenerName { protocol, address: address.into(), port: port.into() }),
             owner: Arc::new(Owner { process: "a \"b\"\n\\c".into(), ..Owner::default() }),
+            started_unix_time: 1_750_000_000.25,
             sockets: 2,
             queue: Some(QueueView {
                 length: 3,
@@ -82,12 +84,13 @@ mod tests {
             abandoned_total: None,
             abandoned_ratio: None,
             clients: None,
+            lengths: None,
             case: None,
         }
     }
 
     /// One namespace is fresh. The other one knows only a Unix listener and is stale.
-    fn view() -> View {
+    pub(super) fn view() -> View {
         let (mut counters, mut settings) = (Counters::default(), Settings::default());
         counters.set(Counter::ListenOverflows, 12);
         settings.set(Setting::Somaxconn, -1);

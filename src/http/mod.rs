@@ -4,6 +4,7 @@
 mod accept;
 mod api;
 mod asset;
+mod format;
 mod host;
 mod linger;
 mod page;
@@ -12,6 +13,7 @@ mod render;
 pub mod runbooks;
 mod write_timeout;
 
+use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
@@ -24,13 +26,14 @@ use axum::response::Response;
 use axum::routing::get;
 use axum_server::Handle;
 
-use crate::exposition;
+use crate::exposition::{self, protobuf};
 use crate::view::publish::{Published, Reader};
 use crate::web_config::LiveWebConfig;
 
 pub use host::AllowedHosts;
 
 use accept::Acceptor;
+use format::Format;
 use permits::{ConnectionPermits, attend};
 use render::{Asked, RenderTurns, Renderer};
 
@@ -66,7 +69,11 @@ const HEADERS: [(HeaderName, &str); 3] = [
 
 /// The routes. With metrics at `/` there is no page; `/api/v1/listeners` has the same contents.
 pub fn router(reader: Reader, telemetry_path: &str, hosts: AllowedHosts) -> Router {
-    let renderer = Renderer::new(exposition::CONTENT_TYPE, RenderTurns::default());
+    let turns = RenderTurns::default();
+    let renderers = [
+        Renderer::new(exposition::CONTENT_TYPE, turns.clone()),
+        Renderer::new(protobuf::CONTENT_TYPE, turns),
+    ];
     // Metrics do not wait for reports.
     let reports = RenderTurns::default();
     let mut guarded = api::router(reports.clone());
@@ -74,7 +81,10 @@ pub fn router(reader: Reader, telemetry_path: &str, hosts: AllowedHosts) -> Rout
         guarded = guarded.merge(page::router(telemetry_path, reports));
     }
     let router = Router::new()
-        .route(telemetry_path, get(|reader, asked| metrics(renderer, reader, asked)))
+        .route(
+            telemetry_path,
+            get(|reader, format, asked| metrics(renderers, reader, format, asked)),
+        )
         .merge(guarded.route_layer(from_fn_with_state(hosts, host::check)))
         .merge(runbooks::router())
         .route("/-/healthy", get(|| async { "listenq is healthy.\n" }))
@@ -89,9 +99,22 @@ async fn with_headers(mut response: Response) -> Response {
     response
 }
 
-async fn metrics(renderer: Renderer, State(reader): State<Reader>, asked: Asked) -> Response {
-    let render = |published: &Published| exposition::render(&published.view, published.age());
-    renderer.shared(asked, reader, render).await
+async fn metrics(
+    [text, protobuf]: [Renderer; 2],
+    State(reader): State<Reader>,
+    format: Format,
+    asked: Asked,
+) -> Response {
+    let as_text = |published: &Published| exposition::render(&published.view, published.age());
+    let as_protobuf = |published: &Published| {
+        Ok::<_, Infallible>(protobuf::render(&published.view, published.age()))
+    };
+    let mut response = match format {
+        Format::Text => text.shared(asked, reader, as_text).await,
+        Format::Protobuf => protobuf.shared(asked, reader, as_protobuf).await,
+    };
+    response.headers_mut().append(header::VARY, HeaderValue::from_static("accept"));
+    response
 }
 
 async fn ready(State(reader): State<Reader>) -> (StatusCode, &'static str) {

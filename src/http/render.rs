@@ -126,15 +126,16 @@ impl Encoding {
     }
 
     /// The bytes of an answer in this encoding.
-    pub(super) fn encode(self, text: String) -> io::Result<Box<[u8]>> {
+    pub(super) fn encode(self, content: impl Into<Vec<u8>>) -> io::Result<Box<[u8]>> {
+        let content = content.into();
         match self {
-            Self::Identity => Ok(text.into_bytes().into_boxed_slice()),
+            Self::Identity => Ok(content.into_boxed_slice()),
             Self::Gzip => {
                 // A scrape is so repetitive that the lowest level compresses it well enough, in a
                 // third of the time.
                 let mut encoder =
-                    GzEncoder::new(Vec::with_capacity(text.len() / 8), Compression::fast());
-                encoder.write_all(text.as_bytes())?;
+                    GzEncoder::new(Vec::with_capacity(content.len() / 8), Compression::fast());
+                encoder.write_all(&content)?;
                 Ok(encoder.finish()?.into_boxed_slice())
             }
         }
@@ -170,11 +171,11 @@ impl Renderer {
 
     /// Answers with a rendering of the current view, or with a recent rendering of the same view
     /// made for another client.
-    pub(super) async fn shared<E: Display + Send + 'static>(
+    pub(super) async fn shared<T: Into<Vec<u8>>, E: Display + Send + 'static>(
         &self,
         asked: Asked,
         reader: Reader,
-        render: impl FnOnce(&Published) -> Result<String, E> + Send + 'static,
+        render: impl FnOnce(&Published) -> Result<T, E> + Send + 'static,
     ) -> Response {
         let since = Instant::now();
         let slot =
@@ -195,11 +196,11 @@ impl Renderer {
     }
 
     /// Answers with a rendering for this client only.
-    pub(super) async fn unshared<E: Display + Send + 'static>(
+    pub(super) async fn unshared<T: Into<Vec<u8>>, E: Display + Send + 'static>(
         &self,
         asked: Asked,
         reader: Reader,
-        render: impl FnOnce(&Published) -> Result<String, E> + Send + 'static,
+        render: impl FnOnce(&Published) -> Result<T, E> + Send + 'static,
     ) -> Response {
         let Some(turn) = self.turns.0.take(asked.client).await else { return busy() };
         self.run(asked, move || rendered(turn, asked.encoding, &reader, render).map(Arc::new)).await
@@ -226,18 +227,18 @@ impl Renderer {
     }
 }
 
-fn rendered<E: Display>(
+fn rendered<T: Into<Vec<u8>>, E: Display>(
     turn: Turn,
     encoding: Encoding,
     reader: &Reader,
-    render: impl FnOnce(&Published) -> Result<String, E>,
+    render: impl FnOnce(&Published) -> Result<T, E>,
 ) -> Result<Rendered, String> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let (begun, published) = (Instant::now(), reader.read().unwrap_or_default());
     let of = Some(published.at());
-    let text = render(&published).map_err(|error| error.to_string())?;
+    let content = render(&published).map_err(|error| error.to_string())?;
     drop(published);
-    let content = encoding.encode(text).map_err(|error| error.to_string())?;
+    let content = encoding.encode(content).map_err(|error| error.to_string())?;
     drop(turn);
     Ok(Rendered { id: NEXT.fetch_add(1, Ordering::Relaxed), of, begun, content })
 }

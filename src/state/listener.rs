@@ -7,7 +7,9 @@ use crate::cause::ListenerFacts;
 use crate::diagnosis::{Evidence, WINDOW};
 use crate::snapshot::owner_reading::{LocalEnd, OwnerReading};
 use crate::snapshot::{AcceptQueue, ListenAddress, UnixAddress, UnixFile};
-use crate::view::{ListenerName, ListenerView, Protocol, QueueScan, QueueView, ScanView};
+use crate::view::{
+    ListenerName, ListenerView, Protocol, QueueScan, QueueView, SampledLengths, ScanView,
+};
 
 use super::accepted::{Flow, Totals};
 use super::alert_owner::AlertOwner;
@@ -94,6 +96,8 @@ pub(super) struct Listener<A> {
     pub(super) due_at: Duration,
     /// The history of the listener's queue; `None` while there is nothing to remember.
     pub(super) record: Option<Box<Record>>,
+    /// The lengths of its queue as sampled; `None` before it held a queue.
+    lengths: Option<Box<SampledLengths>>,
     /// An incident that ended because the listener was closed.
     turn: Option<Turn>,
     opened_at: Duration,
@@ -200,13 +204,14 @@ impl Address for UnixAddress {
 
 impl<A: Address> Listener<A> {
     /// Creates a listener that was first seen at `now`.
-    pub(super) fn new(address: A, source: Source, due_at: Duration, now: Duration) -> Self {
+    pub(super) fn new(address: A, source: Source, due_at: Duration, tick: Tick) -> Self {
         Self {
             address,
             alias: address,
             shown: ListenerView {
                 name: Arc::new(address.name()),
                 owner: Arc::default(),
+                started_unix_time: tick.unix_time,
                 sockets: 0,
                 queue: None,
                 connection_seconds: 0.0,
@@ -221,6 +226,7 @@ impl<A: Address> Listener<A> {
                 abandoned_total: None,
                 abandoned_ratio: None,
                 clients: None,
+                lengths: None,
                 case: None,
             },
             evidence: DropEvidence::default(),
@@ -229,8 +235,9 @@ impl<A: Address> Listener<A> {
             name_hash: 0,
             due_at,
             record: None,
+            lengths: None,
             turn: None,
-            opened_at: now,
+            opened_at: tick.now,
             was_empty: false,
             coverage: Coverage::default(),
             new_drops: 0,
@@ -297,9 +304,9 @@ impl<A: Address> Listener<A> {
         }
     }
 
-    /// Ends the sample after all sockets are added.
+    /// Ends the sample after all sockets are added. `samples` is the number of samples before it;
     /// `is_dump` is false for a reading between two dumps.
-    pub(super) fn end_sample(&mut self, tick: Tick, is_dump: bool) {
+    pub(super) fn end_sample(&mut self, samples: u64, tick: Tick, is_dump: bool) {
         let tally = self.tally;
         self.shown.sockets = tally.sockets;
         self.full = tally.full;
@@ -316,6 +323,12 @@ impl<A: Address> Listener<A> {
         match (is_dump, tally.room.unwrap_or(0)) {
             (true, room) => self.evidence.has_room(room),
             (false, room) => self.evidence.had_room(room),
+        }
+        if tally.length > 0 {
+            let lengths = self
+                .lengths
+                .get_or_insert_with(|| SampledLengths::new(samples, tick.unix_time).into());
+            lengths.record(tally.length);
         }
         self.remember(tick.now);
         self.peak.record(tick.slot, u32::try_from(tally.length).unwrap_or(u32::MAX));
@@ -430,6 +443,10 @@ impl<A: Address> Listener<A> {
         }
         let is_shown = self.closed_at.is_none() || record.is_in_trouble();
         self.shown.case = is_shown.then_some(case);
+        let lengths = self.lengths.as_deref();
+        if lengths.map(|new| new.count) != self.shown.lengths.as_ref().map(|old| old.count) {
+            self.shown.lengths = lengths.cloned().map(Arc::new);
+        }
         self.shown.patience = record.scans.leavers.patience(now);
         self.shown.abandoned_ratio = record.scans.leavers.share(now);
         if record.is_over(now) {
@@ -510,6 +527,7 @@ impl<A: Address> Listener<A> {
         self.shown.scan = None;
         (self.shown.patience, self.shown.abandoned_ratio) = (None, None);
         (self.shown.accepts, self.flow) = (None, None);
+        (self.shown.lengths, self.lengths) = (None, None);
         (self.shown.most_open, self.most_open) = (0, Peak::default());
         if let Some(record) = &mut self.record {
             record.closed();

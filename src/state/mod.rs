@@ -263,7 +263,7 @@ impl State {
         let is_back = trace.is_some_and(|trace| trace.may_be_back_in(sample));
         let exposure = self.admission.enter_netns();
         let is_newborn = sample.is_newborn && !is_back;
-        let mut netns = Netns::new(sample, is_newborn, exposure, tick.now);
+        let mut netns = Netns::new(sample, is_newborn, exposure, tick);
         if !is_newborn || is_replacement {
             self.admission.hurry();
         }

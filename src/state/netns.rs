@@ -78,6 +78,8 @@ pub(super) struct Netns {
     counters: Counters,
     settings: Settings,
     sampled_unix_time: Option<f64>,
+    /// When the counters that listenq keeps of the namespace started, in seconds since 1970.
+    started_unix_time: f64,
     sampled_seconds: f64,
     scan: Option<NetnsScan>,
     scan_is_shown: bool,
@@ -146,8 +148,9 @@ impl Netns {
         sample: &NetnsSample,
         is_newborn: bool,
         exposure: Exposure,
-        now: Duration,
+        tick: Tick,
     ) -> Self {
+        let now = tick.now;
         let baseline_dumps = if is_newborn { 0 } else { BASELINE_DUMPS };
         let scope = Scope { name: sample.name.clone(), id: sample.id, made_by: sample.made_by };
         Self {
@@ -166,6 +169,7 @@ impl Netns {
             counters: Counters::default(),
             settings: Settings::default(),
             sampled_unix_time: None,
+            started_unix_time: tick.unix_time,
             sampled_seconds: 0.0,
             scan: None,
             scan_is_shown: false,
@@ -378,6 +382,9 @@ impl Netns {
         let NetnsView {
             name,
             owner,
+            started_unix_time,
+            tcp_samples,
+            unix_samples,
             tcp_sampled_at,
             unix_sampled_at,
             sampled_unix_time,
@@ -395,6 +402,8 @@ impl Netns {
         let is_same = Arc::ptr_eq(name, &self.scope.name);
         name.clone_from(&self.scope.name);
         owner.clone_from(&self.owner);
+        *started_unix_time = self.started_unix_time;
+        (*tcp_samples, *unix_samples) = (self.tcp.samples(), self.unix.samples());
         *tcp_sampled_at = self.tcp.sampled_at();
         *unix_sampled_at = self.unix.sampled_at();
         *sampled_unix_time = self.sampled_unix_time;

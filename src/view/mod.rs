@@ -37,6 +37,12 @@ pub struct NetnsView {
     pub name: Arc<str>,
     /// The owner that the namespace was made for.
     pub owner: Arc<Owner>,
+    /// When the counters that listenq keeps of the namespace started, in seconds since 1970.
+    pub started_unix_time: f64,
+    /// The number of samples of TCP listeners.
+    pub tcp_samples: u64,
+    /// The number of samples of Unix listeners.
+    pub unix_samples: u64,
     /// The time of the last good dump of TCP listeners, on the fold's own clock.
     pub tcp_sampled_at: Option<Duration>,
     /// The time of the last good dump of Unix listeners, on the fold's own clock.
@@ -103,6 +109,8 @@ pub struct ListenerView {
     pub owner: Arc<Owner>,
     /// The owner that alerts name, fixed for the length of an incident; `None` outside of one.
     pub alert_owner: Option<Arc<Owner>>,
+    /// When the counters of the listener started, in seconds since 1970.
+    pub started_unix_time: f64,
     /// The current number of its listen sockets.
     pub sockets: u32,
     /// The current queue; `None` for a closed listener that is still remembered.
@@ -133,9 +141,31 @@ pub struct ListenerView {
     /// The client addresses with the most waiting and half-open connections at the last scan;
     /// `None` without such connections, and where addresses are not shown.
     pub clients: Option<Arc<Clients>>,
+    /// The lengths of its queue as sampled, as of the last second; `None` before it held a queue,
+    /// and after it closed.
+    pub lengths: Option<Arc<SampledLengths>>,
     /// The case history; `None` if the listener never held a queue, overflowed or met a full SYN
     /// queue.
     pub case: Option<Arc<Case>>,
+}
+
+/// The lengths of an accept queue as sampled: the content of a native histogram.
+///
+/// Samples without a queue are not recorded one by one. Their number is the number of samples since
+/// the first recorded one, less the recorded ones.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SampledLengths {
+    /// The number of samples by bucket, with ascending indices: the bucket `i` holds the lengths
+    /// above 2^((i - 1) / 4) up to 2^(i / 4), which is schema 2 of native histograms.
+    pub buckets: Vec<(u8, u64)>,
+    /// The number of samples with a queue.
+    pub count: u64,
+    /// The sum of the lengths.
+    pub sum: u64,
+    /// The number of samples before the first recorded one.
+    pub samples_before: u64,
+    /// The time of the first sample, in seconds since 1970.
+    pub started_unix_time: f64,
 }
 
 /// The clients of a queue.
@@ -429,6 +459,34 @@ impl ListenerView {
     }
 }
 
+// === impl SampledLengths ===
+
+impl SampledLengths {
+    /// The schema of the native histogram: the number of buckets per doubling is 2 to this power.
+    pub const SCHEMA: i32 = 2;
+
+    /// Starts at `unix_time`, after `samples_before` samples.
+    pub fn new(samples_before: u64, unix_time: f64) -> Self {
+        Self { samples_before, started_unix_time: unix_time, ..Self::default() }
+    }
+
+    /// Records a sample with a queue of `length`, at least 1.
+    pub fn record(&mut self, length: u64) {
+        let index = ((length as f64).log2() * f64::from(1 << Self::SCHEMA)).ceil() as u8;
+        match self.buckets.binary_search_by_key(&index, |(index, _)| *index) {
+            Ok(place) => self.buckets[place].1 += 1,
+            Err(place) => self.buckets.insert(place, (index, 1)),
+        }
+        self.count += 1;
+        self.sum += length;
+    }
+
+    /// The number of samples without a queue, after `samples` samples.
+    pub fn empty(&self, samples: u64) -> u64 {
+        samples.saturating_sub(self.samples_before + self.count)
+    }
+}
+
 // === impl Clients ===
 
 impl Clients {
@@ -508,5 +566,17 @@ mod tests {
         assert_eq!(service("::", "80", owner("python3", "session-3.scope")), "python3");
         assert_eq!(service("::", "80", Owner::default()), "port:80");
         assert_eq!(service("/run/a.sock", "", Owner::default()), "socket:/run/a.sock");
+    }
+
+    #[test]
+    fn a_length_belongs_to_the_bucket_that_ends_at_it_or_above() {
+        let mut lengths = SampledLengths::new(10, 0.0);
+        for length in [1, 1, 2, 3, 4, 5, 128, 129, 65_536] {
+            lengths.record(length);
+        }
+        // The upper bounds 1, 2, 3.4, 4, 5.7, 128, 152 and 65,536.
+        let buckets = [(0, 2), (4, 1), (7, 1), (8, 1), (10, 1), (28, 1), (29, 1), (64, 1)];
+        assert_eq!(lengths.buckets, buckets);
+        assert_eq!((lengths.count, lengths.sum, lengths.empty(25)), (9, 65_809, 6));
     }
 }

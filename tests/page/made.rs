@@ -124,6 +124,7 @@ pub(crate) fn idle(address: &str, port: &str, process: &str) -> ListenerView {
     ListenerView {
         name: Arc::new(name),
         owner: Arc::new(Owner { process: process.into(), unit: unit.into(), ..Owner::default() }),
+        started_unix_time: 0.0,
         sockets: 1,
         queue: Some(queue(0, 511)),
         connection_seconds: 0.0,
@@ -135,6 +136,7 @@ pub(crate) fn idle(address: &str, port: &str, process: &str) -> ListenerView {
         accepts: None,
         most_open: 0,
         patience: None,
+        lengths: None,
         abandoned_total: None,
         abandoned_ratio: None,
         clients: None,

@@ -41,6 +41,8 @@ pub(super) struct Group<A> {
     /// New listeners that have no name yet.
     unnamed: Vec<usize>,
     sampled_at: Option<Duration>,
+    /// The number of samples: whole dumps, and readings between them.
+    samples: u64,
     /// Whether another identical dump would change nothing.
     at_rest: bool,
     /// The listeners that are not at rest, and their sockets: a reading between two dumps concerns
@@ -87,6 +89,7 @@ impl<A: Address> Group<A> {
             by_alias: FxHashMap::default(),
             unnamed: Vec::new(),
             sampled_at: None,
+            samples: 0,
             at_rest: false,
             active: Active::default(),
             revision: 0,
@@ -107,6 +110,11 @@ impl<A: Address> Group<A> {
         self.untrack(tracking);
         self.sockets = Sockets::new(baseline_dumps);
         (self.at_rest, self.drops_missing) = (false, false);
+    }
+
+    /// The number of samples: whole dumps, and readings between them.
+    pub(super) fn samples(&self) -> u64 {
+        self.samples
     }
 
     /// The time of the last good dump.
@@ -139,6 +147,7 @@ impl<A: Address> Group<A> {
         tracking: &mut Tracking,
     ) -> Duration {
         let gap = self.credited(dump.interval, tick.now);
+        self.samples += 1;
         if let Some(part) = &dump.part {
             if !(self.at_rest && dump.is_same) {
                 self.fold_part(dump, part, tick, attribution, gap);
@@ -170,7 +179,7 @@ impl<A: Address> Group<A> {
         self.sockets.begin_dump();
         let mut omitted = 0;
         for (nth, row) in dump.sockets.iter().enumerate() {
-            let is_tracked = self.see(nth, row, tick.now, tracking);
+            let is_tracked = self.see(nth, row, tick, tracking);
             omitted += usize::from(!is_tracked);
         }
         tracking.omit(std::mem::replace(&mut self.omitted, omitted), omitted);
@@ -188,7 +197,8 @@ impl<A: Address> Group<A> {
         }
         self.at_rest = self.sockets.are_all_seen();
         for (_, listener) in &mut self.listeners {
-            listener.end_sample(tick, true);
+            self.samples += 1;
+            listener.end_sample(self.samples - 1, tick, true);
             if listener.is_near_full() {
                 listener.evidence.near_full(attribution);
             }
@@ -237,7 +247,7 @@ impl<A: Address> Group<A> {
         }
         for key in &self.active.listeners {
             let Some(listener) = self.listeners.get_mut(*key) else { continue };
-            listener.end_sample(tick, false);
+            listener.end_sample(self.samples - 1, tick, false);
             if listener.is_near_full() {
                 listener.evidence.near_full(attribution);
             }
@@ -519,7 +529,7 @@ impl<A: Address> Group<A> {
         &mut self,
         nth: usize,
         row: &ListenSocket<A>,
-        now: Duration,
+        tick: Tick,
         tracking: &mut Tracking,
     ) -> bool {
         let known = self.sockets.listener_of(nth, row.cookie);
@@ -530,7 +540,7 @@ impl<A: Address> Group<A> {
         }
         let listener = match known {
             Some(known) if self.listeners[known].address == row.address => known,
-            _ => self.listener_at(row, now),
+            _ => self.listener_at(row, tick),
         };
         if known != Some(listener) {
             tracking.add(self.listeners[listener].source);
@@ -539,7 +549,7 @@ impl<A: Address> Group<A> {
         if self.omitted > 0 {
             self.sockets.begin_at(row);
         }
-        let drops = self.sockets.see(nth, row, listener, now);
+        let drops = self.sockets.see(nth, row, listener, tick.now);
         if drops > 0 {
             self.listeners[listener].dropped(drops);
         }
@@ -547,13 +557,13 @@ impl<A: Address> Group<A> {
         true
     }
 
-    fn listener_at(&mut self, row: &ListenSocket<A>, now: Duration) -> usize {
+    fn listener_at(&mut self, row: &ListenSocket<A>, tick: Tick) -> usize {
         let (listeners, unnamed) = (&mut self.listeners, &mut self.unnamed);
         let (scope, is_baseline) = (&self.scope, self.sockets.is_baseline());
         *self.by_address.entry(row.address).or_insert_with(|| {
-            let due_at = if is_baseline { now } else { now + PROBATION };
+            let due_at = if is_baseline { tick.now } else { tick.now + PROBATION };
             let source = scope.source(row.origin);
-            let key = listeners.insert(Listener::new(row.address, source, due_at, now));
+            let key = listeners.insert(Listener::new(row.address, source, due_at, tick));
             unnamed.push(key);
             key
         })

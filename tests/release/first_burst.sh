@@ -1,0 +1,102 @@
+#!/usr/bin/env bash
+# Checks with Prometheus 3 that no first burst is lost. 1,000 fresh listeners refuse one connection each between two scrapes.
+# Prometheus, with zero injection of start timestamps, must count each of them, and nothing more after a restart of listenq.
+# Usage: tests/release/first_burst.sh [PROGRAM], by default target/debug/listenq, which it builds.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+# shellcheck source=tests/release/tools.sh
+source tests/release/tools.sh
+
+debian curl iproute2 python3
+newest_stack
+listenq=${1:-}
+if [ -z "$listenq" ]; then
+    cargo build --quiet --locked --bin listenq
+    listenq=${CARGO_TARGET_DIR:-target}/debug/listenq
+fi
+
+work=$(mktemp -d)
+netns=first-burst-$$
+pids=()
+cleanup() {
+    if ((${#pids[@]})); then kill "${pids[@]}" 2>/dev/null || true; wait || true; fi
+    ip netns del "$netns" 2>/dev/null || true
+    rm -rf "$work"
+}
+trap cleanup EXIT
+ip netns add "$netns"
+inside() { ip netns exec "$netns" "$@"; }
+inside ip link set lo up
+
+serve() {
+    inside "$listenq" --web.listen-address=127.0.0.1:29521 --control.socket="$work/control" --netns=own --listener.max=2000 2>"$work/listenq.log" &
+    daemon=$!
+    pids+=("$daemon")
+}
+cat >"$work/prometheus.yml" <<'YAML'
+global: {scrape_interval: 5s}
+scrape_configs:
+- {job_name: listenq, static_configs: [{targets: ['127.0.0.1:29521']}]}
+YAML
+serve
+inside "${loader[@]}" "$root/usr/bin/prometheus" --config.file="$work/prometheus.yml" --storage.tsdb.path="$work/data" \
+    --enable-feature=created-timestamp-zero-ingestion,native-histograms --web.listen-address=127.0.0.1:29522 2>"$work/prometheus.log" &
+pids+=($!)
+
+# The value of a query, without a sample an empty text.
+query() {
+    inside curl --silent --max-time 10 --data-urlencode "query=$1" http://127.0.0.1:29522/api/v1/query |
+        python3 -c 'import json, sys; [print(row["value"][1]) for row in json.load(sys.stdin)["data"]["result"]]' 2>/dev/null || true
+}
+within() {
+    for _ in $(seq 60); do
+        [ "$(query "$1")" != "$2" ] || return 0
+        sleep 1
+    done
+    fail "$1 is $(query "$1"), not $2: $(tail -n 5 "$work/prometheus.log")"
+}
+# Fails unless the sum of the increases is 1,000, give or take 5 %.
+assert_sum() {
+    local sum
+    sum=$(query 'sum(increase(listenq_listener_overflows_total[10m]))')
+    echo "sum of the increases $1: $sum"
+    python3 -c 'import sys; sys.exit(not 950 <= float(sys.argv[1] or 0) <= 1050)' "$sum" || fail "the sum of the increases is $sum, not 1,000"
+}
+
+within 'up' 1
+# Each listener holds two connections and refuses the third.
+inside python3 - <<'PYTHON' &
+import socket, time
+def client(to):
+    one = socket.socket()
+    one.setblocking(False)
+    one.connect_ex(to)
+    return one
+listeners, held = [], []
+for port in range(20000, 21000):
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", port))
+    listener.listen(1)
+    listeners.append(listener)
+time.sleep(1)
+for port in range(20000, 21000):
+    held += [client(("127.0.0.1", port)) for _ in range(2)]
+    client(("127.0.0.1", port)).close()
+time.sleep(600)
+PYTHON
+pids+=($!)
+within 'count(listenq_listener_overflows_total == 1)' 1000
+sleep 120
+echo "listeners with an increase: $(query 'count(increase(listenq_listener_overflows_total[10m]) > 0)')"
+within 'count(increase(listenq_listener_overflows_total[10m]) > 0)' 1000
+assert_sum "before the restart"
+within 'count(histogram_count(listenq_accept_queue_sampled_length) > 0)' 1000
+
+kill "$daemon"
+wait "$daemon" 2>/dev/null || true
+serve
+within 'count(listenq_listener_overflows_total == 0) > bool 999' 1
+sleep 30
+within 'count(increase(listenq_listener_overflows_total[10m]) > 0)' 1000
+assert_sum "after the restart"
+echo "cost of a scrape: $(query 'avg_over_time(scrape_duration_seconds[5m])') s, $(query 'scrape_samples_scraped') samples"
