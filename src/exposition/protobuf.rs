@@ -455,8 +455,10 @@ mod tests {
         decoded(view).into_iter().find(|family| family.name == name).unwrap()
     }
 
-    /// Labels and value of each series, with the kind of the value.
-    fn series(family: &MetricFamily) -> Vec<(Vec<(String, String)>, char, f64)> {
+    /// The labels of a series, and the kind and number of its value.
+    type Row = (Vec<(String, String)>, char, f64);
+
+    fn series(family: &MetricFamily) -> Vec<Row> {
         let of = |sample: &Sample| {
             let labels = sample.labels.iter().cloned();
             let labels = labels.map(|Label { name, value }| (name, value)).collect();
@@ -492,7 +494,7 @@ mod tests {
                 };
                 (labels, kind, value)
             });
-            assert_eq!(series(found), rows.collect::<Vec<_>>(), "{}", found.name);
+            assert_eq!(series(found), rows.collect::<Vec<Row>>(), "{}", found.name);
         }
     }
 

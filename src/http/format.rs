@@ -58,7 +58,7 @@ fn weight(parameters: &[(&str, &str)]) -> f32 {
 
 /// Whether the parameters ask for what listenq writes: Prometheus sends both.
 fn is_delimited_family(parameters: &[(&str, &str)]) -> bool {
-    let has = |name, expected| parameters.iter().any(|pair| *pair == (name, expected));
+    let has = |name, expected| parameters.contains(&(name, expected));
     has("proto", "io.prometheus.client.MetricFamily") && has("encoding", "delimited")
 }
 
