@@ -243,11 +243,12 @@ def rules():
 
 
 def dashboard(uid, **values):
-    """The queries of a dashboard with its variables filled in."""
-    values = {"job": "listenq", "instance": ".*", "netns": ".*", **values}
-    for panel in json.loads((ROOT / f"dashboards/{uid}.json").read_text())["panels"]:
+    """The queries of a dashboard with its variables filled in. A variable without a value is "All"."""
+    panels = json.loads((ROOT / f"dashboards/{uid}.json").read_text())["panels"]
+    for panel in itertools.chain(panels, *(row.get("panels", []) for row in panels)):
         for target in panel.get("targets", []):
-            expr = re.sub(r'"\$(\w+)"', lambda variable: f'"{values[variable[1]]}"', target["expr"])
+            filled = {"job": "listenq", **values}
+            expr = re.sub(r'"\$(\w+)"', lambda variable: f'"{filled.get(variable[1], ".*")}"', target["expr"])
             expr = expr.replace("$__rate_interval", "1m").replace("$__range", "1h").replace("$__interval", "15s")
             yield f"{panel['title']} {target['refId']}", expr, target.get("range", False)
 

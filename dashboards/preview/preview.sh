@@ -3,6 +3,8 @@
 #
 #   preview.sh [PROMETHEUS [MINUTES [NAME=VALUE...]]]    http://localhost:9090, the last 15 minutes, variables of the dashboards
 #
+# Other names: END and SCRAPE, in seconds, and ROWS=open, which opens collapsed rows. scenes.py draws simulated fleets.
+#
 # Not part of the gate: it needs 600 MB of packages. Parts that Grafana does not publish (the state timeline) are sketched.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -16,7 +18,7 @@ npm run build --silent
 for dashboard in fleet listener host; do
     python3 page.py "$dashboard" "$prometheus" "$minutes" "$@" >"build/$dashboard.html"
     # The height of the dashboard: Chromium takes a picture of its window.
-    height=$(python3 page.py "$dashboard" height)
+    height=$(python3 page.py "$dashboard" height "$@")
     chromium --headless=new --no-sandbox --disable-gpu --hide-scrollbars --allow-file-access-from-files \
         --window-size="1632,$height" --virtual-time-budget=60000 --screenshot="build/$dashboard.png" \
         "file://$PWD/build/$dashboard.html" >/dev/null 2>&1

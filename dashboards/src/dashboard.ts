@@ -9,14 +9,19 @@ import {
     DashboardLinkType,
     DatasourceVariableBuilder,
     type Panel,
+    type RowPanel,
     QueryVariableBuilder,
     RowBuilder,
+    TextBoxVariableBuilder,
+    VariableHide,
+    type VariableModel,
     VariableRefresh,
     VariableSort,
 } from '@grafana/grafana-foundation-sdk/dashboard';
 import * as prometheus from '@grafana/grafana-foundation-sdk/prometheus';
 
 import { DATASOURCE } from './panel.js';
+import { CLUSTERS, HOST } from './query.js';
 
 /** The width of the grid. */
 const WIDTH = 24;
@@ -27,9 +32,10 @@ export interface Line {
     panels: [width: number, panel: Sizable][];
 }
 
-/** A section of a dashboard, with a heading. */
+/** A section of a dashboard, with a heading. Grafana loads a collapsed section when a user opens it. */
 export interface Section {
     title: string;
+    collapsed?: boolean;
     lines: Line[];
 }
 
@@ -38,11 +44,13 @@ export interface Plan {
     uid: string;
     title: string;
     about: string;
-    variables: QueryVariableBuilder[];
+    variables: Variable[];
     links: DashboardLinkBuilder[];
     annotations: AnnotationQueryBuilder[];
     sections: Section[];
 }
+
+type Variable = Builder<VariableModel>;
 
 interface Sizable extends Builder<Panel> {
     height(h: number): this;
@@ -60,22 +68,20 @@ export function make(plan: Plan): Dashboard {
         .tooltip(DashboardCursorSync.Crosshair)
         .withVariable(new DatasourceVariableBuilder('datasource').label('Data source').type('prometheus'))
         .withVariable(jobVariable())
+        .withVariable(plan.uid === 'listenq-fleet' ? clusters() : oneCluster())
         .annotations(plan.annotations)
         .links(plan.links);
     plan.variables.forEach((variable) => dashboard.withVariable(variable));
-    for (const { title, lines } of plan.sections) {
-        dashboard.withRow(new RowBuilder(title));
-        lines.forEach((line) => addLine(dashboard, line));
-    }
+    plan.sections.forEach((section) => addSection(dashboard, section));
     return finished(dashboard.build());
 }
 
-/** A variable with one value, chosen from the values of a label. */
-export function one(name: string, label: string, series: string): QueryVariableBuilder {
+/** A variable with one value, chosen from the values of the label `from`. */
+export function one(name: string, label: string, series: string, from = name): QueryVariableBuilder {
     return new QueryVariableBuilder(name)
         .label(label)
         .datasource(DATASOURCE)
-        .query({ query: `label_values(${series}, ${name})`, refId: name })
+        .query({ query: `label_values(${series}, ${from})`, refId: name })
         .refresh(VariableRefresh.OnTimeRangeChanged)
         .sort(VariableSort.NaturalAsc);
 }
@@ -83,6 +89,40 @@ export function one(name: string, label: string, series: string): QueryVariableB
 /** A variable with several values, all by default; matched with `=~`. */
 export function several(name: string, label: string, series: string): QueryVariableBuilder {
     return one(name, label, series).multi(true).includeAll(true).allValue('.*').current({ text: ['All'], value: ['$__all'] });
+}
+
+/** The variable of Listener and Host. */
+export function instance(): QueryVariableBuilder {
+    return one('instance', 'Instance', `listenq_build_info{${CLUSTERS}}`);
+}
+
+/** A hidden variable: the uid of a dashboard that listenq does not ship. */
+export function foreign(name: string, uid: string): TextBoxVariableBuilder {
+    return new TextBoxVariableBuilder(name).defaultValue(uid).current({ text: uid, value: uid }).hide(VariableHide.HideVariable);
+}
+
+/** The uid of "Kubernetes / Compute Resources / Pod" of the Kubernetes mixin. */
+export function podDashboard(): TextBoxVariableBuilder {
+    return foreign('pod_dashboard', '6581e46e4e5c7ba40a07646395ef7b23');
+}
+
+/** What the link to the dashboard of the node needs: its uid, that of "Node Exporter / Nodes", and the host of the instance. */
+export function node(): Variable[] {
+    const host = one('host', 'Host', `listenq_build_info{${HOST}}`, 'instance').regex('/^(.+?)(?::\\d+)?$/');
+    return [foreign('node_dashboard', '7d57716318ee0dddbac5a7f451fb7753'), host.hide(VariableHide.HideVariable)];
+}
+
+/** A link to the dashboard of the node. */
+export function nodeLink(): DashboardLinkBuilder {
+    const url = '/d/${node_dashboard}/node?${datasource:queryparam}&${cluster:queryparam}&var-instance=${host}:9100';
+    return new DashboardLinkBuilder('Node').type(DashboardLinkType.Link).icon('external link').url(url).keepTime(true);
+}
+
+/** A link from the row of a table to the dashboard of the pod. */
+export function toPod(): string {
+    const values = [['cluster', 'cluster'], ['namespace', 'k8s_namespace'], ['pod', 'k8s_pod']];
+    const given = values.map(([name, label]) => `var-${name}=\${__data.fields.${label}:percentencode}`);
+    return `/d/\${pod_dashboard}/pod?\${datasource:queryparam}&${given.join('&')}&\${__url_time_range}`;
 }
 
 /** A link to another dashboard that passes these variables, and `values` from the row of a table. */
@@ -128,18 +168,43 @@ function jobVariable(): QueryVariableBuilder {
     return one('job', 'Job', 'listenq_build_info').current({ text: 'listenq', value: 'listenq' });
 }
 
-function addLine(dashboard: DashboardBuilder, { height, panels }: Line): void {
+/** All clusters by default. Series without the label `cluster` belong to "All" too. */
+function clusters(): QueryVariableBuilder {
+    return several('cluster', 'Cluster', 'listenq_build_info{job="$job"}');
+}
+
+/** One cluster, or all of them. */
+function oneCluster(): QueryVariableBuilder {
+    return clusters().multi(false).current({ text: 'All', value: '$__all' });
+}
+
+function addSection(dashboard: DashboardBuilder, { title, collapsed, lines }: Section): void {
+    const row = new RowBuilder(title);
+    const panels = lines.flatMap(sized);
+    if (collapsed) {
+        panels.forEach((panel) => row.withPanel(panel));
+        dashboard.withRow(row.collapsed(true));
+    } else {
+        dashboard.withRow(row);
+        panels.forEach((panel) => dashboard.withPanel(panel));
+    }
+}
+
+function sized({ height, panels }: Line): Sizable[] {
     const width = panels.reduce((sum, [width]) => sum + width, 0);
     if (width !== WIDTH) throw new Error(`a line is ${width} wide, not ${WIDTH}`);
-    panels.forEach(([width, panel]) => dashboard.withPanel(panel.height(height).span(width)));
+    return panels.map(([width, panel]) => panel.height(height).span(width));
 }
 
 /** Numbers the panels, and removes properties of the SDK that Grafana's schema does not define. */
 function finished(dashboard: Dashboard): Dashboard {
-    dashboard.panels?.forEach((panel, i) => {
+    const inRow = (panel: Panel | RowPanel) => ('panels' in panel ? panel.panels : []);
+    const all = (dashboard.panels ?? []).flatMap((panel) => [panel, ...inRow(panel)]);
+    all.forEach((panel, i) => {
         panel.id = i + 1;
         if (panel.type === 'table') delete (panel as Panel).options.footer;
     });
+    belowCollapsed(dashboard.panels ?? []);
     for (const variable of dashboard.templating.list ?? []) {
         delete variable.auto;
         delete variable.auto_min;
@@ -149,4 +214,16 @@ function finished(dashboard: Dashboard): Dashboard {
         delete shown.placement;
     }
     return dashboard;
+}
+
+/** A collapsed row takes one line: moves what follows it up by the height of its panels. */
+function belowCollapsed(panels: (Panel | RowPanel)[]): void {
+    let hidden = 0;
+    for (const panel of panels) {
+        if (!panel.gridPos) continue;
+        panel.gridPos.y -= hidden;
+        const inside = 'panels' in panel ? panel.panels : [];
+        const bottoms = inside.map(({ gridPos }) => (gridPos ? (gridPos.y -= hidden) + gridPos.h : 0));
+        hidden += Math.max(0, ...bottoms.map((bottom) => bottom - (panel.gridPos?.y ?? 0) - 1));
+    }
 }

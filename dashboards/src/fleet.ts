@@ -1,35 +1,44 @@
 // The dashboard Fleet: which listeners of all instances are in trouble now.
 import type { Dashboard } from '@grafana/grafana-foundation-sdk/dashboard';
 
-import { link, make, marks, type Section, several, to, toListener } from './dashboard.js';
-import { colored, type Column, diagnosisColumn, inDiagnosisColors, lines, linked, number, rows, sorted, type Words } from './panel.js';
-import { ageOfSample, FLEET, inTrouble, LISTENER, orZero, rate, RECORDED, topTen, withRecordedOwner, worstDiagnosis } from './query.js';
+import { link, make, marks, podDashboard, type Section, several, to, toListener, toPod } from './dashboard.js';
+import { causeColumn, colored, type Column, COUNT, diagnosisColumn, inDiagnosisColors, lines, linked, number, PER_SECOND, rows, sorted, type Words } from './panel.js';
+import { ageOfSample, CLUSTERS, FLEET, INSTANCE, LISTENER, orZero, rate, RECORDED, shareRefused, topTen, withLastOwner, withOwner, worstDiagnosis } from './query.js';
 
-const LABELS = ['instance', 'netns', 'address', 'port', 'process'];
-const MORE = ['protocol', 'unit', 'k8s_namespace', 'k8s_pod'];
-const NOT_SCRAPED = 'No instance reports for this job: is listenq scraped, and is the right job selected above?';
+const LABELS = ['cluster', 'service', 'instance', 'netns', 'address', 'port'];
+const MORE = ['protocol', 'process', 'unit', 'k8s_namespace', 'k8s_pod'];
+/** Narrow tables show the number next to the service. */
+const NARROW = ['cluster', 'service'];
+const MORE_NARROW = ['instance', 'address', 'port', 'netns', ...MORE];
+const NOT_SCRAPED = 'No instance reports: is listenq scraped, and is the selection above right?';
 const AS_RECORDED = 'Valid only if "Listeners watched" shows a number, since rules record both.';
+const ALL_OWNERS = 'Not narrowed by service and unit.';
 /** Per second, over the last two minutes. */
-const OVERFLOWS = `${RECORDED.overflows}{${FLEET}} / 120`;
+const REFUSALS = `${RECORDED.overflows}{${FLEET}} / 120`;
 const UNRECORDED = 'The recording rules have no result: are recording.yml and alerts.yml loaded, and is the job named listenq?';
-const TROUBLE = `listenq_listener_diagnosis{${FLEET}} == 1`;
+const TROUBLE = `max by (${LISTENER}) (listenq_listener_diagnosis{${FLEET}} == 1)`;
+const FIRING = `alertname=~"ListenQueue.+", alertstate="firing", ${FLEET}`;
+/** The legend of an instance. Without clusters Grafana trims the name. */
+const OF_INSTANCE = '{{instance}} {{cluster}}';
+const RUNBOOK = 'https://github.com/listenq/listenq/blob/main/deploy/runbooks/${__data.fields.alertname}.md';
 
 export function fleet(): Dashboard {
     return make({
         uid: 'listenq-fleet',
         title: 'listenq / Fleet',
         about: 'Which listeners of all instances are in trouble now: refused connections, full queues, long waits.',
-        variables: [several('instance', 'Instance', 'listenq_build_info{job="$job"}')],
-        links: [link('Host', 'listenq-host', []), link('Listener', 'listenq-listener', [])],
-        annotations: [
-            marks(
-                'Alerts',
-                `count by (alertname, severity) (ALERTS{alertname=~"ListenQueue.+", alertstate="firing", ${FLEET}})`,
-                '{{alertname}}',
-                'red',
-            ),
+        variables: [
+            several('instance', 'Instance', `listenq_build_info{${CLUSTERS}}`),
+            several('service', 'Service', `${RECORDED.incident}{${FLEET}}`),
+            several('unit', 'Unit', `${RECORDED.incident}{${FLEET}, service=~"$service"}`),
+            podDashboard(),
         ],
-        sections: [now(), top(), overTime(), itself()],
+        links: [link('Host', 'listenq-host', ['cluster']), link('Listener', 'listenq-listener', ['cluster'])],
+        annotations: [
+            marks('Alerts', `count by (alertname, severity) (ALERTS{${FIRING}})`, '{{alertname}}', 'red'),
+            marks('Restarts of listenq', `count(changes(process_start_time_seconds{${FLEET}}[$__rate_interval]) > 0)`, 'listenq restarted', 'blue'),
+        ],
+        sections: [now(), inRange(), overTime(), longest(), itself()],
     });
 }
 
@@ -37,8 +46,20 @@ function now(): Section {
     return {
         title: 'Now',
         lines: [
-            { height: 4, panels: [[4, troubled()], [4, overflowing()], [4, waiting()], [4, listeners()], [4, down()], [4, unseen()]] },
-            { height: 9, panels: [[24, trouble()]] },
+            {
+                height: 4,
+                panels: [
+                    [3, troubled()],
+                    [3, refused()],
+                    [3, share()],
+                    [3, waiting()],
+                    [3, firing()],
+                    [3, listeners()],
+                    [3, down()],
+                    [3, unseen()],
+                ],
+            },
+            { height: 10, panels: [[24, trouble()]] },
         ],
     };
 }
@@ -50,27 +71,47 @@ function troubled() {
         unit: 'none',
         empty: NOT_SCRAPED,
     };
-    return number(words, orZero(`count(count by (${LISTENER}) (${TROUBLE}))`, FLEET), [[1, 'red']]);
+    return number(words, orZero(`count(${withOwner(TROUBLE)})`, FLEET), [[1, 'red']]);
 }
 
-function overflowing() {
+function refused() {
     const words = {
-        title: 'Overflows per second',
-        about: 'Refusals per second because an accept queue was full, counted by the kernels of all instances (ListenOverflows). The healthy value is 0.',
-        unit: 'cps',
+        title: 'Refusals',
+        about: `Refusals per second because an accept queue was full, counted by the kernels of all instances (ListenOverflows). A client that tries again is refused again. The healthy value is 0. ${ALL_OWNERS}`,
+        unit: PER_SECOND,
         empty: NOT_SCRAPED,
     };
     return number(words, `sum(${rate('listenq_netns_listen_overflows_total', FLEET)})`, [[0.001, 'red']]);
 }
 
+function share() {
+    const words = {
+        title: 'Attempts refused',
+        about: `Refusals / (refusals + connections established), of all instances. The healthy value is 0. ${ALL_OWNERS}`,
+        unit: 'percentunit',
+        empty: NOT_SCRAPED,
+    };
+    return number(words, shareRefused(FLEET, ''), [[0.00001, 'orange'], [0.01, 'red']]);
+}
+
 function waiting() {
     const words = {
         title: 'Connections waiting',
-        about: 'Connections in the accept queues of all listeners, recorded once a minute. A small number is normal; a large number that stays is not.',
+        about: `Connections in the accept queues of all listeners, recorded once a minute. A small number is normal; a large number that stays is not. ${ALL_OWNERS}`,
         unit: 'none',
         empty: UNRECORDED,
     };
     return number(words, `sum(${RECORDED.waiting}{${FLEET}})`, []);
+}
+
+function firing() {
+    const words = {
+        title: 'Alerts firing',
+        about: 'Alerts of listenq that fire now. The table below lists them. The healthy value is 0.',
+        unit: 'none',
+        empty: NOT_SCRAPED,
+    };
+    return number(words, orZero(`count(ALERTS{${FIRING}})`, FLEET), [[1, 'red']]);
 }
 
 function listeners() {
@@ -106,39 +147,76 @@ function unseen() {
 function trouble() {
     const words = {
         title: 'Listeners in trouble now',
-        about: 'Every listener with a diagnosis now. Rules record owner and numbers once a minute. The first diagnosis in order of precedence is shown. Click an address to see the listener.',
+        about: 'Every listener with a diagnosis now. The first diagnosis and the first cause in order of precedence are shown. Rules record owner, cause and refusals, and the other numbers once a minute. Click an address to see the listener, an instance to see the host, a pod to see the pod.',
         unit: 'none',
         empty: 'No listener is in trouble, provided that "Instances down" shows 0.',
     };
     const columns: Column[] = [
-        diagnosisColumn(withRecordedOwner(worstDiagnosis(FLEET), FLEET)),
+        diagnosisColumn(withOwner(worstDiagnosis(FLEET))),
+        causeColumn(troubledMax(`${RECORDED.incident}{${FLEET}}`)),
         { name: 'length', expr: troubledMax(`${RECORDED.length}{${FLEET}}`) },
         { name: 'limit', expr: troubledMax(`${RECORDED.limit}{${FLEET}}`) },
         { name: 'oldest wait', unit: 's', expr: troubledMax(`${RECORDED.oldest}{${FLEET}}`) },
-        { name: 'overflows', unit: 'cps', expr: troubledMax(OVERFLOWS), properties: colored([[0.001, 'red']]) },
+        { name: 'refusals', unit: PER_SECOND, expr: troubledMax(REFUSALS), properties: colored([[0.001, 'red']]) },
     ];
-    return sorted(toOne(words, columns), 'overflows');
+    return sorted(withLinks(rows(words, LABELS, columns, MORE)), 'refusals');
 }
 
+/** Only of the listeners that the first column lists. */
 function troubledMax(series: string): string {
-    return `max by (${LISTENER}) (${inTrouble(series, FLEET)})`;
+    return `max by (${LISTENER}) (${series}) and on (${LISTENER}) (${withOwner(TROUBLE)})`;
 }
 
-function top(): Section {
+function inRange(): Section {
+    return { title: 'Alerts now, and refusals in the time range', lines: [{ height: 9, panels: [[12, alerts()], [12, mostInRange()]] }] };
+}
+
+function alerts() {
+    const words = {
+        title: 'Alerts that fire',
+        about: 'The alerts of listenq that fire now, and for how long they have been pending or firing. Click an alert to read its runbook, an address to see the listener.',
+        unit: 'none',
+        empty: 'No alert of listenq fires.',
+    };
+    const labels = ['alertname', 'severity', 'cluster', 'service'];
+    const more = ['instance', 'address', 'port', 'netns', 'protocol'];
+    const by = [...labels, ...more].join(', ');
+    const since = `time() - max by (${by}) (ALERTS_FOR_STATE{alertname=~"ListenQueue.+", ${FLEET}})`;
+    const expr = `${since} and on (${by}) ALERTS{${FIRING}, service=~"$service"} or on (${by}) 0 * max by (${by}) (ALERTS{${FIRING}, service=~"$service"})`;
+    const table = sorted(rows(words, labels, [{ name: 'for', unit: 's', expr }], more), 'for');
+    linked(table, 'alertname', 'Read the runbook', RUNBOOK);
+    return withLinks(table);
+}
+
+function mostInRange() {
+    const words = {
+        title: 'Most refusals in this time range',
+        about: 'Listeners with the most refusals within the selected time range: who overflowed last night? Summed from what a rule records about two minutes at a time, so a range of a few minutes is not exact.',
+        unit: 'none',
+        empty: `No queue overflowed within this time. ${AS_RECORDED}`,
+    };
+    // Each value covers two minutes.
+    const sum = `round(sum_over_time(${RECORDED.overflows}{${FLEET}}[$__range:30s]) / 4)`;
+    const expr = withLastOwner(topTen(`${sum} > 0`));
+    return narrow(words, { name: 'refusals', unit: COUNT, expr });
+}
+
+function longest(): Section {
     return {
-        title: 'Top 10',
-        lines: [{ height: 9, panels: [[12, topOverflows()], [12, topFull()]] }, { height: 9, panels: [[12, topWait()], [12, topAbandoned()]] }],
+        title: 'Longest full, longest wait, most abandoned',
+        collapsed: true,
+        lines: [{ height: 9, panels: [[12, topRefusals()], [12, topFull()]] }, { height: 9, panels: [[12, topWait()], [12, topAbandoned()]] }],
     };
 }
 
-function topOverflows() {
+function topRefusals() {
     const words = {
-        title: 'Most overflows',
+        title: 'Most refusals now',
         about: 'Listeners with the most refusals within the last two minutes. While several listeners of one namespace overflow at once, the split between them is an estimate.',
-        unit: 'cps',
+        unit: PER_SECOND,
         empty: `No queue overflows. ${AS_RECORDED}`,
     };
-    return ranking(words, 'overflows', topTen(OVERFLOWS));
+    return ranking(words, 'refusals', topTen(REFUSALS));
 }
 
 function topFull() {
@@ -154,7 +232,7 @@ function topFull() {
 function topWait() {
     const words = {
         title: 'Longest wait',
-        about: 'How long the first connection in the queue has waited, recorded once a minute. Users notice waits of seconds.',
+        about: 'How long the first connection in the queue has waited, recorded by a rule. Users notice waits of seconds.',
         unit: 's',
         empty: `No connection waits. ${AS_RECORDED}`,
     };
@@ -172,19 +250,23 @@ function topAbandoned() {
 }
 
 function ranking(words: Words, name: string, expr: string) {
-    return sorted(toOne(words, [{ name, expr: withRecordedOwner(expr, FLEET) }]), name);
+    return narrow(words, { name, expr: withOwner(expr) });
 }
 
-function toOne(words: Words, columns: Column[]) {
-    const table = rows(words, LABELS, columns, MORE);
-    const host = to('listenq-host', [], ['instance']);
-    const listener = toListener([], ['instance', 'netns', 'protocol', 'address', 'port']);
+function narrow(words: Words, column: Column) {
+    return sorted(withLinks(rows(words, NARROW, [column], MORE_NARROW)), column.name);
+}
+
+function withLinks(table: ReturnType<typeof rows>) {
+    const host = to('listenq-host', [], ['cluster', 'instance']);
+    const listener = toListener([], ['cluster', 'instance', 'netns', 'protocol', 'address', 'port']);
     linked(table, 'instance', 'Show the host', `${host}&\${__url_time_range}`);
+    linked(table, 'k8s_pod', 'Show the pod', toPod());
     return linked(table, 'address', 'Show the listener', listener);
 }
 
 function overTime(): Section {
-    return { title: 'Over time', lines: [{ height: 9, panels: [[12, diagnosesOverTime()], [12, overflowsOverTime()]] }] };
+    return { title: 'Over time', lines: [{ height: 9, panels: [[8, diagnosesOverTime()], [8, refusalsOverTime()], [8, shareOverTime()]] }] };
 }
 
 function diagnosesOverTime() {
@@ -194,23 +276,35 @@ function diagnosesOverTime() {
         unit: 'none',
         empty: 'No listener was in trouble.',
     };
-    const query = { name: '{{diagnosis}}', expr: `sum by (diagnosis) (listenq_listener_diagnosis{${FLEET}})` };
+    const query = { name: '{{diagnosis}}', expr: `sum by (diagnosis) (${withOwner(`max by (${LISTENER}, diagnosis) (listenq_listener_diagnosis{${FLEET}})`)})` };
     return inDiagnosisColors(lines(words, [query]).decimals(0));
 }
 
-function overflowsOverTime() {
+function refusalsOverTime() {
     const words = {
-        title: 'Overflows by instance',
-        about: 'Refusals per second, for the ten instances with the most. A steady rate means too little capacity; spikes mean bursts against short queues.',
-        unit: 'cps',
+        title: 'Refusals by instance',
+        about: 'Refusals per second, for the ten instances with the most in the time shown. A steady rate means too little capacity; spikes mean bursts against short queues.',
+        unit: PER_SECOND,
         empty: NOT_SCRAPED,
     };
-    const expr = `topk(10, sum by (instance) (${rate('listenq_netns_listen_overflows_total', FLEET)}))`;
-    return lines(words, [{ name: '{{instance}}', expr }]);
+    const sum = (range: string) => `sum by (${INSTANCE}) (rate(listenq_netns_listen_overflows_total{${FLEET}}[${range}))`;
+    const expr = `${sum('$__rate_interval]')} and topk(10, ${sum('$__range] @ end()')})`;
+    return lines(words, [{ name: OF_INSTANCE, expr }]);
+}
+
+function shareOverTime() {
+    const words = {
+        title: 'Attempts refused by instance',
+        about: 'Refusals / (refusals + connections established), for the ten instances with the highest share at each time.',
+        unit: 'percentunit',
+        empty: NOT_SCRAPED,
+    };
+    const expr = `topk(10, ${shareRefused(FLEET, `by (${INSTANCE}) `)})`;
+    return lines(words, [{ name: OF_INSTANCE, expr }]);
 }
 
 function itself(): Section {
-    return { title: 'listenq', lines: [{ height: 8, panels: [[8, stale()], [8, lost()], [8, versions()]] }] };
+    return { title: 'listenq itself', collapsed: true, lines: [{ height: 8, panels: [[12, stale()], [6, lost()], [6, versions()]] }] };
 }
 
 function stale() {
@@ -220,8 +314,8 @@ function stale() {
         unit: 's',
         empty: NOT_SCRAPED,
     };
-    const expr = `topk(10, max by (instance) (${ageOfSample(FLEET)}))`;
-    return lines(words, [{ name: '{{instance}}', expr }], [[10, 'red']]);
+    const expr = `topk(10, max by (${INSTANCE}) (${ageOfSample(FLEET)}))`;
+    return lines(words, [{ name: OF_INSTANCE, expr }], [[10, 'red']]);
 }
 
 function lost() {

@@ -1,9 +1,9 @@
 // The dashboard Listener: everything about one listener.
 import type { Dashboard } from '@grafana/grafana-foundation-sdk/dashboard';
 
-import { link, make, marks, one, ownPage, type Section } from './dashboard.js';
-import { bands, LIMIT, lines, named, number, rankMapping, rows } from './panel.js';
-import { HOST, NETNS, ONE, perSampledSecond, rate, worstDiagnosis } from './query.js';
+import { instance, link, make, marks, node, nodeLink, one, ownPage, podDashboard, type Section, toPod } from './dashboard.js';
+import { bands, COUNT, LIMIT, linked, lines, named, number, PER_SECOND, rankMapping, rows } from './panel.js';
+import { HOST, NETNS, ONE, perSampledSecond, rate, RESTARTS, shareRefused, worstDiagnosis } from './query.js';
 
 const UNKNOWN = 'This listener has no series at this time: is the selection above right? The series of a closed listener end after five minutes.';
 const UNSCANNED = 'Unknown: the last scan of the namespace is missing or too old (busy namespaces are scanned first).';
@@ -18,18 +18,27 @@ export function listener(): Dashboard {
         title: 'listenq / Listener',
         about: 'One listener: its diagnoses and their causes, its queue and limit, how long connections wait, refusals, and its owner.',
         variables: [
-            one('instance', 'Instance', 'listenq_build_info{job="$job"}'),
+            instance(),
             one('netns', 'Namespace', `listenq_netns_info{${HOST}}`),
             one('protocol', 'Protocol', `listenq_listener_info{${NETNS}}`),
             one('address', 'Address', `listenq_listener_info{${NETNS}, protocol="$protocol"}`),
             one('port', 'Port', `listenq_listener_info{${NETNS}, protocol="$protocol", address="$address"}`),
+            podDashboard(),
+            ...node(),
         ],
-        links: [link('Fleet', 'listenq-fleet', []), link('Host', 'listenq-host', ['instance', 'netns']), ownPage()],
+        links: [
+            link('Fleet', 'listenq-fleet', ['cluster']),
+            link('Host', 'listenq-host', ['cluster', 'instance', 'netns']),
+            nodeLink(),
+            ownPage(),
+        ],
         annotations: [
             marks('Alerts', `ALERTS{alertname=~"ListenQueue.+", alertstate="firing", ${ONE}}`, '{{alertname}}', 'red'),
             marks('Diagnoses', `listenq_listener_diagnosis{${ONE}} == 1`, '{{diagnosis}}', 'orange'),
+            marks('Restarts of the server', RESTARTS.server, 'the server opened its socket', 'purple'),
+            marks('Restarts of listenq', RESTARTS.listenq, 'listenq restarted', 'blue'),
         ],
-        sections: [now(), queue(), waiting(), refused(), ownerUse(), synQueue(), caps()],
+        sections: [now(), queue(), waiting(), refused(), synQueue(), caps()],
     });
 }
 
@@ -37,10 +46,9 @@ function now(): Section {
     return {
         title: 'Now',
         lines: [
-            { height: 4, panels: [[4, diagnosis()], [4, fullest()], [4, oldestNow()], [4, overflowed()], [4, fullNow()], [4, sockets()]] },
+            { height: 4, panels: [[5, diagnosis()], [4, fullest()], [4, oldestNow()], [4, overflowed()], [4, fullNow()], [3, sockets()]] },
             { height: 4, panels: [[24, owner()]] },
-            { height: 6, panels: [[24, diagnoses()]] },
-            { height: 5, panels: [[24, causes()]] },
+            { height: 5, panels: [[12, diagnoses()], [12, causes()]] },
         ],
     };
 }
@@ -63,7 +71,7 @@ function fullest() {
         unit: 'percentunit',
         empty: UNKNOWN,
     };
-    return number(words, `listenq_accept_queue_fullest_ratio{${ONE}}`, [[0.8, 'orange'], [1, 'red']]);
+    return number(words, `max(listenq_accept_queue_fullest_ratio{${ONE}})`, [[0.8, 'orange'], [1, 'red']]);
 }
 
 function oldestNow() {
@@ -73,17 +81,17 @@ function oldestNow() {
         unit: 's',
         empty: UNSCANNED,
     };
-    return number(words, `listenq_accept_queue_oldest_seconds{${ONE}}`, [[1, 'orange'], [5, 'red']]);
+    return number(words, `max(listenq_accept_queue_oldest_seconds{${ONE}})`, [[1, 'orange'], [5, 'red']]);
 }
 
 function overflowed() {
     const words = {
-        title: 'Overflows in this range',
+        title: 'Refusals in this range',
         about: 'Refusals at this listener within the selected time range because its accept queue was full. The healthy value is 0.',
-        unit: 'none',
+        unit: COUNT,
         empty: 'The kernel has no such counter for Unix listeners. A TCP listener without a value is unknown.',
     };
-    return number(words, `increase(listenq_listener_overflows_total{${ONE}}[$__range])`, [[0.5, 'red']]).decimals(0);
+    return number(words, `round(sum(increase(listenq_listener_overflows_total{${ONE}}[$__range])))`, [[0.5, 'red']]);
 }
 
 function fullNow() {
@@ -93,7 +101,7 @@ function fullNow() {
         unit: 'percentunit',
         empty: UNKNOWN,
     };
-    return number(words, TIME_FULL, [[0.001, 'orange'], [0.2, 'red']]);
+    return number(words, `max(${TIME_FULL})`, [[0.001, 'orange'], [0.2, 'red']]);
 }
 
 function sockets() {
@@ -103,7 +111,7 @@ function sockets() {
         unit: 'none',
         empty: UNKNOWN,
     };
-    return number(words, `listenq_listener_sockets{${ONE}}`, []);
+    return number(words, `max(listenq_listener_sockets{${ONE}})`, []);
 }
 
 function owner() {
@@ -115,7 +123,7 @@ function owner() {
     };
     const labels = ['process', 'unit', 'container_id', 'k8s_namespace', 'k8s_pod', 'k8s_container'];
     const expr = `max by (${labels.join(', ')}) (listenq_listener_info{${ONE}})`;
-    return rows(words, labels, [{ name: '', expr }]);
+    return linked(rows(words, labels, [{ name: '', expr }]), 'k8s_pod', 'Show the pod', toPod());
 }
 
 function diagnoses() {
@@ -141,7 +149,13 @@ function causes() {
 }
 
 function queue(): Section {
-    return { title: 'Queue', lines: [{ height: 11, panels: [[16, length()], [8, full()]] }] };
+    return {
+        title: 'Queue and its owner',
+        lines: [
+            { height: 10, panels: [[16, length()], [8, full()]] },
+            { height: 8, panels: [[8, cpu()], [8, descriptors()], [8, open()]] },
+        ],
+    };
 }
 
 function length() {
@@ -179,7 +193,7 @@ function waiting(): Section {
         title: 'Waiting',
         lines: [
             { height: 8, panels: [[8, oldest()], [8, abandoned()], [8, useful()]] },
-            { height: 8, panels: [[8, left()], [8, shareLeft()], [8, open()]] },
+            { height: 8, panels: [[12, left()], [12, shareLeft()]] },
         ],
     };
 }
@@ -222,7 +236,7 @@ function useful() {
         { name: 'useful limit', expr: `listenq_accept_queue_useful_limit{${ONE}}` },
         { name: 'limit', expr: `listenq_accept_queue_limit{${ONE}} and listenq_accept_queue_useful_limit{${ONE}}` },
     ])
-        .overrideByName('drain rate', [{ id: 'unit', value: 'cps' }, { id: 'custom.axisPlacement', value: 'right' }])
+        .overrideByName('drain rate', [{ id: 'unit', value: PER_SECOND }, { id: 'custom.axisPlacement', value: 'right' }])
         .overrideByName('limit', LIMIT);
 }
 
@@ -230,7 +244,7 @@ function left() {
     const words = {
         title: 'Clients that left',
         about: 'Clients per second that left the queue before they were accepted: closed later than 100 ms, or reset. Clients that were refused, or that came and left between two scans, are not included. The healthy value is 0.',
-        unit: 'cps',
+        unit: PER_SECOND,
         empty: 'Scans have not seen a client wait in this queue.',
     };
     return lines(words, [{ name: 'left', expr: rate('listenq_listener_abandoned_total', ONE) }]);
@@ -257,37 +271,43 @@ function open() {
 }
 
 function refused(): Section {
-    return { title: 'Refused', lines: [{ height: 8, panels: [[12, overflows()], [12, namespace()]] }] };
+    return { title: 'Refused', lines: [{ height: 8, panels: [[8, overflows()], [8, namespace()], [8, share()]] }] };
+}
+
+function share() {
+    const words = {
+        title: 'Attempts refused',
+        about: 'Refusals / (refusals + connections established), of the whole namespace: the kernel counts established connections for no single listener. A client that tries again is refused again.',
+        unit: 'percentunit',
+        empty: UNKNOWN,
+    };
+    return lines(words, [{ name: 'refused', expr: shareRefused(NETNS, 'by (cluster) ') }]);
 }
 
 function overflows() {
     const words = {
-        title: 'Overflows against drops',
-        about: 'Overflows are refusals because the queue was full: they are bad. Drops are segments discarded for any reason, including port scans and repeated SYNs: without overflows they are harmless.',
-        unit: 'cps',
+        title: 'Refusals and drops',
+        about: 'Refusals because the queue was full (overflows): they are bad. Drops are segments discarded for any reason, including port scans and repeated SYNs: without overflows they are harmless.',
+        unit: PER_SECOND,
         empty: 'The kernel has no such counters for Unix listeners. A TCP listener without values is unknown.',
     };
     return lines(words, [
-        { name: 'overflows', expr: rate('listenq_listener_overflows_total', ONE) },
+        { name: 'refusals', expr: rate('listenq_listener_overflows_total', ONE) },
         { name: 'drops', expr: rate('listenq_listener_drops_total', ONE) },
     ]);
 }
 
 function namespace() {
     const words = {
-        title: 'Overflows of the whole namespace',
-        about: 'The counter of the kernel (ListenOverflows), and the part that could not be attributed to a listener. If it exceeds the overflows of this listener, other listeners overflow too.',
-        unit: 'cps',
+        title: 'Refusals in the whole namespace',
+        about: 'The counter of the kernel (ListenOverflows), and the part that could not be attributed to a listener. If it exceeds the refusals of this listener, other listeners overflow too.',
+        unit: PER_SECOND,
         empty: UNKNOWN,
     };
     return lines(words, [
         { name: 'all listeners', expr: rate('listenq_netns_listen_overflows_total', NETNS) },
         { name: 'unattributed', expr: rate('listenq_netns_unattributed_overflows_total', NETNS) },
     ]);
-}
-
-function ownerUse(): Section {
-    return { title: 'Descriptors and CPU of the owner', lines: [{ height: 8, panels: [[12, descriptors()], [12, cpu()]] }] };
 }
 
 function descriptors() {
@@ -337,7 +357,7 @@ function cookies() {
     const words = {
         title: 'SYN cookies of the namespace',
         about: 'SYN cookies sent because a SYN queue was full, and cookies returned. Sent far above received means a flood from forged addresses. Similar rates mean real clients and a short queue.',
-        unit: 'cps',
+        unit: PER_SECOND,
         empty: UNKNOWN,
     };
     return lines(words, [
@@ -357,7 +377,7 @@ function limit() {
         unit: 'none',
         empty: UNKNOWN,
     };
-    return number(words, `listenq_accept_queue_limit{${ONE}}`, []);
+    return number(words, `max(listenq_accept_queue_limit{${ONE}})`, []);
 }
 
 function somaxconn() {
@@ -367,7 +387,7 @@ function somaxconn() {
         unit: 'none',
         empty: UNKNOWN,
     };
-    return number(words, `listenq_netns_somaxconn{${NETNS}}`, []);
+    return number(words, `max(listenq_netns_somaxconn{${NETNS}})`, []);
 }
 
 function binding() {
@@ -378,8 +398,8 @@ function binding() {
         empty: UNKNOWN,
     };
     const each = `listenq_accept_queue_limit{${ONE}} / (listenq_listener_sockets{${ONE}} > 0)`;
-    const expr = `${each} == bool on (instance, netns) group_left () listenq_netns_somaxconn{${NETNS}}`;
-    return number(words, expr, []).mappings([named([0, "server's backlog", 'text'], [1, 'somaxconn', 'text'])]);
+    const expr = `${each} == bool on (cluster, instance, netns) group_left () listenq_netns_somaxconn{${NETNS}}`;
+    return number(words, `max(${expr})`, []).mappings([named([0, "server's backlog", 'text'], [1, 'somaxconn', 'text'])]);
 }
 
 function synBacklog() {
@@ -389,7 +409,7 @@ function synBacklog() {
         unit: 'none',
         empty: UNKNOWN,
     };
-    return number(words, `listenq_netns_tcp_max_syn_backlog{${NETNS}}`, []);
+    return number(words, `max(listenq_netns_tcp_max_syn_backlog{${NETNS}})`, []);
 }
 
 function abort() {
@@ -400,7 +420,7 @@ function abort() {
         empty: UNKNOWN,
     };
     const values = named([0, 'no answer', 'text'], [1, 'reset', 'orange']);
-    return number(words, `listenq_netns_tcp_abort_on_overflow{${NETNS}}`, []).mappings([values]);
+    return number(words, `max(listenq_netns_tcp_abort_on_overflow{${NETNS}})`, []).mappings([values]);
 }
 
 function cookiesOn() {
@@ -411,5 +431,5 @@ function cookiesOn() {
         empty: UNKNOWN,
     };
     const values = named([0, 'never', 'orange'], [1, 'when full', 'green'], [2, 'always', 'text']);
-    return number(words, `listenq_netns_tcp_syncookies{${NETNS}}`, []).mappings([values]);
+    return number(words, `max(listenq_netns_tcp_syncookies{${NETNS}})`, []).mappings([values]);
 }

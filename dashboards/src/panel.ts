@@ -2,7 +2,6 @@
 import type { Builder } from '@grafana/grafana-foundation-sdk/cog';
 import * as common from '@grafana/grafana-foundation-sdk/common';
 import {
-    DashboardLinkBuilder,
     type DynamicConfigValue,
     FieldColorBuilder,
     FieldColorModeId,
@@ -17,7 +16,7 @@ import * as statetimeline from '@grafana/grafana-foundation-sdk/statetimeline';
 import * as table from '@grafana/grafana-foundation-sdk/table';
 import * as timeseries from '@grafana/grafana-foundation-sdk/timeseries';
 
-import { DIAGNOSES, rank } from './query.js';
+import { CAUSES, DIAGNOSES, rank } from './query.js';
 
 /** The texts of a panel. */
 export interface Words {
@@ -53,6 +52,12 @@ export const LIMIT: DynamicConfigValue[] = [
     { id: 'custom.fillOpacity', value: 0 },
 ];
 
+/** A count with separators between thousands. */
+export const COUNT = 'locale';
+
+/** Events per second. */
+export const PER_SECOND = 'suffix:/s';
+
 /** Smallest maximum of an axis: where all values are 0 Grafana would draw it up to 100, or to 10,000 %. */
 const SMALLEST_AXIS: Record<string, number> = { s: 0.01, percentunit: 0.1 };
 
@@ -71,7 +76,10 @@ export function lines(words: Words, queries: Query[], steps?: Step[]): timeserie
                 .showLegend(true)
                 .displayMode(common.LegendDisplayMode.Table)
                 .placement(common.LegendPlacement.Bottom)
-                .calcs(['lastNotNull', 'max']),
+                .calcs(['lastNotNull', 'max'])
+                // Where names come from labels, the largest first.
+                .sortBy('Max')
+                .sortDesc(true),
         )
         .tooltip(multiTooltip());
     if (steps) {
@@ -105,7 +113,7 @@ export function bands(words: Words, query: Query, states: ValueMap): statetimeli
         .thresholds(thresholds([]))
         .mergeValues(true)
         .showValue(common.VisibilityMode.Auto)
-        .rowHeight(0.8)
+        .rowHeight(0.7)
         .fillOpacity(80)
         .legend(
             new common.VizLegendOptionsBuilder()
@@ -117,11 +125,30 @@ export function bands(words: Words, query: Query, states: ValueMap): statetimeli
         .withTarget(range(query, 'A'));
 }
 
-/** The width of label columns with short values. */
-const WIDTHS: Record<string, number> = { netns: 110, protocol: 75, port: 65 };
+/** The width of label columns. */
+const WIDTHS: Record<string, number> = {
+    alertname: 220,
+    severity: 85,
+    cluster: 110,
+    service: 215,
+    instance: 160,
+    netns: 130,
+    address: 225,
+    port: 65,
+    protocol: 80,
+    process: 130,
+    unit: 210,
+    k8s_namespace: 130,
+    k8s_pod: 240,
+    k8s_container: 130,
+    container_id: 130,
+};
 /** The width of other columns: a table scrolls sideways instead of truncating numbers. */
-const COLUMN_WIDTH = 110;
+const COLUMN_WIDTH = 90;
 const LETTER_WIDTH = 9;
+/** The width of the longest name. */
+const DIAGNOSIS_WIDTH = 130;
+const CAUSE_WIDTH = 140;
 
 /** A table of present values: labels, a column for each query, and less important labels. */
 export function rows(words: Words, labels: string[], columns: Column[], more: string[] = []): table.PanelBuilder {
@@ -139,12 +166,14 @@ export function rows(words: Words, labels: string[], columns: Column[], more: st
     for (const label of [...labels, ...more]) {
         const width = WIDTHS[label];
         const narrow = width ? [{ id: 'custom.width', value: width }] : [];
-        panel.overrideByName(label, [{ id: 'unit', value: 'string' }, ...narrow]);
+        const whole = { id: 'custom.cellOptions', value: { type: 'auto', wrapText: true } };
+        panel.overrideByName(label, [{ id: 'unit', value: 'string' }, whole, ...narrow]);
     }
     for (const { name, unit, properties } of columns.filter(({ name }) => name !== '')) {
         const own = unit ? [{ id: 'unit', value: unit }] : [];
-        const width = columns.length > 1 ? [{ id: 'custom.width', value: Math.max(COLUMN_WIDTH, LETTER_WIDTH * (name.length + 4)) }] : [];
-        const all = [...own, ...width, ...(properties ?? [])];
+        const width = labels.length > 1 ? [{ id: 'custom.width', value: Math.max(COLUMN_WIDTH, LETTER_WIDTH * (name.length + 4)) }] : [];
+        const isGiven = properties?.some(({ id }) => id === 'custom.width');
+        const all = [...own, ...(isGiven ? [] : width), ...(properties ?? [])];
         if (all.length > 0) panel.overrideByName(name, all);
     }
     return panel.withTransformation(organize(labels, columns, more));
@@ -152,10 +181,7 @@ export function rows(words: Words, labels: string[], columns: Column[], more: st
 
 /** Turns the cells of a column into links. */
 export function linked(panel: table.PanelBuilder, column: string, title: string, url: string): table.PanelBuilder {
-    const link = new DashboardLinkBuilder(title).url(url).build();
-    return panel.overrideByName(column, [
-        { id: 'links', value: [{ title: link.title, url: link.url, targetBlank: false }] },
-    ]);
+    return panel.overrideByName(column, [{ id: 'links', value: [{ title, url, targetBlank: false }] }]);
 }
 
 /** Sorts by a column, highest value first. */
@@ -201,8 +227,23 @@ export function diagnosisColumn(expr: string): Column {
     const properties = [
         { id: 'mappings', value: [rankMapping()] },
         { id: 'custom.cellOptions', value: { type: 'color-text' } },
+        { id: 'custom.align', value: 'left' },
+        { id: 'custom.width', value: DIAGNOSIS_WIDTH },
     ];
     return { name: 'diagnosis', expr, properties };
+}
+
+/** The column for the number of the cause. */
+export function causeColumn(expr: string): Column {
+    const options = Object.fromEntries(CAUSES.map(({ name, number }, index) => [String(number), { text: name, color: 'text', index }]));
+    const none = { text: 'not certain', color: 'text', index: CAUSES.length };
+    const mapping = { type: MappingType.ValueToText, options: { ...options, '0': none } };
+    const properties = [
+        { id: 'mappings', value: [mapping] },
+        { id: 'custom.align', value: 'left' },
+        { id: 'custom.width', value: CAUSE_WIDTH },
+    ];
+    return { name: 'cause', expr, properties };
 }
 
 interface Dressable<T> {

@@ -1,16 +1,25 @@
 // Owns PromQL: which series a panel means, and the expressions that several panels share.
 
-/** The labels by which a listener is known across all instances. */
-export const LISTENER = 'instance, netns, protocol, address, port';
+/** The labels of an instance. Series without the label `cluster` match each other as well. */
+export const INSTANCE = 'cluster, instance';
 
-/** The labels that describe the owner of a listener. */
-const OWNER = 'process, unit, k8s_namespace, k8s_pod';
+/** The labels of a namespace across all instances. */
+const OF_NETNS = `${INSTANCE}, netns`;
+
+/** The labels of a listener across all instances. */
+export const LISTENER = `${OF_NETNS}, protocol, address, port`;
+
+/** The labels that describe the owner of a listener in an incident. */
+const OWNER = 'service, process, unit, k8s_namespace, k8s_pod';
+
+/** The chosen clusters. "All" is `.*`, which series without the label match. */
+export const CLUSTERS = 'job="$job", cluster=~"$cluster"';
 
 /** Series of all chosen instances: `instance` is several, so Grafana writes it as a regular expression. */
-export const FLEET = 'job="$job", instance=~"$instance"';
+export const FLEET = `${CLUSTERS}, instance=~"$instance"`;
 
 /** Series of the chosen instance: one value, not a regular expression, since an address may contain any character. */
-export const HOST = 'job="$job", instance="$instance"';
+export const HOST = `${CLUSTERS}, instance="$instance"`;
 
 /** Series of the chosen instance in the chosen namespaces. */
 export const NAMESPACES = `${HOST}, netns=~"$netns"`;
@@ -21,6 +30,12 @@ export const NETNS = `${HOST}, netns="$netns"`;
 /** Series of the chosen listener. The port of a Unix listener is empty, as its label is. */
 export const ONE = `${NETNS}, protocol="$protocol", address="$address", port="$port"`;
 
+/** The owners chosen on Fleet. */
+const SERVICES = 'service=~"$service", unit=~"$unit"';
+
+/** The owners chosen on Host. */
+const PROCESSES = 'process=~"$process", unit=~"$unit"';
+
 /** The series that the rules in deploy/prometheus record: only values above 0. */
 export const RECORDED = {
     length: 'listener:listenq_accept_queue_length:max',
@@ -29,7 +44,8 @@ export const RECORDED = {
     abandoned: 'listener:listenq_accept_queue_abandoned:max',
     full: 'listener:listenq_accept_queue_full_seconds:rate2m',
     overflows: 'listener:listenq_listener_overflows:increase2m',
-    info: 'listener:listenq_listener_info:max',
+    /** The owner of every listener in an incident, and the number of its cause. */
+    incident: 'listener:listenq_listener_incident:max',
     /** Sums per instance. */
     waiting: 'instance:listenq_accept_queue_length:sum',
     listeners: 'instance:listenq_listener_sockets:count',
@@ -48,6 +64,24 @@ export const DIAGNOSES = [
     { name: 'not_accepting', color: 'text' },
 ];
 
+/** The causes, with the numbers that listenq_listener_incident gives them (docs/causes.md). */
+export const CAUSES = [
+    'stopped',
+    'frozen',
+    'descriptors',
+    'connection_limit',
+    'idle_clients',
+    'nobody_accepts',
+    'cpu_throttled',
+    'cpu_starved',
+    'cpu_steal',
+    'cpu_bound',
+    'memory_stall',
+    'disk_wait',
+    'waits_for',
+    'lock',
+].map((name, i) => ({ name, number: i + 1 }));
+
 /** The rate of a counter, over an interval that always contains enough scrapes. */
 export function rate(metric: string, scope: string): string {
     return `rate(${metric}{${scope}}[$__rate_interval])`;
@@ -55,18 +89,59 @@ export function rate(metric: string, scope: string): string {
 
 /** A counter per sampled second, such as the mean length: both counters come from the same samples. */
 export function perSampledSecond(metric: string, scope: string, netns: string): string {
-    const sampled = `sum by (instance, netns) (${rate('listenq_netns_sampled_seconds_total', netns)})`;
-    return `${rate(metric, scope)} / on (instance, netns) group_left () ${sampled}`;
+    const sampled = `sum by (${OF_NETNS}) (${rate('listenq_netns_sampled_seconds_total', netns)})`;
+    return `${rate(metric, scope)} / on (${OF_NETNS}) group_left () ${sampled}`;
 }
 
-/** Adds the owner: each listener has exactly one series of listenq_listener_info, also when its owner is unknown. */
-export function withOwner(listeners: string, scope: string, info = 'listenq_listener_info'): string {
-    return `${listeners} * on (${LISTENER}) group_left (${OWNER}) ${info}{${scope}}`;
+/** The share of connection attempts that the kernel refused; 0 where there was no attempt. */
+export function shareRefused(scope: string, by: string): string {
+    const sum = (metric: string) => `sum ${by}(${rate(metric, scope)})`;
+    const refused = sum('listenq_netns_listen_overflows_total');
+    return `${refused} / (${refused} + ${sum('listenq_netns_passive_opens_total')} > 0) or 0 * ${refused}`;
 }
 
-/** Like `withOwner`, with recorded owners: a listener that is not recorded yet has no owner. */
-export function withRecordedOwner(listeners: string, scope: string): string {
-    return `${withOwner(listeners, scope, RECORDED.info)} or on (${LISTENER}) ${listeners}`;
+/** No restriction. */
+const every = (series: string): string => series;
+
+/** The `k` series of a counter that grew most within the time shown: the same series at every point of a graph. */
+export function grewMost(k: number, metric: string, scope: string, of = every): string {
+    return `${rate(metric, scope)} and topk(${k}, ${of(`increase(${metric}{${scope}}[$__range] @ end())`)})`;
+}
+
+/** The `k` series of a gauge that were highest within the time shown. */
+export function highest(k: number, metric: string, scope: string, of = every): string {
+    return `${metric}{${scope}} and topk(${k}, ${of(`max_over_time(${metric}{${scope}}[$__range] @ end()) > 0`)})`;
+}
+
+/** The `k` series that were above 0 longest within the time shown. */
+export function longest(k: number, metric: string, scope: string, of = every): string {
+    return `${metric}{${scope}} and topk(${k}, ${of(`avg_over_time(${metric}{${scope}}[$__range] @ end()) > 0`)})`;
+}
+
+/** The same as `highest`, summed over the listeners of each namespace. */
+export function highestOfNetns(k: number, metric: string, scope: string): string {
+    const now = `sum by (${OF_NETNS}) (${metric}{${scope}})`;
+    const most = `sum by (${OF_NETNS}) (max_over_time(${metric}{${scope}}[$__range] @ end()))`;
+    return `${now} and topk(${k}, ${most})`;
+}
+
+/** Adds the owner that listenq fixed for the incident. A listener without an incident is shown unless an owner is chosen. */
+export function withOwner(listeners: string, incident = `${RECORDED.incident}{${FLEET}, ${SERVICES}}`): string {
+    const owned = `(${listeners}) + on (${LISTENER}) group_left (${OWNER}) 0 * ${incident}`;
+    // listenq_build_info has none of these labels: only "All" matches it.
+    const others = `(${listeners}) and on (${INSTANCE}) listenq_build_info{${FLEET}, ${SERVICES}}`;
+    return `${owned} or on (${LISTENER}) (${others})`;
+}
+
+/** Like `withOwner`, with the last owner of each listener within the time shown. */
+export function withLastOwner(listeners: string): string {
+    const last = `last_over_time(${RECORDED.incident}{${FLEET}, ${SERVICES}}[$__range])`;
+    return withOwner(listeners, `topk by (${LISTENER}) (1, ${last})`);
+}
+
+/** Only the listeners of the owners that are chosen on Host. */
+export function ofOwner(listeners: string): string {
+    return `${listeners} and on (${LISTENER}) listenq_listener_info{${NAMESPACES}, ${PROCESSES}}`;
 }
 
 /** The ten listeners with the highest values. */
@@ -82,11 +157,6 @@ export function worstDiagnosis(scope: string): string {
     return `max by (${LISTENER}) (${ranked.join(' or ')})`;
 }
 
-/** Only the listeners with a diagnosis. */
-export function inTrouble(listeners: string, scope: string): string {
-    return `${listeners} and on (${LISTENER}) (listenq_listener_diagnosis{${scope}} == 1)`;
-}
-
 /** The age of the last good sample of a namespace at the scrape. */
 export function ageOfSample(scope: string): string {
     const last = `listenq_netns_last_sample_timestamp_seconds{${scope}}`;
@@ -98,6 +168,15 @@ export function ageOfSample(scope: string): string {
 export function orZero(expr: string, scope: string): string {
     return `${expr} or 0 * count(listenq_build_info{${scope}})`;
 }
+
+/** Restarts of listenq; and of the server: its listener is there again after a scrape without it. */
+export const RESTARTS = {
+    listenq: `changes(process_start_time_seconds{${HOST}}[$__rate_interval]) > 0`,
+    server:
+        `listenq_listener_sockets{${ONE}} > 0 and (min_over_time(listenq_listener_sockets{${ONE}}[$__rate_interval]) == 0 or ` +
+        `count_over_time(listenq_listener_sockets{${ONE}}[$__rate_interval]) ` +
+        `< on (${INSTANCE}) group_left () sum_over_time(up{${HOST}}[$__rate_interval]))`,
+};
 
 /** The number of the diagnosis at this index; 0 is no diagnosis. */
 export function rank(place: number): number {

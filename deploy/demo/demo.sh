@@ -21,8 +21,11 @@ for tool in prometheus prometheus-alertmanager ip curl; do
 done
 if [ -z "${LISTENQ:-}" ] || [ -z "${LISTENQ_LAB:-}" ]; then
     echo "Building ..."
-    (cd "$root" && cargo build --release --quiet --locked --workspace --bins)
-    LISTENQ=$root/target/release/listenq LISTENQ_LAB=$root/target/release/listenq-lab
+    cd "$root"
+    cargo build --release --quiet --locked --workspace --bins
+    # Cargo takes a relative path from the current directory.
+    built=$(realpath "${CARGO_TARGET_DIR:-target}")/release
+    LISTENQ=$built/listenq LISTENQ_LAB=$built/listenq-lab
 fi
 
 work=$(mktemp -d)
@@ -31,13 +34,16 @@ children=() namespaces=()
 # Stops everything that this script started, and waits for it.
 clear_away() {
     trap '' INT TERM
+    for pid in "${children[@]}"; do
+        kill "$pid" 2>/dev/null || true
+        # A stopped process ends when it continues.
+        kill -CONT "$pid" 2>/dev/null || true
+    done
+    # The shell would report each process that a signal ended.
+    wait 2>/dev/null
     for ns in "${namespaces[@]}"; do
         "$LISTENQ_LAB" netns del "$ns" || true
     done
-    for pid in "${children[@]}"; do
-        kill "$pid" 2>/dev/null || true
-    done
-    wait
     rm -rf "$work"
 }
 trap clear_away EXIT
@@ -49,8 +55,8 @@ start() {
     children+=("$!")
 }
 
-# trouble NAME LISTEN-FLAGS -- CONNECT-WORDS: a server, and more clients than it can serve.
-trouble() {
+# scene NAME LISTEN-FLAGS -- CONNECT-WORDS: a server and its clients. Sets `server` to the pid of the server.
+scene() {
     local ns=lq-demo$$-$1 flags=()
     shift
     while [ "$1" != -- ]; do
@@ -61,6 +67,7 @@ trouble() {
     "$LISTENQ_LAB" netns add "$ns"
     namespaces+=("$ns")
     start "$ns-server" ip netns exec "$ns" "$LISTENQ_LAB" listen 127.0.0.1:8080 --for "$seconds" "${flags[@]}"
+    server=$!
     # The server must listen before its clients connect.
     for _ in $(seq 100); do
         if [ -s "$work/$ns-server.log" ]; then break; fi
@@ -105,14 +112,19 @@ ready listenq "http://$listenq_at/-/ready"
 ready alertmanager "http://$alertmanager_at/-/ready"
 ready prometheus "http://$prometheus_at/-/ready"
 
-# Hangs: accepts nothing.
-trouble hangs --backlog 64 -- hammer --rate 20 --patience 3 --for "$seconds"
+# Stopped: a server that works for some seconds, until a signal stops it, as a debugger or Ctrl-Z does.
+scene stopped --backlog 64 --pace fast -- hammer --rate 20 --patience 3 --for "$seconds"
+stopped=$server
 # Slow: accepts ten of thirty connections a second.
-trouble slow --backlog 64 --pace rate:10 -- hammer --rate 30 --patience 60 --for "$seconds"
+scene slow --backlog 64 --pace rate:10 -- hammer --rate 30 --patience 60 --for "$seconds"
 # Short queue: bursts of twenty, with room for nine.
-trouble short --backlog 8 --pace bursts:100 -- burst --count 20 --bursts 1000 --pause-ms 3000
+scene short --backlog 8 --pace bursts:100 -- burst --count 20 --bursts 1000 --pause-ms 3000
 # Healthy.
-trouble well --backlog 511 --pace fast -- hammer --rate 100 --for "$seconds"
+scene well --backlog 511 --pace fast -- hammer --rate 100 --for "$seconds"
+
+# listenq must have seen the server accept before: what never accepted anything may still be starting.
+sleep 5
+kill -STOP "$stopped"
 
 cat <<TEXT
 
@@ -121,6 +133,7 @@ cat <<TEXT
   alerts         http://$prometheus_at/alerts   (the first within a minute)
   Alertmanager   http://$alertmanager_at/
   terminal       $LISTENQ explain --url http://$listenq_at
+  the cause      kill -CONT $stopped   (continues the stopped server)
 
 Everything ends with Ctrl-C, or in an hour.
 TEXT

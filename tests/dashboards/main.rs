@@ -10,6 +10,7 @@ mod queries;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use listenq::cause::Cause;
 use listenq::exposition::table::METRICS;
 use listenq_lab::hammer::{Load, Manner, visit};
 use listenq_lab::listener::Listen;
@@ -28,8 +29,6 @@ use queries::metrics_of;
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
 const SECOND: Duration = Duration::from_secs(1);
-/// The metric that only the alerts need: it repeats the owner and the cause, which the dashboards take from their own metrics.
-const FOR_ALERTS: &str = "listenq_listener_incident";
 /// A diagnosis takes 10 s of evidence, a rate two scrapes.
 const TIMEOUT: Duration = Duration::from_secs(50);
 
@@ -41,7 +40,10 @@ fn uids_and_titles_are_those_that_links_and_alerts_rely_on() {
     }
     let listener = &Dashboard::read_all()[1];
     let names: Vec<&Value> = listener.variables().iter().map(|v| &v["name"]).collect();
-    assert_eq!(names, ["datasource", "job", "instance", "netns", "protocol", "address", "port"]);
+    let names = &names[..8];
+    let shown =
+        ["datasource", "job", "cluster", "instance", "netns", "protocol", "address", "port"];
+    assert_eq!(names, shown);
 }
 
 #[test]
@@ -54,7 +56,7 @@ fn every_query_names_metrics_and_labels_that_exist_and_every_metric_is_shown() {
         }
     }
     let all: BTreeSet<&str> = METRICS.iter().map(|metric| metric.name).collect();
-    assert_eq!(all.difference(&shown).collect::<Vec<_>>(), [&FOR_ALERTS]);
+    assert_eq!(all.difference(&shown).collect::<Vec<_>>(), Vec::<&&str>::new());
 }
 
 #[test]
@@ -91,20 +93,42 @@ fn every_panel_explains_itself() {
 #[test]
 fn panels_fill_the_grid_without_gap_and_overlap() {
     for dashboard in Dashboard::read_all() {
-        let mut taken = BTreeMap::new();
-        let mut ids = BTreeSet::new();
-        for panel in dashboard.grid() {
-            assert!(ids.insert(panel["id"].as_u64().unwrap()), "{panel}");
-            let side = |name: &str| panel["gridPos"][name].as_u64().unwrap();
-            for x in side("x")..side("x") + side("w") {
-                for y in side("y")..side("y") + side("h") {
-                    let before = taken.insert((x, y), &panel["title"]);
-                    assert_eq!(before, None, "{}: {}", dashboard.uid, panel["title"]);
-                }
+        let grids = dashboard.grids();
+        let ids: Vec<u64> = grids.iter().copied().flatten().map(id_of).collect();
+        assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), ids.len(), "{}", dashboard.uid);
+        for grid in grids {
+            assert_filled(dashboard.uid, grid);
+        }
+    }
+}
+
+fn id_of(panel: &Value) -> u64 {
+    panel["id"].as_u64().unwrap()
+}
+
+/// Every cell between the first and the last line holds one panel.
+#[track_caller]
+fn assert_filled(uid: &str, grid: &[Value]) {
+    let mut taken = BTreeMap::new();
+    for panel in grid {
+        let side = |name: &str| panel["gridPos"][name].as_u64().unwrap();
+        for x in side("x")..side("x") + side("w") {
+            for y in side("y")..side("y") + side("h") {
+                let before = taken.insert((y, x), &panel["title"]);
+                assert_eq!(before, None, "{uid}: {}", panel["title"]);
             }
         }
-        let (right, bottom) = taken.keys().fold((0, 0), |(r, b), (x, y)| (r.max(*x), b.max(*y)));
-        assert_eq!((right + 1, taken.len() as u64), (24, 24 * (bottom + 1)), "{}", dashboard.uid);
+    }
+    let right = taken.keys().map(|(_, x)| x + 1).max().unwrap();
+    let (top, bottom) = (taken.keys().next().unwrap().0, taken.keys().next_back().unwrap().0);
+    assert_eq!((right, taken.len() as u64), (24, 24 * (bottom + 1 - top)), "{uid}");
+}
+
+#[test]
+fn listenq_itself_is_in_a_collapsed_row() {
+    for dashboard in Dashboard::read_all().iter().filter(|d| d.uid != "listenq-listener") {
+        let rows = dashboard.grids()[0].iter().filter(|panel| panel["collapsed"] == true);
+        assert!(rows.map(|row| &row["title"]).any(|title| title == "listenq itself"));
     }
 }
 
@@ -113,21 +137,72 @@ fn links_lead_to_dashboards_and_variables_that_exist() {
     let all = Dashboard::read_all();
     let mut followed = BTreeSet::new();
     for dashboard in &all {
-        for url in dashboard.links().into_iter().filter(|url| *url != "http://${instance}/") {
+        let own = |url: &&str| url.starts_with("/d/listenq-");
+        for url in dashboard.links().into_iter().filter(own) {
             let (path, parameters) = url.split_once('?').expect(url);
             let target = all.iter().find(|t| path == format!("/d/{0}/{0}", t.uid)).expect(url);
             followed.insert((dashboard.uid, target.uid));
-            for parameter in parameters.split('&').filter(|p| *p != "${__url_time_range}") {
-                let given = parameter.strip_prefix("var-").and_then(|p| p.split_once('='));
-                let taken = parameter.strip_prefix("${").and_then(|p| p.split_once(':'));
-                let name = given.or(taken).expect(url).0;
-                assert!(target.variables().iter().any(|v| v["name"] == name), "{name} in {url}");
+            for name in parameters_of(parameters) {
+                assert!(target.has_variable(name), "{name} in {url}");
             }
         }
     }
     let uids = ALL.map(|(uid, _)| uid);
     let each = uids.iter().flat_map(|from| uids.iter().map(move |to| (*from, *to)));
     assert_eq!(followed, each.filter(|(from, to)| from != to).collect());
+}
+
+/// The variables that the parameters of an address set.
+fn parameters_of(parameters: &str) -> impl Iterator<Item = &str> {
+    parameters.split('&').filter(|p| *p != "${__url_time_range}").map(|parameter| {
+        let given = parameter.strip_prefix("var-").and_then(|p| p.split_once('='));
+        let taken = parameter.strip_prefix("${").and_then(|p| p.split_once(':'));
+        given.or(taken).expect(parameter).0
+    })
+}
+
+#[test]
+fn other_links_lead_to_the_daemon_its_runbooks_and_to_dashboards_that_a_variable_names() {
+    let runbook = "https://github.com/listenq/listenq/blob/main/deploy/runbooks/${__data.fields.alertname}.md";
+    let known = BTreeMap::from([
+        ("/d/${node_dashboard}/node", "instance"),
+        ("/d/${pod_dashboard}/pod", "pod"),
+    ]);
+    for dashboard in Dashboard::read_all() {
+        let mut followed = BTreeSet::new();
+        for url in dashboard.links().into_iter().filter(|url| !url.starts_with("/d/listenq-")) {
+            let Some((path, parameters)) = url.split_once('?') else {
+                assert!(url == runbook || url == "http://${instance}/", "{url}");
+                continue;
+            };
+            let needed = known.get(path).expect(url);
+            assert!(parameters_of(parameters).any(|name| name == *needed), "{url}");
+            let uid = path.trim_start_matches("/d/${").split('}').next().unwrap();
+            assert!(dashboard.has_variable(uid), "{uid} in {url}");
+            followed.insert(path);
+        }
+        let all = known
+            .keys()
+            .copied()
+            .filter(|path| dashboard.uid != "listenq-fleet" || path.contains("pod"));
+        assert_eq!(followed, all.collect(), "{}", dashboard.uid);
+    }
+}
+
+#[test]
+fn causes_have_the_numbers_that_the_daemon_gives_them() {
+    let names: BTreeMap<String, &str> =
+        Cause::ALL.iter().map(|c| (c.number().to_string(), c.label())).collect();
+    for (dashboard, title) in [(0, "Listeners in trouble now"), (2, "All listeners")] {
+        let dashboard = &Dashboard::read_all()[dashboard];
+        let panel = dashboard.panels().find(|panel| panel["title"] == title).unwrap();
+        let overrides = panel["fieldConfig"]["overrides"].as_array().unwrap();
+        let column = overrides.iter().find(|o| o["matcher"]["options"] == "cause").unwrap();
+        let options = &column["properties"][0]["value"][0]["options"];
+        let shown = options.as_object().unwrap().iter().filter(|(number, _)| *number != "0");
+        let shown = shown.map(|(number, to)| (number.clone(), to["text"].as_str().unwrap()));
+        assert_eq!(shown.collect::<BTreeMap<_, _>>(), names);
+    }
 }
 
 #[test]
@@ -160,6 +235,118 @@ fn prometheus_answers_every_query_at_rest_and_in_trouble() {
     drop(servers);
     patient.join().unwrap();
     hurried.join().unwrap();
+}
+
+#[test]
+fn two_clusters_that_share_an_instance_are_told_apart_and_owners_are_chosen() {
+    if !Netns::require_root() || !require_tool("prometheus") {
+        return;
+    }
+    let ns = Netns::new("clusters");
+    let slow = ns.run(|| Listen::tcp("127.0.0.1:8080").backlog(4).open());
+    let target = slow.target();
+    let daemons = [daemon(&ns), daemon(&ns)];
+    let of = |daemon: &Daemon, cluster| {
+        format!(
+            "{{targets: ['{}'], labels: {{instance: web, cluster: {cluster}}}}}",
+            daemon.address()
+        )
+    };
+    let targets = [of(&daemons[0], "north"), of(&daemons[1], "south")].join(", ");
+    let prometheus = Prometheus::start_with(&ns, &targets);
+    let server = Server::start(slow, Pace::PerSecond(2.0));
+    let load = Load { rate: 30.0, lasting: 40 * SECOND, patience: 10 * SECOND, at_once: 4000 };
+    let clients = ns.spawn(move || visit(target, load, &Manner::default()));
+
+    let fleet = &Dashboard::read_all()[0];
+    let queries = fleet.queries();
+    let shown = |panel: &str, chosen: &[(&str, &str)]| {
+        let query = queries.iter().find(|query| query.place.contains(panel)).unwrap();
+        let values = chosen.iter().copied().chain([("job", "listenq")]).collect();
+        prometheus.series(&fleet.fill(&query.expr, &values), query.is_range)
+    };
+    // The first six are the columns of the table, and the last one ranks over the time shown.
+    let tables =
+        ["A", "B", "C", "D", "E", "F"].map(|id| format!("| Listeners in trouble now | {id}"));
+    let tables = tables.into_iter().chain(["| Most refusals in this time range | A".to_owned()]);
+    let service = eventually("an incident", TIMEOUT, || {
+        let incidents = daemons[0].scrape().series("listenq_listener_incident");
+        incidents.into_iter().next().map(|(labels, _)| labels["service"].clone())
+    });
+    let services = format!("port:1|{service}");
+    for table in tables {
+        eventually(&table, TIMEOUT, || (shown(&table, &[]) == 2).then_some(()));
+        assert_eq!(shown(&table, &[("cluster", "south")]), 1, "{table}");
+        assert_eq!(shown(&table, &[("cluster", "west")]), 0, "{table}");
+        assert_eq!(shown(&table, &[("service", "port:1")]), 0, "{table}");
+        assert_eq!(shown(&table, &[("service", &services)]), 2, "{table}");
+    }
+    // Prometheus refuses a query whose join is ambiguous.
+    let (netns, address) = (("netns", "host"), ("address", "127.0.0.1"));
+    let one = [
+        ("job", "listenq"),
+        ("instance", "web"),
+        netns,
+        ("protocol", "tcp"),
+        address,
+        ("port", "8080"),
+    ];
+    for dashboard in Dashboard::read_all() {
+        for query in dashboard.queries() {
+            let _ = prometheus.series(&dashboard.fill(&query.expr, &one.into()), query.is_range);
+        }
+    }
+    drop(server);
+    clients.join().unwrap();
+}
+
+#[test]
+fn restarts_of_the_server_and_of_listenq_are_marked() {
+    if !Netns::require_root() || !require_tool("prometheus") {
+        return;
+    }
+    let ns = Netns::new("restarts");
+    let open = || ns.run(|| Listen::tcp("127.0.0.1:8080").open());
+    let start =
+        || Launch::new(BIN).args(&["--web.listen-address=127.0.0.1:19511"]).inside(&ns).start();
+    let (listener, daemon) = (open(), start());
+    let prometheus = Prometheus::start(&ns, &[daemon.address()]);
+    let dashboard = &Dashboard::read_all()[1];
+    let queries = dashboard.queries();
+    let (instance, address) = (("instance", "127.0.0.1:19511"), ("address", "127.0.0.1"));
+    let values = [
+        ("job", "listenq"),
+        instance,
+        ("netns", "host"),
+        ("protocol", "tcp"),
+        address,
+        ("port", "8080"),
+    ];
+    let marks = |name: &str| {
+        let query =
+            queries.iter().find(|q| q.place.ends_with(&format!("| {name} | {name}"))).unwrap();
+        prometheus.series(&dashboard.fill(&query.expr, &values.into()), false)
+    };
+    let sockets = r#"count_over_time(listenq_listener_sockets{port="8080"}[20s]) > 10"#;
+    eventually("scrapes", TIMEOUT, || (prometheus.series(sockets, false) == 1).then_some(()));
+    assert_eq!((marks("Restarts of the server"), marks("Restarts of listenq")), (0, 0));
+
+    drop(listener);
+    let closed = r#"listenq_listener_sockets{port="8080"} == 0"#;
+    let gone = || {
+        (prometheus.series(closed, false) == 1
+            || prometheus.series(r#"listenq_listener_sockets{port="8080"}"#, false) == 0)
+            .then_some(())
+    };
+    eventually("the closed listener", TIMEOUT, gone);
+    let _again = open();
+    let marked = |name: &str| eventually(name, TIMEOUT, || (marks(name) == 1).then_some(()));
+    marked("Restarts of the server");
+    assert_eq!(marks("Restarts of listenq"), 0);
+
+    drop(daemon);
+    let _daemon = start();
+    marked("Restarts of listenq");
 }
 
 #[test]

@@ -49,18 +49,25 @@ impl Dashboard {
         Self { uid, json: serde_json::from_str(&text).unwrap() }
     }
 
-    /// Everything on the grid, headings among it.
-    pub(crate) fn grid(&self) -> &[Value] {
-        self.json["panels"].as_array().unwrap()
+    /// The grids: that of the dashboard with its headings, and that of each collapsed row.
+    pub(crate) fn grids(&self) -> Vec<&[Value]> {
+        let top = self.json["panels"].as_array().unwrap();
+        let rows = top.iter().filter(|panel| panel["collapsed"] == true);
+        let inside = rows.map(|row| row["panels"].as_array().unwrap().as_slice());
+        std::iter::once(top.as_slice()).chain(inside).collect()
     }
 
-    /// Everything but headings.
+    /// All panels without headings.
     pub(crate) fn panels(&self) -> impl Iterator<Item = &Value> {
-        self.grid().iter().filter(|panel| panel["type"] != "row")
+        self.grids().into_iter().flatten().filter(|panel| panel["type"] != "row")
     }
 
     pub(crate) fn variables(&self) -> &[Value] {
         self.json["templating"]["list"].as_array().unwrap()
+    }
+
+    pub(crate) fn has_variable(&self, name: &str) -> bool {
+        self.variables().iter().any(|variable| variable["name"] == name)
     }
 
     /// Every query that Grafana sends for this dashboard.
@@ -84,12 +91,14 @@ impl Dashboard {
         let query = variable["query"]["query"].as_str()?;
         let (series, label) = query.strip_prefix("label_values(")?.rsplit_once(", ")?;
         let name = variable["name"].as_str().unwrap();
-        assert_eq!(label.trim_end_matches(')'), name);
+        let label = label.trim_end_matches(')');
+        assert!(label == name || (label, name) == ("instance", "host"), "${name} is {label}");
         let place = format!("{} | ${name} | {name}", self.uid);
         Some(Query { place, expr: series.to_owned(), is_range: false })
     }
 
-    /// The query with its variables replaced as Grafana does it; those with several values are all of them.
+    /// The query with its variables replaced as Grafana does it; a variable with the option "All" has that value unless
+    /// another one is given.
     pub(crate) fn fill(&self, expr: &str, values: &Values<'_>) -> String {
         let mut filled = expr.to_owned();
         for (name, time) in [("rate_interval", "20s"), ("range", "60s"), ("interval", "5s")] {
@@ -97,8 +106,8 @@ impl Dashboard {
         }
         for variable in self.variables() {
             let name = variable["name"].as_str().unwrap();
-            let value = match variable["multi"] == true {
-                true => ".*".to_owned(),
+            let value = match variable["includeAll"] == true {
+                true => values.get(name).unwrap_or(&".*").to_string(),
                 false => values.get(name).unwrap_or(&"").replace('\\', "\\\\").replace('"', "\\\""),
             };
             filled = filled.replace(&format!("\"${name}\""), &format!("\"{value}\""));

@@ -27,17 +27,22 @@ pub(crate) struct Prometheus {
 // === impl Prometheus ===
 
 impl Prometheus {
-    /// Starts it and waits until it is ready; it scrapes the targets once a second under the job `listenq`.
+    /// Starts Prometheus and waits until it is ready. Prometheus scrapes the targets once a second under the job `listenq`.
     pub(crate) fn start(ns: &Netns, targets: &[SocketAddr]) -> Self {
+        let targets: Vec<_> = targets.iter().map(SocketAddr::to_string).collect();
+        Self::start_with(ns, &format!("{{targets: {targets:?}}}"))
+    }
+
+    /// Like `start`, with these targets and labels, in YAML.
+    pub(crate) fn start_with(ns: &Netns, targets: &str) -> Self {
         let directory = std::env::temp_dir().join(ns.name());
         fs::create_dir_all(&directory).unwrap();
         let config = directory.join("prometheus.yml");
-        let targets: Vec<_> = targets.iter().map(SocketAddr::to_string).collect();
         let rules = ["alerts.yml", "recording.yml"].map(|name| rules(&directory, name));
         let text = format!(
             "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\n\
              rule_files: {rules:?}\n\
-             scrape_configs: [{{job_name: listenq, static_configs: [{{targets: {targets:?}}}]}}]\n"
+             scrape_configs: [{{job_name: listenq, static_configs: [{targets}]}}]\n"
         );
         fs::write(&config, text).unwrap();
         let mut command = ns.command("prometheus");

@@ -7,11 +7,16 @@ use promql_parser::label::Labels;
 use promql_parser::parser::{Expr, LabelModifier, VectorMatchCardinality, VectorSelector, parse};
 use promql_parser::util::{ExprVisitor, walk_expr};
 
-/// What Prometheus puts on every series it scrapes.
-const SCRAPED: [&str; 2] = ["job", "instance"];
-/// What Prometheus itself makes, and its labels: the alerts' own are those of listenq.
-const FOREIGN: [(&str, &[&str]); 2] =
-    [("up", &[]), ("ALERTS", &["alertname", "alertstate", "severity"])];
+/// The labels that Prometheus adds to every series it scrapes. Many add no cluster.
+const SCRAPED: [&str; 3] = ["job", "instance", "cluster"];
+/// The series that Prometheus itself makes, and their labels beside those of listeners.
+const FOREIGN: [(&str, &[&str]); 3] = [
+    ("up", &[]),
+    ("ALERTS", &["alertname", "alertstate", "severity", "service"]),
+    ("ALERTS_FOR_STATE", &["alertname", "severity", "service"]),
+];
+/// Labels that a metric does not have although queries match them: only "All" matches it.
+const ABSENT: [(&str, &[&str]); 1] = [("listenq_build_info", &["service", "unit"])];
 /// The rules that are shipped.
 const RULES: [&str; 2] = [
     include_str!("../../deploy/prometheus/alerts.yml"),
@@ -63,7 +68,8 @@ impl Reader<'_> {
         let labels = self.labels_of(name)?;
         for matcher in &selector.matchers.matchers {
             let label = matcher.name.as_str();
-            if !SCRAPED.contains(&label) && !labels.contains(&label) {
+            let is_absent = ABSENT.iter().any(|(m, absent)| *m == name && absent.contains(&label));
+            if !SCRAPED.contains(&label) && !labels.contains(&label) && !is_absent {
                 return Err(format!("{name} has no label {label}"));
             }
         }

@@ -15,6 +15,8 @@ export interface Look {
     prometheus: string;
     from: number;
     to: number;
+    /** The scrape interval. */
+    scrape: number;
     variables: Record<string, string>;
 }
 
@@ -27,16 +29,22 @@ interface Series {
 const STEPS = 200;
 
 /** Replaces variables as Grafana does. */
-export function fill(text: string, { variables, from, to }: Look): string {
-    const times = { rate_interval: '20s', range: `${to - from}s`, interval: '5s' };
+export function fill(text: string, look: Look): string {
+    const { variables, from, to, scrape } = look;
+    const rateInterval = Math.max(4 * scrape, stepOf(look) + scrape);
+    const times = { rate_interval: `${rateInterval}s`, range: `${to - from}s`, interval: `${stepOf(look)}s` };
     const all = { ...Object.fromEntries(Object.entries(times).map(([k, v]) => [`__${k}`, v])), ...variables };
     return text.replace(/\$\{?(\w+)(?::\w+)?\}?/g, (whole, name: string) => all[name] ?? whole);
+}
+
+function stepOf({ from, to, scrape }: Look): number {
+    return Math.max(Math.min(scrape, 15), Math.round((to - from) / STEPS));
 }
 
 /** The frames of one query. */
 export async function ask(target: Target, look: Look, several: boolean): Promise<DataFrame[]> {
     const query = encodeURIComponent(fill(target.expr, look));
-    const step = Math.max(1, Math.round((look.to - look.from) / STEPS));
+    const step = stepOf(look);
     const path = target.range
         ? `query_range?query=${query}&start=${look.from}&end=${look.to}&step=${step}`
         : `query?query=${query}&time=${look.to}`;
@@ -44,11 +52,19 @@ export async function ask(target: Target, look: Look, several: boolean): Promise
     if (answer.status !== 'success') throw new Error(`${target.expr}: ${answer.error}`);
     const result: Series[] = answer.data.result;
     if (target.format === 'table') return result.length > 0 ? [table(target, result, several)] : [];
-    return result.map((series) => line(target, series));
+    return result.map((series) => line(target, series, look));
 }
 
-function line(target: Target, { metric, value, values }: Series): DataFrame {
-    const points = values ?? (value ? [value] : []);
+/** Every step has a point, as in Grafana, so that a line ends where its series ends. */
+function everyStep(values: [number, string][], look: Look): [number, string][] {
+    const known = new Map(values);
+    const count = Math.floor((look.to - look.from) / stepOf(look)) + 1;
+    const times = Array.from({ length: count }, (_, i) => look.from + i * stepOf(look));
+    return times.map((at) => [at, known.get(at) ?? 'NaN']);
+}
+
+function line(target: Target, { metric, value, values }: Series, look: Look): DataFrame {
+    const points = values ? everyStep(values, look) : value ? [value] : [];
     const name = (target.legendFormat ?? '').replace(/\{\{(\w+)\}\}/g, (_, label: string) => metric[label] ?? '');
     return toDataFrame({
         refId: target.refId,

@@ -39,7 +39,7 @@ standardTransformersRegistry.setInit(() =>
 /** Every property that an override of these dashboards may set. */
 function properties(): Registry<FieldConfigPropertyItem> {
     const standard = ['unit', 'min', 'max', 'decimals', 'displayName', 'noValue', 'thresholds', 'mappings', 'links', 'color'];
-    const custom = ['lineStyle', 'fillOpacity', 'axisPlacement', 'cellOptions', 'hideFrom', 'width', 'axisSoftMax'];
+    const custom = ['lineStyle', 'fillOpacity', 'axisPlacement', 'cellOptions', 'hideFrom', 'width', 'align', 'axisSoftMax'];
     const item = (path: string, isCustom: boolean): any => ({
         id: isCustom ? `custom.${path}` : path,
         path,
@@ -136,7 +136,7 @@ function Lines({ panel, frames, width, height }: { panel: any; frames: DataFrame
 /** Grafana does not give its state timeline away: this is only its colors and its order. */
 function Bands({ frames, width }: { frames: DataFrame[]; width: number }) {
     const { from, to } = PREVIEW.look;
-    const label = 220;
+    const label = Math.min(300, width / 2);
     const scale = (width - label) / (to - from);
     return (
         <div>
@@ -146,6 +146,7 @@ function Bands({ frames, width }: { frames: DataFrame[]; width: number }) {
                     <div key={i} style={{ position: 'relative', height: 24 }}>
                         <span>{getFieldDisplayName(value!, frame, frames)}</span>
                         {time!.values.map((at: number, n: number) => {
+                            if (value!.values[n] === null) return null;
                             const { color, text } = value!.display!(value!.values[n]);
                             const left = label + (at / 1000 - from) * scale;
                             return <span key={n} title={text} style={{ position: 'absolute', left, width: 9, height: 20, background: color }} />;
@@ -153,6 +154,21 @@ function Bands({ frames, width }: { frames: DataFrame[]; width: number }) {
                     </div>
                 );
             })}
+        </div>
+    );
+}
+
+/** The values of the variables that Grafana shows at the top. */
+function Variables() {
+    const shown = PREVIEW.dashboard.templating.list.filter(({ hide }: any) => !hide);
+    const value = (name: string) => PREVIEW.look.variables[name]?.replace(/^\.\*$/, 'All') || '–';
+    return (
+        <div style={{ color: theme.colors.text.secondary, height: 30 }}>
+            {shown.map(({ name, label }: any) => (
+                <span key={name} style={{ marginRight: 24 }}>
+                    {label}: <b>{value(name)}</b>
+                </span>
+            ))}
         </div>
     );
 }
@@ -166,11 +182,12 @@ function Page() {
             <PortalContainer />
             <div style={{ background: theme.colors.background.canvas, padding: 8, width: 1616 }}>
                 <h3>{title}</h3>
+                <Variables />
                 <div style={{ position: 'relative', height: bottom }}>
                     {panels.map((panel: any) =>
                         panel.type === 'row' ? (
                             <h5 key={panel.id} style={{ position: 'absolute', top: panel.gridPos.y * CELL.height + 12 }}>
-                                ⌄ {panel.title}
+                                {panel.collapsed ? '›' : '⌄'} {panel.title}
                             </h5>
                         ) : (
                             <Panel key={panel.id} panel={panel} />
