@@ -24,8 +24,9 @@ suites_update
 resolve() {
     local kernel=$1 arch=${1##*-} flavour=amd64 version=${1%%-*}
     flavour=${kernel#"$version"-}
+    version=${version//./\\.}
     [ "$version" != newest ] || version='[0-9]+\.[0-9]+'
-    suites_apt apt-cache search --names-only "^linux-image-${version//./\\.}" | cut -d' ' -f1 |
+    suites_apt apt-cache search --names-only "^linux-image-$version" | cut -d' ' -f1 |
         grep -E "^linux-image-$version\.[0-9]+[^-]*(-[0-9]+)?-$flavour\$" | sort -V | tail -n 1 | sed "s/\$/:$arch/"
 }
 
@@ -72,6 +73,7 @@ initramfs() {
     install -m 644 tests/release/kernels/{programme,scenes}.py "$own/programme/"
     install -m 755 "$(program "$1")" "$own/bin/listenq"
     folder=$(find "$2" -type d -path '*lib/modules/*' -prune | head -n 1)
+    [ -n "$folder" ] || fail "no modules in $2"
     release=$(basename "$folder")
     mkdir -p "$own/lib/modules/$release"
     for module in inet_diag tcp_diag udp_diag unix_diag mptcp_diag; do
@@ -81,7 +83,8 @@ initramfs() {
         ?*) cp "$file" "$own/lib/modules/$release/" ;;
         esac
     done
-    cp "$folder"/modules.{builtin,order} "$own/lib/modules/$release/"
+    # Without them depmod only warns.
+    cp "$folder"/modules.{builtin,order} "$own/lib/modules/$release/" 2>/dev/null || true
     depmod -b "$own" "$release" 2>/dev/null
     # The programme makes them visible when it has seen listenq without them.
     mv "$own/lib/modules" "$own/lib/modules.hidden"
@@ -90,14 +93,19 @@ initramfs() {
 
 # Boots one kernel and keeps what it printed.
 boot() {
-    local kernel=$1 arch=${1##*-} package unpacked=$work/unpacked image machine console emulator
+    local kernel=$1 arch=${1##*-} package unpacked=$work/unpacked image machine console emulator part parts=()
     package=$(resolve "$kernel")
     [ -n "$package" ] || fail "no package for $kernel"
     rm -rf "$unpacked"
-    suites_unpack "$unpacked" "$package"
-    userland "$arch"
-    initramfs "$arch" "$unpacked" "$work/initramfs"
-    image=$(find "$unpacked/boot" -name 'vmlinu[xz]-*')
+    # Debian's newest kernels are in several packages.
+    for part in $(suites_apt apt-cache depends "$package" | sed -nE 's/^ *Depends: (linux-(base|binary|modules)-[^: ]*).*/\1/p'); do
+        parts+=("$part:$arch")
+    done
+    suites_unpack "$unpacked" "$package" "${parts[@]}" || fail "no kernel in $package"
+    userland "$arch" || fail "no userland for $arch"
+    initramfs "$arch" "$unpacked" "$work/initramfs" || fail "no initramfs for $kernel"
+    image=$(find "$unpacked" -name 'vmlinu[xz]*' -type f | head -n 1)
+    [ -n "$image" ] || fail "no image in $package"
     case $arch in
     amd64) emulator=x86_64 machine=(-machine "pc,accel=tcg" -cpu "max,la57=off") console=ttyS0 ;;
     arm64) emulator=aarch64 machine=(-machine virt -cpu cortex-a72) console=ttyAMA0 ;;
