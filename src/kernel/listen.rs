@@ -61,7 +61,7 @@ pub struct ListenReader {
 
 /// Method of reading TCP listeners.
 enum Way {
-    Netlink(Netlink),
+    Netlink(Box<Netlink>),
     Procfs(Vec<ProcfsFile>),
 }
 
@@ -96,7 +96,7 @@ impl ListenReader {
         let netlink = channel.as_mut().map(|channel| Netlink::open(channel, scratch));
         let tcp = match netlink {
             Some(Err(error)) if !error.means_unavailable() => return Err(error.into()),
-            Some(Ok(netlink)) => Way::Netlink(netlink),
+            Some(Ok(netlink)) => Way::Netlink(Box::new(netlink)),
             None | Some(Err(_)) => Way::procfs(net)?,
         };
         let (unix_request, last_unix) = (unix_diag::request(), LastDump::default());
@@ -150,7 +150,7 @@ impl ListenReader {
             return Ok(());
         }
         match Netlink::open(channel, scratch) {
-            Ok(netlink) => self.tcp = Way::Netlink(netlink),
+            Ok(netlink) => self.tcp = Way::Netlink(Box::new(netlink)),
             Err(error) if error.means_unavailable() => {}
             Err(error) => return Err(error),
         }
@@ -160,7 +160,8 @@ impl ListenReader {
     /// Selects the sockets that [`ask_tcp`](Self::ask_tcp) queries until the next call, by their
     /// positions in `sockets`, the result of the last [`read_tcp`](Self::read_tcp).
     pub fn select(&mut self, sockets: &[ListenSocket], places: impl Iterator<Item = usize>) {
-        if let Way::Netlink(Netlink { questions, bound, .. }) = &mut self.tcp {
+        if let Way::Netlink(netlink) = &mut self.tcp {
+            let Netlink { questions, bound, .. } = &mut **netlink;
             let interface = |place| {
                 let found = bound.binary_search_by_key(&place, |(place, _)| *place);
                 found.map_or(0, |nth| bound[nth].1)

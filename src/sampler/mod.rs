@@ -527,7 +527,7 @@ impl Sampler {
     fn say_when_stretched(&mut self) {
         let target = self.stats.target_interval;
         let (interval, dumps) = (self.schedule.interval(), self.schedule.dump_interval());
-        match self.stretched.hear(interval, target) {
+        match self.stretched.changed(interval, target) {
             Some(true) => tracing::warn!(
                 ?interval,
                 ?target,
@@ -536,7 +536,7 @@ impl Sampler {
             Some(false) => tracing::info!(?interval, "sampling at the asked interval again"),
             None => {}
         }
-        match self.dumps_stretched.hear(dumps, target) {
+        match self.dumps_stretched.changed(dumps, target) {
             Some(true) => tracing::warn!(
                 interval = ?dumps,
                 "dumps of listeners cost more than --sample.cpu-budget allows: dumping less often; listeners that hold a queue are still read in every sample"
@@ -552,7 +552,7 @@ impl Sampler {
 impl Stretch {
     /// Returns whether the interval became longer than the target (`true`) or returned to it
     /// (`false`).
-    fn hear(&mut self, interval: Duration, target: Duration) -> Option<bool> {
+    fn changed(&mut self, interval: Duration, target: Duration) -> Option<bool> {
         let is_stretched = match self.0 {
             true => interval > target,
             false => interval > target.mul_f64(1.1),

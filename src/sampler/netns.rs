@@ -330,7 +330,7 @@ impl NetnsReader {
         &mut self,
         plan: &Plan,
         scratch: &mut Scratch,
-        sockets: &mut Vec<ListenSocket>,
+        sockets: &mut [ListenSocket],
     ) -> Result<Option<TcpReading>, ListenError> {
         let asked = self.ask_tcp(scratch, sockets)?;
         let is_sufficient = asked
