@@ -20,6 +20,10 @@ use super::turns::DumpOutcome;
 /// Approximate number of samples in the mean.
 const MEMORY: f64 = 32.0;
 
+/// Number of samples after which a lower and a higher cost count as typical, approximately.
+const TYPICAL_FALLS: f64 = 4.0;
+const TYPICAL_RISES: f64 = 64.0;
+
 /// Number of first samples whose cost does not count, because they find nothing ready. The cost of
 /// the same number of samples after these is not yet reliable.
 const WARM_UP: f64 = 10.0;
@@ -37,6 +41,9 @@ pub struct Schedule {
     due: Duration,
     /// Cost of a sample without a whole dump of the own namespace.
     cost: Mean,
+    /// Cost of most of these samples. Some samples also do the work of a second, for example update
+    /// the diagnoses: a longer interval would save none of that work.
+    typical: Option<f64>,
     /// Cost of whole dumps of the own namespace, in every sample.
     dump_cost: Mean,
     dumps: DumpAccount,
@@ -82,6 +89,7 @@ impl Schedule {
             budget,
             due: Duration::ZERO,
             cost: Mean::default(),
+            typical: None,
             dump_cost: Mean::default(),
             dumps: DumpAccount::default(),
             others: Mean::default(),
@@ -103,7 +111,7 @@ impl Schedule {
         if self.cost.count < WARM_UP {
             return self.target;
         }
-        let affordable = self.cost.value / self.plain_budget();
+        let affordable = self.typical.unwrap_or(0.0) / self.plain_budget();
         self.target.max(Duration::from_secs_f64(affordable.min(3600.0)))
     }
 
@@ -192,10 +200,14 @@ impl Schedule {
         if is_dump {
             self.dumps.made(now, cpu);
         } else {
-            self.cost.add(cpu.as_secs_f64());
+            let cpu = cpu.as_secs_f64();
+            self.cost.add(cpu);
             if self.cost.count >= WARM_UP {
-                self.pay(gap, cpu.as_secs_f64());
+                self.pay(gap, cpu);
             }
+            let typical = *self.typical.get_or_insert(cpu);
+            let pace = if cpu < typical { TYPICAL_FALLS } else { TYPICAL_RISES };
+            self.typical = Some(typical + (cpu - typical) / pace);
         }
         let own = self.own_budget();
         let plain = self.cost.value / self.target.as_secs_f64();
@@ -328,6 +340,37 @@ mod tests {
         assert!((38..=45).contains(&dumps), "{dumps}");
         let share = used.as_secs_f64() / 100.0;
         assert!((0.018..0.0205).contains(&share), "{share}");
+    }
+
+    #[test]
+    fn the_work_of_a_second_does_not_stretch_the_interval() {
+        let mut schedule = Schedule::new(TARGET, 0.02, 1);
+        let (mut samples, mut used, mut worked) = (0, Duration::ZERO, Duration::ZERO);
+        // Starts with a stall, after which every sample does the work of a second.
+        for _ in 0..40 {
+            let start = schedule.due() + Duration::from_secs(1);
+            schedule.sampled(
+                start,
+                start,
+                [Duration::from_millis(5), Duration::ZERO],
+                DumpOutcome::NotDue,
+            );
+            worked = start;
+        }
+        let begin = schedule.due();
+        while schedule.due() < begin + Duration::from_secs(200) {
+            let start = schedule.due();
+            let mut cost = Duration::from_micros(300);
+            if start - worked >= Duration::from_secs(1) {
+                (worked, cost) = (start, Duration::from_millis(5));
+            }
+            schedule.sampled(start, start + cost, [cost, Duration::ZERO], DumpOutcome::NotDue);
+            if start - begin > Duration::from_secs(100) {
+                (samples, used) = (samples + 1, used + cost);
+            }
+        }
+        assert!(samples >= 950, "{samples}");
+        assert!(used < Duration::from_secs(1), "{used:?}");
     }
 
     #[test]
