@@ -5,11 +5,12 @@ import { link, make, marks, podDashboard, type Section, several, to, toListener,
 import { causeColumn, colored, type Column, COUNT, diagnosisColumn, inDiagnosisColors, lines, linked, number, PER_SECOND, rows, sorted, type Words } from './panel.js';
 import { ageOfSample, CLUSTERS, FLEET, INSTANCE, LISTENER, orZero, rate, RECORDED, shareRefused, topTen, withLastOwner, withOwner, worstDiagnosis } from './query.js';
 
-const LABELS = ['cluster', 'service', 'instance', 'netns', 'address', 'port'];
-const MORE = ['protocol', 'process', 'unit', 'k8s_namespace', 'k8s_pod'];
+const LABELS = ['cluster', 'service', 'instance'];
+/** Behind the numbers, which must be visible without scrolling. */
+const MORE = ['address', 'port', 'netns', 'protocol', 'process', 'unit', 'k8s_namespace', 'k8s_pod'];
 /** Narrow tables show the number next to the service. */
 const NARROW = ['cluster', 'service'];
-const MORE_NARROW = ['instance', 'address', 'port', 'netns', ...MORE];
+const MORE_NARROW = ['instance', ...MORE];
 const NOT_SCRAPED = 'No instance reports: is listenq scraped, and is the selection above right?';
 const AS_RECORDED = 'Valid only if "Listeners watched" shows a number, since rules record both.';
 const ALL_OWNERS = 'Not narrowed by service and unit.';
@@ -59,7 +60,7 @@ function now(): Section {
                     [3, unseen()],
                 ],
             },
-            { height: 10, panels: [[24, trouble()]] },
+            { height: 8, panels: [[24, trouble()]] },
         ],
     };
 }
@@ -154,10 +155,10 @@ function trouble() {
     const columns: Column[] = [
         diagnosisColumn(withOwner(worstDiagnosis(FLEET))),
         causeColumn(troubledMax(`${RECORDED.incident}{${FLEET}}`)),
+        { name: 'refusals', unit: PER_SECOND, expr: troubledMax(REFUSALS), properties: colored([[0.001, 'red']]) },
+        { name: 'oldest wait', unit: 's', expr: troubledMax(`${RECORDED.oldest}{${FLEET}}`) },
         { name: 'length', expr: troubledMax(`${RECORDED.length}{${FLEET}}`) },
         { name: 'limit', expr: troubledMax(`${RECORDED.limit}{${FLEET}}`) },
-        { name: 'oldest wait', unit: 's', expr: troubledMax(`${RECORDED.oldest}{${FLEET}}`) },
-        { name: 'refusals', unit: PER_SECOND, expr: troubledMax(REFUSALS), properties: colored([[0.001, 'red']]) },
     ];
     return sorted(withLinks(rows(words, LABELS, columns, MORE)), 'refusals');
 }
@@ -168,7 +169,7 @@ function troubledMax(series: string): string {
 }
 
 function inRange(): Section {
-    return { title: 'Alerts now, and refusals in the time range', lines: [{ height: 9, panels: [[12, alerts()], [12, mostInRange()]] }] };
+    return { title: 'Alerts now, and refusals in the time range', lines: [{ height: 8, panels: [[12, alerts()], [12, mostInRange()]] }] };
 }
 
 function alerts() {
@@ -266,7 +267,7 @@ function withLinks(table: ReturnType<typeof rows>) {
 }
 
 function overTime(): Section {
-    return { title: 'Over time', lines: [{ height: 9, panels: [[8, diagnosesOverTime()], [8, refusalsOverTime()], [8, shareOverTime()]] }] };
+    return { title: 'Over time', lines: [{ height: 9, panels: [[8, refusalsOverTime()], [8, shareOverTime()], [8, diagnosesOverTime()]] }] };
 }
 
 function diagnosesOverTime() {

@@ -145,7 +145,7 @@ function listeners(): Section {
         title: 'Listeners',
         lines: [
             { height: 10, panels: [[24, allListeners()]] },
-            { height: 7, panels: [[12, diagnoses()], [12, causes()]] },
+            { height: 6, panels: [[12, diagnoses()], [12, causes()]] },
             { height: 9, panels: [[12, fullest()], [12, refusalsByListener()]] },
         ],
     };
@@ -203,7 +203,7 @@ function refusalsByListener() {
     };
     const other = (metric: string) => `topk(5, ${rate(metric, NAMESPACES)}) > 0`;
     return lines(words, [
-        byListener(grewMost(10, 'listenq_listener_overflows_total', NAMESPACES, (grown) => ofOwner(`(${grown} > 0)`))),
+        byListener(grewMost(10, 'listenq_listener_overflows_total', NAMESPACES, ofOwner)),
         { name: '{{netns}} unattributed', expr: other('listenq_netns_unattributed_overflows_total') },
         { name: '{{netns}} unexposed', expr: other('listenq_netns_unexposed_overflows_total') },
     ]);

@@ -38,7 +38,7 @@ export function listener(): Dashboard {
             marks('Restarts of the server', RESTARTS.server, 'the server opened its socket', 'purple'),
             marks('Restarts of listenq', RESTARTS.listenq, 'listenq restarted', 'blue'),
         ],
-        sections: [now(), queue(), waiting(), refused(), synQueue(), caps()],
+        sections: [now(), queue(), waiting(), refused(), synQueue(), caps(), slow()],
     });
 }
 
@@ -48,7 +48,7 @@ function now(): Section {
         lines: [
             { height: 4, panels: [[5, diagnosis()], [4, fullest()], [4, oldestNow()], [4, overflowed()], [4, fullNow()], [3, sockets()]] },
             { height: 4, panels: [[24, owner()]] },
-            { height: 5, panels: [[12, diagnoses()], [12, causes()]] },
+            { height: 4, panels: [[12, diagnoses()], [12, causes()]] },
         ],
     };
 }
@@ -153,7 +153,7 @@ function queue(): Section {
         title: 'Queue and its owner',
         lines: [
             { height: 10, panels: [[16, length()], [8, full()]] },
-            { height: 8, panels: [[8, cpu()], [8, descriptors()], [8, open()]] },
+            { height: 7, panels: [[8, cpu()], [8, descriptors()], [8, open()]] },
         ],
     };
 }
@@ -192,9 +192,16 @@ function waiting(): Section {
     return {
         title: 'Waiting',
         lines: [
-            { height: 8, panels: [[8, oldest()], [8, abandoned()], [8, useful()]] },
-            { height: 8, panels: [[12, left()], [12, shareLeft()]] },
+            { height: 8, panels: [[12, oldest()], [12, abandoned()]] },
         ],
+    };
+}
+
+function slow(): Section {
+    return {
+        title: 'Drain rate, and clients that left',
+        collapsed: true,
+        lines: [{ height: 8, panels: [[8, useful()], [8, left()], [8, shareLeft()]] }],
     };
 }
 

@@ -34,7 +34,7 @@ export function fill(text: string, look: Look): string {
     const rateInterval = Math.max(4 * scrape, stepOf(look) + scrape);
     const times = { rate_interval: `${rateInterval}s`, range: `${to - from}s`, interval: `${stepOf(look)}s` };
     const all = { ...Object.fromEntries(Object.entries(times).map(([k, v]) => [`__${k}`, v])), ...variables };
-    return text.replace(/\$\{?(\w+)(?::\w+)?\}?/g, (whole, name: string) => all[name] ?? whole);
+    return text.replace(/\$(\w+)|\$\{(\w+)(?::\w+)?\}/g, (whole, plain?: string, braced?: string) => all[plain ?? braced ?? ''] ?? whole);
 }
 
 function stepOf({ from, to, scrape }: Look): number {

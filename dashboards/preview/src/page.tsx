@@ -97,7 +97,7 @@ function Body({ panel, frames, width, height }: { panel: any; frames?: DataFrame
     if (panel.type === 'table') {
         return <Table data={frames[0]!} width={width} height={height} initialSortBy={panel.options.sortBy} />;
     }
-    if (panel.type === 'state-timeline') return <Bands frames={frames} width={width} />;
+    if (panel.type === 'state-timeline') return <Bands frames={frames} width={width} height={height} />;
     return <Lines panel={panel} frames={frames} width={width} height={height} />;
 }
 
@@ -134,22 +134,23 @@ function Lines({ panel, frames, width, height }: { panel: any; frames: DataFrame
 }
 
 /** Grafana does not give its state timeline away: this is only its colors and its order. */
-function Bands({ frames, width }: { frames: DataFrame[]; width: number }) {
+function Bands({ frames, width, height }: { frames: DataFrame[]; width: number; height: number }) {
     const { from, to } = PREVIEW.look;
     const label = Math.min(300, width / 2);
+    const row = Math.min(24, Math.floor(height / frames.length));
     const scale = (width - label) / (to - from);
     return (
         <div>
             {frames.map((frame, i) => {
                 const [time, value] = frame.fields;
                 return (
-                    <div key={i} style={{ position: 'relative', height: 24 }}>
+                    <div key={i} style={{ position: 'relative', height: row, lineHeight: `${row}px`, fontSize: Math.min(14, row - 4) }}>
                         <span>{getFieldDisplayName(value!, frame, frames)}</span>
                         {time!.values.map((at: number, n: number) => {
                             if (value!.values[n] === null) return null;
                             const { color, text } = value!.display!(value!.values[n]);
                             const left = label + (at / 1000 - from) * scale;
-                            return <span key={n} title={text} style={{ position: 'absolute', left, width: 9, height: 20, background: color }} />;
+                            return <span key={n} title={text} style={{ position: 'absolute', left, width: 9, height: row - 4, background: color }} />;
                         })}
                     </div>
                 );
