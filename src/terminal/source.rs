@@ -70,7 +70,7 @@ impl Feed {
     }
 
     /// The current report.
-    pub fn next(&mut self) -> Result<Known> {
+    pub fn current(&mut self) -> Result<Known> {
         if let Some(own) = &self.own {
             return own.known(&self.config);
         }

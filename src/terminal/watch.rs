@@ -103,7 +103,7 @@ impl Watch {
     /// Writes one table. The first answer must succeed; later failures are shown above the last
     /// table.
     fn turn(mut self) -> Result<Self> {
-        let asked = self.feed.next().and_then(|known| narrow(known, self.target.as_deref()));
+        let asked = self.feed.current().and_then(|known| narrow(known, self.target.as_deref()));
         let failure = match (asked, &self.last) {
             (Ok(known), _) => {
                 self.last = Some(known);
