@@ -25,6 +25,7 @@ tests/release/image.sh
 tests/release/ansible.sh
 tests/release/reproducible.sh
 tests/release/versions.sh
+tests/release/first_burst.sh
 tests/release/kernels.sh
 
 command -v cargo-fuzz >/dev/null || cargo install --quiet --locked cargo-fuzz

@@ -25,6 +25,24 @@ pypi() {
     echo "$folder/bin"
 }
 
+# Unpacks the newest Prometheus, Alertmanager and node_exporter of Debian into $root. The words of $loader start a program there.
+newest_stack() {
+    # shellcheck source=deploy/suites.sh
+    source deploy/suites.sh
+    suites_update
+    root=$PWD/target/versions
+    if [ ! -e "$root/complete" ]; then
+        rm -rf "$root"
+        # With the libraries of their suite, which are newer than those of this machine.
+        suites_unpack "$root" prometheus/sid promtool/sid prometheus-alertmanager/sid prometheus-node-exporter/sid libc6/sid
+        touch "$root/complete"
+    fi
+    # Programs of that directory run with the libraries beside them.
+    libraries=$root/usr/lib/x86_64-linux-gnu
+    # shellcheck disable=SC2034 # for the script that sources this file
+    loader=("$libraries/ld-linux-x86-64.so.2" --library-path "$libraries")
+}
+
 fail() {
     echo "FAILED: $*" >&2
     exit 1

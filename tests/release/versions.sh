@@ -6,21 +6,9 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 # shellcheck source=tests/release/tools.sh
 source tests/release/tools.sh
-# shellcheck source=deploy/suites.sh
-source deploy/suites.sh
 
 debian curl python3
-suites_update
-root=$PWD/target/versions
-if [ ! -e "$root/complete" ]; then
-    rm -rf "$root"
-    # With the libraries of their suite, which are newer than those of this machine.
-    suites_unpack "$root" prometheus/sid promtool/sid prometheus-alertmanager/sid prometheus-node-exporter/sid libc6/sid
-    touch "$root/complete"
-fi
-# Programs of that directory run with the libraries beside them.
-libraries=$root/usr/lib/x86_64-linux-gnu
-loader=("$libraries/ld-linux-x86-64.so.2" --library-path "$libraries")
+newest_stack
 newest() { "${loader[@]}" "$root/usr/bin/$1" "${@:2}"; }
 listenq=${1:-}
 if [ -z "$listenq" ]; then
