@@ -56,7 +56,7 @@ impl Scene {
 
     /// A server in this version 2 cgroup, and a daemon that may look at no process.
     fn unprivileged(cgroup: &Cgroup, mode: &str) -> Self {
-        let ns = Netns::new("nobody");
+        let ns = Netns::new("unprivileged");
         let mut command = Command::new("sh");
         // `ip netns exec` mounts another /sys, without cgroups.
         let procs = cgroup.0.join("cgroup.procs");
@@ -281,7 +281,7 @@ fn frozen() -> Outcome {
 }
 
 fn frozen_and_not_to_be_looked_at() -> Outcome {
-    let Some(cgroup) = Cgroup::new(UNIFIED, "nobody") else { return skip(UNIFIED) };
+    let Some(cgroup) = Cgroup::new(UNIFIED, "unprivileged") else { return skip(UNIFIED) };
     let scene = Scene::unprivileged(&cgroup, "serve");
     cgroup.set("cgroup.freeze", "1");
     let _clients = wait_in_line(&scene, 6);
@@ -291,8 +291,8 @@ fn frozen_and_not_to_be_looked_at() -> Outcome {
 }
 
 fn throttled_and_not_to_be_looked_at() -> Outcome {
-    let Some(unified) = Cgroup::new(UNIFIED, "nobody-quota") else { return skip(UNIFIED) };
-    let Some(cgroup) = Cgroup::new("cpu", "nobody-quota") else { return skip("cpu") };
+    let Some(unified) = Cgroup::new(UNIFIED, "unprivileged-quota") else { return skip(UNIFIED) };
+    let Some(cgroup) = Cgroup::new("cpu", "unprivileged-quota") else { return skip("cpu") };
     let scene = Scene::unprivileged(&unified, "burn");
     throttle(&cgroup, scene)
 }
