@@ -22,7 +22,7 @@ use crate::report::Report;
 use crate::view::publish::{Published, Reader};
 use crate::web_config::Authenticated;
 use crate::web_config::client_address::ClientAddress;
-use crate::web_config::fair_turns::{FairTurns, Turn};
+use crate::web_config::fair_turns::{FairTurn, FairTurns};
 
 /// How long after the start of its rendering an answer may be sent to further clients, while the
 /// view is unchanged.
@@ -228,7 +228,7 @@ impl Renderer {
 }
 
 fn rendered<T: Into<Vec<u8>>, E: Display>(
-    turn: Turn,
+    turn: FairTurn,
     encoding: Encoding,
     reader: &Reader,
     render: impl FnOnce(&Published) -> Result<T, E>,

@@ -26,7 +26,7 @@ pub struct Advice {
 }
 
 /// A listener and the known facts about its server.
-struct Case<'a> {
+struct Advisor<'a> {
     listener: &'a Listener,
     scope: CommandScope,
     server: Option<&'static Server>,
@@ -69,7 +69,7 @@ pub const fn meaning(diagnosis: Diagnosis) -> &'static str {
 
 /// Returns the meaning of `diagnosis` for `listener`, and the advice.
 pub fn for_listener(listener: &Listener, diagnosis: Diagnosis) -> Advice {
-    let case = Case::new(listener);
+    let advisor = Advisor::new(listener);
     let evidence = evidence::sentence(listener, diagnosis);
     if let Some(cause) = listener.cause_of(diagnosis) {
         let cause = cause.label();
@@ -77,17 +77,17 @@ pub fn for_listener(listener: &Listener, diagnosis: Diagnosis) -> Advice {
         return Advice { meaning, evidence, steps: Vec::new(), avoid: Vec::new() };
     }
     let because = is_explained_by_a_cause(diagnosis).then_some(&*listener.causes);
-    let (steps, avoid) = match (case.limit_zero(), diagnosis) {
-        (_, Diagnosis::Imbalance) => case.imbalance(),
-        (_, Diagnosis::SynFlood) => case.syn_flood(),
-        (Some(zero), _) => case.at_limit_zero(zero),
-        (None, Diagnosis::Stalled) => case.stalled(),
-        (None, Diagnosis::Abandoned) => case.abandoned(),
-        (None, Diagnosis::SlowAccept) => case.slow_accept(),
-        (None, Diagnosis::StandingQueue) => case.standing_queue(),
-        (None, Diagnosis::ShortQueue) => case.short_queue(),
-        (None, Diagnosis::StaleLimit) => case.stale_limit(),
-        (None, Diagnosis::NotAccepting) => case.not_accepting(),
+    let (steps, avoid) = match (advisor.limit_zero(), diagnosis) {
+        (_, Diagnosis::Imbalance) => advisor.imbalance(),
+        (_, Diagnosis::SynFlood) => advisor.syn_flood(),
+        (Some(zero), _) => advisor.at_limit_zero(zero),
+        (None, Diagnosis::Stalled) => advisor.stalled(),
+        (None, Diagnosis::Abandoned) => advisor.abandoned(),
+        (None, Diagnosis::SlowAccept) => advisor.slow_accept(),
+        (None, Diagnosis::StandingQueue) => advisor.standing_queue(),
+        (None, Diagnosis::ShortQueue) => advisor.short_queue(),
+        (None, Diagnosis::StaleLimit) => advisor.stale_limit(),
+        (None, Diagnosis::NotAccepting) => advisor.not_accepting(),
     };
     let advice = Advice { meaning: meaning(diagnosis).into(), evidence, steps, avoid };
     because.map_or(advice.clone(), |causes| advice.because(causes))
@@ -108,8 +108,8 @@ const fn is_explained_by_a_cause(diagnosis: Diagnosis) -> bool {
 
 /// Why the server of `listener` set the limit to 0 itself; `None` if the server did not.
 pub fn limit_zero(listener: &Listener) -> Option<String> {
-    let case = Case::new(listener);
-    Some(format!("{} set it to 0 because {}", case.process, case.limit_zero()?.reason))
+    let advisor = Advisor::new(listener);
+    Some(format!("{} set it to 0 because {}", advisor.process, advisor.limit_zero()?.reason))
 }
 
 /// What a client sees when the queue is full.
@@ -148,9 +148,9 @@ impl Advice {
     }
 }
 
-// === impl Case ===
+// === impl Advisor ===
 
-impl<'a> Case<'a> {
+impl<'a> Advisor<'a> {
     fn new(listener: &'a Listener) -> Self {
         let process = &*listener.owner.process;
         Self {

@@ -25,7 +25,7 @@ const SHARE: u32 = 200;
 const MOST_SAVED: Duration = Duration::from_millis(300);
 
 /// One reading of the owner of a listen socket, with the inode of that socket.
-pub type Look = (u32, Arc<OwnerReading>);
+pub type OwnerLook = (u32, Arc<OwnerReading>);
 
 /// Handle of the running thread. Dropping the handle ends the thread.
 pub struct CauseWatch {
@@ -39,7 +39,7 @@ pub struct CauseWatch {
 
 /// The readings of one round, by inode of the listen socket.
 struct Round {
-    looks: Vec<Look>,
+    looks: Vec<OwnerLook>,
     cpu: Duration,
 }
 
@@ -107,7 +107,7 @@ impl CauseWatch {
     }
 
     /// Returns the readings of the round that ended since the last call, without blocking.
-    pub fn looks(&mut self, now: Duration) -> Vec<Look> {
+    pub fn looks(&mut self, now: Duration) -> Vec<OwnerLook> {
         let Ok(Round { looks, cpu }) = self.rounds.try_recv() else { return Vec::new() };
         self.is_busy = false;
         let wait = self.budget.spend(now, cpu).max(self.background.spend(now, cpu));
@@ -123,7 +123,7 @@ fn run(mut reader: OwnerReader, asked: &Receiver<Vec<WatchedSocket>>, rounds: &S
         let inodes = sockets.iter().map(|socket| socket.inode).collect();
         reader.keep_only(&inodes);
         let look = |socket: WatchedSocket| (socket.inode, Arc::new(reader.read(socket)));
-        let looks: Vec<Look> = sockets.into_iter().map(look).collect();
+        let looks: Vec<OwnerLook> = sockets.into_iter().map(look).collect();
         let cpu = thread_cpu().saturating_sub(begin);
         tracing::trace!(looks = looks.len(), ?cpu, took = ?started.elapsed(), "looked at owners");
         if rounds.send(Round { looks, cpu }).is_err() {

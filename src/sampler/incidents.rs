@@ -10,7 +10,7 @@ use rustc_hash::FxHashMap;
 
 use crate::cause::{Cause, Causes};
 use crate::diagnosis::Diagnoses;
-use crate::state::{Incident, Source, Span, Turn};
+use crate::state::{IncidentEvent, IncidentNotice, IncidentSummary, Source};
 
 /// Maximum number of lines per source in a burst.
 const BURST: f64 = 16.0;
@@ -40,14 +40,14 @@ struct Budget {
 
 impl IncidentLog {
     /// Logs an incident, or counts it if its source has used up its lines.
-    pub fn say(&mut self, incident: &Incident, now: Duration) {
+    pub fn say(&mut self, incident: &IncidentNotice, now: Duration) {
         let budget = self.sources.entry(incident.source).or_default();
-        match (budget.may_log(now), &incident.turn) {
+        match (budget.may_log(now), &incident.event) {
             (true, _) => say(incident),
-            (false, Turn::Started(_)) => budget.started += 1,
+            (false, IncidentEvent::Started(_)) => budget.started += 1,
             // The summary counts the start of this incident.
-            (false, Turn::Explained(_)) => {}
-            (false, Turn::Ended(_)) => budget.ended += 1,
+            (false, IncidentEvent::Explained(_)) => {}
+            (false, IncidentEvent::Ended(_)) => budget.ended += 1,
         }
     }
 
@@ -90,27 +90,29 @@ impl Budget {
 }
 
 /// Logs one incident.
-fn say(incident: &Incident) {
-    let Incident { netns, source: _, name, owner, turn, at } = incident;
+fn say(incident: &IncidentNotice) {
+    let IncidentNotice { netns, source: _, name, owner, event, at } = incident;
     let protocol = name.protocol.label();
     let listener = name.endpoint();
-    let (Turn::Started(span) | Turn::Explained(span) | Turn::Ended(span)) = turn;
-    let Span { diagnosis, all, began, peak, overflows, abandoned, causes, .. } = *span;
+    let (IncidentEvent::Started(span)
+    | IncidentEvent::Explained(span)
+    | IncidentEvent::Ended(span)) = event;
+    let IncidentSummary { diagnosis, all, began, peak, overflows, abandoned, causes, .. } = *span;
     let pid = span.accepting_pid.or(owner.pid);
     let (process, place, cause) = (&*owner.process, owner.place(), cause_words(causes));
     let waits_for = span.awaited.filter(|_| causes.contains(Cause::WaitsFor));
     let waits_for = waits_for.map(|awaited| awaited.peer.to_string());
-    match turn {
-        Turn::Started(_) => tracing::warn!(
+    match event {
+        IncidentEvent::Started(_) => tracing::warn!(
             %netns, protocol, listener, process, pid, owner = place, diagnosis = diagnosis.label(), cause, waits_for, peak,
             overflows, abandoned,
             "trouble at a listener"
         ),
-        Turn::Explained(_) => tracing::warn!(
+        IncidentEvent::Explained(_) => tracing::warn!(
             %netns, protocol, listener, process, pid, owner = place, diagnosis = diagnosis.label(), cause, waits_for,
             "found why a listener is in trouble"
         ),
-        Turn::Ended(_) => {
+        IncidentEvent::Ended(_) => {
             let lasted = Duration::from_secs(at.saturating_sub(began).as_secs());
             let (lasted, diagnoses) = (humantime::format_duration(lasted), words(all));
             tracing::info!(

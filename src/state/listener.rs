@@ -16,7 +16,7 @@ use super::alert_owner::AlertOwner;
 use super::attribution::DropEvidence;
 use super::exposure::{Admission, Exposure, Level, PROBATION, Rank};
 use super::peak::{Peak, Window};
-use super::record::{Coverage, Record, Turn};
+use super::record::{Coverage, IncidentEvent, Record};
 use super::scans::{Open, Verdict};
 use super::socket::Socket;
 use super::source::Source;
@@ -99,7 +99,7 @@ pub(super) struct Listener<A> {
     /// The lengths of its queue as sampled; `None` before it held a queue.
     lengths: Option<Box<SampledLengths>>,
     /// An incident that ended because the listener was closed.
-    turn: Option<Turn>,
+    event: Option<IncidentEvent>,
     opened_at: Duration,
     /// Whether any sample showed the listener with an empty queue.
     was_empty: bool,
@@ -236,7 +236,7 @@ impl<A: Address> Listener<A> {
             due_at,
             record: None,
             lengths: None,
-            turn: None,
+            event: None,
             opened_at: tick.now,
             was_empty: false,
             coverage: Coverage::default(),
@@ -426,10 +426,10 @@ impl<A: Address> Listener<A> {
         now: Duration,
         evidence: Evidence,
         repeated_cookies: f64,
-    ) -> Option<Turn> {
+    ) -> Option<IncidentEvent> {
         if self.closed_at.is_some_and(|closed| !is_restart(closed, now)) {
             self.end();
-            return self.take_turn();
+            return self.take_event();
         }
         let record = self.record.as_mut()?;
         let queue = self.shown.queue.as_ref();
@@ -437,7 +437,7 @@ impl<A: Address> Listener<A> {
         let (peak_ratio, is_loaded) = (peak_ratio(queue), is_loaded(queue));
         let counts_overflows = self.shown.overflows.is_some();
         let evidence = Evidence { watched, peak_ratio, is_loaded, counts_overflows, ..evidence };
-        let (case, turn) = record.conclude(now, evidence, repeated_cookies);
+        let (case, event) = record.conclude(now, evidence, repeated_cookies);
         if record.is_in_trouble() || peak_ratio > NEAR_LIMIT {
             self.alert_owner.troubled(now);
         }
@@ -452,7 +452,7 @@ impl<A: Address> Listener<A> {
         if record.is_over(now) {
             (self.record, self.shown.case) = (None, None);
         }
-        turn
+        event
     }
 
     /// Updates the owner that alerts name. Returns whether the owner changed.
@@ -516,8 +516,8 @@ impl<A: Address> Listener<A> {
     }
 
     /// Takes the incident that ended because the listener was closed.
-    pub(super) fn take_turn(&mut self) -> Option<Turn> {
-        self.turn.take()
+    pub(super) fn take_event(&mut self) -> Option<IncidentEvent> {
+        self.event.take()
     }
 
     /// Closes the listener, which has no socket: its counters stay for the grace time and its
@@ -539,8 +539,8 @@ impl<A: Address> Listener<A> {
     /// Ends the incident and removes the diagnoses: the listener is closed for good.
     pub(super) fn end(&mut self) {
         self.shown.case = None;
-        if let Some(turn) = self.record.take().and_then(|mut record| record.end()) {
-            self.turn = Some(turn);
+        if let Some(event) = self.record.take().and_then(|mut record| record.end()) {
+            self.event = Some(event);
         }
     }
 

@@ -43,7 +43,7 @@ use exposure::{Admission, Exposure};
 use netns::{Key, Netns, Trace};
 use peak::{Slot, Window};
 use places::Candidate;
-pub use record::{Span, Turn};
+pub use record::{IncidentEvent, IncidentSummary};
 pub use source::Source;
 pub use source::person;
 
@@ -88,12 +88,12 @@ pub struct State {
     /// Ended namespaces that were forgotten within the grace time.
     traces: BTreeMap<Arc<str>, Trace>,
     admission: Admission,
-    incidents: Vec<Incident>,
+    incidents: Vec<IncidentNotice>,
 }
 
 /// An incident that started or ended.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Incident {
+pub struct IncidentNotice {
     pub netns: Arc<str>,
     /// The user, service or namespace that the listener belongs to.
     pub source: Source,
@@ -101,7 +101,7 @@ pub struct Incident {
     /// The owner of the listener.
     pub owner: Arc<Owner>,
     /// The start or the end of the incident.
-    pub turn: Turn,
+    pub event: IncidentEvent,
     /// The time, on the clock of the fold.
     pub at: Duration,
 }
@@ -237,7 +237,7 @@ impl State {
     }
 
     /// Takes the incidents that started or ended since the last call.
-    pub fn take_incidents(&mut self) -> impl Iterator<Item = Incident> {
+    pub fn take_incidents(&mut self) -> impl Iterator<Item = IncidentNotice> {
         self.incidents.drain(..)
     }
 

@@ -25,7 +25,7 @@ use super::scans::{Between, Taken};
 use super::source::Source;
 use super::tracking::Tracking;
 use super::trailing::Trailing;
-use super::{GRACE, Incident, Tick};
+use super::{GRACE, IncidentNotice, Tick};
 
 /// The number of first dumps that are a baseline. A dump may miss sockets, so sockets that first
 /// appear in these dumps were open before.
@@ -245,7 +245,7 @@ impl Netns {
         &mut self,
         now: Duration,
         admission: &mut Admission,
-        incidents: &mut Vec<Incident>,
+        incidents: &mut Vec<IncidentNotice>,
     ) {
         if now.saturating_sub(self.concluded_at) < CONCLUDE && !self.has_ended() {
             return;
@@ -259,9 +259,9 @@ impl Netns {
         let context = self.context(now);
         self.repeats = [self.repeats[1], Repeats::default()];
         let netns = &self.scope.name;
-        let mut told = |source, name: &Arc<_>, owner: &Arc<_>, turn| {
+        let mut told = |source, name: &Arc<_>, owner: &Arc<_>, event| {
             let (netns, name, owner) = (netns.clone(), Arc::clone(name), Arc::clone(owner));
-            incidents.push(Incident { netns, source, name, owner, turn, at: now });
+            incidents.push(IncidentNotice { netns, source, name, owner, event, at: now });
         };
         self.tcp.conclude(&context, admission, &mut told);
         self.unix.conclude(&context, admission, &mut told);

@@ -39,7 +39,7 @@ pub(super) struct Record {
     /// The results of the looks at its owner.
     pub(super) causes: CauseHistory,
     slow_at: Option<Duration>,
-    incident: Option<Span>,
+    incident: Option<IncidentSummary>,
     active_at: Duration,
 }
 
@@ -81,7 +81,7 @@ struct Lengths(Ring<u32, { Case::SLOTS }>);
 
 /// A period during which at least one diagnosis held.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Span {
+pub struct IncidentSummary {
     /// The first diagnosis of the period.
     pub diagnosis: Diagnosis,
     /// All diagnoses of the period.
@@ -104,13 +104,13 @@ pub struct Span {
 
 /// A change of an incident. Each is reported once.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Turn {
+pub enum IncidentEvent {
     /// An incident started.
-    Started(Span),
+    Started(IncidentSummary),
     /// The first cause was found, later than the start.
-    Explained(Span),
+    Explained(IncidentSummary),
     /// The incident ended: no diagnosis holds.
-    Ended(Span),
+    Ended(IncidentSummary),
 }
 
 // === impl Record ===
@@ -274,7 +274,7 @@ impl Record {
         now: Duration,
         evidence: Evidence,
         repeated_cookies: f64,
-    ) -> (Arc<Case>, Option<Turn>) {
+    ) -> (Arc<Case>, Option<IncidentEvent>) {
         self.look_at_refusals(now, repeated_cookies);
         let evidence = self.complete(now, evidence);
         let found = diagnose(&evidence);
@@ -283,15 +283,15 @@ impl Record {
         }
         self.held.look(now, found, undecided(&evidence));
         let causes = self.causes.conclude(now, !self.held.now().is_empty());
-        let turn = self.turn(now, &evidence);
-        let turn = self.explain(&causes, turn);
+        let event = self.event(now, &evidence);
+        let event = self.explain(&causes, event);
         let case = Case {
             evidence,
             diagnoses: self.held.shown(now),
             causes,
             history: self.lengths.all(now),
         };
-        (Arc::new(case), turn)
+        (Arc::new(case), event)
     }
 
     /// How long scans have found nothing accepted from the queue; `None` without a recent scan.
@@ -300,8 +300,8 @@ impl Record {
     }
 
     /// Ends the incident of a closed listener.
-    pub(super) fn end(&mut self) -> Option<Turn> {
-        self.incident.take().map(Turn::Ended)
+    pub(super) fn end(&mut self) -> Option<IncidentEvent> {
+        self.incident.take().map(IncidentEvent::Ended)
     }
 
     /// Whether any diagnosis holds.
@@ -346,7 +346,7 @@ impl Record {
         }
     }
 
-    fn turn(&mut self, now: Duration, evidence: &Evidence) -> Option<Turn> {
+    fn event(&mut self, now: Duration, evidence: &Evidence) -> Option<IncidentEvent> {
         let holding: Diagnoses =
             self.held.now().iter().filter(|diagnosis| !diagnosis.is_information()).collect();
         match (&mut self.incident, holding.iter().next()) {
@@ -355,7 +355,7 @@ impl Record {
                 None
             }
             (None, Some(diagnosis)) => {
-                let span = Span {
+                let span = IncidentSummary {
                     diagnosis,
                     all: holding,
                     began: now,
@@ -367,7 +367,7 @@ impl Record {
                     accepting_pid: None,
                 };
                 self.incident = Some(span);
-                Some(Turn::Started(span))
+                Some(IncidentEvent::Started(span))
             }
             (_, None) => self.end(),
         }
@@ -375,20 +375,20 @@ impl Record {
 
     /// Adds the causes that hold to the incident. The first of them is a change of its own, unless
     /// the incident just started.
-    fn explain(&mut self, case: &CauseCase, turn: Option<Turn>) -> Option<Turn> {
-        let Some(incident) = &mut self.incident else { return turn };
+    fn explain(&mut self, case: &CauseCase, event: Option<IncidentEvent>) -> Option<IncidentEvent> {
+        let Some(incident) = &mut self.incident else { return event };
         let is_first = incident.causes.is_empty();
         let holding = case.causes.iter().filter(|held| held.since.is_some());
         holding.for_each(|held| incident.causes.insert(held.cause));
         if !is_first || incident.causes.is_empty() {
-            return turn;
+            return event;
         }
         incident.awaited = case.awaited;
         let process = case.numbers.as_ref().and_then(|numbers| numbers.process.as_ref());
         incident.accepting_pid = process.map(|(pid, _)| *pid);
-        Some(match turn {
-            Some(Turn::Started(_)) => Turn::Started(*incident),
-            _ => Turn::Explained(*incident),
+        Some(match event {
+            Some(IncidentEvent::Started(_)) => IncidentEvent::Started(*incident),
+            _ => IncidentEvent::Explained(*incident),
         })
     }
 }
@@ -466,7 +466,7 @@ mod tests {
     /// Samples of one second each, with a number of overflows, at a listener with a limit of 8.
     struct Story {
         record: Record,
-        changes: Vec<(u64, Turn)>,
+        changes: Vec<(u64, IncidentEvent)>,
     }
 
     impl Story {
@@ -513,7 +513,8 @@ mod tests {
         let record = &mut story.record;
         assert_eq!(record.explain(&case(vec![]), None), None);
         assert_eq!(record.explain(&case(vec![holding(Cause::Lock, None)]), None), None);
-        let Some(Turn::Explained(span)) = record.explain(&case(vec![throttled]), None) else {
+        let Some(IncidentEvent::Explained(span)) = record.explain(&case(vec![throttled]), None)
+        else {
             panic!("not explained")
         };
         assert_eq!(
@@ -522,7 +523,7 @@ mod tests {
         );
         assert_eq!(record.explain(&case(vec![throttled]), None), None);
         assert_eq!(record.explain(&case(vec![throttled, stopped]), None), None);
-        let Some(Turn::Ended(span)) = record.end() else { panic!("not ended") };
+        let Some(IncidentEvent::Ended(span)) = record.end() else { panic!("not ended") };
         assert!(span.causes.contains(Cause::Stopped));
     }
 
@@ -532,7 +533,9 @@ mod tests {
         for second in 100..200 {
             story.second(second, if (110..120).contains(&second) { 3 } else { 0 }, 0.0, 0.0);
         }
-        let [(start, Turn::Started(started)), (end, Turn::Ended(ended))] = story.changes[..] else {
+        let [(start, IncidentEvent::Started(started)), (end, IncidentEvent::Ended(ended))] =
+            story.changes[..]
+        else {
             panic!("{:?}", story.changes)
         };
         // It takes 3 s to see that the queue drains.

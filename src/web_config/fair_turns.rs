@@ -17,13 +17,13 @@ pub struct FairTurns {
 
 /// The right to run. Dropping it passes the right to the next request.
 #[derive(Debug)]
-pub struct Turn(FairTurns);
+pub struct FairTurn(FairTurns);
 
 #[derive(Debug, Default)]
 struct Queue {
     is_taken: bool,
     /// The waiting clients, the next client first; each with its requests, the oldest first.
-    clients: VecDeque<(ClientAddress, VecDeque<oneshot::Sender<Turn>>)>,
+    clients: VecDeque<(ClientAddress, VecDeque<oneshot::Sender<FairTurn>>)>,
 }
 
 // === impl FairTurns ===
@@ -36,12 +36,12 @@ impl FairTurns {
 
     /// Waits for a turn; `None` if too many requests wait, and no other client has more than this
     /// client.
-    pub async fn take(&self, client: ClientAddress) -> Option<Turn> {
+    pub async fn take(&self, client: ClientAddress) -> Option<FairTurn> {
         let turn = {
             let mut queue = self.queue();
             if !queue.is_taken {
                 queue.is_taken = true;
-                return Some(Turn(self.clone()));
+                return Some(FairTurn(self.clone()));
             }
             queue.enter(client, self.most_waiting)?
         };
@@ -56,7 +56,7 @@ impl FairTurns {
 // === impl Queue ===
 
 impl Queue {
-    fn enter(&mut self, client: ClientAddress, most: usize) -> Option<oneshot::Receiver<Turn>> {
+    fn enter(&mut self, client: ClientAddress, most: usize) -> Option<oneshot::Receiver<FairTurn>> {
         self.make_room(client, most)?;
         let (sender, receiver) = oneshot::channel();
         match self.clients.iter_mut().find(|(waiting, _)| *waiting == client) {
@@ -86,7 +86,7 @@ impl Queue {
     }
 
     /// Returns the oldest request of the next client, and moves the client to the end.
-    fn next(&mut self) -> Option<oneshot::Sender<Turn>> {
+    fn next(&mut self) -> Option<oneshot::Sender<FairTurn>> {
         while let Some((client, mut requests)) = self.clients.pop_front() {
             requests.retain(|request| !request.is_closed());
             let Some(next) = requests.pop_front() else { continue };
@@ -99,9 +99,9 @@ impl Queue {
     }
 }
 
-// === impl Turn ===
+// === impl FairTurn ===
 
-impl Drop for Turn {
+impl Drop for FairTurn {
     fn drop(&mut self) {
         let next = {
             let mut queue = self.0.queue();

@@ -12,7 +12,7 @@ use ring::hmac::{HMAC_SHA256, Key, sign};
 use ring::rand::{SecureRandom, SystemRandom};
 
 use super::client_address::ClientAddress;
-use super::fair_turns::{FairTurns, Turn};
+use super::fair_turns::{FairTurn, FairTurns};
 use super::users::{Credentials, Users};
 
 /// Requests that may wait for a password check; further requests of the client address with the
@@ -114,7 +114,7 @@ impl Passwords {
     }
 }
 
-async fn hash(turn: Turn, claim: Credentials) -> Verdict {
+async fn hash(turn: FairTurn, claim: Credentials) -> Verdict {
     // The turn ends with the hash, even if the client disconnects first.
     let work = move || {
         let is_true = claim.is_true();

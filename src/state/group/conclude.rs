@@ -10,7 +10,7 @@ use crate::snapshot::owner::Owner;
 use crate::snapshot::{Setting, Settings};
 use crate::state::exposure::{Admission, Exposure};
 use crate::state::listener::Address;
-use crate::state::record::Turn;
+use crate::state::record::IncidentEvent;
 use crate::state::socket::Socket;
 use crate::state::source::Source;
 use crate::view::ListenerName;
@@ -43,7 +43,7 @@ impl<A: Address> Group<A> {
         &mut self,
         context: &Context,
         admission: &mut Admission,
-        told: &mut impl FnMut(Source, &Arc<ListenerName>, &Arc<Owner>, Turn),
+        told: &mut impl FnMut(Source, &Arc<ListenerName>, &Arc<Owner>, IncidentEvent),
     ) {
         let cookie_target = self.cookie_target(context);
         if self.at_rest && cookie_target.is_none() {
@@ -59,7 +59,7 @@ impl<A: Address> Group<A> {
         }
         self.revision += u64::from(!evidence.is_empty());
         for (key, listener) in &mut self.listeners {
-            let ended = listener.take_turn();
+            let ended = listener.take_event();
             let concluded = evidence
                 .remove(&key)
                 .and_then(|of| listener.conclude(context.now, of, context.repeated_cookies));
@@ -67,11 +67,13 @@ impl<A: Address> Group<A> {
             if listener.exposure == Exposure::Excluded {
                 continue;
             }
-            if !listener.exposure.is_exposed() && matches!(concluded, Some(Turn::Started(_))) {
+            if !listener.exposure.is_exposed()
+                && matches!(concluded, Some(IncidentEvent::Started(_)))
+            {
                 admission.hurry();
             }
-            for turn in ended.into_iter().chain(concluded) {
-                told(listener.source, &listener.shown.name, &listener.shown.owner, turn);
+            for event in ended.into_iter().chain(concluded) {
+                told(listener.source, &listener.shown.name, &listener.shown.owner, event);
             }
         }
     }

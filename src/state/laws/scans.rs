@@ -137,9 +137,10 @@ fn nothing_taken_for_ten_seconds_is_a_stall_and_its_end_is_told() {
     story.tick_after(SECOND, &[], 0).tick_after(SECOND, &[], 0);
     assert_eq!((story.diagnoses(80), story.listener(80).case), (vec![], None));
     story.tick_after(SECOND, &[], 0);
-    let told: Vec<Turn> = story.state.take_incidents().map(|incident| incident.turn).collect();
+    let told: Vec<IncidentEvent> =
+        story.state.take_incidents().map(|incident| incident.event).collect();
     assert!(
-        matches!(told[..], [Turn::Started(_), Turn::Ended(span)] if span.peak == 2),
+        matches!(told[..], [IncidentEvent::Started(_), IncidentEvent::Ended(span)] if span.peak == 2),
         "{told:?}"
     );
 }
