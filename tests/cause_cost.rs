@@ -12,14 +12,18 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use listenq_lab::client::fill;
+use listenq_lab::listener::{Listen, Listener};
 use listenq_lab::listenq::{Daemon, Launch};
 use listenq_lab::netns::Netns;
+use listenq_lab::process::ServerProcess;
 use listenq_lab::wait::eventually;
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
 const SERVERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/causes/many.py");
 const LISTENERS: usize = 50;
 const THREADS: usize = 100;
+/// The listeners of one process in trouble.
+const CROWD: usize = 600;
 /// The share of a core that the thread may use.
 const SHARE: f64 = 0.005;
 /// The CPU time of a minute, which the thread may use at once after a minute of rest.
@@ -127,6 +131,39 @@ fn fifty_listeners_of_a_hundred_threads_stay_within_the_budget_and_rest_costs_no
     let allowed = SAVED + elapsed.mul_f64(SHARE);
     println!("{used:?} within {elapsed:?}, allowed {allowed:?} and one round");
     assert!(used.cpu <= allowed + SAVED / 3, "{used:?} within {elapsed:?}");
+}
+
+/// One process has 600 listeners in trouble when another server stops.
+#[test]
+fn a_process_with_many_listeners_in_trouble_does_not_delay_the_cause_of_another() {
+    if !Netns::require_root() {
+        return;
+    }
+    let ns = Netns::new("cause-crowd");
+    let daemon = Launch::new(BIN).inside(&ns).start();
+    let server = ServerProcess::listen(&ns, "127.0.0.1:0", &["--backlog=64", "--pace=fast"]);
+    let crowd = ns.run(|| {
+        let listeners = (0..CROWD).map(|_| Listen::tcp("127.0.0.1:0").backlog(1).open());
+        let listeners: Vec<Listener> = listeners.collect();
+        let clients: Vec<_> = listeners.iter().map(|listener| fill(listener.target(), 3)).collect();
+        (listeners, clients)
+    });
+    eventually("a crowd in trouble", Duration::from_secs(60), || {
+        (in_trouble(&daemon) >= CROWD).then_some(())
+    });
+    drop(ns.run(|| fill(server.target(), 1)));
+    thread::sleep(Duration::from_secs(2));
+    server.pause();
+    let stopped = Instant::now();
+    let _waiting = ns.run(|| fill(server.target(), 3));
+    let port = server.target().port().to_string();
+    let labels = [("port", port.as_str()), ("cause", "stopped")];
+    // Without optimization, and beside other tests. Reading every owner in each round took minutes.
+    eventually("the cause of the stopped server", Duration::from_secs(60), || {
+        (daemon.scrape().value("listenq_listener_cause", &labels) == Some(1.0)).then_some(())
+    });
+    println!("stopped, beside {CROWD} listeners in trouble: {:?}", stopped.elapsed());
+    drop(crowd);
 }
 
 #[test]

@@ -441,7 +441,14 @@ mod tests {
             thread_stat::start_time(&std::fs::read_to_string("/proc/self/stat").unwrap()).unwrap();
         let at = listener.local_addr().unwrap();
         let local = Some(LocalEnd { ip: at.ip(), port: at.port() });
-        WatchedSocket { inode, pid: Some(std::process::id()), start_time, cgroup: None, local }
+        WatchedSocket {
+            inode,
+            pid: Some(std::process::id()),
+            start_time,
+            cgroup: None,
+            local,
+            source: 0,
+        }
     }
 
     fn read(socket: WatchedSocket) -> OwnerReading {

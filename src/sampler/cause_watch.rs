@@ -1,14 +1,20 @@
 //! The thread that reads the owners of listeners in trouble.
 //!
 //! It reads once a second, off the sampling path, and uses at most 1/200 of a core over a minute.
-//! Without listeners in trouble it sleeps until the next request.
+//! A round that would use too much CPU time ends early, and the next round reads the other owners.
+//! Users, services and namespaces take turns, and so do the processes of each: a process with a
+//! thousand listeners in trouble does not delay the owner of another one. Without listeners in
+//! trouble the thread sleeps until the next request.
 
+use std::hash::Hash;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::owner::reader::OwnerReader;
 use crate::snapshot::owner_reading::{OwnerReading, WatchedSocket};
@@ -23,6 +29,8 @@ const SHARE: u32 = 200;
 /// Maximum saved CPU time: one minute's share, so that the first reads after new trouble come once
 /// a second at any cost.
 const MOST_SAVED: Duration = Duration::from_millis(300);
+/// Part of the saved CPU time that one round may use: 1/8.
+const PART: u32 = 8;
 
 /// One reading of the owner of a listen socket, with the inode of that socket.
 pub type OwnerLook = (u32, Arc<OwnerReading>);
@@ -33,9 +41,27 @@ pub struct CauseWatch {
     is_busy: bool,
     budget: Budget,
     background: Arc<Background>,
-    requests: Sender<Vec<WatchedSocket>>,
+    requests: Sender<Request>,
     rounds: Receiver<Round>,
 }
+
+/// The sockets whose owners are to be read, and the CPU time after which the round ends.
+struct Request {
+    sockets: Vec<WatchedSocket>,
+    cpu: Duration,
+}
+
+/// The rounds in which the sockets, processes and sources were last read.
+#[derive(Debug, Default)]
+struct ReadRounds {
+    sockets: FxHashMap<u32, u64>,
+    processes: FxHashMap<ProcessKey, u64>,
+    sources: FxHashMap<u64, u64>,
+    round: u64,
+}
+
+/// A process and its source.
+type ProcessKey = (u64, Option<u32>);
 
 /// The readings of one round, by inode of the listen socket.
 struct Round {
@@ -59,6 +85,12 @@ impl Default for Budget {
 }
 
 impl Budget {
+    /// The CPU time that a round at `now` may use: a second's share, or a part of the savings.
+    fn round(&self, now: Duration) -> Duration {
+        let saved = self.saved + now.saturating_sub(self.at) / SHARE;
+        (saved.min(MOST_SAVED) / PART).max(INTERVAL / SHARE)
+    }
+
     /// Spends `cpu` at `now`. Returns the wait until the missing CPU time is saved.
     fn spend(&mut self, now: Duration, cpu: Duration) -> Duration {
         self.saved = (self.saved + now.saturating_sub(self.at) / SHARE).min(MOST_SAVED);
@@ -103,7 +135,8 @@ impl CauseWatch {
         self.due = now + INTERVAL;
         // If the thread has ended, causes stay unknown. The log already reported the end of the
         // thread.
-        self.is_busy = !sockets.is_empty() && self.requests.send(sockets).is_ok();
+        let request = Request { sockets, cpu: self.budget.round(now) };
+        self.is_busy = !request.sockets.is_empty() && self.requests.send(request).is_ok();
     }
 
     /// Returns the readings of the round that ended since the last call, without blocking.
@@ -117,19 +150,81 @@ impl CauseWatch {
 }
 
 /// Runs until the request or result channel is closed.
-fn run(mut reader: OwnerReader, asked: &Receiver<Vec<WatchedSocket>>, rounds: &Sender<Round>) {
-    while let Ok(sockets) = asked.recv() {
+fn run(mut reader: OwnerReader, asked: &Receiver<Request>, rounds: &Sender<Round>) {
+    let mut read = ReadRounds::default();
+    while let Ok(Request { sockets, cpu: allowed }) = asked.recv() {
         let (begin, started) = (thread_cpu(), Instant::now());
+        let used = || thread_cpu().saturating_sub(begin);
         let inodes = sockets.iter().map(|socket| socket.inode).collect();
         reader.keep_only(&inodes);
-        let look = |socket: WatchedSocket| (socket.inode, Arc::new(reader.read(socket)));
-        let looks: Vec<OwnerLook> = sockets.into_iter().map(look).collect();
-        let cpu = thread_cpu().saturating_sub(begin);
+        let mut looks: Vec<OwnerLook> = Vec::new();
+        for socket in read.in_order(sockets) {
+            looks.push((socket.inode, Arc::new(reader.read(socket))));
+            read.note(&socket);
+            if used() >= allowed {
+                break;
+            }
+        }
+        let cpu = used();
         tracing::trace!(looks = looks.len(), ?cpu, took = ?started.elapsed(), "looked at owners");
         if rounds.send(Round { looks, cpu }).is_err() {
             return;
         }
     }
+}
+
+// === impl ReadRounds ===
+
+impl ReadRounds {
+    /// Begins a round. Returns the sockets in the order in which to read them: one socket of each
+    /// source first, then a second one of each. A source's processes take turns in the same way. Of
+    /// equals, the one that was read longest ago comes first.
+    fn in_order(&mut self, mut sockets: Vec<WatchedSocket>) -> Vec<WatchedSocket> {
+        self.round += 1;
+        self.keep_only(&sockets);
+        let (mut of_process, mut of_source) = (FxHashMap::default(), FxHashMap::default());
+        sockets.sort_by_key(|socket| last(&self.sockets, socket.inode));
+        sockets.sort_by_cached_key(|socket| {
+            let process = process(socket);
+            (next(&mut of_process, process), last(&self.processes, process))
+        });
+        sockets.sort_by_cached_key(|socket| {
+            (next(&mut of_source, socket.source), last(&self.sources, socket.source))
+        });
+        sockets
+    }
+
+    fn keep_only(&mut self, sockets: &[WatchedSocket]) {
+        let inodes: FxHashSet<u32> = sockets.iter().map(|socket| socket.inode).collect();
+        let processes: FxHashSet<ProcessKey> = sockets.iter().map(process).collect();
+        let sources: FxHashSet<u64> = sockets.iter().map(|socket| socket.source).collect();
+        self.sockets.retain(|inode, _| inodes.contains(inode));
+        self.processes.retain(|process, _| processes.contains(process));
+        self.sources.retain(|source, _| sources.contains(source));
+    }
+
+    /// Records that a socket was read in this round.
+    fn note(&mut self, socket: &WatchedSocket) {
+        self.sockets.insert(socket.inode, self.round);
+        self.processes.insert(process(socket), self.round);
+        self.sources.insert(socket.source, self.round);
+    }
+}
+
+fn process(socket: &WatchedSocket) -> ProcessKey {
+    (socket.source, socket.pid)
+}
+
+/// The round in which `key` was last read; 0 if it was not read.
+fn last<K: Hash + Eq>(rounds: &FxHashMap<K, u64>, key: K) -> u64 {
+    rounds.get(&key).copied().unwrap_or(0)
+}
+
+/// The number of earlier calls for this key.
+fn next<K: Hash + Eq>(counts: &mut FxHashMap<K, usize>, key: K) -> usize {
+    let count = counts.entry(key).or_default();
+    *count += 1;
+    *count - 1
 }
 
 #[cfg(test)]
@@ -156,5 +251,41 @@ mod tests {
         assert_eq!(costly[10], 10 * SECOND);
         let used = Duration::from_millis(25) * u32::try_from(costly.len()).unwrap();
         assert!(used <= 3600 * SECOND / SHARE + MOST_SAVED + Duration::from_millis(25), "{used:?}");
+    }
+
+    fn socket(inode: u32, pid: u32, source: u64) -> WatchedSocket {
+        let (pid, start_time, cgroup, local) = (Some(pid), 0, None, None);
+        WatchedSocket { inode, pid, start_time, cgroup, local, source }
+    }
+
+    /// The inodes that a round reads which has time for `most` readings.
+    fn round(read: &mut ReadRounds, sockets: &[WatchedSocket], most: usize) -> Vec<u32> {
+        let order: Vec<_> = read.in_order(sockets.to_vec()).into_iter().take(most).collect();
+        order.iter().for_each(|socket| read.note(socket));
+        order.into_iter().map(|socket| socket.inode).collect()
+    }
+
+    #[test]
+    fn sources_and_their_processes_take_turns() {
+        // One process with five sockets, another process of the same source, and another source.
+        let mut sockets: Vec<_> = (1..=5).map(|inode| socket(inode, 1, 1)).collect();
+        sockets.extend([socket(6, 2, 1), socket(7, 3, 2)]);
+        let rounds = |most| {
+            let mut read = ReadRounds::default();
+            [(); 4].map(|()| round(&mut read, &sockets, most))
+        };
+        assert_eq!(rounds(1).concat(), [1, 7, 6, 7]);
+        assert_eq!(rounds(2), [[1, 7], [6, 7], [2, 7], [6, 7]]);
+        assert_eq!(rounds(3)[..2], [[1, 7, 6], [2, 7, 6]]);
+        assert_eq!(rounds(9)[0], [1, 7, 6, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn a_round_uses_a_part_of_the_savings_and_at_least_the_share_of_a_second() {
+        let mut budget = Budget::default();
+        assert_eq!(budget.round(Duration::ZERO), MOST_SAVED / PART);
+        budget.spend(SECOND, MOST_SAVED);
+        assert_eq!(budget.round(2 * SECOND), SECOND / SHARE);
+        assert_eq!(budget.round(3600 * SECOND), MOST_SAVED / PART);
     }
 }

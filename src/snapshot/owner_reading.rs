@@ -143,6 +143,9 @@ pub struct WatchedSocket {
     pub cgroup: Option<u64>,
     /// The local end of the socket; `None` for Unix sockets.
     pub local: Option<LocalEnd>,
+    /// A number that the sockets of one user, service or namespace share. Readings are shared fairly
+    /// between these numbers.
+    pub source: u64,
 }
 
 // === impl Syscall ===

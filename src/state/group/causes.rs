@@ -1,9 +1,10 @@
 //! Selects the listeners whose owners are read, and applies the owner readings.
 
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxBuildHasher, FxHashMap};
 
 use crate::snapshot::owner_reading::{OwnerReading, WatchedSocket};
 use crate::state::listener::Address;
@@ -38,6 +39,7 @@ impl<A: Address> Group<A> {
                 start_time: owner.start_time,
                 cgroup: socket.cgroup,
                 local,
+                source: FxBuildHasher.hash_one(listener.source),
             })
         });
         watched.collect()
