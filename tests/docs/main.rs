@@ -105,8 +105,9 @@ const READERS: [(&str, &[&str]); 4] = [
 const PROGRAMS: [&str; 4] = ["listenq ", "ss ", "nstat ", "htpasswd "];
 
 /// Flags of other programs.
-const FOREIGN_FLAGS: [&str; 7] = [
+const FOREIGN_FLAGS: [&str; 8] = [
     "--collector.netstat.fields",
+    "--enable-feature",
     "--extra-vars",
     "--ignored",
     "--inventory",
