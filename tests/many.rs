@@ -60,7 +60,10 @@ fn dumps_of_five_thousand_come_less_often_and_the_log_says_so() {
     let ns = Netns::new("stretch");
     let listeners = listeners(&ns);
     // Less than samples of 5,000 listeners cost: 1 ms in 100.
-    let daemon = Launch::new(BIN).args(&["--sample.cpu-budget=0.01"]).inside(&ns).start();
+    let daemon = Launch::new(BIN)
+        .args(&["--sample.cpu-budget=0.01", "--listener.max=10000"])
+        .inside(&ns)
+        .start();
     // Without connections, only the number of sockets is read.
     let first = SocketAddr::from(([127, 0, 0, 1], PORTS.start));
     let _waiting = ns.run(|| TcpStream::connect(first).unwrap());
