@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use listenq::cause::Cause;
 use listenq::diagnosis::Diagnosis;
+use listenq::exposition::protobuf::LENGTHS;
 use listenq::exposition::table::{Kind, METRICS};
 use listenq::http::runbooks::RUNBOOKS;
 use listenq_lab::listenq::Launch;
@@ -64,18 +65,22 @@ fn texts() -> Vec<(String, String)> {
     texts
 }
 
+/// Names that begin like a metric: a prefix, and a variable of the Ansible role.
+const NO_METRICS: [&str; 2] = ["process_", "listenq_environment"];
+
 /// The names of metrics in a text, without recorded series (`level:metric:operations`).
 fn metrics_in(text: &str) -> BTreeSet<String> {
     let name = Regex::new(r"[a-zA-Z_:][a-zA-Z0-9_:]*").unwrap();
     let names = name.find_iter(text).map(|found| found.as_str());
     let ours = names.filter(|name| name.starts_with("listenq_") || name.starts_with("process_"));
-    let ours = ours.filter(|name| !name.contains(':') && *name != "process_");
+    let ours = ours.filter(|name| !name.contains(':') && !NO_METRICS.contains(name));
     ours.map(str::to_owned).collect()
 }
 
 /// Every name of a metric in the exposition.
 fn exposed() -> BTreeSet<String> {
-    let names = METRICS.iter().flat_map(|metric| {
+    // The native histogram is in the protobuf format only.
+    let names = METRICS.iter().chain([&LENGTHS]).flat_map(|metric| {
         let ends: &[&str] =
             if metric.kind == Kind::Histogram { &["", "_bucket", "_sum", "_count"] } else { &[""] };
         ends.iter().map(|end| format!("{}{end}", metric.name))

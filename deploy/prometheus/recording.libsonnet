@@ -35,17 +35,6 @@
                 )
               )
             |||],
-            ['listener:listenq_listener_info:max', |||
-              max without (%(reps)s) (
-                listenq_listener_info{%(sel)s}
-                and on (%(listener)s) (
-                  listener:listenq_accept_queue_length:max{%(sel)s}
-                  or listener:listenq_accept_queue_full_seconds:rate2m{%(sel)s}
-                  or listener:listenq_listener_overflows:increase2m{%(sel)s}
-                  or listenq_listener_diagnosis{%(sel)s} == 1
-                )
-              )
-            |||],
             // Sums per instance, for graphs over months.
             ['instance:listenq_listener_sockets:count', |||
               max without (%(reps)s) (
