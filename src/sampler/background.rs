@@ -2,7 +2,8 @@
 //!
 //! Each of them has a limit of its own. Together with the sampler they use at most 1/40 of a core:
 //! what the sampler leaves, and at least 1/200. A task that exceeds the shared budget delays the
-//! next task of its kind.
+//! next task of its kind. Scans and cause readings have a share of their own that costly tasks of
+//! other kinds cannot take: without it, a machine with many processes would get no diagnosis.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -39,6 +40,12 @@ impl Background {
     /// Sets the share of a core that the sampler uses.
     pub fn set_sampler_share(&self, sampler: f64) {
         self.lock().share = (ALL - sampler).max(LEAST);
+    }
+
+    /// Spends `cpu` at `now`. Returns the delay of the next task of the same kind, which may always
+    /// use the share `own` of a core.
+    pub fn spend_of(&self, own: f64, now: Duration, cpu: Duration) -> Duration {
+        self.spend(now, cpu).min(cpu.div_f64(own))
     }
 
     /// Spends `cpu` at `now`. Returns the delay of the next task of the same kind.
@@ -94,6 +101,16 @@ mod tests {
             let used = run(sampler, costs);
             assert!((used / expected - 1.0).abs() < 0.05, "{sampler} {costs:?} {used}");
         }
+    }
+
+    #[test]
+    fn a_task_with_a_share_of_its_own_does_not_wait_for_others() {
+        let background = Background::default();
+        background.set_sampler_share(0.5);
+        let second = Duration::from_secs(1);
+        background.spend(100 * second, second);
+        assert_eq!(background.spend(100 * second, second / 100), LONGEST_DELAY);
+        assert_eq!(background.spend_of(0.005, 100 * second, second / 100), 2 * second);
     }
 
     #[test]

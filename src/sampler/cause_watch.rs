@@ -29,6 +29,8 @@ const SHARE: u32 = 200;
 /// Maximum saved CPU time: one minute's share, so that the first reads after new trouble come once
 /// a second at any cost.
 const MOST_SAVED: Duration = Duration::from_millis(300);
+/// Share of a core that reads may use whatever other background tasks cost: 1/400.
+const OWN_SHARE: f64 = 0.0025;
 /// Part of the saved CPU time that one round may use: 1/8.
 const PART: u32 = 8;
 
@@ -143,7 +145,8 @@ impl CauseWatch {
     pub fn looks(&mut self, now: Duration) -> Vec<OwnerLook> {
         let Ok(Round { looks, cpu }) = self.rounds.try_recv() else { return Vec::new() };
         self.is_busy = false;
-        let wait = self.budget.spend(now, cpu).max(self.background.spend(now, cpu));
+        let delay = self.background.spend_of(OWN_SHARE, now, cpu);
+        let wait = self.budget.spend(now, cpu).max(delay);
         self.due = self.due.max(now + wait);
         looks
     }

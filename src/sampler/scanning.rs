@@ -21,6 +21,8 @@ use super::thread_cpu;
 
 /// Pause after a scan, as a multiple of the CPU time of the scan.
 const REST: u32 = 99;
+/// Share of a core that scans may use whatever other background tasks cost: 1/200.
+const OWN_SHARE: f64 = 0.005;
 /// Gap between scans of a namespace in which a queue is filling up or does not become empty.
 const UNDER_PRESSURE: Duration = Duration::from_secs(1);
 /// Factor by which the gap grows for a namespace with neither a queue nor failing handshakes.
@@ -218,7 +220,8 @@ impl Scanning {
     pub fn report(&mut self, now: Duration) -> Option<ScanResult> {
         let report = self.reports.try_recv().ok()?;
         self.is_busy = false;
-        self.free_at = now + (report.cpu * REST).max(self.background.spend(now, report.cpu));
+        let delay = self.background.spend_of(OWN_SHARE, now, report.cpu);
+        self.free_at = now + (report.cpu * REST).max(delay);
         Some(report)
     }
 }
