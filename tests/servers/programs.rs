@@ -415,7 +415,7 @@ pub(crate) const PROGRAMS: &[Program] = &[
     Program {
         name: "redis",
         tool: "redis-server",
-        command: "redis-server --bind 127.0.0.1 --port 8000 --save '' --daemonize no --tcp-backlog @LIMIT@ \
+        command: "redis-server --bind 127.0.0.1 --port 8000 --protected-mode no --save '' --daemonize no --tcp-backlog @LIMIT@ \
                   --enable-debug-command yes",
         says: QUIT,
         short_advice: &["Raise the limit to 64:", "`tcp-backlog 64`"],
