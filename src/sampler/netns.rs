@@ -1,4 +1,4 @@
-//! The readers of one namespace. They execute the [`plan`](super::plan) and contain no policy.
+//! The readers of one namespace. They execute the [`plan`] and contain no policy.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
