@@ -10,8 +10,6 @@
 
 use std::time::Duration;
 
-use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
-
 use crate::self_stats::Durations;
 use crate::view::{ListenerView, NetnsView, Protocol, SampledLengths, View};
 
@@ -225,7 +223,7 @@ impl Families {
         write_bytes(&mut head, field::family::NAME, metric.name.as_bytes());
         write_bytes(&mut head, field::family::HELP, metric.help.as_bytes());
         write_varint(&mut head, field::family::TYPE, kind);
-        encode_varint((head.len() + self.metrics.len()) as u64, &mut self.out);
+        push_varint(&mut self.out, (head.len() + self.metrics.len()) as u64);
         self.out.extend_from_slice(&head);
         self.out.append(&mut self.metrics);
     }
@@ -289,10 +287,7 @@ impl Timestamp {
     }
 
     fn len(self) -> usize {
-        key_len(field::timestamp::SECONDS)
-            + encoded_len_varint(self.seconds)
-            + key_len(field::timestamp::NANOS)
-            + encoded_len_varint(self.nanos)
+        2 + varint_len(self.seconds) + varint_len(self.nanos)
     }
 
     fn write(self, bytes: &mut Vec<u8>, field: u32) {
@@ -316,12 +311,12 @@ fn write_labels<'a>(bytes: &mut Vec<u8>, names: &[&str], values: impl Iterator<I
 
 /// The bytes of a field with `len` bytes of content, as all its field numbers are below 16.
 fn message_len(len: usize) -> usize {
-    1 + encoded_len_varint(len as u64) + len
+    1 + varint_len(len as u64) + len
 }
 
 fn begin_message(bytes: &mut Vec<u8>, field: u32, len: usize) {
-    encode_key(field, WireType::LengthDelimited, bytes);
-    encode_varint(len as u64, bytes);
+    push_key(bytes, field, WireType::LengthDelimited);
+    push_varint(bytes, len as u64);
 }
 
 fn write_bytes(bytes: &mut Vec<u8>, field: u32, content: &[u8]) {
@@ -330,13 +325,38 @@ fn write_bytes(bytes: &mut Vec<u8>, field: u32, content: &[u8]) {
 }
 
 fn write_varint(bytes: &mut Vec<u8>, field: u32, value: u64) {
-    encode_key(field, WireType::Varint, bytes);
-    encode_varint(value, bytes);
+    push_key(bytes, field, WireType::Varint);
+    push_varint(bytes, value);
 }
 
 fn write_double(bytes: &mut Vec<u8>, field: u32, value: f64) {
-    encode_key(field, WireType::SixtyFourBit, bytes);
+    push_key(bytes, field, WireType::SixtyFourBit);
     bytes.extend_from_slice(&value.to_le_bytes());
+}
+
+/// The encoding of a field.
+#[derive(Clone, Copy)]
+enum WireType {
+    Varint = 0,
+    SixtyFourBit = 1,
+    LengthDelimited = 2,
+}
+
+/// All field numbers are below 16, so a key is one byte.
+fn push_key(bytes: &mut Vec<u8>, field: u32, kind: WireType) {
+    bytes.push((field << 3) as u8 | kind as u8);
+}
+
+fn push_varint(bytes: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        bytes.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    bytes.push(value as u8);
+}
+
+fn varint_len(value: u64) -> usize {
+    (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
 }
 
 /// The encoding of a signed number as a varint (`sint32`, `sint64`).
