@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use crate::view::View;
 
-use super::table::{self, Kind, LISTENER, Metric, NETNS, Subject};
+use super::labels::Labels;
+use super::table::{Kind, Metric};
 
 /// Bytes reserved per line for the name, the separators and the number, in addition to the labels.
 const LINE: usize = 64;
@@ -17,32 +18,11 @@ const SERIES: usize = 13;
 /// The bound below which every integer is exact as a float.
 const WHOLE: f64 = (1u64 << 53) as f64;
 
-/// The text so far, and the formatted labels for reuse.
+/// The text so far, and the formatted labels for reuse: each from the opening brace on, without the
+/// closing brace.
 pub(super) struct Lines {
     text: String,
-    namespaces: Blocks,
-    listeners: Blocks,
-}
-
-/// The labels of consecutive subjects, each from the opening brace on, without the closing brace.
-#[derive(Default)]
-struct Blocks {
-    text: String,
-    ends: Vec<usize>,
-}
-
-// === impl Blocks ===
-
-impl Blocks {
-    fn push(&mut self, names: &[&str], subject: Subject<'_>) {
-        write_labels(&mut self.text, '{', names, subject.labels());
-        self.ends.push(self.text.len());
-    }
-
-    fn get(&self, place: usize) -> &str {
-        let start = place.checked_sub(1).map_or(0, |before| self.ends[before]);
-        &self.text[start..self.ends[place]]
-    }
+    labels: Labels<String>,
 }
 
 // === impl Lines ===
@@ -50,11 +30,12 @@ impl Blocks {
 impl Lines {
     /// Starts without a line, with the formatted labels of everything in `view`.
     pub(super) fn new(view: &View) -> Self {
-        let (mut namespaces, mut listeners) = (Blocks::default(), Blocks::default());
-        table::namespaces(view).for_each(|(subject, _)| namespaces.push(NETNS, subject));
-        table::listeners(view, None).for_each(|(subject, _)| listeners.push(LISTENER, subject));
-        let room = SERIES * (listeners.text.len() + LINE * listeners.ends.len());
-        Self { text: String::with_capacity(HEADS + room), namespaces, listeners }
+        let labels = Labels::new(view, |text: &mut String, names, subject| {
+            write_labels(text, '{', names, subject.labels());
+        });
+        let (listeners, bytes) = labels.of_listeners();
+        let room = SERIES * (bytes + LINE * listeners);
+        Self { text: String::with_capacity(HEADS + room), labels }
     }
 
     /// The text so far, for other writers to append to.
@@ -69,19 +50,15 @@ impl Lines {
 
     /// Writes every series of `metric` in `view`, `age` after the creation of the view.
     pub(super) fn write(&mut self, metric: &Metric, view: &View, age: Duration) {
-        let Self { text, namespaces, listeners } = self;
+        let Self { text, labels } = self;
         let mut is_first = true;
         metric.each(view, age, &mut |subject, more, value| {
             if std::mem::take(&mut is_first) {
                 write_head(text, metric);
             }
-            let (labels, own) = match subject {
-                Subject::SelfStats => ("", 0),
-                Subject::Netns(place, _) => (namespaces.get(place), NETNS.len()),
-                Subject::Listener(place, ..) => (listeners.get(place), LISTENER.len()),
-            };
+            let (labels, own) = labels.of(subject);
             text.push_str(metric.name);
-            text.push_str(labels);
+            text.push_str(labels.unwrap_or_default());
             if !more.is_empty() {
                 write_labels(text, ',', &metric.labels[own..], more.iter().copied());
             }

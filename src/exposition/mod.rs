@@ -8,6 +8,7 @@
 //! byte by byte.
 
 mod families;
+mod labels;
 mod lines;
 pub mod protobuf;
 pub mod table;

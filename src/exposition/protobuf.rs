@@ -13,7 +13,8 @@ use std::time::Duration;
 use crate::self_stats::Durations;
 use crate::view::{ListenerView, NetnsView, Protocol, SampledLengths, View};
 
-use super::table::{self, Kind, LISTENER, METRICS, Metric, NETNS, Subject, Value};
+use super::labels::Labels;
+use super::table::{self, Kind, LISTENER, METRICS, Metric, Subject, Value};
 
 /// The Content-Type of the output of [`render`].
 pub const CONTENT_TYPE: &str = "application/vnd.google.protobuf; \
@@ -99,58 +100,34 @@ struct Families {
     out: Vec<u8>,
     /// The messages of the metrics of the family that is being written.
     metrics: Vec<u8>,
-    namespaces: Blocks,
-    listeners: Blocks,
-}
-
-/// The encoded labels of consecutive subjects.
-#[derive(Default)]
-struct Blocks {
-    bytes: Vec<u8>,
-    ends: Vec<usize>,
-}
-
-// === impl Blocks ===
-
-impl Blocks {
-    fn push(&mut self, names: &[&str], subject: Subject<'_>) {
-        write_labels(&mut self.bytes, names, subject.labels());
-        self.ends.push(self.bytes.len());
-    }
-
-    fn get(&self, place: usize) -> &[u8] {
-        let start = place.checked_sub(1).map_or(0, |before| self.ends[before]);
-        &self.bytes[start..self.ends[place]]
-    }
+    labels: Labels<Vec<u8>>,
 }
 
 // === impl Families ===
 
 impl Families {
     fn new(view: &View) -> Self {
-        let (mut namespaces, mut listeners) = (Blocks::default(), Blocks::default());
-        table::namespaces(view).for_each(|(subject, _)| namespaces.push(NETNS, subject));
-        table::listeners(view, None).for_each(|(subject, _)| listeners.push(LISTENER, subject));
-        Self { out: Vec::new(), metrics: Vec::new(), namespaces, listeners }
+        let labels = Labels::new(view, |bytes: &mut Vec<u8>, names, subject| {
+            write_labels(bytes, names, subject.labels());
+        });
+        Self { out: Vec::new(), metrics: Vec::new(), labels }
     }
 
     /// Writes every series of `metric`.
     fn write(&mut self, metric: &Metric, view: &View, age: Duration) {
-        let Self { metrics, namespaces, listeners, .. } = self;
+        let Self { metrics, labels, .. } = self;
         let is_counter = metric.kind == Kind::Counter;
         let kind = if is_counter { field::metric::COUNTER } else { field::metric::GAUGE };
         let is_of_kernel = matches!(metric.value, Value::Counter(_));
         let own_start = process_start(view);
         let mut more_labels = Vec::new();
         metric.each(view, age, &mut |subject, more, value| {
-            let (labels, own, start): (&[u8], _, _) = match subject {
-                Subject::SelfStats => (&[], 0, own_start),
-                Subject::Netns(place, netns) => {
-                    (namespaces.get(place), NETNS.len(), Some(netns.started_unix_time))
-                }
-                Subject::Listener(place, _, listener) => {
-                    (listeners.get(place), LISTENER.len(), Some(listener.started_unix_time))
-                }
+            let (labels, own) = labels.of(subject);
+            let labels = labels.unwrap_or_default();
+            let start = match subject {
+                Subject::SelfStats => own_start,
+                Subject::Netns(_, netns) => Some(netns.started_unix_time),
+                Subject::Listener(.., listener) => Some(listener.started_unix_time),
             };
             more_labels.clear();
             write_labels(&mut more_labels, &metric.labels[own..], more.iter().copied());
@@ -185,24 +162,23 @@ impl Families {
         if let Some(start) = process_start(view) {
             Timestamp::at(start).write(&mut histogram, field::histogram::START);
         }
-        self.histogram(&[], &histogram);
+        self.histogram(Subject::SelfStats, &histogram);
         self.finish(metric);
     }
 
     /// Writes the native histogram of each listener that has one.
     fn lengths(&mut self, view: &View, age: Duration) {
         for (subject, listener) in table::listeners(view, Some(age)) {
-            let Subject::Listener(place, netns, _) = subject else { continue };
+            let Subject::Listener(_, netns, _) = subject else { continue };
             if let Some(lengths) = &listener.lengths {
-                let histogram = native(lengths, samples(netns, listener));
-                let labels = self.listeners.get(place).to_vec();
-                self.histogram(&labels, &histogram);
+                self.histogram(subject, &native(lengths, samples(netns, listener)));
             }
         }
         self.finish(&LENGTHS);
     }
 
-    fn histogram(&mut self, labels: &[u8], histogram: &[u8]) {
+    fn histogram(&mut self, subject: Subject<'_>, histogram: &[u8]) {
+        let labels = self.labels.of(subject).0.unwrap_or_default();
         let len = labels.len() + message_len(histogram.len());
         begin_message(&mut self.metrics, field::family::METRIC, len);
         self.metrics.extend_from_slice(labels);
