@@ -6,6 +6,8 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 
+use super::weights::{Alternative, alternatives};
+
 /// A format of the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Format {
@@ -21,20 +23,13 @@ impl Format {
     /// Returns protobuf if the client accepts protobuf and does not prefer text.
     fn preferred(headers: &HeaderMap) -> Self {
         let (mut protobuf, mut text) = (0.0, 0.0);
-        for value in headers.get_all(header::ACCEPT) {
-            for range in value.to_str().unwrap_or_default().split(',') {
-                let mut parts = range.split(';').map(str::trim);
-                let media = parts.next().unwrap_or_default();
-                let parameters: Vec<(&str, &str)> =
-                    parts.filter_map(|part| part.split_once('=')).collect();
-                let weight = weight(&parameters);
-                match media {
-                    "application/vnd.google.protobuf" if is_delimited_family(&parameters) => {
-                        protobuf = weight.max(protobuf);
-                    }
-                    "text/plain" | "text/*" | "*/*" => text = weight.max(text),
-                    _ => {}
+        for media in alternatives(headers, &header::ACCEPT) {
+            match media.name {
+                "application/vnd.google.protobuf" if is_delimited_family(&media) => {
+                    protobuf = media.weight.max(protobuf);
                 }
+                "text/plain" | "text/*" | "*/*" => text = media.weight.max(text),
+                _ => {}
             }
         }
         if protobuf > 0.0 && protobuf >= text { Self::Protobuf } else { Self::Text }
@@ -49,17 +44,9 @@ impl<S: Sync> FromRequestParts<S> for Format {
     }
 }
 
-fn weight(parameters: &[(&str, &str)]) -> f32 {
-    match parameters.iter().find(|(name, _)| *name == "q") {
-        Some((_, weight)) => weight.parse().unwrap_or(0.0),
-        None => 1.0,
-    }
-}
-
 /// Whether the parameters ask for what listenq writes: Prometheus sends both.
-fn is_delimited_family(parameters: &[(&str, &str)]) -> bool {
-    let has = |name, expected| parameters.contains(&(name, expected));
-    has("proto", "io.prometheus.client.MetricFamily") && has("encoding", "delimited")
+fn is_delimited_family(media: &Alternative<'_>) -> bool {
+    media.has("proto", "io.prometheus.client.MetricFamily") && media.has("encoding", "delimited")
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ mod page;
 mod permits;
 mod render;
 pub mod runbooks;
+mod weights;
 mod write_timeout;
 
 use std::convert::Infallible;

@@ -24,6 +24,8 @@ use crate::web_config::Authenticated;
 use crate::web_config::client_address::ClientAddress;
 use crate::web_config::fair_turns::{FairTurn, FairTurns};
 
+use super::weights::alternatives;
+
 /// How long after the start of its rendering an answer may be sent to further clients, while the
 /// view is unchanged.
 const SHARED_FOR: Duration = Duration::from_millis(100);
@@ -108,17 +110,12 @@ impl Encoding {
     /// Returns gzip if the client accepts gzip and does not prefer the plain answer.
     pub(super) fn preferred(headers: &HeaderMap) -> Self {
         let (mut gzip, mut identity) = (None, None);
-        for value in headers.get_all(header::ACCEPT_ENCODING) {
-            for coding in value.to_str().unwrap_or_default().split(',') {
-                let (name, parameter) = coding.split_once(';').unwrap_or((coding, "q=1"));
-                let weight = parameter.trim().strip_prefix("q=").and_then(|q| q.parse().ok());
-                let weight = weight.unwrap_or(0.0_f32);
-                match name.trim() {
-                    "gzip" | "x-gzip" => gzip = Some(weight),
-                    "identity" => identity = Some(weight),
-                    "*" => gzip = gzip.or(Some(weight)),
-                    _ => {}
-                }
+        for coding in alternatives(headers, &header::ACCEPT_ENCODING) {
+            match coding.name {
+                "gzip" | "x-gzip" => gzip = Some(coding.weight),
+                "identity" => identity = Some(coding.weight),
+                "*" => gzip = gzip.or(Some(coding.weight)),
+                _ => {}
             }
         }
         let (gzip, identity) = (gzip.unwrap_or(0.0), identity.unwrap_or(0.0));
