@@ -1,5 +1,5 @@
-//! The owner that the alerts about a listener name. It stays the same for the length of an incident,
-//! because a label that changes would end one alert and start another.
+//! The owner that the alerts about a listener name. The owner stays the same for the length of an
+//! incident, because a label that changes would end one alert and start another.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -34,8 +34,8 @@ use std::time::Duration;
 
 /// The number of samples for which an overflow waits for its listener.
 const MAX_AGE_SAMPLES: usize = 3;
-/// The number of samples after a queue was near its limit for which the drops of its listener are
-/// the first evidence.
+/// The drops of a listener are the first evidence for this number of samples after one of its
+/// queues was near its limit.
 const NEAR_FULL_SAMPLES: u64 = 10;
 /// How long refused clients retry.
 const REPEATS: Duration = Duration::from_secs(60);
@@ -838,8 +838,8 @@ mod tests {
         assert_eq!((strangers.finish(), strangers.attribution.unattributed()), ([0], 5));
     }
 
-    /// A rule with two stories. Listener 0 is guilty in the first story; in the second story
-    /// listener 0 is the innocent twin, which differs in one fact. Listener 1 is the neighbour.
+    /// A rule with two stories. In the first story, listener 0 had the overflows. The second story
+    /// differs in one fact, and listener 0 did not have the overflows. Listener 1 is the neighbour.
     struct Rule {
         says: &'static str,
         guilty: fn(&mut Story<2>),

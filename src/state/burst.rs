@@ -22,8 +22,8 @@ const SLOTS: usize = 16;
 /// The window is shorter than one second: a refusal and its repetition one second later never fall
 /// into the same window, even if the refusal is attributed one sample late.
 const WINDOW_SLOTS: usize = 7;
-/// The slots between a refusal and its repetition one second later: eight, and one slot more or less
-/// because a sample may attribute either refusal late.
+/// The slots between a refusal and its repetition one second later: eight slots, and one slot more
+/// or less because a sample may attribute either refusal late.
 const REPEAT_SLOTS: RangeInclusive<usize> = 7..=9;
 
 /// The queue lengths, overflows and drops of one listener within the last two seconds.
@@ -50,7 +50,7 @@ impl Bursts {
         slot.length = slot.length.max(length);
     }
 
-    /// Records `overflows` that were attributed to the listener, of which `repeated` repeat a cookie.
+    /// Records `overflows` attributed to the listener, of which `repeated` repeat a cookie.
     pub(super) fn overflowed(&mut self, now: Duration, overflows: u64, repeated: u64) {
         let slot = self.at(now);
         slot.overflows = slot.overflows.saturating_add(clamped(overflows));

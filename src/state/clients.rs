@@ -72,7 +72,7 @@ impl ClientCounts {
 // === impl Count ===
 
 impl Count {
-    /// Takes one connection off; returns whether any is left.
+    /// Subtracts one connection. Returns whether any connection is left.
     fn lower(&mut self) -> bool {
         let count = if self.half_open > 0 { &mut self.half_open } else { &mut self.waiting };
         *count -= 1;

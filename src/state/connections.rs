@@ -215,7 +215,7 @@ mod tests {
             by_listener(&scan, false, |address| address.host() == "10.0.0.2")
         };
         assert_eq!(scan(&sockets, &[]).len(), 1);
-        // A connection to its port may be its own.
+        // A connection to the port of the idle listener may belong to that listener.
         let half_open = HalfOpen {
             local: local("10.0.0.1", 0),
             repeats: 0,

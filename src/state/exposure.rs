@@ -41,7 +41,7 @@ pub(super) enum Exposure {
         /// known before.
         is_paid: bool,
     },
-    /// Has no series yet, or there is no place.
+    /// Has no series: it is too new, or all places are taken.
     Hidden,
     /// Has no series, because a filter excludes it.
     Excluded,

@@ -1,5 +1,5 @@
-//! The clients of one listener that left before they were accepted: how long each waited, and how many there are beside those
-//! that were accepted in time.
+//! The clients of one listener that left before they were accepted: how long each client waited,
+//! and which share of the clients left.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -10,27 +10,28 @@ use crate::view::Patience;
 
 use super::ring::Ring;
 
-/// How far back clients that left count for the patience.
+/// Clients that left within this time count for the patience.
 const RECENT: Duration = Duration::from_secs(300);
-/// A median of fewer is none.
+/// The fewest clients for which a median is shown.
 const FEWEST: usize = 20;
-/// More are not remembered: the oldest are dropped.
+/// The number of clients that are remembered. The oldest are dropped.
 const MAX_LEAVERS: usize = 512;
-/// How long a slot of the outcomes is: a dozen of them are a minute.
+/// The length of one slot of outcomes. The twelve slots cover one minute.
 const SLOT: Duration = Duration::from_secs(5);
-/// A share of fewer clients is none.
+/// The fewest clients for which a share is shown.
 const FEWEST_OUTCOMES: u32 = 10;
 
 /// The clients that left.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Leavers {
     all: VecDeque<Leaver>,
-    /// When clients that had closed were answered all the same: they had closed only their own half.
+    /// The times at which clients that had closed were answered: such a client closed only its
+    /// sending direction.
     answered: VecDeque<Duration>,
     outcomes: Ring<Outcomes, 12>,
 }
 
-/// What became of the clients that scans saw waiting, within one slot.
+/// The outcomes, within one slot, of clients that scans saw waiting.
 #[derive(Clone, Copy, Debug, Default)]
 struct Outcomes {
     left: u32,
@@ -48,7 +49,8 @@ struct Leaver {
 // === impl Leavers ===
 
 impl Leavers {
-    /// Takes in the rows of a scan at `at`. `before` has those of the scan before, sorted, and whether each had left.
+    /// Applies the rows of a scan at `at`. `before` contains the cookies of the previous scan in
+    /// sorted order, each with whether its client had left.
     pub(super) fn take(
         &mut self,
         at: Duration,
@@ -65,7 +67,8 @@ impl Leavers {
         self.forget(at);
     }
 
-    /// Clients with these cookies, sorted, were answered after they had closed.
+    /// Records that the clients with these cookies, in sorted order, were answered after they had
+    /// closed.
     pub(super) fn answered(&mut self, at: Duration, cookies: &[Cookie]) {
         if self.all.is_empty() || cookies.is_empty() {
             return;
@@ -76,7 +79,8 @@ impl Leavers {
         self.forget(at);
     }
 
-    /// Whether the clients that close are mostly answered: they close only their own half.
+    /// Whether most clients that close are answered: such clients close only their sending
+    /// direction.
     pub(super) fn half_close(&self, now: Duration) -> bool {
         let recent = |at: &&Duration| now.saturating_sub(**at) < RECENT;
         let answered = self.answered.iter().filter(recent).count();
@@ -92,7 +96,7 @@ impl Leavers {
         }
     }
 
-    /// The median time after which clients left within the last five minutes.
+    /// The median patience of the clients that left within the last five minutes.
     pub(super) fn patience(&self, now: Duration) -> Option<Patience> {
         let mut all: Vec<Duration> = self.recent(now).map(|leaver| leaver.patience).collect();
         if all.len() < FEWEST || self.half_close(now) {
@@ -103,7 +107,8 @@ impl Leavers {
         Some(Patience { median: *all.select_nth_unstable(middle).1, clients })
     }
 
-    /// The share of the clients seen waiting within the last minute that left.
+    /// The share of clients that left, among the clients that scans saw waiting within the last
+    /// minute.
     pub(super) fn share(&self, now: Duration) -> Option<f64> {
         let sum = self.outcomes.until(slot(now)).fold(Outcomes::default(), |sum, one| Outcomes {
             left: sum.left.saturating_add(one.left),
@@ -129,7 +134,8 @@ impl Leavers {
 // === impl Leaver ===
 
 impl Leaver {
-    /// `None` for a client that is there, that closed at once, or whose patience is not known.
+    /// Returns `None` if the client has not left, closed within [`LEFT_AT_ONCE`], or has an unknown
+    /// patience.
     fn of(at: Duration, row: &Waiting) -> Option<Self> {
         let patience = row.patience.filter(|patience| *patience >= LEFT_AT_ONCE)?;
         let ago = row.age?.saturating_sub(patience);

@@ -42,7 +42,8 @@ const UNEXPOSED_GRACE: Duration = Duration::from_millis(500);
 /// that the listener accepted.
 const NEXT_SAMPLE: Duration = Duration::from_nanos(1);
 
-/// The share of its limit from which a queue comes near it. The alert about such queues needs more.
+/// A queue counts as near its limit above this share of the limit. The alert about such queues has
+/// a higher threshold.
 const NEAR_LIMIT: f64 = 0.5;
 
 /// The number of half-open connections from which a listener gets a record. Fewer are enough if the

@@ -1,11 +1,11 @@
-//! The largest length of a trailing window, in constant space: the window is divided into slots,
-//! and a slot that leaves the window takes its maximum with it.
+//! The largest length within a trailing window, in constant space. The window is divided into
+//! slots, and each slot keeps one maximum.
 
 use std::time::Duration;
 
 use super::ring::Ring;
 
-/// The number of slots of a window, which is accurate to one part in this number.
+/// The number of slots in a window. The length of a window is accurate to one part in this number.
 const SLOTS: usize = 31;
 
 /// The division of a window into slots, the same for every listener.

@@ -122,7 +122,7 @@ impl Account {
 // === impl Changes ===
 
 impl<K> Changes<K> {
-    /// The number of places given and taken away.
+    /// The number of places assigned and removed.
     pub(super) fn len(&self) -> usize {
         self.incoming.len() + self.outgoing.len()
     }

@@ -24,8 +24,8 @@ pub(super) struct Record {
     bursts: Bursts,
     /// The largest burst since the last look: waiting connections, and refused connections.
     burst: [u64; 2],
-    /// The largest drops of a second without overflows, as of the last look: drops beside overflows
-    /// are not all caused by the overflows.
+    /// The most drops within one second without overflows, as of the last look. In a second with
+    /// overflows, not all drops are caused by the overflows.
     harmless_drops: u64,
     refusals: Refusals,
     lengths: Lengths,
@@ -139,8 +139,8 @@ impl Record {
         self.refusals.dropped(drops);
     }
 
-    /// Adds overflows attributed to the listener, of which `repeated` repeat a cookie. `limit` is the
-    /// sum of its sockets' limits.
+    /// Adds overflows attributed to the listener, of which `repeated` repeat a cookie. `limit` is
+    /// the sum of the limits of its sockets.
     pub(super) fn overflowed(&mut self, now: Duration, overflows: u64, repeated: u64, limit: u64) {
         self.bursts.overflowed(now, overflows, repeated);
         self.refusals.overflowed(overflows);
@@ -266,9 +266,9 @@ impl Record {
         }
     }
 
-    /// Concludes the case. `evidence` holds what the caller knows. `repeated_cookies` is the share
-    /// of the namespace's overflows that repeat a cookie. Returns the case, and the incident start
-    /// or end, if any.
+    /// Concludes the case from `evidence`, the facts about the sockets and the namespace.
+    /// `repeated_cookies` is the share of the namespace's overflows that repeat a cookie. Returns
+    /// the case, and the start or the end of the incident, if any.
     pub(super) fn conclude(
         &mut self,
         now: Duration,

@@ -23,7 +23,7 @@ pub(super) struct Socket {
     pub(super) listener: usize,
     pub(super) queue: AcceptQueue,
     pub(super) drops: Option<u32>,
-    /// The inode of the socket, which leads to the owner.
+    /// The inode of the socket, by which its owner is found.
     pub(super) inode: u32,
     /// The id of the cgroup in which it was created.
     pub(super) cgroup: Option<u64>,

@@ -15,7 +15,8 @@ use super::Group;
 // === impl Group ===
 
 impl<A: Address> Group<A> {
-    /// For each listener in trouble with a known owner or cgroup: its socket with the longest queue.
+    /// For each listener in trouble with a known owner or cgroup: the socket with the longest
+    /// queue.
     pub(in crate::state) fn watched(&self) -> Vec<WatchedSocket> {
         if self.at_rest {
             return Vec::new();

@@ -131,7 +131,8 @@ impl Context {
         sockets.below_half +=
             u32::from(socket.queue.fullness().is_some_and(|fullness| fullness < 0.5));
         let Some(limit) = socket.queue.limit else { return };
-        // A socket that was opened after the raise may have its limit from its server.
+        // The server, not `somaxconn`, may have set the limit of a socket that was opened after the
+        // raise.
         let earlier = |(value, in_force_at): &&(u32, Duration)| {
             *value == limit && socket.first_seen <= *in_force_at
         };

@@ -452,7 +452,7 @@ impl<A: Address> Group<A> {
         listeners.retain(|key, listener| {
             let forgotten = listener.is_forgotten(now);
             if forgotten {
-                // No dump need have arrived: after a namespace ends there are no dumps.
+                // This also runs without a dump: an ended namespace has no dumps.
                 *revision += 1;
                 by_address.remove(&listener.address);
                 match unnamed.iter().position(|unnamed| *unnamed == key) {

@@ -145,8 +145,8 @@ fn nothing_taken_for_ten_seconds_is_a_stall_and_its_end_is_told() {
     );
 }
 
-/// The diagnosis of a server that stops at 10 s, when its last client left `ago` before the first
-/// scan of its port. The server listens since 5 s.
+/// The diagnosis of a server that starts to listen at 5 s and stops accepting at 10 s. Its last
+/// client left `ago` before the first scan of its port.
 fn diagnosis_of_a_server_whose_last_client_left(ago: Duration) -> Vec<Diagnosis> {
     let queue = waiting(2, socket(1, 80));
     let mut story = Story::begun_with(&[]);
@@ -190,7 +190,7 @@ fn a_queue_that_was_full_since_its_head_came_tells_how_fast_it_drains() {
     let mut story = Story::begun_with(&[socket(1, 80)]);
     story.scanned(SECOND, full, &[(1, 2), (2, 2), (3, 2), (4, 2), (5, 2)]);
     story.scanned(SECOND, full, &[(3, 2), (4, 1), (5, 1), (6, 0), (7, 0)]);
-    // The head came two seconds ago, when the queue had not been seen full yet.
+    // The connection at the head arrived two seconds ago, before any sample saw the queue full.
     assert_eq!(story.listener(80).drain_rate(), None);
     story.scanned(SECOND, full, &[(5, 2), (6, 1), (7, 1), (8, 0), (9, 0)]);
     assert_eq!(story.listener(80).drain_rate(), Some(2.5));
