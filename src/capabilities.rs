@@ -2,7 +2,8 @@
 
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
-/// Drops all capabilities of this thread but these, for good; a thread that it starts later has no others either.
+/// Permanently drops all capabilities of this thread except `kept`. Threads that this thread starts
+/// later do not have them either.
 pub fn keep(kept: CapabilitySet) {
     let dropped = capabilities(None).and_then(|sets| {
         let CapabilitySets { effective, permitted, inheritable } = sets;

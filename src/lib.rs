@@ -14,7 +14,7 @@
 //! * [`state`] combines all snapshots so far, and [`view`] holds what is shown of the state;
 //! * [`sampler`] reads and combines on a timer and publishes the view;
 //! * [`diagnosis`] is the pure function from evidence to diagnoses that the state calls, and
-//!   [`onset`] the pure function from a listener's history to what the trouble began with;
+//!   [`onset`] is the pure function that finds how trouble at a listener began;
 //! * [`exposition`] writes a view for Prometheus, [`report`] writes it for people and scripts, and
 //!   [`terminal`] prints the report of its own view or of a daemon queried by [`remote`];
 //! * [`self_stats`] holds the statistics of listenq itself, and [`log`] writes its log lines;

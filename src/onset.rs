@@ -13,19 +13,19 @@ pub const SLOT_SECONDS: f64 = 5.0;
 const OVER: usize = 6;
 /// The number of slots without trouble that do not end it.
 const GAP: usize = 2;
-/// The fewest and the most slots before the trouble that are compared.
+/// The minimum and maximum number of slots before the trouble that are compared.
 const BEFORE: std::ops::RangeInclusive<usize> = 6..=24;
 /// The number of slots from the beginning of the trouble that are compared.
 const AFTER: usize = 24;
-/// The mean wait in seconds from which on clients wait for the server.
+/// Clients count as waiting for the server at this mean wait in seconds, or a longer one.
 const WAIT: f64 = 0.2;
-/// The ratio to the rate before from which on the server is slower.
+/// The server counts as slower at this ratio to its rate before the trouble, or a lower one.
 const SLOWER: f64 = 0.8;
-/// The ratio to the rate before from which on there are more arrivals.
+/// Arrivals count as more at this ratio to their rate before the trouble, or a higher one.
 const MORE: f64 = 1.25;
-/// The number of standard errors from which on a difference is not chance.
+/// A difference of this number of standard errors, or more, is not chance.
 const CERTAIN: f64 = 4.0;
-/// The fewest connections that a rate is made of.
+/// The minimum number of connections from which a rate is computed.
 const FEWEST: f64 = 20.0;
 
 /// What happened at a listener within one slot.
@@ -43,7 +43,7 @@ pub struct Slot {
     pub full: f32,
 }
 
-/// What the trouble began with.
+/// How the trouble began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Beginning {
@@ -59,8 +59,8 @@ pub struct Onset {
     pub beginning: Beginning,
     /// Connections that arrived, and were accepted, before the trouble.
     pub before: f64,
-    /// Connections that at least arrived since the trouble began; for a slower server, connections
-    /// that the server accepted while clients waited.
+    /// For more arrivals: a lower bound of the arrivals since the trouble began. For a slower
+    /// server: the connections that it accepted while clients waited.
     pub after: f64,
 }
 
@@ -115,15 +115,15 @@ impl Mean {
         Self { value, variance, slots: count }
     }
 
-    /// Whether the mean of `slots` other slots differs by more than chance.
+    /// Whether the mean of `slots` other slots differs by more than chance explains.
     fn differs(&self, other: f64, slots: usize) -> bool {
         let error = (self.variance * (1.0 / self.slots + 1.0 / slots as f64)).sqrt();
         (other - self.value).abs() >= CERTAIN * error
     }
 }
 
-/// Finds the trouble that lasts at the end of `history`, and what it began with. All slots are
-/// known; the oldest is first.
+/// Finds the trouble that lasts at the end of `history`, and how it began. All slots are known; the
+/// oldest is first.
 pub fn find(history: &[Slot]) -> Trouble {
     let Some(first) = first_of_trouble(history) else { return Trouble::None };
     let is_decided = history.len() - first > AFTER;
@@ -162,8 +162,8 @@ fn compare(calm: &[Slot], trouble: &[Slot]) -> Option<Onset> {
     let slower = slower_server(&before, trouble);
     match (more, slower) {
         (Some((_, onset)), None) | (None, Some((_, onset))) => Some(onset),
-        // Clients of a slow server try again, and an overloaded server becomes slow: the earlier
-        // fact is the beginning, if a whole slot lies before the other one began.
+        // Clients of a slow server try again, and an overloaded server becomes slow. The trouble
+        // began with the earlier fact, if it is at least one whole slot earlier.
         (Some((certain, onset)), Some((began, _))) => {
             (began > 1 && certain < began).then_some(onset)
         }
@@ -192,7 +192,7 @@ fn more_arrivals(before: &Mean, length: u32, trouble: &[Slot]) -> Option<(usize,
     None
 }
 
-/// The slot of the trouble in which the server begins to be slower than before, and the rates. The
+/// The first slot of the trouble in which the server is slower than before, and the rates. The
 /// first slot of the trouble also contains time before it.
 fn slower_server(before: &Mean, trouble: &[Slot]) -> Option<(usize, Onset)> {
     let limited =

@@ -1,4 +1,5 @@
-//! The interface to systemd: sockets it passes, readiness, and the watchdog, which is notified while samples are taken.
+//! The interface to systemd: the sockets that it passes, readiness, and the watchdog, which is
+//! notified while samples are taken.
 
 use std::net::TcpListener;
 use std::time::Duration;

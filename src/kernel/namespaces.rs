@@ -98,9 +98,9 @@ pub fn maker(procfs: &Path, pid: u32) -> Option<u32> {
 
 /// Processes whose namespace is known from earlier looks.
 ///
-/// To inspect every process takes 15 µs each. A look therefore inspects new processes, the young
-/// ones again (a runtime starts a container's process before it gives it a namespace), one process
-/// of each namespace, and a part of the old ones in turn.
+/// Inspecting one process takes 15 µs. A look therefore inspects new processes, young processes
+/// again (a container runtime starts a process before the process enters its namespace), one
+/// process of each namespace, and a part of the old processes in turn.
 #[derive(Debug, Default)]
 pub struct Processes {
     known: BTreeMap<u32, KnownProcess>,
@@ -195,7 +195,8 @@ impl Processes {
     }
 
     /// Adds the namespaces of the processes to `found`. Each namespace is confirmed by a process
-    /// that is inspected in this look: listenq must release a namespace that all have left.
+    /// that is inspected in this look: listenq must release a namespace that all processes have
+    /// left.
     fn collect(&mut self, procfs: &Path, found: &mut FoundNetns) {
         let pids: Vec<u32> = self.known.keys().copied().collect();
         for pid in pids {

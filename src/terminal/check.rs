@@ -11,7 +11,7 @@ use crate::report::{DIAGNOSIS_TAKES, Diagnosed, Listener, Report, evidence};
 use crate::terminal::owner;
 use crate::terminal::source::Known;
 
-/// The maximum number of lines; a longer notification is not read.
+/// The maximum number of lines: people do not read longer notifications.
 const MOST_LINES: usize = 20;
 
 /// The severity; the discriminant is the exit code.

@@ -1,7 +1,7 @@
 //! Terminal output for people and scripts: `list`, `explain`, `check`.
 //!
 //! * [`source`] asks a daemon, or samples; [`target`] finds the listeners that a user names;
-//! * [`watch`] writes the list again and again;
+//! * [`watch`] prints the list every two seconds;
 //! * [`list`], [`explain`] and [`check`] each write the report in their format.
 
 pub mod check;

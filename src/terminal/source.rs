@@ -19,7 +19,7 @@ use crate::view::publish::{Published, Reader};
 
 /// Timeout of a request to a daemon given by URL.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
-/// The wait for the first sample of the own sampler: 2 s.
+/// How often this process looks for the first sample of its own sampler: 2 s in total.
 const FIRST_SAMPLE_TRIES: u32 = 100;
 const TRY_AGAIN: Duration = Duration::from_millis(20);
 
@@ -44,7 +44,7 @@ pub enum Sampling {
     For(Duration),
 }
 
-/// Answers again and again: of a daemon, or of samples that this process takes meanwhile.
+/// A sequence of reports: from a daemon, or from samples that this process takes in the background.
 pub struct Feed {
     ask: Ask,
     control: Option<PathBuf>,
@@ -54,7 +54,7 @@ pub struct Feed {
     was_answered: bool,
 }
 
-/// A sampler on a thread of its own. It ends when dropped.
+/// A sampler on a separate thread. The thread ends when this value is dropped.
 struct OwnSampler {
     reader: Reader,
     origin: String,

@@ -118,9 +118,9 @@ fn is_mapped_name(listener: &Listener, text: &str) -> bool {
     mapped.is_some_and(|address| !port.is_empty() && text == format!("{address}:{port}"))
 }
 
-/// Whether `text` is the whole name of the process, unit, pod or container; of a unit also without
-/// `.service`, of a container also the first 12 or more digits of its id, of a pod or container also
-/// with what it is in: `shop/web-1`, `shop/web-1/nginx`, `web-1/nginx`.
+/// Whether `text` is the whole name of the process, unit, pod or container. A unit also matches
+/// without `.service`, a container also by the first 12 or more digits of its id, and a pod or
+/// container also by its path: `shop/web-1`, `shop/web-1/nginx`, `web-1/nginx`.
 fn is_owner(listener: &Listener, text: &str) -> bool {
     let Owner { process, unit, k8s_namespace, k8s_pod, k8s_container, container_id, .. } =
         &listener.owner;

@@ -14,7 +14,7 @@ use crate::self_stats::SelfStats;
 use crate::snapshot::owner::Owner;
 use crate::snapshot::{Counters, Settings};
 
-/// The age of the last good sample from which on a namespace has no gauges.
+/// A namespace has no gauges if its last good sample is this old or older.
 pub const STALE_AFTER: Duration = Duration::from_secs(10);
 
 /// Everything that listenq exposes at one instant.
@@ -195,7 +195,7 @@ pub struct Client {
 pub struct Patience {
     /// The median time after which clients left.
     pub median: Duration,
-    /// The number of clients that the median is made of.
+    /// The number of clients from which the median was computed.
     pub clients: usize,
 }
 
@@ -228,7 +228,7 @@ pub struct QueueScan {
 /// The connections that a listener accepted. Known only for the sole listener of a namespace.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Accepts {
-    /// Connections accepted since the listener is watched as the sole listener.
+    /// Connections accepted since this is the only listener of its namespace.
     pub total: u64,
     /// The mean rate over the last [`Accepts::RECENT`] slots.
     pub per_second: f64,
@@ -237,7 +237,7 @@ pub struct Accepts {
     /// Connections accepted in each of the last [`Accepts::SLOTS`] slots of [`Accepts::SLOT`], the
     /// oldest first.
     pub history: Vec<u32>,
-    /// What the present trouble began with; `None` where that is not known.
+    /// How the present trouble began; `None` if unknown.
     pub began: Option<Began>,
 }
 

@@ -153,7 +153,8 @@ impl Time {
             year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
         };
         let mut year = 1970;
-        // A wrong clock must not take long: the last supported year stands for all later years.
+        // With a wrong clock the loop must not run for long: the last supported year stands for all
+        // later years.
         while days >= 365 + u64::from(is_leap(year)) && year < 9999 {
             days -= 365 + u64::from(is_leap(year));
             year += 1;
