@@ -1,4 +1,5 @@
-//! Owns the agreement with `ss -ltnm`: 200 random listeners, every row by value, as root and as the user `nobody`.
+//! Tests that listenq agrees with `ss -ltnm`: 200 random listeners, every row by value, as root and
+//! as the user `nobody`.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 
 use std::collections::BTreeMap;
@@ -13,7 +14,7 @@ use listenq_lab::wait::{TIMEOUT, eventually, within};
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
 const LISTENERS: usize = 200;
-/// The last two are above the namespace's `somaxconn` of 4096.
+/// The last two values are above the namespace's `somaxconn` of 4096.
 const BACKLOGS: [i32; 9] = [0, 1, 4, 50, 128, 511, 4096, 5000, 70_000];
 
 /// All sockets behind one address and port.
@@ -25,10 +26,10 @@ struct Row {
     drops: u64,
 }
 
-/// By address, `%interface` and all, and port.
+/// Rows by address, including `%interface`, and port.
 type Table = BTreeMap<(String, u16), Row>;
 
-/// The kinds of listener: host, whether it is bound to loopback by name, whether IPv6 only.
+/// The kinds of listener: host, whether it is bound to loopback by name, whether it is IPv6 only.
 fn kinds(rng: &mut Rng, link_local: &str) -> Vec<(String, Option<&'static str>, Option<bool>)> {
     let loopback = format!("127.{}.{}.{}", rng.u8(..), rng.u8(..), rng.u8(1..255));
     vec![
@@ -64,7 +65,7 @@ fn open(rng: &mut Rng, link_local: &str) -> Vec<Listener> {
     opened
 }
 
-/// Two listeners each that differ by family or by interface alone.
+/// Pairs of listeners that differ only by family or only by interface.
 fn twins(link: &str) -> Vec<Listener> {
     let v4 = Listen::tcp("0.0.0.0:0").open();
     let v6 = Listen::tcp(format!("[::]:{}", v4.port())).v6only(true).open();
@@ -73,7 +74,7 @@ fn twins(link: &str) -> Vec<Listener> {
     vec![v4, v6, lo, eth]
 }
 
-/// Where a client reaches it; a v4-mapped address over IPv4.
+/// The address that clients connect to. A v4-mapped address is reached over IPv4.
 fn target(listener: &Listener) -> SocketAddr {
     let SocketAddr::V6(v6) = listener.target() else { return listener.target() };
     match v6.ip().to_ipv4_mapped() {
@@ -117,7 +118,7 @@ fn from_list(launch: &Launch) -> Table {
     table
 }
 
-/// What `/metrics` says; its drops count from first sight, so they are not compared here.
+/// The rows from `/metrics`. Its drops count from the first sample, so they are not compared here.
 fn from_metrics(daemon: &Daemon) -> Table {
     let metrics = daemon.scrape();
     metrics.assert_unique();
@@ -147,7 +148,8 @@ fn differences(ss: &Table, seen: &Table) -> Vec<String> {
         .collect()
 }
 
-/// `listenq list` against `ss` before and after it: where `ss` agrees with itself, so must `list`.
+/// Compares `listenq list` with `ss` before and after it: if both runs of `ss` agree, `list` must
+/// agree with them.
 fn assert_list_agrees(ns: &Netns, launch: &Launch) {
     let (ss, list) = eventually("ss to say the same twice", TIMEOUT, || {
         let (before, list) = (from_ss(ns), from_list(launch));
@@ -156,7 +158,7 @@ fn assert_list_agrees(ns: &Netns, launch: &Launch) {
     assert_eq!(differences(&ss, &list), [""; 0]);
 }
 
-/// The daemon is up to a sample behind `ss`.
+/// Compares `/metrics` with `ss`. The daemon may be one sample behind `ss`.
 fn assert_metrics_agree(ns: &Netns, daemon: &Daemon) {
     let mut last = Vec::new();
     let agreed = within(TIMEOUT, || {

@@ -1,6 +1,8 @@
-//! At rest a tick allocates nothing: not to receive, not to decode, not to fold, not to publish.
+//! Tests that a tick at rest allocates nothing: not while receiving, decoding, folding or
+//! publishing.
 //!
-//! Allocations are counted for the thread that ticks: other tests may run beside it.
+//! Only allocations of the thread that ticks are counted, because other tests may run at the same
+//! time.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -39,7 +41,7 @@ use dump::{INTERVAL, Listener};
 /// The number of ticks after which all buffers have their final size.
 const WARM_UP: usize = 5;
 const TICKS: usize = 50;
-/// Readings that are due once a second come with the first tick and not before this has passed.
+/// Readings that are due once per second happen in the first tick, and again after this time.
 const SECOND: Duration = Duration::from_secs(1);
 
 fn allocations(work: impl FnOnce()) -> u64 {
@@ -58,7 +60,7 @@ fn decode_fold_and_show_allocate_nothing_at_rest() {
     let listeners = dump::listeners(1_000);
     let datagrams = dump::datagrams(&listeners);
     let mut snapshot = dump::snapshot(&listeners);
-    // Read once, as at start-up: from then on overflows are settled.
+    // The counters are read once, as at startup; from then on overflows are settled.
     snapshot.namespaces[0].netstat = Some(Netstat::from_file("/proc/net/netstat").unwrap().0);
     let (mut state, own, mut view) =
         (State::new(state::Config::default()), SelfStats::default(), View::default());
@@ -77,8 +79,8 @@ fn decode_fold_and_show_allocate_nothing_at_rest() {
     assert_eq!(view.namespaces[0].listeners.len(), 1_000);
 }
 
-/// Here other programs open and close listeners: a tick is at rest when nothing moved for three dumps, and those few
-/// that can be asked for were.
+/// Other programs open and close listeners in this namespace. A tick is at rest when nothing
+/// changed for several dumps and all listeners that can be queried one by one were queried.
 #[test]
 fn a_reading_of_this_namespace_allocates_nothing_at_rest() {
     let mut reader = NetnsReader::open_own(Path::new("/proc")).unwrap();
@@ -124,7 +126,8 @@ fn a_whole_sample_of_a_thousand_listeners_allocates_nothing_at_rest() {
         sleep(SECOND);
         let slow = allocations(|| sampler.sample());
         println!("a sample with the once-a-second readings: {slow} allocations");
-        // On a machine too slow to stay within the second the slow readings are among the ticks.
+        // On a machine that does not finish within one second, some ticks include the readings that
+        // are due once per second.
         let slow_ones = if took < SECOND { 0 } else { took.as_secs() + 1 };
         assert!(at_rest <= slow_ones * slow, "{at_rest} allocations in {TICKS} ticks, {took:?}");
     });
@@ -137,7 +140,7 @@ fn a_few_listeners_are_asked_for_without_an_allocation() {
     }
     Netns::new("asked").run(|| {
         let open = || Listen::tcp("127.0.0.1:0").open();
-        // More than fit into one batch of requests.
+        // More listeners than fit into one batch of requests.
         let _listeners: Vec<_> = repeat_with(open).take(40).collect();
         let (mut scratch, mut sockets) = (Scratch::default(), Vec::new());
         let net = Path::new("/proc/thread-self/net");
@@ -146,7 +149,7 @@ fn a_few_listeners_are_asked_for_without_an_allocation() {
         reader.select(&sockets, 0..sockets.len());
         let same = Some(Answers { is_same: true, is_complete: true });
         let mut ask = || assert_eq!(reader.ask_tcp(&mut scratch, &mut sockets), same);
-        // The answers are kept to compare the next ones with.
+        // The answers are kept for comparison with the next answers.
         ask();
         assert_eq!(allocations(|| (0..TICKS).for_each(|_| ask())), 0);
     });
@@ -157,7 +160,7 @@ fn sampler() -> Sampler {
     Sampler::new(&config).unwrap()
 }
 
-/// What a row is made of, without what differs between two sockets that listen at one address.
+/// The fields of a row, without the fields that differ between two sockets at one address.
 #[derive(Debug, PartialEq)]
 struct Layout {
     kind: u16,
@@ -206,7 +209,7 @@ fn this_kernels_dump() -> Vec<Layout> {
 }
 
 fn layout(message: &[u8]) -> Layout {
-    /// Sent only to those who have `CAP_NET_ADMIN`.
+    /// The kernel sends this attribute only to processes with `CAP_NET_ADMIN`.
     const MARK: (u16, usize) = (15, 4);
     let message = NetlinkBuffer::new_checked(message).unwrap();
     let payload = message.payload();
@@ -219,7 +222,7 @@ fn layout(message: &[u8]) -> Layout {
         kind: message.message_type(),
         flags: message.flags(),
         length: payload.len() - if marked { 8 } else { 0 },
-        // Which inode and which cgroup does not matter.
+        // The inode and the cgroup are not compared.
         socket: ListenSocket { origin: Origin::default(), ..socket },
         attributes: attributes.into_iter().filter(|attribute| *attribute != MARK).collect(),
     }

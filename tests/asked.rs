@@ -1,5 +1,6 @@
-//! Owns listeners that are asked for one by one, or not at all: every kind answers as a dump has it, what cannot be asked
-//! is dumped, and the overflows of listeners that open in between are attributed all the same.
+//! Tests queries of single listeners: every kind of listener answers with the values of a dump, a
+//! listener that cannot be queried is dumped, and the overflows of listeners that open between two
+//! dumps are attributed.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 
 use std::net::SocketAddr;
@@ -18,12 +19,12 @@ use listenq_lab::netns::Netns;
 use listenq_lab::wait::{TIMEOUT, eventually};
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
-/// More than fit into one batch of requests.
+/// More listeners than fit into one batch of requests.
 const MANY: usize = 100;
-/// More than are asked for one by one.
+/// More listeners than are queried one by one.
 const CROWD: u16 = 150;
 
-/// A reader with what it knows.
+/// A reader with the sockets that it has read.
 struct Known {
     reader: ListenReader,
     scratch: Scratch,
@@ -33,7 +34,7 @@ struct Known {
 // === impl Known ===
 
 impl Known {
-    /// The listeners of the calling thread's namespace.
+    /// Reads the listeners of the calling thread's namespace.
     fn here() -> Self {
         let mut scratch = Scratch::default();
         let reader = ListenReader::open(Path::new("/proc/thread-self/net"), &mut scratch).unwrap();
@@ -42,7 +43,7 @@ impl Known {
         known
     }
 
-    /// Whether nothing changed.
+    /// Reads by a dump. Returns whether nothing changed.
     fn dump(&mut self) -> bool {
         let is_same = self.reader.read_tcp(&mut self.scratch, &mut self.sockets).unwrap();
         if !is_same {
@@ -51,18 +52,20 @@ impl Known {
         is_same
     }
 
-    /// Whether nothing changed, if every known listener was asked for and answered.
+    /// Queries every known listener. Returns whether nothing changed; `None` if a listener was not
+    /// queried or did not answer.
     fn ask(&mut self) -> Option<bool> {
         let (_, are_all) = selected(&self.sockets);
         let answers = self.reader.ask_tcp(&mut self.scratch, &mut self.sockets);
         match answers {
             Some(answers) => (are_all && answers.is_complete).then_some(answers.is_same),
-            // There is nothing to ask for.
+            // There is nothing to query.
             None => self.sockets.is_empty().then_some(true),
         }
     }
 
-    /// A program that another test starts holds a closed socket for a moment, until it is one.
+    /// Dumps until this number of sockets is left: a program that another test starts may inherit a
+    /// closed socket for a short time.
     fn dump_until(&mut self, sockets: usize) {
         eventually(&format!("{sockets} sockets"), TIMEOUT, || {
             self.dump();
@@ -75,7 +78,7 @@ impl Known {
     }
 }
 
-/// What another reader finds by a dump.
+/// The sockets that another reader finds by a dump.
 fn dumped() -> Vec<ListenSocket> {
     Known::here().sockets
 }
@@ -84,7 +87,7 @@ fn tcp(address: &str) -> Listen {
     Listen::tcp(address).backlog(4)
 }
 
-/// Sets of listeners in which one might be taken for another.
+/// Sets of listeners in which a lookup could return the wrong listener.
 fn sets() -> Vec<Vec<Listen>> {
     let v6 = |v6only| tcp("[::]:8080").v6only(v6only);
     vec![
@@ -152,7 +155,8 @@ fn drops_and_a_full_queue_are_in_an_answer() {
     });
 }
 
-/// With `SO_REUSEPORT` on both, the kernel's lookup ends at the first that fits, be it the worse.
+/// With `SO_REUSEPORT` on both sockets, the kernel's lookup returns the first socket that fits,
+/// even if the other one fits better.
 #[test]
 fn one_that_is_never_found_is_dumped_from_then_on() {
     if !Netns::require_root() {
@@ -181,7 +185,7 @@ fn what_hides_another_or_is_one_too_many_is_dumped() {
         let mut known = Known::here();
         assert_eq!(known.ask(), Some(true));
         let other = member.open();
-        // Whether the kernel finds the old one or the new one, no answer is wrong.
+        // Whichever of the two sockets the kernel finds, no answer is wrong.
         assert_ne!(known.ask(), Some(false));
         assert!(!known.dump());
         assert_eq!(known.ask(), None);
@@ -240,7 +244,8 @@ fn a_socket_that_is_gone_moved_or_another_by_now_is_dumped() {
     });
 }
 
-/// Without a connection only sockets are counted. One that waits is a socket, also when its client has reset.
+/// Without connections, only the number of sockets is read. A waiting connection is a socket, even
+/// after its client has reset.
 #[test]
 fn a_queue_is_seen_at_once_and_to_its_end_where_nobody_was_connected() {
     if !Netns::require_root() {
@@ -259,7 +264,7 @@ fn a_queue_is_seen_at_once_and_to_its_end_where_nobody_was_connected() {
             let length = |port| sockets.iter().find(|socket| socket.address.port == port);
             [8080, 8081].map(|port| length(port).unwrap().queue.length)
         };
-        // Before the second is over, nothing but the listeners is due.
+        // Before the next full second, only the listeners are due.
         let (second, soon) = (Duration::from_secs(1), Duration::from_millis(1));
         for (listener, queued) in listeners.iter().zip([[2, 0], [0, 2]]) {
             assert_eq!(lengths(second), [0, 0]);
@@ -278,7 +283,8 @@ fn a_queue_is_seen_at_once_and_to_its_end_where_nobody_was_connected() {
     });
 }
 
-/// Each is open for a second and more, as long as it may take until it is seen.
+/// Each listener stays open for more than a second, which is the longest time until listenq sees
+/// it.
 #[test]
 fn a_listener_that_opens_between_two_dumps_has_all_its_overflows() {
     if !Netns::require_root() {
@@ -287,18 +293,18 @@ fn a_listener_that_opens_between_two_dumps_has_all_its_overflows() {
     let ns = Netns::new("between");
     let old = ns.run(|| tcp("127.0.0.1:8080").open());
     let daemon = Launch::new(BIN).inside(&ns).start();
-    // Past the dumps whose sockets count as there before.
+    // Later than the dumps whose sockets count as open before listenq started.
     std::thread::sleep(Duration::from_secs(1));
     let mut listeners = vec![old];
     for n in 1..=6u16 {
         let listener = ns.run(|| tcp(&format!("127.0.0.1:{}", 8080 + n)).open());
-        // Some of them serve at once: what is left of the burst are its drops.
+        // Every second listener accepts its queue at once: only the drops of the burst remain.
         drop(ns.run(|| fill(listener.target(), 5 + 3 * usize::from(n))));
         if n % 2 == 0 {
             assert!(listener.accept_all() >= 5);
         }
         listeners.push(listener);
-        // At rest again, and out of step with the second.
+        // Until the namespace is at rest again, with an offset to the full seconds.
         std::thread::sleep(Duration::from_millis(1300 + 170 * u64::from(n)));
     }
     let scrape = eventually("every overflow of nstat to be accounted for", TIMEOUT, || {

@@ -1,4 +1,5 @@
-//! Attribution of overflows to listeners under load, restarts, scans, and bursts that no sample saw.
+//! Tests the attribution of overflows to listeners: under load, restarts and scans, and for bursts
+//! that no sample saw.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 #![allow(clippy::print_stdout, reason = "the measured figures are for the reader of --nocapture")]
 
@@ -24,14 +25,15 @@ fn listen(ns: &Netns, backlog: i32) -> Listener {
     ns.run(|| Listen::tcp("127.0.0.1:0").backlog(backlog).open())
 }
 
-/// Clients that leave before their first SYN would be repeated: each is refused once at most.
+/// Clients that leave before the kernel would retransmit their SYN: each client is refused at most
+/// once.
 fn load(ns: &Netns, address: SocketAddr, rate: f64, seconds: u64) -> JoinHandle<Tally> {
     let lasting = Duration::from_secs(seconds);
     let patience = Duration::from_millis(300);
     ns.spawn(move || hammer(address, Load { rate, lasting, patience, at_once: 4000 }))
 }
 
-/// Scrapes until the load has ended; every scrape keeps the laws.
+/// Scrapes until the load has ended, and checks the laws in every scrape.
 fn watch(daemon: &Daemon, load: JoinHandle<Tally>) -> Tally {
     let (mut last, mut scrapes) = (daemon.scrape(), 0);
     while !load.is_finished() {
@@ -67,7 +69,7 @@ fn overflows(scrape: &Metrics, address: SocketAddr) -> f64 {
     scrape.at(address).overflows.unwrap()
 }
 
-/// Drains what waits, so that no FIN or SYN is refused any longer.
+/// Accepts all waiting connections, so that no FIN or SYN is refused after this.
 fn calm(server: Server) -> Server {
     Server::start(server.stop(), Pace::Fast)
 }
@@ -151,7 +153,7 @@ fn a_restarted_server_keeps_its_counter_and_its_overflows() {
     assert_eq!(attributed, sums.listeners);
 }
 
-/// Scans one idle listener beside one that overflows, and looks at the shares of the sums.
+/// Scans one idle listener while its neighbour overflows, and checks how the overflows are split.
 fn assert_a_scan_attracts_no_overflow(hint: &str, head_start: Duration) {
     let ns = Netns::new(hint);
     let (idle, busy) = (listen(&ns, 128), listen(&ns, 8));
@@ -201,7 +203,7 @@ fn a_burst_between_two_samples_is_attributed_and_shows_in_the_peak() {
     let daemon = Launch::new(BIN).args(&["--sample.interval=1s"]).inside(&ns).start();
     let samples = || daemon.scrape().value("listenq_samples_total", &[]).unwrap();
     for _ in 0..3 {
-        // Right after a sample there are 500 ms until the next: long enough for all of it.
+        // The next sample follows at least 500 ms after this one: long enough for the whole burst.
         let before = samples();
         eventually("the next sample", TIMEOUT, || (samples() > before).then_some(()));
         drop(ns.run(|| fill(listener.target(), 40)));
@@ -231,9 +233,10 @@ fn two_that_overflow_at_once_share_as_their_clients_count() {
     let servers = Server::start_each([few, many], Pace::PerSecond(50.0));
     let beside = load(&ns, addresses[0], 200.0, 5);
     let tally = watch(&daemon, load(&ns, addresses[1], 700.0, 5));
-    // On loopback a handshake is over when connect returns, so the queue refuses at the SYN; the client
-    // leaves before it would repeat it. One client that never connected is one overflow: the truth, and
-    // it owes nothing to sk_drops, by which listenq splits.
+    // On loopback the handshake is complete when `connect` returns, so a full queue refuses the
+    // SYN, and the client leaves before it would send the SYN again. One client that never
+    // connected is therefore one overflow. This number does not depend on `sk_drops`, by which
+    // listenq splits the overflows.
     let refused = [beside.join().unwrap(), tally].map(|t| (t.started - t.connected) as f64);
     let _servers: Vec<_> = servers.into_iter().map(calm).collect();
     let scrape = settled(&ns, &daemon);
@@ -252,7 +255,7 @@ fn two_that_overflow_at_once_share_as_their_clients_count() {
     }
 }
 
-/// A burst that no sample saw waits one sample for its listener, and no sample follows.
+/// A burst that no sample saw waits one sample for its listener. Here no sample follows.
 #[test]
 fn when_a_namespace_ends_all_its_overflows_are_accounted_for() {
     if !Netns::require_root() {
@@ -267,7 +270,7 @@ fn when_a_namespace_ends_all_its_overflows_are_accounted_for() {
     eventually("the namespace to be seen", TIMEOUT, || {
         daemon.scrape().value(kernel, &[("netns", &name)])
     });
-    // The first three samples of it are a baseline.
+    // The first three samples of a namespace are a baseline.
     let samples = || daemon.scrape().value("listenq_samples_total", &[]).unwrap();
     let first = samples();
     eventually("four samples", TIMEOUT, || (samples() >= first + 4.0).then_some(()));

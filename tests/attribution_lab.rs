@@ -1,8 +1,10 @@
-//! The attribution laboratory: which listener had an overflow, with the truth counted from packets.
+//! The attribution laboratory: finds which listener had each overflow, and compares with the
+//! refusals counted from packets.
 //!
-//! The kernel counts overflows for a whole namespace and listenq attributes them to listeners. Each mix is a namespace of
-//! its own with two to six listeners, some of which overflow and some of which only look like it: deferred accept, stray
-//! segments, lost SYN-ACKs. `ATTRIBUTION_ROUNDS` repeats all mixes with other rates and for longer; tests/release.sh does.
+//! The kernel counts overflows per namespace, and listenq attributes them to listeners. Each mix is
+//! a separate namespace with two to six listeners. Some listeners overflow; others only have
+//! harmless drops: deferred accept, stray segments, lost SYN-ACKs. `ATTRIBUTION_ROUNDS` repeats all
+//! mixes with other rates and for longer; `tests/release.sh` sets it.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 #![allow(clippy::print_stdout, reason = "the measured figures are for the reader of --nocapture")]
 
@@ -24,26 +26,28 @@ use listenq_lab::wait::eventually;
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a mix is under load.
+/// The time for which a mix is under load.
 const LASTING: Duration = Duration::from_secs(8);
-/// A SYN-ACK is repeated after a second: after that the packets show the end of each handshake.
+/// The kernel retransmits a SYN-ACK after one second. After this time the packets show how each
+/// handshake ended.
 const AFTERMATH: Duration = Duration::from_millis(1500);
-/// A client leaves before its SYN would be repeated.
+/// A client leaves before it would send its SYN again.
 const LEAVES: Duration = Duration::from_millis(400);
-/// How long a listener is healthy that has more clients later.
+/// The time for which a listener that gets more clients later is healthy.
 const HEALTHY: Duration = Duration::from_secs(2);
 const RESTARTS: Duration = Duration::from_millis(1500);
-/// Overflows by which a mix is judged.
+/// The minimum number of overflows with which a mix is checked.
 const ENOUGH: f64 = 300.0;
 
-/// The most an innocent listener may have, how wrong the split may be, and the most without a listener.
+/// Allowed errors, as shares: the overflows of an innocent listener, of all overflows; the error at
+/// any other listener, of its own refusals; and the unattributed overflows, of all overflows.
 const INNOCENT: f64 = 0.01;
 const SPLIT: f64 = 0.05;
 const UNATTRIBUTED: f64 = 0.02;
-/// How far the truth may be from the kernel's count.
+/// The allowed difference between the refusals in the packets and the kernel's count, as a share.
 const TRUTH: f64 = 0.01;
 
-/// How clients come.
+/// How clients arrive.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Clients {
     /// Arrivals per second, and the longest stay of each client.
@@ -60,12 +64,13 @@ struct Port {
     deferred: bool,
     pace: Pace,
     clients: Clients,
-    /// Stray segments a second.
+    /// Stray segments per second.
     strays: f64,
-    /// Every third SYN-ACK is lost.
+    /// Whether every third SYN-ACK is lost.
     lossy: bool,
     restarts: bool,
-    /// Only a tenth of its clients come in the first seconds: it is healthy then.
+    /// Whether only a tenth of its clients arrive in the first seconds, so that the listener is
+    /// healthy then.
     grows: bool,
 }
 
@@ -75,14 +80,14 @@ struct Mix {
     ports: Vec<Port>,
 }
 
-/// A listener that runs.
+/// A running listener.
 struct Running {
     port: Port,
     address: SocketAddr,
     servers: Vec<Server>,
 }
 
-/// What a mix has shown of one listener.
+/// The results for one listener.
 struct Shown {
     port: Port,
     truth: Refusals,
@@ -90,7 +95,7 @@ struct Shown {
     peak: f64,
 }
 
-/// What a mix has shown.
+/// The results of a mix.
 struct Outcome {
     name: &'static str,
     kernel: f64,
@@ -114,12 +119,13 @@ fn healthy(backlog: i32, rate: f64) -> Port {
     }
 }
 
-/// A server that accepts `pace` connections a second while `rate` clients arrive.
+/// A server that accepts `pace` connections per second while `rate` clients arrive per second.
 fn overloaded(backlog: i32, pace: f64, rate: f64) -> Port {
     Port { pace: Pace::PerSecond(pace), ..healthy(backlog, rate) }
 }
 
-/// A server that looks at its queue now and then, with clients that come all at once.
+/// A server that accepts all waiting connections at intervals, with clients that arrive all at
+/// once.
 fn bursty(backlog: i32, size: usize, every: u64) -> Port {
     let clients = Clients::Bursts(size, Duration::from_millis(every));
     let pace = Pace::Bursts(Duration::from_millis(25));
@@ -162,7 +168,7 @@ impl Port {
         }
     }
 
-    /// The same with other rates.
+    /// The same listener with other rates.
     fn scaled(self, by: f64) -> Self {
         let clients = match self.clients {
             Clients::Steady(rate, stays) => Clients::Steady(rate * by, stays),
@@ -190,7 +196,7 @@ impl Port {
         Running { port: self, address, servers }
     }
 
-    /// Whether it was never above half its limit.
+    /// Whether the queue was never longer than half of its limit.
     fn is_innocent(self, peak: f64, truth: u64) -> bool {
         truth == 0 && 2.0 * peak <= f64::from(self.backlog) + 1.0
     }
@@ -199,7 +205,7 @@ impl Port {
 // === impl Running ===
 
 impl Running {
-    /// Its clients and its scanner, for so long.
+    /// Starts the clients and the scanner of this listener for `lasting`.
     fn attack(&self, ns: &Netns, lasting: Duration) -> Vec<JoinHandle<()>> {
         let (port, address) = (self.port, self.address);
         let mut threads = Vec::new();
@@ -233,7 +239,7 @@ impl Running {
         self.servers.push(Server::start(self.port.listen(ns, self.address), self.port.pace));
     }
 
-    /// Accepts what waits: no client is refused after this.
+    /// Accepts all waiting connections: no client is refused after this.
     fn calm(&mut self) {
         for server in std::mem::take(&mut self.servers) {
             self.servers.push(Server::start(server.stop(), Pace::Fast));
@@ -310,7 +316,7 @@ impl Mix {
     }
 }
 
-/// Every third SYN-ACK of the lossy listeners gets lost on its way to the client.
+/// Drops every third SYN-ACK that the lossy listeners send.
 fn lose_syn_acks(ns: &Netns, running: &[Running]) {
     let mut rules = String::from("table inet lab { chain in { type filter hook input priority 0;");
     for one in running.iter().filter(|one| one.port.lossy) {
@@ -346,7 +352,7 @@ fn settled(ns: &Netns, daemon: &Daemon) -> Metrics {
 // === impl Outcome ===
 
 impl Outcome {
-    /// What is wrong with it, in sentences.
+    /// The errors of the result, in sentences.
     fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
         let mut check = |holds: bool, says: String| {
@@ -376,7 +382,8 @@ impl Outcome {
         faults
     }
 
-    /// A twentieth of its own; of one with a small part of the whole, a hundredth of the whole.
+    /// The allowed error: a twentieth of the listener's refusals, and at least a hundredth of all
+    /// overflows.
     fn tolerance(&self, truth: u64) -> f64 {
         (SPLIT * truth as f64).max(INNOCENT * self.kernel)
     }

@@ -1,4 +1,4 @@
-//! Owns which listeners have series, and what those cost that come and go by the thousand.
+//! Tests which listeners have series, and how much memory thousands of short-lived listeners use.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 #![allow(clippy::print_stdout, reason = "the measured figures are for the reader of --nocapture")]
 
@@ -13,7 +13,7 @@ use listenq_lab::netns::Netns;
 use listenq_lab::wait::{TIMEOUT, eventually};
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
-/// The daemon's own listener, out of the way of the count.
+/// The daemon's own listener, which is not counted.
 const WEB: [&str; 2] = ["--web.listen-address=127.0.0.1:19511", "--listener.exclude=:19511$"];
 
 fn listen(ns: &Netns, port: u16) -> Listener {
@@ -26,7 +26,8 @@ fn shown(scrape: &Metrics) -> BTreeSet<u16> {
     series.map(|(labels, _)| labels["port"].parse().unwrap()).collect()
 }
 
-/// Fills the queue of `listener`, lets more fail, and serves those who got in.
+/// Fills the queue of `listener`, lets `refused` more connections fail, and accepts the connections
+/// in the queue.
 fn overflow(ns: &Netns, listener: &Listener, refused: usize) {
     drop(ns.run(|| fill(listener.target(), 5 + refused)));
     assert!(listener.accept_all() >= 5);
@@ -91,7 +92,8 @@ fn of_too_many_those_in_trouble_have_series_and_the_sum_still_holds() {
     let scrape = settled(&ns, &daemon);
     let sums = scrape.overflows();
     assert_eq!((sums.listeners, sums.unexposed, sums.unattributed), (41.0, 0.0, 0.0));
-    // Both have series, in the place of one that was idle; whatever keeps its series keeps its counters.
+    // Both listeners have series; one idle listener lost its series. A listener that keeps its
+    // series keeps its counters.
     std::thread::sleep(Duration::from_secs(3));
     let last = daemon.scrape();
     let shown_last = shown(&last);
@@ -106,19 +108,21 @@ fn of_too_many_those_in_trouble_have_series_and_the_sum_still_holds() {
     assert_eq!(warnings.count(), 1);
 }
 
-/// The memory that may remain of 100,000 closed sockets, in KiB. Of a few thousand sockets the cookie and the last drops
-/// are remembered, below 100 bytes each. A listener is remembered with its series, and at most 20 listeners have series.
-/// A listener without series leaves nothing: its overflows are in the sum of the unexposed ones. The rest is what the
-/// allocator keeps of samples and scans of thousands at once. A leak of 100 bytes per socket would be ten megabytes.
+/// The memory that may remain after 100,000 closed sockets, in KiB. For a few thousand sockets the
+/// cookie and the last drops are kept, less than 100 bytes each. A closed listener is kept as long
+/// as its series, and at most 20 listeners have series. A listener without series leaves nothing:
+/// its overflows are in the sum of the unexposed overflows. The rest is memory that the allocator
+/// keeps from samples and scans of thousands of sockets. A leak of 100 bytes per socket would be
+/// ten megabytes.
 const FLAT: i64 = 7168;
 /// The number of listeners that are open at once.
 const CROWD: u16 = 4000;
 const CROWDS: u8 = 25;
-/// The crowds before the measurement: on a busy machine several are remembered at once, and the allocator keeps their
-/// memory.
+/// The crowds before the measurement. On a busy machine several crowds are remembered at the same
+/// time, and the allocator keeps their memory.
 const FIRST: u8 = 12;
 
-/// Opens a crowd of listeners at `ip`, waits until all were seen, and closes them.
+/// Opens a crowd of listeners at `ip`, waits until listenq tracks all of them, and closes them.
 fn come_and_go(ns: &Netns, daemon: &Daemon, ip: &str) {
     let ports = 20_000..20_000 + CROWD;
     let listeners: Vec<_> =
@@ -129,13 +133,14 @@ fn come_and_go(ns: &Netns, daemon: &Daemon, ip: &str) {
     eventually("none to be seen", TIMEOUT, || (sockets() <= Some(20.0)).then_some(()));
 }
 
-/// Lets 100,000 come and go, `crowd` saying where each of them listens, and gives by how much memory grew.
+/// Opens and closes 100,000 listeners; `crowd` returns the address of each crowd. Returns the
+/// growth of memory in KiB.
 fn growth(hint: &str, crowd: impl Fn(u8) -> String) -> Option<i64> {
     if !Netns::require_root() {
         return None;
     }
     let ns = Netns::new(hint);
-    // Out of the way of the listeners.
+    // The ephemeral ports do not overlap with the ports of the listeners.
     ns.sysctl("net.ipv4.ip_local_port_range", "60000 65000");
     let flags = [&["--listener.max=20", "--sample.cpu-budget=1"], &WEB[..]].concat();
     let daemon = Launch::new(BIN).args(&flags).inside(&ns).start();

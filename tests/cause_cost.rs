@@ -1,4 +1,5 @@
-//! Owns the cost of looking for causes: 50 listeners in trouble whose owners have 100 threads each, and none in trouble.
+//! Tests the cost of reading causes: 50 listeners in trouble whose owners have 100 threads each,
+//! and no listener in trouble.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 #![allow(clippy::disallowed_types, reason = "the servers are Python")]
 #![allow(clippy::print_stdout, reason = "the measured figures are for the reader of --nocapture")]
@@ -22,21 +23,21 @@ const BIN: &str = env!("CARGO_BIN_EXE_listenq");
 const SERVERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/causes/many.py");
 const LISTENERS: usize = 50;
 const THREADS: usize = 100;
-/// The listeners of one process in trouble.
+/// The number of listeners in trouble of one process.
 const CROWD: usize = 600;
-/// The share of a core that the thread may use.
+/// The share of a core that the thread for causes may use.
 const SHARE: f64 = 0.005;
-/// The CPU time of a minute, which the thread may use at once after a minute of rest.
+/// The CPU time of one minute, which the thread may use at once after a minute of rest.
 const SAVED: Duration = Duration::from_millis(300);
 
-/// The thread that looks for causes.
+/// The thread that reads causes.
 struct CauseThread(PathBuf);
 
-/// What the thread has used since its start.
+/// The CPU time and runs of the thread since its start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Used {
     cpu: Duration,
-    /// How often it ran: a thread that makes a system call runs for it.
+    /// How often the thread was scheduled. A thread that makes system calls must be scheduled.
     runs: u64,
 }
 
@@ -54,7 +55,7 @@ impl CauseThread {
         Used { cpu: Duration::from_nanos(fields[0]), runs: fields[2] }
     }
 
-    /// What the thread uses while the test sleeps.
+    /// The usage of the thread while the test sleeps.
     fn used_within(&self, time: Duration) -> Used {
         let before = self.used();
         thread::sleep(time);
@@ -63,7 +64,7 @@ impl CauseThread {
     }
 }
 
-/// The servers, which end with their standard input.
+/// The servers. They end when their standard input is closed.
 struct Servers {
     child: Child,
     ports: Vec<u16>,
@@ -93,7 +94,7 @@ fn in_trouble(daemon: &Daemon) -> usize {
     series.filter(|(_, value)| *value == 1.0).count()
 }
 
-/// Looks at `LISTENERS` for `time` after the first look at all of them.
+/// Measures the reading of `LISTENERS` for `time` after all of them have a diagnosis.
 fn measure(hint: &str, time: Duration) -> Option<(Used, Duration)> {
     if !Netns::require_root() {
         return None;
@@ -127,13 +128,13 @@ fn measure(hint: &str, time: Duration) -> Option<(Used, Duration)> {
 #[test]
 fn fifty_listeners_of_a_hundred_threads_stay_within_the_budget_and_rest_costs_nothing() {
     let Some((used, elapsed)) = measure("cost", Duration::from_secs(8)) else { return };
-    // The last round may exceed what was saved; the thread pays for it afterwards.
+    // The last round may exceed the saved time; the thread pays for it later.
     let allowed = SAVED + elapsed.mul_f64(SHARE);
     println!("{used:?} within {elapsed:?}, allowed {allowed:?} and one round");
     assert!(used.cpu <= allowed + SAVED / 3, "{used:?} within {elapsed:?}");
 }
 
-/// One process has 600 listeners in trouble when another server stops.
+/// One process has 600 listeners in trouble when another server is stopped.
 #[test]
 fn a_process_with_many_listeners_in_trouble_does_not_delay_the_cause_of_another() {
     if !Netns::require_root() {
@@ -158,7 +159,8 @@ fn a_process_with_many_listeners_in_trouble_does_not_delay_the_cause_of_another(
     let _waiting = ns.run(|| fill(server.target(), 3));
     let port = server.target().port().to_string();
     let labels = [("port", port.as_str()), ("cause", "stopped")];
-    // Without optimization, and beside other tests. Reading every owner in each round took minutes.
+    // The bound allows for code without optimization and for other tests. When every round read
+    // every owner, this took minutes.
     eventually("the cause of the stopped server", Duration::from_secs(60), || {
         (daemon.scrape().value("listenq_listener_cause", &labels) == Some(1.0)).then_some(())
     });

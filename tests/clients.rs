@@ -1,4 +1,4 @@
-//! Owns the addresses of clients that wait: who is shown them, and that the numbers are true.
+//! Tests the addresses of waiting clients: which users see them, and that the numbers are true.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 
 use std::fs;
@@ -16,7 +16,7 @@ use socket2::{Domain, Socket, Type};
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
 const TIMEOUT: Duration = Duration::from_secs(20);
-/// bcrypt of "right".
+/// A bcrypt hash of "right".
 const RIGHT: &str = "$2y$08$abcdefghijklmnopqrstuuM7WmALSPQG/ubL8NksTdR4H7Y2WXZ..";
 /// `alice:right`.
 const ALICE: (&str, &str) = ("Authorization", "Basic YWxpY2U6cmlnaHQ=");
@@ -110,7 +110,7 @@ fn the_addresses_of_clients_are_shown_to_local_and_authenticated_users_alone() {
     assert_eq!(guarded.get("/api/v1/listeners", &[]).status, 401);
     let page = guarded.get("/", &[ALICE]);
     assert!(page.text().contains("6 of 10 from 127.0.0.2, 3 from 127.0.0.3"), "{}", page.text());
-    // Over HTTP without a password, and where it is switched off.
+    // Over HTTP without a password, and with the feature disabled.
     assert_eq!(from_json(&open, port, &[]), None);
     assert_eq!(from_json(&open, port, &[ALICE]), None);
     for path in ["/", "/api/v1/listeners", "/metrics"] {
@@ -126,7 +126,7 @@ fn the_addresses_of_clients_are_shown_to_local_and_authenticated_users_alone() {
     );
     drop(never);
 
-    // A client that left no longer counts, and half-open connections do.
+    // A client that left no longer counts; half-open connections count.
     let _ = listener.accept_all();
     syn_flood(&ns, target, 30, 300.0);
     let clients = eventually("half-open connections", TIMEOUT, || {

@@ -1,4 +1,5 @@
-//! Owns what is said of containers: real ones, in the cgroups of Kubernetes, Docker and systemd, alone and as a pod.
+//! Tests the owner labels of containers: real containers in the cgroups of Kubernetes, Docker and
+//! systemd, alone and in a pod.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 
 use std::fs;
@@ -13,19 +14,20 @@ use listenq_lab::tool::require_tool;
 use listenq_lab::wait::{TIMEOUT, within};
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
-/// The listeners of other tests take no places from ours.
+/// Only these listeners may have series, so that listeners of other tests take no places.
 const OURS: &str = "--listener.include=:1808[1-8]$";
 const UID: &str = "36b6d6be-73b1-065a-f369-b3985edafa09";
 const SLICE: &str = "36b6d6be_73b1_065a_f369_b3985edafa09";
 
-/// A namespace for the daemon, which is the host's, and a root directory with the logs of a kubelet.
+/// A network namespace for the daemon, which is its host namespace, and a root directory with the
+/// logs of a kubelet.
 struct Machine {
     daemon: Daemon,
     host: Netns,
     root: Rootfs,
 }
 
-/// What `listener_info` should say, all labels but the address of the listener and its process.
+/// The expected labels of `listener_info`, without the address of the listener and its process.
 #[derive(Debug, PartialEq, Eq)]
 struct Said {
     netns: String,
@@ -48,14 +50,14 @@ impl Machine {
         Some(Self { daemon, host, root })
     }
 
-    /// Leaves the traces of a container's logs: the pod's directory and the container's link.
+    /// Creates the logs of a container: the pod's directory and the container's link.
     fn log(&self, namespace: &str, pod: &str, container: &str, id: &str) {
         let log = format!("/var/log/pods/{namespace}_{pod}_{UID}/{container}/0.log");
         self.root.file(log.trim_start_matches('/'), "");
         self.root.link(&format!("var/log/containers/{pod}_{namespace}_{container}-{id}.log"), &log);
     }
 
-    /// Waits until the listener at `port` is said to be as expected.
+    /// Waits until the listener at `port` has the expected labels.
     #[track_caller]
     fn await_said(&self, port: u16, expected: &Said) {
         let mut last = Vec::new();
@@ -72,7 +74,7 @@ impl Machine {
         assert_eq!((&*last[0]["process"], &*last[0]["address"]), ("python3", "0.0.0.0"));
     }
 
-    /// What is said of the namespace itself.
+    /// The labels of the namespace.
     fn netns_info(&self, netns: &str) -> [String; 3] {
         let scrape = self.daemon.scrape().of_netns(netns);
         let infos = scrape.series("listenq_netns_info");
@@ -81,7 +83,8 @@ impl Machine {
     }
 }
 
-/// Whether the listener is known to be in a container of another run of these tests, which the daemon sees, too.
+/// Whether the listener belongs to a container of another run of these tests, which the daemon also
+/// sees.
 fn is_of_another_run(labels: &Labels) -> bool {
     let id = &labels["container_id"];
     !id.is_empty() && !is_own_id(id)

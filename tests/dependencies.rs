@@ -1,4 +1,5 @@
-//! Owns the tables of dependencies in CONTRIBUTING.md: each crate of the manifests has its reason there, and no other.
+//! Tests the tables of dependencies in CONTRIBUTING.md: they contain each crate of the manifests
+//! with a reason, and no other crate.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 
 use std::collections::BTreeSet;
@@ -20,7 +21,7 @@ fn named(manifest: &str, heading: &str) -> BTreeSet<String> {
     names
 }
 
-/// The crates of each table below the heading "Dependencies", and that each row says what for.
+/// The crates of each table below the heading "Dependencies". Checks that each row has a reason.
 fn tables() -> Vec<BTreeSet<String>> {
     let text = read("CONTRIBUTING.md");
     let (_, below) = text.split_once("\n## Dependencies\n").unwrap();

@@ -1,5 +1,6 @@
-//! Owns the diagnoses: real servers in real trouble, each called by its own name and by no other, in metric, JSON, page,
-//! `explain` and `check` alike; and healthy ones in whom much happens, called by none.
+//! Tests the diagnoses. Real servers in real trouble each get their diagnosis and no other, the
+//! same one in the metric, the JSON, the page, `explain` and `check`. Busy healthy servers get
+//! none.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 #![allow(clippy::print_stdout, reason = "the measured figures are for the reader of --nocapture")]
 
@@ -26,7 +27,7 @@ use socket2::Socket;
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
 const SECOND: Duration = Duration::from_secs(1);
-/// A diagnosis takes 10 s of evidence, and scans come a second apart.
+/// A diagnosis needs 10 s of evidence, and scans are one second apart.
 const TIMEOUT: Duration = Duration::from_secs(25);
 
 /// A namespace with a daemon in it.
@@ -38,7 +39,8 @@ struct Scene {
 // === impl Scene ===
 
 impl Scene {
-    /// `None` without root, which is said.
+    /// Creates the namespace and the daemon. Without root prints why the test is skipped, and
+    /// returns `None`.
     fn new(hint: &str) -> Option<Self> {
         Self::within(Netns::require_root().then(|| Netns::new(hint))?)
     }
@@ -81,8 +83,8 @@ impl Scene {
         );
     }
 
-    /// Waits until exactly these diagnoses hold, the first of them first, and are said wherever a person looks. Gives
-    /// what `explain` says.
+    /// Waits until exactly these diagnoses hold, the first one in first place, and appear in all outputs. Returns
+    /// the text of `explain`.
     #[track_caller]
     fn await_said(&self, expected: &[&str]) -> String {
         self.await_diagnoses(expected);
@@ -103,7 +105,7 @@ impl Scene {
         explained.stdout
     }
 
-    /// Nothing is wrong, and `explain` and `check` say so.
+    /// Checks that no diagnosis holds, and that `explain` and `check` report this.
     #[track_caller]
     fn assert_well(&self) {
         assert_eq!(self.diagnoses(), BTreeSet::new());
@@ -112,13 +114,13 @@ impl Scene {
         assert!(self.ask("check").stdout.starts_with("LISTENQ OK"));
     }
 
-    /// What a command says of this daemon.
+    /// The output of a command that asks this daemon.
     fn ask(&self, command: &str) -> Output {
         let url = format!("http://{}", self.daemon.address());
         run(Some(&self.ns), BIN.as_ref(), &[command, "--url", &url])
     }
 
-    /// Every diagnosis that ever held while `trouble` lasts.
+    /// Every diagnosis that held at any time during `trouble`.
     fn diagnoses_during<T>(&self, trouble: JoinHandle<T>) -> (BTreeSet<String>, T) {
         let mut all = BTreeSet::new();
         while !trouble.is_finished() {
@@ -127,7 +129,7 @@ impl Scene {
         (all, trouble.join().unwrap())
     }
 
-    /// Every diagnosis that holds at some time from now on.
+    /// Every diagnosis that holds at any time within `time` from now.
     fn diagnoses_for(&self, time: Duration) -> BTreeSet<String> {
         let begin = Instant::now();
         let mut all = BTreeSet::new();
@@ -138,7 +140,8 @@ impl Scene {
         all
     }
 
-    /// One client is accepted, so that the listener is known to accept, and stays.
+    /// Lets the server accept one client, so that the listener is known to accept. The client
+    /// stays.
     fn serve_one(&self, server: &ServerProcess) -> Vec<Socket> {
         let target = server.target();
         let client = self.ns.run(|| fill(target, 1));
@@ -199,7 +202,7 @@ fn a_stopped_server_whose_clients_reset_is_stalled_as_long_as_one_waits() {
     reset(clients);
     scene.await_said(&["stalled", "abandoned"]);
     reset(patient);
-    // No client waits.
+    // No living client waits.
     scene.await_diagnoses(&["abandoned"]);
     drop(served);
 }
@@ -210,7 +213,7 @@ fn a_stopped_server_on_a_unix_socket_is_stalled() {
     let path = std::env::temp_dir().join(format!("lq-stalled-{}.sock", std::process::id()));
     let flags = ["--backlog=8", "--pace=fast", "--hold-ms=600000"];
     let server = ServerProcess::listen(&scene.ns, path.to_str().unwrap(), &flags);
-    // The kernel gives the server's end to the namespace of the client.
+    // The kernel assigns the server's end of the connection to the namespace of the client.
     let served = scene.ns.run(|| UnixStream::connect(&path).unwrap());
     thread::sleep(SECOND / 2);
     server.pause();
@@ -221,7 +224,7 @@ fn a_stopped_server_on_a_unix_socket_is_stalled() {
     server.resume();
     scene.await_diagnoses(&[]);
     drop(served);
-    // The server holds them: they leave when it ends.
+    // The server holds the clients: they leave when the server ends.
     drop(server);
     clients.join().unwrap();
 }
@@ -232,7 +235,7 @@ fn one_stuck_member_of_a_group_is_an_imbalance_and_no_stall() {
     let flags = ["--backlog=32", "--pace=fast"];
     let members = ServerProcess::group(&scene.ns, 4, "127.0.0.1:0", &flags);
     members[2].pause();
-    // A quarter of them wait at the stuck member, and no client leaves.
+    // A quarter of the clients wait at the stuck member, and no client leaves.
     let target = members[0].target();
     let clients = scene.ns.run(|| fill(target, 40));
     scene.await_said(&["imbalance"]);
@@ -326,7 +329,7 @@ fn a_raised_somaxconn_under_a_running_server_is_a_stale_limit() {
     let listener = scene.listen(4096);
     let target = listener.target();
     let server = Server::start(listener, Pace::PerSecond(5.0));
-    // Settings are read every 4 s: the listener is seen under the old one.
+    // Settings are read every 4 s: listenq sees the listener under the old setting.
     thread::sleep(6 * SECOND);
     scene.ns.sysctl("net.core.somaxconn", 4096);
     // No client has left yet.
@@ -365,7 +368,8 @@ fn a_flood_that_is_answered_with_cookies_alone_is_a_syn_flood() {
     let Some(ns) = Netns::require_root().then(|| Netns::new("flood-cookies")) else { return };
     ns.sysctl("net.ipv4.tcp_syncookies", 2);
     let scene = Scene::within(ns).unwrap();
-    // Which listener the cookies are for is known where only one is reached from outside.
+    // The listener that the cookies are for is known only if clients from outside can reach only
+    // one listener.
     let listener = scene.ns.run(|| Listen::tcp("0.0.0.0:0").backlog(128).open());
     let target = listener.target();
     let server = Server::start(listener, Pace::Fast);
@@ -421,7 +425,7 @@ fn a_server_restarted_right_after_somaxconn_was_raised_has_no_stale_limit() {
     thread::sleep(6 * SECOND);
     scene.ns.sysctl("net.core.somaxconn", 4096);
     drop(before);
-    // Its own backlog is what the cap was.
+    // The backlog that the server sets is equal to the earlier `somaxconn`.
     let listener = scene.ns.run(|| Listen::tcp(target).backlog(16).open());
     let server = Server::start(listener, Pace::Bursts(SECOND / 20));
     let clients = scene.ns.run(|| fill(target, 80));

@@ -1,7 +1,8 @@
-//! The exposition as a whole: the golden file, the table of docs/metrics.md, the rules of naming, and that
-//! no label set is ever exposed twice.
+//! Tests the exposition as a whole: the golden file, the table of docs/metrics.md, the naming
+//! rules, and that no label set is exposed twice.
 //!
-//! `LISTENQ_RENEW=1 cargo test --test exposition` writes the golden file and the table of docs/metrics.md again.
+//! `LISTENQ_RENEW=1 cargo test --test exposition` renews the golden file and the table of
+//! docs/metrics.md.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
 
@@ -30,7 +31,7 @@ fn root(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// Compares `text` with the file, or writes it there when asked to.
+/// Compares `text` with the file, or writes the file if `LISTENQ_RENEW` is set.
 fn assert_is_file(path: &str, text: &str) {
     if std::env::var_os("LISTENQ_RENEW").is_some() {
         std::fs::write(root(path), text).unwrap();
@@ -72,8 +73,9 @@ fn snmp() -> Counters {
     counters
 }
 
-/// Five ticks: a server whose queue runs full, a group of two, one bound to an interface, one that closes. Then twelve
-/// seconds, after which it is clear that the full queue was a short one.
+/// Five ticks: a server whose queue becomes full, a group of two, a listener bound to an interface,
+/// and a listener that closes. Then twelve seconds, after which the full queue has the diagnosis
+/// `short_queue`.
 fn story() -> View {
     let mut state = State::new(Config::default());
     let bound = DeviceName::new("eth0");
@@ -176,7 +178,7 @@ fn render(view: &View, age: Duration) -> String {
         .replace(listenq::VERSION, "VERSION")
 }
 
-/// The lines with a value, each cut down to name and labels.
+/// The series of the text: each line with a value, without the value.
 fn series(text: &str) -> Vec<&str> {
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     lines.map(|line| line.rsplit_once(' ').unwrap().0).collect()
@@ -220,7 +222,7 @@ fn the_reference_has_the_table_of_metrics() {
     );
 }
 
-/// The letters of label names.
+/// Whether a byte may be part of a label name.
 fn is_label(byte: u8) -> bool {
     byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_'
 }

@@ -1,4 +1,5 @@
-//! Owns what is left when a source is missing: no netlink, a kernel with fewer counters, a file that breaks.
+//! Tests what remains when a source is missing: no netlink, a kernel with fewer counters, a broken
+//! file.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 #![allow(clippy::print_stdout, reason = "the measured figures are for the reader of --nocapture")]
 
@@ -26,7 +27,7 @@ use listenq_lab::tool::require_tool;
 use listenq_lab::wait::{TIMEOUT, eventually};
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
-/// What needs netlink.
+/// Metrics that need netlink.
 const NEEDS_SOCK_DIAG: [&str; 7] = [
     "listenq_accept_queue_limit",
     "listenq_accept_queue_fullest_ratio",
@@ -36,7 +37,7 @@ const NEEDS_SOCK_DIAG: [&str; 7] = [
     "listenq_netns_unattributed_overflows_total",
     "listenq_netns_unexposed_overflows_total",
 ];
-/// What needs the kernel's own count of overflows.
+/// Metrics that need the kernel's count of overflows.
 const NEEDS_OVERFLOWS: [&str; 4] = [
     "listenq_netns_listen_overflows_total",
     "listenq_listener_overflows_total",
@@ -44,7 +45,7 @@ const NEEDS_OVERFLOWS: [&str; 4] = [
     "listenq_netns_unexposed_overflows_total",
 ];
 
-/// A procfs that is the real one but for `net/netstat`. Removed when dropped.
+/// A copy of the real procfs with another `net/netstat`. Removed when dropped.
 struct FakeProcfs(PathBuf);
 
 // === impl FakeProcfs ===
@@ -64,7 +65,7 @@ impl FakeProcfs {
         fake
     }
 
-    /// Writes into the same file: a process that has the file open reads the new text.
+    /// Overwrites the same file: a process that has the file open reads the new text.
     fn write_netstat(&self, text: &str) {
         fs::write(self.0.join("net/netstat"), text).unwrap();
     }
@@ -80,7 +81,7 @@ impl Drop for FakeProcfs {
     }
 }
 
-/// Those of `names` that the scrape says anything of.
+/// The metrics of `names` that the scrape contains.
 fn present<'a>(scrape: &Metrics, names: &[&'a str]) -> Vec<&'a str> {
     names.iter().copied().filter(|name| !scrape.series(name).is_empty()).collect()
 }
@@ -108,7 +109,8 @@ fn without_netlink_lengths_remain_and_the_rest_is_absent() {
     let v6 = ns.run(|| Listen::tcp("[::1]:0").reuseport().open());
     let twin = ns.run(|| Listen::tcp(v6.addr()).reuseport().open());
     let clients = ns.run(|| (fill(listener.target(), 20), fill(v6.target(), 3)));
-    // /proc/net/tcp is dear: that its cost stretches the interval is another warning, and not the matter here.
+    // Reading /proc/net/tcp is expensive. A longer interval because of this cost would log another
+    // warning, which is not tested here.
     let launch = Launch::new(BIN).args(&["--sample.cpu-budget=1"]).inside(&ns);
     let daemon = launch.without_netlink().start();
     await_samples(&daemon, 15.0);
@@ -227,13 +229,13 @@ fn without_any_way_to_dump_it_serves_but_is_not_ready() {
         present(&scrape, &["listenq_listener_sockets", "listenq_accept_queue_length"]),
         [""; 0]
     );
-    // One for each source that is left, one for the feature.
+    // One warning for each remaining source, and one for the feature.
     let said = warnings(&daemon);
     let says = |what| said.iter().any(|line| line.contains(what));
     assert!(said.len() == 3 && says("net/tcp") && says("=unix_diag") && says("=scan"), "{said:?}");
 }
 
-/// Every request without a module starts `modprobe`.
+/// Each request without a module makes the kernel start `modprobe`.
 #[test]
 fn a_missing_module_is_asked_for_once_by_all_namespaces_together() {
     if !Netns::require_root() || !require_tool("strace") {
@@ -250,7 +252,7 @@ fn a_missing_module_is_asked_for_once_by_all_namespaces_together() {
     let strace = ["strace", "-D", "-f", "-qq", "-e", "trace=sendto", "-o", log.to_str().unwrap()];
     let args = ["--netns=all", "--discovery.interval=1s", "--sample.cpu-budget=1", &root.flag()];
     let daemon = Launch::new(BIN).args(&args).inside(&own).without_diag().through(&strace).start();
-    // Every system call of the daemon is traced: samples are slow.
+    // Every system call of the daemon is traced, so samples are slow.
     await_samples(&daemon, 10.0);
     let scrape = daemon.scrape();
     let features = ["sock_diag", "unix_diag", "scan"]
@@ -261,7 +263,7 @@ fn a_missing_module_is_asked_for_once_by_all_namespaces_together() {
     let sent = fs::read_to_string(&log).unwrap();
     let requests = sent.lines().filter(|line| line.contains("ENOENT")).count();
     println!("{requests} requests by 21 namespaces in 10 samples");
-    // One for each module.
+    // One request for each module.
     assert_eq!(requests, 2, "{sent}");
     let at = format!("--url=http://{}", daemon.address());
     let check = Launch::new(BIN).args(&["check", &at]).inside(&own).run();
@@ -275,7 +277,7 @@ fn a_missing_module_is_asked_for_once_by_all_namespaces_together() {
     drop(clients);
 }
 
-/// What happened before it is the past: no overflow of then is attributed.
+/// Overflows from before the module appeared are not attributed.
 #[test]
 fn a_module_that_appears_is_used_at_the_next_look() {
     if !Netns::require_root() {

@@ -1,5 +1,6 @@
-//! Owns exactness under fire: half a minute, or `FIRE_SECONDS`, of overload over twenty listeners in five namespaces while servers restart, members
-//! leave their groups, listeners close for good and new ones come. Clients count what each listener refused.
+//! Tests exact numbers under load: half a minute, or `FIRE_SECONDS`, of overload at twenty
+//! listeners in five namespaces, while servers restart, members leave their groups, listeners close
+//! for good and new listeners open. The clients count the refusals of each listener.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 #![allow(clippy::print_stdout, reason = "the measured figures are for the reader of --nocapture")]
 
@@ -19,29 +20,31 @@ use listenq_lab::wait::{TIMEOUT, eventually};
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
 const SCRAPE: Duration = Duration::from_millis(200);
-/// Something happens to one listener of each namespace so often.
+/// The interval at which something happens to one listener of each namespace.
 const TURN: Duration = Duration::from_secs(5);
-/// The least refusals by which a share is judged: of fewer, 15 % are a handful.
+/// The minimum number of refusals for which a share is checked: 15 % of fewer refusals are only a
+/// few.
 const ENOUGH: f64 = 150.0;
 const BACKLOG: i32 = 8;
-/// Accepted a second at each listener, and arrivals a second: four listeners of a namespace with different shares.
+/// Connections accepted per second at each listener, and arrivals per second: the four listeners of
+/// a namespace have different shares.
 const PACE: Pace = Pace::PerSecond(15.0);
 const RATES: [f64; 4] = [30.0, 45.0, 60.0, 90.0];
 
-/// What happens to a listener in the course of it.
+/// What happens to a listener during the test.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Fate {
     /// Nothing.
     Steady,
-    /// Its server closes it and opens another at the same address, every turn.
+    /// Its server closes the socket and opens another one at the same address in every turn.
     Restarts,
-    /// A group of three that loses a member every turn and gets it back the next.
+    /// A reuseport group of three that loses a member in one turn and gets it back in the next.
     Group,
-    /// Closes for good in the middle; another opens elsewhere.
+    /// Closes for good after half of the time; another listener opens at another address.
     Closes,
 }
 
-/// One address under load: its servers and its clients.
+/// One address under load, with its servers and clients.
 struct Target {
     fate: Fate,
     address: SocketAddr,
@@ -49,7 +52,7 @@ struct Target {
     clients: Option<JoinHandle<Tally>>,
 }
 
-/// A namespace with its four targets, and those that came later.
+/// A namespace with its four targets, and the targets added later.
 struct Front {
     ns: Netns,
     name: &'static str,
@@ -71,7 +74,8 @@ impl Target {
         Self { fate, address, servers: Server::start_each(listeners, PACE), clients: None }
     }
 
-    /// Clients who leave before their SYN would be repeated: each is refused once at most.
+    /// Starts clients that leave before the kernel would retransmit their SYN: each client is
+    /// refused at most once.
     fn attack(&mut self, ns: &Netns, rate: f64, lasting: Duration) {
         let (address, patience) = (self.address, Duration::from_millis(400));
         let rate = if self.fate == Fate::Group { 3.0 * rate } else { rate };
@@ -93,15 +97,17 @@ impl Target {
         }
     }
 
-    /// No FIN or SYN is refused.
+    /// Accepts all waiting connections: no FIN or SYN is refused after this.
     fn calm(&mut self) {
         for server in std::mem::take(&mut self.servers) {
             self.servers.push(Server::start(server.stop(), Pace::Fast));
         }
     }
 
-    /// On loopback a handshake is over when connect returns, so a full queue refuses the SYN, whose client leaves before
-    /// it would be repeated: one client that never connected is one overflow. A port without a listener is an error at once.
+    /// The number of refused clients. On loopback the handshake is complete when `connect` returns.
+    /// A full queue therefore refuses the SYN, and the client leaves before it would send the SYN
+    /// again: one client that never connected is one overflow. Without a listener at the port,
+    /// `connect` fails at once.
     fn refused(&mut self) -> f64 {
         let tally = self.clients.take().unwrap().join().unwrap();
         assert_eq!(tally.skipped, 0, "{tally}");
@@ -137,7 +143,8 @@ impl Front {
         }
     }
 
-    /// One closes for good, with its queue full and its clients just gone; another opens and is attacked.
+    /// Closes one listener for good, with a full queue and just after its clients left; opens
+    /// another one and starts its clients.
     fn replace(&mut self, rate: f64, lasting: Duration) {
         let closing = self.targets.iter_mut().find(|target| target.fate == Fate::Closes).unwrap();
         closing.servers.clear();
@@ -146,7 +153,7 @@ impl Front {
         self.targets.push(target);
     }
 
-    /// Every overflow that `nstat` shows is accounted for.
+    /// Waits until every overflow that `nstat` shows is accounted for.
     fn settled(&self, daemon: &Daemon) -> Metrics {
         eventually("the accounted overflows to be those of nstat", TIMEOUT, || {
             let nstat = self.ns.nstat()["TcpExtListenOverflows"] as f64;
@@ -156,7 +163,7 @@ impl Front {
         })
     }
 
-    /// The split is the one that the clients counted.
+    /// Checks the attributed overflows against the refusals that the clients counted.
     fn assert_split(&mut self, scrape: &Metrics) {
         let (mut judged, mut sum) = (0, 0.0);
         for target in &mut self.targets {
@@ -176,13 +183,14 @@ impl Front {
             }
         }
         assert!(judged >= 4, "only {judged} were under fire");
-        // What the clients counted is the truth: the kernel's own count says so.
+        // The kernel's count confirms the refusals that the clients counted.
         let kernel = scrape.overflows().kernel;
         assert!((sum - kernel).abs() <= 0.01 * kernel, "{sum} refused, {kernel} counted");
     }
 }
 
-/// No label set twice, no counter back, nothing attributed that the kernel has not counted.
+/// Checks that no label set appears twice, no counter decreases, and no more overflows are
+/// attributed than the kernel counted.
 fn assert_laws(before: &Metrics, after: &Metrics) {
     after.assert_unique();
     assert_eq!(after.fallen_since(before), [""; 0]);

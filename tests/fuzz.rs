@@ -1,4 +1,4 @@
-//! Owns the smoke run of the fuzz targets: their seeds, and some thousands of inputs that mutations make of them.
+//! The smoke run of the fuzz targets: their seeds, and thousands of mutations of the seeds.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 #![allow(clippy::print_stdout, reason = "the measured figures are for the reader of --nocapture")]
 
@@ -13,12 +13,12 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
-/// The number of inputs for each target, fewer if the time runs out.
+/// The number of inputs for each target; fewer if the time is over.
 const INPUTS: u32 = 20_000;
 const MOST_TIME: Duration = Duration::from_secs(6);
-/// The longest input.
+/// The maximum length of an input.
 const LONGEST: usize = 4096;
-/// The same inputs in every run.
+/// A fixed seed, so that every run has the same inputs.
 const SEED: u64 = 7;
 
 fn seeds(target: &str) -> Vec<Vec<u8>> {
@@ -30,7 +30,7 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
     paths.iter().map(|path| fs::read(path).unwrap()).collect()
 }
 
-/// One of the seeds with some bytes changed, lost, doubled or made up; now and then nothing but noise.
+/// A seed with some bytes changed, removed, doubled or invented; sometimes random bytes only.
 fn mutated(random: &mut Rng, seeds: &[Vec<u8>]) -> Vec<u8> {
     let mut bytes = random.choice(seeds).unwrap().clone();
     if random.u8(..) < 32 {

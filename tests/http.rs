@@ -1,4 +1,5 @@
-//! Owns the HTTP end: pages, headers, compression, and clients that are slow, many or still there at the end.
+//! Tests the HTTP server: pages, headers, compression, and clients that are slow, many, or still
+//! connected at the end.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 #![allow(clippy::print_stdout, reason = "the measured figures are for the reader of --nocapture")]
 
@@ -30,7 +31,7 @@ fn scene(hint: &str) -> (Netns, Daemon) {
     (ns, daemon)
 }
 
-/// A connection to the daemon on which `bytes` were sent and no more.
+/// A connection to the daemon on which only `bytes` were sent.
 fn client(ns: &Netns, daemon: &Daemon, bytes: &[u8]) -> TcpStream {
     let mut stream = ns.run(|| TcpStream::connect(daemon.address())).unwrap();
     stream.set_nonblocking(true).unwrap();
@@ -38,7 +39,7 @@ fn client(ns: &Netns, daemon: &Daemon, bytes: &[u8]) -> TcpStream {
     stream
 }
 
-/// Whether the daemon has closed it; whatever it said before is read away.
+/// Whether the daemon has closed the connection. Reads and ignores earlier data.
 fn is_closed(stream: &mut TcpStream) -> bool {
     loop {
         match stream.read(&mut [0; 1024]) {
@@ -56,7 +57,7 @@ fn series(text: &str) -> BTreeSet<String> {
     lines.map(str::to_owned).collect()
 }
 
-/// The body of a compressed answer, unpacked by `gzip` itself.
+/// The body of a compressed response, decompressed by `gzip`.
 fn unpacked(answer: &Response) -> String {
     assert_eq!(answer.header("content-encoding"), Some("gzip"), "{:?}", answer.headers);
     let (_, output) = feed("gzip", &["-dc"], &answer.body);
@@ -76,7 +77,7 @@ fn protobuf_is_for_clients_that_ask_for_it_and_text_for_all_others() {
         let answer = daemon.get("/metrics", &[("Accept", accept)]);
         assert_eq!((answer.status, answer.header("content-type")), (200, Some(PROTOBUF)));
         assert_eq!(answer.header("vary"), Some("accept-encoding"));
-        // The length of the first family, the key of its name, and the length of its name.
+        // The length of the first metric family, the key of its name, and the length of its name.
         let name = b"\x0a\x1blistenq_accept_queue_length\x12";
         assert!(
             answer.body[1..4].windows(2).any(|key| key == &name[..2]),
@@ -124,11 +125,12 @@ fn compressed_pages_are_the_plain_ones() {
     let (_ns, daemon) = scene("gzip");
     let gzip = [("accept-encoding", "gzip")];
     assert_eq!(daemon.get("/", &[]).header("content-encoding"), None);
-    // The page itself moves with the numbers.
+    // The page itself changes with the numbers.
     let style = |headers| daemon.get("/static/page.css", headers);
     assert_eq!(unpacked(&style(&gzip)), style(&[]).text());
     assert!(unpacked(&daemon.get("/", &gzip)).starts_with("<!DOCTYPE html>"));
-    // What Prometheus sends. The values move between two scrapes, the series do not once the first scans are over.
+    // The header is the one that Prometheus sends. Values change between two scrapes; series do not
+    // change after the first scans.
     eventually("the same series, packed and plain", Duration::from_secs(15), || {
         let packed = daemon.get("/metrics", &[("accept-encoding", "gzip;q=1.0,identity;q=0.5")]);
         assert_eq!((packed.status, packed.header("content-type")), (200, Some(TEXT)));
@@ -187,7 +189,7 @@ fn of_more_than_128_connections_the_oldest_are_closed() {
         let closed: Vec<bool> = idle.iter_mut().map(is_closed).collect();
         (closed == (0..300).map(|n| n < 172).collect::<Vec<_>>()).then_some(())
     });
-    // A connection that has a place may still ask, and new clients are served.
+    // An open connection still gets responses, and new clients are served.
     let mut last = idle.remove(299);
     last.write_all(b"GET /-/healthy HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
     last.set_nonblocking(false).unwrap();
@@ -217,7 +219,8 @@ fn a_head_that_is_far_too_long_is_refused() {
     assert_eq!([20_000, 200_000].map(answer), ["HTTP/1.1 200", "HTTP/1.1 431"]);
 }
 
-/// A connection from 127.0.0.2 that asks and asks and reads nothing: the kernel's buffers fill, and then the daemon waits.
+/// A connection from 127.0.0.2 that sends requests and reads nothing: the kernel's buffers fill,
+/// and then the daemon waits.
 fn deaf_client(daemon: &Daemon) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
@@ -273,7 +276,7 @@ fn either_signal_ends_it_within_a_second_whoever_is_connected() {
     }
 }
 
-/// The effective and permitted capabilities of each thread, by its name.
+/// The effective and permitted capabilities of each thread, by thread name.
 fn capabilities(daemon: &Daemon) -> BTreeMap<String, [u64; 2]> {
     let of = |task: &Path| {
         let status = fs::read_to_string(task.join("status")).unwrap();
@@ -294,17 +297,17 @@ fn threads_that_serve_or_log_hold_no_capability() {
     let (root, ns) = (Rootfs::new(), Netns::new("capabilities"));
     let flag = format!("--web.config.file={}", root.file("web.yml", "").display());
     let daemon = Launch::new(BIN).args(&[&flag]).inside(&ns).start();
-    // Rendering starts a worker.
+    // Rendering starts a worker thread.
     assert_eq!(daemon.get("/metrics", &[]).status, 200);
     let mut held = capabilities(&daemon);
     for name in ["listenq", "http-worker", "log"] {
         assert_eq!(held.remove(name), Some([0, 0]), "{name}");
     }
     assert_eq!(held.remove("web-config"), Some([DAC_READ_SEARCH; 2]));
-    // The others read the kernel.
+    // The other threads read from the kernel.
     assert!(held.contains_key("sampler"), "{held:?}");
     assert!(held.values().all(|[effective, _]| *effective != 0), "{held:?}");
-    // Stopping needs none.
+    // Stopping needs no capabilities.
     let mut daemon = daemon;
     assert_eq!(daemon.stop(Signal::TERM).status.code(), Some(0));
 }

@@ -1,6 +1,7 @@
-//! The language of the tree: retired words and constructions do not come back.
+//! Tests the language of the repository: retired words and constructions must not return.
 //!
-//! A line that needs one of the words in another meaning is an exception with its reason.
+//! A line that needs one of the words with another meaning is listed as an exception, with its
+//! reason.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 
 use std::collections::BTreeSet;
@@ -51,10 +52,10 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
     ("tests/servers/programs.rs", "user = nobody", "the user account"),
 ];
 
-/// Directories without text that people of this project write.
+/// Directories without text written for this project.
 const FOREIGN: [&str; 6] = [".git", "build", "dist", "node_modules", "seeds", "target"];
 
-/// Extensions of files that a program writes.
+/// Extensions of generated files.
 const GENERATED: [&str; 5] = ["json", "lock", "png", "svg", "log"];
 
 fn root() -> &'static Path {
@@ -77,7 +78,7 @@ fn files(directory: &Path) -> Vec<PathBuf> {
     inside.collect()
 }
 
-/// The lines of every text, with their paths and numbers.
+/// The lines of every text file, with their paths and line numbers.
 fn lines() -> Vec<(String, usize, String)> {
     let is_written =
         |path: &PathBuf| !GENERATED.iter().any(|end| path.extension().is_some_and(|e| e == *end));
@@ -97,7 +98,7 @@ fn retired() -> Vec<(Regex, &'static str)> {
     RETIRED.iter().map(|(word, _, instead)| (Regex::new(word).unwrap(), *instead)).collect()
 }
 
-/// The exception that allows a line, as its place in the list.
+/// The index of the exception that allows a line.
 fn exception(path: &str, line: &str) -> Option<usize> {
     EXCEPTIONS.iter().position(|(place, part, _)| path == *place && line.contains(part))
 }

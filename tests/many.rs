@@ -1,5 +1,5 @@
-//! Owns 5,000 listeners: all of them in a valid scrape, and dumps that come less often while the listeners with a queue
-//! are looked at as before.
+//! Tests 5,000 listeners: a valid scrape contains all of them, and dumps become less frequent while
+//! listeners with a queue are sampled as often as before.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 #![allow(clippy::print_stdout, reason = "the measured figures are for the reader of --nocapture")]
 
@@ -14,7 +14,7 @@ use listenq_lab::netns::Netns;
 use listenq_lab::wait::{TIMEOUT, eventually};
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
-/// Below the ephemeral range, where the daemon's own port is.
+/// Ports below the ephemeral range, which contains the daemon's own port.
 const PORTS: std::ops::Range<u16> = 20_000..25_000;
 
 fn listeners(ns: &Netns) -> Vec<Listener> {
@@ -59,7 +59,7 @@ fn dumps_of_five_thousand_come_less_often_and_the_log_says_so() {
     }
     let ns = Netns::new("stretch");
     let listeners = listeners(&ns);
-    // Less than samples of 5,000 listeners cost: 1 ms in 100.
+    // A budget below the cost of sampling 5,000 listeners: 1 ms per 100 ms.
     let daemon = Launch::new(BIN)
         .args(&["--sample.cpu-budget=0.01", "--listener.max=10000"])
         .inside(&ns)
@@ -81,7 +81,7 @@ fn dumps_of_five_thousand_come_less_often_and_the_log_says_so() {
     let samples = rate("listenq_samples_total", &[]);
     let waited = rate("listenq_accept_queue_connection_seconds_total", &labels);
     println!("{samples:.1} samples a second, {waited:.2} connections waited");
-    // The listener that holds a queue is looked at as often as before, and all its time is counted.
+    // The listener with a queue is sampled as often as before, and all its time is credited.
     assert!(samples >= if cfg!(debug_assertions) { 1.0 } else { 5.0 }, "{samples}");
     assert!((0.8..1.2).contains(&waited), "{waited}");
     assert_eq!(said(), 1, "{:?}", daemon.log());

@@ -1,4 +1,5 @@
-//! Owns namespaces that come and go under one daemon: every counter right while they live, nothing kept afterwards.
+//! Tests namespaces that start and end while one daemon runs: every counter is right while they
+//! live, and nothing is kept afterwards.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 #![allow(clippy::disallowed_types, reason = "a namespace without a mount is held by a program")]
 
@@ -19,18 +20,20 @@ use listenq_lab::running::Running;
 use listenq_lab::wait::{TIMEOUT, eventually, within};
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
-/// Law 6.
+/// Law 6: the time within which an ended namespace is released.
 const LET_GO: Duration = Duration::from_secs(10);
 const OVERFLOWS: &str = "listenq_netns_listen_overflows_total";
 const SOMAXCONN: &str = "listenq_netns_somaxconn";
 
-/// One test at a time: each daemon sees the namespaces of all, and some count what it holds.
+/// Runs one test at a time: each daemon sees the namespaces of all tests, and some tests count the
+/// daemon's resources.
 fn alone() -> Option<MutexGuard<'static, ()>> {
     static ALONE: Mutex<()> = Mutex::new(());
     Netns::require_root().then(|| ALONE.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// The listeners of other tests, in namespaces that it sees, too, take no places from ours.
+/// A daemon that watches all namespaces. Only listeners of this process may have series, so that
+/// listeners of other tests take no places.
 fn watcher() -> Launch {
     let ours = format!("--listener.include=^lq-{}-", std::process::id());
     Launch::new(BIN).args(&["--netns=all", "--discovery.interval=1s", &ours])
@@ -51,7 +54,8 @@ impl Pod {
         pod
     }
 
-    /// Fills the queue, lets `refused` more fail, and serves those who got in.
+    /// Fills the queue, lets `refused` more connections fail, and accepts the connections in the
+    /// queue.
     fn overflow(&self, refused: usize) {
         drop(self.ns.run(|| fill(self.listener.target(), 5 + refused)));
         assert!(self.listener.accept_all() >= 5);
@@ -61,7 +65,8 @@ impl Pod {
         self.ns.nstat()["TcpExtListenOverflows"] as f64
     }
 
-    /// Waits until kernel, sum and listener of the scrape show what `nstat` shows.
+    /// Waits until the kernel counter, the sum and the listener in the scrape equal the value of
+    /// `nstat`.
     fn assert_as_nstat(&self, daemon: &Daemon) {
         let name = self.ns.name();
         let (mut nstat, mut seen) = (0.0, None);
@@ -78,7 +83,8 @@ impl Pod {
         assert!(nstat >= 10.0);
     }
 
-    /// As nstat, for a namespace that had overflows before the daemon was there: those are attributed to no listener.
+    /// Like [`assert_as_nstat`](Self::assert_as_nstat), for a namespace that had overflows before
+    /// the daemon started: those overflows are attributed to no listener.
     fn assert_as_nstat_since_start(&self, daemon: &Daemon) {
         eventually("the overflows of the second burst", TIMEOUT, || {
             let scrape = daemon.scrape().of_netns(self.ns.name());
@@ -88,11 +94,11 @@ impl Pod {
     }
 }
 
-/// Two netlink sockets, four counter files and five settings.
+/// The descriptors of a namespace: two netlink sockets, four counter files and five settings.
 const EACH_NAMESPACE: usize = 11;
 
-/// Descriptors beyond those of the namespaces that are sampled just now, of which other tests make some, and threads.
-/// `None` when some went between the two looks.
+/// The descriptors of the daemon beyond those of the sampled namespaces, and its threads. Other
+/// tests also create namespaces; `None` if some ended between the two readings.
 fn holdings(daemon: &Daemon) -> Option<[usize; 2]> {
     let sampled = daemon.scrape().value("listenq_namespaces", &[("state", "sampled")]).unwrap();
     let of_namespaces = EACH_NAMESPACE * sampled as usize;
@@ -139,10 +145,10 @@ fn fifty_namespaces_in_turn_count_as_nstat_and_leave_nothing_behind() {
 fn a_namespace_that_ended_is_let_go_within_ten_seconds() {
     let Some(_alone) = alone() else { return };
     let (witness, ns) = (Netns::new("witness"), Netns::new("ended"));
-    // The other end of the link vanishes when the namespace really dies.
+    // The other end of the link vanishes when the kernel destroys the namespace.
     ns.add_link_to(&witness, "tie");
     let name = ns.name().to_owned();
-    // At the default interval, for that is what people run.
+    // At the default interval, which most installations use.
     let daemon = Launch::new(BIN).args(&["--netns=all"]).start();
     await_somaxconn(&daemon, &name, Some(4096.0));
     assert!(witness.has_link("tiep"));
@@ -218,13 +224,14 @@ fn a_namespace_made_again_under_its_name_is_a_counter_reset() {
     assert_eq!(namesakes.len(), 1, "{namesakes:?}");
 }
 
-/// Its service restarts just when listenq looks, and another process holds it by a descriptor in between.
+/// The service restarts just when listenq looks for namespaces, and another process holds the
+/// namespace by a descriptor meanwhile.
 #[test]
 fn a_namespace_that_is_out_of_sight_for_a_while_brings_no_history_as_news() {
     let Some(_alone) = alone() else { return };
     let (mut rootfs, pod) = (Rootfs::new(), Pod::new(40));
     let name = pod.ns.name().to_owned();
-    // It is there at start-up, so its 50 overflows are a baseline.
+    // The namespace exists at startup, so its 50 overflows are a baseline.
     rootfs.mount_netns(&pod.ns, &name);
     let daemon = watcher().args(&[&rootfs.flag()]).start();
     for more in [0, 7] {
@@ -240,7 +247,7 @@ fn a_namespace_that_is_out_of_sight_for_a_while_brings_no_history_as_news() {
         let expected = Some((pod.refused(), more as f64));
         assert!(pod.refused() >= 50.0 + more as f64);
         let _ = within(TIMEOUT, || (sums() == expected).then_some(()));
-        // Attribution takes three samples: news would come now.
+        // Attribution takes three samples: a wrong attribution would appear within this time.
         thread::sleep(Duration::from_secs(1));
         assert_eq!(sums(), expected);
         rootfs.unmount_all();
@@ -296,7 +303,8 @@ fn no_thread_is_left_in_another_namespace() {
             let threads = daemon.threads();
             assert!(threads.len() >= 3, "{threads:?}");
             for (task, name, netns) in threads.into_iter().filter(|(_, _, netns)| *netns != own) {
-                // A thread made for one hop is inside for less than a millisecond, and ends there.
+                // A thread that reads one namespace is inside it for less than a millisecond, and
+                // ends there.
                 assert_eq!(name, "netns", "{} is in {}", task.display(), netns.display());
                 let since = *strays.entry(task.clone()).or_insert_with(Instant::now);
                 assert!(since.elapsed() < Duration::from_millis(500), "{}", task.display());

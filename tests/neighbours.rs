@@ -1,5 +1,5 @@
-//! Owns very many namespaces of one user beside listenq's own: the own listeners are looked at as often as without them,
-//! and all together stay within the budget.
+//! Tests very many namespaces of one user beside listenq's own namespace: listenq's own listeners
+//! are sampled as often as without them, and all samples together stay within the budget.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 #![allow(clippy::print_stdout, reason = "the measured figures are for the reader of --nocapture")]
 #![allow(clippy::disallowed_types, reason = "a user namespace takes a process of its own")]
@@ -18,9 +18,9 @@ use listenq_lab::wait::eventually;
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
 const TIMEOUT: Duration = Duration::from_secs(60);
 const NAMESPACES: usize = 300;
-/// The budget of samples. Code without optimization takes ten times as long.
+/// The CPU budget of samples. Code without optimization takes ten times as long.
 const BUDGET: f64 = if cfg!(debug_assertions) { 0.2 } else { 0.02 };
-/// The child of each namespace listens at this number of ports, and prints a line when it does.
+/// A child process per namespace listens at 20 ports, and prints a byte when it is ready.
 const SCENE: &str = "
 import os, socket, sys, ctypes
 libc = ctypes.CDLL(None, use_errno=True)
@@ -39,7 +39,8 @@ os.write(1, b'')
 sys.stdin.read()
 ";
 
-/// Processes of one user, each in a user and a network namespace of its own. They end with their standard input.
+/// Processes of one user, each in its own user and network namespace. They end when their standard
+/// input is closed.
 struct Hoarder(Child);
 
 // === impl Hoarder ===
@@ -83,11 +84,11 @@ fn very_many_namespaces_of_a_user_do_not_slow_down_the_own_one() {
     let all = eventually("all namespaces", TIMEOUT, || {
         Some(sampled()).filter(|sampled| *sampled >= NAMESPACES as f64)
     });
-    // The first samples find out what each costs.
+    // The first samples measure the cost of each namespace.
     std::thread::sleep(Duration::from_secs(5));
     let pod = Netns::new("pod");
     let pods = pod.run(|| Listen::tcp("127.0.0.1:0").backlog(4).open());
-    // A new namespace without trouble is exposed later than it is watched.
+    // A new namespace without trouble has series later than it is sampled.
     let in_pod = pod.run(|| fill(pods.target(), 20));
     let came = Instant::now();
     let (samples, cpu, begin) = (daemon.scrape(), daemon.cpu(), Instant::now());
@@ -109,7 +110,7 @@ fn very_many_namespaces_of_a_user_do_not_slow_down_the_own_one() {
         daemon.resident() as f64 / f64::from(1 << 20),
     );
     assert!(rate >= 5.0, "{rate}");
-    // The owners and scans have a hundredth of a core each.
+    // Owners and scans may each use a hundredth of a core.
     assert!(share < 1.25 * BUDGET + 0.02, "{share}");
     assert!(seen < Duration::from_secs(15));
     assert!(ready < Duration::from_secs(6));

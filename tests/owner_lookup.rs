@@ -1,4 +1,5 @@
-//! OwnerLookup on the real kernel: sockets that processes inherit, and a cgroup version 2 hierarchy.
+//! Tests `OwnerLookup` on the real kernel: sockets that processes inherit, and a cgroup version 2
+//! hierarchy.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
 #![allow(clippy::print_stderr, reason = "who reads the output must see what did not run")]
 #![allow(clippy::disallowed_types, reason = "a socket is held by a child only if one is started")]
@@ -19,7 +20,7 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 /// A child that holds `socket` as its standard input. Killed when dropped.
 struct Heir(Child);
 
-/// A root directory with nothing in it but a mounted cgroup version 2.
+/// A root directory that contains only a mounted cgroup version 2 hierarchy.
 struct Cgroup2 {
     rootfs: PathBuf,
     made: Vec<PathBuf>,
@@ -91,7 +92,7 @@ impl Drop for Heir {
 // === impl Cgroup2 ===
 
 impl Cgroup2 {
-    /// Mounts it, where that is possible; a test must not pass in CI by not running.
+    /// Mounts the hierarchy if possible. In CI the test must not pass by being skipped.
     fn mounted() -> Option<Self> {
         let rootfs = std::env::temp_dir().join(format!("lq-cgroup2-{}", std::process::id()));
         let target = rootfs.join("sys/fs/cgroup");
@@ -108,7 +109,7 @@ impl Cgroup2 {
         }
     }
 
-    /// Makes a cgroup below the root.
+    /// Creates a cgroup below the root.
     fn make(&mut self, name: &str) -> PathBuf {
         let path = self.rootfs.join("sys/fs/cgroup").join(name);
         fs::create_dir(&path).unwrap();
@@ -120,13 +121,13 @@ impl Cgroup2 {
 impl Drop for Cgroup2 {
     fn drop(&mut self) {
         for cgroup in &self.made {
-            // Its last process was killed but may not have left yet.
+            // Its last process was killed but may still be in the cgroup.
             let gone = || fs::remove_dir(cgroup).ok();
             let _ = listenq_lab::wait::within(Duration::from_secs(5), gone);
         }
         let _ = unmount(self.rootfs.join("sys/fs/cgroup"), UnmountFlags::DETACH);
         let mut directory = self.rootfs.join("sys/fs/cgroup");
-        // Never recursively: what is mounted there is real.
+        // Never removes recursively: the mounted hierarchy is the real one.
         while directory.starts_with(&self.rootfs) && fs::remove_dir(&directory).is_ok() {
             directory.pop();
         }

@@ -1,4 +1,5 @@
-//! Owns the owner of a listener: real servers with masters and workers, sockets passed on, one info series at any time.
+//! Tests the owner of a listener: real servers with masters and workers, sockets passed to other
+//! processes, and one info series at any time.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 #![allow(clippy::disallowed_types, reason = "owners are programs")]
 
@@ -22,7 +23,8 @@ const OWNER: [&str; 6] =
     ["process", "unit", "container_id", "k8s_namespace", "k8s_pod", "k8s_container"];
 const NAME: [&str; 4] = ["netns", "protocol", "address", "port"];
 
-/// Listens, takes a name, starts a child of another name that holds the socket too, and waits.
+/// A program that listens, sets its process name, starts a child with another name that also holds
+/// the socket, and waits.
 const PREFORK: &str = r#"
 import os, signal, socket, sys
 port, master, worker = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
@@ -59,12 +61,13 @@ fn root_and(tools: &[&str]) -> bool {
     Netns::require_root() && tools.iter().all(|tool| require_tool(tool))
 }
 
-/// Which listener a series is of.
+/// The listener labels of a series.
 fn listener(labels: &Labels) -> [String; 4] {
     NAME.map(|name| labels[name].clone())
 }
 
-/// Exactly one series says who owns a listener, with all labels, and there is none of anything else.
+/// Checks that every listener has exactly one info series with all labels, and that no other info
+/// series exists.
 fn assert_one_info_each(scrape: &Metrics) {
     scrape.assert_unique();
     let infos = scrape.series("listenq_listener_info");
@@ -81,7 +84,8 @@ fn assert_one_info_each(scrape: &Metrics) {
     assert_eq!(of(&infos), of(&scrape.series("listenq_listener_sockets")));
 }
 
-/// Scrapes every 100 ms until `address` and `port` belong to `process`; each scrape says one owner each.
+/// Scrapes every 100 ms until the listener at `address` and `port` belongs to `process`. Checks
+/// each scrape for one owner per listener.
 #[track_caller]
 fn await_owner(daemon: &Daemon, address: &str, port: &str, process: &str) -> Labels {
     let deadline = Instant::now() + TIMEOUT;
@@ -99,7 +103,7 @@ fn await_owner(daemon: &Daemon, address: &str, port: &str, process: &str) -> Lab
     }
 }
 
-/// `listenq list` says of every listener what the daemon says.
+/// Checks that `listenq list` and the daemon report the same owner for every listener.
 fn assert_list_agrees(ns: &Netns, daemon: &Daemon) {
     let own_port = daemon.address().port().to_string();
     let output = Launch::new(BIN).args(&["list", "--json"]).inside(ns).run();
@@ -145,7 +149,7 @@ fn nginx_owns_the_socket_that_its_workers_share() {
     assert_list_agrees(&ns, &daemon);
 }
 
-/// How many processes of this name run inside.
+/// The number of processes with this name in the namespace.
 fn holders(ns: &Netns, comm: &str) -> usize {
     let pids = Command::new("ip").args(["netns", "pids", ns.name()]).output().unwrap();
     let text = String::from_utf8(pids.stdout).unwrap();
@@ -231,7 +235,7 @@ fn an_owner_that_changes_leaves_no_second_series_and_no_counter_behind() {
     }
 }
 
-/// The refresh of all owners comes once a minute, and is not waited for.
+/// The test does not wait for the refresh of all owners, which happens once per minute.
 #[test]
 fn a_socket_that_is_passed_on_has_a_new_owner_when_the_old_one_ends() {
     if !root_and(&["python3"]) {
@@ -243,7 +247,8 @@ fn a_socket_that_is_passed_on_has_a_new_owner_when_the_old_one_ends() {
     let daemon = Launch::new(BIN).args(&["--discovery.interval=1s"]).inside(&ns).start();
     await_owner(&daemon, "127.0.0.1", "8087", "lq-first");
     let before = daemon.scrape();
-    // Its parent does not wait for it, so a zombie stays, which holds nothing. Its worker keeps the socket.
+    // The parent of the killed process does not wait for it: the process becomes a zombie, which
+    // holds no descriptors. Its worker keeps the socket.
     let first = Pid::from_raw(server.pid() as i32).unwrap();
     kill_process(first, Signal::KILL).unwrap();
     await_owner(&daemon, "127.0.0.1", "8087", "lq-heir");
@@ -258,7 +263,8 @@ fn what_is_not_known_of_an_owner_is_empty() {
     }
     let (ns, root) = (Netns::new("unknown"), Rootfs::new());
     let _server = prefork(&ns, 8086, "lq-hidden", &[]);
-    // The user `nobody` may not look at root's descriptors, and an empty root has no cgroups.
+    // The user `nobody` may not read root's descriptors, and the empty root directory has no
+    // cgroups.
     let daemon = Launch::new(BIN).args(&[&root.flag()]).as_nobody().inside(&ns).start();
     let deadline = Instant::now() + Duration::from_secs(2);
     while Instant::now() < deadline {

@@ -1,4 +1,4 @@
-//! Checks of the packages without a build: their files exist, and their manifests agree.
+//! Checks the packages without a build: their files exist, and their manifests agree.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 
 use std::collections::BTreeSet;
@@ -12,10 +12,10 @@ use listenq_lab::tool::feed;
 use serde_json::Value;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-/// What `deploy/build.sh` makes before it packs.
+/// The directory of files that `deploy/build.sh` creates before it packs.
 const MADE: &str = "target/package/";
 
-/// Source and destination of each file that a package takes; a destination begins with no slash.
+/// Source and destination of each file in a package; a destination has no leading slash.
 fn assets(kind: &str) -> Vec<(String, String)> {
     let args = ["metadata", "--no-deps", "--locked", "--format-version", "1"];
     let (metadata, _) = feed(env!("CARGO"), &args, b"");
@@ -33,7 +33,7 @@ fn assets(kind: &str) -> Vec<(String, String)> {
     assets.collect()
 }
 
-/// The files that a source with at most one `*` in its last part means.
+/// The files that match a source with at most one `*` in its last component.
 fn meant(source: &str) -> Vec<PathBuf> {
     let path = Path::new(ROOT).join(source);
     let Some((before, after)) = source.rsplit('/').next().unwrap().split_once('*') else {
@@ -45,7 +45,7 @@ fn meant(source: &str) -> Vec<PathBuf> {
     found.map(|entry| entry.path()).collect()
 }
 
-/// Every flag's variable and long name, those of the commands too.
+/// The environment variable and the long name of every flag, including flags of commands.
 fn flags() -> (BTreeSet<String>, BTreeSet<String>) {
     let command = Cli::command();
     let of_commands = command.get_subcommands().flat_map(|command| command.get_arguments());
@@ -70,7 +70,7 @@ fn every_file_that_a_package_takes_is_there() {
 
 #[test]
 fn both_packages_put_the_same_into_the_same_places() {
-    // Where the two kinds of systems differ, and the documents, are left out.
+    // Without documents, and without files that differ between the two kinds of systems.
     let shared = |kind| -> BTreeSet<_> {
         let differs =
             ["doc/", "licenses/", "lintian/", "zsh/"].map(|name| format!("usr/share/{name}"));

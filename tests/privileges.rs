@@ -1,4 +1,5 @@
-//! Owns what each capability is for: what is lost without it, that it is said once, and that the start is never lost.
+//! Tests the purpose of each capability: which feature is lost without it, that one log line
+//! reports the loss, and that listenq always starts.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 #![allow(clippy::disallowed_types, reason = "a namespace without a mount is held by a program")]
 
@@ -19,11 +20,12 @@ use listenq_lab::wait::{TIMEOUT, eventually};
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
 const FEATURE: &str = "listenq_feature_available";
-/// The listeners of other tests take no places from ours.
+/// Only listeners of the host namespace may have series, so that listeners of other tests take no
+/// places.
 const OURS: &str = "--listener.include=^host/";
 const ALL: &str = "sys_admin,sys_ptrace,dac_read_search";
 
-/// What a daemon with some capabilities can do.
+/// The features that a daemon with some capabilities has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Powers {
     /// Samples a namespace that has a mount.
@@ -34,7 +36,7 @@ struct Powers {
     owner: bool,
 }
 
-/// By capabilities; the table of the README.
+/// The features by capabilities: the table of the README.
 const TABLE: [(&str, Powers); 8] = [
     ("", Powers { mounted: false, held: false, owner: false }),
     ("sys_ptrace", Powers { mounted: false, held: false, owner: false }),
@@ -46,7 +48,7 @@ const TABLE: [(&str, Powers); 8] = [
     (ALL, Powers { mounted: true, held: true, owner: true }),
 ];
 
-/// Two namespaces besides the own, and a socket that root holds.
+/// Two namespaces besides the daemon's own, and a socket of root.
 struct Scene {
     held_name: String,
     listener: Listener,
@@ -97,13 +99,13 @@ fn start(own: &Netns, capabilities: &str, flags: &[&str]) -> Daemon {
     Launch::new(BIN).args(flags).through(&words).inside(own).start()
 }
 
-/// These capabilities and no others, in setpriv's words.
+/// These capabilities and no others, in the syntax of setpriv.
 fn exactly(capabilities: &str) -> String {
     let names = capabilities.split(',').filter(|name| !name.is_empty());
     names.fold("-all".into(), |set, name| format!("{set},+{name}"))
 }
 
-/// A scrape by when there was time to find everything twice.
+/// A scrape after enough time to find everything twice.
 fn settled(daemon: &Daemon) -> Metrics {
     eventually("three seconds of samples", TIMEOUT, || {
         let scrape = daemon.scrape();
@@ -114,7 +116,7 @@ fn settled(daemon: &Daemon) -> Metrics {
     })
 }
 
-/// Features that are missing, each with the number of log lines that say so.
+/// Missing features, each with the number of log lines that report it.
 fn missing(daemon: &Daemon, scrape: &Metrics) -> Vec<(String, usize)> {
     let log = daemon.log();
     let lines = |feature: &str| {
@@ -142,11 +144,11 @@ fn each_capability_is_for_what_the_table_says() {
     for (daemon, (capabilities, powers)) in daemons.iter().zip(TABLE) {
         let scrape = settled(daemon);
         assert_eq!(scene.powers(&scrape), powers, "with {capabilities:?}");
-        // Namespaces are all there only if those of processes are.
+        // All namespaces are found only if those held by processes are found.
         assert_eq!(feature(&scrape, "namespaces"), powers.held, "with {capabilities:?}");
         assert_eq!(feature(&scrape, "owners"), powers.owner, "with {capabilities:?}");
         let missing = missing(daemon, &scrape);
-        // That cgroup v2 is not mounted is no missing privilege: it is said only when asked for.
+        // A missing cgroup v2 mount is not a missing privilege: it is logged only on request.
         let said_once = |(name, lines): &(String, usize)| *lines == usize::from(name != "cgroup");
         assert!(missing.iter().all(said_once), "{missing:?}, {capabilities:?}");
         let lost = missing.iter().filter(|(name, _)| name == "namespaces" || name == "owners");
@@ -155,7 +157,8 @@ fn each_capability_is_for_what_the_table_says() {
     }
 }
 
-/// As in the image: the file permits, the container sets the bounds, and listenq puts into force what is left.
+/// As in the image: the program file permits capabilities, the container limits them, and listenq
+/// raises the remaining ones.
 #[test]
 fn what_the_program_file_permits_is_in_force_within_the_bounds() {
     if !Netns::require_root() || !require_tool("setcap") {
@@ -205,7 +208,7 @@ fn nobody_sees_the_own_listeners_as_root_does() {
     assert!(!feature(&scrape, "namespaces") && !feature(&scrape, "owners"));
 }
 
-/// The kubelet makes its directory so that only root may list it.
+/// The kubelet creates its directory so that only root may list it.
 #[test]
 fn names_of_pods_take_the_capability_to_list_the_kubelets_directory() {
     if !Netns::require_root() || !require_tool("runc") || !require_tool("/usr/bin/python3") {

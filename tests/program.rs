@@ -1,4 +1,4 @@
-//! Owns listenq as a program: exit codes, the one line that says what is wrong, environment, version, log.
+//! Tests listenq as a program: exit codes, the error in one line, environment, version, log.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 
 use listenq_lab::Signal;
@@ -11,7 +11,8 @@ use listenq_lab::tool::{feed, require_tool};
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
 const USAGE: i32 = 64;
 
-/// It ended with this code and said so in exactly one line, which has all these words.
+/// Checks that the program ended with this code and printed exactly one line, which contains all
+/// these words.
 #[track_caller]
 fn assert_one_line(output: &Output, code: i32, words: &[&str]) {
     assert_eq!(output.status.code(), Some(code), "{}", output.stderr);

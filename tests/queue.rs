@@ -1,4 +1,5 @@
-//! Owns the accept queue as a scrape shows it: length, limit, fullness and their counters, against a real kernel.
+//! Tests the accept queue in a scrape: length, limit, fullness and their counters, against a real
+//! kernel.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 
 use listenq_lab::client::fill;
@@ -22,7 +23,7 @@ fn exposed(daemon: &Daemon, listener: &Listener) -> Exposed {
     daemon.scrape().at(listener.addr())
 }
 
-/// Waits until the listener's series are as asked.
+/// Waits until the listener's series satisfy the condition.
 #[track_caller]
 fn await_series(
     daemon: &Daemon,
@@ -33,7 +34,7 @@ fn await_series(
     eventually(what, TIMEOUT, || Some(exposed(daemon, listener)).filter(&wanted))
 }
 
-/// Waits until every overflow of the kernel is accounted for, and gives how many there were.
+/// Waits until every overflow of the kernel is accounted for, and returns their number.
 #[track_caller]
 fn await_agreement(ns: &Netns, daemon: &Daemon) -> f64 {
     eventually("the accounted overflows to be those of nstat", TIMEOUT, || {
@@ -53,7 +54,8 @@ fn a_filled_listen_4_is_full_and_its_counters_rise() {
     let (ns, daemon, listener) = scene("full", 4);
     let clients = ns.run(|| fill(listener.target(), 20));
     let full = await_series(&daemon, &listener, "a full queue", |q| q.length > q.limit);
-    // One more than the limit fits, and two CPUs that race may let a sixth in.
+    // The queue holds one connection more than its limit, and a race between two CPUs may admit a
+    // sixth.
     let length = full.length.unwrap();
     assert!((5.0..=6.0).contains(&length), "{full:?}");
     let shown = [full.sockets, full.limit, full.fullest_ratio, full.peak_length];

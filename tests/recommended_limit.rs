@@ -1,5 +1,6 @@
-//! Checks the recommended limit: six servers get bursts that exceed their limits. With the limit that `explain` recommends
-//! the same bursts cause no overflow, and with half of that limit they do.
+//! Tests the recommended limit: six servers receive bursts that exceed their limits. With the limit
+//! that `explain` recommends the same bursts cause no overflow, and with half of that limit they
+//! do.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 #![allow(clippy::print_stdout, reason = "the measured figures are for the reader of --nocapture")]
 
@@ -17,18 +18,18 @@ use listenq_lab::wait::{TIMEOUT, eventually};
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
 const SECOND: Duration = Duration::from_secs(1);
-/// The time for which clients come before `explain` is asked.
+/// The time for which clients arrive before `explain` runs.
 const OBSERVED: Duration = Duration::from_secs(15);
-/// The time for which clients come at each new limit.
+/// The time for which clients arrive at each new limit.
 const TRIED: Duration = Duration::from_secs(8);
 
-/// A limit is wrong if it is wrong in each of these measurements.
+/// A limit counts as wrong only if each of this number of measurements fails.
 const TRIES: u32 = 3;
 
-/// A server and the bursts it gets.
+/// A server and the bursts that it receives.
 struct Bursty {
     name: &'static str,
-    /// The backlog of the server at first.
+    /// The first backlog of the server.
     backlog: i32,
     /// The size of each burst.
     clients: usize,
@@ -39,12 +40,12 @@ struct Bursty {
     is_deferred: bool,
 }
 
-/// What the clients of a burst do.
+/// The behaviour of the clients of a burst.
 #[derive(Clone, Copy)]
 enum Clients {
-    /// They close after this time.
+    /// The clients close after this time.
     Silent(Duration),
-    /// They send a request at once and wait for the answer.
+    /// The clients send a request at once and wait for the answer.
     Asking,
 }
 
@@ -60,7 +61,7 @@ const ALL: [Bursty; 6] = [
         Duration::from_millis(1_250),
     ),
     Bursty::new("large", 128, 300, Clients::Silent(Duration::from_millis(250)), SECOND),
-    // A client that is refused at the last ACK sends its request, and the kernel refuses that too.
+    // The kernel also refuses the request of a client that was refused at the last ACK.
     Bursty::new("asking", 8, 45, Clients::Asking, SECOND),
     Bursty { is_deferred: true, ..Bursty::new("deferred", 16, 90, Clients::Asking, SECOND) },
 ];
@@ -78,8 +79,8 @@ impl Bursty {
         Self { name, backlog, clients, clients_are, pause, is_deferred: false }
     }
 
-    /// Measures the recommended limit, and returns what is wrong with it. A busy machine delays samples, and then two
-    /// bursts look like one: such a measurement is repeated.
+    /// Measures the recommended limit, and returns the error, if any. On a busy machine samples are
+    /// late and two bursts look like one, so a failed measurement is repeated.
     fn play(&self) -> Option<String> {
         let wrong: Option<Vec<String>> = (0..TRIES).map(|_| self.measure()).collect();
         wrong.map(|wrong| wrong.join(", "))
@@ -105,8 +106,8 @@ impl Bursty {
         (!is_right).then(|| format!("{}: {limit}", self.name))
     }
 
-    /// Lets clients come to a new server with this backlog. Returns the overflows that the kernel counted and what
-    /// `question` returned at the end.
+    /// Sends bursts to a new server with this backlog. Returns the overflows that the kernel
+    /// counted, and the result of `question` at the end.
     fn overflows<T>(
         &self,
         ns: &Netns,
@@ -122,7 +123,8 @@ impl Bursty {
         let listener = ns.run(|| listen.open());
         let target = listener.target();
         let server = Server::start(listener, Pace::Bursts(Duration::from_millis(50)));
-        // A new listener may be seen a second late, and then its first two bursts look like one.
+        // listenq may see a new listener one second late, and then its first two bursts look like
+        // one.
         thread::sleep(2 * SECOND);
         let began = Instant::now();
         while began.elapsed() < lasting {

@@ -1,4 +1,5 @@
-//! Owns torn dumps: a reuseport group of 1,000 sockets whose members come and go while it is sampled.
+//! Tests torn dumps: a reuseport group of 1,000 sockets whose members open and close while listenq
+//! samples the group.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 #![allow(clippy::print_stdout, reason = "the measured figures are for the reader of --nocapture")]
 
@@ -18,12 +19,13 @@ use listenq_lab::wait::{TIMEOUT, eventually};
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
 const CHURN: Duration = Duration::from_secs(5);
 const MEMBERS: usize = 1000;
-/// Those that come and go; the others stay and keep the drops they had before the daemon came.
+/// The number of members that close and open again. The other members stay open and keep the drops
+/// from before the daemon started.
 const RESTLESS: usize = 500;
-/// Segments dropped before the daemon came, about twenty at each member.
+/// Segments dropped before the daemon started: about twenty at each member.
 const BEFORE: u32 = 20_000;
-/// A socket is gone after two dumps without it, so a closed one is still counted for that long and no
-/// longer; a busy machine is given some more.
+/// A socket is gone after two dumps without it, so a closed socket is counted for that long. The
+/// value has some slack for a busy machine.
 const LINGER: Duration = Duration::from_millis(400);
 
 /// A thread that closes and opens members, one after another.
@@ -64,7 +66,7 @@ fn member(address: SocketAddr) -> Listener {
     Listen::tcp(address).reuseport().backlog(4).open()
 }
 
-/// The group, its restless part first, with drops at every member.
+/// The group: first the members that close and open again, with drops at every member.
 fn group(ns: &Netns) -> (SocketAddr, Vec<Listener>, Vec<Listener>) {
     let first = ns.run(|| Listen::tcp("127.0.0.1:0").reuseport().backlog(4).open());
     let address = first.addr();
@@ -76,7 +78,8 @@ fn group(ns: &Netns) -> (SocketAddr, Vec<Listener>, Vec<Listener>) {
     (address, restless, others.into_iter().chain([first]).collect())
 }
 
-/// Scrapes for `lasting`, calling `check` with each scrape and the number of members closed just before.
+/// Scrapes for `CHURN` and calls `check` with each scrape and the number of recently closed
+/// members.
 fn scrape_beside(
     daemon: &Daemon,
     address: SocketAddr,
@@ -110,7 +113,7 @@ fn torn_dumps_lose_no_socket_double_none_and_invent_no_drops() {
     scrape_beside(&daemon, address, &churn, |seen, closed| {
         let (sockets, members) = (seen.sockets.unwrap(), MEMBERS as f64);
         extremes = (extremes.0.min(sockets), extremes.1.max(sockets));
-        // One is closed before the next opens.
+        // The thread closes one member before it opens the next one.
         assert!(sockets >= members - 1.0, "{sockets} sockets");
         assert!(
             sockets <= members + closed as f64,
@@ -154,7 +157,7 @@ fn drops_under_churn_rise_and_are_never_more_than_were_sent() {
     });
     scan.join().unwrap();
     let restless = churn.stop();
-    // A socket that closes takes the drops since its last sample with it: a few.
+    // The drops of a closed socket since its last sample are lost: these are only a few.
     let drops = eventually("the last drops", TIMEOUT, || {
         daemon.scrape().at(address).drops.filter(|drops| *drops >= 0.95 * f64::from(SENT))
     });

@@ -1,4 +1,5 @@
-//! Alerts, runbooks, README, docs, dashboards and the table of metrics agree with each other.
+//! Tests that alerts, runbooks, README, docs, dashboards and the table of metrics agree with each
+//! other.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
 
 use std::collections::BTreeSet;
@@ -24,7 +25,8 @@ fn read(path: &str) -> String {
     fs::read_to_string(root(path)).unwrap()
 }
 
-/// Every file with this extension below a directory, except those of npm; none when there is no such directory.
+/// All files with this extension below a directory, except those of npm; empty if the directory is
+/// missing.
 fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path());
     let entries = entries.filter(|path| !path.ends_with("node_modules"));
@@ -43,8 +45,8 @@ fn alerts() -> BTreeSet<String> {
     names.map(str::to_owned).collect()
 }
 
-/// Every text that names metrics, with its path, except the table in docs/metrics.md, which is generated from the table of
-/// metrics.
+/// All texts that contain names of metrics, with their paths. The table in docs/metrics.md is not
+/// included, because it is generated from the table of metrics.
 fn texts() -> Vec<(String, String)> {
     let mut paths = files(&root("deploy/runbooks"), "md");
     paths.extend(files(&root("deploy/prometheus"), "yml"));
@@ -65,7 +67,7 @@ fn texts() -> Vec<(String, String)> {
     texts
 }
 
-/// Names that begin like a metric: a prefix, and a variable of the Ansible role.
+/// Names that start like a metric but are none: a prefix, and a variable of the Ansible role.
 const NO_METRICS: [&str; 2] = ["process_", "listenq_environment"];
 
 /// The names of metrics in a text, without recorded series (`level:metric:operations`).
@@ -77,9 +79,9 @@ fn metrics_in(text: &str) -> BTreeSet<String> {
     ours.map(str::to_owned).collect()
 }
 
-/// Every name of a metric in the exposition.
+/// Names of all metrics in the exposition.
 fn exposed() -> BTreeSet<String> {
-    // The native histogram is in the protobuf format only.
+    // Only the protobuf format contains the native histogram.
     let names = METRICS.iter().chain([&LENGTHS]).flat_map(|metric| {
         let ends: &[&str] =
             if metric.kind == Kind::Histogram { &["", "_bucket", "_sum", "_count"] } else { &[""] };

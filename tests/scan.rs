@@ -1,5 +1,5 @@
-//! Owns the connection scan: how long connections wait, whose clients are gone, and to which listener each is given,
-//! against what the test itself did and when.
+//! Tests the connection scan: how long connections wait, which clients are gone, and to which
+//! listener each connection belongs, compared with what the test did and when.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 #![allow(clippy::print_stdout, reason = "the measured figures are for the reader of --nocapture")]
 
@@ -20,7 +20,7 @@ use listenq_lab::wait::{TIMEOUT, eventually};
 use socket2::Socket;
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
-/// What the issue of a clock's tick and of the scan's own length may add.
+/// The error from the resolution of the clock and from the duration of the scan, in seconds.
 const SLACK: f64 = 0.050;
 
 fn since_1970() -> f64 {
@@ -40,7 +40,7 @@ fn scanned_at(scrape: &Metrics) -> Option<f64> {
     scrape.value("listenq_netns_scan_timestamp_seconds", &[("netns", "host")])
 }
 
-/// The first scrape that shows a scan begun after `begin`.
+/// The first scrape that shows a scan started after `begin`.
 fn scanned_after(daemon: &Daemon, begin: f64) -> Metrics {
     eventually("a scan", TIMEOUT, || {
         let scrape = daemon.scrape();
@@ -48,7 +48,7 @@ fn scanned_after(daemon: &Daemon, begin: f64) -> Metrics {
     })
 }
 
-/// Two scans later: what needs two to agree is known.
+/// A scrape after two further scans: facts that two scans must confirm are known.
 fn scanned_twice(daemon: &Daemon) -> Metrics {
     let first = scanned_after(daemon, since_1970());
     scanned_after(daemon, scanned_at(&first).unwrap() + 0.001)
@@ -80,7 +80,7 @@ fn ages_agree_with_when_the_clients_came() {
         let truth = scanned_at(&scrape).unwrap() - came;
         worst = worst.max((oldest - truth).abs());
         assert!((oldest - truth).abs() < SLACK + longest_scan(&scrape), "{oldest} is not {truth}");
-        // The longest-waiting three are accepted; the next ones are now the oldest.
+        // The three connections that waited longest are accepted; the next ones are now the oldest.
         assert_eq!((0..3).filter_map(|_| listener.accept(Duration::ZERO)).count(), 3);
     }
     println!("five ages, the worst off by {:.1} ms", worst * 1e3);
@@ -149,7 +149,8 @@ fn connections_are_given_to_the_listener_that_the_kernel_gave_them_to() {
     ];
     let daemon = Daemon::start(Some(&ns), BIN.as_ref(), &[]);
     thread::sleep(Duration::from_millis(500));
-    // Two listeners are emptied: a connection given to the wrong one would be missed where it stands.
+    // The queues of two listeners are emptied: a connection that is attributed to one of them is
+    // missing at its real listener.
     assert_eq!([exact.accept_all(), bound.accept_all()], [6, 2]);
     let scrape = scanned_twice(&daemon);
     let oldest = |address: &str, port: u16| {
@@ -157,7 +158,8 @@ fn connections_are_given_to_the_listener_that_the_kernel_gave_them_to() {
         let labels = [("address", address), ("port", port.as_str())];
         let seconds = scrape.value("listenq_accept_queue_oldest_seconds", &labels).unwrap();
         let abandoned = scrape.value("listenq_accept_queue_abandoned", &labels).unwrap();
-        // A row that is given to another listener is missed here, and taken for a client that has reset.
+        // A row that is attributed to another listener is missing here, and counts as a client that
+        // has reset.
         (seconds >= 0.5, abandoned)
     };
     let waits =
@@ -201,7 +203,8 @@ fn unix_clients_wait_from_when_they_were_first_seen() {
     let oldest = value(&scrape, "listenq_accept_queue_oldest_seconds").unwrap();
     let truth = scanned_at(&scrape).unwrap() - came;
     println!("a Unix client waited {truth:.2} s, listenq says {oldest:.2} s");
-    // It is first seen by the Unix dump of every second, and by the scan of the second after.
+    // The Unix dump, once per second, sees the connection first; the scan of the next second
+    // follows.
     assert!(oldest > truth - 3.0 && oldest <= truth + SLACK, "{oldest} is not {truth}");
     drop(clients.split_off(2));
     let scrape = scanned_twice(&daemon);

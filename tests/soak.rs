@@ -1,5 +1,6 @@
-//! Owns the long run: at 10 ms, with listeners and namespaces that come and go and two scrapers, memory, descriptors and
-//! threads stay what they are, and every missed tick has its reason. `SOAK_SECONDS` says how long, five minutes at least.
+//! The long run: at an interval of 10 ms, with listeners and namespaces that start and end, and two
+//! scrapers, the memory, descriptors and threads of the daemon do not grow, and every missed tick
+//! has a reason. `SOAK_SECONDS` sets the duration; the minimum is five minutes.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 #![allow(clippy::print_stdout, reason = "the measured figures are for the reader of --nocapture")]
 
@@ -18,37 +19,37 @@ use listenq_lab::rootfs::Rootfs;
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
 const INTERVAL: Duration = Duration::from_millis(10);
-/// The time after which every name has come and the allocator has what it needs.
+/// After this time every name has been used, and the allocator has reached its size.
 const WARM_UP: Duration = Duration::from_secs(60);
 const LONGEST_WINDOW: Duration = Duration::from_secs(300);
-/// The life of a listener in turns, and of a namespace in seconds.
+/// The number of turns for which a listener stays open.
 const LIVES: usize = 40;
 const NAMESPACES: usize = 5;
 const TURN: Duration = Duration::from_millis(250);
 const SCRAPES: [Duration; 2] = [Duration::from_millis(300), Duration::from_secs(1)];
-/// What a namespace takes.
+/// The number of descriptors of a namespace.
 const DESCRIPTORS: usize = 9;
-/// What the allocator may keep besides.
+/// The bytes that the allocator may keep in addition.
 const SLACK: u64 = 2 << 20;
 
-/// What the daemon takes of the machine at one moment.
+/// The resources of the daemon at one moment.
 #[derive(Debug, Clone, Copy)]
 struct Look {
     at: Duration,
     resident: u64,
-    /// Without those of namespaces other than its own.
+    /// Descriptors without those of the other namespaces.
     descriptors: usize,
     threads: usize,
     samples: f64,
     missed: f64,
-    /// How long the sampler's thread waited for a processor.
+    /// The time for which the sampler's thread waited for a CPU.
     waited: Duration,
     /// Samples that took half an interval or longer.
     slow: f64,
     cpu: Duration,
 }
 
-/// What comes and goes.
+/// The listeners and namespaces that start and end.
 struct Churn<'a> {
     own: &'a Netns,
     root: &'a Rootfs,
@@ -94,7 +95,8 @@ impl Look {
 // === impl Churn ===
 
 impl Churn<'_> {
-    /// A listener comes and one goes, at ports in turn; every fourth second so does a namespace.
+    /// Opens one listener and closes one, at ports in turn; replaces a namespace every fourth
+    /// second.
     fn turn(&mut self) {
         let port = 20_000 + self.turns % (2 * LIVES);
         let listener = self.own.run(|| Listen::tcp(format!("127.0.0.1:{port}")).backlog(4).open());
@@ -109,7 +111,8 @@ impl Churn<'_> {
         self.turns += 1;
     }
 
-    /// Of one name there are many in the course of time: each is another namespace.
+    /// Replaces the namespace at `place`. Several namespaces have the same name over time; each is
+    /// a different namespace.
     fn replace_namespace(&mut self, place: usize) {
         let link = format!("run/netns/soak{place}");
         if self.namespaces.len() == NAMESPACES {
@@ -130,7 +133,8 @@ fn scrape_until(daemon: &Daemon, pause: Duration, stop: &AtomicBool) -> u32 {
         sleep(pause);
         let scrape = daemon.scrape();
         scrape.assert_unique();
-        // A namespace replaced by another of its name is a counter reset; the own one never is.
+        // A namespace that is replaced by another one with the same name is a counter reset; the
+        // daemon's own namespace never is.
         let [before, after] = [&last, &scrape].map(|scrape| scrape.of_netns("host"));
         assert_eq!(after.fallen_since(&before), [""; 0]);
         (last, count) = (scrape, count + 1);
@@ -152,7 +156,7 @@ fn watch(daemon: &Daemon, churn: &mut Churn<'_>, lasting: Duration) -> Vec<Look>
     looks
 }
 
-/// Prints one window and gives its maxima: memory, descriptors, threads.
+/// Prints one window and returns its maxima: memory, descriptors, threads.
 fn most(name: &str, looks: &[&Look]) -> (u64, usize, usize) {
     let (first, last) = (looks[0], looks[looks.len() - 1]);
     let most = looks.iter().fold((0, 0, 0), |most: (u64, usize, usize), look| {
@@ -173,7 +177,8 @@ fn most(name: &str, looks: &[&Look]) -> (u64, usize, usize) {
     most
 }
 
-/// A tick is missed when what came before it ended late: because the thread got no processor, or the sample took long.
+/// Checks the reasons for missed ticks: a tick is missed if the previous one ended late, because
+/// the thread got no CPU or the sample took long.
 fn assert_explained(first: &Look, last: &Look) {
     let missed = last.missed - first.missed;
     let (samples, slow) = (last.samples - first.samples, last.slow - first.slow);
@@ -194,7 +199,7 @@ fn nothing_grows_and_no_tick_is_missed_without_a_reason() {
     let lasting = Duration::from_secs(seconds);
     assert!(seconds >= 300, "a soak of {seconds} s proves nothing");
     let (own, root) = (Netns::new("soak"), Rootfs::new());
-    // The namespaces of others, who come and go as they like, are not seen.
+    // The daemon does not see namespaces of other programs.
     for name in ["self", "thread-self", "sys", "stat"] {
         root.link(&format!("proc/{name}"), &format!("/proc/{name}"));
     }
@@ -235,7 +240,8 @@ fn nothing_grows_and_no_tick_is_missed_without_a_reason() {
     let after = looks.iter().find(|look| look.at >= WARM_UP).unwrap();
     assert_explained(after, &looks[looks.len() - 1]);
     assert!(last.0 <= first.0 + SLACK, "memory grew");
-    // One namespace more or less may be held at the moment of a look, and a thread enters one.
+    // The daemon may hold one namespace more or less at the moment of the reading, and one thread
+    // enters namespaces.
     assert!(
         last.1 <= first.1 + DESCRIPTORS && last.2 <= first.2 + 1,
         "descriptors or threads grew"

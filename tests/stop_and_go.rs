@@ -1,4 +1,4 @@
-//! Owns sampled time: what is credited while the daemon runs, and that a gap credits nothing.
+//! Tests sampled time: how much is credited while the daemon runs, and that a gap credits nothing.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 #![allow(clippy::print_stdout, reason = "the measured figures are for the reader of --nocapture")]
 
@@ -19,7 +19,8 @@ const HELD: Duration = Duration::from_secs(4);
 fn scene(hint: &str) -> (Netns, Daemon, Listener) {
     let ns = Netns::new(hint);
     let listener = ns.run(|| Listen::tcp("127.0.0.1:0").backlog(4).open());
-    // At the asked interval on any machine: a stretched one misses fewer samples in the same time.
+    // Keeps the configured interval on any machine: with a longer interval, fewer samples are
+    // missed in the same time.
     let daemon = Launch::new(BIN).args(&["--sample.cpu-budget=1"]).inside(&ns).start();
     (ns, daemon, listener)
 }
@@ -28,12 +29,12 @@ fn value(scrape: &Metrics, name: &str) -> f64 {
     scrape.value(name, &[]).unwrap_or_else(|| panic!("no {name}"))
 }
 
-/// How much a series of the daemon or its only namespace grew from scrape to scrape.
+/// The growth of a series of the daemon, or of its only namespace, between two scrapes.
 fn growth(before: &Metrics, after: &Metrics, name: &str) -> f64 {
     value(after, name) - value(before, name)
 }
 
-/// The first scrape that shows at least `more` samples more than `since`.
+/// The first scrape with at least `more` samples more than `since`.
 fn after_samples(daemon: &Daemon, since: &Metrics, more: f64) -> Metrics {
     eventually("more samples", TIMEOUT, || {
         Some(daemon.scrape()).filter(|now| growth(since, now, "listenq_samples_total") >= more)
@@ -77,7 +78,7 @@ fn stop_for(seconds: u8) {
         passed > stopped && credited < passed - stopped + 0.2,
         "{credited} of {passed} s credited"
     );
-    // The queue was full throughout: whatever time was credited, it was full.
+    // The queue was full all the time, so all credited time is full time.
     let [from, to] = [&before, &after].map(|scrape| scrape.at(listener.addr()));
     let full = to.full_seconds.unwrap() - from.full_seconds.unwrap();
     let length = to.connection_seconds.unwrap() - from.connection_seconds.unwrap();

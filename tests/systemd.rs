@@ -1,4 +1,4 @@
-//! The interface with systemd: a real notification socket and real inherited sockets.
+//! Tests the interface to systemd: a real notification socket and real inherited sockets.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 
 use std::net::TcpStream;
@@ -52,7 +52,7 @@ fn a_socket_handed_over_is_served_on() {
         return;
     }
     let ns = Netns::new("activate");
-    // The first connection wakes listenq, and waits to be accepted by it.
+    // The first connection activates listenq and waits until listenq accepts it.
     let address = "127.0.0.1:19511";
     let wake = ns.spawn(move || {
         eventually("the socket", TIMEOUT, || TcpStream::connect(address).ok());

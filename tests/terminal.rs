@@ -1,4 +1,4 @@
-//! Owns `list`, `explain` and `check`: what they print and how they end, whether a daemon answers or not.
+//! Tests `list`, `explain` and `check`: their output and exit codes, with and without a daemon.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 
 use std::fs;
@@ -22,17 +22,17 @@ use listenq_lab::wait::eventually;
 use rustix::process::Signal;
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
-/// Where the daemon of a machine is.
+/// The default address of the daemon.
 const LOCAL: &str = "127.0.0.1:19511";
 
-/// Something that answers every request with the same bytes, and the heads of these requests.
+/// A server that answers every request with the same bytes. Collects the request heads.
 struct Fake {
     address: SocketAddr,
     requests: Receiver<String>,
 }
 
 impl Fake {
-    /// Answers so wherever the calling thread is; with nothing, it keeps its clients waiting.
+    /// Answers with `answer` in the calling thread's namespace. Without an answer the clients wait.
     fn answering(address: &str, answer: impl Into<Vec<u8>>) -> Self {
         let (listener, answer) = (TcpListener::bind(address).unwrap(), answer.into());
         let address = listener.local_addr().unwrap();
@@ -228,7 +228,7 @@ fn user_and_password_are_sent_and_never_shown() {
     let output = run(&["list", &url]);
     assert_fails(&output, &["401", "user or password is wrong", &fake.address.to_string()]);
     assert!(!output.stderr.contains("secret"), "{}", output.stderr);
-    // "me:secret" in base64, in lower case as all of the head.
+    // "me:secret" in base64, in lower case like the rest of the head.
     let head = fake.requests.recv().unwrap();
     assert!(head.contains("authorization: basic bwu6c2vjcmv0"), "{head}");
 }
@@ -256,7 +256,7 @@ fn a_daemon_that_was_asked_for_and_gives_no_report_is_an_error() {
     }
 }
 
-/// A directory that only root can have made, for a control socket; removed when dropped.
+/// A directory for a control socket that only root can have created; removed when dropped.
 struct Run(PathBuf);
 
 impl Run {
@@ -293,7 +293,7 @@ fn the_daemon_of_the_machine_is_asked_over_its_control_socket() {
         "asked the daemon at {socket}\n\n127.0.0.1:{port} (tcp, netns host): no trouble found"
     );
     assert!(output.stdout.starts_with(&begin), "{}{}", output.stdout, output.stderr);
-    // Only root and the daemon's own account may ask.
+    // Only root and the daemon's own account may connect.
     let denied = launch().as_nobody().args(&["list"]).run();
     assert_eq!(denied.status.code(), Some(1));
     assert!(denied.stderr.contains("permission denied"), "{}", denied.stderr);
@@ -301,7 +301,7 @@ fn the_daemon_of_the_machine_is_asked_over_its_control_socket() {
     assert!(!Path::new(&socket).exists());
 }
 
-/// A report of one listener with what a forger would write into it.
+/// A report of one listener with values that a forger might send.
 fn forged() -> String {
     let listener = Listener {
         netns: "host".into(),
@@ -345,7 +345,7 @@ fn a_control_socket_of_another_user_is_not_asked() {
         return;
     }
     let ns = Netns::new("untrusted");
-    // Anybody can make a directory in /tmp.
+    // Any user can create a directory in /tmp.
     let directory = std::env::temp_dir().join(format!("listenq-test-{}", std::process::id()));
     let socket = directory.join("control.sock").display().to_string();
     let launch = || Launch::new(BIN).env("LISTENQ_CONTROL_SOCKET", &socket).inside(&ns);
@@ -445,7 +445,7 @@ fn a_server_that_never_accepts_is_found_by_watching_alone() {
         "{}",
         checked.stdout
     );
-    // More may hold besides, which then follows from it.
+    // Other diagnoses may hold that follow from this one.
     assert!(checked.stdout.starts_with("LISTENQ CRITICAL - stalled"), "{}", checked.stdout);
     let place = format!(" at host/tcp/127.0.0.1:{port}, ");
     assert!(checked.stdout.contains(&place), "{}", checked.stdout);

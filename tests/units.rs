@@ -1,5 +1,5 @@
-//! Owns the shipped units under a real systemd, with everything they take from listenq: what it still sees, and what
-//! becomes of it when its sampler is stuck.
+//! Tests the shipped units under a real systemd with all their restrictions: what listenq still
+//! sees, and what happens when its sampler hangs.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 
 use std::collections::BTreeSet;
@@ -29,23 +29,23 @@ const WITHOUT_SOCKET: (&str, &str) = (
     "listenq.service.d/without-socket.conf",
     include_str!("../deploy/systemd/without-socket.conf"),
 );
-/// A server of root's in a namespace that nothing but its process holds.
+/// A server of root in a namespace that only its process holds.
 const HELD: (&str, &str) = (
     "held.service",
     "[Service]\nPrivateNetwork=yes\nExecStart=/run/bin/listenq-lab listen 127.0.0.1:8080 --for=600\n",
 );
-/// Mounts two namespaces, one of them without any process, as `ip netns` does.
+/// Mounts two namespaces like `ip netns`; one of them contains no process.
 const MOUNTED: (&str, &str) = (
     "mounted.service",
     "[Service]\nExecStartPre=ip netns add empty\nExecStartPre=ip netns add mounted\n\
      ExecStartPre=ip -n mounted link set lo up\n\
      ExecStart=ip netns exec mounted /run/bin/listenq-lab listen 127.0.0.1:9090 --for=600\n",
 );
-/// Makes the kubelet's directory as the kubelet does: only root may list it.
+/// Creates the kubelet's directory like the kubelet: only root may list it.
 const PODS: (&str, &str) =
     ("pods.service", "[Service]\nType=oneshot\nExecStart=mkdir -m 700 /var/log/pods\n");
 
-/// A systemd with the shipped unit and some others.
+/// A systemd instance with the shipped units and some others.
 struct Scene {
     manager: Manager,
     ns: Netns,
@@ -56,7 +56,7 @@ struct Scene {
 impl Scene {
     fn new(hint: &str, units: &[(&str, &str)]) -> Self {
         let ns = Netns::new(hint);
-        // Where the program is, is all that is changed.
+        // Only the path of the program is changed.
         let service = SERVICE.replace("ExecStart=/usr/bin/", "ExecStart=/run/bin/");
         let shipped = [("listenq.service", &*service), SOCKET, HELD, MOUNTED, PODS];
         let units = [&shipped, units].concat();
@@ -82,7 +82,7 @@ fn is_possible() -> bool {
     Netns::require_root() && require_tool(SYSTEMD)
 }
 
-/// Namespaces sampled; those without a name are all called so.
+/// The sampled namespaces; all namespaces without a name are shown as `netns:`.
 fn namespaces(scrape: &Metrics) -> Vec<String> {
     let all = scrape.series("listenq_netns_somaxconn").into_iter();
     let mut names: Vec<_> = all.map(|(mut labels, _)| labels.remove("netns").unwrap()).collect();
@@ -93,7 +93,7 @@ fn namespaces(scrape: &Metrics) -> Vec<String> {
     names
 }
 
-/// Process and unit behind the listener at this port.
+/// The process and the unit of the listener at this port.
 fn owner(scrape: &Metrics, port: &str) -> Option<(String, String)> {
     let all = scrape.series("listenq_listener_info").into_iter();
     let mut found = all.filter(|(labels, _)| labels["port"] == port);
@@ -101,7 +101,7 @@ fn owner(scrape: &Metrics, port: &str) -> Option<(String, String)> {
     Some((labels["process"].clone(), labels["unit"].clone()))
 }
 
-/// The features that are missing here.
+/// The missing features.
 fn missing(scrape: &Metrics) -> BTreeSet<String> {
     let all = scrape.series("listenq_feature_available").into_iter();
     all.filter(|(_, value)| *value == 0.0).map(|(labels, _)| labels["feature"].clone()).collect()
@@ -120,7 +120,7 @@ fn the_shipped_unit_sees_every_namespace_and_owner() {
     for unit in ["pods", "held", "listenq"] {
         scene.manager.start(&format!("{unit}.service"));
     }
-    // Mounted after listenq got mounts of its own.
+    // Mounted after listenq got its own mount namespace.
     scene.manager.start("mounted.service");
     let owned = |process: &str, unit: &str| Some((process.to_owned(), unit.to_owned()));
     // A namespace is found within 5 s, and a new listener has series after 15 s.
@@ -131,7 +131,8 @@ fn the_shipped_unit_sees_every_namespace_and_owner() {
         (held && mounted).then_some(scrape)
     });
     assert_eq!(namespaces(&scrape), ["empty", "host", "mounted", "netns:"]);
-    // The scene is a pid namespace of its own, where listenq cannot vouch for having found everything.
+    // The scene is a separate pid namespace, in which listenq cannot know whether it found
+    // everything.
     assert_eq!(missing(&scrape), words(["namespaces", "owners"]));
     let inaccessible = scrape.value("listenq_namespaces", &[("state", "inaccessible")]);
     assert_eq!(inaccessible, Some(0.0));
@@ -174,7 +175,7 @@ fn a_stuck_sampler_is_started_anew_by_the_watchdog() {
     let sampler = threads.into_iter().find(is_sampler).expect("a thread that samples");
     let before = scene.listenq("MainPID");
     let _frozen = Frozen::new(sampler);
-    // It serves still, and that does not help it.
+    // listenq still serves, and systemd restarts it nevertheless.
     assert!(scene.get("/-/healthy").is_some());
     eventually("a restart", TIMEOUT, || (scene.listenq("NRestarts") == "1").then_some(()));
     eventually("samples again", TIMEOUT, || scene.get("/-/ready"));
@@ -189,7 +190,7 @@ fn systemd_listens_for_listenq_and_the_first_scrape_starts_it() {
     let scene = Scene::new("socket", &[]);
     scene.manager.start("listenq.socket");
     assert_eq!(scene.listenq("ActiveState"), "inactive");
-    // The socket is systemd's, with its backlog.
+    // systemd opened the socket, with the backlog of the unit.
     let limit = || scene.scrape()?.of_netns("host").listener("::", 19_511).limit;
     assert_eq!(eventually("a sample", TIMEOUT, limit), 1024.0);
     assert_eq!(scene.listenq("ActiveState"), "active");
@@ -201,7 +202,7 @@ fn nobody_can_open_the_port_while_listenq_is_down() {
         return;
     }
     let scene = Scene::new("killed", &[]);
-    // Starting the service starts the socket.
+    // Starting the service also starts the socket.
     scene.manager.start("listenq.service");
     assert_eq!(scene.manager.property("listenq.socket", "ActiveState"), "active");
     let killed =
@@ -215,12 +216,12 @@ fn nobody_can_open_the_port_while_listenq_is_down() {
         let error = scene.ns.run(|| opened(address)).expect_err("the port is taken");
         assert_eq!(error.kind(), ErrorKind::AddrInUse, "{address}: {error}");
     }
-    // A scrape meanwhile waits for the restart, and is answered.
+    // A scrape during the restart waits, and gets its response.
     eventually("an answer", TIMEOUT, || scene.get("/-/healthy"));
     assert_eq!(scene.listenq("NRestarts"), "1");
 }
 
-/// A listener as an attacker would open it.
+/// Opens a listener as an attacker would.
 fn opened(address: SocketAddr) -> std::io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;

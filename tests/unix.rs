@@ -1,4 +1,5 @@
-//! Owns Unix listeners: the queue of each as `ss` shows it, names of any bytes, and counters that outlive a socket.
+//! Tests Unix listeners: each queue equals the output of `ss`, names may contain any bytes, and
+//! counters outlive a socket.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 
 use std::fs;
@@ -14,7 +15,7 @@ use listenq_lab::wait::{TIMEOUT, eventually};
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
 
-/// A namespace, a directory for sockets, and the daemon inside.
+/// A namespace, a directory for sockets, and a daemon in the namespace.
 struct Lab {
     daemon: Daemon,
     directory: Rootfs,
@@ -41,7 +42,7 @@ impl Lab {
         self.ns.run(move || UnixListener::open(kind, name, backlog))
     }
 
-    /// Waits until what is said of `label` is as wanted.
+    /// Waits until the series of `label` satisfy the condition.
     #[track_caller]
     fn await_seen(&self, label: &str, wanted: impl Fn(&Exposed) -> bool) -> Exposed {
         await_seen(&self.daemon, label, wanted)
@@ -60,7 +61,7 @@ fn await_seen(daemon: &Daemon, label: &str, wanted: impl Fn(&Exposed) -> bool) -
     answer.unwrap_or_else(|| panic!("{label}: {last:?}"))
 }
 
-/// What is said of one socket with `waiting` connections, as far as it does not grow with time.
+/// The expected series of one socket, without the series that grow with time.
 fn expected(length: f64, limit: f64) -> Exposed {
     Exposed {
         sockets: Some(1.0),
@@ -93,7 +94,7 @@ fn every_kind_of_unix_listener_is_as_ss_shows_it() {
         let clients = lab.ns.run(|| listener.fill(length as usize));
         let wanted = expected(f64::from(length), f64::from(limit));
         let seen = lab.await_seen(&label, |seen| seen.length == Some(f64::from(length)));
-        // Neither drops nor overflows: the kernel counts none.
+        // Neither drops nor overflows: the kernel does not count them.
         assert_eq!(without_time(seen), wanted, "{label}");
         let row = lab.ns.ss_unix(&label).unwrap();
         assert_eq!((row.recv_q, row.send_q), (length, limit), "{label}");
@@ -161,7 +162,7 @@ fn names_of_any_bytes_are_told_apart() {
 fn a_path_that_begins_with_at_is_not_the_abstract_name() {
     let Some(lab) = Lab::new("at") else { return };
     let name = format!("@lq-{}", std::process::id());
-    // Only a relative path can begin with the sign. No other test of this file uses one.
+    // Only a relative path can begin with `@`. No other test of this file uses a relative path.
     let here = std::env::current_dir().unwrap();
     std::env::set_current_dir(lab.directory.path()).unwrap();
     let path = lab.open(Kind::Stream, &name, 5);
@@ -201,7 +202,8 @@ fn a_path_bound_again_keeps_its_name_once_the_old_socket_is_closed() {
     assert_eq!((first.length, first.limit), (Some(2.0), Some(4.0)));
     drop((old, clients, new, more));
     lab.await_seen(&path, |seen| seen.sockets == Some(0.0));
-    // The server is restarted. The inode of its last file stays in use: a file system gives a free one to the next file.
+    // The server is restarted. The link keeps the inode of the removed file in use: a file system
+    // may give a free inode to the next file.
     fs::hard_link(&path, format!("{path}.kept")).unwrap();
     fs::remove_file(&path).unwrap();
     let again = lab.open(Kind::Stream, &path, 5);
@@ -225,7 +227,7 @@ fn a_listener_of_the_same_path_in_another_mount_namespace_has_a_name_of_its_own(
     command.arg(lab.directory.path()).arg(listenq_lab::process::tool());
     let mut other = command.spawn().unwrap();
     let begin = format!("{path}~");
-    // An idle newcomer gets its series after 15 s.
+    // An idle new listener gets its series after 15 s.
     let limit = listenq_lab::wait::within(3 * TIMEOUT, || {
         let scrape = lab.daemon.scrape();
         let limits = scrape.series("listenq_accept_queue_limit");
@@ -263,12 +265,12 @@ fn counters_survive_the_end_and_the_return_of_a_listener() {
 fn unix_listeners_of_other_namespaces_are_seen_there() {
     let Some(lab) = Lab::new("elsewhere") else { return };
     let (near, far) = (Netns::new("near"), Netns::new("far"));
-    // The listeners of other tests take no places from ours.
+    // Only these listeners may have series, so that listeners of other tests take no places.
     let ours = format!("--listener.include=^(host|lq-{}-)", std::process::id());
     let flags = ["--netns=all", "--discovery.interval=1s", &ours];
     let daemon = Launch::new(BIN).args(&flags).inside(&near).start();
     let name = format!("\0lq-{}", lab.ns.name());
-    // An abstract name is another one in each namespace.
+    // Two network namespaces have separate listeners with the same abstract name.
     let [here, there] = [(&near, 3), (&far, 6)]
         .map(|(ns, limit)| ns.run(|| UnixListener::open(Kind::Stream, &name, limit)));
     let clients = far.run(|| there.fill(7));

@@ -1,5 +1,6 @@
-//! Owns what follows from connection rows: which waits are trouble and which are none, how long clients wait before they
-//! leave, and how many connections were accepted; against what the test itself did. The scenes wait side by side.
+//! Tests the conclusions from connection rows, compared with what the test did: which waits are
+//! trouble and which are not, how long clients wait before they leave, and how many connections
+//! were accepted. The scenes run at the same time.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 #![allow(clippy::print_stdout, reason = "the measured figures are for the reader of --nocapture")]
 
@@ -46,7 +47,7 @@ impl Scene {
         held.map(|(labels, _)| labels["diagnosis"].clone()).collect()
     }
 
-    /// Every diagnosis that held at some time within `time`.
+    /// Every diagnosis that held at any time within `time`.
     fn diagnoses_for(&self, time: Duration) -> BTreeSet<String> {
         let begin = Instant::now();
         let mut all = BTreeSet::new();
@@ -161,7 +162,7 @@ fn a_server_that_pauses_for_long() {
     let target = listener.target();
     let server = Server::start(listener, Pace::PerSecond(1.0 / 15.0));
     let _clients = scene.ns.run(|| fill(target, 30));
-    // The first pause looks like a stall; the others do not.
+    // The first pause looks like a stall; the later pauses do not.
     thread::sleep(40 * SECOND);
     assert_eq!(scene.diagnoses_for(20 * SECOND), set(&["standing_queue"]));
     drop(server);
@@ -226,7 +227,7 @@ fn accepted_connections_are_counted_to_the_last_one() {
         }
     };
     let target = listener.target();
-    // A burst beyond the queue, of which some reset, and which no process accepts.
+    // A burst larger than the queue, which no process accepts; some of its clients reset.
     let mut clients = ns.run(|| fill(target, 15));
     thread::sleep(2 * SECOND);
     reset(clients.split_off(5));
@@ -243,14 +244,14 @@ fn accepted_connections_are_counted_to_the_last_one() {
     let taken = taken + server.accepted();
     println!("{taken} accepted, {:?}", outcome.tally);
     await_total(taken);
-    // A queue that is discarded when its listener closes was not accepted.
+    // A queue that is discarded when its listener closes does not count as accepted.
     let listener = server.stop();
     let _waiting = ns.run(|| fill(target, 4));
     thread::sleep(2 * SECOND);
     drop(listener);
     thread::sleep(3 * SECOND);
     await_total(taken);
-    // A new one on the same address.
+    // A new listener on the same address.
     let listener = ns.run(|| Listen::tcp(target.to_string()).backlog(8).open());
     let _more = ns.run(|| fill(target, 3));
     thread::sleep(SECOND);
@@ -300,7 +301,7 @@ fn clients_that_become_more() {
     clients.join().unwrap();
 }
 
-/// A listener alone in its namespace, and a daemon outside.
+/// The only listener of its namespace, and a daemon outside of the namespace.
 struct Alone {
     ns: Netns,
     name: String,
@@ -319,7 +320,7 @@ impl Alone {
     }
 }
 
-/// What the trouble of the listener began with, as the JSON reports it.
+/// How the trouble of the listener began, from the JSON.
 fn began(daemon: &Daemon, netns: &str) -> Option<String> {
     let answer = daemon.get("/api/v1/listeners", &[]);
     let report: Report = serde_json::from_str(answer.text()).unwrap();

@@ -1,5 +1,5 @@
-//! Owns `list --watch`: tables over time in a pipe and in a terminal, and how it ends; and that one-shot commands print no log
-//! lines.
+//! Tests `list --watch`: tables over time in a pipe and in a terminal, and how the command ends;
+//! and that one-shot commands print no log lines.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 #![allow(clippy::disallowed_types, reason = "the program is watched while it runs")]
 
@@ -14,7 +14,7 @@ use listenq_lab::wait::within;
 use rustix::process::{Pid, Signal, kill_process};
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
-/// Two tables and some slack.
+/// The time for two tables, with some slack.
 const END: Duration = Duration::from_secs(6);
 
 fn start(command: &mut Command) -> Child {
@@ -27,7 +27,7 @@ fn watch(ns: &Netns, daemon: &Daemon) -> Command {
     command
 }
 
-/// Waits for the end, and kills the program if it does not end.
+/// Waits until the program ends, and kills it if it does not end.
 #[track_caller]
 fn ended(child: &mut Child) -> ExitStatus {
     let status = within(END, || child.try_wait().unwrap());
@@ -92,7 +92,7 @@ fn ctrl_c_ends_it_while_no_one_reads_the_pipe_and_while_the_daemon_is_silent() {
         return;
     }
     let ns = Netns::new("silent");
-    // Connections to it are never accepted, so that there is never an answer.
+    // Connections to this listener are never accepted, so they get no answer.
     let silent = ns.run(|| Listen::tcp("127.0.0.1:0").backlog(5).open());
     let mut command = ns.command(BIN);
     command.args(["list", "--watch", &format!("--url=http://{}", silent.addr())]);
@@ -158,7 +158,7 @@ fn commands_for_people_print_no_log_lines_unless_a_level_is_given() {
     let ns = Netns::new("quiet");
     let _listener = ns.run(|| Listen::tcp("127.0.0.1:0").backlog(5).open());
     for command in [&["list"][..], &["explain", "--for=1s"], &["check", "--for=1s"]] {
-        // Without netlink there is something to log.
+        // Without netlink there is a warning to log.
         let launch = || Launch::new(BIN).inside(&ns).without_netlink().args(command);
         let quiet = launch().run();
         assert!(!quiet.stderr.contains("level="), "{}", quiet.stderr);

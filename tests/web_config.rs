@@ -1,5 +1,5 @@
-//! Owns the secured endpoint as real clients meet it: curl, openssl and Prometheus; and what becomes of a web
-//! configuration that is wrong, or changes.
+//! Tests the secured endpoint with real clients: curl, openssl and Prometheus; and web
+//! configurations that are invalid or change.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 #![allow(clippy::print_stdout, reason = "the measured figures are for the reader of --nocapture")]
 
@@ -24,12 +24,12 @@ use listenq_lab::wait::{TIMEOUT, eventually};
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
 const TLS: &str = "tls_server_config:\n  cert_file: server.pem\n  key_file: server.key\n";
 const LOCAL: Subject<'_> = Subject { names: &["localhost", "127.0.0.1"], until: 2100 };
-/// bcrypt of "right", made by crypt(3): another implementation than listenq's.
+/// A bcrypt hash of "right", made by crypt(3), an implementation other than listenq's.
 const RIGHT_8: &str = "$2y$08$abcdefghijklmnopqrstuuM7WmALSPQG/ubL8NksTdR4H7Y2WXZ..";
-/// bcrypt of "right" with cost 10, likewise.
+/// A bcrypt hash of "right" with cost 10, from the same source.
 const RIGHT_10: &str = "$2y$10$abcdefghijklmnopqrstuu1VS0P7v3ZJmd2gzBFIzgfN7OOl6Rl52";
 
-/// A directory with an authority, what it signed, and web configurations.
+/// A directory with a certificate authority, certificates that it signed, and web configurations.
 struct Files {
     root: Rootfs,
     authority: Authority,
@@ -81,7 +81,8 @@ impl Scene {
         Self { ns, files, daemon }
     }
 
-    /// What curl has to say of this page: a status, 000 where no connection came about, and the answer.
+    /// Requests this page with curl. Returns the status, `000` without a connection, and the
+    /// response.
     fn curl(&self, scheme: &str, path: &str, args: &[&str]) -> (String, String) {
         let url = format!("{scheme}://{}{path}", self.daemon.address());
         let mut command = self.ns.command("curl");
@@ -96,13 +97,13 @@ impl Scene {
         self.curl(scheme, path, args).0
     }
 
-    /// Shows the certificate of this name.
+    /// The status for a client with the certificate of this name.
     fn status_as(&self, client: &str) -> String {
         let [cert, key] = ["pem", "key"].map(|kind| self.files.path(&format!("{client}.{kind}")));
         self.status("https", "/-/healthy", &["--cert", &cert, "--key", &key])
     }
 
-    /// What openssl, which trusts this authority, says of a handshake.
+    /// Runs a handshake with openssl, which trusts this authority.
     fn s_client(&self, authority: &str, args: &[&str]) -> Output {
         let mut command = self.ns.command("openssl");
         command.args(["s_client", "-connect", &self.daemon.address().to_string()]).args(args);
@@ -121,12 +122,12 @@ impl Scene {
         Metrics::parse(body).unwrap()
     }
 
-    /// The gauge that says how the last reload went.
+    /// The gauge that reports the result of the last reload.
     fn reloaded(&self, scheme: &str, args: &[&str]) -> Option<f64> {
         self.metrics(scheme, args).value("listenq_web_config_last_reload_successful", &[])
     }
 
-    /// Log lines with these words.
+    /// The log lines that contain these words.
     fn said(&self, words: &str) -> Vec<String> {
         self.daemon.log().into_iter().filter(|line| line.contains(words)).collect()
     }
@@ -165,7 +166,7 @@ fn a_handshake_that_is_left_half_done_is_cut_after_ten_seconds() {
     }
     let scene = Scene::new("half", TLS);
     let begin = Instant::now();
-    // Nothing at all, and the head of a record that never comes.
+    // Nothing at all, and the head of a record that never follows.
     for bytes in [&b""[..], b"\x16\x03\x01\x02\x00\x01"] {
         let mut stream = scene.ns.run(|| TcpStream::connect(scene.daemon.address())).unwrap();
         stream.write_all(bytes).unwrap();
@@ -198,7 +199,8 @@ fn clients_are_let_in_by_their_certificates() {
     if !have_tools(&["curl"]) {
         return;
     }
-    // Without a certificate, with one of the authority, with one of a stranger.
+    // Statuses without a certificate, with a certificate of the authority, and with a certificate
+    // of another authority.
     for (policy, ca, expected) in [
         ("NoClientCert", false, ["200", "200", "200"]),
         ("RequestClientCert", false, ["200", "200", "200"]),
@@ -306,7 +308,8 @@ fn a_change_is_taken_over_and_a_bad_one_is_not() {
         (scene.status("https", "/", &bob) == "200").then_some(())
     });
     assert_eq!(scene.status("https", "/", &alice), "401");
-    // Each of these is said once, and the gauge falls; then the good one again, and it rises.
+    // Each invalid file is logged once and sets the gauge to 0; then the valid file sets the gauge
+    // to 1 again.
     for (bad, words) in [
         (format!("{}hunter2: 1\n", user("alice")), "web.yml:6: unknown key"),
         (user("alice").replace("$2y$", "hunter2"), "web.yml:5: the password of this user"),
@@ -471,7 +474,7 @@ fn a_good_file_passes_the_check_in_silence() {
     }
 }
 
-/// Processor time the daemon has used, in ticks of 10 ms; unlike the clock it does not care who else runs.
+/// CPU time of the daemon in ticks of 10 ms. Unlike wall time it does not depend on other programs.
 fn cpu_ticks(daemon: &Daemon) -> f64 {
     let stat = fs::read_to_string(format!("/proc/{}/stat", daemon.pid())).unwrap();
     let (_, after_name) = stat.rsplit_once(") ").unwrap();
@@ -484,7 +487,8 @@ fn refusing_unknown_users_costs_what_refusing_known_ones_does() {
     if !have_tools(&["curl"]) {
         return;
     }
-    // Neither the cheaper hash nor no hash at all may show. Samples are so rare that they do not count.
+    // The refusal must not show whether the hash is cheaper or missing. Samples are so rare that
+    // their cost does not matter.
     let config = format!("basic_auth_users:\n  cheap: {RIGHT_8}\n  dear: {RIGHT_10}\n");
     let scene = Scene::launch("timing", Files::new(), &config, &["--sample.interval=5s"]);
     assert_eq!(scene.status("http", "/", &["-u", "cheap:right"]), "200");
@@ -533,11 +537,11 @@ fn wrong_passwords_keep_neither_scrapes_nor_samples_waiting() {
     println!("the slowest scrape took {slowest:?}; {rate:.1} samples a second");
     assert!(refused.iter().all(|status| status == "401" || status == "503"), "{refused:?}");
     assert!(slowest < Duration::from_secs(2), "{slowest:?}");
-    // Ten are asked for.
+    // The configured rate is ten samples per second.
     assert!(rate > 5.0, "{rate}");
 }
 
-/// `up` of the one target, as the Prometheus at this address has it.
+/// The value of `up` for the only target, from the Prometheus server at this address.
 fn up(scene: &Scene) -> Option<String> {
     let url = "http://127.0.0.1:9090/api/v1/query?query=up";
     let output = scene.ns.command("curl").args(["-s", "--max-time", "5", url]).output().unwrap();
