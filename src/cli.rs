@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use regex::Regex;
 
@@ -21,22 +22,22 @@ const KEPT_PATHS: [(&str, &str); 4] = [
 ];
 
 /// Prometheus exporter for Linux listen queues: for every listening socket, how many connections wait to be
-/// accepted, how many may, and how many the kernel refused.
+/// accepted, how many may wait, and how many the kernel refused.
 ///
-/// Without a command it serves. Every flag is also an environment variable: --sample.interval is
-/// LISTENQ_SAMPLE_INTERVAL. Exit status: 0 done, 1 something failed, 64 wrong usage (check: see there).
+/// Without a command, listenq serves. Every flag is also an environment variable: --sample.interval is
+/// LISTENQ_SAMPLE_INTERVAL. Exit status: 0 success, 1 failure, 64 wrong usage; `check` has its own.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "listenq", version = crate::LONG_VERSION, args_conflicts_with_subcommands = false)]
 pub struct Cli {
-    /// What to do instead of serving.
+    /// The command.
     #[command(subcommand)]
     pub command: Option<Command>,
 
-    /// Flags of every command.
+    /// Flags of sampling, for every command.
     #[command(flatten)]
     pub sampling: Sampling,
 
-    /// Where the daemon of this machine is asked.
+    /// The control socket of the daemon.
     #[command(flatten)]
     pub control: Control,
 
@@ -49,13 +50,14 @@ pub struct Cli {
     pub web: Web,
 }
 
-/// What to do instead of serving.
+/// The command.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
-    /// Take one sample, print it in the Prometheus text format and end: for a textfile collector. Counters
-    /// that need watching over time are 0.
+    /// Take one sample and print it in the Prometheus text format, for the textfile collector of node_exporter. Counters
+    /// that grow over several samples are 0.
     Metrics,
-    /// Print a table of the listeners, those in trouble first, then the fullest: what the daemon knows, else one sample.
+    /// Print a table of the listeners, those in trouble first, then the fullest. Asks the daemon; without one, takes a
+    /// sample.
     List {
         /// Only these listeners, named as for explain.
         #[arg(value_name = "LISTENER")]
@@ -66,60 +68,60 @@ pub enum Command {
         /// Print the table again every two seconds, until Ctrl-C. The order changes at most every ten seconds.
         #[arg(long, conflicts_with = "json")]
         watch: bool,
-        /// Whom to ask.
+        /// The daemon to ask.
         #[command(flatten)]
         ask: Ask,
     },
-    /// Say in plain English what is going on with a listener and why, what to do about it, and what not.
+    /// Explain in plain English what is wrong with a listener, why, and what to do about it.
     Explain {
-        /// The listener: ADDRESS:PORT, PORT, a Unix socket's path, the end of it or @NAME; NETNS/ may stand before it. Or its
-        /// owner: a process, unit, pod (NAMESPACE/POD) or container (its name in the pod, or its id from 12 digits on).
-        /// Without it, the listener most in trouble.
+        /// The listener: ADDRESS:PORT, PORT, the path of a Unix socket, the end of that path or @NAME, each optionally after
+        /// NETNS/. Or its owner: a process, unit, pod (NAMESPACE/POD) or container (its name in the pod, or at least 12 digits
+        /// of its id). By default, the listener with the most severe diagnosis.
         #[arg(value_name = "LISTENER")]
         target: Option<String>,
         /// Print JSON: an object for each listener, null for what is not known.
         #[arg(long)]
         json: bool,
-        /// Whom to ask, and how long to watch.
+        /// The daemon to ask, and the time to sample.
         #[command(flatten)]
         watch: Watch,
     },
-    /// Print a line for each listener in trouble and end with the exit status of a Nagios plugin: 0 none, 1 warning, 2
-    /// critical, 3 not known or wrong usage.
+    /// Print a line for each listener in trouble, and end with the exit status of a Nagios plugin: 0 ok, 1 warning, 2
+    /// critical, 3 unknown or wrong usage.
     Check {
         /// Only these listeners, named as for explain.
         #[arg(value_name = "LISTENER")]
         target: Option<String>,
-        /// Whom to ask, and how long to watch.
+        /// The daemon to ask, and the time to sample.
         #[command(flatten)]
         watch: Watch,
     },
-    /// Read a file for --web.config.file and everything it names, and say what is wrong with it, if anything is.
+    /// Check a file for --web.config.file and every file it refers to.
     CheckWebConfig {
         /// The file.
         file: PathBuf,
     },
 }
 
-/// Whom to ask.
+/// The daemon to ask.
 #[derive(Clone, Debug, Args)]
 pub struct Ask {
-    /// Ask the daemon at this URL, over http or https; `none` asks no daemon and samples. Without it, the daemon of this
-    /// machine is asked over --control.socket, and without a daemon there, listenq samples. User and password are written
-    /// as in https://USER:PASSWORD@HOST:PORT, percent-encoded.
+    /// Ask the daemon at this http or https URL; with `none`, ask no daemon and sample. By default, listenq asks the daemon of
+    /// this machine over --control.socket, and samples if there is no daemon. User and password are written as in
+    /// https://USER:PASSWORD@HOST:PORT, percent-encoded.
     #[arg(long = "url", env = "LISTENQ_URL", value_name = "URL", value_parser = daemon)]
     pub url: Option<Daemon>,
 
-    /// Certificates in PEM to trust for https in --url, instead of those of the system.
+    /// File of PEM certificates to trust for https in --url, instead of the certificates of the system.
     #[arg(long = "tls.ca-file", env = "LISTENQ_TLS_CA_FILE", value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
 }
 
-/// Where the daemon of this machine is asked.
+/// The control socket of the daemon.
 #[derive(Clone, Debug, Args)]
 pub struct Control {
-    /// The Unix socket over which list, explain and check ask the daemon of this machine; the daemon makes it. `none`
-    /// switches it off.
+    /// Unix socket over which list, explain and check ask the daemon of this machine. The daemon creates it. `none`
+    /// disables it.
     #[arg(
         long = "control.socket",
         env = "LISTENQ_CONTROL_SOCKET",
@@ -130,15 +132,21 @@ pub struct Control {
     pub socket: PathBuf,
 }
 
-/// Which daemon to ask, and how long to sample if no daemon answers.
+/// The daemon to ask, and the time to sample if no daemon answers.
 #[derive(Clone, Debug, Args)]
 pub struct Watch {
-    /// Whom to ask.
+    /// The daemon to ask.
     #[command(flatten)]
     pub ask: Ask,
 
-    /// How long to watch where no daemon answers. A diagnosis needs ten seconds; 1s to 1h.
-    #[arg(long = "for", env = "LISTENQ_FOR", value_name = "DURATION", default_value = "12s", value_parser = watch_time)]
+    /// Time to sample if no daemon answers; a diagnosis takes ten seconds. 1s to 1h.
+    #[arg(
+        long = "for",
+        env = "LISTENQ_FOR",
+        value_name = "DURATION",
+        default_value = "12s",
+        value_parser = duration("1s", "1h")
+    )]
     pub duration: Duration,
 }
 
@@ -151,45 +159,52 @@ pub enum Daemon {
     Never,
 }
 
-/// How to sample.
+/// Flags of sampling.
 #[derive(Clone, Debug, Args)]
 pub struct Sampling {
-    /// Where procfs is mounted.
+    /// Mount point of procfs.
     #[arg(
         long = "path.procfs",
         env = "LISTENQ_PATH_PROCFS",
         value_name = "DIRECTORY",
-        default_value = "/proc",
+        default_value = defaults().procfs.display().to_string(),
         global = true
     )]
     pub procfs: PathBuf,
 
-    /// Where the root of the machine is; below it are cgroupfs, the mounts of network namespaces and the logs of
-    /// the kubelet.
+    /// Root directory of the machine: cgroupfs, the mounts of network namespaces and the logs of the kubelet are below
+    /// it.
     #[arg(
         long = "path.rootfs",
         env = "LISTENQ_PATH_ROOTFS",
         value_name = "DIRECTORY",
-        default_value = "/",
+        default_value = defaults().rootfs.display().to_string(),
         global = true
     )]
     pub rootfs: PathBuf,
 
-    /// Which network namespaces to sample: every one of the machine, or only the own.
+    /// Network namespaces to sample: those of the whole machine, or only the namespace of listenq.
     #[arg(
         long = "netns",
         env = "LISTENQ_NETNS",
         value_name = "WHICH",
-        default_value = "all",
+        default_value = if defaults().all_namespaces { "all" } else { "own" },
         global = true
     )]
     pub netns: Netns,
 
-    /// How often to look for new network namespaces. 1s to 10s: an ended one is held no longer.
-    #[arg(long = "discovery.interval", env = "LISTENQ_DISCOVERY_INTERVAL", value_name = "DURATION", default_value = "5s", value_parser = discovery_interval, global = true)]
+    /// Time between two searches for new network namespaces. An ended namespace is kept alive for no longer. 1s to 10s.
+    #[arg(
+        long = "discovery.interval",
+        env = "LISTENQ_DISCOVERY_INTERVAL",
+        value_name = "DURATION",
+        default_value = text_of(defaults().discovery_interval),
+        value_parser = duration("1s", "10s"),
+        global = true
+    )]
     pub discovery_interval: Duration,
 
-    /// Only listeners whose netns/protocol/address:port matches this regular expression have series. Not anchored.
+    /// Export only listeners whose netns/protocol/address:port matches this regular expression. Not anchored.
     #[arg(
         long = "listener.include",
         env = "LISTENQ_LISTENER_INCLUDE",
@@ -198,7 +213,7 @@ pub struct Sampling {
     )]
     pub include: Option<Regex>,
 
-    /// Listeners whose netns/protocol/address:port matches this regular expression have none. Not anchored.
+    /// Do not export listeners whose netns/protocol/address:port matches this regular expression. Not anchored.
     #[arg(
         long = "listener.exclude",
         env = "LISTENQ_LISTENER_EXCLUDE",
@@ -207,70 +222,112 @@ pub struct Sampling {
     )]
     pub exclude: Option<Regex>,
 
-    /// How many listeners may have series when serving: the busiest and the fullest stay, the rest are counted.
+    /// Largest number of listeners with series when serving: the busiest and the fullest keep theirs, the others are
+    /// only counted.
     #[arg(
         long = "listener.max",
         env = "LISTENQ_LISTENER_MAX",
         value_name = "COUNT",
-        default_value = "1000",
-        value_parser = whole_number,
+        default_value = defaults().state.max_listeners.to_string(),
         global = true
     )]
     pub max: usize,
 
-    /// How many network namespaces may have series when serving: those in trouble first, the rest are counted. At
-    /// least 1; listenq's own always has.
+    /// Largest number of network namespaces with series when serving: those in trouble come first, the others are only
+    /// counted. At least 1; the namespace of listenq always has series.
     #[arg(
         long = "netns.max",
         env = "LISTENQ_NETNS_MAX",
         value_name = "COUNT",
-        default_value = "512",
-        value_parser = positive_number,
+        default_value = defaults().state.max_namespaces.to_string(),
+        value_parser = RangedU64ValueParser::<usize>::new().range(1..),
         global = true
     )]
     pub max_namespaces: usize,
 
-    /// How many listen sockets are tracked when serving: those with a queue or drops first, then fairly between users,
-    /// services and namespaces; the rest are counted. At least 1.
+    /// Largest number of listen sockets that are tracked when serving: those with a queue or drops come first, then users,
+    /// services and namespaces in turn; the others are only counted. At least 1.
     #[arg(
         long = "sockets.max",
         env = "LISTENQ_SOCKETS_MAX",
         value_name = "COUNT",
-        default_value = "20000",
-        value_parser = positive_number,
+        default_value = defaults().state.max_sockets.to_string(),
+        value_parser = RangedU64ValueParser::<usize>::new().range(1..),
         global = true
     )]
     pub max_sockets: usize,
 
-    /// Mean time between two samples; each gap varies by up to half, so that nothing periodic is seen in
-    /// phase. 10ms to 5s.
-    #[arg(long = "sample.interval", env = "LISTENQ_SAMPLE_INTERVAL", value_name = "DURATION", default_value = "100ms", value_parser = sample_interval, global = true)]
+    /// Mean time between two samples. Each gap varies by up to half, so that samples do not stay in step with periodic
+    /// events. 10ms to 5s.
+    #[arg(
+        long = "sample.interval",
+        env = "LISTENQ_SAMPLE_INTERVAL",
+        value_name = "DURATION",
+        default_value = text_of(defaults().interval),
+        value_parser = duration("10ms", "5s"),
+        global = true
+    )]
     pub interval: Duration,
 
-    /// Share of one core that sampling may use; when samples cost more, the interval stretches by itself.
-    #[arg(long = "sample.cpu-budget", env = "LISTENQ_SAMPLE_CPU_BUDGET", value_name = "SHARE", default_value = "0.02", value_parser = share, global = true)]
+    /// Share of one core that sampling may use. When samples cost more, the interval grows.
+    #[arg(
+        long = "sample.cpu-budget",
+        env = "LISTENQ_SAMPLE_CPU_BUDGET",
+        value_name = "SHARE",
+        default_value = defaults().cpu_budget.to_string(),
+        value_parser = share,
+        global = true
+    )]
     pub cpu_budget: f64,
 
-    /// How long the largest length is remembered: longer than two scrapes. 1s to 24h.
-    #[arg(long = "peak-window", env = "LISTENQ_PEAK_WINDOW", value_name = "DURATION", default_value = "150s", value_parser = peak_window, global = true)]
+    /// Time for which the peak length is kept; choose more than two scrape intervals. 1s to 24h.
+    #[arg(
+        long = "peak-window",
+        env = "LISTENQ_PEAK_WINDOW",
+        value_name = "DURATION",
+        default_value = text_of(defaults().state.peak_window),
+        value_parser = duration("1s", "24h"),
+        global = true
+    )]
     pub peak_window: Duration,
 
     /// Mean time between two connection scans of a network namespace with a queue; every second while one is nearly
     /// full. Scans never use more than 1 % of a core. 1s to 1h.
-    #[arg(long = "scan.interval", env = "LISTENQ_SCAN_INTERVAL", value_name = "DURATION", default_value = "5s", value_parser = scan_interval, global = true)]
+    #[arg(
+        long = "scan.interval",
+        env = "LISTENQ_SCAN_INTERVAL",
+        value_name = "DURATION",
+        default_value = text_of(defaults().scan_interval),
+        value_parser = duration("1s", "1h"),
+        global = true
+    )]
     pub scan_interval: Duration,
 
-    /// How long clients wait before they give up, where that cannot be measured: the largest useful limit follows from it.
+    /// Time after which clients give up, used where it cannot be measured. The largest useful limit follows from it.
     /// 10ms to 24h.
-    #[arg(long = "client-patience", env = "LISTENQ_CLIENT_PATIENCE", value_name = "DURATION", default_value = "60s", value_parser = client_patience, global = true)]
+    #[arg(
+        long = "client-patience",
+        env = "LISTENQ_CLIENT_PATIENCE",
+        value_name = "DURATION",
+        default_value = text_of(defaults().state.client_patience),
+        value_parser = duration("10ms", "24h"),
+        global = true
+    )]
     pub client_patience: Duration,
 
     /// Longest wait of the first client of a queue that is not yet trouble: a queue that is never empty and whose first
     /// client always waits for longer is a standing_queue. 100ms to 1h.
-    #[arg(long = "standing-wait", env = "LISTENQ_STANDING_WAIT", value_name = "DURATION", default_value = "1s", value_parser = standing_wait, global = true)]
+    #[arg(
+        long = "standing-wait",
+        env = "LISTENQ_STANDING_WAIT",
+        value_name = "DURATION",
+        default_value = text_of(defaults().state.standing_wait),
+        value_parser = duration("100ms", "1h"),
+        global = true
+    )]
     pub standing_wait: Duration,
 
-    /// Whether to show which client addresses have the most waiting and half-open connections: `authenticated` shows them over
+    /// Whether to show the client addresses with the most waiting and half-open connections: `authenticated` shows them over
     /// the control socket, and over HTTP to users of --web.config.file; `never` does not count them. They are never labels.
     #[arg(
         long = "scan.client-addresses",
@@ -282,10 +339,10 @@ pub struct Sampling {
     pub client_addresses: ClientAddresses,
 }
 
-/// What is logged, on standard error, and how.
+/// Flags of the log, which goes to standard error.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct Log {
-    /// Log what is at least so important. `list`, `explain` and `check` log nothing unless the level is given.
+    /// Lowest level to log. `list`, `explain` and `check` log nothing unless the flag is given.
     #[arg(
         long = "log.level",
         env = "LISTENQ_LOG_LEVEL",
@@ -295,7 +352,7 @@ pub struct Log {
     )]
     pub level: LogLevel,
 
-    /// The shape of a log line.
+    /// Format of the log.
     #[arg(
         long = "log.format",
         env = "LISTENQ_LOG_FORMAT",
@@ -306,23 +363,36 @@ pub struct Log {
     pub format: LogFormat,
 }
 
-/// What is served where.
+/// Flags of the HTTP server.
 #[derive(Clone, Debug, Args)]
 pub struct Web {
     /// Address to listen on; `:19511` is every address of both families. Repeatable.
-    #[arg(long = "web.listen-address", env = "LISTENQ_WEB_LISTEN_ADDRESS", value_name = "ADDRESS", default_value = ":19511", value_parser = listen_address, value_delimiter = ',')]
+    #[arg(
+        long = "web.listen-address",
+        env = "LISTENQ_WEB_LISTEN_ADDRESS",
+        value_name = "ADDRESS",
+        default_value = ":19511",
+        value_parser = listen_address,
+        value_delimiter = ','
+    )]
     pub listen_addresses: Vec<SocketAddr>,
 
-    /// Serve on the sockets that systemd hands over, and on no address of --web.listen-address.
+    /// Serve on the sockets that systemd passes (socket activation) instead of --web.listen-address.
     #[arg(long = "web.systemd-socket", env = "LISTENQ_WEB_SYSTEMD_SOCKET")]
     pub systemd_socket: bool,
 
     /// Path under which the metrics are served.
-    #[arg(long = "web.telemetry-path", env = "LISTENQ_WEB_TELEMETRY_PATH", value_name = "PATH", default_value = "/metrics", value_parser = telemetry_path)]
+    #[arg(
+        long = "web.telemetry-path",
+        env = "LISTENQ_WEB_TELEMETRY_PATH",
+        value_name = "PATH",
+        default_value = "/metrics",
+        value_parser = telemetry_path
+    )]
     pub telemetry_path: String,
 
-    /// Host name under which the page and the JSON may be asked for, besides IP addresses, localhost and the names of this
-    /// machine. Metrics and health checks are answered under any name. Repeatable.
+    /// Additional Host header for which the page and the JSON are served. IP addresses, localhost and the names of this
+    /// machine are always allowed; metrics and health checks are served for any name. Repeatable.
     #[arg(
         long = "web.allowed-host",
         env = "LISTENQ_WEB_ALLOWED_HOST",
@@ -331,22 +401,22 @@ pub struct Web {
     )]
     pub allowed_hosts: Vec<String>,
 
-    /// File that says how to secure the endpoint: TLS, users, headers and a rate limit, in the format of
-    /// Prometheus' exporter-toolkit. Read again when it changes.
+    /// File with TLS, users, headers and a rate limit for the endpoint, in the format of Prometheus' exporter-toolkit.
+    /// listenq reloads it when it changes.
     #[arg(long = "web.config.file", env = "LISTENQ_WEB_CONFIG_FILE", value_name = "FILE")]
     pub config_file: Option<PathBuf>,
 }
 
-/// Which network namespaces to sample.
+/// The network namespaces to sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Netns {
-    /// Every one of the machine.
+    /// All network namespaces of the machine.
     All,
-    /// Only the one listenq is in.
+    /// Only the namespace of listenq.
     Own,
 }
 
-/// Who is shown the addresses of clients.
+/// The users who may see the addresses of clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ClientAddresses {
     /// Users of the control socket, and authenticated users of HTTP.
@@ -355,20 +425,20 @@ pub enum ClientAddresses {
     Never,
 }
 
-/// How important a log line is.
+/// The level of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogLevel {
-    /// What helps to find a fault in listenq.
+    /// Details that help to find a fault in listenq.
     Debug,
-    /// What happens in the ordinary course.
+    /// Ordinary events, such as the start and the end of an incident.
     Info,
-    /// What costs a feature or a number.
+    /// Events that make a feature or a number unavailable.
     Warn,
-    /// What ends listenq or a request.
+    /// Errors that end listenq or a request.
     Error,
 }
 
-/// The shape of a log line.
+/// The format of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     /// `key=value` pairs.
@@ -413,8 +483,14 @@ impl Sampling {
     }
 }
 
-fn sample_interval(text: &str) -> Result<Duration, String> {
-    duration_between(text, "10ms", "5s")
+/// The configuration without flags: the defaults of the flags.
+fn defaults() -> Config {
+    Config::default()
+}
+
+/// Formats a duration as the flags take it.
+fn text_of(duration: Duration) -> String {
+    format!("{duration:?}")
 }
 
 /// Parses a regular expression. The last line of the parser's error contains the reason.
@@ -425,26 +501,6 @@ fn regex(text: &str) -> Result<Regex, String> {
     })
 }
 
-fn discovery_interval(text: &str) -> Result<Duration, String> {
-    duration_between(text, "1s", "10s")
-}
-
-fn scan_interval(text: &str) -> Result<Duration, String> {
-    duration_between(text, "1s", "1h")
-}
-
-fn standing_wait(text: &str) -> Result<Duration, String> {
-    duration_between(text, "100ms", "1h")
-}
-
-fn client_patience(text: &str) -> Result<Duration, String> {
-    duration_between(text, "10ms", "24h")
-}
-
-fn watch_time(text: &str) -> Result<Duration, String> {
-    duration_between(text, "1s", "1h")
-}
-
 fn daemon(text: &str) -> Result<Daemon, String> {
     match text {
         "none" => Ok(Daemon::Never),
@@ -452,30 +508,21 @@ fn daemon(text: &str) -> Result<Daemon, String> {
     }
 }
 
-fn peak_window(text: &str) -> Result<Duration, String> {
-    duration_between(text, "1s", "24h")
-}
-
-fn duration_between(text: &str, least: &str, most: &str) -> Result<Duration, String> {
-    let parse = |text| {
+/// Creates a parser of durations from `least` to `most`.
+fn duration(
+    least: &'static str,
+    most: &'static str,
+) -> impl Fn(&str) -> Result<Duration, String> + Clone {
+    let parse = |text: &str| {
         humantime::parse_duration(text).map_err(|error| format!("{error}, as in 100ms or 5s"))
     };
-    let (duration, low, high) = (parse(text)?, parse(least)?, parse(most)?);
-    match (low..=high).contains(&duration) {
-        true => Ok(duration),
-        false => Err(format!("not between {least} and {most}")),
+    move |text| {
+        let given = parse(text)?;
+        match (parse(least)?..=parse(most)?).contains(&given) {
+            true => Ok(given),
+            false => Err(format!("not between {least} and {most}")),
+        }
     }
-}
-
-fn positive_number(text: &str) -> Result<usize, String> {
-    match whole_number(text)? {
-        0 => Err("not 1 or more".into()),
-        number => Ok(number),
-    }
-}
-
-fn whole_number(text: &str) -> Result<usize, String> {
-    text.parse().map_err(|_| "not a whole number".into())
 }
 
 fn share(text: &str) -> Result<f64, String> {
@@ -534,8 +581,8 @@ mod tests {
         let cli = parse(&[]).unwrap();
         assert_eq!(cli.web.listen_addresses, ["[::]:19511".parse().unwrap()]);
         assert_eq!(cli.web.telemetry_path, "/metrics");
-        assert_eq!(cli.sampling.interval, Duration::from_millis(100));
-        assert_eq!(cli.sampling.peak_window, Duration::from_secs(150));
+        let config = cli.sampling.config();
+        assert_eq!(format!("{config:?}"), format!("{:?}", Config::default()));
     }
 
     #[test]
@@ -586,7 +633,8 @@ mod tests {
             (["--web.telemetry-path", "/api/metrics"], "kept for the JSON"),
             (["--web.telemetry-path", "/{a}"], "not a path"),
             (["--listener.include", "a("], "unclosed group"),
-            (["--listener.max", "x"], "not a whole number"),
+            (["--listener.max", "x"], "invalid digit"),
+            (["--netns.max", "0"], "0 is not in 1.."),
         ] {
             let error = parse(&args).unwrap_err();
             assert!(error.contains(expected), "{args:?}: {error}");

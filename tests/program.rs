@@ -58,7 +58,7 @@ fn wrong_usage_is_one_line_that_names_flag_and_value() {
         (vec!["check-web-config"], vec!["<FILE> is missing"]),
         (vec!["--netns"], vec!["--netns <WHICH>", "none was supplied: all or own"]),
         (vec!["--netns=some"], vec!["--netns <WHICH>", "'some'", ": not all or own"]),
-        (vec!["--listener.max=x"], vec!["--listener.max", "'x'", "not a whole number"]),
+        (vec!["--listener.max=x"], vec!["--listener.max", "'x'", "invalid digit"]),
         (vec!["explain", "--for=0s"], vec!["--for", "0s", "1s"]),
     ] {
         assert_one_line(&run(&args), USAGE, &words);
