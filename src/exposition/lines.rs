@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::view::View;
 
-use super::labels::Labels;
+use super::per_subject::PerSubject;
 use super::table::{Kind, Metric};
 
 /// Bytes reserved per line for the name, the separators and the number, in addition to the labels.
@@ -22,7 +22,7 @@ const WHOLE: f64 = (1u64 << 53) as f64;
 /// closing brace.
 pub(super) struct Lines {
     text: String,
-    labels: Labels<String>,
+    labels: PerSubject<String>,
 }
 
 // === impl Lines ===
@@ -30,7 +30,7 @@ pub(super) struct Lines {
 impl Lines {
     /// Starts without a line, with the formatted labels of everything in `view`.
     pub(super) fn new(view: &View) -> Self {
-        let labels = Labels::new(view, |text: &mut String, names, subject| {
+        let labels = PerSubject::new(view, |text: &mut String, names, subject| {
             write_labels(text, '{', names, subject.labels());
         });
         let (listeners, bytes) = labels.of_listeners();

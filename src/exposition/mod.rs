@@ -8,8 +8,8 @@
 //! byte by byte.
 
 mod families;
-mod labels;
 mod lines;
+mod per_subject;
 pub mod protobuf;
 pub mod table;
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::self_stats::Durations;
 use crate::view::{ListenerView, NetnsView, Protocol, SampledLengths, View};
 
-use super::labels::Labels;
+use super::per_subject::PerSubject;
 use super::table::{self, Kind, LISTENER, METRICS, Metric, Subject, Value};
 
 /// The Content-Type of the output of [`render`].
@@ -32,6 +32,10 @@ pub const LENGTHS: Metric = Metric {
 
 /// The bytes of a `Counter` or `Gauge` with its value: a key and a double.
 const VALUE: usize = 9;
+/// Bytes reserved per listener for its longest family, in addition to the labels.
+const SERIES: usize = 40;
+/// The number of series that most listeners have.
+const FAMILIES: usize = 13;
 
 /// Field numbers of `metrics.proto`.
 mod field {
@@ -95,53 +99,60 @@ pub fn render(view: &View, age: Duration) -> Vec<u8> {
     families.out
 }
 
-/// The output so far, and encoded labels for reuse.
+/// The output so far, and what is encoded once for reuse.
 struct Families {
     out: Vec<u8>,
     /// The messages of the metrics of the family that is being written.
     metrics: Vec<u8>,
-    labels: Labels<Vec<u8>>,
+    labels: PerSubject<Vec<u8>>,
+    /// The start timestamps of counters.
+    starts: PerSubject<Vec<u8>>,
+    /// The start timestamp of the counters of listenq itself.
+    own_start: Vec<u8>,
 }
 
 // === impl Families ===
 
 impl Families {
     fn new(view: &View) -> Self {
-        let labels = Labels::new(view, |bytes: &mut Vec<u8>, names, subject| {
+        let labels = PerSubject::new(view, |bytes: &mut Vec<u8>, names, subject| {
             write_labels(bytes, names, subject.labels());
         });
-        Self { out: Vec::new(), metrics: Vec::new(), labels }
+        let starts = PerSubject::new(view, |bytes: &mut Vec<u8>, _, subject| {
+            write_start(bytes, field::value::START, start_of(subject));
+        });
+        let mut own_start = Vec::new();
+        write_start(&mut own_start, field::value::START, process_start(view));
+        let (listeners, label_bytes) = labels.of_listeners();
+        let family = label_bytes + SERIES * listeners;
+        let out = Vec::with_capacity(FAMILIES * family);
+        Self { out, metrics: Vec::with_capacity(family), labels, starts, own_start }
     }
 
     /// Writes every series of `metric`.
     fn write(&mut self, metric: &Metric, view: &View, age: Duration) {
-        let Self { metrics, labels, .. } = self;
+        let Self { metrics, labels, starts, own_start, .. } = self;
         let is_counter = metric.kind == Kind::Counter;
         let kind = if is_counter { field::metric::COUNTER } else { field::metric::GAUGE };
-        let is_of_kernel = matches!(metric.value, Value::Counter(_));
-        let own_start = process_start(view);
+        let has_start = is_counter && !matches!(metric.value, Value::Counter(_));
         let mut more_labels = Vec::new();
         metric.each(view, age, &mut |subject, more, value| {
             let (labels, own) = labels.of(subject);
             let labels = labels.unwrap_or_default();
-            let start = match subject {
-                Subject::SelfStats => own_start,
-                Subject::Netns(_, netns) => Some(netns.started_unix_time),
-                Subject::Listener(.., listener) => Some(listener.started_unix_time),
+            let start = match has_start {
+                true => starts.of(subject).0.unwrap_or(own_start),
+                false => &[],
             };
             more_labels.clear();
             write_labels(&mut more_labels, &metric.labels[own..], more.iter().copied());
-            let start = start.filter(|_| is_counter && !is_of_kernel).map(Timestamp::at);
-            let value_len = VALUE + start.map_or(0, |start| message_len(start.len()));
+            let value_len = VALUE + start.len();
             let len = labels.len() + more_labels.len() + message_len(value_len);
             begin_message(metrics, field::family::METRIC, len);
             metrics.extend_from_slice(labels);
             metrics.extend_from_slice(&more_labels);
             begin_message(metrics, kind, value_len);
             write_double(metrics, field::value::VALUE, value);
-            if let Some(start) = start {
-                start.write(metrics, field::value::START);
-            }
+            metrics.extend_from_slice(start);
         });
         self.finish(metric);
     }
@@ -159,9 +170,7 @@ impl Families {
             write_double(&mut bucket, field::bucket::BOUND, *bound);
             write_bytes(&mut histogram, field::histogram::BUCKET, &bucket);
         }
-        if let Some(start) = process_start(view) {
-            Timestamp::at(start).write(&mut histogram, field::histogram::START);
-        }
+        write_start(&mut histogram, field::histogram::START, process_start(view));
         self.histogram(Subject::SelfStats, &histogram);
         self.finish(metric);
     }
@@ -205,6 +214,15 @@ impl Families {
     }
 }
 
+/// The time at which the counters of a namespace or listener started.
+fn start_of(subject: Subject<'_>) -> Option<f64> {
+    match subject {
+        Subject::SelfStats => None,
+        Subject::Netns(_, netns) => Some(netns.started_unix_time),
+        Subject::Listener(.., listener) => Some(listener.started_unix_time),
+    }
+}
+
 /// The time at which the counters of listenq itself started.
 fn process_start(view: &View) -> Option<f64> {
     view.stats.process.as_ref()?.start_time_seconds
@@ -243,34 +261,18 @@ fn native(lengths: &SampledLengths, samples: u64) -> Vec<u8> {
         write_varint(&mut histogram, field::histogram::DELTA, zigzag(count - before));
         before = count;
     }
-    Timestamp::at(lengths.started_unix_time).write(&mut histogram, field::histogram::START);
+    write_start(&mut histogram, field::histogram::START, Some(lengths.started_unix_time));
     histogram
 }
 
-/// A `google.protobuf.Timestamp`, which is cut to milliseconds as Prometheus does.
-#[derive(Clone, Copy)]
-struct Timestamp {
-    seconds: u64,
-    nanos: u64,
-}
-
-// === impl Timestamp ===
-
-impl Timestamp {
-    fn at(unix_time: f64) -> Self {
-        let millis = (unix_time.max(0.0) * 1_000.0) as u64;
-        Self { seconds: millis / 1_000, nanos: millis % 1_000 * 1_000_000 }
-    }
-
-    fn len(self) -> usize {
-        2 + varint_len(self.seconds) + varint_len(self.nanos)
-    }
-
-    fn write(self, bytes: &mut Vec<u8>, field: u32) {
-        begin_message(bytes, field, self.len());
-        write_varint(bytes, field::timestamp::SECONDS, self.seconds);
-        write_varint(bytes, field::timestamp::NANOS, self.nanos);
-    }
+/// Writes a `google.protobuf.Timestamp`, which is cut to milliseconds as Prometheus does.
+fn write_start(bytes: &mut Vec<u8>, field: u32, unix_time: Option<f64>) {
+    let Some(unix_time) = unix_time else { return };
+    let millis = (unix_time.max(0.0) * 1_000.0) as u64;
+    let (seconds, nanos) = (millis / 1_000, millis % 1_000 * 1_000_000);
+    begin_message(bytes, field, 2 + varint_len(seconds) + varint_len(nanos));
+    write_varint(bytes, field::timestamp::SECONDS, seconds);
+    write_varint(bytes, field::timestamp::NANOS, nanos);
 }
 
 fn write_labels<'a>(bytes: &mut Vec<u8>, names: &[&str], values: impl Iterator<Item = &'a str>) {

@@ -1,4 +1,4 @@
-//! The formatted labels of namespaces and listeners: each is formatted once for all its series.
+//! What all series of a namespace or listener share, such as their labels, formatted once.
 
 use std::ops::{Index, Range};
 
@@ -6,23 +6,23 @@ use crate::view::View;
 
 use super::table::{self, LISTENER, NETNS, Subject};
 
-/// The formatted labels of everything in a view. `B` is a buffer of text or bytes.
-pub(super) struct Labels<B> {
+/// A formatted block for each namespace and listener of a view. `B` is a buffer of text or bytes.
+pub(super) struct PerSubject<B> {
     namespaces: Blocks<B>,
     listeners: Blocks<B>,
 }
 
-/// The labels of consecutive subjects in one buffer.
+/// The blocks of consecutive subjects in one buffer.
 #[derive(Default)]
 struct Blocks<B> {
     buffer: B,
     ends: Vec<usize>,
 }
 
-// === impl Labels ===
+// === impl PerSubject ===
 
-impl<B: Default + AsRef<[u8]> + Index<Range<usize>>> Labels<B> {
-    /// Formats all labels. `write` appends the labels with these names of a subject.
+impl<B: Default + AsRef<[u8]> + Index<Range<usize>>> PerSubject<B> {
+    /// Formats all blocks. `write` appends the block of a subject, whose labels have these names.
     pub(super) fn new(view: &View, write: impl Fn(&mut B, &[&str], Subject<'_>)) -> Self {
         let (mut namespaces, mut listeners) = (Blocks::default(), Blocks::default());
         let push = |blocks: &mut Blocks<B>, names, subject| {
@@ -35,7 +35,7 @@ impl<B: Default + AsRef<[u8]> + Index<Range<usize>>> Labels<B> {
         Self { namespaces, listeners }
     }
 
-    /// The formatted labels of a subject, and their number; listenq itself has none.
+    /// The block of a subject, and the number of its labels; listenq itself has none.
     pub(super) fn of(&self, subject: Subject<'_>) -> (Option<&B::Output>, usize) {
         match subject {
             Subject::SelfStats => (None, 0),
@@ -44,7 +44,7 @@ impl<B: Default + AsRef<[u8]> + Index<Range<usize>>> Labels<B> {
         }
     }
 
-    /// The number of listeners, and the bytes of all their labels.
+    /// The number of listeners, and the bytes of all their blocks.
     pub(super) fn of_listeners(&self) -> (usize, usize) {
         (self.listeners.ends.len(), self.listeners.buffer.as_ref().len())
     }
