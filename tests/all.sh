@@ -22,8 +22,8 @@ install() {
     apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
-# The packages install while the compiler works, which needs only the linker.
-step "packages begin"
+# The packages install, and the chart is checked, while the compiler works, which needs only the linker.
+step "packages and chart begin"
 install gcc
 rustup component add rustfmt clippy >/dev/null 2>&1 || true
 packages() {
@@ -34,6 +34,8 @@ packages() {
     if [ "$(gungraun-runner --version 2>/dev/null | grep -o '[0-9.]*$')" != "$runner" ]; then
         cargo install --quiet --locked gungraun-runner --version "$runner"
     fi
+    # Before the tests, which render the chart with what this installs.
+    tests/chart.sh
 }
 mkdir -p target
 packages >target/packages.log 2>&1 &
@@ -44,24 +46,22 @@ trap 'wait' EXIT
 step "format"
 cargo fmt --all --check
 cargo fmt --check --manifest-path fuzz/Cargo.toml
+# A change of our dependencies changes the lock file of the fuzz targets too.
+cargo metadata --locked --format-version 1 --manifest-path fuzz/Cargo.toml >/dev/null
 
 step "build"
 cargo test --workspace --locked --no-run
 cargo test --workspace --locked --test diagnosis --test scenarios --test servers --no-run
 
-step "packages end"
+step "packages and chart end"
 wait "$packages" || packages=failed
 cat target/packages.log
 [ "$packages" != failed ]
 
-# Before the tests, which render the chart with what this step installs.
-step "chart"
-tests/chart.sh
-
 step "tests"
 # Test files that mostly wait run beside the others, one after the other. Those that work least come first, while
 # tests/abuse attacks.
-waiting=(waits recommended_limit terminal http causes unix page attribution_lab containers units web_config)
+waiting=(waits recommended_limit terminal http causes unix page attribution_lab containers units web_config cause_cost dashboards faults)
 run_waiting() {
     local test
     for test in "${waiting[@]}"; do
