@@ -1,9 +1,9 @@
-//! Instruction counts (callgrind) of what listenq does with a dump of 100, 1,000 and 10,000 listeners:
-//! the same twice on one toolchain, so each has a limit that fails the run.
+//! Instruction counts (callgrind) of the work on a dump of 100, 1,000 and 10,000 listeners. Two
+//! runs with one toolchain have the same counts, so the run fails if a count exceeds its limit.
 //!
-//! `cargo bench --bench instructions` needs valgrind and `gungraun-runner` of the version in `Cargo.lock`. It ends
-//! with status 3 when a limit is exceeded. Not in it, because they are calls into the kernel: `recv`, and
-//! the names of interfaces.
+//! `cargo bench --bench instructions` needs valgrind and `gungraun-runner` in the version in
+//! `Cargo.lock`. It exits with status 3 if a limit is exceeded. The counts do not include `recv`
+//! and the lookup of interface names, which are calls into the kernel.
 #![allow(clippy::unwrap_used, reason = "a panic is the report of a bench")]
 #![allow(missing_docs, reason = "the macros make public items without")]
 
@@ -22,27 +22,33 @@ use listenq::view::View;
 
 use dump::INTERVAL;
 
-// Instructions allowed per listener: a quarter above what rustc 1.95 made of it. Lower them when the code gets better.
+// Allowed instructions per listener: a quarter more than with rustc 1.95. Lower the limits when the
+// code improves.
 
-/// What does not depend on the number of listeners: one namespace, listenq itself, growth of a buffer.
+/// Instructions that do not depend on the number of listeners: one namespace, listenq itself,
+/// growth of a buffer.
 const FIXED: u64 = 5_000;
-/// Took 415: `inet_diag_msg` 125, the attributes up to SKMEMINFO 158, which comes last, framing and the push 100.
+/// Measured: 415. `inet_diag_msg` takes 125, the attributes up to SKMEMINFO, which comes last, 158,
+/// and framing and the push 100.
 const DECODE: u64 = 520;
-/// At rest no listener is looked at, however many there are.
+/// At rest no listener is visited, whatever their number.
 const FOLD: u64 = 0;
-/// The worst case: every listener is full, overflows and drops twice as much, in one sample. Took 1,766: 730 of it weighs each
-/// overflow for the size of the burst (the retransmissions of 16 slots are removed), 520 finds the socket, compares its
-/// address and adds it up, 210 weighs drops against noise and room, and the rest is the half minute of history.
+/// The worst case: in one sample every listener is full, overflows, and has twice as many drops.
+/// Measured: 1,766. The size of the burst takes 730 (each overflow is checked against the
+/// retransmissions of 16 slots), finding the socket, comparing its address and adding it to the
+/// sums 520, comparing drops with noise and room 210, and the history of half a minute the rest.
 const FOLD_MOVED: u64 = 1_900;
-/// Took 618 for any number: a view that has these listeners already copies none of them.
+/// Measured: 618 for any number. A view that already contains these listeners copies none of them.
 const PUBLISH: u64 = 0;
-/// Took 6,150: thirteen or fourteen series of four labels each, one of ten: 430 per series, to copy name and labels and to
-/// write a number. The series of listenq itself take 132,000 more, which is in it at 100 listeners.
+/// Measured: 6,150 for thirteen or fourteen series with four labels each and one with ten. A series
+/// takes 430, to copy the name and the labels and to write a number. The series of listenq itself
+/// take 132,000 more, which are included at 100 listeners.
 const RENDER: u64 = 7_500;
-/// Took 8,200, a third more than text: eight of the thirteen series have a start timestamp of 14 bytes.
+/// Measured: 8,200, a third more than for text: eight of the thirteen series have a start timestamp
+/// of 14 bytes.
 const RENDER_PROTOBUF: u64 = 9_000;
 
-/// Past the dumps that may still miss what was there before.
+/// After this number of dumps all sockets that existed before count as known.
 const SETTLED: u32 = 5;
 
 fn gate(per_listener: u64, listeners: u64) -> LibraryBenchmarkConfig {
@@ -66,19 +72,20 @@ fn folded(listeners: usize) -> (State, Snapshot) {
         state.fold(&snapshot, INTERVAL);
     }
     snapshot.namespaces[0].netstat = None;
-    // At rest the kernel sends the same bytes again, and the reader says so.
+    // At rest the kernel sends the same bytes again, and the reader reports this.
     snapshot.namespaces[0].tcp.as_mut().unwrap().is_same = true;
     (state, snapshot)
 }
 
-/// Every listener goes on overflowing. The first queue of a listener takes memory for its peak: once, and not here.
+/// Every listener overflows again. The first queue of a listener allocates memory for its peak;
+/// this happens once and is not measured.
 fn moved(listeners: usize) -> (State, Snapshot) {
     let (mut state, _) = folded(listeners);
     state.fold(&overflowing(listeners, 1), INTERVAL);
     (state, overflowing(listeners, 2))
 }
 
-/// A queue over its limit and new drops at every listener, and the counters were read.
+/// Every listener has a queue above its limit and new drops, and the counters were read.
 fn overflowing(listeners: usize, times: u32) -> Snapshot {
     let mut moved = dump::listeners(listeners);
     for listener in &mut moved {

@@ -1,11 +1,17 @@
-//! What a whole tick costs over what the kernel alone costs, measured in one run: samples of a namespace with
-//! 10, 100, 1,000 and 10,000 listeners against a bare loop that sends the same request, receives and
-//! counts bytes; the same of 1, 4 and 8, which are asked for one by one; and of 1, 50 and 200 namespaces with 3 listeners
-//! each. One client is connected in each namespace, for without any the number of sockets is all that is read; the last
-//! row of few listeners and that of namespaces are without. At the end, what it takes only to wake up as often.
+//! The cost of a whole tick compared with the cost of the kernel alone, measured in one run:
 //!
-//! `cargo bench --bench live`, as root. The two take turns, so what disturbs the machine disturbs both; times are
-//! medians, and only their ratio says something about listenq.
+//! * samples of a namespace with 10, 100, 1,000 and 10,000 listeners, against a bare loop that
+//!   sends the same request, receives the answer and counts its bytes;
+//! * the same for 1, 4 and 8 listeners, which are queried one by one;
+//! * the same for 1, 50 and 200 namespaces with 3 listeners each;
+//! * the cost of a thread that only wakes up at the same interval.
+//!
+//! One client is connected in each namespace, because without a connection listenq reads only the
+//! number of sockets. The last row of few listeners and the last row of namespaces are without a
+//! client.
+//!
+//! Run `cargo bench --bench live` as root. Tick and bare loop alternate, so that a disturbance of
+//! the machine affects both. Times are medians, and only their ratio is a measure of listenq.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -28,25 +34,26 @@ use netlink_sys::{Socket, SocketAddr};
 use rustix::time::{ClockId, clock_gettime};
 
 const SIZES: [usize; 4] = [10, 100, 1_000, 10_000];
-/// As many as are asked for one by one, at most.
+/// The numbers of listeners that are queried one by one.
 const FEW: [usize; 3] = [1, 4, 8];
 const NAMESPACES: [usize; 3] = [1, 50, 200];
-/// For how long a thread is watched that does nothing.
+/// The time for which a thread that does nothing is measured.
 const WATCHED: Duration = Duration::from_secs(10);
 const INTERVALS: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(10)];
 const LISTENERS_EACH: usize = 3;
-/// The interval is a mean over 128 samples: it has settled after so long.
+/// The interval is a mean over 128 samples: it is stable after this time.
 const SETTLES: Duration = Duration::from_secs(30);
-/// How long each size is measured.
+/// The time for which each size is measured.
 const BUDGET: Duration = Duration::from_secs(4);
 const MOST_ROUNDS: usize = 4_000;
-/// The number of ticks after which buffers, state and views have grown.
+/// The number of ticks after which buffers, state and views no longer grow.
 const WARM_UP: usize = 10;
-/// The aim at 1,000 listeners and more.
+/// The target ratio at 1,000 and more listeners.
 const AIM: f64 = 1.15;
 const NLMSG_DONE: u16 = 3;
 
-/// Sends the request and counts the bytes of the answer, with the daemon's buffer and nothing else.
+/// Sends the request and counts the bytes of the answer, with the same buffer as the daemon and no
+/// other work.
 struct Bare {
     socket: Socket,
     buffer: Vec<u8>,
@@ -56,14 +63,14 @@ struct Bare {
 /// Both ends of an accepted connection, whose listener is closed.
 type Connection = (TcpStream, TcpStream);
 
-/// What one call cost.
+/// The cost of one call.
 #[derive(Clone, Copy)]
 struct Cost {
     wall: Duration,
     cpu: Duration,
 }
 
-/// The costs of two kinds of calls that took turns.
+/// The costs of two alternating kinds of calls.
 #[derive(Default)]
 struct Duel {
     tick: Vec<Cost>,
@@ -71,7 +78,7 @@ struct Duel {
 }
 
 fn main() {
-    // `cargo test --all-targets` starts benches too, without this.
+    // `cargo test --all-targets` also starts benchmarks, but without this argument.
     if !std::env::args().any(|argument| argument == "--bench") {
         return println!("SKIPPED: only `cargo bench --bench live` measures");
     }
@@ -111,7 +118,7 @@ fn main() {
     }
 }
 
-/// The share of a core that this thread takes if it only sleeps.
+/// The share of a core that this thread uses if it only sleeps.
 fn idle(interval: Duration) -> f64 {
     let (begin, before) = (Instant::now(), thread_cpu());
     while begin.elapsed() < WATCHED {
@@ -144,7 +151,7 @@ fn measure(size: usize, is_connected: bool) {
     });
 }
 
-/// The interval at which the sampler comes to rest by itself.
+/// The interval that the sampler reaches with the default budget.
 fn achieved(config: &Config) -> Duration {
     let sampler = Sampler::new(config).unwrap();
     let (reader, (stop, stopped)) = (sampler.reader(), mpsc::channel());
@@ -167,7 +174,7 @@ fn row(size: usize, duel: &Duel) -> String {
     )
 }
 
-/// Half of them IPv4, half IPv6, each at a port of its own.
+/// Opens half of the listeners over IPv4 and half over IPv6, each at a different port.
 fn open(size: usize) -> Vec<Listener> {
     let ports = 10_000..10_000 + size;
     let address = |port: usize| match port % 2 {
@@ -198,7 +205,7 @@ fn fight(mut sampler: Sampler, mut bare: Vec<Bare>) -> Duel {
     duel
 }
 
-/// A procfs whose `net` is the calling thread's: that of `/proc` is the main thread's.
+/// A procfs whose `net` belongs to the calling thread: `/proc/net` belongs to the main thread.
 fn procfs_here() -> Rootfs {
     let procfs = Rootfs::new();
     for (place, target) in
@@ -209,7 +216,7 @@ fn procfs_here() -> Rootfs {
     procfs
 }
 
-/// Opened inside the namespace.
+/// A sampler of the calling thread's namespace.
 fn sampler(procfs: &Rootfs) -> Sampler {
     let procfs = procfs.path().into();
     let state = every_listener();
@@ -223,7 +230,7 @@ fn cost(work: impl FnOnce()) -> Cost {
     Cost { cpu: thread_cpu() - cpu, wall: wall.elapsed() }
 }
 
-/// In microseconds.
+/// The median in microseconds.
 fn median(costs: &[Cost], kind: impl Fn(&Cost) -> Duration) -> f64 {
     let mut durations: Vec<Duration> = costs.iter().map(kind).collect();
     durations.sort_unstable();

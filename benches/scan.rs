@@ -1,7 +1,9 @@
-//! What a connection scan costs: by thousands of connections on the machine, against bare dumps of the same masks in
-//! the same run; and the share of a core that the daemon's scanner takes with 100,000 connections and a stuck queue.
+//! The cost of a connection scan: for thousands of connections on the machine, compared with bare
+//! dumps with the same masks in the same run; and the share of a core that the daemon's scanner
+//! uses with 100,000 connections and a stuck queue.
 //!
-//! `cargo bench --bench scan`, as root. Times are medians; only their ratio, and the share, say something about listenq.
+//! Run `cargo bench --bench scan` as root. Times are medians; only their ratio and the share are a
+//! measure of listenq.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -30,11 +32,11 @@ const ESTABLISHED: u8 = 1;
 const CLOSE_WAIT: u8 = 8;
 /// `INET_DIAG_INFO`.
 const INFO: u16 = 2;
-/// How long the daemon's scanner is watched.
+/// The time for which the daemon's scanner is measured.
 const WATCHED: Duration = Duration::from_secs(30);
 
 fn main() {
-    // `cargo test --all-targets` starts benches too, without this.
+    // `cargo test --all-targets` also starts benchmarks, but without this argument.
     if !std::env::args().any(|argument| argument == "--bench") {
         return println!("SKIPPED: only `cargo bench --bench scan` measures");
     }
@@ -50,7 +52,7 @@ fn main() {
     watch_the_daemon();
 }
 
-/// Twenty wait at one listener; the rest of the connections are accepted and idle.
+/// Twenty connections wait at one listener; all others are accepted and idle.
 fn compare(size: u32) {
     let listener = Listen::tcp("127.0.0.1:0").backlog(64).open();
     let _waiting = fill(listener.target(), 20);
@@ -109,7 +111,7 @@ fn watch_the_daemon() {
     );
 }
 
-/// Processor time that the thread called `scanner` has used, in seconds.
+/// The CPU time of the thread `scanner`, in seconds.
 fn cpu_of_scanner(daemon: &Daemon) -> f64 {
     let threads = daemon.threads();
     let (task, ..) = threads.iter().find(|(_, name, _)| name == "scanner").unwrap();

@@ -1,6 +1,6 @@
-//! LISTEN dumps of any number of listeners, byte by byte as Linux 6.18 sends them to a process without
-//! capabilities: a recording of 10,000 listeners would be too large to keep, and not the same twice.
-//! `tests/allocations.rs` holds the layout against the kernel it runs on.
+//! LISTEN dumps of any number of listeners, byte by byte as Linux 6.18 sends them to a process
+//! without capabilities. A recording of 10,000 listeners would be too large to keep, and would
+//! differ every time. `tests/allocations.rs` compares the layout with the running kernel.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -13,18 +13,19 @@ use listenq::snapshot::{Dump, ListenSocket, NetnsId, NetnsSample, Snapshot};
 pub(crate) const SEQUENCE: u32 = 7;
 /// The mean gap between samples.
 pub(crate) const INTERVAL: Duration = Duration::from_millis(100);
-/// A kept netlink socket gets datagrams filled up to this.
+/// The kernel fills the datagrams of a long-lived netlink socket up to this size.
 const DATAGRAM: usize = 32 * 1024;
-/// Coprime to every size in use: the dump follows a hash table, not the order of birth.
+/// Coprime to every size used. A dump is in the order of a hash table, not in the order in which
+/// sockets were opened.
 const SHUFFLE: usize = 7919;
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const TCP_LISTEN: u8 = 10;
 const NLM_F_MULTI: u16 = 2;
-/// `nlmsg_type` of the end.
+/// `nlmsg_type` of the end of a dump.
 pub(crate) const NLMSG_DONE: u16 = 3;
-/// Rows carry the type of the request: `TCPDIAG_GETSOCK`.
+/// `nlmsg_type` of a row: the type of the request, `TCPDIAG_GETSOCK`.
 const TCPDIAG_GETSOCK: u16 = 18;
 const SHUTDOWN: u16 = 8;
 const SKV6ONLY: u16 = 11;
@@ -32,10 +33,10 @@ const CGROUP_ID: u16 = 21;
 const SOCKOPT: u16 = 22;
 const SKMEMINFO: u16 = 7;
 
-/// One listen socket as its row shows it.
+/// One listen socket, with the values of its row.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Listener {
-    /// Where it listens.
+    /// The address that the socket listens at.
     pub(crate) address: SocketAddr,
     /// `idiag_cookie`.
     pub(crate) cookie: u64,
@@ -49,7 +50,7 @@ pub(crate) struct Listener {
     pub(crate) drops: u32,
 }
 
-/// `count` listeners at rest, of both families, wildcards and others.
+/// Creates `count` listeners at rest, of both families, with wildcard and other addresses.
 pub(crate) fn listeners(count: usize) -> Vec<Listener> {
     (0..count).map(|place| listener(place * SHUFFLE % count)).collect()
 }
@@ -71,7 +72,8 @@ fn listener(number: usize) -> Listener {
     }
 }
 
-/// The datagrams that answer a dump request: as many whole rows in each as fit, and the end by itself.
+/// The datagrams that answer a dump request: each contains as many whole rows as fit, and the last
+/// one only the end.
 pub(crate) fn datagrams(listeners: &[Listener]) -> Vec<Vec<u8>> {
     let mut datagrams = vec![Vec::new()];
     for message in listeners.iter().map(message) {
@@ -139,11 +141,11 @@ fn framed(kind: u16, payload: &[u8]) -> Vec<u8> {
     message
 }
 
-/// Decodes a whole dump into `sockets`, as the reader does with what it receives.
+/// Decodes a whole dump into `sockets`, as the reader does with the datagrams that it receives.
 ///
 /// # Panics
 ///
-/// When it cannot be decoded or has no end.
+/// When the dump cannot be decoded or has no end.
 pub(crate) fn decode(datagrams: &[Vec<u8>], sockets: &mut Vec<ListenSocket>) {
     sockets.clear();
     let mut progress = Progress::More;
@@ -157,7 +159,7 @@ pub(crate) fn decode(datagrams: &[Vec<u8>], sockets: &mut Vec<ListenSocket>) {
     assert_eq!(progress, Progress::Done);
 }
 
-/// The snapshot of one namespace with these listeners, on a tick that reads the dump alone.
+/// The snapshot of one namespace with these listeners, in a tick that reads only the dump.
 pub(crate) fn snapshot(listeners: &[Listener]) -> Snapshot {
     let mut dump = Dump { interval: INTERVAL, is_same: false, part: None, sockets: Vec::new() };
     decode(&datagrams(listeners), &mut dump.sockets);
