@@ -83,8 +83,8 @@ impl Scene {
         );
     }
 
-    /// Waits until exactly these diagnoses hold, the first one in first place, and appear in all outputs. Returns
-    /// the text of `explain`.
+    /// Waits until exactly these diagnoses hold, the first one in first place, and appear in all
+    /// outputs. Returns the text of `explain`.
     #[track_caller]
     fn await_said(&self, expected: &[&str]) -> String {
         self.await_diagnoses(expected);

@@ -1,4 +1,4 @@
-//! A wall clock that steps back. A long suspend is in tests/stop_and_go.rs.
+//! A wall clock that steps back. `tests/stop_and_go.rs` tests a long suspend.
 
 use std::fs;
 use std::path::PathBuf;
@@ -15,7 +15,8 @@ use super::*;
 const HOUR: f64 = 3600.0;
 const NOW: &str = "listenq_netns_last_sample_timestamp_seconds";
 
-/// Where Debian's package has it, for any architecture. The program itself would be one process more between.
+/// The library in Debian's package, for any architecture. The program `faketime` would add a
+/// process between test and daemon.
 fn library() -> PathBuf {
     let places = fs::read_dir("/usr/lib").unwrap().flatten().map(|entry| entry.path());
     let mut libraries = places.map(|place| place.join("faketime/libfaketimeMT.so.1"));

@@ -9,13 +9,14 @@ use listenq_lab::wait::eventually;
 
 use super::*;
 
-/// Of each process, at the ports from 10,000 on: the daemon's own is above them.
+/// The number of listeners of each process, at the ports from 10,000 on. The daemon's own port is
+/// above them.
 const EACH: u32 = 12_500;
 const ADDRESSES: [&str; 4] =
     ["127.0.0.1:10000", "127.0.0.2:10000", "127.0.0.3:10000", "127.0.0.4:10000"];
 const ALL: f64 = 50_000.0;
 const LONG: Duration = Duration::from_secs(90);
-/// As much for each as 10,000 may take.
+/// The bytes per listener are the same as the limit for 10,000 listeners.
 const MOST_BYTES: u64 = 160 << 20;
 
 #[test]

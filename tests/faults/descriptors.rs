@@ -11,7 +11,7 @@ use listenq_lab::wait::eventually;
 use super::*;
 
 const FEW: [&str; 2] = ["prlimit", "--nofile=32:32"];
-/// Room for two namespaces besides the own.
+/// Enough descriptors for two namespaces besides the daemon's own.
 const SOME: [&str; 2] = ["prlimit", "--nofile=90:90"];
 const HELD: Duration = Duration::from_secs(3);
 
@@ -32,7 +32,7 @@ fn clients_that_take_the_last_descriptor_wait_and_nothing_else_does() {
     sleep(HELD);
     let used = daemon.cpu() - cpu;
     drop(clients);
-    // `process_*` take descriptors to read: they were absent, and are back.
+    // Reading `process_*` needs descriptors: these metrics were absent, and are present again.
     let after = eventually("an answer", TIMEOUT, || {
         let scrape = daemon.is_ready().then(|| daemon.scrape())?;
         scrape.value("process_cpu_seconds_total", &[]).map(|_| scrape)

@@ -39,7 +39,7 @@ fn after_sigkill_it_starts_at_once_from_a_new_baseline_and_holds_nothing() {
     };
     let first = refuse();
     attributed(&daemon, first);
-    // A client that hangs on leaves the address in use, as far as the kernel is concerned.
+    // A client that stays connected keeps the address in use.
     let client = own.run(|| std::net::TcpStream::connect(daemon.address()).unwrap());
     daemon.stop(Signal::KILL);
     let begin = Instant::now();

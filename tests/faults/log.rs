@@ -23,7 +23,7 @@ fn a_full_pipe_stops_neither_samples_nor_scrapes_nor_the_end() {
     let listener = ns.run(|| Listen::tcp("127.0.0.1:0").backlog(4).open());
     let launch = Launch::new(BIN).args(&[STEADY]).inside(&ns);
     let mut daemon = launch.start_logging_to(pipe.end(), ADDRESS.into());
-    // Overflows are a line in the log.
+    // Overflows are reported in one log line.
     drop(ns.run(|| fill(listener.target(), 25)));
     eventually("a diagnosis", TIMEOUT, || {
         let held = daemon.scrape().sum("listenq_listener_diagnosis", &[]);
@@ -59,7 +59,8 @@ fn what_keeps_it_from_starting_does_not_keep_it_from_its_end() {
     }
     let (ns, pipe) = (Netns::new("mute"), FullPipe::new());
     let _first = Launch::new(BIN).inside(&ns).start_logging_to(pipe.end(), ADDRESS.into());
-    // At the same address: it cannot listen, and its first line is its last.
+    // At the address of the first daemon: the second cannot listen, and its first log line is its
+    // last.
     let mut second = Launch::new(BIN).inside(&ns).start_logging_to(pipe.end(), ADDRESS.into());
     let status = eventually("the end", TIMEOUT, || second.ended());
     assert_eq!(status.code(), Some(1));

@@ -1,4 +1,5 @@
-//! Owns what listenq does when the machine fails it: each fault of docs/faults.md, made for real and then ended.
+//! Tests listenq when the machine has a fault: each fault of docs/faults.md is created for real and
+//! then removed.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 #![allow(clippy::print_stdout, reason = "the measured figures are for the reader of --nocapture")]
 
@@ -18,7 +19,7 @@ use listenq_lab::rootfs::Rootfs;
 use listenq_lab::wait::{TIMEOUT, eventually};
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
-/// A test says by the count of samples how long it waits: the interval must not stretch.
+/// Tests measure time by the number of samples, so the interval must not become longer.
 const STEADY: &str = "--sample.cpu-budget=1";
 
 fn value(scrape: &Metrics, name: &str) -> f64 {
@@ -44,18 +45,18 @@ fn await_samples(daemon: &Daemon, more: f64) -> Metrics {
     })
 }
 
-/// How many lines of the log have all of these words.
+/// The number of log lines that contain all of these words.
 fn lines(daemon: &Daemon, words: &[&str]) -> usize {
     daemon.log().iter().filter(|line| words.iter().all(|word| line.contains(word))).count()
 }
 
-/// The name of this process, who owns the test's listeners.
+/// The name of this process, which owns the listeners of the test.
 fn comm() -> String {
     fs::read_to_string("/proc/self/comm").unwrap().trim_end().to_owned()
 }
 
-/// A root in which no process is seen but the daemon itself, and no namespace but those that are mounted there. Gives the
-/// flags that show it.
+/// Sets up a root directory that shows only the daemon's process and the namespaces that are
+/// mounted there. Returns the flags for it.
 fn secluded(root: &Rootfs) -> [String; 2] {
     for name in ["self", "thread-self", "sys", "stat", "uptime"] {
         root.link(&format!("proc/{name}"), &format!("/proc/{name}"));

@@ -1,4 +1,4 @@
-//! Netlink that fails: for lack of memory, by signals, in the middle of a dump.
+//! Netlink failures: no memory, signals, errors in the middle of a dump.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use super::*;
 
 /// `NLMSG_DONE` of 20 bytes with `NLM_F_DUMP_INTR`, in place of the header that the kernel wrote.
 const INTERRUPTED: &str = "poke_exit=@arg2=1400000003001200";
-/// Their rows take several datagrams.
+/// The rows of this number of listeners take several datagrams.
 const MANY: u16 = 600;
 
 fn is_possible() -> bool {
@@ -114,7 +114,7 @@ fn a_namespace_that_dies_during_its_dump_is_let_go() {
     let sockets =
         |daemon: &Daemon| daemon.scrape().of_netns("dies").sum("listenq_listener_sockets", &[]);
     assert_eq!(sockets(&daemon), f64::from(MANY));
-    // Each datagram takes so long that the namespace ends between two of them.
+    // Each datagram is delayed, so that the namespace ends between two datagrams.
     let fault = Fault::inject(&daemon, "sampler", "recvfrom", "delay_enter=150000");
     eventually("a dump under way", TIMEOUT, || (fault.hits() > 3).then_some(()));
     drop(listeners);

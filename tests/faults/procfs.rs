@@ -1,4 +1,4 @@
-//! A procfs that hides, denies or loses what is looked for.
+//! A procfs that hides processes, denies access to them, or loses them.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use listenq_lab::wait::eventually;
 
 use super::*;
 
-/// A procfs of its own, in which a user without capabilities sees no process but its own.
+/// Mounts a procfs in which a user without capabilities sees only its own processes.
 const HIDDEN: &str = "mount -t proc -o hidepid=invisible proc /proc && exec \"$@\"";
 
 fn listen(ns: &Netns) -> Listener {
@@ -93,7 +93,7 @@ fn a_look_that_is_denied_every_process_costs_a_feature_and_makes_no_overflow_of_
     }
 }
 
-/// The scout's `calls` are denied for a time, which costs `features`.
+/// Denies the scout's `calls` for some time, which makes `features` unavailable.
 fn lose_permission(calls: &str, features: &[&str]) {
     let (own, other) = (Netns::new("denied"), Netns::new("other"));
     let mut root = Rootfs::new();
@@ -129,7 +129,7 @@ fn lose_permission(calls: &str, features: &[&str]) {
         let scrape = daemon.scrape().of_netns("other");
         (scrape.at(theirs.addr()).limit == Some(4.0)).then_some(scrape)
     });
-    // Refusals from before the namespace was lost are not news.
+    // Refusals from before the namespace was lost are not new.
     await_samples(&daemon, 20.0);
     assert_eq!((back.overflows().kernel >= 20.0, back.overflows().accounted()), (true, 0.0));
     assert_eq!(daemon.scrape().of_netns("other").overflows().accounted(), 0.0);
