@@ -15,8 +15,8 @@ use crate::limits::raise_descriptor_limit;
 /// Starts `n` connections to `address` without waiting for them, and keeps them open.
 ///
 /// The sockets belong to the calling thread's namespace. On loopback each handshake is complete or
-/// refused
-/// when its `connect(2)` returns. Connections beyond the queue retry as long as they are kept.
+/// refused when its `connect(2)` returns. Connections beyond the queue retry as long as they are
+/// kept.
 ///
 /// # Panics
 ///

@@ -35,9 +35,8 @@ impl Flood {
     /// Sends `count` SYNs to an IPv4 listener inside `ns` at the rate `per_second`, each from a
     /// different address and port.
     ///
-    /// The SYN-ACKs are lost in [`Netns::add_void`]; no host sends a reset, and the kernel repeats
-    /// the SYN-ACKs
-    /// for a minute.
+    /// The SYN-ACKs are lost in [`Netns::add_void`]: no host sends a reset, and the kernel repeats
+    /// the SYN-ACKs for a minute.
     ///
     /// # Panics
     ///

@@ -10,8 +10,7 @@ const WANTED: u64 = 1 << 20;
 /// Raises the descriptor limit once: thousands of sockets need thousands of descriptors.
 ///
 /// Raises it above the hard limit if the kernel allows, else up to the hard limit. A refusal shows
-/// later
-/// as the error "too many open files".
+/// later as the error "too many open files".
 pub fn raise_descriptor_limit() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

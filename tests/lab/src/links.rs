@@ -39,9 +39,8 @@ impl Netns {
     /// a narrow uplink.
     ///
     /// A SYN-ACK has 74 bytes: at 200 kbit/s one answer to a burst of SYNs arrives every three
-    /// milliseconds.
-    /// A packet from this namespace may have at most 150 bytes, else it is lost: a larger limit
-    /// would let twenty leave at once.
+    /// milliseconds. A packet from this namespace may have at most 150 bytes, else it is lost: a
+    /// larger limit would let twenty packets leave at once.
     ///
     /// # Panics
     ///

@@ -155,8 +155,7 @@ impl Netns {
     /// A command that starts `program` inside the namespace, in the process created by `spawn`.
     ///
     /// `ip netns exec` needs some milliseconds to enter the namespace: only after that does
-    /// dropping the
-    /// namespace find the process and kill it.
+    /// dropping the namespace find the process and kill it.
     #[must_use]
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("ip");

@@ -42,7 +42,7 @@ impl Running {
         running
     }
 
-    /// Its process id.
+    /// Returns the process id.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.0.id()

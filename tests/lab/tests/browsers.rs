@@ -1,4 +1,5 @@
-//! Checks that a browser opens, reads, fills in and photographs a page, and hides nothing that it did.
+//! Checks that a browser opens, reads, fills in and photographs a page, and reports all its
+//! requests and errors.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 
 use std::io::{BufRead, BufReader, Write};
@@ -25,7 +26,7 @@ document.getElementById("filter").addEventListener("input", e => {
 const BROKEN: &str = r#"<!doctype html><link rel="icon" href="data:,"><img src="/missing.png">
 <script>console.log("fine"); console.error("printed", 7); throw new Error("thrown");</script>"#;
 
-/// A few pages over HTTP. It ends when dropped.
+/// A few pages over HTTP. The server ends when dropped.
 struct Site {
     address: SocketAddr,
     stop: Arc<AtomicBool>,
@@ -62,7 +63,7 @@ impl Drop for Site {
     }
 }
 
-/// Answers one request; a browser may also connect and say nothing.
+/// Answers one request. A browser may also connect and send nothing.
 fn answer(stream: TcpStream) {
     stream.set_nonblocking(false).unwrap();
     stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
@@ -87,7 +88,7 @@ fn ready() -> bool {
     Netns::require_root() && require_tool(CHROMIUM)
 }
 
-/// Width and height as a PNG file says them.
+/// The width and height in a PNG file.
 fn size(png: &[u8]) -> (u32, u32) {
     assert_eq!(&png[..8], b"\x89PNG\r\n\x1a\n");
     let number = |at: usize| u32::from_be_bytes(png[at..at + 4].try_into().unwrap());

@@ -1,4 +1,4 @@
-//! Checks that namespaces are private, and gone afterwards.
+//! Checks that namespaces are private, and are deleted after the test.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 #![allow(clippy::disallowed_types, reason = "a test of starting programs names their type")]
 
@@ -41,7 +41,7 @@ fn what_a_dead_test_left_behind_is_swept_away() {
     if !Netns::require_root() {
         return;
     }
-    // No process has this number: it is above every pid_max.
+    // No process has this id: it is above every possible pid_max.
     let name = format!("lq-4194305-{}-left", std::process::id());
     assert!(run(None, Path::new("ip"), &["netns", "add", &name]).status.success());
     sweep();

@@ -1,4 +1,4 @@
-//! Checks floods, narrow links and crowds against what the kernel counts.
+//! Checks floods, narrow links and crowds against the counters of the kernel.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 #![allow(clippy::print_stderr, reason = "a measurement is for the reader of the output")]
 
@@ -16,7 +16,7 @@ use listenq_lab::netns::Netns;
 use listenq_lab::server::{Pace, Server};
 use listenq_lab::wait::eventually;
 
-/// How many rows `ss` shows in a state.
+/// The number of rows that `ss` shows in a state.
 fn rows(ns: &Netns, state: &str) -> usize {
     let output = ns.command("ss").args(["-HOtn", "state", state]).output().unwrap();
     String::from_utf8(output.stdout).unwrap().lines().count()
@@ -39,7 +39,7 @@ fn a_flood_fills_the_syn_queue_and_overflows_nothing() {
     assert_eq!(counters["TcpExtSyncookiesSent"], 983);
     assert_eq!((counters["TcpExtListenOverflows"], counters["TcpEstabResets"]), (0, 0));
     assert_eq!(counters["TcpOutRsts"], 0);
-    // Those who mean it come through.
+    // Clients that complete the handshake are still served.
     let _server = Server::start(listener, Pace::Fast);
     let load = Load { rate: 100.0, lasting: SECOND / 2, patience: SECOND, at_once: 100 };
     assert_eq!(ns.run(|| visit(target, load, &Manner::default())).tally.served, 50);

@@ -1,4 +1,4 @@
-//! Checks that servers which are processes listen, stop, go on and end when the test says so.
+//! Checks that server processes listen, stop, continue and end on request.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 
 mod common;

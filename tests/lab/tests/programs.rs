@@ -1,4 +1,5 @@
-//! Checks how programs are started: inside a namespace, as the user `nobody`, without netlink; and the command line tool.
+//! Checks how programs are started: inside a namespace, as the user `nobody`, without netlink; and
+//! the command line tool.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 
 use std::path::Path;
@@ -11,7 +12,7 @@ use listenq_lab::netns::Netns;
 
 const LAB: &str = env!("CARGO_BIN_EXE_listenq-lab");
 
-/// Behaves towards the lab as the daemon does: logs its address, is ready, has metrics, ends on SIGTERM.
+/// Behaves like the daemon: logs its address, is ready, has metrics, and ends on SIGTERM.
 const STAND_IN: &str = r#"
 import http.server, signal, sys
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -97,7 +98,7 @@ fn without_netlink_no_netlink_socket_can_be_made() {
     check(sh(Launch::new("sh").inside(&ns).without_netlink(), script), false);
     check(sh(Launch::new("sh").inside(&ns).as_nobody().without_netlink(), script), false);
     check(run(Some(&ns), Path::new(LAB), &["without-netlink", "sh", "-c", script]), false);
-    // Neither this thread nor its later children lost anything.
+    // This thread and its later children still have netlink.
     check(sh(Launch::new("sh").inside(&ns), script), true);
 }
 

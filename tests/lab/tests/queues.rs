@@ -1,4 +1,4 @@
-//! Checks that the lab's listeners and segments do to a real kernel what they say.
+//! Checks that the lab's listeners and segments have the documented effect on a real kernel.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 
 mod common;
@@ -20,7 +20,8 @@ fn listen_4_holds_five_and_the_next_overflow() {
     let listener = listen(&ns, &Listen::tcp("127.0.0.1:0").backlog(4));
     let clients = ns.run(|| fill(listener.target(), 20));
     let row = only(&ns);
-    // One more than the limit fits, and two CPUs that race may let a sixth in.
+    // The queue holds one connection more than its limit, and a race between two CPUs may admit a
+    // sixth.
     assert!((5..=6).contains(&row.recv_q), "{row:?}");
     assert_eq!((row.send_q, row.port), (4, listener.port()));
     let overflows = ns.nstat()["TcpExtListenOverflows"];

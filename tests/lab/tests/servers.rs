@@ -1,4 +1,4 @@
-//! Checks that servers accept, and clients come and leave, as the test says.
+//! Checks that servers accept, and that clients arrive and leave, as configured.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 
 mod common;
@@ -69,7 +69,7 @@ fn a_server_in_bursts_lets_the_queue_grow() {
     let listener = listen(&ns, &Listen::tcp("127.0.0.1:0"));
     let target = listener.target();
     let server = Server::start(listener, Pace::Bursts(SECOND));
-    // Its first turn comes at once.
+    // The first turn of the server is immediate.
     std::thread::sleep(SECOND / 10);
     let _clients = ns.run(|| fill(target, 8));
     assert_eq!((only(&ns).recv_q, server.accepted()), (8, 0));
@@ -92,7 +92,7 @@ fn a_server_stops_within_100_ms_and_gives_its_listener_back() {
     }
 }
 
-/// How many connections waiting at a listener are closed by their client.
+/// The number of connections that wait at a listener and were closed by their client.
 fn close_wait(ns: &Netns) -> usize {
     let mut command = ns.command("ss");
     let output = command.args(["-HOtn", "state", "close-wait"]).output().unwrap();

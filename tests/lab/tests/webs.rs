@@ -1,4 +1,4 @@
-//! Checks that a web site of nginx and php-fpm answers, and fails, as a real one does.
+//! Checks that a web site of nginx and php-fpm answers and fails like a real one.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 
 use std::thread;
@@ -47,7 +47,7 @@ fn a_stuck_pool_under_a_small_somaxconn_lets_nginx_answer_504() {
     let patience = 3 * SECOND;
     let outcome = thread::scope(|scope| {
         let clients = scope.spawn(|| site.load(&ns, Load { patience, ..load(100.0, 4 * SECOND) }));
-        // While they come: the workers go on after the load.
+        // During the load: the workers continue after it.
         eventually("a full queue", 10 * SECOND, || (row().recv_q > 128).then_some(()));
         clients.join().unwrap()
     });

@@ -1,4 +1,4 @@
-//! Owns what the tests of the lab share: one namespace with one listener.
+//! Shared helpers of the tests of the lab: one namespace with one listener.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
 
 use std::net::SocketAddr;
@@ -7,17 +7,16 @@ use std::time::Duration;
 use listenq_lab::listener::{Listen, Listener};
 use listenq_lab::netns::{Netns, SsRow};
 
-/// The unit of patience.
 pub const SECOND: Duration = Duration::from_secs(1);
 
-/// The one listener of a namespace.
+/// The only listener of a namespace.
 pub fn only(ns: &Netns) -> SsRow {
     let rows = ns.ss_listen();
     assert_eq!(rows.len(), 1, "{rows:?}");
     rows.into_iter().next().unwrap()
 }
 
-/// Where that one listener is.
+/// The address of the only listener.
 pub fn target_in(ns: &Netns) -> SocketAddr {
     let row = only(ns);
     SocketAddr::new(row.address, row.port)

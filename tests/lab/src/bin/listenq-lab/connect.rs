@@ -1,4 +1,4 @@
-//! Owns the subcommand `connect`.
+//! The subcommand `connect`.
 
 use std::net::SocketAddr;
 use std::thread;
@@ -22,17 +22,17 @@ pub(crate) enum Action {
         /// The listener.
         #[arg(value_parser = loopback)]
         address: SocketAddr,
-        /// How many connections.
+        /// Number of connections.
         #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=MAX_CONNECTIONS))]
         count: u32,
-        /// Seconds to keep them.
+        /// Seconds to keep them open.
         #[arg(long = "for", default_value = "60", value_parser = seconds)]
         lasting: Duration,
-        /// Ends them with RST, not FIN.
+        /// Close them with RST instead of FIN.
         #[arg(long)]
         reset: bool,
     },
-    /// Clients who arrive at a rate, and leave when they lose patience.
+    /// Clients that arrive at a rate and leave when their patience ends.
     Hammer {
         /// The listener.
         #[arg(value_parser = loopback)]
@@ -40,31 +40,31 @@ pub(crate) enum Action {
         /// Arrivals per second.
         #[arg(long, default_value_t = 100.0)]
         rate: f64,
-        /// Seconds during which they arrive.
+        /// Seconds for which clients arrive.
         #[arg(long = "for", default_value = "10", value_parser = seconds)]
         lasting: Duration,
-        /// Seconds each waits for the server to close the connection.
+        /// Seconds for which each client waits until the server closes the connection.
         #[arg(long, default_value = "1", value_parser = seconds)]
         patience: Duration,
-        /// Most clients at once.
+        /// Maximum number of clients at once.
         #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=MAX_CONNECTIONS))]
         at_once: u32,
     },
-    /// Bursts of connections, each closed after a moment.
+    /// Bursts of connections that are closed after a short time.
     Burst {
         /// The listener.
         #[arg(value_parser = loopback)]
         address: SocketAddr,
-        /// How many connections in a burst.
+        /// Number of connections in a burst.
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=MAX_CONNECTIONS))]
         count: u32,
-        /// How long they are kept open.
+        /// Milliseconds for which the connections stay open.
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(..=60_000))]
         hold_ms: u64,
-        /// How many bursts.
+        /// Number of bursts.
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
         bursts: u32,
-        /// The pause between two.
+        /// Milliseconds between two bursts.
         #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(..=60_000))]
         pause_ms: u64,
     },

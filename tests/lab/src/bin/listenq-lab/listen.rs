@@ -1,4 +1,4 @@
-//! Owns the subcommand `listen`.
+//! The subcommand `listen`.
 
 use std::io::{Write, stdout};
 use std::net::SocketAddr;
@@ -13,53 +13,56 @@ use listenq_lab::unix::{Kind, UnixListener};
 
 use crate::seconds;
 
-/// What to listen on, and how to serve it.
+/// What to listen on, and how to serve.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Where to listen: an address, whose port 0 lets the kernel choose, or a path for a Unix stream.
+    /// Address to listen at, or the path of a Unix stream socket. With port 0 the kernel chooses
+    /// the port.
     #[arg(default_value = "127.0.0.1:0")]
     address: String,
-    /// The argument of listen(2).
+    /// Argument of listen(2).
     #[arg(long, default_value_t = 128)]
     backlog: i32,
-    /// How many listen sockets; with --reuseport all at one address, else each at a port the kernel chooses, or at the
-    /// one after the last.
+    /// Number of listen sockets. With --reuseport all have one address; otherwise each has a port
+    /// that the kernel chooses, or the port after the previous one.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=20_000))]
     count: u16,
-    /// Prints the first address only.
+    /// Print only the first address.
     #[arg(long)]
     quiet: bool,
-    /// Lets others listen at the same address.
+    /// Allow other sockets to listen at the same address.
     #[arg(long)]
     reuseport: bool,
-    /// Whether an IPv6 wildcard leaves IPv4 to others.
+    /// Whether an IPv6 wildcard leaves IPv4 to other sockets.
     #[arg(long)]
     v6only: Option<bool>,
-    /// Binds to this interface.
+    /// Bind to this interface.
     #[arg(long)]
     device: Option<String>,
-    /// Completes connections only with their first data, or after this number of seconds.
+    /// Complete connections only with their first data, or after this number of seconds.
     #[arg(long, value_name = "SECONDS")]
     defer_accept: Option<u32>,
-    /// Multipath TCP.
+    /// Use multipath TCP.
     #[arg(long)]
     mptcp: bool,
-    /// How to accept: fast, never, rate:N (per second) or bursts:MS (all that wait, every so often).
+    /// How to accept: fast, never, rate:N (per second) or bursts:MS (all waiting connections, after
+    /// each pause).
     #[arg(long, default_value = "never", value_parser = pace)]
     pace: Pace,
-    /// How long each accepted connection is kept open.
+    /// Milliseconds for which each accepted connection stays open.
     #[arg(long, default_value_t = 0)]
     hold_ms: u64,
-    /// Waits for a client to say something or to end its half, answers this line, and closes.
+    /// Wait for data or FIN of a client, send this line, and close.
     #[arg(long, value_name = "LINE", conflicts_with = "hold_ms")]
     answer: Option<String>,
-    /// Seconds until the end, at most an hour.
+    /// Seconds until the end, at most one hour.
     #[arg(long = "for", default_value = "60", value_parser = seconds)]
     lasting: Duration,
 }
 
 impl Args {
-    /// Opens everything, prints a line per address, serves, and prints what was accepted.
+    /// Opens all sockets, prints one line per address, serves, and prints the number of accepted
+    /// connections.
     pub(crate) fn run(self) -> Result<()> {
         if self.address.starts_with('/') {
             let listener = UnixListener::try_open(Kind::Stream, &self.address, self.backlog)?;
@@ -77,7 +80,7 @@ impl Args {
     fn serve<L: Accept>(&self, listeners: Vec<L>) -> Result<()> {
         stdout().flush()?;
         let serve = |listener| Server::<L>::start_serving(listener, self.pace, self.service());
-        // Who never accepts needs no thread.
+        // A server that never accepts needs no thread.
         let (idle, served) =
             if self.pace == Pace::Never { (listeners, vec![]) } else { (vec![], listeners) };
         let servers: Vec<Server<L>> = served.into_iter().map(serve).collect();

@@ -1,4 +1,4 @@
-//! Owns the command line of the lab: the same trouble-makers, for shell scripts.
+//! The command line of the lab, for shell scripts.
 //!
 //! Run it inside a namespace: `ip netns exec NAME listenq-lab listen 127.0.0.1:0 --backlog 4`.
 #![allow(
@@ -22,7 +22,7 @@ use listenq_lab::netns::Netns;
 use listenq_lab::scan::{Stray, try_stray_segments};
 use listenq_lab::{address, seccomp};
 
-/// Makes trouble for listen queues, on loopback only.
+/// Creates trouble for listen queues, on loopback only.
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
@@ -44,29 +44,29 @@ enum Action {
         address: SocketAddr,
         #[arg(long, value_enum, default_value_t = Kind::Null)]
         kind: Kind,
-        /// How many segments.
+        /// Number of segments.
         #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
         count: u32,
-        /// The gap between two of them.
+        /// Milliseconds between two segments.
         #[arg(long, default_value_t = 0)]
         spacing_ms: u64,
     },
-    /// Becomes another program, which cannot make netlink sockets.
+    /// Execs another program that cannot create netlink sockets.
     WithoutNetlink {
         /// The program and its arguments.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         command: Vec<OsString>,
     },
-    /// Makes or deletes a network namespace with loopback up; its name begins with "lq-".
+    /// Creates or deletes a network namespace with loopback up; its name begins with "lq-".
     #[command(subcommand)]
     Netns(NetnsAction),
 }
 
 #[derive(Subcommand)]
 enum NetnsAction {
-    /// Makes it; it stays until it is deleted.
+    /// Creates the namespace, which stays until it is deleted.
     Add { name: String },
-    /// Kills the processes inside and deletes it.
+    /// Kills the processes in the namespace and deletes the namespace.
     Del { name: String },
 }
 
