@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_left_over_is_replaced_and_a_living_one_is_not() {
+    fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
         let dir = Dir::new("control-stale");
         let path = dir.path().join("control.sock");
         drop(UnixListener::bind(&path).unwrap());

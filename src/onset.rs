@@ -292,7 +292,7 @@ mod tests {
     const SLOWER_SERVER: Option<Beginning> = Some(Beginning::SlowerServer);
 
     #[test]
-    fn arrivals_that_double_are_more_arrivals() {
+    fn doubled_arrivals_are_more_arrivals() {
         for capacity in [110.0, 150.0, 180.0] {
             let scene = Scene::new().run(24, 100.0, capacity).run(6, 300.0, capacity);
             assert_beginning(scene, MORE_ARRIVALS);
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn retries_at_a_slow_server_are_no_arrivals() {
+    fn retries_at_a_slow_server_are_not_more_arrivals() {
         // Each client comes back with three others.
         let scene = Scene::new().run(24, 100.0, 500.0).run(2, 110.0, 30.0).run(10, 400.0, 30.0);
         assert_beginning(scene, SLOWER_SERVER);
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_known_is_not_answered() {
+    fn uncertain_histories_have_no_answer() {
         for (name, scene) in [
             ("no trouble", Scene::new().run(60, 100.0, 500.0)),
             (
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn bursts_that_came_before_as_well_prove_nothing() {
+    fn bursts_that_also_came_before_prove_nothing() {
         let mut scene = Scene::new();
         for _ in 0..10 {
             scene = scene.run(1, 600.0, 900.0).run(2, 10.0, 900.0);

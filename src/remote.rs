@@ -307,13 +307,13 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_password_is_told_from_a_missing_one() {
+    fn a_wrong_password_and_a_missing_password_have_different_errors() {
         assert_eq!(hint(401, true), ": user or password is wrong");
         assert!(hint(401, false).starts_with(": it requires a user"));
     }
 
     #[test]
-    fn what_is_no_url_of_a_daemon_says_why() {
+    fn an_invalid_daemon_url_is_explained() {
         for (text, why) in [
             ("ftp://web1:19511", "does not begin with http:// or https://"),
             ("web1:19511", "does not begin with http://"),

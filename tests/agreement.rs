@@ -169,7 +169,7 @@ fn assert_metrics_agree(ns: &Netns, daemon: &Daemon) {
 }
 
 #[test]
-fn every_row_of_200_random_listeners_is_that_of_ss() {
+fn every_row_of_200_random_listeners_equals_ss() {
     if !Netns::require_root() {
         return;
     }
@@ -202,7 +202,7 @@ fn every_row_of_200_random_listeners_is_that_of_ss() {
 }
 
 #[test]
-fn families_and_interfaces_have_their_own_rows_on_one_port() {
+fn listeners_of_one_port_differ_by_family_and_interface() {
     if !Netns::require_root() {
         return;
     }

@@ -49,7 +49,7 @@ fn allocations(work: impl FnOnce()) -> u64 {
 }
 
 #[test]
-fn an_allocation_is_seen() {
+fn an_allocation_is_counted() {
     assert_eq!(allocations(|| drop(black_box(Box::new(1)))), 1);
     let mut full = vec![1u8];
     assert_eq!(allocations(|| full.extend([1; 100])), 1);
@@ -134,7 +134,7 @@ fn a_whole_sample_of_a_thousand_listeners_allocates_nothing_at_rest() {
 }
 
 #[test]
-fn a_few_listeners_are_asked_for_without_an_allocation() {
+fn a_few_listeners_are_queried_without_an_allocation() {
     if !Netns::require_root() {
         return;
     }
@@ -171,7 +171,7 @@ struct Layout {
 }
 
 #[test]
-fn the_made_up_dumps_have_the_layout_of_this_kernel() {
+fn synthetic_dumps_have_the_layout_of_this_kernel() {
     for address in ["127.0.0.1:0", "[::1]:0"] {
         let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap();

@@ -111,7 +111,7 @@ fn sets() -> Vec<Vec<Listen>> {
 }
 
 #[test]
-fn every_kind_of_listener_answers_as_a_dump_has_it() {
+fn a_query_returns_the_row_of_a_dump_for_every_kind_of_listener() {
     if !Netns::require_root() {
         return;
     }
@@ -158,7 +158,7 @@ fn drops_and_a_full_queue_are_in_an_answer() {
 /// With `SO_REUSEPORT` on both sockets, the kernel's lookup returns the first socket that fits,
 /// even if the other one fits better.
 #[test]
-fn one_that_is_never_found_is_dumped_from_then_on() {
+fn a_socket_that_a_query_never_finds_is_dumped_afterwards() {
     if !Netns::require_root() {
         return;
     }
@@ -175,7 +175,7 @@ fn one_that_is_never_found_is_dumped_from_then_on() {
 }
 
 #[test]
-fn what_hides_another_or_is_one_too_many_is_dumped() {
+fn a_socket_that_hides_another_is_dumped() {
     if !Netns::require_root() {
         return;
     }
@@ -205,7 +205,7 @@ fn what_hides_another_or_is_one_too_many_is_dumped() {
 }
 
 #[test]
-fn a_socket_that_is_gone_moved_or_another_by_now_is_dumped() {
+fn a_socket_that_is_gone_moved_or_replaced_is_dumped() {
     if !Netns::require_root() {
         return;
     }
@@ -247,7 +247,7 @@ fn a_socket_that_is_gone_moved_or_another_by_now_is_dumped() {
 /// Without connections, only the number of sockets is read. A waiting connection is a socket, even
 /// after its client has reset.
 #[test]
-fn a_queue_is_seen_at_once_and_to_its_end_where_nobody_was_connected() {
+fn a_queue_is_seen_at_once_in_a_namespace_without_connections() {
     if !Netns::require_root() {
         return;
     }
@@ -286,7 +286,7 @@ fn a_queue_is_seen_at_once_and_to_its_end_where_nobody_was_connected() {
 /// Each listener stays open for more than a second, which is the longest time until listenq sees
 /// it.
 #[test]
-fn a_listener_that_opens_between_two_dumps_has_all_its_overflows() {
+fn a_listener_that_opens_between_two_dumps_gets_all_its_overflows() {
     if !Netns::require_root() {
         return;
     }

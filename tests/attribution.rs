@@ -75,7 +75,7 @@ fn calm(server: Server) -> Server {
 }
 
 #[test]
-fn the_sum_holds_at_every_scrape_and_is_nstats_in_the_end() {
+fn the_sum_holds_at_every_scrape_and_ends_at_the_value_of_nstat() {
     if !Netns::require_root() {
         return;
     }
@@ -94,7 +94,7 @@ fn the_sum_holds_at_every_scrape_and_is_nstats_in_the_end() {
 }
 
 #[test]
-fn a_member_that_closes_under_load_takes_nothing_from_its_group() {
+fn a_member_that_closes_under_load_does_not_lower_the_counters() {
     if !Netns::require_root() {
         return;
     }
@@ -180,14 +180,14 @@ fn assert_a_scan_attracts_no_overflow(hint: &str, head_start: Duration) {
 }
 
 #[test]
-fn a_scanned_idle_listener_has_no_overflow_of_its_neighbour() {
+fn a_scanned_idle_listener_gets_no_overflow_of_its_neighbour() {
     if Netns::require_root() {
         assert_a_scan_attracts_no_overflow("scan", SECOND);
     }
 }
 
 #[test]
-fn a_scan_that_begins_with_the_overflow_attracts_none_either() {
+fn a_scan_that_begins_with_the_overflow_attracts_no_overflow() {
     if Netns::require_root() {
         assert_a_scan_attracts_no_overflow("scan-at-once", Duration::ZERO);
     }
@@ -222,7 +222,7 @@ fn a_burst_between_two_samples_is_attributed_and_shows_in_the_peak() {
 }
 
 #[test]
-fn two_that_overflow_at_once_share_as_their_clients_count() {
+fn the_split_between_two_listeners_equals_the_count_of_their_clients() {
     if !Netns::require_root() {
         return;
     }

@@ -45,7 +45,7 @@ fn settled(ns: &Netns, daemon: &Daemon) -> Metrics {
 }
 
 #[test]
-fn filters_say_who_has_series_and_the_rest_stays_accounted_for() {
+fn filters_select_listeners_with_series_and_all_overflows_count() {
     if !Netns::require_root() {
         return;
     }

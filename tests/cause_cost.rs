@@ -126,7 +126,7 @@ fn measure(hint: &str, time: Duration) -> Option<(Used, Duration)> {
 }
 
 #[test]
-fn fifty_listeners_of_a_hundred_threads_stay_within_the_budget_and_rest_costs_nothing() {
+fn fifty_listeners_of_100_threads_stay_within_the_budget() {
     let Some((used, elapsed)) = measure("cost", Duration::from_secs(8)) else { return };
     // The last round may exceed the saved time; the thread pays for it later.
     let allowed = SAVED + elapsed.mul_f64(SHARE);
@@ -170,7 +170,7 @@ fn a_process_with_many_listeners_in_trouble_does_not_delay_the_cause_of_another(
 
 #[test]
 #[ignore = "five minutes: tests/release.sh"]
-fn in_the_long_run_it_is_half_a_percent_of_a_core() {
+fn over_a_long_time_causes_use_half_a_percent_of_a_core() {
     let Some((used, elapsed)) = measure("cost-long", Duration::from_secs(300)) else { return };
     let share = used.cpu.saturating_sub(SAVED).as_secs_f64() / elapsed.as_secs_f64();
     println!("{used:?} within {elapsed:?}: {:.2} % of a core", share * 100.0);

@@ -118,7 +118,7 @@ fn at(netns: &Container) -> Network {
 }
 
 #[test]
-fn two_containers_of_a_pod_share_a_namespace_and_have_names_of_their_own() {
+fn two_containers_of_a_pod_share_a_namespace_and_have_their_own_names() {
     let Some(machine) = Machine::new("pod") else { return };
     let [app, sidecar] = [fresh_id(), fresh_id()];
     machine.log("shop", "web-0", "app", &app);
@@ -133,7 +133,7 @@ fn two_containers_of_a_pod_share_a_namespace_and_have_names_of_their_own() {
 }
 
 #[test]
-fn a_pod_under_systemd_is_named_by_its_uid_until_its_logs_are_there() {
+fn a_pod_under_systemd_is_shown_by_its_uid_until_its_logs_exist() {
     let Some(machine) = Machine::new("slice") else { return };
     let id = fresh_id();
     let slices = "kubepods.slice/kubepods-burstable.slice";

@@ -230,7 +230,7 @@ fn a_stopped_server_on_a_unix_socket_is_stalled() {
 }
 
 #[test]
-fn one_stuck_member_of_a_group_is_an_imbalance_and_no_stall() {
+fn one_stuck_member_of_a_group_is_an_imbalance_and_not_a_stall() {
     let Some(scene) = Scene::new("imbalance") else { return };
     let flags = ["--backlog=32", "--pace=fast"];
     let members = ServerProcess::group(&scene.ns, 4, "127.0.0.1:0", &flags);
@@ -379,7 +379,7 @@ fn a_flood_that_is_answered_with_cookies_alone_is_a_syn_flood() {
 }
 
 #[test]
-fn real_clients_of_an_overloaded_server_with_cookies_alone_are_no_flood() {
+fn real_clients_with_cookies_are_not_a_flood() {
     let Some(ns) = Netns::require_root().then(|| Netns::new("overload-cookies")) else { return };
     ns.sysctl("net.ipv4.tcp_syncookies", 2);
     let scene = Scene::within(ns).unwrap();
@@ -396,7 +396,7 @@ fn real_clients_of_an_overloaded_server_with_cookies_alone_are_no_flood() {
 }
 
 #[test]
-fn a_server_that_dies_every_three_seconds_under_fire_is_slow() {
+fn a_server_that_restarts_every_three_seconds_under_load_is_slow() {
     let Some(scene) = Scene::new("crash-loop") else { return };
     let target = scene.listen(4).target();
     let clients = scene.visitors(target, load(40.0, 21, SECOND), Manner::default());
@@ -435,7 +435,7 @@ fn a_server_restarted_right_after_somaxconn_was_raised_has_no_stale_limit() {
 }
 
 #[test]
-fn sixty_real_clients_in_one_round_trip_are_no_flood() {
+fn sixty_real_clients_in_one_round_trip_are_not_a_flood() {
     let Some(scene) = Scene::new("crowd") else { return };
     let there = Netns::new("crowd-there");
     let [here, _] = scene.ns.slow_link_to(&there, 200);
@@ -456,7 +456,7 @@ fn sixty_real_clients_in_one_round_trip_are_no_flood() {
 }
 
 #[test]
-fn scans_deferred_and_half_closing_clients_are_no_trouble() {
+fn scans_deferred_and_half_closing_clients_are_not_trouble() {
     let Some(scene) = Scene::new("harmless") else { return };
     let answer = || Service::Answer(b"ok\n".to_vec());
     let plain = scene.listen(128);

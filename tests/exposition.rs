@@ -185,7 +185,7 @@ fn series(text: &str) -> Vec<&str> {
 }
 
 #[test]
-fn the_exposition_is_the_golden_file() {
+fn the_exposition_equals_the_golden_file() {
     assert_is_file("tests/golden/metrics.txt", &render(&story(), Duration::ZERO));
 }
 
@@ -228,7 +228,7 @@ fn is_label(byte: u8) -> bool {
 }
 
 #[test]
-fn metrics_are_named_and_explained_by_the_rules() {
+fn metric_names_and_help_texts_follow_the_rules() {
     let names: HashSet<&str> = METRICS.iter().map(|metric| metric.name).collect();
     assert_eq!(names.len(), METRICS.len(), "a name stands twice");
     for metric in METRICS {

@@ -168,7 +168,7 @@ fn counters_that_the_kernel_does_not_have_are_absent() {
 }
 
 #[test]
-fn without_listen_overflows_none_are_attributed_and_not_0() {
+fn without_the_overflow_counter_attributed_overflows_are_absent() {
     if !Netns::require_root() {
         return;
     }
@@ -187,7 +187,7 @@ fn without_listen_overflows_none_are_attributed_and_not_0() {
 }
 
 #[test]
-fn a_netstat_that_breaks_costs_its_own_counters_alone() {
+fn a_broken_netstat_affects_only_its_own_counters() {
     if !Netns::require_root() {
         return;
     }
@@ -213,7 +213,7 @@ fn a_netstat_that_breaks_costs_its_own_counters_alone() {
 }
 
 #[test]
-fn without_any_way_to_dump_it_serves_but_is_not_ready() {
+fn without_any_dump_the_daemon_serves_and_is_not_ready() {
     if !Netns::require_root() {
         return;
     }
@@ -237,7 +237,7 @@ fn without_any_way_to_dump_it_serves_but_is_not_ready() {
 
 /// Each request without a module makes the kernel start `modprobe`.
 #[test]
-fn a_missing_module_is_asked_for_once_by_all_namespaces_together() {
+fn a_missing_module_is_requested_once_for_all_namespaces() {
     if !Netns::require_root() || !require_tool("strace") {
         return;
     }

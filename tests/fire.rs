@@ -197,7 +197,7 @@ fn assert_laws(before: &Metrics, after: &Metrics) {
 }
 
 #[test]
-fn everything_at_once_is_counted_to_the_packet() {
+fn overflows_under_load_restarts_and_churn_equal_the_refusals_of_clients() {
     if !Netns::require_root() {
         return;
     }

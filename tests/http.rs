@@ -118,7 +118,7 @@ fn every_page_has_its_status_type_and_body() {
 }
 
 #[test]
-fn compressed_pages_are_the_plain_ones() {
+fn compressed_pages_equal_the_plain_pages() {
     if !Netns::require_root() {
         return;
     }
@@ -141,7 +141,7 @@ fn compressed_pages_are_the_plain_ones() {
 }
 
 #[test]
-fn the_telemetry_path_moves_and_the_page_says_where() {
+fn the_page_links_to_the_configured_telemetry_path() {
     if !Netns::require_root() {
         return;
     }
@@ -152,7 +152,7 @@ fn the_telemetry_path_moves_and_the_page_says_where() {
 }
 
 #[test]
-fn slow_clients_are_cut_after_ten_seconds_and_harm_nobody() {
+fn slow_clients_are_closed_after_ten_seconds_and_delay_no_other_client() {
     if !Netns::require_root() {
         return;
     }
@@ -202,7 +202,7 @@ fn of_more_than_128_connections_the_oldest_are_closed() {
 }
 
 #[test]
-fn a_head_that_is_far_too_long_is_refused() {
+fn a_request_head_above_the_maximum_is_refused() {
     if !Netns::require_root() {
         return;
     }
@@ -256,7 +256,7 @@ fn clients_that_never_read_lose_their_places_after_thirty_seconds_and_to_clients
 }
 
 #[test]
-fn either_signal_ends_it_within_a_second_whoever_is_connected() {
+fn sigterm_and_sigint_end_the_daemon_within_a_second() {
     if !Netns::require_root() {
         return;
     }

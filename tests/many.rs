@@ -53,7 +53,7 @@ fn five_thousand_listeners_are_all_exposed() {
 }
 
 #[test]
-fn dumps_of_five_thousand_come_less_often_and_the_log_says_so() {
+fn dumps_of_5000_listeners_are_less_frequent_and_this_is_logged() {
     if !Netns::require_root() {
         return;
     }

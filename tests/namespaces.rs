@@ -160,7 +160,7 @@ fn a_namespace_that_ended_is_let_go_within_ten_seconds() {
 }
 
 #[test]
-fn a_namespace_held_by_a_process_is_called_by_its_inode_and_let_go_after_it() {
+fn a_namespace_of_a_process_is_named_by_its_inode_and_released_after_it() {
     let Some(_alone) = alone() else { return };
     let witness = Netns::new("witness");
     let daemon = watcher().start();
@@ -200,7 +200,7 @@ fn names_that_are_taken_get_the_inode_and_two_mounts_are_one_namespace() {
 }
 
 #[test]
-fn a_namespace_made_again_under_its_name_is_a_counter_reset() {
+fn a_recreated_namespace_of_the_same_name_is_a_counter_reset() {
     let Some(_alone) = alone() else { return };
     let first = Pod::new(30);
     let name = first.ns.name().to_owned();
@@ -227,7 +227,7 @@ fn a_namespace_made_again_under_its_name_is_a_counter_reset() {
 /// The service restarts just when listenq looks for namespaces, and another process holds the
 /// namespace by a descriptor meanwhile.
 #[test]
-fn a_namespace_that_is_out_of_sight_for_a_while_brings_no_history_as_news() {
+fn a_namespace_that_returns_counts_no_overflow_from_its_absence() {
     let Some(_alone) = alone() else { return };
     let (mut rootfs, pod) = (Rootfs::new(), Pod::new(40));
     let name = pod.ns.name().to_owned();

@@ -27,7 +27,7 @@ struct Cgroup2 {
 }
 
 #[test]
-fn a_socket_is_held_by_its_maker_before_its_heirs() {
+fn the_creator_of_a_socket_is_its_owner_before_its_children() {
     let (socket, inode) = listen();
     let heir = Heir::of(&socket);
     let found = walk(inode);

@@ -185,7 +185,7 @@ fn php_fpm_owns_its_sockets_of_either_kind() {
 }
 
 #[test]
-fn the_master_is_named_and_not_a_worker() {
+fn the_owner_is_the_master_and_not_a_worker() {
     if !root_and(&["python3"]) {
         return;
     }
@@ -198,7 +198,7 @@ fn the_master_is_named_and_not_a_worker() {
 }
 
 #[test]
-fn a_service_is_named_and_not_the_systemd_that_passed_the_socket_on() {
+fn the_owner_is_the_service_and_not_systemd() {
     if !root_and(&["python3"]) {
         return;
     }
@@ -213,7 +213,7 @@ fn a_service_is_named_and_not_the_systemd_that_passed_the_socket_on() {
 }
 
 #[test]
-fn an_owner_that_changes_leaves_no_second_series_and_no_counter_behind() {
+fn a_changed_owner_has_one_info_series_and_resets_no_counter() {
     if !root_and(&["python3"]) {
         return;
     }
@@ -257,7 +257,7 @@ fn a_socket_that_is_passed_on_has_a_new_owner_when_the_old_one_ends() {
 }
 
 #[test]
-fn what_is_not_known_of_an_owner_is_empty() {
+fn unknown_owner_labels_are_empty() {
     if !root_and(&["python3"]) {
         return;
     }

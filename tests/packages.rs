@@ -69,7 +69,7 @@ fn every_file_that_a_package_takes_is_there() {
 }
 
 #[test]
-fn both_packages_put_the_same_into_the_same_places() {
+fn both_packages_install_the_same_files_at_the_same_paths() {
     // Without documents, and without files that differ between the two kinds of systems.
     let shared = |kind| -> BTreeSet<_> {
         let differs =
@@ -83,7 +83,7 @@ fn both_packages_put_the_same_into_the_same_places() {
 }
 
 #[test]
-fn manual_and_completions_know_every_flag_and_every_command() {
+fn manual_and_completions_contain_every_flag_and_command() {
     let folder = Rootfs::new();
     let to = folder.path().to_str().unwrap();
     let args = ["run", "--quiet", "--locked", "--example", "manual", "--", to];
@@ -114,7 +114,7 @@ fn manual_and_completions_know_every_flag_and_every_command() {
 }
 
 #[test]
-fn the_service_reads_the_default_file_and_that_names_real_variables() {
+fn the_service_reads_the_default_file_with_valid_variables() {
     let path = "etc/default/listenq";
     let (source, _) = assets("deb").into_iter().find(|(_, to)| to == path).unwrap();
     let unit = fs::read_to_string(Path::new(ROOT).join("deploy/systemd/listenq.service")).unwrap();

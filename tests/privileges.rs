@@ -135,7 +135,7 @@ fn feature(scrape: &Metrics, name: &str) -> bool {
 }
 
 #[test]
-fn each_capability_is_for_what_the_table_says() {
+fn each_capability_enables_the_features_of_the_table() {
     if !Netns::require_root() {
         return;
     }
@@ -160,7 +160,7 @@ fn each_capability_is_for_what_the_table_says() {
 /// As in the image: the program file permits capabilities, the container limits them, and listenq
 /// raises the remaining ones.
 #[test]
-fn what_the_program_file_permits_is_in_force_within_the_bounds() {
+fn file_capabilities_are_effective_within_the_bounding_set() {
     if !Netns::require_root() || !require_tool("setcap") {
         return;
     }
@@ -183,7 +183,7 @@ fn what_the_program_file_permits_is_in_force_within_the_bounds() {
 }
 
 #[test]
-fn nobody_sees_the_own_listeners_as_root_does() {
+fn an_unprivileged_user_sees_its_own_namespace_like_root() {
     if !Netns::require_root() {
         return;
     }
@@ -210,7 +210,7 @@ fn nobody_sees_the_own_listeners_as_root_does() {
 
 /// The kubelet creates its directory so that only root may list it.
 #[test]
-fn names_of_pods_take_the_capability_to_list_the_kubelets_directory() {
+fn pod_names_need_the_capability_to_list_the_kubelets_directory() {
     if !Netns::require_root() || !require_tool("runc") || !require_tool("/usr/bin/python3") {
         return;
     }

@@ -117,7 +117,7 @@ fn a_bad_value_in_the_environment_names_its_variable() {
 }
 
 #[test]
-fn a_plugin_that_cannot_tell_says_so_on_standard_output_and_ends_with_3() {
+fn check_prints_unknown_on_standard_output_and_exits_with_3() {
     let without_procfs = vec!["check", "--url=none", "--path.procfs=/nowhere/proc"];
     for (args, words) in [
         (vec!["check", "--no-such-flag"], vec!["--no-such-flag"]),
@@ -145,7 +145,7 @@ fn the_version_has_a_revision() {
 }
 
 #[test]
-fn promtool_has_nothing_to_say() {
+fn promtool_reports_no_problem() {
     if !Netns::require_root() || !require_tool("promtool") {
         return;
     }

@@ -75,7 +75,7 @@ fn a_filled_listen_4_is_full_and_its_counters_rise() {
 }
 
 #[test]
-fn a_drained_queue_is_empty_again_and_remembers_its_peak() {
+fn a_drained_queue_is_empty_and_keeps_its_peak() {
     if !Netns::require_root() {
         return;
     }

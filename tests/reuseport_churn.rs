@@ -98,7 +98,7 @@ fn scrape_beside(
 }
 
 #[test]
-fn torn_dumps_lose_no_socket_double_none_and_invent_no_drops() {
+fn torn_dumps_neither_lose_nor_double_sockets_and_add_no_drops() {
     if !Netns::require_root() {
         return;
     }
@@ -134,7 +134,7 @@ fn torn_dumps_lose_no_socket_double_none_and_invent_no_drops() {
 }
 
 #[test]
-fn drops_under_churn_rise_and_are_never_more_than_were_sent() {
+fn drops_under_churn_increase_and_never_exceed_the_sent_segments() {
     if !Netns::require_root() {
         return;
     }

@@ -139,7 +139,7 @@ fn every_metric_is_used_or_explained_somewhere() {
 }
 
 #[test]
-fn every_recorded_series_is_asked_for_and_every_one_that_is_asked_for_is_recorded() {
+fn every_recorded_series_is_used_and_every_used_one_is_recorded() {
     let name = Regex::new("(- record: )?\\b([a-z]+:[a-z0-9_]+:[a-z0-9]+)\\b").unwrap();
     let (mut recorded, mut asked) = (BTreeSet::new(), BTreeSet::new());
     for (_, text) in texts().iter().filter(|(place, _)| !place.contains("tests/rules")) {
@@ -152,7 +152,7 @@ fn every_recorded_series_is_asked_for_and_every_one_that_is_asked_for_is_recorde
 }
 
 #[test]
-fn every_diagnosis_leads_to_an_alert_and_no_alert_asks_for_another() {
+fn every_diagnosis_has_an_alert_and_alerts_use_only_known_diagnoses() {
     let text = read("deploy/prometheus/alerts.yml");
     let asked = Regex::new(r#"diagnosis=~?"([a-z_|]+)""#).unwrap();
     let asked: BTreeSet<_> = asked
@@ -188,7 +188,7 @@ fn every_cause_has_its_number_in_the_docs() {
 }
 
 #[test]
-fn no_rule_looks_at_drops() {
+fn no_rule_uses_drops() {
     let text = read("deploy/prometheus/alerts.yml") + &read("deploy/prometheus/recording.yml");
     let drops: Vec<_> =
         metrics_in(&text).into_iter().filter(|name| name.contains("drop")).collect();

@@ -59,7 +59,7 @@ fn longest_scan(scrape: &Metrics) -> f64 {
 }
 
 #[test]
-fn ages_agree_with_when_the_clients_came() {
+fn ages_equal_the_time_since_the_clients_connected() {
     if !Netns::require_root() {
         return;
     }
@@ -94,7 +94,7 @@ fn ages_agree_with_when_the_clients_came() {
 }
 
 #[test]
-fn abandoned_is_exact_once_clients_are_gone_by_fin_and_by_rst() {
+fn abandoned_is_exact_after_clients_left_by_fin_and_by_rst() {
     if !Netns::require_root() {
         return;
     }
@@ -116,7 +116,7 @@ fn abandoned_is_exact_once_clients_are_gone_by_fin_and_by_rst() {
 }
 
 #[test]
-fn connections_are_given_to_the_listener_that_the_kernel_gave_them_to() {
+fn connections_are_attributed_to_the_listener_that_the_kernel_chose() {
     if !Netns::require_root() {
         return;
     }
@@ -171,7 +171,7 @@ fn connections_are_given_to_the_listener_that_the_kernel_gave_them_to() {
 }
 
 #[test]
-fn half_open_connections_are_counted_where_they_are_and_nowhere_else() {
+fn half_open_connections_are_counted_only_at_their_listener() {
     if !Netns::require_root() {
         return;
     }

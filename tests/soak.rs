@@ -191,7 +191,7 @@ fn assert_explained(first: &Look, last: &Look) {
 }
 
 #[test]
-fn nothing_grows_and_no_tick_is_missed_without_a_reason() {
+fn resources_do_not_grow_and_missed_ticks_have_a_reason() {
     if !Netns::require_root() {
         return;
     }

@@ -42,13 +42,13 @@ fn after_samples(daemon: &Daemon, since: &Metrics, more: f64) -> Metrics {
 }
 
 #[test]
-fn a_stopped_daemon_credits_nothing_and_goes_on() {
+fn a_stopped_daemon_credits_no_time_and_continues() {
     stop_for(3);
 }
 
 #[test]
 #[ignore = "half a minute of waiting: run by tests/release.sh"]
-fn a_daemon_suspended_for_half_a_minute_credits_nothing_and_goes_on() {
+fn a_suspended_daemon_credits_no_time_and_continues() {
     stop_for(30);
 }
 
@@ -115,7 +115,7 @@ fn a_queue_full_for_four_seconds_is_credited_with_four() {
 }
 
 #[test]
-fn a_queue_is_credited_by_its_length_and_not_as_full_below_the_limit() {
+fn a_queue_below_its_limit_is_credited_by_length_and_not_as_full() {
     if !Netns::require_root() {
         return;
     }

@@ -23,7 +23,7 @@ fn told(socket: &UnixDatagram) -> String {
 }
 
 #[test]
-fn the_manager_hears_of_readiness_of_life_and_of_the_end() {
+fn the_service_manager_is_notified_of_readiness_samples_and_stop() {
     if !Netns::require_root() {
         return;
     }
@@ -47,7 +47,7 @@ fn the_manager_hears_of_readiness_of_life_and_of_the_end() {
 }
 
 #[test]
-fn a_socket_handed_over_is_served_on() {
+fn a_socket_passed_by_systemd_is_served() {
     if !Netns::require_root() || !require_tool("systemd-socket-activate") {
         return;
     }
@@ -66,7 +66,7 @@ fn a_socket_handed_over_is_served_on() {
 }
 
 #[test]
-fn without_a_socket_to_serve_on_it_says_so() {
+fn a_missing_socket_of_systemd_is_an_error() {
     let output = Launch::new(BIN).args(&["--web.systemd-socket"]).run();
     assert_eq!(output.status.code(), Some(1), "{}", output.stderr);
     assert!(output.stderr.contains("--web.systemd-socket") && output.stderr.lines().count() == 1);

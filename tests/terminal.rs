@@ -116,7 +116,7 @@ fn assert_fails(output: &Output, words: &[&str]) {
 }
 
 #[test]
-fn explain_says_what_the_daemon_knows() {
+fn explain_prints_the_report_of_the_daemon() {
     let fake = Fake::answering("127.0.0.1:0", report_response());
     let output = run(&["explain", &fake.url()]);
     assert_eq!((output.status.code(), output.stderr.as_str()), (Some(0), ""));
@@ -136,7 +136,7 @@ fn explain_says_what_the_daemon_knows() {
 }
 
 #[test]
-fn json_is_what_the_daemon_said_of_the_listener() {
+fn json_is_the_daemon_report_of_the_listener() {
     let fake = Fake::answering("127.0.0.1:0", report_response());
     let output = run(&["explain", "--json", "host/tcp/127.0.0.1:9000", &fake.url()]);
     assert_eq!(serde_json::from_str::<Listener>(&output.stdout).unwrap(), php());
@@ -170,7 +170,7 @@ fn list_and_check_show_the_listeners_of_an_owner() {
 }
 
 #[test]
-fn the_filters_hold_for_what_a_daemon_says() {
+fn filters_apply_to_the_report_of_a_daemon() {
     let fake = Fake::answering("127.0.0.1:0", report_response());
     let output = run(&["list", "--listener.exclude=:9000$", &fake.url()]);
     assert_eq!(output.stdout.lines().count(), 2, "{}", output.stdout);
@@ -185,7 +185,7 @@ fn the_filters_hold_for_what_a_daemon_says() {
 }
 
 #[test]
-fn of_what_a_daemon_says_only_the_own_namespace_is_shown_where_that_is_asked_for() {
+fn netns_own_limits_a_daemon_report_to_the_own_namespace() {
     let mut report = report();
     report.listeners[0].netns = "blue".into();
     let answer = response("200 OK", &serde_json::to_string(&report).unwrap());
@@ -196,7 +196,7 @@ fn of_what_a_daemon_says_only_the_own_namespace_is_shown_where_that_is_asked_for
 }
 
 #[test]
-fn check_ends_with_the_status_of_the_worst() {
+fn check_exits_with_the_status_of_the_worst_listener() {
     let fake = Fake::answering("127.0.0.1:0", report_response());
     let output = run(&["check", &fake.url()]);
     assert_eq!((output.status.code(), output.stderr.as_str()), (Some(2), ""));
@@ -210,7 +210,7 @@ fn check_ends_with_the_status_of_the_worst() {
 }
 
 #[test]
-fn a_listener_that_is_not_there_is_named_with_those_near_it() {
+fn an_unknown_listener_is_an_error_with_similar_names() {
     let fake = Fake::answering("127.0.0.1:0", report_response());
     let output = run(&["explain", "10.0.0.1:9001", &fake.url()]);
     assert_fails(
@@ -234,7 +234,7 @@ fn user_and_password_are_sent_and_never_shown() {
 }
 
 #[test]
-fn a_daemon_that_was_asked_for_and_gives_no_report_is_an_error() {
+fn an_explicit_url_without_a_report_is_an_error() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let output = run(&["explain", &format!("--url=http://{free}")]);
     assert_fails(&output, &["--url", &free.to_string(), "connection refused"]);
@@ -371,7 +371,7 @@ fn a_forged_report_gives_no_advice_of_its_own_and_no_escape_sequences() {
 }
 
 #[test]
-fn a_url_may_be_https_with_certificates_of_its_own() {
+fn a_url_may_be_https_with_a_custom_ca() {
     let files = Rootfs::new();
     let place = |name: &str| files.path().join(name);
     let names = &["localhost", "127.0.0.1"];
@@ -397,7 +397,7 @@ fn a_url_may_be_https_with_certificates_of_its_own() {
 }
 
 #[test]
-fn without_a_daemon_listenq_samples_and_says_why() {
+fn without_a_daemon_commands_sample_and_print_the_reason() {
     if !Netns::require_root() {
         return;
     }
@@ -417,7 +417,7 @@ fn without_a_daemon_listenq_samples_and_says_why() {
 }
 
 #[test]
-fn a_server_that_never_accepts_is_found_by_watching_alone() {
+fn a_server_that_never_accepts_is_found_without_a_daemon() {
     if !Netns::require_root() {
         return;
     }

@@ -141,7 +141,7 @@ fn the_shipped_unit_sees_every_namespace_and_owner() {
 }
 
 #[test]
-fn the_unprivileged_unit_sees_its_own_namespace_and_says_what_is_missing() {
+fn the_unprivileged_unit_sees_its_namespace_and_logs_missing_features() {
     if !is_possible() {
         return;
     }
@@ -160,7 +160,7 @@ fn the_unprivileged_unit_sees_its_own_namespace_and_says_what_is_missing() {
 }
 
 #[test]
-fn a_stuck_sampler_is_started_anew_by_the_watchdog() {
+fn the_watchdog_restarts_a_daemon_with_a_stuck_sampler() {
     if !is_possible() {
         return;
     }

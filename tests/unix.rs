@@ -78,7 +78,7 @@ fn without_time(seen: Exposed) -> Exposed {
 }
 
 #[test]
-fn every_kind_of_unix_listener_is_as_ss_shows_it() {
+fn every_kind_of_unix_listener_equals_ss() {
     let Some(lab) = Lab::new("kinds") else { return };
     let names = [(Kind::Stream, "s"), (Kind::Packet, "p")].map(|(kind, name)| {
         let abstract_name = format!("lq-{}-{name}", lab.ns.name());
@@ -126,7 +126,7 @@ fn a_full_queue_counts_its_time_and_nothing_else() {
 }
 
 #[test]
-fn names_of_any_bytes_are_told_apart() {
+fn names_with_arbitrary_bytes_are_distinct() {
     let Some(lab) = Lab::new("bytes") else { return };
     let at =
         |name: &[u8]| [lab.directory.path().as_os_str().as_encoded_bytes(), b"/", name].concat();
@@ -243,7 +243,7 @@ fn a_listener_of_the_same_path_in_another_mount_namespace_has_a_name_of_its_own(
 }
 
 #[test]
-fn counters_survive_the_end_and_the_return_of_a_listener() {
+fn counters_continue_when_a_listener_closes_and_returns() {
     let Some(lab) = Lab::new("return") else { return };
     let path = lab.path("return");
     let listener = lab.open(Kind::Packet, &path, 1);

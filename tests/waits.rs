@@ -73,7 +73,7 @@ fn of(scrape: &Metrics, name: &str, address: SocketAddr) -> Option<f64> {
 }
 
 #[test]
-fn waits_without_a_victim_are_no_trouble_and_every_client_that_waits_is() {
+fn only_waits_that_delay_clients_are_trouble() {
     if !Netns::require_root() {
         return;
     }
@@ -204,7 +204,7 @@ fn the_patience_of_clients_is_measured() {
 }
 
 #[test]
-fn accepted_connections_are_counted_to_the_last_one() {
+fn accepted_connections_are_counted_exactly() {
     if !Netns::require_root() {
         return;
     }
@@ -260,7 +260,7 @@ fn accepted_connections_are_counted_to_the_last_one() {
 }
 
 #[test]
-fn trouble_begins_with_more_arrivals_or_with_a_slower_server() {
+fn the_json_reports_whether_trouble_began_with_arrivals_or_the_server() {
     if !Netns::require_root() {
         return;
     }

@@ -49,7 +49,7 @@ fn read_until(out: &mut impl BufRead, text: &str, number: usize) -> String {
 }
 
 #[test]
-fn a_table_comes_every_two_seconds_until_ctrl_c() {
+fn a_table_is_printed_every_two_seconds_until_ctrl_c() {
     if !Netns::require_root() {
         return;
     }
@@ -73,7 +73,7 @@ fn a_table_comes_every_two_seconds_until_ctrl_c() {
 }
 
 #[test]
-fn it_ends_when_the_reader_of_the_pipe_is_gone() {
+fn watch_ends_when_the_reader_of_the_pipe_is_gone() {
     if !Netns::require_root() {
         return;
     }
@@ -87,7 +87,7 @@ fn it_ends_when_the_reader_of_the_pipe_is_gone() {
 }
 
 #[test]
-fn ctrl_c_ends_it_while_no_one_reads_the_pipe_and_while_the_daemon_is_silent() {
+fn ctrl_c_ends_watch_during_a_blocked_write_and_a_pending_request() {
     if !Netns::require_root() {
         return;
     }
@@ -134,7 +134,7 @@ fn in_a_terminal_each_table_replaces_the_last_one_and_fits() {
 }
 
 #[test]
-fn without_a_daemon_it_samples_meanwhile() {
+fn without_a_daemon_watch_samples_in_the_background() {
     if !Netns::require_root() {
         return;
     }

@@ -138,7 +138,7 @@ fn have_tools(tools: &[&str]) -> bool {
 }
 
 #[test]
-fn tls_is_spoken_as_the_file_says() {
+fn tls_follows_the_web_configuration() {
     if !have_tools(&["curl", "openssl"]) {
         return;
     }
@@ -160,7 +160,7 @@ fn tls_is_spoken_as_the_file_says() {
 }
 
 #[test]
-fn a_handshake_that_is_left_half_done_is_cut_after_ten_seconds() {
+fn an_incomplete_handshake_is_closed_after_ten_seconds() {
     if !have_tools(&["curl"]) {
         return;
     }
@@ -179,7 +179,7 @@ fn a_handshake_that_is_left_half_done_is_cut_after_ten_seconds() {
 }
 
 #[test]
-fn certificate_and_key_may_stand_in_the_file() {
+fn certificate_and_key_may_be_inline() {
     if !have_tools(&["curl"]) {
         return;
     }
@@ -195,7 +195,7 @@ fn certificate_and_key_may_stand_in_the_file() {
 }
 
 #[test]
-fn clients_are_let_in_by_their_certificates() {
+fn client_certificates_are_checked_by_policy() {
     if !have_tools(&["curl"]) {
         return;
     }
@@ -222,7 +222,7 @@ fn clients_are_let_in_by_their_certificates() {
 }
 
 #[test]
-fn only_certificates_with_an_allowed_name_are_let_in() {
+fn only_certificates_with_an_allowed_name_are_accepted() {
     if !have_tools(&["curl"]) {
         return;
     }
@@ -336,7 +336,7 @@ fn a_change_is_taken_over_and_a_bad_one_is_not() {
 }
 
 #[test]
-fn a_new_certificate_is_shown_when_its_key_is_there_too() {
+fn a_new_certificate_is_served_once_its_key_matches() {
     if !have_tools(&["curl", "openssl"]) {
         return;
     }
@@ -361,7 +361,7 @@ fn a_new_certificate_is_shown_when_its_key_is_there_too() {
 }
 
 #[test]
-fn what_is_wrong_is_one_line_with_file_and_line() {
+fn an_invalid_file_is_one_line_with_file_and_line() {
     let files = Files::new();
     files.authority.sign("old", Subject { names: &["localhost"], until: 2001 });
     files.authority.sign("other", LOCAL);
@@ -508,7 +508,7 @@ fn refusing_unknown_users_costs_what_refusing_known_ones_does() {
 }
 
 #[test]
-fn wrong_passwords_keep_neither_scrapes_nor_samples_waiting() {
+fn wrong_passwords_delay_neither_scrapes_nor_samples() {
     if !have_tools(&["curl"]) {
         return;
     }

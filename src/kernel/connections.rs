@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn only_connections_that_nobody_accepted_are_found() {
+    fn only_connections_that_no_process_accepted_are_found() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let connect = || TcpStream::connect(address).unwrap();
@@ -424,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_of_a_unix_queue_stand_in_its_order() {
+    fn clients_of_a_unix_queue_are_in_queue_order() {
         let name = format!("listenq-scan-{}", std::process::id());
         let address = SocketAddr::from_abstract_name(&name).unwrap();
         let listener = UnixListener::bind_addr(&address).unwrap();
@@ -450,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn v6_only_is_told() {
+    fn the_v6_only_attribute_is_decoded() {
         use socket2::{Domain, Socket, Type};
         for v6_only in [false, true] {
             let socket = Socket::new(Domain::IPV6, Type::STREAM, None).unwrap();

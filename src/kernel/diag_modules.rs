@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_module_is_asked_for_once_in_ten_minutes_by_all_namespaces_together() {
+    fn a_missing_module_is_requested_every_ten_minutes_for_all_namespaces() {
         let (mut machine, mut retries) = (Machine::default(), Retries::default());
         let begin = Instant::now();
         for second in 0..3_600 {
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_module_that_appears_is_asked_for_at_once() {
+    fn a_module_that_appears_is_requested_at_once() {
         let (mut machine, mut retries) = (Machine::default(), Retries::default());
         let begin = Instant::now();
         let at = |second| begin + Duration::from_secs(second);
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn one_module_says_nothing_of_the_other_nor_another_error_of_a_module() {
+    fn modules_are_tracked_separately_and_other_errors_do_not_count() {
         let mut machine = Machine::default();
         assert!(!machine.ask(DiagModule::Unix));
         machine.is_there = true;

@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn leftovers_of_another_dump_are_passed_over() {
+    fn leftovers_of_another_dump_are_skipped() {
         let mut datagram = message(20, NLM_F_DUMP_INTR, SEQUENCE - 1, b"old!");
         datagram.extend(message(20, 0, SEQUENCE, b"new!"));
         assert_eq!(rows(&datagram).0, [b"new!".to_vec()]);

@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_machine_without_means_makes_a_look_fail() {
+    fn a_look_fails_only_without_memory_or_descriptors() {
         let failed = |errno: Errno| if_there(Err::<(), _>(errno.into()));
         assert_eq!(failed(Errno::NOENT).unwrap(), None);
         assert_eq!(failed(Errno::STALE).unwrap(), None);
@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_stands_for_another_namespace_is_not_entered() {
+    fn a_path_to_another_namespace_is_not_entered() {
         let error = enter(Path::new("/proc/self/ns/net"), NetnsId(1), || ()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }

@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn broken_files_are_refused_with_the_place() {
+    fn the_error_of_a_broken_file_names_the_place() {
         let error = |text| Netstat::parse(text).unwrap_err().to_string();
         assert_eq!(error("Tcp: A\nTcp: 1\n"), "no TcpExt: lines");
         assert_eq!(error("TcpExt: A B\nTcpExt: 1\n"), "TcpExt: has 2 names and 1 values");

@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_read_anew_each_time() {
+    fn each_read_returns_the_current_content() {
         let file = ProcfsFile::open("/proc/self/stat".into()).unwrap();
         let mut text = Text::default();
         let first = file.read_piece(&mut text).unwrap().to_owned();
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_long_table_no_more_is_read_than_is_wanted() {
+    fn a_long_table_is_read_only_up_to_the_last_needed_line() {
         let path = std::env::temp_dir().join(format!("lq-table-{}", std::process::id()));
         let table: String = (0..10_000).map(|n| format!("row {n}\n")).collect();
         std::fs::write(&path, &table).unwrap();

@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_kernel_has_all_five() {
+    fn this_kernel_has_all_five_settings() {
         let settings = Sysctls::open(Path::new("/proc")).read(&mut Text::default()).unwrap();
         for setting in Setting::ALL {
             assert!(settings.get(setting).is_some(), "{}", setting.path());
@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn where_none_can_be_read_the_error_names_one() {
+    fn the_error_names_a_file_if_none_can_be_read() {
         let error = Sysctls::open(Path::new("/nowhere")).read(&mut Text::default()).unwrap_err();
         assert!(error.starts_with("cannot read /nowhere/sys/net/ipv4/"), "{error}");
     }

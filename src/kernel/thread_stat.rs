@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stat_is_read_behind_the_name() {
+    fn stat_fields_are_read_after_the_process_name() {
         let stat = "71 (a) R (b) T 42 7 7 0 -1 4194560 1 0 0 0 3 4 0 0 20 0 1 0 101499 31334 1";
         assert_eq!(
             (state(stat), parent(stat), start_time(stat)),
@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     #[cfg(target_arch = "x86_64")]
-    fn calls_are_known_by_their_number() {
+    fn system_calls_are_recognized_by_number() {
         let of = |text: &str| call(&format!("{text} 0x0 0x0 0x0 0x7ff 0x7f1"));
         assert_eq!(call("running\n"), Call::Running);
         assert_eq!(call("-1 0x7ffc 0x7f15\n"), Call::Running);

@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_listen_or_has_no_name_is_passed_over() {
+    fn rows_that_do_not_listen_or_have_no_name_are_skipped() {
         assert_eq!(decode_row(&row(1, &[])).unwrap(), None);
         assert_eq!(decode_row(&row(LISTEN, &[(UNIX_DIAG_RQLEN, &rqlen(0, 1))])).unwrap(), None);
     }

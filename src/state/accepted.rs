@@ -240,14 +240,14 @@ mod tests {
     }
 
     #[test]
-    fn what_came_up_and_does_not_wait_was_accepted() {
+    fn opened_connections_that_no_longer_wait_were_accepted() {
         let samples = [(100, 3, 0), (110, 5, 0), (110, 0, 0), (120, 4, 0), (120, 0, 4)];
         assert_eq!(totals(Accepted::new(false), &samples), [0, 8, 13, 19, 19]);
         assert_eq!(totals(Accepted::new(true), &samples), [97, 105, 110, 116, 116]);
     }
 
     #[test]
-    fn it_never_decreases_while_the_counters_are_older_than_the_queues() {
+    fn the_count_never_decreases_if_counters_are_older_than_queues() {
         let samples = [(100, 0, 0), (110, 0, 0), (110, 5, 0), (115, 5, 0), (115, 0, 0)];
         assert_eq!(totals(Accepted::new(false), &samples), [0, 10, 10, 10, 15]);
     }
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn sockets_that_the_first_dumps_missed_were_there_before() {
+    fn sockets_that_the_first_dumps_missed_were_open_before() {
         let mut accepted = Accepted::new(false);
         let opened = counters(50, 0);
         for waiting in [0, 7, 7] {
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn joins_make_it_unknown_for_good() {
+    fn mptcp_joins_make_the_count_permanently_unknown() {
         let mut accepted = Accepted::new(false);
         let mut sample = |opened, joins| {
             let counters = counters(opened, joins);
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn what_trouble_began_with_is_kept_while_it_lasts() {
+    fn the_beginning_of_a_trouble_is_kept_while_it_lasts() {
         let mut flow = Flow::new(Duration::ZERO, Totals::default());
         let mut totals = Totals::default();
         let mut began = |seconds: std::ops::Range<u64>, accepted, length: u64| {

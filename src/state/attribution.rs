@@ -724,20 +724,20 @@ mod tests {
     }
 
     #[test]
-    fn the_only_listener_near_its_limit_has_all_at_once() {
+    fn the_only_listener_near_its_limit_gets_all_overflows_at_once() {
         let mut story = Story::default();
         assert_eq!(story.sample(Some(90), [full(180), drops(50)]), [90, 0]);
         assert_eq!(story.unaccounted(), 0);
     }
 
     #[test]
-    fn two_near_their_limits_share_by_their_drops() {
+    fn two_listeners_near_their_limits_share_by_their_drops() {
         let mut story = Story::default();
         assert_eq!(story.sample(Some(10), [full(30), full(10)]), [7, 3]);
     }
 
     #[test]
-    fn one_of_two_has_no_more_than_its_drops() {
+    fn a_listener_gets_no_more_overflows_than_it_has_drops() {
         let mut story = Story::default();
         story.sample(Some(10), [full(4), drops(0)]);
         assert_eq!((story.totals, story.attribution.outstanding()), ([4, 0], 6));
@@ -747,7 +747,7 @@ mod tests {
     }
 
     #[test]
-    fn drops_seen_one_sample_late_pay_then() {
+    fn drops_that_are_one_sample_late_are_matched_then() {
         let mut story = Story::default();
         assert_eq!(story.sample(Some(5), [full(0)]), [0]);
         assert_eq!(story.sample(Some(0), [full(5)]), [5]);
@@ -771,7 +771,7 @@ mod tests {
     }
 
     #[test]
-    fn drops_of_a_burst_that_a_queue_shows_do_not_pay_for_the_burst_before_it() {
+    fn drops_of_a_burst_are_not_matched_to_the_burst_before_it() {
         let mut story = Story::default();
         assert_eq!(story.sample(Some(25), [drops(25)]), [0]);
         assert_eq!(story.sample(Some(30), [full(30)]), [55]);
@@ -779,7 +779,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_overflows_of_a_vanished_socket_are_its_own() {
+    fn the_last_overflows_of_a_vanished_socket_are_attributed_to_it() {
         let mut story = Story::default();
         story.sample(Some(7), [IDLE; 2]);
         story.evidence[1].vanished(&story.attribution, true);
@@ -796,7 +796,7 @@ mod tests {
     }
 
     #[test]
-    fn a_successor_does_not_pay_for_a_vanished_socket() {
+    fn drops_of_a_new_socket_are_not_matched_to_a_vanished_one() {
         let mut story = Story::default();
         assert_eq!(story.sample(Some(7), [full(0)]), [0]);
         story.evidence[0].vanished(&story.attribution, true);
@@ -826,7 +826,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_waits_when_a_namespace_has_ended() {
+    fn no_overflow_is_pending_after_a_namespace_ended() {
         let mut story = Story::default();
         story.sample(Some(100), [full(60), full(20)]);
         assert_eq!(story.totals, [60, 20]);
@@ -989,7 +989,7 @@ mod tests {
     ];
 
     #[test]
-    fn innocent_twins_have_nothing() {
+    fn listeners_that_did_not_overflow_get_no_overflows() {
         for Rule { says, guilty, innocent } in RULES {
             let told = |play: fn(&mut Story<2>)| {
                 let mut story = Story::default();
@@ -1017,7 +1017,7 @@ mod tests {
     }
 
     #[test]
-    fn noise_that_goes_on_near_the_limit_is_not_forgotten() {
+    fn continuing_noise_near_the_limit_is_not_forgotten() {
         let mut story = Story::default();
         for _ in 0..20 {
             story.sample(Some(0), [drops(10), IDLE]);
@@ -1030,7 +1030,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_beside_a_listener_near_its_limit_leaves_no_debt() {
+    fn drops_of_a_burst_beside_a_full_listener_are_not_matched_later() {
         let mut story = Story::default();
         for _ in 0..20 {
             story.sample(Some(77), [full(17), drops(60)]);
@@ -1043,7 +1043,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_with_two_drops_for_each_overflow_leaves_the_bursts_of_another_to_that_one() {
+    fn two_drops_per_overflow_are_not_matched_to_the_burst_of_another() {
         let mut story = Story::default();
         for _ in 0..20 {
             for _ in 0..9 {
@@ -1056,7 +1056,7 @@ mod tests {
     }
 
     #[test]
-    fn shares_add_up() {
+    fn proportional_shares_add_up_to_the_total() {
         let shares: Vec<u64> = proportional(10, &[1, 1, 1, 0]).collect();
         assert_eq!(shares.iter().sum::<u64>(), 10);
         assert_eq!(shares[3], 0);

@@ -155,14 +155,14 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_is_those_that_waited_and_those_that_were_refused() {
+    fn a_burst_is_the_sum_of_waiting_and_refused_connections() {
         assert_eq!(sizes(&[(5_000, 35)]), [40]);
         // Over several samples, and across a full second of the clock.
         assert_eq!(sizes(&[(4_900, 10), (4_990, 10), (5_010, 10), (5_200, 5)]), [15, 25, 35, 40]);
     }
 
     #[test]
-    fn clients_that_try_again_are_no_second_burst() {
+    fn retries_are_not_a_second_burst() {
         // The kernel sends a SYN again after 1, 2, 3 s; the sample that attributes the refusal may
         // be late or early.
         assert_eq!(sizes(&[(5_000, 35), (6_000, 35), (7_000, 35)]), [40, 5, 5]);
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_that_are_not_a_second_old_are_no_repetitions() {
+    fn refusals_within_one_second_are_not_repetitions() {
         // Clients of a burst at 5.0 s come again after 1 and 2 s and leave. The next burst comes
         // 1.5 s later.
         let next = [(5_000, 117), (6_000, 84), (7_000, 51), (8_500, 117)];
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn retransmissions_after_the_last_ack_are_no_further_clients() {
+    fn retransmissions_after_the_last_ack_are_not_further_clients() {
         let mut bursts = Bursts::default();
         let now = Duration::from_secs(9);
         bursts.waited(now, 65);
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn without_overflows_a_burst_is_what_waited() {
+    fn without_overflows_a_burst_is_the_queue_length() {
         let mut bursts = Bursts::default();
         bursts.waited(Duration::from_millis(1_500), 7);
         bursts.waited(Duration::from_millis(1_600), 3);

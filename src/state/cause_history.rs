@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cause_holds_from_when_its_evidence_lasted_and_a_moment_longer() {
+    fn a_cause_starts_after_lasting_evidence_and_ends_shortly_after_it() {
         let mut history = CauseHistory::default();
         assert_eq!(watched(&mut history, 100..103, 'T').causes, []);
         let held = watched(&mut history, 103..110, 'T');
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn the_numbers_of_the_owner_are_shown_and_its_counters_never_fall() {
+    fn owner_numbers_are_shown_and_owner_counters_never_decrease() {
         let mut history = CauseHistory::default();
         let case = watched(&mut history, 100..110, 'S');
         let numbers = case.numbers.unwrap();

@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn ipv4_clients_reach_the_wildcard_of_ipv6_unless_it_is_only_for_that() {
+    fn ipv4_clients_reach_the_ipv6_wildcard_unless_it_is_v6_only() {
         assert_eq!(
             listener(&[socket("::", 0, false)], "::ffff:10.0.0.1", 0).as_deref(),
             Some("::")
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_is_one_listener_and_an_idle_one_is_found_with_nothing() {
+    fn a_group_is_one_listener_and_an_idle_listener_has_an_empty_entry() {
         let scan = TcpScan { sockets: vec![socket("10.0.0.1", 0, false); 3], ..TcpScan::default() };
         let found: Vec<ListenerScan> = by_listener(&scan, true, |_| true).into_values().collect();
         let expected =

@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn filters_look_at_the_whole_name() {
+    fn filters_match_the_whole_name() {
         let filter = |include, exclude| Filter {
             include: Option::map(include, |text| Regex::new(text).unwrap()),
             exclude: Option::map(exclude, |text| Regex::new(text).unwrap()),
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn places_are_given_at_once_when_it_helps_and_else_after_a_wait() {
+    fn urgent_assignments_run_at_once_if_they_help_and_else_after_a_wait() {
         let at = Duration::from_millis;
         let mut admission = Admission::new(Filter::default(), 1, 1, 1);
         assert!(!admission.is_due(at(0)));

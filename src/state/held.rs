@@ -166,13 +166,13 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_decided_holds_for_the_grace_time() {
+    fn an_undecided_diagnosis_holds_for_the_grace_time() {
         assert_eq!(looks_to_end(1, Look::Undecided), Some(GRACE.as_secs() + 9));
         assert_eq!(looks_to_end(18, Look::Undecided), Some(GRACE.as_secs().div_ceil(18) + 4));
     }
 
     #[test]
-    fn a_diagnosis_that_keeps_coming_back_holds_longer_each_time() {
+    fn a_recurring_diagnosis_holds_longer_each_time() {
         let mut held = Held::default();
         let mut second = 100;
         let mut lasted = Vec::new();

@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn of_many_the_latest_are_remembered() {
+    fn only_the_latest_leavers_are_remembered() {
         let mut leavers = Leavers::default();
         leavers.take(NOW, None, &rows(2_000, 9_000, |nth| if nth < 1_488 { 500 } else { 8_000 }));
         assert_eq!(leavers.all.len(), MAX_LEAVERS);

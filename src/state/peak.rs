@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peak_stays_for_the_window_and_then_goes() {
+    fn a_peak_is_kept_for_the_window() {
         let window = Window::new(seconds(150));
         let mut peak = Peak::default();
         peak.record(window.slot_at(seconds(7)), 9);
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_silence_forgets_everything() {
+    fn a_pause_longer_than_the_window_clears_all_slots() {
         let window = Window::new(seconds(150));
         let mut peak = Peak::default();
         peak.record(window.slot_at(seconds(1)), 9);
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn it_agrees_with_looking_at_everything() {
+    fn the_peak_equals_the_maximum_within_the_window() {
         let window = Window::new(seconds(30));
         let mut peak = Peak::default();
         let mut all = Vec::new();

@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn free_places_go_to_trouble_first() {
+    fn free_places_go_to_listeners_in_trouble_first() {
         let all = [
             hidden(1, USER, Level::Calm),
             hidden(2, USER, Level::Troubled),
@@ -449,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn a_calm_one_of_a_small_source_takes_from_the_queued_ones_of_a_large_one() {
+    fn a_calm_listener_of_a_small_source_replaces_a_queued_one_of_a_large_source() {
         let mut all: Vec<_> = (0..6).map(|key| exposed(key, USER, Level::Queued)).collect();
         all.push(hidden(20, OTHER, Level::Calm));
         assert_eq!(changes(6, &all), (vec![20], vec![0]));
@@ -459,7 +459,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_new_and_idle_waits() {
+    fn a_new_idle_listener_waits_for_its_probation() {
         let young = |level| Candidate { due_at: NOW + HOLD, ..hidden(1, USER, level) };
         assert_eq!(changes(1, &[young(Level::Calm)]).0, [0; 0]);
         assert_eq!(changes(1, &[young(Level::Queued)]).0, [1]);
@@ -506,7 +506,7 @@ mod tests {
     }
 
     #[test]
-    fn growing_is_free_and_known_names_are_too() {
+    fn additional_names_and_known_names_are_free() {
         let all: Vec<_> = (0..500).map(|key| hidden(key, USER, Level::Calm)).collect();
         let mut places = places(1000, &[]);
         for round in 0..3 {

@@ -500,7 +500,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn a_cause_found_later_is_one_more_change() {
+    fn a_cause_found_after_the_start_is_reported_separately() {
         let mut story = Story::new();
         let mut second = |second| story.second(second, 3, 0.0, 0.0);
         (100..120).for_each(|now| _ = second(now));
@@ -546,7 +546,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_becomes_slow_has_one_word() {
+    fn a_server_that_becomes_slow_has_one_diagnosis() {
         let mut story = Story::new();
         let mut words = Vec::new();
         for second in 100..160 {
@@ -560,7 +560,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crash_loop_has_a_history() {
+    fn a_crash_loop_keeps_its_history() {
         let mut story = Story::new();
         let mut words = Vec::new();
         for second in 100..170 {
@@ -579,7 +579,7 @@ mod tests {
     }
 
     #[test]
-    fn late_samples_take_no_word_back() {
+    fn late_samples_end_no_diagnosis() {
         let mut story = Story::new();
         (100..115).for_each(|second| _ = story.second(second, 9, 1.0, 1.0));
         // Samples come every 18 s: the time between samples is unknown.

@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_of_400_that_the_kernel_counts_for_a_minute_is_one_burst() {
+    fn a_burst_that_the_kernel_counts_for_a_minute_is_one_burst() {
         // Measured: 400 clients at listen(5), five accepted per second; clients close after 5 s.
         let tail = [
             (6, 1_489, 1_489, 1_489),
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_last_ack_is_refused_for_the_first_time_once() {
+    fn a_repeated_last_ack_is_not_a_first_refusal() {
         assert_eq!(
             firsts(&[(0, 108, 216, 0), (1, 20, 40, 0), (3, 3, 6, 0), (90, 5, 10, 0)]),
             [108, 0, 0, 5]
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn refused_syns_are_first_refusals_whatever_is_repeated_beside_them() {
+    fn refused_syns_are_first_refusals_beside_repeated_acks() {
         assert_eq!(firsts(&[(0, 100, 100, 0), (5, 30, 50, 0), (6, 60, 60, 40)]), [100, 30, 20]);
     }
 }

@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_line_again_means_that_nothing_was_taken() {
+    fn an_unchanged_queue_means_that_nothing_was_accepted() {
         let mut scans = Scans::default();
         let mut at = |second, length, rows: &[_]| tcp(&mut scans, second, length, rows);
         assert_eq!(at(1, 2, &[(2, 4), (4, 3)]), (Some(4), Some(0), 0, 2, false));
@@ -429,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_that_come_and_reset_between_scans_hide_no_accept() {
+    fn clients_that_reset_between_scans_do_not_hide_an_accept() {
         let mut scans = Scans::default();
         for second in 1..=40 {
             // Each second, one connection is accepted and another one comes and resets without ever
@@ -441,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shorter_queue_between_two_scans_was_served() {
+    fn a_shorter_queue_between_two_scans_shows_an_accept() {
         let mut scans = Scans::default();
         let mut untaken = |second, fell_at| {
             let between = Between { fell_at: seconds(fell_at), ..between(Taken::Unknown) };
@@ -463,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_that_are_missing_from_the_beginning_show_nothing() {
+    fn rows_missing_from_the_first_scan_on_prove_nothing() {
         let mut scans = Scans::default();
         for second in 1..30 {
             assert_eq!(tcp(&mut scans, second, 9, &[]), (None, None, 0, 0, false));
@@ -471,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn more_rows_than_the_queue_is_long_do_not_wait() {
+    fn rows_beyond_the_queue_length_do_not_wait() {
         let mut scans = Scans::default();
         let mut closed_by_the_server =
             ListenerScan { longest: 2, ..found(2, &[(2, 38), (4, 37), (6, 1), (8, 0)]) };
@@ -481,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn abandoned_is_what_two_scans_agree_on() {
+    fn abandoned_connections_are_confirmed_by_two_scans() {
         let mut scans = Scans::default();
         let mut abandoned = |second, length, rows: &[_]| tcp(&mut scans, second, length, rows).1;
         assert_eq!(abandoned(1, 2, &[(1, 3), (3, 3)]), None);
@@ -502,7 +502,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_stands_while_its_first_client_always_waits() {
+    fn a_queue_is_standing_while_its_first_client_always_waits() {
         let mut scans = Scans::default();
         let mut standing = |second, age| {
             let found = found(1, &[(second * 2, age)]);
@@ -524,7 +524,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_that_left_are_told_from_those_that_were_served() {
+    fn clients_that_left_are_distinguished_from_served_clients() {
         let mut scans = Scans::default();
         for second in 0..20 {
             // The first of three is accepted each second. The client of every other one has left
@@ -557,7 +557,7 @@ mod tests {
     }
 
     #[test]
-    fn the_wait_of_clients_that_were_there_before_is_not_known() {
+    fn the_wait_of_clients_from_before_the_first_scan_is_unknown() {
         let mut scans = Scans::default();
         let mut oldest = |second, clients: &[u32]| {
             let between = between(Taken::Unknown);
@@ -568,7 +568,7 @@ mod tests {
     }
 
     #[test]
-    fn the_number_taken_is_known_by_the_client_that_leads_now() {
+    fn the_number_of_accepts_follows_from_the_first_client_in_the_queue() {
         let before = [7, 8, 9].map(|inode| Client { inode, came: None });
         let taken = |now: &[u32]| taken_from(&before, now);
         assert_eq!([taken(&[7, 8, 9]), taken(&[8, 9, 5]), taken(&[9]), taken(&[5])], [0, 1, 2, 3]);

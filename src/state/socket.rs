@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_comes_back_within_the_grace_time_has_only_its_new_drops() {
+    fn a_socket_that_returns_within_the_grace_time_adds_only_new_drops() {
         let mut sockets = Sockets::new(0);
         let seen = [(0, &[(1, 7)][..]), (1, &[]), (2, &[]), (3, &[(1, 9)]), (4, &[]), (5, &[])];
         let new = seen.map(|(second, rows)| dump(&mut sockets, SECOND * second, rows));
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn of_too_many_that_are_gone_the_oldest_are_forgotten_first() {
+    fn the_oldest_gone_sockets_are_forgotten_first() {
         let mut sockets = Sockets::new(0);
         let crowd =
             |from: u64| -> Vec<(u64, u32)> { (from..from + 3000).map(|n| (n, 5)).collect() };
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn drops_wrap_and_never_step_back() {
+    fn drops_wrap_at_32_bits_and_never_decrease() {
         assert_eq!(new_drops(Some(u32::MAX), Some(4)), 5);
         assert_eq!(new_drops(Some(10), Some(9)), 0);
         assert_eq!(new_drops(None, Some(9)), 0);

@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn one_line_says_that_all_is_well() {
+    fn without_trouble_the_output_is_one_line() {
         let calm = vec![listener("80", &[], 0), listener("81", &[], 3)];
         let line = "LISTENQ OK - 2 listeners, none in trouble (took one sample) | listeners=2;;;0 \
                     unhealthy=0;;;0;2 overflows=3c;;;0\n";
@@ -234,7 +234,7 @@ queue full: 9 of 8
     }
 
     #[test]
-    fn critical_is_what_turns_clients_away() {
+    fn trouble_that_refuses_clients_is_critical() {
         let level = |diagnosis, overflows| written(vec![listener("80", &[diagnosis], overflows)]).0;
         assert_eq!(level(Diagnosis::Stalled, 0), Level::Critical);
         assert_eq!(level(Diagnosis::SlowAccept, 1), Level::Critical);
@@ -261,7 +261,7 @@ queue full: 9 of 8
     }
 
     #[test]
-    fn where_limits_cannot_be_seen_calm_is_unknown_and_trouble_stays_trouble() {
+    fn without_limits_calm_is_unknown_and_trouble_is_reported() {
         let blind = |listeners| {
             let missing = MissingFeature { feature: "sock_diag".into(), cost: String::new() };
             let report = Report { listeners, missing_features: vec![missing], ..Report::default() };
@@ -277,7 +277,7 @@ queue full: 9 of 8
     }
 
     #[test]
-    fn what_was_watched_too_briefly_is_not_said_to_be_well() {
+    fn a_briefly_watched_full_queue_is_unknown() {
         let young = || {
             let recent = Recent { watched_seconds: 3.7, ..Recent::default() };
             Listener { recent: Some(recent), ..listener("80", &[], 0) }
@@ -296,7 +296,7 @@ queue full: 9 of 8
     }
 
     #[test]
-    fn a_page_is_enough() {
+    fn twenty_lines_and_a_count_of_the_rest_are_printed() {
         let many = (0..50).map(|_| listener("80", &[Diagnosis::Stalled], 0)).collect();
         let (_, text) = written(many);
         assert_eq!(text.lines().count(), 22);

@@ -375,7 +375,7 @@ every second at first): it is slow, or times out.
     }
 
     #[test]
-    fn what_is_known_about_clients_and_connections_is_said() {
+    fn known_facts_about_clients_and_connections_are_printed() {
         let began = Began {
             with: Beginning::SlowerServer,
             seconds_ago: 40.0,
@@ -428,7 +428,7 @@ owner not known
     }
 
     #[test]
-    fn a_queue_that_was_watched_briefly_has_no_diagnosis_yet() {
+    fn a_briefly_watched_queue_has_no_diagnosis() {
         let young = |recent| Listener { diagnoses: Vec::new(), recent, ..php() };
         let recent = Recent { watched_seconds: 3.7, ..Recent::default() };
         for (listener, words) in [
@@ -444,7 +444,7 @@ owner not known
     }
 
     #[test]
-    fn where_nothing_was_found_the_text_says_what_was_looked_at() {
+    fn without_a_finding_the_text_lists_what_was_compared() {
         let recent =
             Recent { watched_seconds: 30.0, untaken_seconds: Some(0.0), ..Recent::default() };
         let looked = |length, recent| looked_at(&Listener { length, recent, ..idle() });
@@ -461,7 +461,7 @@ owner not known
     }
 
     #[test]
-    fn a_limit_that_the_server_set_to_0_says_why() {
+    fn a_limit_of_0_set_by_the_server_is_explained() {
         let owner = Owner { process: "memcached".into(), ..Owner::default() };
         let memcached = Listener { owner, limit: Some(0), ..idle() };
         let text = limit_text(&memcached);
@@ -490,20 +490,20 @@ owner not known
     }
 
     #[test]
-    fn where_there_is_no_listener_a_line_says_so() {
+    fn without_a_listener_one_line_reports_it() {
         assert_eq!(text(vec![], None), "watched for 12s\n\nno listener here\n");
         let error = chosen(&known(vec![]), Some("80")).unwrap_err().to_string();
         assert_eq!(error, "no listener here (watched for 12s)");
     }
 
     #[test]
-    fn where_nothing_is_wrong_a_line_says_so() {
+    fn without_trouble_one_line_reports_it() {
         let text = text(vec![idle(), idle()], None);
         assert!(text.contains("\nNo trouble found: 2 listeners.\nNo connection"), "{text}");
     }
 
     #[test]
-    fn what_was_not_found_is_named_with_what_is_near() {
+    fn an_unknown_target_is_reported_with_similar_listeners() {
         let known = known(vec![php(), idle()]);
         let error = |target| chosen(&known, Some(target)).unwrap_err().to_string();
         assert_eq!(
@@ -525,7 +525,7 @@ owner not known
     }
 
     #[test]
-    fn json_is_the_listener_itself() {
+    fn json_contains_the_whole_listener() {
         let php = php();
         let mut out = Vec::new();
         write_json(&[&php], &mut out).unwrap();

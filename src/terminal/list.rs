@@ -214,7 +214,7 @@ host   tcp    0.0.0.0      80       0    511    0%      -          -  -         
     }
 
     #[test]
-    fn what_is_not_known_is_null_and_a_dash() {
+    fn unknown_values_are_null_in_json_and_a_dash_in_the_table() {
         let listeners = [listener("::1", "80", 2, None)];
         let mut json = Vec::new();
         write_json(&listeners, &mut json).unwrap();

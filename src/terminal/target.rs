@@ -221,14 +221,14 @@ mod tests {
     }
 
     #[test]
-    fn a_process_or_unit_means_all_it_owns() {
+    fn a_process_or_unit_matches_all_its_listeners() {
         for text in ["redis-server", "redis.service", "redis"] {
             assert_found(text, &[7]);
         }
     }
 
     #[test]
-    fn a_pod_or_container_means_all_it_owns() {
+    fn a_pod_or_container_matches_all_its_listeners() {
         let id = "0123456789abcdef0123456789abcdef";
         let owner = Owner {
             k8s_namespace: "shop".into(),
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_means_all_who_listen_there() {
+    fn a_port_matches_all_its_listeners() {
         assert_found("80", &[0, 1, 2]);
         assert_found(":6379", &[7]);
     }
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_shows_what_looks_alike() {
+    fn an_unknown_target_shows_similar_names() {
         let all = all();
         let near = |text: &str| find(&all, text);
         assert_eq!(near("10.0.0.1:6379"), TargetMatch::None(vec![&all[7]]));

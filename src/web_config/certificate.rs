@@ -183,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_read_and_reckoned_alike() {
+    fn parsed_times_equal_computed_times() {
         for (tag, text, seconds, date) in [
             (UTC_TIME, &b"700101000000Z"[..], 0, "1970-01-01"),
             (UTC_TIME, b"000229235959Z", 951_868_799, "2000-02-29"),

@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_is_not_lost_with_a_request_that_is_given_up() {
+    fn a_cancelled_request_does_not_lose_a_turn() {
         let turns = FairTurns::new(10);
         let running = now(pin!(turns.take(client(1)))).unwrap();
         let mut waiting: Vec<_> = (1..6).map(|n| Box::pin(turns.take(client(n)))).collect();

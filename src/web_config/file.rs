@@ -207,7 +207,7 @@ rate_limit:
     }
 
     #[test]
-    fn a_file_without_content_asks_for_nothing() {
+    fn an_empty_file_configures_nothing() {
         for text in ["", "\n", "# nothing\n", "---\n", "tls_server_config:\nbasic_auth_users:\n"] {
             let file = File::parse(text).unwrap_or_else(|fault| panic!("{text:?}: {fault:?}"));
             assert!(file.tls_server_config.is_none() && file.basic_auth_users.is_none());

@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_are_those_of_go() {
+    fn durations_have_the_syntax_of_go() {
         for (text, millis) in
             [("0", 0), ("0s", 0), ("1s", 1000), ("1m30s", 90_000), ("1.5s", 1500), ("100ms", 100)]
         {
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_gives_its_burst_and_then_one_each_interval() {
+    fn a_bucket_grants_its_burst_and_then_one_per_interval() {
         let limit = RateLimit { interval: Duration::from_secs(1), burst: 3 };
         let (mut bucket, begin) = (Bucket::default(), Instant::now());
         let mut taken = |millis| {

@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn refusing_costs_as_much_whatever_the_cost_of_the_hash() {
+    fn a_refusal_takes_the_same_time_for_every_hash_cost() {
         let users = users(&[("cheap", 6), ("dear", 10)]);
         let now = || clock_gettime(ClockId::ThreadCPUTime);
         let cost = |name| {

@@ -24,7 +24,7 @@ fn library() -> PathBuf {
 }
 
 #[test]
-fn a_clock_that_steps_back_an_hour_moves_timestamps_and_no_counter() {
+fn a_clock_step_of_one_hour_changes_timestamps_and_no_counter() {
     if !Netns::require_root() || !require_tool("faketime") {
         return;
     }

@@ -21,7 +21,7 @@ const MOST_BYTES: u64 = 160 << 20;
 
 #[test]
 #[ignore = "keeps two processors busy for a minute: run by tests/release.sh"]
-fn fifty_thousand_listeners_at_once_cost_pace_and_not_the_daemon() {
+fn fifty_thousand_listeners_slow_down_samples_and_not_the_daemon() {
     if !Netns::require_root() {
         return;
     }

@@ -16,7 +16,7 @@ const SOME: [&str; 2] = ["prlimit", "--nofile=90:90"];
 const HELD: Duration = Duration::from_secs(3);
 
 #[test]
-fn clients_that_take_the_last_descriptor_wait_and_nothing_else_does() {
+fn clients_that_use_the_last_descriptor_wait_and_samples_continue() {
     if !Netns::require_root() {
         return;
     }
@@ -52,7 +52,7 @@ fn clients_that_take_the_last_descriptor_wait_and_nothing_else_does() {
 }
 
 #[test]
-fn namespaces_that_find_no_descriptors_are_counted_and_come_in_later() {
+fn namespaces_without_descriptors_are_counted_and_added_later() {
     if !Netns::require_root() {
         return;
     }

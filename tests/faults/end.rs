@@ -14,7 +14,7 @@ use super::*;
 const ADDRESS: &str = "--web.listen-address=127.0.0.1:19511";
 
 #[test]
-fn after_sigkill_it_starts_at_once_from_a_new_baseline_and_holds_nothing() {
+fn after_sigkill_a_restart_begins_at_once_from_a_new_baseline() {
     if !Netns::require_root() {
         return;
     }

@@ -15,7 +15,7 @@ use super::*;
 const ADDRESS: ([u8; 4], u16) = ([127, 0, 0, 1], 19_511);
 
 #[test]
-fn a_full_pipe_stops_neither_samples_nor_scrapes_nor_the_end() {
+fn a_full_log_pipe_delays_no_sample_scrape_or_exit() {
     if !Netns::require_root() {
         return;
     }
@@ -37,7 +37,7 @@ fn a_full_pipe_stops_neither_samples_nor_scrapes_nor_the_end() {
 }
 
 #[test]
-fn what_waited_is_written_once_somebody_reads() {
+fn queued_log_lines_are_written_when_the_pipe_is_read() {
     if !Netns::require_root() {
         return;
     }
@@ -53,7 +53,7 @@ fn what_waited_is_written_once_somebody_reads() {
 }
 
 #[test]
-fn what_keeps_it_from_starting_does_not_keep_it_from_its_end() {
+fn a_failed_start_exits_although_the_log_pipe_is_full() {
     if !Netns::require_root() {
         return;
     }

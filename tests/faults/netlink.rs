@@ -27,7 +27,7 @@ fn many(ns: &Netns) -> Vec<Listener> {
 }
 
 #[test]
-fn without_buffers_it_says_so_and_no_overflow_is_lost() {
+fn without_netlink_memory_an_error_is_logged_and_no_overflow_is_lost() {
     if !is_possible() {
         return;
     }
@@ -57,7 +57,7 @@ fn without_buffers_it_says_so_and_no_overflow_is_lost() {
 }
 
 #[test]
-fn a_signal_in_every_other_call_is_not_noticed() {
+fn a_signal_in_every_second_call_has_no_effect() {
     if !is_possible() {
         return;
     }
@@ -100,7 +100,7 @@ fn a_dump_interrupted_again_and_again_is_never_published_in_part() {
 }
 
 #[test]
-fn a_namespace_that_dies_during_its_dump_is_let_go() {
+fn a_namespace_that_ends_during_its_dump_is_released() {
     if !is_possible() {
         return;
     }

@@ -26,7 +26,7 @@ fn is_named(daemon: &Daemon, listener: &Listener) -> bool {
 }
 
 #[test]
-fn processes_that_vanish_in_the_middle_of_a_look_cost_only_their_names() {
+fn processes_that_vanish_during_a_search_lose_only_their_names() {
     if !Netns::require_root() || !require_tool("strace") {
         return;
     }
@@ -54,7 +54,7 @@ fn processes_that_vanish_in_the_middle_of_a_look_cost_only_their_names() {
 }
 
 #[test]
-fn hidden_processes_cost_two_features_and_two_lines() {
+fn hidden_processes_disable_two_features_with_one_log_line_each() {
     if !Netns::require_root() || !require_tool("unshare") {
         return;
     }
@@ -80,14 +80,14 @@ fn hidden_processes_cost_two_features_and_two_lines() {
 }
 
 #[test]
-fn a_look_that_is_denied_altogether_costs_features_and_makes_no_overflow_of_the_past() {
+fn a_denied_search_disables_features_and_attributes_no_old_overflow() {
     if Netns::require_root() && require_tool("strace") {
         lose_permission("openat,statx,readlinkat", &["namespaces", "owners"]);
     }
 }
 
 #[test]
-fn a_look_that_is_denied_every_process_costs_a_feature_and_makes_no_overflow_of_the_past() {
+fn denied_processes_disable_a_feature_and_attribute_no_old_overflow() {
     if Netns::require_root() && require_tool("strace") {
         lose_permission("statx", &["namespaces"]);
     }

@@ -151,7 +151,7 @@ impl Story {
 }
 
 #[test]
-fn law_1_what_was_there_at_start_up_is_a_baseline() {
+fn law_1_values_at_startup_are_a_baseline() {
     let old = dropped(50, socket(1, 80));
     let mut story = Story::begun_with(&[old]);
     assert_eq!(story.drops(80), 0);
@@ -160,7 +160,7 @@ fn law_1_what_was_there_at_start_up_is_a_baseline() {
 }
 
 #[test]
-fn law_1_a_socket_that_the_first_dump_missed_is_no_newborn() {
+fn law_1_a_socket_that_the_first_dump_missed_is_not_new() {
     let (one, other) = (socket(1, 80), dropped(70, socket(2, 80)));
     let mut story = Story::new();
     story.tick(&[one], 0).tick(&[one, other], 0).tick(&[one, other], 0);
@@ -168,7 +168,7 @@ fn law_1_a_socket_that_the_first_dump_missed_is_no_newborn() {
 }
 
 #[test]
-fn law_1_a_socket_born_under_watch_counts_in_full() {
+fn law_1_a_socket_opened_while_listenq_runs_counts_in_full() {
     let mut story = Story::begun_with(&[]);
     story.tick(&[dropped(6, waiting(5, socket(9, 80)))], 3);
     assert_eq!((story.drops(80), story.overflows(80)), (6, 3));
@@ -183,7 +183,7 @@ fn law_2_a_restarted_server_keeps_its_counter() {
 }
 
 #[test]
-fn law_2_a_member_that_leaves_takes_nothing_away() {
+fn law_2_a_closed_group_member_does_not_lower_the_counter() {
     let (one, other) = (socket(1, 80), socket(2, 80));
     let mut story = Story::begun_with(&[one, other]);
     story.tick(&[dropped(5, one), dropped(7, other)], 0);
@@ -201,7 +201,7 @@ fn law_2_drops_may_wrap() {
 }
 
 #[test]
-fn law_2_shutdown_then_listen_goes_on_where_it_was() {
+fn law_2_shutdown_then_listen_continues_the_counter() {
     let before = dropped(5, socket(1, 80));
     let mut story = Story::begun_with(&[before]);
     for _ in 0..20 {
@@ -248,7 +248,7 @@ fn law_4_a_failed_dump_changes_nothing() {
 }
 
 #[test]
-fn law_4_a_socket_missing_once_still_lives() {
+fn law_4_a_socket_missing_from_one_dump_is_alive() {
     let (one, other) = (waiting(2, socket(1, 80)), waiting(3, socket(2, 80)));
     let mut story = Story::begun_with(&[one, other]);
     story.tick(&[one], 0);
@@ -268,7 +268,7 @@ fn law_4_a_doubled_row_counts_once() {
 }
 
 #[test]
-fn law_4_a_socket_lost_by_torn_dumps_comes_back_with_its_old_drops() {
+fn law_4_a_socket_lost_by_torn_dumps_returns_with_its_old_drops() {
     let (one, other) = (socket(1, 80), dropped(40, socket(2, 80)));
     let mut story = Story::begun_with(&[one, other]);
     story.tick(&[one], 0).tick(&[one], 0).tick(&[one], 0).tick(&[one, other], 0);
@@ -276,7 +276,7 @@ fn law_4_a_socket_lost_by_torn_dumps_comes_back_with_its_old_drops() {
 }
 
 #[test]
-fn law_11_readings_between_two_dumps_credit_what_they_read() {
+fn law_11_readings_between_two_dumps_credit_the_sockets_they_read() {
     let (one, idle) = (socket(1, 80), socket(2, 81));
     let mut story = Story::begun_with(&[one, idle]);
     story.tick(&[waiting(2, one), idle], 0);
@@ -292,7 +292,7 @@ fn law_11_readings_between_two_dumps_credit_what_they_read() {
 }
 
 #[test]
-fn drops_between_two_dumps_are_the_evidence_for_the_overflows_of_the_next() {
+fn drops_between_two_dumps_are_evidence_for_the_overflows_of_the_next_dump() {
     let (one, other) = (socket(1, 80), socket(2, 81));
     let mut story = Story::begun_with(&[one, other]);
     story.tick(&[waiting(5, one), other], 0);
@@ -307,7 +307,7 @@ fn drops_between_two_dumps_are_the_evidence_for_the_overflows_of_the_next() {
 }
 
 #[test]
-fn a_socket_that_readings_between_two_dumps_leave_out_stays_as_it_is() {
+fn a_socket_that_is_not_read_between_two_dumps_is_unchanged() {
     let (one, group) = (waiting(1, socket(1, 80)), waiting(2, socket(2, 81)));
     let mut story = Story::begun_with(&[one, group]);
     story.part(&[waiting(3, one)]).part(&[waiting(3, one)]);
@@ -352,7 +352,7 @@ fn law_11_a_long_gap_credits_nothing() {
 }
 
 #[test]
-fn law_10_what_the_source_does_not_say_is_absent() {
+fn law_10_a_value_that_the_source_lacks_is_absent() {
     let bare = ListenSocket {
         queue: AcceptQueue { length: 2, limit: None },
         drops: None,
@@ -368,7 +368,7 @@ fn law_10_what_the_source_does_not_say_is_absent() {
 }
 
 #[test]
-fn members_of_a_group_add_up_and_the_fullest_shows() {
+fn group_values_are_sums_and_the_ratio_is_that_of_the_fullest_member() {
     let (one, other) = (waiting(5, socket(1, 80)), waiting(1, socket(2, 80)));
     let story = Story::begun_with(&[one, other]);
     let queue = story.listener(80).queue.unwrap();
@@ -376,7 +376,7 @@ fn members_of_a_group_add_up_and_the_fullest_shows() {
 }
 
 #[test]
-fn a_burst_that_no_sample_saw_is_attributed_and_lifts_the_peak() {
+fn a_burst_between_two_samples_is_attributed_and_raises_the_peak() {
     let fast = socket(1, 80);
     let mut story = Story::begun_with(&[fast, socket(2, 81)]);
     story
@@ -387,7 +387,7 @@ fn a_burst_that_no_sample_saw_is_attributed_and_lifts_the_peak() {
 }
 
 #[test]
-fn an_overflow_that_two_may_have_had_lifts_no_peak() {
+fn an_overflow_that_two_listeners_may_have_had_raises_no_peak() {
     let (one, other) = (socket(1, 80), socket(2, 81));
     let mut story = Story::begun_with(&[one, other]);
     story.tick(&[dropped(20, one), dropped(20, other)], 10);
@@ -397,7 +397,7 @@ fn an_overflow_that_two_may_have_had_lifts_no_peak() {
 }
 
 #[test]
-fn the_last_overflows_of_a_closed_listener_are_its_own() {
+fn the_last_overflows_of_a_closed_listener_are_attributed_to_it() {
     let full = waiting(5, socket(1, 80));
     let mut story = Story::begun_with(&[full, socket(2, 81)]);
     story.tick(&[socket(2, 81)], 7).tick(&[socket(2, 81)], 0);
@@ -405,7 +405,7 @@ fn the_last_overflows_of_a_closed_listener_are_its_own() {
 }
 
 #[test]
-fn overflows_without_anybody_are_unattributed_in_three_ticks() {
+fn overflows_without_evidence_are_unattributed_after_three_ticks() {
     let mut story = Story::begun_with(&[socket(1, 80)]);
     story.tick(&[socket(1, 80)], 7);
     for _ in 0..3 {
@@ -425,7 +425,7 @@ fn overflows_before_any_listener_was_seen_are_accounted_for() {
 }
 
 #[test]
-fn over_the_cap_trouble_is_shown_and_every_overflow_is_accounted_for() {
+fn above_the_listener_limit_trouble_has_series_and_all_overflows_count() {
     let mut story = Story::capped(1);
     let (idle, busy) = (socket(1, 80), waiting(5, socket(2, 81)));
     story.tick(&[idle, busy], 0);
@@ -453,7 +453,7 @@ fn a_closed_listener_without_series_is_soon_forgotten() {
 }
 
 #[test]
-fn a_namespace_that_comes_back_under_its_inode_is_another() {
+fn a_namespace_that_reuses_an_inode_is_a_new_namespace() {
     let mut story = Story::begun_with(&[socket(1, 80)]);
     story.tick(&[dropped(3, waiting(5, socket(1, 80)))], 3);
     let sample = story.snapshot.namespaces.remove(0);
@@ -467,7 +467,7 @@ fn a_namespace_that_comes_back_under_its_inode_is_another() {
 }
 
 #[test]
-fn a_namespace_that_is_found_again_with_its_history_is_no_newborn() {
+fn a_namespace_found_again_with_its_history_is_not_new() {
     let mut story = Story::begun_with(&[socket(1, 80)]);
     story.tick(&[dropped(3, waiting(5, socket(1, 80)))], 3);
     let sample = story.snapshot.namespaces.remove(0);
@@ -482,7 +482,7 @@ fn a_namespace_that_is_found_again_with_its_history_is_no_newborn() {
 }
 
 #[test]
-fn a_namespace_that_was_forgotten_and_is_found_again_brings_no_history() {
+fn a_forgotten_namespace_that_is_found_again_counts_no_old_overflows() {
     let old = dropped(60, socket(1, 80));
     let mut story = Story::begun_with(&[old]);
     let sample = story.snapshot.namespaces.remove(0);
@@ -500,7 +500,7 @@ fn a_namespace_that_was_forgotten_and_is_found_again_brings_no_history() {
 }
 
 #[test]
-fn a_namespace_that_comes_back_with_an_unshown_listener_is_no_trouble() {
+fn a_namespace_may_return_with_a_listener_without_series() {
     let mut story = Story::capped(1);
     let sockets = [socket(1, 80), socket(2, 81)];
     story.tick(&sockets, 0);
@@ -545,7 +545,7 @@ fn the_owner_that_alerts_name_stays_for_the_length_of_an_incident() {
 }
 
 #[test]
-fn what_does_not_move_is_passed_over_and_time_goes_on() {
+fn unchanged_listeners_are_skipped_and_their_time_is_credited() {
     let idle = socket(1, 80);
     let mut story = Story::begun_with(&[idle]);
     let before = story.netns();
@@ -562,7 +562,7 @@ fn what_does_not_move_is_passed_over_and_time_goes_on() {
 }
 
 #[test]
-fn a_namespace_born_under_watch_counts_in_full() {
+fn a_namespace_created_while_listenq_runs_counts_in_full() {
     let mut story = Story::new();
     story.snapshot.namespaces[0].is_newborn = true;
     story.overflows = 0;
@@ -588,7 +588,7 @@ fn a_namespace_that_ended_keeps_its_counters_for_the_grace_time() {
 
 /// The counters are read after the dump: the last overflows never appear in the drops.
 #[test]
-fn overflows_that_wait_when_a_namespace_ends_are_accounted_for() {
+fn pending_overflows_are_accounted_for_when_a_namespace_ends() {
     let full = |cookie, port| waiting(5, socket(cookie, port));
     let mut story = Story::begun_with(&[full(1, 80), socket(2, 81)]);
     story.tick(&[dropped(30, full(1, 80)), socket(2, 81)], 48);
@@ -600,7 +600,7 @@ fn overflows_that_wait_when_a_namespace_ends_are_accounted_for() {
 }
 
 #[test]
-fn a_listener_forgotten_after_its_namespace_ended_is_shown_no_more() {
+fn a_listener_forgotten_after_its_namespace_ended_has_no_series() {
     let mut story = Story::begun_with(&[socket(1, 80), socket(2, 81)]);
     story.tick(&[dropped(3, waiting(5, socket(1, 80))), socket(2, 81)], 3);
     for _ in 0..3 {
@@ -619,7 +619,7 @@ fn a_listener_forgotten_after_its_namespace_ended_is_shown_no_more() {
 }
 
 #[test]
-fn a_namespace_of_the_same_name_starts_afresh() {
+fn a_namespace_that_reuses_a_name_starts_at_0() {
     let mut story = Story::begun_with(&[socket(1, 80)]);
     story.tick(&[dropped(3, socket(1, 80))], 3).tick(&[dropped(3, socket(1, 80))], 0);
     story.snapshot.namespaces[0].id = NetnsId(2);
@@ -673,7 +673,7 @@ fn play(story: &mut Story, drops: &mut [u32; 9], chapter: &Chapter) {
 
 proptest! {
     #[test]
-    fn every_overflow_is_accounted_for_and_no_counter_steps_back(
+    fn every_overflow_is_accounted_for_and_no_counter_decreases(
         chapters in prop::collection::vec(chapter(), 1..120),
         max in 1..6usize,
     ) {

@@ -56,7 +56,7 @@ impl Story {
 }
 
 #[test]
-fn what_was_not_scanned_is_absent_and_an_empty_queue_waits_for_nothing() {
+fn scan_values_are_absent_without_a_scan_and_0_for_an_empty_queue() {
     let mut story = Story::begun_with(&[waiting(2, socket(1, 80)), socket(2, 81)]);
     story.tick(&[waiting(2, socket(1, 80)), socket(2, 81)], 0);
     assert_eq!((story.oldest(80), story.oldest(81)), (None, Some(0)));
@@ -65,7 +65,7 @@ fn what_was_not_scanned_is_absent_and_an_empty_queue_waits_for_nothing() {
 }
 
 #[test]
-fn a_scan_counts_until_the_queue_is_seen_empty() {
+fn scan_values_end_when_the_queue_is_seen_empty() {
     let queue = waiting(2, socket(1, 80));
     let mut story = Story::begun_with(&[queue]);
     story.scanned(INTERVAL, queue, &[(7, 4), (8, 1)]);
@@ -77,7 +77,7 @@ fn a_scan_counts_until_the_queue_is_seen_empty() {
 }
 
 #[test]
-fn a_scan_that_is_too_old_says_nothing() {
+fn values_of_a_stale_scan_are_absent() {
     let queue = waiting(2, socket(1, 80));
     let mut story = Story::begun_with(&[queue]);
     story.scanned(INTERVAL, queue, &[(7, 4)]);
@@ -91,7 +91,7 @@ fn a_scan_that_is_too_old_says_nothing() {
 }
 
 #[test]
-fn what_is_known_of_a_unix_queue_ends_when_it_is_too_long_to_be_scanned() {
+fn scan_values_of_a_unix_queue_end_when_it_is_too_long_to_scan() {
     let (cookie, address) = (Cookie(5), UnixAddress::new(b"/run/php.sock").unwrap());
     let queue = AcceptQueue { length: 2, limit: Some(4) };
     let socket = ListenSocket { cookie, address, queue, drops: None, origin: Origin::default() };
@@ -112,7 +112,7 @@ fn what_is_known_of_a_unix_queue_ends_when_it_is_too_long_to_be_scanned() {
 }
 
 #[test]
-fn a_member_at_its_limit_is_stuck_only_while_dumps_say_so() {
+fn a_member_at_its_limit_is_stuck_only_while_dumps_show_it() {
     let members = [waiting(4, socket(1, 80)), socket(2, 80)];
     let mut story = Story::begun_with(&[socket(1, 80), socket(2, 80)]);
     story.tick(&members, 0);
@@ -127,7 +127,7 @@ fn a_member_at_its_limit_is_stuck_only_while_dumps_say_so() {
 }
 
 #[test]
-fn nothing_taken_for_ten_seconds_is_a_stall_and_its_end_is_told() {
+fn no_accept_for_ten_seconds_is_a_stall_and_its_end_is_reported() {
     let queue = waiting(2, socket(1, 80));
     let mut story = Story::begun_with(&[socket(1, 80)]);
     for second in 0..12 {
@@ -175,7 +175,7 @@ fn a_client_that_left_before_the_first_scan_proves_that_the_server_accepted() {
 }
 
 #[test]
-fn a_queue_that_moves_on_is_standing_and_no_stall_however_long_it_is() {
+fn a_long_queue_that_drains_is_standing_and_not_stalled() {
     let queue = waiting(2, socket(1, 80));
     let mut story = Story::begun_with(&[socket(1, 80)]);
     for second in 0..60 {
@@ -185,7 +185,7 @@ fn a_queue_that_moves_on_is_standing_and_no_stall_however_long_it_is() {
 }
 
 #[test]
-fn a_queue_that_was_full_since_its_head_came_tells_how_fast_it_drains() {
+fn the_drain_rate_is_known_if_the_queue_was_full_since_its_head_arrived() {
     let full = waiting(5, socket(1, 80));
     let mut story = Story::begun_with(&[socket(1, 80)]);
     story.scanned(SECOND, full, &[(1, 2), (2, 2), (3, 2), (4, 2), (5, 2)]);
@@ -199,7 +199,7 @@ fn a_queue_that_was_full_since_its_head_came_tells_how_fast_it_drains() {
 }
 
 #[test]
-fn only_a_socket_opened_under_the_earlier_cap_has_a_stale_limit() {
+fn only_a_socket_opened_under_the_earlier_somaxconn_has_a_stale_limit() {
     let near = |cookie, port| {
         let queue = AcceptQueue { length: 120, limit: Some(128) };
         ListenSocket { queue, ..socket(cookie, port) }
@@ -218,7 +218,7 @@ fn only_a_socket_opened_under_the_earlier_cap_has_a_stale_limit() {
 }
 
 #[test]
-fn a_server_that_dies_every_eight_seconds_under_fire_is_slow_and_that_is_one_incident() {
+fn a_server_that_restarts_every_8_s_under_load_is_slow_in_one_incident() {
     let mut story = Story::begun_with(&[socket(1, 80)]);
     let mut words = Vec::new();
     for tick in 0..700 {
@@ -239,7 +239,7 @@ fn a_server_that_dies_every_eight_seconds_under_fire_is_slow_and_that_is_one_inc
 }
 
 #[test]
-fn a_listener_closed_for_longer_than_the_window_begins_anew() {
+fn a_listener_closed_for_longer_than_the_window_has_no_history() {
     let mut story = Story::begun_with(&[socket(1, 80)]);
     let full = waiting(5, socket(1, 80));
     // The listener has accepted before.
@@ -258,7 +258,7 @@ fn a_listener_closed_for_longer_than_the_window_begins_anew() {
 }
 
 #[test]
-fn a_limit_is_stale_only_where_its_socket_was_there_before_the_raise() {
+fn a_limit_is_stale_only_if_its_socket_is_older_than_the_raise() {
     let somaxconn = |value| {
         let mut settings = Settings::default();
         settings.set(Setting::Somaxconn, value);

@@ -41,7 +41,7 @@ fn names(expected: &[(&str, Option<u64>)]) -> BTreeMap<String, Option<u64>> {
 }
 
 #[test]
-fn two_files_of_one_path_are_two_listeners() {
+fn two_socket_files_with_one_path_are_two_listeners() {
     let both = [unix(1, 26, 7, 0), unix(2, 61, 9, 5)];
     let expected = names(&[("/run/php.sock", Some(0)), ("/run/php.sock~9", Some(5))]);
     assert_eq!(listeners(&[&both[..1], &both, &both]), expected);
@@ -51,7 +51,7 @@ fn two_files_of_one_path_are_two_listeners() {
 }
 
 #[test]
-fn a_third_with_the_inode_of_the_second_has_a_name_of_its_own() {
+fn a_third_listener_with_a_reused_inode_has_its_own_name() {
     let three = [unix(1, 26, 7, 0), unix(2, 61, 2, 1), unix(3, 62, 2, 2)];
     let expected = names(&[
         ("/run/php.sock", Some(0)),
@@ -62,7 +62,7 @@ fn a_third_with_the_inode_of_the_second_has_a_name_of_its_own() {
 }
 
 #[test]
-fn a_server_that_makes_its_file_again_keeps_its_name() {
+fn a_server_that_recreates_its_socket_file_keeps_its_name() {
     let (before, after) = (unix(1, 26, 7, 2), unix(2, 26, 8, 3));
     let expected = names(&[("/run/php.sock", Some(3))]);
     // In the next dump, and after some dumps without it.
@@ -71,7 +71,7 @@ fn a_server_that_makes_its_file_again_keeps_its_name() {
 }
 
 #[test]
-fn a_socket_whose_file_was_removed_stays_apart_from_the_one_that_has_the_path_now() {
+fn a_socket_with_a_removed_file_is_another_listener_than_the_new_file() {
     let (old, new) = (unix(1, 26, 7, 5), unix(2, 26, 8, 0));
     let expected = names(&[("/run/php.sock", Some(5)), ("/run/php.sock~8", Some(0))]);
     assert_eq!(listeners(&[&[old], &[old, new], &[old, new]]), expected);
@@ -80,7 +80,7 @@ fn a_socket_whose_file_was_removed_stays_apart_from_the_one_that_has_the_path_no
 }
 
 #[test]
-fn a_file_on_another_filesystem_never_takes_the_name_of_a_closed_listener() {
+fn a_file_on_another_filesystem_never_gets_the_name_of_a_closed_listener() {
     let (real, forged) = (unix(1, 26, 7, 0), unix(2, 61, 9, 5));
     let gone = names(&[("/run/php.sock", None), ("/run/php.sock~9", Some(5))]);
     assert_eq!(listeners(&[&[real], &[], &[], &[forged], &[forged]]), gone);

@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_sent_to_other_machines() {
+    fn addresses_of_other_machines_are_refused() {
         let check = |text: &str| {
             let address = parse(text).unwrap();
             (ensure_local(address).is_ok(), ensure_loopback(address).is_ok())

@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_counter_that_fell_or_vanished_is_named_and_a_new_one_is_not() {
+    fn decreased_and_missing_counters_are_reported_and_new_ones_are_not() {
         let before = scrape(&[("x=\"1\"", 5), ("x=\"2\"", 5), ("x=\"3\"", 5)]);
         let after = scrape(&[("x=\"1\"", 4), ("x=\"3\"", 5), ("x=\"4\"", 1)]);
         let mut fallen = after.fallen_since(&before);

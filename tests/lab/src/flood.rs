@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn floods_are_bounded_and_go_nowhere_else() {
+    fn floods_are_bounded_and_local() {
         let fits = |target: &str, count, per_second| {
             bounded(target.parse().unwrap(), count, per_second).is_ok()
         };
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn no_two_of_a_flood_come_from_the_same_place() {
+    fn all_syns_of_a_flood_have_different_sources() {
         let first: std::collections::HashSet<_> = (0..130_000).map(silent_client).collect();
         assert_eq!(first.len(), 130_000);
         assert!(first.iter().all(|source| source.ip().is_link_local()));

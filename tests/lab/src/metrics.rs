@@ -210,7 +210,7 @@ y +Inf
     }
 
     #[test]
-    fn one_namespace_is_cut_out_of_a_scrape() {
+    fn a_scrape_can_be_limited_to_one_namespace() {
         let text = "# TYPE a counter\na{netns=\"x\"} 1\na{netns=\"y\"} 2\nb 3\n";
         let metrics = Metrics::parse(text).unwrap().of_netns("y");
         assert_eq!(metrics.text(), "# TYPE a counter\na{netns=\"y\"} 2\n");

@@ -296,7 +296,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_filter_lets_only_those_enter_namespaces_who_have_the_capability() {
+    fn the_filter_allows_setns_only_with_the_capability() {
         let allows = |capabilities: &[&str]| {
             let capabilities: Vec<_> = capabilities.iter().map(|name| (*name).to_owned()).collect();
             let filter = runtime_default(&capabilities);

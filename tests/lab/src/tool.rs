@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_goes_in_comes_out() {
+    fn a_tool_returns_its_input() {
         let (bytes, output) = feed("cat", &[], b"\xff one");
         assert_eq!((bytes.as_slice(), output.status.success()), (&b"\xff one"[..], true));
     }

@@ -117,7 +117,7 @@ fn a_page_is_read_filled_in_and_awaited() {
 }
 
 #[test]
-fn nothing_that_goes_wrong_on_a_page_is_hidden() {
+fn all_errors_of_a_page_are_reported() {
     if !ready() {
         return;
     }

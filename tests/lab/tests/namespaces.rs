@@ -37,7 +37,7 @@ fn netns_of(child: &Child) -> u64 {
 }
 
 #[test]
-fn what_a_dead_test_left_behind_is_swept_away() {
+fn namespaces_of_dead_tests_are_deleted() {
     if !Netns::require_root() {
         return;
     }
@@ -76,7 +76,7 @@ fn sockets_stay_in_the_namespace_they_were_made_in() {
 }
 
 #[test]
-fn sysctls_are_those_of_the_namespace() {
+fn sysctls_apply_to_the_namespace() {
     if !Netns::require_root() {
         return;
     }

@@ -81,7 +81,7 @@ fn sixty_clients_in_one_round_trip_are_all_served_though_most_need_cookies() {
 }
 
 #[test]
-fn a_crowd_is_there_and_gone() {
+fn a_crowd_connects_and_disconnects() {
     if !Netns::require_root() {
         return;
     }
@@ -97,7 +97,7 @@ fn a_crowd_is_there_and_gone() {
 }
 
 #[test]
-fn deferred_clients_are_accepted_when_they_have_said_something() {
+fn deferred_clients_are_accepted_after_their_first_data() {
     if !Netns::require_root() {
         return;
     }

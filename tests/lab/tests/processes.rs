@@ -16,7 +16,7 @@ use listenq_lab::wait::eventually;
 const EMPTY: Duration = Duration::from_secs(5);
 
 #[test]
-fn a_stopped_server_lets_its_queue_grow_and_goes_on_with_it() {
+fn the_queue_of_a_stopped_server_grows_and_is_served_later() {
     if !Netns::require_root() {
         return;
     }

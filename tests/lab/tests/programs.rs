@@ -63,7 +63,7 @@ fn a_subcommand_gives_its_output_and_status() {
 }
 
 #[test]
-fn nobody_is_nobody_inside_the_namespace() {
+fn a_program_runs_as_user_65534_inside_the_namespace() {
     if !Netns::require_root() {
         return;
     }
@@ -142,7 +142,7 @@ fn the_tool_listens_and_says_where() {
 }
 
 #[test]
-fn the_tool_sends_nothing_to_other_machines() {
+fn the_tool_refuses_addresses_of_other_machines() {
     for how in
         [["connect", "fill"], ["connect", "hammer"], ["connect", "burst"], ["scan", "--count=1"]]
     {

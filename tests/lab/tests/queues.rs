@@ -32,7 +32,7 @@ fn listen_4_holds_five_and_the_next_overflow() {
 }
 
 #[test]
-fn stray_segments_move_drops_and_nothing_else() {
+fn stray_segments_increase_only_drops() {
     if !Netns::require_root() {
         return;
     }
@@ -51,7 +51,7 @@ fn stray_segments_move_drops_and_nothing_else() {
 }
 
 #[test]
-fn counters_are_those_of_the_namespace_and_absolute() {
+fn counters_are_absolute_and_of_the_namespace() {
     if !Netns::require_root() {
         return;
     }
@@ -94,7 +94,7 @@ fn every_kind_of_listener_opens_and_is_reached() {
 }
 
 #[test]
-fn what_ss_calls_a_listener_is_told_apart() {
+fn a_row_of_ss_shows_address_device_and_dual_stack() {
     if !Netns::require_root() {
         return;
     }
@@ -121,7 +121,7 @@ fn what_ss_calls_a_listener_is_told_apart() {
 }
 
 #[test]
-fn deferred_clients_move_drops_without_overflow() {
+fn deferred_clients_increase_drops_without_overflow() {
     if !Netns::require_root() {
         return;
     }

@@ -16,7 +16,7 @@ use listenq_lab::unix::{Kind, UnixListener, Waited, wait_in_line};
 use listenq_lab::wait::eventually;
 
 #[test]
-fn a_burst_comes_and_goes() {
+fn a_burst_connects_and_disconnects() {
     if !Netns::require_root() {
         return;
     }
@@ -47,7 +47,7 @@ fn a_slow_server_accepts_at_its_pace_and_impatient_clients_leave() {
 }
 
 #[test]
-fn a_fast_server_serves_everyone() {
+fn a_fast_server_serves_all_clients() {
     if !Netns::require_root() {
         return;
     }
@@ -117,7 +117,7 @@ fn clients_that_leave_by_fin_stay_in_the_table_and_those_that_reset_do_not() {
 }
 
 #[test]
-fn clients_beyond_a_full_queue_give_up_and_those_nobody_hears_are_refused() {
+fn clients_at_a_full_queue_give_up_and_clients_without_a_listener_are_refused() {
     if !Netns::require_root() {
         return;
     }
@@ -166,7 +166,7 @@ fn a_half_closed_client_waits_in_close_wait_until_it_is_answered() {
 }
 
 #[test]
-fn unix_clients_wait_in_line_for_a_place() {
+fn unix_clients_wait_for_a_place_in_the_queue() {
     if !Netns::require_root() {
         return;
     }

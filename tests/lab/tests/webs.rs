@@ -21,7 +21,7 @@ fn load(rate: f64, lasting: Duration) -> Load {
 }
 
 #[test]
-fn a_fast_pool_of_either_kind_answers_everyone() {
+fn a_fast_pool_of_either_kind_answers_all_clients() {
     if !ready() {
         return;
     }
