@@ -28,7 +28,7 @@ const CERTAIN: f64 = 4.0;
 /// The minimum number of connections from which a rate is computed.
 const FEWEST: f64 = 20.0;
 
-/// What happened at a listener within one slot.
+/// The activity of a listener within one slot.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Slot {
     /// Connections accepted.

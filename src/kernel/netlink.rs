@@ -25,7 +25,7 @@ const MOST_LOSSES: u32 = 16;
 /// Maximum number of requests in one `send`: all answers must fit into the receive buffer.
 const BATCH: usize = 32;
 /// Maximum size of a dump that is kept for comparison, in bytes: about 6,000 listeners. Decoding a
-/// longer dump costs little beside the dump itself, and the memory is needed for other things.
+/// longer dump costs little compared with the dump itself, and the memory is needed elsewhere.
 const MAX_KEPT: usize = 1 << 20;
 /// Fixed sequence number of dumps that are compared, because every message contains the number.
 pub(super) const SAME: u32 = 1;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-/// The system call in which a thread waits, as far as listenq distinguishes them.
+/// The system call in which a thread waits. Calls that listenq does not distinguish are `Other`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
     /// The file could not be read: reading requires `CAP_SYS_PTRACE`.

@@ -15,7 +15,7 @@ const LASTING: Duration = Duration::from_secs(6 * 60);
 /// The owner of one listener for the length of an incident.
 #[derive(Clone, Debug, Default)]
 pub(super) struct AlertOwner {
-    /// When the incident began; `None` outside of an incident.
+    /// The start of the incident; `None` outside of an incident.
     began: Option<Duration>,
     troubled_at: Duration,
     fixed: Option<Arc<Owner>>,

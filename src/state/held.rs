@@ -1,6 +1,8 @@
 //! Decides how long a diagnosis holds. A diagnosis starts with the first evidence for it, and ends
 //! after evidence against it for [`HOLD`]. A late sample or a missing scan is no evidence: it
 //! delays the end of the diagnosis and never causes the end.
+//!
+//! A look is one evaluation of the evidence, once per second for each listener with a record.
 
 use std::time::Duration;
 
@@ -9,7 +11,7 @@ use crate::view::HeldDiagnosis;
 
 use super::GRACE;
 
-/// The most time that counts between two looks: one look after a long pause is still one look.
+/// The longest time that one look counts for: after a long pause there is still only one look.
 const LONGEST_LOOK: Duration = Duration::from_secs(2);
 /// A diagnosis that recurs holds for up to `HOLD << MAX_RELAPSES`.
 const MAX_RELAPSES: u32 = 3;
@@ -31,7 +33,7 @@ struct Holding {
     absent: Duration,
     /// The time at which the diagnosis last held.
     held_at: Option<Duration>,
-    /// How often the diagnosis started again within the grace time.
+    /// The number of times that the diagnosis started again within the grace time.
     relapses: u32,
 }
 

@@ -60,7 +60,7 @@ pub struct Config {
     pub peak_window: Duration,
     /// How long a client waits before it gives up.
     pub client_patience: Duration,
-    /// The wait of the first client from which every client is considered to wait.
+    /// Every client counts as waiting if the first client has waited for this time or longer.
     pub standing_wait: Duration,
     /// Whether the addresses of clients are counted and shown.
     pub names_clients: bool,
@@ -117,7 +117,7 @@ struct Tick {
     unix_time: f64,
     /// The slot of the peak window that contains `now`.
     slot: Slot,
-    /// The wait of the first client from which every client is considered to wait.
+    /// Every client counts as waiting if the first client has waited for this time or longer.
     standing_wait: Duration,
     /// Whether the addresses of clients are counted and shown.
     names_clients: bool,

@@ -78,7 +78,7 @@ pub(super) struct Netns {
     counters: Counters,
     settings: Settings,
     sampled_unix_time: Option<f64>,
-    /// When the counters that listenq keeps of the namespace started, in seconds since 1970.
+    /// The start of the counters that listenq keeps for the namespace, in seconds since 1970.
     started_unix_time: f64,
     sampled_seconds: f64,
     scan: Option<NetnsScan>,

@@ -68,7 +68,7 @@ pub(super) struct Candidate<K> {
     pub(super) exposure: Exposure,
     /// The priority of the candidate.
     pub(super) rank: Rank,
-    /// When the probation of the candidate ends.
+    /// The end of the candidate's probation.
     pub(super) due_at: Duration,
     /// The source that the candidate belongs to.
     pub(super) source: Source,

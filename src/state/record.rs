@@ -29,14 +29,14 @@ pub(super) struct Record {
     harmless_drops: u64,
     refusals: Refusals,
     lengths: Lengths,
-    /// When any of its sockets reached its limit.
+    /// The time since which at least one of its sockets is at its limit.
     brimming_since: Option<Duration>,
-    /// When all of its sockets reached their limits.
+    /// The time since which all of its sockets are at their limits.
     all_brimming_since: Option<Duration>,
     pub(super) scans: Scans,
     scanned: Option<ScanEvidence>,
     held: Held,
-    /// The results of the looks at its owner.
+    /// The causes from the readings of its owner.
     pub(super) causes: CauseHistory,
     slow_at: Option<Duration>,
     incident: Option<IncidentSummary>,
@@ -86,7 +86,7 @@ pub struct IncidentSummary {
     pub diagnosis: Diagnosis,
     /// All diagnoses of the period.
     pub all: Diagnoses,
-    /// When the period began, on the fold's own clock.
+    /// The start of the period, on the fold's own clock.
     pub began: Duration,
     /// The largest queue length in the period.
     pub peak: u64,
@@ -96,7 +96,7 @@ pub struct IncidentSummary {
     pub abandoned: u64,
     /// All causes found in the period.
     pub causes: Causes,
-    /// What most workers waited for when the first cause was found.
+    /// The peer that most workers waited for when the first cause was found.
     pub awaited: Option<Awaited>,
     /// A process that accepted when the first cause was found.
     pub accepting_pid: Option<u32>,
@@ -373,7 +373,7 @@ impl Record {
         }
     }
 
-    /// Adds the causes that hold to the incident. The first of them is a change of its own, unless
+    /// Adds the causes that hold to the incident. The first of them is a separate change, unless
     /// the incident just started.
     fn explain(&mut self, case: &CauseCase, event: Option<IncidentEvent>) -> Option<IncidentEvent> {
         let Some(incident) = &mut self.incident else { return event };

@@ -22,7 +22,8 @@ pub(super) struct Scans {
     /// The time of the first of the consecutive scans that found nothing accepted.
     untaken_since: Option<Duration>,
     gone: Option<u64>,
-    /// When consecutive scans began to find a client at the head that had waited for long.
+    /// The time of the first of the consecutive scans that found a client at the head that had
+    /// waited for long.
     standing_since: Option<Duration>,
     /// The longest pause between two accepts while clients waited, and when it ended.
     pause: Option<(Duration, Duration)>,
@@ -32,15 +33,15 @@ pub(super) struct Scans {
 /// Other facts about the time between two scans.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Between {
-    /// When a sample last saw a queue shorter than in the sample before, or empty.
+    /// The time of the last sample that saw an empty queue or a shorter one than before.
     pub(super) fell_at: Duration,
-    /// What the kernel's counters prove about connections accepted since the last scan.
+    /// The accepts since the last scan that the kernel's counters prove.
     pub(super) taken: Taken,
-    /// The wait of the first client from which on a queue is standing.
+    /// A queue is standing if its first client has waited for this time or longer.
     pub(super) standing_wait: Duration,
 }
 
-/// What the counters of a namespace prove about accepted connections.
+/// The conclusion about accepted connections from the counters of a namespace.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Taken {
     /// Some listener accepted, and the namespace has several listeners.
@@ -61,7 +62,7 @@ pub(super) struct Open {
     pub(super) most: u64,
 }
 
-/// What a scan shows about a queue that is not empty.
+/// The result of a scan of a queue that is not empty.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Verdict {
     /// How long the connection at the head has waited; `None` when the queue has no row.
@@ -76,7 +77,7 @@ pub(super) struct Verdict {
     pub(super) unmoved: Duration,
     /// Whether a connection was accepted since the previous scan.
     pub(super) drains: bool,
-    /// How long each scan has found a client at the head that had waited for long.
+    /// The time for which each scan found a client at the head that had waited for long.
     pub(super) standing: Duration,
     /// The longest earlier pause between two accepts.
     pub(super) pause: Duration,
@@ -110,7 +111,7 @@ struct TcpLine {
     reset: u64,
 }
 
-/// What happened to the connections of one scan until the next scan.
+/// The changes of the connections of one scan until the next scan.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Change {
     /// Whether a connection was accepted; `None` when unknown.
@@ -126,7 +127,7 @@ struct Change {
 struct Client {
     /// The inode of the client's socket; 0 when the client is gone.
     inode: u32,
-    /// When the client was first seen; `None` for a client that came before the first scan.
+    /// The time when the client was first seen; `None` for a client from before the first scan.
     came: Option<Duration>,
 }
 
@@ -432,8 +433,8 @@ mod tests {
     fn clients_that_reset_between_scans_do_not_hide_an_accept() {
         let mut scans = Scans::default();
         for second in 1..=40 {
-            // Each second, one connection is accepted and another one comes and resets without ever
-            // showing a row.
+            // Each second, one connection is accepted, and another one connects and resets before
+            // any scan sees its row.
             let rows: Vec<_> = (second..9).map(|n| (2 * n, 60 + second - n)).collect();
             let (.., untaken, _, _) = tcp(&mut scans, second, 9, &rows);
             assert_eq!(untaken, 0, "second {second}");

@@ -34,11 +34,11 @@ pub(super) struct Socket {
     /// Whether it is known to have accepted a connection.
     pub(super) has_accepted: bool,
     pub(super) first_seen: Duration,
-    /// When its queue last became shorter, or when the socket was first seen.
+    /// The time when its queue last became shorter, or when the socket was first seen.
     pub(super) fell_at: Duration,
-    /// When a connection was last seen to leave its queue by accept.
+    /// The time when an accept was last seen to remove a connection from its queue.
     pub(super) taken_at: Option<Duration>,
-    /// When it reached its limit.
+    /// The time since which its queue is at its limit.
     pub(super) brimming_since: Option<Duration>,
     cookie: Cookie,
     seen: u64,
@@ -354,7 +354,7 @@ mod tests {
             assert_eq!(dump(&mut sockets, at + 2 * SECOND, &[]), 0);
         }
         assert_eq!((sockets.gone.len(), sockets.went.len()), (MOST_GONE, MOST_GONE));
-        // Every socket of the second crowd is kept.
+        // Every socket of the second dump of many sockets is kept.
         assert_eq!(dump(&mut sockets, 20 * SECOND, &crowd(3000)), 0);
     }
 

@@ -90,7 +90,7 @@ fn write_listener(listener: &Listener, out: &mut impl Write) -> io::Result<()> {
     write_filled(out, "", &last)
 }
 
-/// What listenq compared, for a listener without a finding.
+/// The values that listenq compared, for a listener without a finding.
 fn looked_at(listener: &Listener) -> Option<String> {
     let recent = listener.recent?;
     let Recent { watched_seconds, full_seconds, overflows, untaken_seconds, .. } = recent;

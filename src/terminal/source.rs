@@ -122,8 +122,8 @@ impl OwnSampler {
 // === impl Known ===
 
 impl Known {
-    /// What listenq cannot see on this machine, and how to change that; `None` if it sees all
-    /// listeners.
+    /// A text about the listeners that listenq cannot see on this machine, and how to change that;
+    /// `None` if it sees all listeners.
     pub fn blindness(&self) -> Option<&'static str> {
         let lacks = |feature: Feature| {
             self.report.missing_features.iter().any(|missing| missing.feature == feature.label())

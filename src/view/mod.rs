@@ -37,7 +37,7 @@ pub struct NetnsView {
     pub name: Arc<str>,
     /// The owner that the namespace was made for.
     pub owner: Arc<Owner>,
-    /// When the counters that listenq keeps of the namespace started, in seconds since 1970.
+    /// The start of the counters that listenq keeps for the namespace, in seconds since 1970.
     pub started_unix_time: f64,
     /// The number of samples of TCP listeners.
     pub tcp_samples: u64,
@@ -105,11 +105,11 @@ pub struct ListenerName {
 #[derive(Clone, Debug, PartialEq)]
 pub struct ListenerView {
     pub name: Arc<ListenerName>,
-    /// The owner, as far as known.
+    /// The owner; unknown fields are empty.
     pub owner: Arc<Owner>,
     /// The owner that alerts name, fixed for the length of an incident; `None` outside of one.
     pub alert_owner: Option<Arc<Owner>>,
-    /// When the counters of the listener started, in seconds since 1970.
+    /// The start of the listener's counters, in seconds since 1970.
     pub started_unix_time: f64,
     /// The current number of its listen sockets.
     pub sockets: u32,
@@ -241,7 +241,7 @@ pub struct Accepts {
     pub began: Option<Began>,
 }
 
-/// What trouble began with, and when.
+/// The time and the kind of the beginning of trouble.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Began {
     /// The beginning on the fold's own clock, to [`Accepts::SLOT`].
@@ -267,19 +267,19 @@ pub struct Case {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct HeldDiagnosis {
     pub diagnosis: Diagnosis,
-    /// When the diagnosis began to hold, on the fold's own clock; `None` when the diagnosis no
-    /// longer holds.
+    /// The time since which the diagnosis holds, on the fold's own clock; `None` if it no longer
+    /// holds.
     pub since: Option<Duration>,
 }
 
-/// The causes why the owner of a listener does not accept, as far as looks at the owner found.
+/// The causes why the owner of a listener does not accept, from the readings of the owner.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct CauseCase {
     /// The causes that hold or have held within the grace time.
     pub causes: Vec<HeldCause>,
-    /// The results of the last look at the owner; `None` while the owner is not looked at.
+    /// The results of the last reading of the owner; `None` while the owner is not read.
     pub numbers: Option<OwnerNumbers>,
-    /// What most workers wait for.
+    /// The peer that most workers wait for.
     pub awaited: Option<Awaited>,
     /// Time for which the owner's cgroup, or an ancestor, was throttled while the listener had a
     /// diagnosis.
@@ -293,12 +293,12 @@ pub struct CauseCase {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct HeldCause {
     pub cause: Cause,
-    /// When the cause began to hold, on the fold's own clock; `None` when the cause no longer
+    /// The time since which the cause holds, on the fold's own clock; `None` if it no longer
     /// holds.
     pub since: Option<Duration>,
 }
 
-/// The results of the last look at the owner of a listener.
+/// The results of the last reading of the owner of a listener.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct OwnerNumbers {
     /// Pid and name of a process that accepts.
@@ -411,7 +411,7 @@ impl ListenerView {
         held.copied().filter(|held| held.since.is_some())
     }
 
-    /// The results of the last look at its owner; `None` while the owner is not looked at.
+    /// The results of the last reading of its owner; `None` while the owner is not read.
     pub fn owner_numbers(&self) -> Option<&OwnerNumbers> {
         self.case.as_ref()?.causes.numbers.as_ref()
     }

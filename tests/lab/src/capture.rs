@@ -49,7 +49,7 @@ pub struct Watched {
     pub deferred: bool,
 }
 
-/// What one port refused because its queue was full.
+/// The packets that one port refused because its queue was full.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Refusals {
     /// SYNs without a SYN-ACK.
@@ -251,8 +251,8 @@ impl Wire {
                 refusals.at_ack += tries;
                 Handshake::half_open()
             }
-            // An ACK that completes the handshake has no answer of its own; a FIN or data after the
-            // ACK has.
+            // The kernel does not answer an ACK that completes the handshake; it answers a FIN or
+            // data after the ACK.
             Handshake::HalfOpen { bare: true, tries: ..=2, .. } => Handshake::Open,
             // Any other packet is answered at once: the last packet has completed the handshake.
             Handshake::HalfOpen { tries, .. } => {

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 /// The browser reads commands from descriptor 3 and writes to descriptor 4: the pipes of the test.
 const ONTO_PIPES: &str = r#"exec "$@" 3<&0 4>&1 </dev/null >/dev/null"#;
 
-/// A program that speaks DevTools. Dropping it kills it with its children.
+/// A program with a DevTools connection. Dropping it kills the program and its children.
 #[derive(Debug)]
 pub(crate) struct Devtools {
     child: Child,

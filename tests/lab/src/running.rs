@@ -1,4 +1,4 @@
-//! Programs that run beside a test and are killed after the test.
+//! Programs that run during a test and are killed after it.
 
 use std::fs;
 use std::process::{Child, Command, Stdio};

@@ -46,7 +46,7 @@ pub(crate) struct Visit {
 
 /// The result of an event of a client.
 pub(crate) enum News {
-    /// The client goes on.
+    /// The client continues.
     Nothing,
     /// The server closed the connection, after an answer that begins with this line.
     Served(String),
