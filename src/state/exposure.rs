@@ -10,8 +10,8 @@ use crate::view::ListenerName;
 use super::places::{Limits, Places};
 use super::tracking::Tracking;
 
-/// How long a new listener or namespace waits for its series, and how long a closed listener is
-/// remembered that never queued, dropped or overflowed.
+/// How long a new listener or namespace waits for its series. A closed listener that never queued,
+/// dropped or overflowed is remembered for the same time.
 pub(super) const PROBATION: Duration = Duration::from_secs(15);
 /// The interval at which places are assigned when nothing is urgent.
 const PACE: Duration = Duration::from_secs(1);

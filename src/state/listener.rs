@@ -37,7 +37,7 @@ pub(super) struct Beside {
 /// How long a closed listener without series is remembered.
 const UNEXPOSED_GRACE: Duration = Duration::from_millis(500);
 
-/// How long a closed listener is remembered to which no overflow can be attributed: until the
+/// A closed listener to which no overflow can be attributed is remembered for this time: until the
 /// sample after the one in which it is gone. Counters that were read before may include connections
 /// that the listener accepted.
 const NEXT_SAMPLE: Duration = Duration::from_nanos(1);

@@ -107,7 +107,7 @@ struct Repeats {
     cookies: u64,
 }
 
-/// The state by which a namespace is recognized that seemed to have ended.
+/// The state by which a namespace that seemed to have ended is recognized.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Trace {
     id: NetnsId,

@@ -3,8 +3,9 @@
 //!
 //! A name that was never exposed costs Prometheus new series. A new name of a young candidate is
 //! added to the account of its source when the candidate gets its series. The name of a mature
-//! candidate is added when the candidate is forgotten. A source therefore grows for free and pays
-//! only for the names it replaces. The account of a source shrinks by one name every [`REFILL`].
+//! candidate is added when the candidate is forgotten. Additional names of mature candidates are
+//! therefore free, and only replaced names count. The account of a source shrinks by one name every
+//! [`REFILL`].
 
 use std::cmp::Reverse;
 use std::time::Duration;

@@ -40,7 +40,7 @@ impl Tracking {
 
     /// Whether one more socket of this source may be tracked. A source below its share may always
     /// add one. A socket that is not idle is admitted as long as the excess is at most a quarter of
-    /// the limit: idle sockets are given up for it.
+    /// the limit: listenq then stops tracking idle sockets.
     pub(super) fn admits(&self, source: Source, is_idle: bool) -> bool {
         self.has_room()
             || self.held_by(source) < self.share()

@@ -442,7 +442,7 @@ impl<A: Address> Group<A> {
         listener.hide_overflows();
     }
 
-    /// Removes the listeners and sockets that were gone for as long as they are remembered.
+    /// Removes closed listeners and gone sockets that were remembered for long enough.
     pub(super) fn forget(&mut self, now: Duration, admission: &mut Admission) {
         self.sockets.forget(now);
         if self.at_rest {
