@@ -125,8 +125,8 @@ impl Capture {
         Self { stop, thread: Some(thread) }
     }
 
-    /// Reads the packets captured so far and stops. Handshakes that are not complete at that time count
-    /// as refused.
+    /// Reads the packets captured so far and stops. Handshakes that are not complete at that time
+    /// count as refused.
     ///
     /// # Panics
     ///
