@@ -15,3 +15,5 @@ if [ -n "${LISTENQ_RENEW:-}" ]; then python3 tests/mixin.py --write; fi
 python3 tests/mixin.py
 python3 tests/mixin.py --changed "$root"
 promtool check rules --lint=all --lint-fatal "$root"/*.yml
+cp tests/mixin/changed.yml "$root/test.yml"
+promtool test rules "$root/test.yml"

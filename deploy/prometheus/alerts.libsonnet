@@ -3,7 +3,9 @@
   local c = $._config,
   local levels = c.severities,
   local owner = 'service, process, unit, k8s_namespace, k8s_pod, k8s_container',
-  local vars = c {
+  // The rules of the chart have a placeholder in the place of each number.
+  local text(value) = if std.isNumber(value) then '%g' % value else value,
+  local vars = std.mapWithKey(function(_, value) text(value), c) {
     sel: c.selector,
     cluster: c.clusterLabel,
     reps: std.join(', ', c.replicaLabels),
@@ -35,35 +37,37 @@
   ],
   // The value of an alert about a listener is a whole number plus a hundredth of the cause's number. This is cheaper than a
   // query in each template, of which an incident evaluates thousands. A cause as a label would restart the alert.
-  // One string with all phrases takes a third of the time of a list. A number that is not in it gives the empty text.
+  //
+  // A text costs by its annotations and its actions, of which Prometheus parses each at every evaluation (docs/fleet.md). One
+  // string with all phrases takes less time than a list, and slice() takes less than a regular expression: the last three
+  // characters of the value, such as ".07", begin the entry of the cause. A number without an entry gives the empty text.
   local ofCause(texts) =
-    local entries = ['%02d=%s' % [number, texts[number]] for number in std.range(0, std.length(texts) - 1)];
-    '{{ reReplaceAll (printf "^(?:.*;%s=([^;]*);.*|.*)$" (reReplaceAll ".*[.]" "" (printf "%.2f" $value))) "$1" ";' + std.join(';', entries) + ';" }}',
+    local entries = [';.%02d=%s' % [number, texts[number]] for number in std.range(0, std.length(texts) - 1) if texts[number] != ''];
+    '{{ reReplaceAll (printf "^.*;%s=|;.*" (slice (printf "%16.2f" $value) 13)) "" "' + std.join('', entries) + ';" }}',
   local whyClause = ofCause([''] + [': ' + cause[0] for cause in causes]),
   local number = '{{ printf "%.0f" $value }}',
   local host = '{{ stripPort $labels.instance }}',
   local who = '{{ $labels.service }} on ' + host,
 
-  // The target that `listenq explain` takes.
-  local at = '{{ $at := $labels.address }}{{ if eq $labels.protocol "tcp" }}{{ if match ":" $at }}{{ $at = printf "[%s]" $at }}{{ end }}{{ $at = printf "%s:%s" $at $labels.port }}{{ end }}',
-  local series = '{{ $of := printf "{job=%q, instance=%q, netns=%q, protocol=%q, address=%q, port=%q}" $labels.job $labels.instance $labels.netns $labels.protocol $labels.address $labels.port }}',
+  // A listener as `listenq explain` takes it. An IPv6 address needs no brackets there.
+  local target = '{{ $labels.netns }}/{{ $labels.address }}{{ with $labels.port }}:{{ . }}{{ end }}',
   local waited = '{{ if gt $value 1.0 }} The first client has waited for ' + number + ' s.{{ end }}',
-  local place = ' Listener {{ $at }} in namespace {{ $labels.netns }} of {{ $labels.instance }}{{ with $labels.k8s_pod }}, pod {{ . }}{{ end }}{{ with $labels.unit }}, {{ . }}{{ end }}.',
-  local explain = " On that host: listenq explain '{{ $labels.netns }}/{{ $at }}'",
+  local pod = '{{ with $labels.k8s_pod }} Pod: {{ . }}.{{ end }}',
+  local explain = " On {{ $labels.instance }}: listenq explain '" + target + "'",
   local first(advice) = ' First: ' + ofCause([advice] + [cause[1] for cause in causes]) + '.',
-  // Numbers, the listener, what to do first, and the command for more.
-  local ofListener(numbers, advice) = at + numbers + place + first(advice) + explain,
+  // Numbers, what to do first, and the command for more, which names the listener.
+  local ofListener(numbers, advice) = numbers + pod + first(advice) + explain,
+  // One query for the alerts of which one listener has one at a time.
+  local gauge(metric) = 'query (printf "' + metric + '{job=%q, instance=%q, netns=%q, protocol=%q, address=%q, port=%q}" $labels.job $labels.instance $labels.netns $labels.protocol $labels.address $labels.port)',
 
   // === The rules ===
 
-  local listenerBoard = '/d/listenq-listener/listenq-listener?var-job={{ urlquery $labels.job }}&var-instance={{ urlquery $labels.instance }}&var-netns={{ urlquery $labels.netns }}&var-protocol={{ urlquery $labels.protocol }}&var-address={{ urlquery $labels.address }}&var-port={{ urlquery $labels.port }}',
-  local hostBoard = '/d/listenq-host/listenq-host?var-job={{ urlquery $labels.job }}&var-instance={{ urlquery $labels.instance }}',
-  local netnsBoard = hostBoard + '&var-netns={{ urlquery $labels.netns }}',
-  local fleetBoard = '/d/listenq-fleet/listenq-fleet?var-job={{ urlquery $labels.job }}',
+  // The variables of the dashboards have the names of the labels, and Grafana ignores labels without a variable.
+  local board(name) = '/d/listenq-' + name + '/listenq-' + name + '?{{ range $name, $value := $labels }}&var-{{ $name }}={{ urlquery $value }}{{ end }}',
 
   local record(name, expr) = { record: name, expr: expr % vars },
   local override(map, name, default) = std.get(map, name, default),
-  local alert(name, level, expr, summary, description, wait=null, keep='2m', board=listenerBoard) =
+  local alert(name, level, expr, summary, description, wait=null, keep='2m', about='listener') =
     local full = 'ListenQueue' + name;
     local pending = override(c['for'], full, wait);
     local keeps = override(c.keepFiringFor, full, keep);
@@ -77,7 +81,7 @@
         summary: summary,
         description: description,
         runbook_url: std.strReplace(c.runbookUrl, '%s', full),
-        dashboard: c.dashboardUrl + board,
+        [if c.dashboardUrl != '' then 'dashboard']: c.dashboardUrl + board(about),
       },
     },
   local enabled(rules) = std.filter(function(rule) !std.member(c.disabled, std.get(rule, 'alert', '')), rules),
@@ -119,7 +123,7 @@
         count by (%(instance)s, service) (
           ALERTS{%(sel)s, alertname=~"ListenQueue.+", alertname!="ListenQueueManyHosts", alertstate="firing", severity="%(severity)s", service!=""}
         )
-      ) >= %(fleetHosts)d
+      ) >= %(fleetHosts)s
     )
     + on (%(cluster)s, job) group_left ()
     count by (%(cluster)s, job) (instance:up:max{%(sel)s}) / 1e6
@@ -132,7 +136,7 @@
     'Hosts with alerts about {{ $labels.service }}: ' + number + '. Alerts:{{ range query (printf "count by (alertname) (ALERTS{job=%q, ' + c.clusterLabel + '=%q, service=%q, alertstate=\\"firing\\", severity=\\"' + severity + '\\", alertname!=\\"ListenQueueManyHosts\\"})" $labels.job $labels.' + c.clusterLabel + ' $labels.service) | sortByLabel "alertname" }} {{ .Labels.alertname }} {{ .Value }}{{ end }}. One cause is likely: look for a deployment, a shared database or a traffic peak first. Run listenq explain on one of the hosts.',
     // Longer than the alerts about the hosts, which would otherwise notify one by one when the trouble ends.
     keep='5m',
-    board=fleetBoard,
+    about='fleet',
   ),
 
   local recorded = [
@@ -206,9 +210,9 @@
           )
           and (
             max without (%(reps)s) (
-              (listenq_accept_queue_abandoned{%(sel)s} >= %(unservedAbandoned)d) > 0.5 * listenq_accept_queue_length{%(sel)s}
+              (listenq_accept_queue_abandoned{%(sel)s} >= %(unservedAbandoned)s) > 0.5 * listenq_accept_queue_length{%(sel)s}
             )
-            or listener:listenq_accept_queue_oldest_seconds:max{%(sel)s} > %(unservedSeconds)d
+            or listener:listenq_accept_queue_oldest_seconds:max{%(sel)s} > %(unservedSeconds)s
             or max without (%(reps)s) (
               rate(listenq_accept_queue_full_seconds_total{%(sel)s, protocol="unix"}[2m]) > 0.5
             )
@@ -225,11 +229,16 @@
 
   // Alerts that precede pages, or that need work in office hours.
   local warnings = [
+    // Not beside a page about the same listener, which mutes it, nor while the overflows of that page are within the window.
     alert(
       'Overflowed',
       levels.warning,
       owned(|||
-        round(listener:listenq_listener_overflows:increase5m{%(sel)s})
+        (
+          round(listener:listenq_listener_overflows:increase5m{%(sel)s})
+          unless on (%(listener)s)
+          last_over_time(ALERTS{%(sel)s, alertname="ListenQueueOverflowing", alertstate="firing"}[5m])
+        )
       |||),
       who + ' refused clients' + whyClause,
       ofListener('The kernel refused ' + number + ' connection attempts within five minutes, because the accept queue was full.', 'see the diagnosis and the recommended limit with the command below'),
@@ -273,7 +282,7 @@
       levels.warning,
       diagnosed('="syn_flood"'),
       who + ' has a SYN queue full of open handshakes',
-      at + series + '{{ with query (printf "listenq_syn_queue_length%s" $of) }}{{ . | first | value | printf "%.0f" }} handshakes are half open.{{ else }}Many handshakes are half open.{{ end }} The accept queue is not full, so the server is not too slow.' + place + ' First: find the source addresses of the handshakes.' + explain,
+      '{{ with ' + gauge('listenq_syn_queue_length') + ' }}{{ . | first | value | printf "%.0f" }}{{ else }}Many{{ end }} handshakes are half open. The accept queue is not full, so the server is not too slow.' + pod + ' First: find the source addresses of the handshakes.' + explain,
       wait='1m',
     ),
     alert(
@@ -281,18 +290,18 @@
       levels.info,
       diagnosed('="stale_limit"'),
       who + ' keeps an old queue limit until it restarts',
-      at + series + 'Its limit is {{ with query (printf "listenq_accept_queue_limit%s" $of) }}{{ . | first | value | printf "%.0f" }}, {{ end }}an earlier value of somaxconn.' + place + ' First: restart the server, so that it calls listen again.' + explain,
+      'Its limit is {{ with ' + gauge('listenq_accept_queue_limit') + ' }}{{ . | first | value | printf "%.0f" }}, {{ end }}an earlier value of somaxconn.' + pod + ' First: restart the server, so that it calls listen again.' + explain,
       wait='1m',
     ),
     alert(
       'OverflowUnattributed',
       levels.warning,
       |||
-        netns:listenq_netns_unattributed_overflows:increase5m{%(sel)s} > %(unattributedOverflows)d
+        round(netns:listenq_netns_unattributed_overflows:increase5m{%(sel)s}) > %(unattributedOverflows)s
       |||,
       'An unknown listener on ' + host + ' refused clients',
       'Namespace {{ $labels.netns }} of {{ $labels.instance }} had ' + number + ' overflows within five minutes that could not be attributed to a listener. A listener that was open for a few seconds may have closed before listenq saw it. First: look for restarts in that namespace, with listenq list on that host.',
-      board=netnsBoard,
+      about='host',
     ),
   ],
 
@@ -306,7 +315,7 @@
       'listenq on ' + host + ' cannot be scraped',
       'Prometheus could not scrape listenq at {{ $labels.instance }} for three minutes, and no alert about its listeners can fire. First: systemctl status listenq on that host, or the pod of that node.',
       wait='3m',
-      board=hostBoard,
+      about='host',
     ),
     // A job that service discovery no longer finds has no `up`. The second part finds one of several clusters.
     alert(
@@ -321,7 +330,7 @@
       'No listenq is scraped{{ with $labels.' + c.clusterLabel + ' }} in {{ . }}{{ end }}',
       'Prometheus has no target of the job {{ $labels.job }}{{ with $labels.' + c.clusterLabel + ' }} in {{ . }}{{ end }}, so no alert about listeners can fire. First: compare the job with the scrape configuration and the service discovery.',
       wait='10m',
-      board=fleetBoard,
+      about='fleet',
     ),
     // A namespace that ended keeps its counters for five minutes, so this alert is pending for the last two of them.
     alert(
@@ -336,7 +345,7 @@
       'listenq on ' + host + ' no longer reads namespace {{ $labels.netns }}',
       'Namespace {{ $labels.netns }} of {{ $labels.instance }} gave no sample for several minutes, and its listeners are not watched. Failed readings within ten minutes:{{ range query (printf "increase(listenq_sample_errors_total{job=%q, instance=%q}[10m]) > 0" $labels.job $labels.instance) }} {{ .Labels.source }} {{ .Value | printf "%.0f" }},{{ end }} no other source. First: read the log of listenq.',
       wait='3m',
-      board=netnsBoard,
+      about='host',
     ),
     alert(
       'SamplingSlow',
@@ -349,7 +358,7 @@
       'listenq on ' + host + ' samples less often than configured',
       'listenq at {{ $labels.instance }} takes a sample every {{ $value | humanizeDuration }}, more than twice the value of --sample.interval. It misses short bursts more often. Counters of the kernel are not affected. First: raise --sample.cpu-budget, or look for a lack of CPU on that host.',
       wait='10m',
-      board=hostBoard,
+      about='host',
     ),
     // The counter starts with the daemon, so its first value is no gap in the data.
     alert(
@@ -363,7 +372,7 @@
       'Listeners without series on ' + host + ' refused clients',
       'At {{ $labels.instance }} the kernel refused ' + number + ' connection attempts within ten minutes at listeners that have no series, and no other alert names the listener. First: read the log of listenq, which has a line for each listener, or a summary by user, service or namespace.',
       keep=null,
-      board=hostBoard,
+      about='host',
     ),
     alert(
       'ListenersOmitted',
@@ -378,7 +387,7 @@
       'listenq at {{ $labels.instance }} leaves out ' + number + ' listeners or sockets, because there are too many or because one user, service or namespace brings too many new ones. Listeners in trouble come first. First: raise --listener.max or --sockets.max, or exclude listeners.',
       wait='15m',
       keep=null,
-      board=hostBoard,
+      about='host',
     ),
     alert(
       'NamespacesOmitted',
@@ -392,7 +401,7 @@
       'listenq at {{ $labels.instance }} has no series for ' + number + ' network namespaces beyond --netns.max. Namespaces with listeners in trouble come first. First: raise --netns.max.',
       wait='15m',
       keep=null,
-      board=hostBoard,
+      about='host',
     ),
     alert(
       'NamespacesInaccessible',
@@ -405,7 +414,7 @@
       'listenq on ' + host + ' may not enter some namespaces',
       'listenq at {{ $labels.instance }} may not enter ' + number + ' network namespaces, and their listeners are not sampled. First: give it CAP_SYS_ADMIN, or accept the gap.',
       wait='10m',
-      board=hostBoard,
+      about='host',
     ),
     alert(
       'WebConfigReloadFailed',
@@ -418,7 +427,7 @@
       'listenq on ' + host + ' keeps an old web configuration',
       'The last reload of --web.config.file failed at {{ $labels.instance }}, and the configuration before it stays in use. A certificate that was to be replaced may expire. First: read the error in the log of listenq.',
       wait='5m',
-      board=hostBoard,
+      about='host',
     ),
   ],
 
@@ -430,8 +439,8 @@
       owned(|||
         round(100 * (
           max without (%(reps)s) (
-            (listenq_accept_queue_peak_length{%(sel)s} > %(nearLimitShare)g * %(nearLimitMin)d) / (listenq_accept_queue_limit{%(sel)s} >= %(nearLimitMin)d)
-          ) > %(nearLimitShare)g
+            (listenq_accept_queue_peak_length{%(sel)s} > %(nearLimitShare)s * %(nearLimitMin)s) / (listenq_accept_queue_limit{%(sel)s} >= %(nearLimitMin)s)
+          ) > %(nearLimitShare)s
         ))
       |||),
       who + ' comes near its queue limit' + whyClause,
@@ -454,7 +463,7 @@
       'listenq on ' + host + ' lost the feature {{ $labels.feature }}',
       'listenq at {{ $labels.instance }} had the feature {{ $labels.feature }} within the last day and does not have it now. A privilege or a kernel module is missing. First: read the log of listenq, which names it.',
       wait='5m',
-      board=hostBoard,
+      about='host',
     ),
     alert(
       'FeatureMissing',
@@ -468,7 +477,7 @@
       'listenq on ' + host + ' lacks the feature {{ $labels.feature }}',
       'The feature {{ $labels.feature }} of listenq at {{ $labels.instance }} never worked within the last day. A privilege or a kernel module is missing. First: read the log of listenq, which names it; or disable this alert where the feature is not wanted.',
       wait='1h',
-      board=hostBoard,
+      about='host',
     ),
   ],
 

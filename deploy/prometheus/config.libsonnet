@@ -12,7 +12,8 @@
     // The address of a runbook; %s is the name of the alert. The daemon serves the runbooks too:
     // 'http://{{ $labels.instance }}/runbooks/%s'
     runbookUrl: 'https://github.com/listenq/listenq/blob/main/deploy/runbooks/%s.md',
-    // The address of Grafana, for instance 'https://grafana.example.com'. Empty: links are paths.
+    // The address of Grafana, for instance 'https://grafana.example.com'. Empty: alerts have no link to a dashboard,
+    // which saves Prometheus a quarter of the cost of their texts.
     dashboardUrl: '',
 
     // The number of hosts with trouble at one service from which one alert replaces the alerts about the hosts.

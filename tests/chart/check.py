@@ -55,6 +55,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"prometheus": {"rules": {"for": {"ListenQueueStalled": "soon"}}}}, "/rules/for"),
     ({"prometheus": {"rules": {"disabled": ["Stalled"]}}}, "/rules/disabled/0"),
     ({"prometheus": {"rules": {"fleetHosts": 1}}}, "/rules/fleetHosts"),
+    ({"prometheus": {"rules": {"nearLimitShare": 80}}}, "/rules/nearLimitShare"),
+    ({"prometheus": {"rules": {"severities": {"page": "it's"}}}}, "/rules/severities/page"),
     ({"extraHostVolumeMounts": [{"name": "x", "hostPath": "run", "mountPath": "/x"}]}, "/hostPath"),
     ({"webConfig": {"existingSecret": "Not_A_Name"}}, "/webConfig/existingSecret"),
 ]
@@ -124,7 +126,15 @@ RULES: dict[str, Any] = {
     "enabled": True,
     "selector": 'job="queues"',
     "clusterLabel": "k8s_cluster",
+    "replicaLabels": ["__replica__"],
     "fleetHosts": 40,
+    "unservedSeconds": 45,
+    "unservedAbandoned": 9,
+    "nearLimitShare": 0.95,
+    "nearLimitMin": 32,
+    "unattributedOverflows": 50,
+    "features": "owners|scan",
+    "severities": {"page": "page", "warning": "ticket", "info": "note"},
     "runbookUrl": "https://wiki.example.com/%s",
     "dashboardUrl": "https://grafana.example.com",
     "for": {"ListenQueueStalled": "45s"},
@@ -140,6 +150,7 @@ def check_rule_values() -> None:
     made = [document["spec"] for (kind, _), document in render({"prometheus": {"rules": RULES}}).items() if kind == "PrometheusRule"]
     script = "import sys; sys.path.insert(0, 'tests'); import json, mixin, yaml; "
     script += "print(json.dumps([yaml.safe_load(text) for text in mixin.generate(sys.argv[1]).values()]))"
+    assert set(RULES) == set(values_of(CHART / "values.yaml")["prometheus"]["rules"]) - {"namespace", "additionalLabels"}
     config = {key: value for key, value in RULES.items() if key != "enabled"}
     command = [sys.executable, "-c", script, json.dumps(config)]
     out = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
@@ -180,8 +191,8 @@ def check_package(everything: dict[str, Any]) -> None:
             files = {file["name"] for file in chart.files}
         assert render(everything, archive) == render(everything), "the package makes something else"
     rules, boards = sources()
-    expected = {"README.md", "values-unprivileged.yaml", ".helmignore"}
-    expected |= {f"prometheus/{stem}.yml" for stem in rules} | {f"dashboards/{name}" for name in boards}
+    expected = {"README.md", "values-unprivileged.yaml"}
+    expected |= {f"rules/{stem}.yml" for stem in rules} | {f"dashboards/{name}" for name in boards}
     assert files == expected, files ^ expected
 
 
