@@ -101,7 +101,8 @@ cat target/servers.log
 
 # Waits for most of its four and a half minutes and tolerates a busy machine, so the next steps run at the same time.
 step "scenarios begin"
-cargo test --workspace --locked --test scenarios -- --nocapture >target/scenarios.log 2>&1 &
+# Three tests that wait, side by side.
+cargo test --workspace --locked --test scenarios -- --nocapture --test-threads 4 >target/scenarios.log 2>&1 &
 # Wait for it after a failure too: the scenarios remove their namespaces themselves.
 scenarios=$!
 
@@ -112,6 +113,7 @@ promtool check rules --lint=all --lint-fatal deploy/prometheus/alerts.yml deploy
 promtool test rules tests/rules/*.yml
 amtool check-config deploy/prometheus/alertmanager.yml
 tests/mixin.sh
+tests/recipes.sh
 tests/unit.sh
 tests/compose.sh
 tests/workflows.sh

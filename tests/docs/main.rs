@@ -54,7 +54,7 @@ const NODE_EXPORTER: &str = "127.0.0.1:9100";
 const REST: Duration = Duration::from_secs(4);
 
 /// Blocks that are not run, by their first line, each with its reason.
-const NOT_RUN: [(&str, &str); 12] = [
+const NOT_RUN: [(&str, &str); 16] = [
     ("  kernel                 sampler thread", "a drawing of the data flow"),
     ("deploy/build.sh packages", "tests/release/packages.sh builds and installs the packages"),
     ("apt install ./dist", "tests/release/packages.sh installs the packages"),
@@ -73,6 +73,10 @@ const NOT_RUN: [(&str, &str); 12] = [
     ("docker run --network host --read-only", "tests/release/image.sh runs it as Docker would"),
     ("docker run --network host --pid host", "the same"),
     ("local mixin = (import", "tests/mixin.sh evaluates it"),
+    ("# pagerduty", "tests/recipes.sh receives it"),
+    ("# slack", "the same"),
+    ("# mail", "the same"),
+    ("prometheus.scrape \"listenq\"", "Grafana Alloy cannot be installed here"),
 ];
 
 /// Commands that a test cannot run unchanged: what it runs instead, and why.
@@ -93,12 +97,16 @@ const INSTEAD: [(&str, &str, &str); 6] = [
     ("journalctl -u listenq -n 20", "journalctl --version", "nor to keep the log"),
 ];
 
-/// The program that checks a configuration, by a key of the configuration. Grafana is too large to install.
-const READERS: [(&str, &[&str]); 4] = [
+/// The program that checks a configuration, by a key of the configuration. Grafana is too large to install, and tests/recipes.sh
+/// checks what Alertmanager, the collector and the Prometheus adapter read.
+const READERS: [(&str, &[&str]); 7] = [
     ("tls_server_config", &[BIN, "check-web-config"]),
     ("rule_files", &["promtool", "check", "config"]),
     ("scrape_configs", &["promtool", "check", "config"]),
     ("apiVersion", &[]),
+    ("groups", &["promtool", "check", "rules"]),
+    ("receivers", &[]),
+    ("rules", &[]),
 ];
 
 /// Programs whose calls between backticks are also run.
