@@ -41,6 +41,13 @@ struct Sum {
     drops: u32,
 }
 
+/// The connections of a burst.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct BurstSize {
+    pub(super) waiting: u64,
+    pub(super) refused: u64,
+}
+
 // === impl Bursts ===
 
 impl Bursts {
@@ -63,12 +70,11 @@ impl Bursts {
         slot.drops = slot.drops.saturating_add(clamped(drops));
     }
 
-    /// The numbers of waiting and of refused connections that arrived within the second before
-    /// `now`.
+    /// The connections that arrived within the second before `now`.
     ///
     /// `half_open_cap` is the capacity of the SYN queue, and `harmless_drops` the drops per second
     /// that the listener has without overflows.
-    pub(super) fn size(&self, now: Duration, half_open_cap: u64, harmless_drops: u64) -> [u64; 2] {
+    pub(super) fn size(&self, now: Duration, half_open_cap: u64, harmless_drops: u64) -> BurstSize {
         let slots = self.0.window(slot_of(now));
         let (before, last) = slots.split_at(SLOTS - WINDOW_SLOTS);
         let sum = |slots: &[Sum]| slots.iter().copied().fold(Sum::default(), Sum::plus);
@@ -78,7 +84,10 @@ impl Bursts {
             _ => refused(sum(&repeated(&slots))),
         };
         let last = sum(last);
-        [u64::from(last.length), refused(last).saturating_sub(repeats)]
+        BurstSize {
+            waiting: u64::from(last.length),
+            refused: refused(last).saturating_sub(repeats),
+        }
     }
 
     fn at(&mut self, now: Duration) -> &mut Sum {
@@ -106,6 +115,15 @@ fn slot_of(now: Duration) -> u64 {
 
 fn clamped(number: u64) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+// === impl BurstSize ===
+
+impl BurstSize {
+    /// All connections of the burst, waiting and refused.
+    pub(super) fn total(self) -> u64 {
+        self.waiting + self.refused
+    }
 }
 
 // === impl Sum ===
@@ -137,7 +155,7 @@ mod tests {
     /// The burst size with room for many half-open connections and with no drops other than
     /// overflows.
     fn size(bursts: &Bursts, millis: u64) -> u64 {
-        bursts.size(Duration::from_millis(millis), 1_000, 0).into_iter().sum()
+        bursts.size(Duration::from_millis(millis), 1_000, 0).total()
     }
 
     /// The burst size after each (milliseconds, overflows) pair, at the time of the pair. The queue
@@ -194,13 +212,13 @@ mod tests {
         // second.
         bursts.overflowed(now, 240, 0);
         bursts.dropped(now, 480);
-        assert_eq!(bursts.size(now, 64, 0), [65, 64]);
+        assert_eq!(bursts.size(now, 64, 0), BurstSize { waiting: 65, refused: 64 });
         // The same overflows at the SYN are 240 clients, whatever other drops the listener has.
         let mut bursts = Bursts::default();
         bursts.waited(now, 65);
         bursts.overflowed(now, 240, 0);
         bursts.dropped(now, 480);
-        assert_eq!(bursts.size(now, 64, 240), [65, 240]);
+        assert_eq!(bursts.size(now, 64, 240), BurstSize { waiting: 65, refused: 240 });
     }
 
     #[test]

@@ -11,6 +11,14 @@ use crate::snapshot::scan::{Local, ScannedSocket, TcpScan, Waiting};
 
 use super::clients::ClientCounts;
 
+/// The half-open connections of one listener.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct HalfOpenCount {
+    pub(super) all: u64,
+    /// Connections that are 3 s old or older (`HalfOpen::is_old`).
+    pub(super) old: u64,
+}
+
 /// The result of a scan for one listener.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct ListenerScan {
@@ -18,10 +26,7 @@ pub(super) struct ListenerScan {
     pub(super) length: u64,
     /// The sum of the largest queue lengths of its sockets during the scan.
     pub(super) longest: u64,
-    /// Half-open connections.
-    pub(super) half_open: u64,
-    /// Half-open connections that are 3 s old or older (`HalfOpen::is_old`).
-    pub(super) old_half_open: u64,
+    pub(super) half_open: HalfOpenCount,
     /// The waiting connections.
     pub(super) waiting: Vec<Waiting>,
     /// Open accepted connections; `None` if the scan did not read them.
@@ -82,8 +87,8 @@ pub(super) fn by_listener(
     let mut listener_of = |local: &Local| *known.entry(*local).or_insert_with(|| look_up(local));
     for half_open in &scan.half_open {
         if let Some(found) = listener_of(&half_open.local).and_then(|at| found.get_mut(&at)) {
-            found.half_open += 1;
-            found.old_half_open += u64::from(half_open.is_old());
+            found.half_open.all += 1;
+            found.half_open.old += u64::from(half_open.is_old());
             if names_clients {
                 found.clients.half_open(half_open.client);
             }
@@ -159,9 +164,9 @@ mod tests {
         }];
         let scan = TcpScan { sockets: sockets.to_vec(), half_open, ..TcpScan::default() };
         let found = by_listener(&scan, true, |_| true);
-        let mut hits = found.iter().filter(|(_, found)| found.half_open > 0);
+        let mut hits = found.iter().filter(|(_, found)| found.half_open.all > 0);
         let hit = hits.next();
-        assert!(hits.next().is_none() && hit.is_none_or(|(_, found)| found.old_half_open == 1));
+        assert!(hits.next().is_none() && hit.is_none_or(|(_, found)| found.half_open.old == 1));
         hit.map(|(address, _)| address.host())
     }
 
@@ -221,7 +226,7 @@ mod tests {
             repeats: 0,
             client: "10.0.0.9".parse().unwrap(),
         };
-        assert_eq!(scan(&sockets, &[half_open])[&sockets[0].address].half_open, 1);
+        assert_eq!(scan(&sockets, &[half_open])[&sockets[0].address].half_open.all, 1);
         sockets[0].longest = 1;
         assert_eq!(scan(&sockets, &[]).len(), 2);
     }

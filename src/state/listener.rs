@@ -14,6 +14,7 @@ use crate::view::{
 use super::accepted::{Flow, Totals};
 use super::alert_owner::AlertOwner;
 use super::attribution::DropEvidence;
+use super::connections::HalfOpenCount;
 use super::exposure::{Admission, Exposure, Level, PROBATION, Rank};
 use super::peak::{Peak, Window};
 use super::record::{Coverage, IncidentEvent, Record};
@@ -28,8 +29,8 @@ const OPEN_WINDOW: Duration = Duration::from_secs(3600);
 /// The results of a scan for one listener, other than its queue.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Beside {
-    /// Half-open connections: all, and the old ones. `None` for Unix sockets.
-    pub(super) half_open: Option<[u64; 2]>,
+    /// `None` for Unix sockets, which have no half-open connections.
+    pub(super) half_open: Option<HalfOpenCount>,
     /// Open accepted connections.
     pub(super) open: Option<u64>,
 }
@@ -379,7 +380,7 @@ impl<A: Address> Listener<A> {
         beside: Beside,
         look: impl FnOnce(&mut Record) -> Verdict,
     ) {
-        let syn_queue = beside.half_open.map(|[all, _]| all);
+        let syn_queue = beside.half_open.map(|half_open| half_open.all);
         let open = self.opened(at, beside.open);
         let mut view = ScanView { at, syn_queue, open: open.now, queue: None };
         let many = self.tally.limit.unwrap_or(MANY_HALF_OPEN).clamp(1, MANY_HALF_OPEN);

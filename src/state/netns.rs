@@ -83,8 +83,7 @@ pub(super) struct Netns {
     sampled_seconds: f64,
     scan: Option<NetnsScan>,
     scan_is_shown: bool,
-    /// SYN cookies sent, and received.
-    cookies: Trailing<[u64; 2]>,
+    cookies: Trailing<CookieCount>,
     cookie_returns: Cookies,
     /// Overflows, and overflows that repeat a cookie: before the last conclusion, and since.
     repeats: [Repeats; 2],
@@ -98,6 +97,13 @@ pub(super) struct Netns {
     /// The last snapshot that contained the namespace.
     snapshot: u64,
     ended_at: Option<Duration>,
+}
+
+/// SYN cookies that the kernel sent and received.
+#[derive(Clone, Copy, Debug, Default)]
+struct CookieCount {
+    sent: u64,
+    received: u64,
 }
 
 /// The overflows of a namespace, and the cookies that clients repeat.
@@ -268,9 +274,10 @@ impl Netns {
     }
 
     fn context(&self, now: Duration) -> Context {
-        let cookies = self.cookies.within(now);
-        let [cookies_sent, cookies_received] =
-            cookies.fold([0, 0], |[sent, received], [s, r]| [sent + s, received + r]);
+        let (cookies_sent, cookies_received) = self
+            .cookies
+            .within(now)
+            .fold((0, 0), |(sent, received), one| (sent + one.sent, received + one.received));
         let (settings, raised) = (self.settings, self.raised.clone());
         let repeated_cookies = Repeats::share(self.repeats);
         Context { now, settings, raised, cookies_sent, cookies_received, repeated_cookies }
@@ -466,8 +473,8 @@ impl Netns {
         let [sent, received] = counters.map(|counter| growth(counter).unwrap_or(0));
         let overflows = growth(Counter::ListenOverflows).unwrap_or(0);
         let sums = self.cookies.at(now);
-        sums[0] += sent;
-        sums[1] += received;
+        sums.sent += sent;
+        sums.received += received;
         let read = Repeats { overflows, cookies: self.cookie_returns.grew(now, sent, received) };
         self.repeats[1].overflows += read.overflows;
         self.repeats[1].cookies += read.cookies;

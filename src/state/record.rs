@@ -9,8 +9,9 @@ use crate::diagnosis::{Diagnoses, Diagnosis, Evidence, ScanEvidence, WINDOW, dia
 use crate::view::{Case, CauseCase};
 
 use super::GRACE;
-use super::burst::Bursts;
+use super::burst::{BurstSize, Bursts};
 use super::cause_history::CauseHistory;
+use super::connections::HalfOpenCount;
 use super::held::Held;
 use super::refusals::Refusals;
 use super::ring::Ring;
@@ -22,8 +23,8 @@ use super::trailing::Trailing;
 pub(super) struct Record {
     seconds: Trailing<Second>,
     bursts: Bursts,
-    /// The largest burst since the last look: waiting connections, and refused connections.
-    burst: [u64; 2],
+    /// The largest burst since the last look.
+    burst: BurstSize,
     /// The most drops within one second without overflows, as of the last look. In a second with
     /// overflows, not all drops are caused by the overflows.
     harmless_drops: u64,
@@ -145,7 +146,7 @@ impl Record {
         self.bursts.overflowed(now, overflows, repeated);
         self.refusals.overflowed(overflows);
         let burst = self.bursts.size(now, limit + 1, self.harmless_drops);
-        self.burst = std::cmp::max_by_key(self.burst, burst, |[waited, refused]| waited + refused);
+        self.burst = std::cmp::max_by_key(self.burst, burst, |burst| burst.total());
         self.seconds.at(now).overflows += overflows;
         self.active_at = now;
         if let Some(incident) = &mut self.incident {
@@ -179,14 +180,13 @@ impl Record {
         }
     }
 
-    /// Adds the scan of the waiting connections, if any wait, and of the half-open connections: all
-    /// of them, and the old ones.
+    /// Adds the scan of the waiting connections, if any wait, and of the half-open connections.
     pub(super) fn scanned(
         &mut self,
         at: Duration,
         length: u64,
         verdict: Option<Verdict>,
-        [half_open, old_half_open]: [u64; 2],
+        half_open: HalfOpenCount,
         open: Open,
     ) {
         let Verdict { oldest, abandoned, alive, untaken, unmoved, standing, pause, .. } =
@@ -194,7 +194,7 @@ impl Record {
         if verdict.is_none() {
             self.scans.clear(at);
         }
-        if half_open == 0 {
+        if half_open.all == 0 {
             self.refusals.none_half_open();
         }
         self.scanned = Some(ScanEvidence {
@@ -208,8 +208,8 @@ impl Record {
             pause,
             open: open.now,
             most_open: open.most,
-            half_open,
-            old_half_open,
+            half_open: half_open.all,
+            old_half_open: half_open.old,
         });
         if let Some(incident) = &mut self.incident {
             incident.abandoned = incident.abandoned.max(abandoned.unwrap_or(0));
@@ -318,12 +318,12 @@ impl Record {
     /// Records which refusals since the last look were the first of their clients.
     fn look_at_refusals(&mut self, now: Duration, repeated_cookies: f64) {
         let first = self.refusals.look(now, repeated_cookies);
-        let [waited, refused] = std::mem::take(&mut self.burst);
+        let burst = std::mem::take(&mut self.burst);
         let quiet = self.seconds.within(now).filter(|second| second.overflows == 0);
         self.harmless_drops = quiet.map(|second| second.drops).max().unwrap_or(0);
         let second = self.seconds.at(now);
         second.first_refusals += first;
-        second.burst = second.burst.max(waited + refused);
+        second.burst = second.burst.max(burst.total());
     }
 
     fn complete(&self, now: Duration, evidence: Evidence) -> Evidence {

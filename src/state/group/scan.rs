@@ -39,10 +39,7 @@ impl Group<ListenAddress> {
         };
         for (address, mut found) in by_listener(scan, names_clients, keeps_idle) {
             let Some(listener) = self.by_address.get(&address) else { continue };
-            let beside = Beside {
-                half_open: Some([found.half_open, found.old_half_open]),
-                open: found.open,
-            };
+            let beside = Beside { half_open: Some(found.half_open), open: found.open };
             let between = between.with(fell.get(listener));
             let listener = &mut self.listeners[*listener];
             listener.shown.clients = std::mem::take(&mut found.clients).most().map(Arc::new);
