@@ -60,7 +60,7 @@ pub enum ControlError {
     },
     /// Another user made the socket.
     #[error(
-        "{path} belongs to user {uid}, who is neither root nor the owner of its directory: not asked"
+        "{path} belongs to user {uid}, who is neither root nor the owner of its directory: not connecting"
     )]
     Untrusted {
         /// The path of the socket.
@@ -105,7 +105,7 @@ impl ControlSocket {
             for client in listener.incoming() {
                 let answered = client.and_then(|client| answer(&client, &reader));
                 if let Err(error) = answered {
-                    tracing::debug!(%error, "a client of the control socket was not answered");
+                    tracing::debug!(%error, "a request over the control socket could not be answered");
                     // Without free descriptors, `accept` fails at once, repeatedly.
                     thread::sleep(Duration::from_millis(100));
                 }

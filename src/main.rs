@@ -117,7 +117,7 @@ fn serve(cli: &Cli) -> Result<ExitCode> {
     let served = serve::run(&cli.sampling.config(), &cli.web, cli.control.path());
     if let Err(error) = &served {
         let line = format!("listenq: {error:#}\n");
-        (&*outlet).write_all(line.as_bytes()).context("saying what failed")?;
+        (&*outlet).write_all(line.as_bytes()).context("writing the error to the log")?;
     }
     outlet.finish();
     Ok(if served.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -159,7 +159,7 @@ fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, ..limit };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        tracing::debug!(%error, "the soft limit on descriptors stays as it is");
+        tracing::debug!(%error, "the soft descriptor limit could not be raised");
     }
 }
 

@@ -53,7 +53,7 @@ pub enum Failure {
         hint: &'static str,
     },
     /// The answer is not a report.
-    #[error("{url} answered with something else than a report of listeners ({reason})")]
+    #[error("the response of {url} is not a report of listeners ({reason})")]
     Strange {
         /// The requested URL.
         url: Url,

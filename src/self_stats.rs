@@ -220,7 +220,7 @@ impl Feature {
     pub const fn cost(self) -> &'static str {
         match self {
             Self::SockDiag => "/proc/net/tcp gives lengths, but no limits and no drops",
-            Self::UnixDiag => "there are no Unix listeners",
+            Self::UnixDiag => "Unix listeners are not sampled",
             Self::Namespaces => "only namespaces that may be entered are sampled",
             Self::Owners => {
                 "sockets of other accounts have no process, and a unit or container only by their cgroup"
@@ -230,7 +230,7 @@ impl Feature {
             }
             Self::Kubelet => "pods have no names",
             Self::Scan => {
-                "how long connections wait and whose clients are gone is not known, and of diagnoses those are missing that need it: stalled, abandoned, syn_flood"
+                "the waits of connections and the abandoned ones are unknown, and the diagnoses stalled, abandoned and syn_flood are not made"
             }
         }
     }

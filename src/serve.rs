@@ -69,7 +69,7 @@ pub fn run(config: &Config, web: &Web, control: Option<&Path>) -> Result<()> {
         let _control = control.and_then(|path| open_control(path, reader.clone()));
         let (mut servers, mut serving) = (Servers::default(), JoinSet::new());
         for listener in listeners {
-            let address = listener.local_addr().context("asking for the address listened on")?;
+            let address = listener.local_addr().context("reading the listen address")?;
             let server = servers.start(listener, router.clone(), live.clone());
             serving.spawn(server.context("starting to serve")?);
             tracing::info!(%address, version = crate::VERSION, revision = crate::REVISION, "listening");
@@ -79,7 +79,7 @@ pub fn run(config: &Config, web: &Web, control: Option<&Path>) -> Result<()> {
             () = systemd::beat(reader) => Ok(()),
             result = stop_signal() => result,
             Some(result) = serving.join_next() => result.context("serving")?.context("serving"),
-            _ = &mut ended => bail!("the sampler ended by itself"),
+            _ = &mut ended => bail!("the sampler stopped unexpectedly"),
         };
         tracing::info!("stopping");
         systemd::stopping();

@@ -240,10 +240,10 @@ fn an_explicit_url_without_a_report_is_an_error() {
     assert_fails(&output, &["--url", &free.to_string(), "connection refused"]);
     for (answer, words) in [
         (response("404 Not Found", ""), ["404", "is it listenq"]),
-        (response("200 OK", "<html>"), ["something else than a report", "line 1"]),
+        (response("200 OK", "<html>"), ["is not a report of listeners", "line 1"]),
         (
             response("200 OK", "{\"version\":\"9\"}"),
-            ["something else than a report", "missing field"],
+            ["is not a report of listeners", "missing field"],
         ),
         ("SSH-2.0-OpenSSH_9.2\r\n".into(), ["--url", "does not answer"]),
     ] {

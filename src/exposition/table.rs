@@ -255,7 +255,7 @@ pub const METRICS: &[Metric] = &[
     ),
     gauge(
         "listenq_listener_diagnosis",
-        "Whether a kind of trouble holds at the listener (1) or has held within the last five minutes (0); what never held is absent, and each holds for 10 s at least.",
+        "Whether a kind of trouble holds at the listener (1) or has held within the last five minutes (0); a diagnosis that never held is absent, and each holds for at least 10 s.",
         &["netns", "protocol", "address", "port", "diagnosis"],
         Value::Diagnoses,
     ),
@@ -297,7 +297,7 @@ pub const METRICS: &[Metric] = &[
     ),
     kernel_counter(
         "listenq_netns_listen_drops_total",
-        "Connection requests to listeners of the namespace that came to nothing (TcpExt ListenDrops); overflows are only one of their causes.",
+        "Connection requests to listeners of the namespace that the kernel dropped (TcpExt ListenDrops); overflows are only one of their causes.",
         Counter::ListenDrops,
     ),
     kernel_counter(
@@ -347,7 +347,7 @@ pub const METRICS: &[Metric] = &[
     ),
     kernel_counter(
         "listenq_netns_passive_opens_total",
-        "Connections that came up from listening sockets (Tcp PassiveOpens); not how many were accepted by a process.",
+        "Connections established at listening sockets (Tcp PassiveOpens); not the number that processes accepted.",
         Counter::PassiveOpens,
     ),
     kernel_counter(
@@ -387,7 +387,7 @@ pub const METRICS: &[Metric] = &[
     ),
     setting(
         "listenq_netns_tcp_abort_on_overflow",
-        "Whether an overflow at the last ACK of a handshake answers with a reset (net.ipv4.tcp_abort_on_overflow); when 0 the client is not told.",
+        "Whether an overflow at the last ACK of a handshake answers with a reset (net.ipv4.tcp_abort_on_overflow); with 0 the client gets no answer.",
         Setting::TcpAbortOnOverflow,
     ),
     setting(
@@ -453,7 +453,7 @@ pub const METRICS: &[Metric] = &[
     ),
     gauge(
         "listenq_sample_interval_target_seconds",
-        "Mean gap between samples asked for by --sample.interval; not the achieved one.",
+        "Mean gap between samples configured with --sample.interval; not the achieved one.",
         &[],
         Value::SelfStats(|own| Some(own.target_interval.as_secs_f64())),
     ),
@@ -535,7 +535,7 @@ pub const METRICS: &[Metric] = &[
     ),
     counter(
         "listenq_log_lines_dropped_total",
-        "Log lines dropped because standard error was not read in time; not those that a summary stands for.",
+        "Log lines dropped because standard error was not read in time; lines that a summary replaced are not counted.",
         &[],
         Value::SelfStats(|own| Some(own.dropped_log_lines as f64)),
     ),

@@ -241,7 +241,7 @@ fn rendered<T: Into<Vec<u8>>, E: Display>(
 }
 
 fn busy() -> Response {
-    let text = "Too many answers for this address are waiting to be rendered.\n";
+    let text = "Too many requests from this address are waiting.\n";
     (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "1")], text).into_response()
 }
 

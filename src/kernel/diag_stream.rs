@@ -18,7 +18,7 @@ pub enum DumpError {
     #[error("the kernel refused the socket dump: {0}")]
     Kernel(io::Error),
     /// Socket changes interrupted the dump (`NLM_F_DUMP_INTR`).
-    #[error("the socket dump was interrupted by changes; the next one starts afresh")]
+    #[error("changes interrupted the socket dump; the next sample repeats it")]
     Interrupted,
     /// A datagram was longer than the buffer: rows are lost.
     #[error("a datagram of {length} bytes did not fit into {room}")]

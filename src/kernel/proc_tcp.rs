@@ -13,7 +13,7 @@ const LISTEN: &str = "0A";
 
 /// A line does not match the format that `proc_net_tcp` describes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("line {line} is no socket: {text:?}")]
+#[error("line {line} is not a socket row: {text:?}")]
 pub struct RowError {
     line: usize,
     text: String,
@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn a_broken_line_is_named() {
         let error = parsed(&format!("{HEADER}   0: nonsense\n")).unwrap_err();
-        assert_eq!(error.to_string(), "line 2 is no socket: \"   0: nonsense\"");
+        assert_eq!(error.to_string(), "line 2 is not a socket row: \"   0: nonsense\"");
         let unicode = format!("{HEADER}   0: ääääääääääääääää:0050 0:0 0A 0:0 0:0 0 0 0 42\n");
         assert!(parsed(&unicode).is_err());
     }

@@ -98,7 +98,7 @@ fn pass_on(lines: &Receiver<Box<[u8]>>, queue: &Queue, mut write: impl FnMut(&[u
         let dropped = queue.dropped.load(Ordering::Relaxed);
         if is_last && dropped > told {
             told = dropped;
-            tracing::warn!(dropped, "the log was not read in time: lines were dropped");
+            tracing::warn!(dropped, "the reader of the log is too slow: lines were dropped");
         }
     }
 }

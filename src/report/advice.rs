@@ -61,8 +61,8 @@ pub const fn meaning(diagnosis: Diagnosis) -> &'static str {
             "Handshakes are begun and left open until the SYN queue is full; the accept queue is not."
         }
         Diagnosis::NotAccepting => {
-            "Connections wait at a listener that was never seen to accept one: not ready yet, a port that is only held, \
-             or a tool that serves one client at a time."
+            "Connections wait at a listener that was never seen to accept one: the server is not ready yet, only reserves \
+             the port, or serves one client at a time."
         }
     }
 }
@@ -267,10 +267,8 @@ impl<'a> Advisor<'a> {
                 self.raise(limit, "twice what it is, because the size of the burst is not known")
             }
         };
-        let mut avoid = vec![
-            "Do not set it as high as it goes: a queue holds clients, it does not serve them."
-                .into(),
-        ];
+        let mut avoid =
+            vec!["Do not set the maximum: a longer queue does not serve clients faster.".into()];
         if self.listener.protocol != "unix" {
             avoid.push(
                 "Do not raise net.ipv4.tcp_max_syn_backlog for this: that is a cap on half-open connections."
@@ -298,8 +296,7 @@ impl<'a> Advisor<'a> {
             let set = self.set_backlog(limit);
             steps.push(format!("If it is the same, the server asks for no more: {set}."));
         }
-        let avoid =
-            "Do not raise net.core.somaxconn further: a socket that is open does not see it.";
+        let avoid = "Do not raise net.core.somaxconn further: an open socket keeps its limit.";
         (steps, vec![avoid.into()])
     }
 
@@ -394,7 +391,7 @@ impl<'a> Advisor<'a> {
             self.listener.patience().map_or(String::new(), |patience| format!(" ({patience})"));
         (limit::per_socket(self.listener)? > useful).then(|| {
             format!(
-                "Lower the limit to {}: at {} a client further back has left before its turn{patience}. For that, {}; {}.",
+                "Lower the limit to {}: at {} clients further back leave before they are accepted{patience}. For that, {}; {}.",
                 count(useful),
                 rate(drain_rate),
                 self.set_backlog(useful),
@@ -423,12 +420,12 @@ impl<'a> Advisor<'a> {
         self.backlog().is_none_or(|backlog| matches!(backlog, Backlog::Directive { .. }))
     }
 
-    /// `9.8 per second are accepted, so a full queue of 128 is a wait of 13 s already`.
+    /// `9.8 per second are accepted, so a full queue of 128 already means a wait of 13 s`.
     fn drain_time(&self) -> Option<String> {
         let (drain_rate, limit) = (self.listener.drain_rate?, self.listener.limit?);
         (drain_rate > 0.0).then(|| {
             format!(
-                "{} are accepted, so a full queue of {} is a wait of {} already",
+                "{} are accepted, so a full queue of {} already means a wait of {}",
                 rate(drain_rate),
                 count(limit),
                 time(limit as f64 / drain_rate)
@@ -656,7 +653,7 @@ mod tests {
                         .into(),
                 ],
                 avoid: vec![
-                    "Do not set it as high as it goes: a queue holds clients, it does not serve them.".into(),
+                    "Do not set the maximum: a longer queue does not serve clients faster.".into(),
                     "Do not raise net.ipv4.tcp_max_syn_backlog for this: that is a cap on half-open connections."
                         .into(),
                 ],
@@ -812,7 +809,7 @@ mod tests {
                 "See what keeps its workers busy: `ss -tlnp 'sport = :9000'` names the process (PID), `strace -f -p \
                  PID` what it waits for.",
                 "Shed load in front of it until it keeps up: a rate limit, or other machines.",
-                "Lower the limit to 600: at 10 per second a client further back has left before its turn. For that, \
+                "Lower the limit to 600: at 10 per second clients further back leave before they are accepted. For that, \
                  set `listen.backlog = 600` in the file of the pool (pool.d/*.conf) (default: all that somaxconn \
                  allows, 511 in old versions); restart php-fpm8.2 (a reload keeps the socket and its limit).",
             ]
@@ -820,8 +817,8 @@ mod tests {
         assert_eq!(
             advice.avoid,
             [
-                "Do not raise the backlog: 10 per second are accepted, so a full queue of 1,000 is a wait of 100 s \
-                 already; a longer queue only adds to that."
+                "Do not raise the backlog: 10 per second are accepted, so a full queue of 1,000 already means a wait of \
+                 100 s; a longer queue only adds to that."
             ]
         );
         let short = steps(&slow("php-fpm8.2", 128, 4_096), Diagnosis::SlowAccept);

@@ -218,7 +218,7 @@ impl<'a> Subject<'a> {
             Cause::Frozen => one(format!(
                 "Thaw the cgroup that `cat /proc/{pid}/cgroup` names: {}.",
                 match (self.is_container, self.unit) {
-                    (true, _) => "`docker unpause`, `crictl` or whatever paused the container".into(),
+                    (true, _) => "`docker unpause`, `crictl` or the tool that paused the container".into(),
                     (false, "") => "write 0 to its `cgroup.freeze`".into(),
                     (false, unit) => format!("`systemctl thaw {unit}`"),
                 }
@@ -254,7 +254,7 @@ impl<'a> Subject<'a> {
                 format!("See where it waits: `cat /proc/{pid}/stack`; and which device is slow: `iostat -x 1`."),
             ],
             Cause::WaitsFor => vec![
-                "Look at that peer first: it is what makes this server slow.".into(),
+                "Examine that peer first: this server is slow because it waits for it.".into(),
                 "Give calls to it a timeout shorter than the clients' patience.".into(),
             ],
             Cause::Lock => vec![

@@ -603,7 +603,7 @@ impl Clients {
             Some(others) => {
                 parts.push(format!("the rest from {}", words::many(others, "other")));
             }
-            None => parts.push("the rest from more than 1,000 others".into()),
+            None => parts.push("the rest from more than 1,000 other addresses".into()),
         }
         parts.join(", ")
     }

@@ -218,7 +218,7 @@ impl Discovery {
         if !std::mem::replace(&mut self.said_full, true) {
             tracing::warn!(
                 limit,
-                "the limit on descriptors leaves no room for all network namespaces: raise the hard one (LimitNOFILE=)"
+                "the descriptor limit is too low for all network namespaces: raise the hard limit (LimitNOFILE=)"
             );
         }
         Err(Errno::MFILE.into())

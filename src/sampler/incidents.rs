@@ -55,7 +55,7 @@ impl IncidentLog {
     pub fn sum_up(&mut self, now: Duration) {
         self.sources.retain(|source, budget| {
             if let Some((started, ended)) = budget.sum_up(now) {
-                tracing::warn!(%source, started, ended, "trouble at more listeners of one source");
+                tracing::warn!(%source, started, ended, "more listeners of this user, service or namespace are in trouble; their incidents are not logged");
             }
             budget.lines_at(now) > 0.0 || budget.started + budget.ended > 0
         });

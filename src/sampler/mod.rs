@@ -531,15 +531,15 @@ impl Sampler {
             Some(true) => tracing::warn!(
                 ?interval,
                 ?target,
-                "samples cost more than --sample.cpu-budget allows: sampling slower"
+                "samples exceed --sample.cpu-budget: using a longer sample interval"
             ),
-            Some(false) => tracing::info!(?interval, "sampling at the asked interval again"),
+            Some(false) => tracing::info!(?interval, "sampling at the configured interval again"),
             None => {}
         }
         match self.dumps_stretched.changed(dumps, target) {
             Some(true) => tracing::warn!(
                 interval = ?dumps,
-                "dumps of listeners cost more than --sample.cpu-budget allows: dumping less often; listeners that hold a queue are still read in every sample"
+                "dumps of listeners exceed --sample.cpu-budget: dumping less often; listeners with a queue are still read in every sample"
             ),
             Some(false) => tracing::info!("the listeners are dumped in every sample again"),
             None => {}

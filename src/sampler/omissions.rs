@@ -46,9 +46,9 @@ impl OmissionLog {
                 Some(News::Begins) => tracing::warn!(
                     omitted,
                     what,
-                    "more {what} than {flag}, or than one user, service or namespace may bring at once: those without trouble are left out"
+                    "more {what} than {flag} or than the quota of one user, service or namespace; omitting {what} without trouble"
                 ),
-                Some(News::IsOver) => tracing::info!(what, "no {what} are left out any longer"),
+                Some(News::IsOver) => tracing::info!(what, "all {what} are included again"),
                 None => {}
             }
         }

@@ -57,7 +57,7 @@ fn write_calm(known: &Known, out: &mut impl Write) -> io::Result<()> {
     let report = &known.report;
     let all = many(report.listeners.len() as u64, "listener");
     match known.is_blind() {
-        true => writeln!(out, "Not known: {all}, and trouble cannot be seen.")?,
+        true => writeln!(out, "Unknown: {all}, but trouble cannot be detected.")?,
         false => writeln!(out, "No trouble found: {all}.")?,
     }
     match report.listeners.iter().find(|listener| listener.length > 0) {
@@ -100,7 +100,7 @@ fn looked_at(listener: &Listener) -> Option<String> {
         (_, None) => "the waiting clients were not scanned",
     };
     Some(format!(
-        "Looked at the last {}: full for {}, {}, peak {}; {waits}.",
+        "In the last {}: full for {}, {}, peak {}; {waits}.",
         time(watched_seconds),
         time(full_seconds),
         many(overflows, "refusal"),
@@ -113,9 +113,9 @@ fn verdict(listener: &Listener) -> String {
     match (words.is_empty(), listener.watched_too_briefly()) {
         (false, _) => words + &listener.because(),
         (true, None) => "no trouble found".into(),
-        (true, Some(0)) => format!("no diagnosis yet: it takes {DIAGNOSIS_TAKES} s"),
+        (true, Some(0)) => format!("no diagnosis yet: it needs {DIAGNOSIS_TAKES} s of samples"),
         (true, Some(watched)) => {
-            format!("no diagnosis yet: watched for {watched} s, it takes {DIAGNOSIS_TAKES} s")
+            format!("no diagnosis yet: watched for {watched} s, it needs {DIAGNOSIS_TAKES} s")
         }
     }
 }
@@ -254,7 +254,7 @@ fn limit_text(listener: &Listener) -> String {
         (None, Cap::Unknown) => String::new(),
     };
     let useful = listener.credible_useful_limit().map_or(String::new(), |useful| {
-        format!("; clients wait for at most {} places", count(useful as u64))
+        format!("; useful limit {}, clients further back leave first", count(useful as u64))
     });
     format!("{limit}{why}{useful}")
 }
@@ -361,8 +361,8 @@ slow_accept for 2 min: Connections come faster than the server accepts them.
      -p PID` what it waits for.
   3. Shed load in front of it until it keeps up: a rate limit, or other machines.
   What not to do:
-  - Do not raise the backlog: 4.0 per second are accepted, so a full queue of 128 is a wait of 32 s
-    already; a longer queue only adds to that.
+  - Do not raise the backlog: 4.0 per second are accepted, so a full queue of 128 already means a
+    wait of 32 s; a longer queue only adds to that.
   Runbook: https://github.com/listenq/listenq/blob/main/deploy/runbooks/ListenQueueSlowAccept.md
 
 abandoned for 2 min: This follows from slow_accept: see the advice for slow_accept.
@@ -403,7 +403,7 @@ every second at first): it is slow, or times out.
             " accepts 950 per second, mean wait 25 ms; 4.0 per second while the queue is full ",
             " patience clients leave after 3.0 s (median of 114) ",
             " open 7 accepted, at most 1,200 within the last hour ",
-            "; clients wait for at most 240 places ",
+            "; useful limit 240, clients further back leave first ",
         ] {
             let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
             assert!(said.contains(line), "no {line:?} in {said}");
@@ -432,8 +432,8 @@ owner not known
         let young = |recent| Listener { diagnoses: Vec::new(), recent, ..php() };
         let recent = Recent { watched_seconds: 3.7, ..Recent::default() };
         for (listener, words) in [
-            (young(Some(recent)), "no diagnosis yet: watched for 3 s, it takes 10 s"),
-            (young(None), "no diagnosis yet: it takes 10 s"),
+            (young(Some(recent)), "no diagnosis yet: watched for 3 s, it needs 10 s"),
+            (young(None), "no diagnosis yet: it needs 10 s of samples"),
             (young(php().recent), "no trouble found"),
             (Listener { overflows: Some(9), ..idle() }, "no trouble found"),
         ] {
@@ -448,7 +448,7 @@ owner not known
         let recent =
             Recent { watched_seconds: 30.0, untaken_seconds: Some(0.0), ..Recent::default() };
         let looked = |length, recent| looked_at(&Listener { length, recent, ..idle() });
-        let begin = "Looked at the last 30 s: full for 0 s, 0 refusals, peak 3; ";
+        let begin = "In the last 30 s: full for 0 s, 0 refusals, peak 3; ";
         let unscanned = Some(Recent { untaken_seconds: None, ..recent });
         for (length, recent, end) in [
             (0, unscanned, "no client waits."),
@@ -483,7 +483,7 @@ owner not known
         );
         let calm = Listener { diagnoses: Vec::new(), ..php() };
         assert!(
-            limit_text(&calm).contains("; clients wait for at most 240 places"),
+            limit_text(&calm).contains("; useful limit 240, clients further back leave first"),
             "{}",
             limit_text(&calm)
         );

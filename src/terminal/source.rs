@@ -251,7 +251,7 @@ fn open(config: &Config) -> Result<Sampler> {
 fn last_of(reader: &Reader) -> Result<Arc<Published>> {
     match reader.read() {
         Some(published) if published.view.is_ready(published.age()) => Ok(published),
-        _ => bail!("the kernel gave no listeners; the reason is in the log line above"),
+        _ => bail!("the listeners could not be read; the reason is in the log line above"),
     }
 }
 

@@ -95,7 +95,9 @@ async fn stop_signal() -> Result<()> {
 impl Watch {
     async fn repeat(mut self) -> Result<()> {
         loop {
-            self = spawn_blocking(move || self.turn()).await.context("asking again")??;
+            self = spawn_blocking(move || self.turn())
+                .await
+                .context("requesting the next report")??;
             tokio::time::sleep(INTERVAL).await;
         }
     }

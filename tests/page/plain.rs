@@ -202,7 +202,7 @@ fn what_is_missing_is_said_at_the_top() {
         "No good sample of the last 10 seconds.",
         "Without <code>owners</code>: sockets of other accounts have no process",
         "1 network namespace, 2 more could not be entered",
-        "7 more left out by --listener.max",
+        "7 more omitted because of --listener.max",
         "sampled every 100 ms",
         "2023-11-14 22:13:20 UTC",
     ] {

@@ -131,7 +131,7 @@ impl Page {
         html! {
             header {
                 h1 { "listenq" @if !self.host.is_empty() { " " bdi { (self.host) } } }
-                nav aria-label="Other answers" {
+                nav aria-label="Other pages" {
                     a href=(self.metrics) { "Metrics" }
                     a href="./api/v1/listeners" { "JSON" }
                     a href="./-/healthy" { "Healthy" }
@@ -179,8 +179,8 @@ impl<'a> Content<'a> {
                 @if let Some(at) = self.report.sampled_at.and_then(format::time) {
                     li { "last at " time datetime=(at) { (at.replace('T', " ").replace('Z', " UTC")) } }
                 }
-                li { "clients taken to wait " (time(self.report.client_patience_seconds)) }
-                @if *listeners_omitted > 0 { li { (listeners_omitted) " more left out by --listener.max" } }
+                li { "assumed client patience " (time(self.report.client_patience_seconds)) }
+                @if *listeners_omitted > 0 { li { (listeners_omitted) " more omitted because of --listener.max" } }
             }
             (self.warnings())
         }
