@@ -135,7 +135,9 @@ fn measure_namespaces(count: usize, are_connected: bool) {
     let connections: Vec<Connection> = connections.collect();
     let bare = namespaces.iter().map(|netns| netns.run(Bare::open)).collect();
     let config = Config { state: every_listener(), ..Config::default() };
-    let duel = fight(Sampler::new(&config).unwrap(), bare);
+    let mut sampler = Sampler::new(&config).unwrap();
+    sampler.find_namespaces();
+    let duel = fight(sampler, bare);
     println!("{}  {:>8.0?}", row(count, &duel), achieved(&config));
     drop((listeners, connections, namespaces));
 }

@@ -107,8 +107,10 @@ pub struct SelfStats {
     pub features: [Option<bool>; Feature::ALL.len()],
     /// Sampled namespaces.
     pub sampled_namespaces: usize,
-    /// Existing namespaces that could not be entered.
-    pub inaccessible_namespaces: usize,
+    /// Existing namespaces that could not be entered; `None` before the first look.
+    pub inaccessible_namespaces: Option<usize>,
+    /// Namespaces that were found and are not entered yet; `None` before the first look.
+    pub waiting_namespaces: Option<usize>,
     /// Items left out because of limits.
     pub omissions: Omissions,
     /// Log lines dropped because they were not read in time.

@@ -150,6 +150,8 @@ fn own() -> SelfStats {
         samples: 5,
         missed: 1,
         sampled_namespaces: 1,
+        inaccessible_namespaces: Some(0),
+        waiting_namespaces: Some(0),
         target_interval: INTERVAL,
         web_config_reloaded: Some(true),
         interval: Some(Duration::from_millis(101)),

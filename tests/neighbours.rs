@@ -17,7 +17,11 @@ use listenq_lab::wait::eventually;
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
 const TIMEOUT: Duration = Duration::from_secs(60);
+/// The number of namespaces that exist before the start, unless `NEIGHBOURS` says otherwise.
 const NAMESPACES: usize = 300;
+/// The time until listenq is ready. Code without optimization takes longer, and so does a machine that is busy with other
+/// tests.
+const READY: Duration = Duration::from_secs(if cfg!(debug_assertions) { 4 } else { 2 });
 /// The CPU budget of samples. Code without optimization takes ten times as long.
 const BUDGET: f64 = if cfg!(debug_assertions) { 0.2 } else { 0.02 };
 /// A child process per namespace listens at 20 ports, and prints a byte when it is ready.
@@ -46,12 +50,12 @@ struct Hoarder(Child);
 // === impl Hoarder ===
 
 impl Hoarder {
-    fn start(uid: u32) -> Self {
+    fn start(uid: u32, namespaces: usize) -> Self {
         let mut command = Command::new("python3");
-        command.args(["-c", SCENE, &NAMESPACES.to_string(), &uid.to_string()]);
+        command.args(["-c", SCENE, &namespaces.to_string(), &uid.to_string()]);
         let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut hoarder = Self(child);
-        let mut ready = vec![0; NAMESPACES];
+        let mut ready = vec![0; namespaces];
         hoarder.0.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
         hoarder
     }
@@ -72,7 +76,8 @@ fn very_many_namespaces_of_a_user_do_not_slow_down_the_own_one() {
     let own = Netns::new("own");
     let listener = own.run(|| Listen::tcp("127.0.0.1:0").backlog(4).open());
     let clients = own.run(|| fill(listener.target(), 20));
-    let hoarder = Hoarder::start(4_242);
+    let namespaces = std::env::var("NEIGHBOURS").map_or(NAMESPACES, |text| text.parse().unwrap());
+    let hoarder = Hoarder::start(4_242, namespaces);
     let begin = Instant::now();
     let daemon = Launch::new(BIN)
         .args(&["--netns=all", &format!("--sample.cpu-budget={BUDGET}")])
@@ -81,9 +86,14 @@ fn very_many_namespaces_of_a_user_do_not_slow_down_the_own_one() {
     let ready = begin.elapsed();
     let sampled =
         || daemon.scrape().value("listenq_namespaces", &[("state", "sampled")]).unwrap_or_default();
-    let all = eventually("all namespaces", TIMEOUT, || {
-        Some(sampled()).filter(|sampled| *sampled >= NAMESPACES as f64)
-    });
+    let first = daemon.scrape();
+    let state = |state| first.value("listenq_namespaces", &[("state", state)]);
+    println!("at first {:?} sampled, {:?} waiting", state("sampled"), state("waiting"));
+    // The own listeners are seen at once, and namespaces that wait are counted and have no series.
+    assert_eq!(first.of_netns("host").listener("127.0.0.1", listener.port()).length, Some(5.0));
+    if namespaces <= NAMESPACES {
+        eventually("all namespaces", TIMEOUT, || (sampled() >= namespaces as f64).then_some(()));
+    }
     // The first samples measure the cost of each namespace.
     std::thread::sleep(Duration::from_secs(5));
     let pod = Netns::new("pod");
@@ -98,14 +108,16 @@ fn very_many_namespaces_of_a_user_do_not_slow_down_the_own_one() {
         scrape.value("listenq_netns_sampled_seconds_total", &label)?;
         Some(came.elapsed())
     });
-    std::thread::sleep(Duration::from_secs(15).saturating_sub(begin.elapsed()));
+    let lasting = Duration::from_secs(if namespaces > NAMESPACES { 60 } else { 15 });
+    std::thread::sleep(lasting.saturating_sub(begin.elapsed()));
     let took = begin.elapsed().as_secs_f64();
     let after = daemon.scrape();
     let count = |name| after.value(name, &[]).unwrap() - samples.value(name, &[]).unwrap();
     let rate = count("listenq_samples_total") / took;
     let share = (daemon.cpu() - cpu).as_secs_f64() / took;
+    let all = sampled();
     println!(
-        "{all} namespaces: ready after {ready:.2?}, {rate:.1} samples a second, {:.2} % of a core, a new pod after {seen:.1?}, {:.1} MiB",
+        "{all} of {namespaces} namespaces: ready after {ready:.2?}, {rate:.1} samples a second, {:.2} % of a core, a new pod after {seen:.1?}, {:.1} MiB",
         100.0 * share,
         daemon.resident() as f64 / f64::from(1 << 20),
     );
@@ -113,6 +125,6 @@ fn very_many_namespaces_of_a_user_do_not_slow_down_the_own_one() {
     // Owners and scans may each use a hundredth of a core.
     assert!(share < 1.25 * BUDGET + 0.02, "{share}");
     assert!(seen < Duration::from_secs(15));
-    assert!(ready < Duration::from_secs(6));
+    assert!(ready < READY, "{ready:?}");
     drop((clients, in_pod, pods, hoarder));
 }

@@ -505,15 +505,19 @@ pub const METRICS: &[Metric] = &[
     ),
     gauge(
         "listenq_namespaces",
-        "Network namespaces by state: sampled, there and inaccessible, or omitted, which are sampled and have no series because of --netns.max; those that cannot even be seen are not counted.",
+        "Network namespaces by state: sampled, there and inaccessible, waiting to be entered within the CPU budget, or omitted, which are sampled and have no series because of --netns.max; those that cannot even be seen are not counted.",
         &["state"],
         Value::Labelled(|view, series| {
             series(Subject::SelfStats, &["sampled"], view.stats.sampled_namespaces as f64);
-            series(
-                Subject::SelfStats,
-                &["inaccessible"],
-                view.stats.inaccessible_namespaces as f64,
-            );
+            let not_sampled = [
+                ("inaccessible", view.stats.inaccessible_namespaces),
+                ("waiting", view.stats.waiting_namespaces),
+            ];
+            for (state, count) in not_sampled {
+                if let Some(count) = count {
+                    series(Subject::SelfStats, &[state], count as f64);
+                }
+            }
             series(Subject::SelfStats, &["omitted"], view.stats.omissions.namespaces as f64);
         }),
     ),

@@ -298,7 +298,7 @@ impl Report {
             sample_interval_seconds: view.stats.interval.map(|interval| interval.as_secs_f64()),
             client_patience_seconds: view.client_patience.as_secs_f64(),
             namespaces: view.stats.sampled_namespaces,
-            namespaces_inaccessible: view.stats.inaccessible_namespaces,
+            namespaces_inaccessible: view.stats.inaccessible_namespaces.unwrap_or(0),
             listeners_omitted: view.stats.omissions.listeners,
             missing_features: missing(&view.stats),
             listeners,

@@ -1,10 +1,14 @@
 //! Discovers namespaces: which namespaces appeared and ended between two looks, their names, and
 //! the readers of each new namespace.
+//!
+//! A look finds the namespaces and enters some of them. The others wait ([`waiting`](super::waiting)) and
+//! are entered by and by, as the CPU budget allows.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustc_hash::FxHashSet;
 use rustix::io::Errno;
@@ -17,6 +21,8 @@ use crate::snapshot::NetnsId;
 use crate::snapshot::owner::Owner;
 
 use super::netns::NetnsReader;
+use super::thread_cpu;
+use super::waiting::{Candidate, Waiting};
 use crate::owner::lookup::{self, OwnerLookup};
 
 pub use crate::snapshot::OWN_NETNS as OWN_NAME;
@@ -28,7 +34,7 @@ const KEPT: u64 = 64;
 /// After this number of consecutive failed looks, namespaces may have ended unseen.
 const BLIND_LOOKS: u32 = 2;
 
-/// Result of one look.
+/// Result of one look, or of entering namespaces that waited.
 #[derive(Default)]
 pub struct Discovered {
     /// Namespaces not seen before, with their readers.
@@ -39,6 +45,8 @@ pub struct Discovered {
     pub owners: Vec<(NetnsId, Arc<Owner>)>,
     /// Number of namespaces that exist but could not be entered.
     pub inaccessible: usize,
+    /// Number of namespaces that were found and are not entered yet.
+    pub waiting: usize,
     /// Whether other namespaces can be seen and entered at all; `None` if this look cannot
     /// determine that.
     pub is_available: Option<bool>,
@@ -70,8 +78,10 @@ pub struct Discovery {
     taken: FxHashSet<Arc<str>>,
     processes: Processes,
     scratch: Scratch,
-    /// Namespaces that could not be entered at the last look.
-    closed: BTreeSet<NetnsId>,
+    /// Namespaces to enter.
+    waiting: Waiting,
+    /// Namespaces that could not be entered at the last attempt, and whether access was denied.
+    closed: BTreeMap<NetnsId, bool>,
     /// Namespaces without a known owner: a mount may exist before the first process.
     ownerless: BTreeSet<NetnsId>,
     /// Namespaces that were released because they were no longer visible. They may still exist.
@@ -79,6 +89,10 @@ pub struct Discovery {
     has_looked: bool,
     /// Whether a look ever saw most of the machine.
     has_seen: bool,
+    /// Whether the last look saw the processes of other users.
+    sees_others: bool,
+    /// CPU time of the threads inside namespaces since the last call of `take_cpu`.
+    cpu: Duration,
     failed_looks: u32,
     said_full: bool,
 }
@@ -96,33 +110,86 @@ impl Discovery {
             taken: FxHashSet::from_iter([OWN_NAME.into()]),
             processes: Processes::default(),
             scratch: Scratch::default(),
-            closed: BTreeSet::new(),
+            waiting: Waiting::default(),
+            closed: BTreeMap::new(),
             ownerless: BTreeSet::new(),
             lost: BTreeSet::new(),
             has_looked: false,
             has_seen: false,
+            sees_others: false,
+            cpu: Duration::ZERO,
             failed_looks: 0,
             said_full: false,
         }
     }
 
-    /// Looks for namespaces once.
-    pub fn look(&mut self, owners: &mut OwnerLookup) -> Discovered {
+    /// Looks for namespaces, and enters namespaces until it has used `limit` of CPU time.
+    pub fn look(&mut self, owners: &mut OwnerLookup, limit: Duration) -> Discovered {
         let mut news = Discovered::default();
         match self.processes.find(&self.procfs, &self.rootfs) {
             Ok(found) => {
                 self.compare(&found, owners, &mut news);
                 (self.has_looked, self.failed_looks) = (true, 0);
+                self.enter_some(owners, limit, &mut news);
             }
             Err(error) => {
                 self.failed_looks += 1;
                 if self.failed_looks >= BLIND_LOOKS {
                     self.let_all_go(&mut news);
                 }
-                news.failure = Some(error);
+                (news.waiting, news.failure) = (self.count_waiting(), Some(error));
             }
         }
         news
+    }
+
+    /// Whether namespaces wait to be entered.
+    pub fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Enters namespaces that wait, until it has used `limit` of CPU time.
+    pub fn enter_more(&mut self, owners: &mut OwnerLookup, limit: Duration) -> Discovered {
+        let mut news = Discovered::default();
+        self.enter_some(owners, limit, &mut news);
+        news
+    }
+
+    /// Returns the CPU time that threads inside namespaces have used since the last call.
+    pub fn take_cpu(&mut self) -> Duration {
+        std::mem::take(&mut self.cpu)
+    }
+
+    fn enter_some(&mut self, owners: &mut OwnerLookup, limit: Duration, news: &mut Discovered) {
+        let (begin, inside) = (thread_cpu(), self.cpu);
+        while let Some(candidate) = self.waiting.pop() {
+            match self.enter(&candidate, owners) {
+                Ok(newcomer) => {
+                    self.closed.remove(&candidate.id);
+                    news.born.push(newcomer);
+                }
+                Err(error) => {
+                    let path = candidate.entrance.path.display();
+                    tracing::debug!(%path, %error, "a namespace could not be entered");
+                    let is_denied = error.kind() == io::ErrorKind::PermissionDenied;
+                    self.closed.insert(candidate.id, is_denied);
+                }
+            }
+            if thread_cpu().saturating_sub(begin) + self.cpu.saturating_sub(inside) >= limit {
+                break;
+            }
+        }
+        (news.inaccessible, news.waiting) = (self.closed.len(), self.count_waiting());
+        // Nothing is known of namespaces before one of them was entered.
+        if self.waiting.is_empty() || self.names.len() > 1 {
+            let is_denied = self.closed.values().any(|is_denied| *is_denied);
+            news.is_available = Some(!is_denied && self.sees_others);
+        }
+    }
+
+    /// Returns the number of namespaces that wait for the first attempt to enter them.
+    fn count_waiting(&self) -> usize {
+        self.waiting.ids().filter(|id| !self.closed.contains_key(id)).count()
     }
 
     /// Releases all namespaces. The ended namespaces are unknown, and listenq must keep no
@@ -130,7 +197,10 @@ impl Discovery {
     fn let_all_go(&mut self, news: &mut Discovered) {
         news.ended = self.names.keys().filter(|id| **id != self.own).copied().collect();
         self.lost.extend(&news.ended);
+        // A namespace that waits may have existed at the start.
+        self.lost.extend(self.waiting.ids());
         self.let_go(&news.ended);
+        self.waiting = Waiting::default();
         news.is_available = Some(false);
     }
 
@@ -156,23 +226,14 @@ impl Discovery {
             self.lost.extend(&ended);
         }
         news.ended = ended;
-        let (mut denied, mut closed) = (false, BTreeSet::new());
+        self.closed.retain(|id, _| found.namespaces.contains_key(id));
+        self.waiting.retain(|id| found.namespaces.contains_key(&id));
         for (id, entrance) in &found.namespaces {
-            if self.names.contains_key(id) {
-                self.ask_again(*id, entrance, owners, news);
-                continue;
-            }
-            match self.enter(*id, entrance, owners) {
-                Ok(newcomer) => news.born.push(newcomer),
-                Err(error) => {
-                    denied |= error.kind() == io::ErrorKind::PermissionDenied;
-                    news.inaccessible += 1;
-                    closed.insert(*id);
-                    tracing::debug!(path = %entrance.path.display(), %error, "a namespace could not be entered");
-                }
+            match self.names.contains_key(id) {
+                true => self.ask_again(*id, entrance, owners, news),
+                false => self.wait(*id, entrance),
             }
         }
-        self.closed = closed;
         if !is_blind {
             // A namespace not found now has ended.
             self.lost.clear();
@@ -180,19 +241,29 @@ impl Discovery {
         }
         let sees_all = found.denied == 0 && !lookup::hides_processes(&self.procfs);
         let sees_others = sees_all || may_see_others() && !is_blind;
-        news.is_available = Some(!denied && sees_others && namespaces::shows_host(&self.procfs));
+        self.sees_others = sees_others && namespaces::shows_host(&self.procfs);
     }
 
-    fn enter(
-        &mut self,
-        id: NetnsId,
-        entrance: &Entrance,
-        owners: &mut OwnerLookup,
-    ) -> io::Result<Newcomer> {
+    /// Adds a namespace to those that wait, or renews the path to it.
+    fn wait(&mut self, id: NetnsId, entrance: &Entrance) {
+        if let Some(candidate) = self.waiting.get_mut(id) {
+            candidate.entrance = entrance.clone();
+            return;
+        }
+        // A namespace that existed and could not be entered before has a history.
+        let is_newborn =
+            self.has_looked && !self.closed.contains_key(&id) && !self.lost.contains(&id);
+        let made_by = entrance.pid.and_then(|pid| namespaces::maker(&self.procfs, pid));
+        self.waiting.add(Candidate { id, entrance: entrance.clone(), made_by, is_newborn });
+    }
+
+    fn enter(&mut self, candidate: &Candidate, owners: &mut OwnerLookup) -> io::Result<Newcomer> {
         self.ensure_room()?;
+        let Candidate { id, ref entrance, made_by, is_newborn } = *candidate;
         let (procfs, scratch) = (&self.procfs, &mut self.scratch);
-        let opened =
-            namespaces::enter(&entrance.path, id, || NetnsReader::open_here(procfs, scratch))?;
+        let open = || (NetnsReader::open_here(procfs, scratch), thread_cpu());
+        let (opened, cpu) = namespaces::enter(&entrance.path, id, open)?;
+        self.cpu += cpu;
         let reader = opened.map_err(|error| io::Error::other(error.to_string()))?;
         let owner = entrance.pid.map(|pid| owners.of_process(pid)).unwrap_or_default();
         let name = self.name(id, entrance, &owner);
@@ -201,9 +272,6 @@ impl Discovery {
         if owner.is_unknown() {
             self.ownerless.insert(id);
         }
-        // A namespace that existed and could not be entered before has a history.
-        let is_newborn = self.has_looked && !self.closed.contains(&id) && !self.lost.contains(&id);
-        let made_by = entrance.pid.and_then(|pid| namespaces::maker(&self.procfs, pid));
         Ok(Newcomer { id, name, owner: Arc::new(owner), is_newborn, made_by, reader })
     }
 
@@ -258,4 +326,53 @@ impl Discovery {
 fn may_see_others() -> bool {
     let needed = CapabilitySet::SYS_ADMIN | CapabilitySet::SYS_PTRACE;
     capabilities(None).is_ok_and(|sets| sets.effective.contains(needed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A look that finds these namespaces, none of which can be entered.
+    fn found(ids: &[u64]) -> FoundNetns {
+        let entrance = Entrance { path: "/nowhere".into(), mount: None, pid: None };
+        let namespaces = ids.iter().map(|id| (NetnsId(*id), entrance.clone())).collect();
+        FoundNetns { namespaces, seen: 10, denied: 0 }
+    }
+
+    fn newborns(discovery: &mut Discovery) -> Vec<u64> {
+        let waiting = std::iter::from_fn(|| discovery.waiting.pop());
+        let mut all: Vec<_> = waiting.map(|one| (one.id.0, one.is_newborn)).collect();
+        all.sort_unstable();
+        all.into_iter().filter(|(_, is_newborn)| *is_newborn).map(|(id, _)| id).collect()
+    }
+
+    #[test]
+    fn namespaces_of_the_first_look_have_a_history_however_late_they_are_entered() {
+        let procfs = Path::new("/proc");
+        let mut discovery = Discovery::new(procfs, Path::new("/nowhere"), NetnsId(1));
+        let mut owners = OwnerLookup::new(procfs, Path::new("/nowhere"));
+        let mut news = Discovered::default();
+        discovery.compare(&found(&[2, 3, 4]), &mut owners, &mut news);
+        discovery.has_looked = true;
+        // One of them is tried and stays closed; another one ends before it is entered.
+        assert!(discovery.waiting.pop().is_some_and(|one| one.id == NetnsId(2)));
+        discovery.closed.insert(NetnsId(2), false);
+        discovery.compare(&found(&[2, 3, 5]), &mut owners, &mut news);
+        assert_eq!(discovery.waiting.ids().map(|id| id.0).collect::<Vec<_>>(), [2, 3, 5]);
+        assert_eq!(discovery.count_waiting(), 2);
+        assert_eq!(newborns(&mut discovery), [5]);
+    }
+
+    #[test]
+    fn a_limit_of_cpu_time_lets_the_rest_wait_and_feature_and_counts_are_unknown_before() {
+        let procfs = Path::new("/proc");
+        let mut discovery = Discovery::new(procfs, Path::new("/nowhere"), NetnsId(1));
+        let mut owners = OwnerLookup::new(procfs, Path::new("/nowhere"));
+        discovery.compare(&found(&[2, 3, 4]), &mut owners, &mut Discovered::default());
+        let news = discovery.enter_more(&mut owners, Duration::ZERO);
+        assert_eq!((news.inaccessible, news.waiting, news.is_available), (1, 2, None));
+        let news = discovery.enter_more(&mut owners, Duration::MAX);
+        assert_eq!((news.inaccessible, news.waiting), (3, 0));
+        assert!(news.is_available.is_some());
+    }
 }

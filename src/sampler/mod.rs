@@ -16,6 +16,7 @@ pub mod scanning;
 pub mod schedule;
 pub mod scout;
 pub mod turns;
+pub mod waiting;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -32,6 +33,7 @@ use crate::kernel::own_process::OwnProcess;
 use crate::kernel::procfs_file::ReadError;
 use crate::log;
 use crate::self_stats::{Feature, Reloaded, SelfStats, Source};
+use crate::snapshot::owner::person;
 use crate::snapshot::scan::Scan;
 use crate::snapshot::{NetnsId, NetnsSample, Snapshot};
 use crate::state::{self, State};
@@ -49,7 +51,7 @@ use omissions::OmissionLog;
 use owner_requests::{OwnerRequests, origins};
 use scanning::{ScanSlot, Scanning};
 use schedule::Schedule;
-use scout::{ScoutEvent, Scouting, Work};
+use scout::{FIRST_LOOK, ScoutEvent, Scouting, Work};
 use turns::{Turn, Turns};
 
 /// Interval between reads of the `process_*` metrics.
@@ -144,7 +146,7 @@ struct Stretch(bool);
 // === impl Sampler ===
 
 impl Sampler {
-    /// Opens the files that every sample reads, and looks for namespaces.
+    /// Opens the files that every sample reads.
     pub fn new(config: &Config) -> Result<Self, ReadError> {
         let reader = NetnsReader::open_own(&config.procfs)?;
         // Without an inode the own namespace still works, but cannot be distinguished from others.
@@ -193,18 +195,26 @@ impl Sampler {
         let modules = ModuleWatch::new(&config.procfs);
         let interval = config.discovery_interval;
         let (background, epoch) = (sampler.background.clone(), sampler.epoch);
-        let mut work = Work { discovery, interval, owners, modules, background, epoch };
-        if let Some(discovery) = &mut work.discovery {
-            let news = discovery.look(&mut work.owners);
-            sampler.apply(news);
+        if discovery.is_none() {
+            // No other namespace is to be sampled.
+            let stats = &mut sampler.stats;
+            (stats.inaccessible_namespaces, stats.waiting_namespaces) = (Some(0), Some(0));
         }
-        sampler.work = Some(work);
+        sampler.work = Some(Work { discovery, interval, owners, modules, background, epoch });
         Ok(sampler)
+    }
+
+    /// Finds and enters all namespaces, however long that takes.
+    pub fn find_namespaces(&mut self) {
+        let Some(Work { discovery: Some(discovery), owners, .. }) = &mut self.work else { return };
+        let news = discovery.look(owners, Duration::MAX);
+        self.apply(news);
     }
 
     /// Takes one sample, finds the owners and waiting connections at once, and publishes the
     /// result: for commands that take only one sample.
     pub fn sample_all(&mut self) {
+        self.find_namespaces();
         self.sample();
         self.scan_queues();
         let now = self.epoch.elapsed();
@@ -258,6 +268,7 @@ impl Sampler {
     /// sample, while the timer of an asynchronous runtime wakes up twice.
     pub fn run(mut self, stop: &Receiver<()>) {
         self.start_scouting();
+        self.await_namespaces();
         self.start_scanning();
         self.start_cause_watch();
         loop {
@@ -323,6 +334,28 @@ impl Sampler {
         }
     }
 
+    /// Waits until all namespaces are entered that the first look finds, and at most [`FIRST_LOOK`]:
+    /// the first sample must not wait until very many namespaces are entered.
+    fn await_namespaces(&mut self) {
+        let end = Instant::now() + FIRST_LOOK;
+        while self.stats.waiting_namespaces.is_none_or(|waiting| waiting > 0)
+            && let Some(report) = self.scouting.as_ref().and_then(|scout| scout.report_until(end))
+        {
+            let has_failed =
+                matches!(&report, ScoutEvent::Namespaces(news) if news.failure.is_some());
+            self.hear(report);
+            if has_failed {
+                break;
+            }
+        }
+        if let Some(waiting @ 1..) = self.stats.waiting_namespaces {
+            tracing::info!(
+                waiting,
+                "very many network namespaces: sampling begins before all are entered"
+            );
+        }
+    }
+
     fn start_scanning(&mut self) {
         let (now, scanning) =
             (self.epoch.elapsed(), Scanning::start(self.scan_interval, self.background.clone()));
@@ -354,12 +387,14 @@ impl Sampler {
 
     fn hear_reports(&mut self) {
         let reports: Vec<ScoutEvent> = self.scouting.iter().flat_map(Scouting::reports).collect();
-        for report in reports {
-            match report {
-                ScoutEvent::Namespaces(news) => self.apply(news),
-                ScoutEvent::Owners(search) => self.learn(search),
-                ScoutEvent::Orphans(inodes) => self.asked.forget(&inodes),
-            }
+        reports.into_iter().for_each(|report| self.hear(report));
+    }
+
+    fn hear(&mut self, report: ScoutEvent) {
+        match report {
+            ScoutEvent::Namespaces(news) => self.apply(news),
+            ScoutEvent::Owners(search) => self.learn(search),
+            ScoutEvent::Orphans(inodes) => self.asked.forget(&inodes),
         }
     }
 
@@ -403,6 +438,10 @@ impl Sampler {
     /// namespace.
     fn apply(&mut self, news: Discovered) {
         let now = self.epoch.elapsed();
+        if news.failure.is_none() {
+            self.stats.inaccessible_namespaces = Some(news.inaccessible);
+            self.stats.waiting_namespaces = Some(news.waiting);
+        }
         let looked = news.failure.map_or(Ok(()), Err);
         self.health.check(&mut self.stats, Source::Namespaces, now, looked);
         for id in news.ended {
@@ -422,7 +461,7 @@ impl Sampler {
         for born in news.born {
             tracing::debug!(netns = %born.name, "sampling a namespace");
             self.readers.push(born.reader);
-            self.turns.push(Turn::new(born.made_by.map_or(0, state::person)));
+            self.turns.push(Turn::new(born.made_by.map_or(0, person)));
             let sample = NetnsSample::new(born.id, born.name, born.is_newborn);
             self.snapshot.namespaces.push(NetnsSample {
                 owner: born.owner,
@@ -434,7 +473,6 @@ impl Sampler {
         self.stats.sampled_namespaces = self.readers.len();
         if let Some(is_available) = news.is_available {
             features::note(&mut self.stats, Feature::Namespaces, is_available);
-            self.stats.inaccessible_namespaces = news.inaccessible;
         }
     }
 

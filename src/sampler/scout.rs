@@ -1,7 +1,8 @@
 //! The scout thread, off the sampling path. Every `--discovery.interval` it looks for namespaces
 //! and checks whether known owners still run. On request it searches the owners of sockets.
 //!
-//! The scout never uses more than 1/100 of a core.
+//! Each of these tasks never uses more than 1/100 of a core, except the first look: it may use as
+//! much as it needs for [`FIRST_LOOK`]. Namespaces that are not entered by then are entered by and by.
 
 use std::io;
 use std::sync::Arc;
@@ -27,6 +28,17 @@ const GATHER: Duration = Duration::from_millis(200);
 /// Maximum gap between two looks, whatever they cost: an ended namespace must be released within 10
 /// s.
 const LONGEST_GAP: Duration = Duration::from_secs(9);
+
+/// Time from the start during which the scout enters namespaces without a pause. The first sample
+/// waits for the first look during this time at most.
+pub const FIRST_LOOK: Duration = Duration::from_secs(1);
+/// CPU time for which namespaces are entered at a time.
+const ENTER_AT_ONCE: Duration = Duration::from_millis(5);
+/// Share of a core that entering namespaces may always use, whatever the rest of the background needs.
+const ENTER_SHARE: f64 = 0.002_5;
+/// Share of a core that the search for owners of new sockets may always use. Deep searches have no
+/// such share: they must not delay other searches.
+const SEARCH_SHARE: f64 = 0.005;
 
 /// Returns the gap after a look that cost `cpu`: at least `interval`, and long enough that looks
 /// use 1/100 of a core.
@@ -76,6 +88,9 @@ struct Scout {
     work: Work,
     wanted: Vec<Origin>,
     look_due: Instant,
+    enter_due: Instant,
+    /// End of the time for the first look.
+    started: Instant,
     search_due: Instant,
     /// Sockets that only a deep search can find.
     deep: Vec<Origin>,
@@ -91,7 +106,9 @@ impl Scouting {
         let (sender, reports) = channel();
         let now = Instant::now();
         let mut scout = Scout {
-            look_due: now + work.interval,
+            look_due: now,
+            enter_due: now,
+            started: now + FIRST_LOOK,
             work,
             wanted: Vec::new(),
             search_due: now,
@@ -115,6 +132,11 @@ impl Scouting {
         let _ = self.requests.send(Request::KeepOnly(inodes));
     }
 
+    /// Returns the next result, and waits for it until `end`.
+    pub fn report_until(&self, end: Instant) -> Option<ScoutEvent> {
+        self.reports.recv_timeout(end.saturating_duration_since(Instant::now())).ok()
+    }
+
     /// Returns the results since the last call, without blocking.
     pub fn reports(&self) -> impl Iterator<Item = ScoutEvent> {
         self.reports.try_iter()
@@ -134,6 +156,7 @@ impl Scout {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             let [namespaces, orphans] = self.look();
+            let namespaces = namespaces.or_else(|| self.enter());
             let owners = self.search().or_else(|| self.search_deep());
             let found = [namespaces, orphans, owners.map(ScoutEvent::Owners)];
             if found.into_iter().flatten().any(|report| reports.send(report).is_err()) {
@@ -162,7 +185,9 @@ impl Scout {
         let due_if = |wanted: &[Origin], due| if wanted.is_empty() { self.look_due } else { due };
         let search_due = due_if(&self.wanted, self.search_due);
         let deep_due = due_if(&self.deep, self.deep_due);
-        self.look_due.min(search_due).min(deep_due).saturating_duration_since(Instant::now())
+        let enter_due = if self.has_waiting() { self.enter_due } else { self.look_due };
+        let due = self.look_due.min(enter_due).min(search_due).min(deep_due);
+        due.saturating_duration_since(Instant::now())
     }
 
     fn look(&mut self) -> [Option<ScoutEvent>; 2] {
@@ -173,13 +198,39 @@ impl Scout {
         let begin = thread_cpu();
         self.work.modules.look(now);
         let Work { discovery, owners, .. } = &mut self.work;
-        let news = discovery.as_mut().map(|discovery| discovery.look(owners));
+        let news = discovery.as_mut().map(|discovery| discovery.look(owners, ENTER_AT_ONCE));
         let orphans = owners.orphans();
         let orphans = (!orphans.is_empty()).then_some(ScoutEvent::Orphans(orphans));
-        let cpu = thread_cpu().saturating_sub(begin);
+        let cpu = thread_cpu().saturating_sub(begin) + self.cpu_inside();
         let delay = self.spend(cpu).min(LONGEST_GAP);
         self.look_due = now + look_gap(self.work.interval, cpu).max(delay);
         [news.map(ScoutEvent::Namespaces), orphans]
+    }
+
+    /// Enters some of the namespaces that the last look left.
+    fn enter(&mut self) -> Option<ScoutEvent> {
+        let now = Instant::now();
+        if now < self.enter_due || !self.has_waiting() {
+            return None;
+        }
+        let begin = thread_cpu();
+        let Work { discovery, owners, .. } = &mut self.work;
+        let news = discovery.as_mut()?.enter_more(owners, ENTER_AT_ONCE);
+        let cpu = thread_cpu().saturating_sub(begin) + self.cpu_inside();
+        if now >= self.started {
+            let delay = self.work.background.spend_of(ENTER_SHARE, self.work.epoch.elapsed(), cpu);
+            self.enter_due = now + (cpu * REST).max(delay);
+        }
+        Some(ScoutEvent::Namespaces(news))
+    }
+
+    fn has_waiting(&self) -> bool {
+        self.work.discovery.as_ref().is_some_and(Discovery::has_waiting)
+    }
+
+    /// Returns the CPU time that threads inside namespaces have used since the last call.
+    fn cpu_inside(&mut self) -> Duration {
+        self.work.discovery.as_mut().map(Discovery::take_cpu).unwrap_or_default()
     }
 
     fn search(&mut self) -> Option<OwnerSearch> {
@@ -190,7 +241,8 @@ impl Scout {
         let begin = thread_cpu();
         let mut search = self.work.owners.search(&std::mem::take(&mut self.wanted), false);
         let cpu = thread_cpu().saturating_sub(begin);
-        self.search_due = Instant::now() + (cpu * REST).max(self.spend(cpu));
+        let delay = self.work.background.spend_of(SEARCH_SHARE, self.work.epoch.elapsed(), cpu);
+        self.search_due = Instant::now() + (cpu * REST).max(delay);
         self.deep.append(&mut search.deep);
         self.deep_due = self.deep_due.max(Instant::now() + GATHER);
         Some(search)

@@ -69,6 +69,18 @@ impl Owner {
     }
 }
 
+/// User ids from here on come in ranges of [`SUBUIDS`]. `/etc/subuid` gives one range to one user.
+const FIRST_SUBUID: u32 = 100_000;
+const SUBUIDS: u32 = 65_536;
+
+/// Maps every id that a user may use by `/etc/subuid` to the first id of the range.
+pub fn person(uid: u32) -> u32 {
+    match uid.checked_sub(FIRST_SUBUID) {
+        Some(above) => uid - above % SUBUIDS,
+        None => uid,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -45,7 +45,6 @@ use peak::{Slot, Window};
 use places::Candidate;
 pub use record::{IncidentEvent, IncidentSummary};
 pub use source::Source;
-pub use source::person;
 
 /// How long a closed listener, and the drops of a closed socket, are remembered.
 pub const GRACE: Duration = Duration::from_secs(5 * 60);

@@ -6,13 +6,11 @@ use std::hash::BuildHasher;
 
 use rustc_hash::FxBuildHasher;
 
+use crate::snapshot::owner::person;
 use crate::snapshot::{NetnsId, OWN_NETNS, Origin};
 
 /// The first user id of a person. Smaller ids are service accounts.
 const FIRST_PERSON: u32 = 1000;
-/// User ids from here on come in ranges of [`SUBUIDS`]. `/etc/subuid` gives one range to one user.
-const FIRST_SUBUID: u32 = 100_000;
-const SUBUIDS: u32 = 65_536;
 
 /// The user, service or namespace that a listener belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -83,14 +81,6 @@ impl fmt::Display for Source {
             Self::Service { uid, cgroup } => write!(f, "uid {uid}, cgroup {cgroup}"),
             Self::Netns(NetnsId(inode), _) => write!(f, "netns:{inode}"),
         }
-    }
-}
-
-/// Maps every id that a user may use by `/etc/subuid` to the first id of the range.
-pub fn person(uid: u32) -> u32 {
-    match uid.checked_sub(FIRST_SUBUID) {
-        Some(above) => uid - above % SUBUIDS,
-        None => uid,
     }
 }
 

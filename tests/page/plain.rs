@@ -195,7 +195,7 @@ fn what_is_missing_is_said_at_the_top() {
     let mut view = lively();
     view.namespaces[0].tcp_sampled_at = None;
     view.stats.omissions.listeners = 7;
-    view.stats.inaccessible_namespaces = 2;
+    view.stats.inaccessible_namespaces = Some(2);
     let (_ns, site) = site("missing", view);
     let html = site.text("/");
     for said in [

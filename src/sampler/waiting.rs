@@ -1,0 +1,138 @@
+//! The namespaces that were found and are not entered yet. To enter a namespace costs CPU time, so
+//! the users who made the namespaces take turns: a user with very many namespaces delays no other
+//! user. Of one user, new namespaces come before those that existed at the start. Uses no clock.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use crate::kernel::namespaces::Entrance;
+use crate::snapshot::NetnsId;
+use crate::snapshot::owner::person;
+
+/// Namespaces to enter.
+#[derive(Debug, Default)]
+pub struct Waiting {
+    /// The candidates of each user, the next one first.
+    makers: BTreeMap<u32, BTreeMap<Rank, Candidate>>,
+    /// The user and the rank of each candidate.
+    places: BTreeMap<NetnsId, (u32, Rank)>,
+    /// The user whose namespace was returned last.
+    last: Option<u32>,
+}
+
+/// Whether the namespace existed at the start, and its id: new namespaces come first.
+type Rank = (bool, NetnsId);
+
+/// A namespace to enter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    pub id: NetnsId,
+    pub entrance: Entrance,
+    /// User who made the namespace, unless that user is root.
+    pub made_by: Option<u32>,
+    /// Whether the namespace appeared while listenq was running.
+    pub is_newborn: bool,
+}
+
+// === impl Waiting ===
+
+impl Waiting {
+    /// Returns the ids of the namespaces.
+    pub fn ids(&self) -> impl Iterator<Item = NetnsId> {
+        self.places.keys().copied()
+    }
+
+    /// Whether no namespace waits.
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// Adds a namespace.
+    pub fn add(&mut self, candidate: Candidate) {
+        self.remove(candidate.id);
+        let (id, maker) = (candidate.id, candidate.made_by.map_or(0, person));
+        let rank = (!candidate.is_newborn, id);
+        self.places.insert(id, (maker, rank));
+        self.makers.entry(maker).or_default().insert(rank, candidate);
+    }
+
+    /// Returns the namespace with this id.
+    pub fn get_mut(&mut self, id: NetnsId) -> Option<&mut Candidate> {
+        let (maker, rank) = self.places.get(&id)?;
+        self.makers.get_mut(maker)?.get_mut(rank)
+    }
+
+    /// Removes every namespace that `stays` does not accept.
+    pub fn retain(&mut self, stays: impl Fn(NetnsId) -> bool) {
+        let ended: Vec<NetnsId> = self.ids().filter(|id| !stays(*id)).collect();
+        ended.into_iter().for_each(|id| self.remove(id));
+    }
+
+    /// Removes and returns the namespace to enter next.
+    pub fn pop(&mut self) -> Option<Candidate> {
+        let after = self.last.map_or(Bound::Unbounded, Bound::Excluded);
+        let next = self.makers.range((after, Bound::Unbounded)).next();
+        let (maker, candidates) = next.or_else(|| self.makers.iter().next())?;
+        let (maker, candidate) = (*maker, candidates.values().next()?.clone());
+        self.last = Some(maker);
+        self.remove(candidate.id);
+        Some(candidate)
+    }
+
+    fn remove(&mut self, id: NetnsId) {
+        let Some((maker, rank)) = self.places.remove(&id) else { return };
+        if let Some(candidates) = self.makers.get_mut(&maker) {
+            candidates.remove(&rank);
+            if candidates.is_empty() {
+                self.makers.remove(&maker);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn candidate(id: u64, made_by: Option<u32>, is_newborn: bool) -> Candidate {
+        let entrance = Entrance { path: "/proc/7/ns/net".into(), mount: None, pid: Some(7) };
+        Candidate { id: NetnsId(id), entrance, made_by, is_newborn }
+    }
+
+    fn order(waiting: &mut Waiting) -> Vec<u64> {
+        std::iter::from_fn(|| waiting.pop().map(|candidate| candidate.id.0)).collect()
+    }
+
+    #[test]
+    fn users_take_turns_and_new_namespaces_of_a_user_come_first() {
+        let mut waiting = Waiting::default();
+        (1..=4).for_each(|id| waiting.add(candidate(id, Some(1000), false)));
+        (11..=12).for_each(|id| waiting.add(candidate(id, None, false)));
+        waiting.add(candidate(99, None, true));
+        waiting.add(candidate(21, Some(1001), false));
+        assert_eq!(waiting.ids().count(), 8);
+        assert_eq!(order(&mut waiting), [99, 1, 21, 11, 2, 12, 3, 4]);
+        assert!(waiting.is_empty() && waiting.makers.is_empty());
+    }
+
+    #[test]
+    fn a_new_namespace_waits_for_one_namespace_of_each_other_user() {
+        let mut waiting = Waiting::default();
+        (1..=1_400).for_each(|id| waiting.add(candidate(id, Some(1000), false)));
+        (0..500).for_each(|_| _ = waiting.pop());
+        waiting.add(candidate(2_000, None, true));
+        let place = order(&mut waiting).iter().position(|id| *id == 2_000);
+        assert!(place.is_some_and(|place| place <= 1), "{place:?}");
+    }
+
+    #[test]
+    fn a_namespace_waits_once_and_not_after_its_end() {
+        let mut waiting = Waiting::default();
+        waiting.add(candidate(1, Some(1000), false));
+        waiting.add(candidate(1, None, true));
+        waiting.add(candidate(2, None, false));
+        assert_eq!(waiting.get_mut(NetnsId(1)).map(|candidate| candidate.made_by), Some(None));
+        waiting.retain(|id| id.0 == 2);
+        assert_eq!(order(&mut waiting), [2]);
+    }
+}
