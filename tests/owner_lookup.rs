@@ -2,20 +2,47 @@
 //! hierarchy.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
 #![allow(clippy::print_stderr, reason = "who reads the output must see what did not run")]
+#![allow(clippy::print_stdout, reason = "the measured figures are for the reader of --nocapture")]
 #![allow(clippy::disallowed_types, reason = "a socket is held by a child only if one is started")]
 
 use std::fs;
+use std::io::Read;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use listenq::owner::cgroup::telling_path;
 use listenq::owner::cgroup_id::CgroupTree;
 use listenq::owner::holders::{HolderMatch, Step, Walk};
+use listenq_lab::client::fill;
+use listenq_lab::listener::Listen;
+use listenq_lab::listenq::Launch;
+use listenq_lab::netns::Netns;
+use listenq_lab::tool::require_tool;
+use listenq_lab::wait::eventually;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+
+const BIN: &str = env!("CARGO_BIN_EXE_listenq");
+/// The descriptors of a user who hoards them, unless `OWNER_DESCRIPTORS` says otherwise. 1,000 in each process.
+const HOARDED: usize = 100_000;
+/// The time in which the owner of a new listener is known. Code without optimization takes ten times as long.
+const KNOWN_WITHIN: Duration = Duration::from_secs(if cfg!(debug_assertions) { 20 } else { 5 });
+/// Opens descriptors in processes of user 4243, and prints a byte for each process.
+const HOARD: &str = "
+import os, sys
+for _ in range(int(sys.argv[1]) // 1000):
+    if os.fork() == 0:
+        os.setuid(4243)
+        null = os.open('/dev/null', os.O_RDONLY)
+        for _ in range(1000 - 4): os.dup(null)
+        os.write(1, b'x')
+        sys.stdin.read()
+        os._exit(0)
+sys.stdin.read()
+";
 
 /// A child that holds `socket` as its standard input. Killed when dropped.
 struct Heir(Child);
@@ -59,6 +86,38 @@ fn a_process_is_in_the_cgroup_of_its_sockets() {
     assert!(telling_path(&text).unwrap().ends_with(&**path), "{path} is not in {text}");
     let members = fs::read_to_string(tree.directory(path).join("cgroup.procs")).unwrap();
     assert_eq!(members, format!("{}\n", heir.0.id()));
+}
+
+#[test]
+fn the_owner_of_a_new_listener_is_found_beside_very_many_descriptors_of_another_user() {
+    if !Netns::require_root() || !require_tool("python3") {
+        return;
+    }
+    let count = std::env::var("OWNER_DESCRIPTORS").map_or(HOARDED, |text| text.parse().unwrap());
+    let mut hoarder = Command::new("python3");
+    hoarder.args(["-c", HOARD, &count.to_string()]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut hoarder = hoarder.spawn().unwrap();
+    hoarder.stdout.as_mut().unwrap().read_exact(&mut vec![0; count / 1000]).unwrap();
+    let ns = Netns::new("hoard");
+    let daemon = Launch::new(BIN).args(&["--netns=own"]).inside(&ns).start();
+    let times = [18_001, 18_002, 18_003].map(|port| {
+        std::thread::sleep(Duration::from_secs(4));
+        let came = Instant::now();
+        let listener = ns.run(|| Listen::tcp(format!("127.0.0.1:{port}")).backlog(4).open());
+        // A listener with a queue is exposed at once.
+        let _clients = ns.run(|| fill(listener.target(), 2));
+        eventually("the owner", 6 * KNOWN_WITHIN, || {
+            let scrape = daemon.scrape();
+            let infos = scrape.series("listenq_listener_info").into_iter();
+            let mut infos = infos.filter(|(labels, _)| labels["port"] == port.to_string());
+            infos.any(|(labels, _)| !labels["process"].is_empty()).then_some(())
+        });
+        came.elapsed()
+    });
+    println!("{count} descriptors of another user: owners known after {times:.1?}");
+    drop(hoarder.stdin.take());
+    hoarder.wait().unwrap();
+    assert!(times.iter().all(|time| *time < KNOWN_WITHIN), "{times:?}");
 }
 
 fn listen() -> (TcpListener, u64) {

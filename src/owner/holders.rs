@@ -6,9 +6,10 @@
 //! other processes serve, so it is the owner only if no other process holds the socket.
 //!
 //! A process may hold very many descriptors. Only the first ones are checked at first: a server
-//! opens its listen sockets before its connections, so they have low numbers. The rest is checked
-//! after all other processes, if a wanted socket has no holder yet and the caller
-//! [goes deep](Walk::go_deep).
+//! opens its listen sockets before its connections, so they have low numbers. A user may have very
+//! many processes, so only the descriptors of some of them are checked at first: what one user
+//! hoards delays no search. The rest is checked in a search of its own, if a wanted socket has no
+//! holder yet and the caller [goes deep](Walk::go_deep).
 //!
 //! The oldest holder is known only after all processes were checked, so the walk never stops early
 //! by itself. Instead the walk runs in steps of a duration that the caller chooses.
@@ -26,6 +27,8 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use rustix::fs::{CWD, Mode, OFlags, RawDir, openat, readlinkat_raw};
 use rustix::io::Errno;
 
+use crate::snapshot::owner::person;
+
 use super::claim::Claim;
 use super::process::{Process, has_ended, is_denied};
 
@@ -33,6 +36,14 @@ pub use super::claim::Holder;
 
 /// Number of descriptors of a process that are checked at first.
 const FIRST_DESCRIPTORS: usize = 1_000;
+
+/// Number of descriptors of the processes of one user that are checked at first, and the number for
+/// root. Beyond that number, processes are left out.
+const OF_USER: usize = 8_000;
+const OF_ROOT: usize = 50_000;
+/// Number of descriptors above which the user of a process is certain to count: the owner of the directory of a process
+/// that made itself undumpable is root.
+const FEW_DESCRIPTORS: usize = 32;
 
 /// Whether the process with this pid and start time still runs. A zombie holds nothing and does not
 /// count.
@@ -82,7 +93,9 @@ pub struct Walk {
     denied: usize,
     descriptors: usize,
     is_deep: bool,
-    /// Whether a process holds more than [`FIRST_DESCRIPTORS`].
+    /// Number of descriptors checked, by user.
+    of_users: FxHashMap<u32, usize>,
+    /// Whether descriptors were left out.
     has_left_out: bool,
 }
 
@@ -94,6 +107,7 @@ struct Visit {
     claim: Option<Claim>,
     /// Number of descriptors checked.
     descriptors: usize,
+    user: u32,
 }
 
 // === impl Walk ===
@@ -114,6 +128,7 @@ impl Walk {
             denied: 0,
             descriptors: 0,
             is_deep: false,
+            of_users: FxHashMap::default(),
             has_left_out: false,
         })
     }
@@ -187,6 +202,8 @@ impl Walk {
             let more = portion(&listing, |name| {
                 pids.extend(number(name).filter(|pid| !first.contains(pid)))
             })?;
+            // The oldest processes first: of very many processes of a user, masters come before workers.
+            pids.reverse();
             self.listing = more.then_some(listing);
         } else {
             return Ok(false);
@@ -197,10 +214,21 @@ impl Walk {
     fn visit(&mut self, pid: u32) -> io::Result<()> {
         let opened = Process::open(&self.procfs, pid)
             .and_then(|process| Ok((process.descriptors()?, process)));
-        if let Some((fds, process)) = self.allowed(opened)? {
-            self.go_on(Visit { process, fds, claim: None, descriptors: 0 })?;
+        let Some((fds, process)) = self.allowed(opened)? else { return Ok(()) };
+        let user = process.user().map_or(0, person);
+        if !self.has_checked_enough(user) || self.first.contains(&pid) {
+            self.go_on(Visit { process, fds, claim: None, descriptors: 0, user })?;
+        } else {
+            self.has_left_out = true;
         }
         Ok(())
+    }
+
+    /// Whether the descriptors of this user that were checked are enough for a walk that is not
+    /// deep.
+    fn has_checked_enough(&self, user: u32) -> bool {
+        let limit = if user == 0 { OF_ROOT } else { OF_USER };
+        !self.is_deep && self.of_users.get(&user).is_some_and(|checked| *checked >= limit)
     }
 
     fn go_on(&mut self, mut visit: Visit) -> io::Result<()> {
@@ -220,11 +248,22 @@ impl Walk {
             }
         });
         self.descriptors += visit.descriptors - before;
+        self.count(&mut visit, before);
         let more = self.allowed(denied.and(more))?.unwrap_or(false);
-        let is_enough = !self.is_deep && visit.descriptors >= FIRST_DESCRIPTORS;
+        let is_first = self.first.contains(&visit.process.pid);
+        let is_enough = !self.is_deep && visit.descriptors >= FIRST_DESCRIPTORS
+            || !is_first && self.has_checked_enough(visit.user);
         self.has_left_out |= more && is_enough;
         self.current = (more && !is_enough).then_some(visit);
         Ok(())
+    }
+
+    /// Adds the descriptors checked since `before` to those of the user.
+    fn count(&mut self, visit: &mut Visit, before: usize) {
+        if visit.user == 0 && before == 0 && visit.descriptors > FEW_DESCRIPTORS {
+            visit.user = visit.process.effective_user().map_or(0, person);
+        }
+        *self.of_users.entry(visit.user).or_default() += visit.descriptors - before;
     }
 
     /// Ignores a process that has ended and counts a process that denies access.
@@ -420,6 +459,50 @@ mod tests {
             let checked = found.descriptors >= 2 * FIRST_DESCRIPTORS + 2;
             assert_eq!((found.is_shallow, checked), (!is_deep, is_deep));
         }
+    }
+
+    #[test]
+    fn of_very_many_descriptors_of_a_user_some_are_checked_before_those_of_others() {
+        let procfs = procfs();
+        let links = vec!["/dev/null"; FIRST_DESCRIPTORS];
+        let hoarders = 10..10 + 2 * u32::try_from(OF_USER / FIRST_DESCRIPTORS).unwrap();
+        let owned_by = |pid: u32, user| {
+            let directory = procfs.0.path().join(pid.to_string());
+            std::os::unix::fs::chown(directory, Some(user), None).is_ok()
+        };
+        let mut is_root = true;
+        for pid in hoarders.clone() {
+            procfs.process(pid, 1, 100, "hoarder", &links);
+            is_root &= owned_by(pid, 4242);
+        }
+        procfs.process(5000, 1, 100, "server", &["socket:[42]"]);
+        is_root &= owned_by(5000, 4243);
+        for is_deep in [false, true] {
+            let walk = procfs.walk(&[42]);
+            let mut walk = if is_deep { walk.go_deep() } else { walk };
+            assert_eq!(walk.step(Duration::MAX).unwrap(), Step::Done);
+            let found = walk.finish();
+            // Without root's privileges both belong to one user, and only a deep walk finds the server.
+            assert_eq!(found.holders.contains_key(&42), is_root || is_deep);
+            let of_hoarder = found.descriptors - found.holders.len();
+            let expected = if is_deep { hoarders.len() * FIRST_DESCRIPTORS } else { OF_USER };
+            assert_eq!((found.is_shallow, of_hoarder), (!is_deep, expected));
+        }
+    }
+
+    #[test]
+    fn the_user_of_an_undumpable_process_is_read_from_its_status() {
+        let procfs = procfs();
+        procfs.process(10, 1, 100, "server", &vec!["/dev/null"; 2 * FEW_DESCRIPTORS]);
+        procfs.0.file("10/status", "Name:\tserver\nUid:\t1000\t1001\t1000\t1000\n");
+        let mut walk = procfs.walk(&[42]);
+        assert_eq!(walk.step(Duration::MAX).unwrap(), Step::Done);
+        let user = if rustix::process::getuid().is_root() {
+            1001
+        } else {
+            rustix::process::getuid().as_raw()
+        };
+        assert_eq!(walk.of_users, FxHashMap::from_iter([(user, 2 * FEW_DESCRIPTORS)]));
     }
 
     #[test]

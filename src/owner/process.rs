@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use procfs::FromRead;
 use procfs::process::Stat;
-use rustix::fs::{AtFlags, Mode, OFlags, openat, readlinkat, statat};
+use rustix::fs::{AtFlags, Mode, OFlags, fstat, openat, readlinkat, statat};
 use rustix::io::Errno;
 
 /// An open `/proc/<pid>`.
@@ -36,6 +36,18 @@ impl Process {
     /// Reads `stat`; `None` if the process has ended.
     pub(super) fn stat(&self) -> Option<Stat> {
         Stat::from_read(self.file("stat").ok()?).ok()
+    }
+
+    /// Returns the user of the process, or root if the process made itself undumpable.
+    pub(super) fn user(&self) -> Option<u32> {
+        fstat(&self.directory).ok().map(|stat| stat.st_uid)
+    }
+
+    /// Returns the effective user of the process.
+    pub(super) fn effective_user(&self) -> Option<u32> {
+        let status = self.text("status");
+        let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+        ids.split_ascii_whitespace().nth(1)?.parse().ok()
     }
 
     /// Reads a small text file with arbitrary bytes; empty if it cannot be read.
