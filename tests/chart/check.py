@@ -33,6 +33,7 @@ SCENARIOS: dict[str, tuple[list[Path], set[str]]] = {
     "operator": ([VALUES / "operator.yaml"], CORE | OPTIONAL),
     "service monitor": ([VALUES / "service.yaml"], CORE | {"Service", "ServiceMonitor", "PrometheusRule", "ConfigMap"}),
     "unprivileged": ([CHART / "values-unprivileged.yaml"], CORE),
+    "seccomp": ([CHART / "values-seccomp.yaml"], CORE),
     "unprivileged, everything": (
         [VALUES / "everything.yaml", CHART / "values-unprivileged.yaml"],
         CORE | OPTIONAL,

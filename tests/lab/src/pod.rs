@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 
 use serde_json::{Map, Value, json};
 
@@ -93,6 +93,13 @@ impl Pod {
         let daemon = Daemon::attach(child, Some(node.host.path()), await_ready);
         container.find_pid();
         Self { daemon, container }
+    }
+
+    /// Runs a program in the container of the daemon, as `kubectl exec` does, with options of
+    /// `runc exec`.
+    #[must_use]
+    pub fn exec(&self, options: &[&str], args: &[&str]) -> Output {
+        self.container.exec(options, args)
     }
 
     /// The pid of the daemon outside the container.
@@ -241,8 +248,10 @@ impl Spec<'_> {
     }
 
     fn seccomp(&self, capabilities: &[String]) -> Option<Value> {
-        match self.pod["securityContext"]["seccompProfile"]["type"].as_str() {
+        let profile = &self.pod["securityContext"]["seccompProfile"];
+        match profile["type"].as_str() {
             Some("RuntimeDefault") => Some(runtime_default(capabilities)),
+            Some("Localhost") => Some(of_the_chart(text(&profile["localhostProfile"]))),
             other => {
                 assert!(matches!(other, None | Some("Unconfined")), "not known here: {other:?}");
                 None
@@ -255,6 +264,13 @@ impl Spec<'_> {
         let mebibytes: u64 = limit.strip_suffix("Mi").expect("in Mi").parse().expect("a number");
         Some(mebibytes << 20)
     }
+}
+
+/// A seccomp filter of the chart. The kubelet reads it from a directory of the node.
+fn of_the_chart(name: &str) -> Value {
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/helm/listenq/seccomp");
+    let profile = fs::read(Path::new(directory).join(name)).expect("the chart has the profile");
+    serde_json::from_slice(&profile).expect("the profile is JSON")
 }
 
 /// The seccomp filter of container runtimes for a container with these capabilities.

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{self, Command, Stdio};
+use std::process::{self, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -123,6 +123,13 @@ impl Container {
         let state = output(self.runc().args(["state", &self.id])).unwrap();
         let state: Value = serde_json::from_str(&state).expect("runc prints JSON");
         self.pid = u32::try_from(state["pid"].as_u64().expect("a pid")).expect("a pid");
+    }
+
+    /// Runs a program in the container, with options of `runc exec`.
+    pub(crate) fn exec(&self, options: &[&str], args: &[&str]) -> Output {
+        let mut command = self.runc();
+        command.arg("exec").args(options).arg(&self.id).args(args);
+        command.output().expect("runc runs")
     }
 
     /// The first process, with its pid outside the container.
