@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use listenq_lab::limits::raise_descriptor_limit;
 use listenq_lab::listener::{Listen, Listener};
 use listenq_lab::listenq::Launch;
 use listenq_lab::metrics::Metrics;
@@ -16,6 +17,12 @@ use listenq_lab::wait::{TIMEOUT, eventually};
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
 /// Ports below the ephemeral range, which contains the daemon's own port.
 const PORTS: std::ops::Range<u16> = 20_000..25_000;
+/// The first port where `MANY_LISTENERS` says how many there are.
+const FIRST_PORT: u16 = 10_000;
+/// What samples, scans, discovery, owners and causes may take together. Code without optimization takes ten times as long.
+const SHARE: f64 = if cfg!(debug_assertions) { 0.25 } else { 0.025 };
+/// The memory limit of the systemd unit and of the chart.
+const MOST_MEMORY: u64 = 64 << 20;
 
 fn listeners(ns: &Netns) -> Vec<Listener> {
     let open = |port: u16| Listen::tcp(format!("127.0.0.1:{port}")).open();
@@ -88,5 +95,59 @@ fn dumps_of_5000_listeners_are_less_frequent_and_this_is_logged() {
     assert!(samples >= if cfg!(debug_assertions) { 1.0 } else { 5.0 }, "{samples}");
     assert!((0.8..1.2).contains(&(waited / sampled)), "{waited} within {sampled}");
     assert_eq!(said(), 1, "{:?}", daemon.log());
+    drop(listeners);
+}
+
+/// With `MANY_LISTENERS=30000` or 45000 the measured minute of the release checks.
+#[test]
+fn very_many_listeners_cost_a_bounded_share_of_a_core_and_of_memory() {
+    if !Netns::require_root() {
+        return;
+    }
+    raise_descriptor_limit();
+    let given = std::env::var("MANY_LISTENERS").ok().map(|text| text.parse::<u16>().unwrap());
+    let (count, lasting) = given.map_or((5_000, 10), |count| (count, 60));
+    let ns = Netns::new("very-many");
+    ns.sysctl("net.ipv4.ip_local_port_range", "60000 65000");
+    let open = |port: u16| Listen::tcp(format!("127.0.0.1:{port}")).open();
+    let listeners: Vec<_> = ns.run(|| (FIRST_PORT..FIRST_PORT + count).map(open).collect());
+    let begin = Instant::now();
+    let daemon =
+        Launch::new(BIN).args(&["--web.listen-address=127.0.0.1:9511"]).inside(&ns).start();
+    let ready = begin.elapsed();
+    let last = FIRST_PORT + count - 1;
+    let waiting = SocketAddr::from(([127, 0, 0, 1], last));
+    let _client = ns.run(|| TcpStream::connect(waiting).unwrap());
+    std::thread::sleep(Duration::from_secs(15));
+    let (before, cpu, begin) = (daemon.scrape(), daemon.cpu(), Instant::now());
+    let mut resident = 0;
+    while begin.elapsed() < Duration::from_secs(lasting) {
+        std::thread::sleep(Duration::from_secs(1));
+        resident = resident.max(daemon.resident());
+    }
+    let (cpu, took) = (daemon.cpu() - cpu, begin.elapsed().as_secs_f64());
+    let after = daemon.scrape();
+    let rate = |name, labels: &[(&str, &str)]| {
+        (after.value(name, labels).unwrap() - before.value(name, labels).unwrap()) / took
+    };
+    let samples = rate("listenq_samples_total", &[]);
+    let missed = rate("listenq_samples_missed_total", &[]);
+    let port = last.to_string();
+    let labels =
+        [("netns", "host"), ("protocol", "tcp"), ("address", "127.0.0.1"), ("port", &*port)];
+    let waited = rate("listenq_accept_queue_connection_seconds_total", &labels);
+    let share = cpu.as_secs_f64() / took;
+    println!(
+        "{count} listeners: ready after {ready:.2?}, {samples:.1} samples a second, {missed:.1} missed, {:.2} % of a core, {:.1} MiB",
+        100.0 * share,
+        resident as f64 / f64::from(1 << 20),
+    );
+    // On a machine that is busy with other tests the thread may not run when a sample is due.
+    let due = if given.is_none() { samples + missed } else { samples };
+    assert!(due >= if cfg!(debug_assertions) { 1.0 } else { 5.0 }, "{samples} and {missed} missed");
+    // Every look at the listener with a queue counts.
+    assert!((0.9..1.1).contains(&waited), "{waited}");
+    assert!(share < SHARE, "{share}");
+    assert!(resident < MOST_MEMORY, "{resident}");
     drop(listeners);
 }

@@ -36,9 +36,13 @@ for target in cgroup fold kubelet netlink_datagram netstat proc_tcp web_config; 
 done
 tests/demo.sh
 tests/release/servers.sh
-# The attacks on the endpoint, optimized and for longer. In an emulated kernel with a memory controller set ABUSE_CGROUP to a cgroup v2
-# directory whose memory.max is 64 MiB: the daemon is moved there, and the kernel's own figures are checked too.
+# The attacks on the endpoint, optimized and for longer, and those on memory under a memory limit of the kernel.
+tests/release/hostile.sh
 ABUSE_SECONDS=${ABUSE_SECONDS:-20} cargo test --locked --release --test abuse -- --nocapture --test-threads 1
+# Local users who make very many namespaces, listeners and descriptors.
+NEIGHBOURS=1400 cargo test --locked --release --test neighbours -- --nocapture
+for count in 30000 45000; do MANY_LISTENERS=$count cargo test --locked --release --test many -- --nocapture very_many; done
+OWNER_DESCRIPTORS=200000 cargo test --locked --release --test owner_lookup -- --nocapture very_many
 FIRE_SECONDS=60 cargo test --locked --test fire -- --nocapture
 ATTRIBUTION_ROUNDS=5 cargo test --locked --test attribution_lab -- --nocapture
 cargo test --locked --test cause_cost --test faults --test stop_and_go -- --ignored --nocapture

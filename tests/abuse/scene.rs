@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -30,7 +31,7 @@ const SCRAPE_TIME: f64 = if cfg!(debug_assertions) { 8.0 } else { 1.0 };
 /// The share of samples that may be missed beyond those of the daemon that is not attacked: without optimization answers
 /// take ten times as long, and on a machine without an idle processor they take it from the sampler.
 const MISSED: f64 = if cfg!(debug_assertions) { 0.25 } else { 0.05 };
-/// A cgroup v2 directory, for a run in an emulated kernel: the daemon is moved there, with `memory.max` set to 64 MiB.
+/// A cgroup v2 directory, for a run in an emulated kernel: the daemon starts there, with `memory.max` set to 64 MiB.
 const CGROUP: &str = "ABUSE_CGROUP";
 /// bcrypt of "right" with cost 10, made by crypt(3).
 pub(crate) const USERS: &str =
@@ -91,11 +92,12 @@ impl Scene {
         let listen = |ns: &Netns| ns.run(|| ports.clone().map(open).collect());
         let all = [listen(&ns), listen(&quiet)];
         // Without optimization a sample of this many listeners costs more than 2 % of a core.
-        let launch = Launch::new(BIN).args(&["--sample.cpu-budget=0.5", &flag]).unready();
-        let [daemon, control] = [&ns, &quiet].map(|ns| launch.clone().inside(ns).start());
-        let scene = Self { ns, scheme, root, daemon, control, _listeners: all, _quiet: quiet };
-        scene.enter_cgroup();
-        scene
+        let start = |program: &Path, ns: &Netns| {
+            let launch = Launch::new(program).args(&["--sample.cpu-budget=0.5", &flag]);
+            launch.unready().inside(ns).start()
+        };
+        let (daemon, control) = (start(&program(&root), &ns), start(Path::new(BIN), &quiet));
+        Self { ns, scheme, root, daemon, control, _listeners: all, _quiet: quiet }
     }
 
     /// Waits for the first check of the right password, and for the first scans.
@@ -224,12 +226,6 @@ impl Scene {
         of("RssAnon:") + if cfg!(debug_assertions) { file.min(PROGRAM) } else { file }
     }
 
-    fn enter_cgroup(&self) {
-        if let Some(directory) = cgroup() {
-            fs::write(directory.join("cgroup.procs"), self.daemon.pid().to_string()).unwrap();
-        }
-    }
-
     /// The kernel's own figure, where there is a cgroup.
     fn check_cgroup(&self) {
         let Some(directory) = cgroup() else { return };
@@ -239,6 +235,17 @@ impl Scene {
         assert!(peak.trim().parse::<u64>().unwrap() < MOST_MEMORY, "{peak}");
         assert!(events.contains("oom_kill 0\n"), "{events}");
     }
+}
+
+/// The program to start. In a cgroup, a script enters the cgroup and becomes the daemon: memory counts where it is
+/// allocated.
+fn program(root: &Rootfs) -> PathBuf {
+    let Some(directory) = cgroup() else { return BIN.into() };
+    let procs = directory.join("cgroup.procs");
+    let text = format!("#!/bin/sh\necho $$ >{}\nexec {BIN} \"$@\"\n", procs.display());
+    let script = root.file("enter", text);
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    script
 }
 
 fn cgroup() -> Option<PathBuf> {
