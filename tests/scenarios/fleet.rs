@@ -1,5 +1,5 @@
 //! Owns the fleet: many hosts, of which only the metrics exist, in a real Prometheus and Alertmanager with the shipped rules.
-//! One cause must give few notifications, and many causes one each.
+//! One cause must give few notifications, and many causes one each. A second cluster has instances of the same names.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -29,6 +29,8 @@ const END: Duration = Duration::from_secs(110);
 /// Long enough for the holds, which are shortened, and a group interval.
 const RUN: Duration = Duration::from_secs(270);
 const PHP: &str = "php-fpm";
+/// The fleet, and a small cluster whose first host has the same stalled service.
+const CLUSTERS: [(&str, usize); 2] = [("berlin", HOSTS), ("oslo", 10)];
 
 /// Serves the metrics of all hosts. Dropping it ends its thread.
 struct Hosts {
@@ -46,7 +48,7 @@ fn a_stalled_service_on_many_hosts_is_one_page_and_twenty_services_are_twenty() 
     let (ns, root) = (Netns::new("fleet"), Rootfs::new());
     let receiver = Receiver::start(&ns);
     let _hosts = Hosts::start(&ns);
-    let _alertmanager = alertmanager(&ns, &root, |text| text);
+    let _alertmanager = alertmanager(&ns, &root, shortened);
     let _prometheus = prometheus(&ns, &root, &scrapes(), &rules(&root, shortened));
     thread::sleep(RUN);
     let notices = receiver.notices();
@@ -55,37 +57,54 @@ fn a_stalled_service_on_many_hosts_is_one_page_and_twenty_services_are_twenty() 
         println!("{to}: {:?}", by_service(&notices));
         check_many_hosts(&notices);
         check_single_services(&notices);
+        check_other_cluster(&notices);
         if to == "/pages" {
             check_fleet_page(&notices);
         }
     }
 }
 
-/// The services, each with the numbers of its notifications and the alerts in them.
+/// The services with their clusters, each with the numbers of its notifications and the alerts in them.
 fn by_service(notices: &[&Notice]) -> BTreeMap<String, BTreeMap<usize, BTreeMap<String, usize>>> {
     let mut services = BTreeMap::<_, BTreeMap<_, BTreeMap<_, _>>>::new();
     for notice in notices {
         let label = |name: &str| notice.labels[name].as_str().unwrap_or_default().to_owned();
         let state = if notice.is_firing { "firing" } else { "resolved" };
-        let alerts =
-            services.entry(label("service")).or_default().entry(notice.notification).or_default();
+        let alerts = services.entry(of(&label("cluster"), &label("service"))).or_default();
+        let alerts = alerts.entry(notice.notification).or_default();
         *alerts.entry(format!("{} {state}", label("alertname"))).or_default() += 1;
     }
     services
 }
 
+fn of(cluster: &str, service: &str) -> String {
+    format!("{service} in {cluster}")
+}
+
 /// At most three notifications, of which few are about single hosts.
 fn check_many_hosts(notices: &[&Notice]) {
     let services = by_service(notices);
-    let notifications = &services[PHP];
+    let notifications = &services[&of("berlin", PHP)];
     assert!(notifications.len() <= 3, "{notifications:#?}");
     let singles = notices.iter().filter(|notice| {
-        notice.is_firing && notice.labels["service"] == PHP && !is_of_fleet(notice)
+        notice.is_firing
+            && notice.labels["service"] == PHP
+            && notice.labels["cluster"] == "berlin"
+            && !is_of_fleet(notice)
     });
     assert!(singles.count() < 20, "each host notifies: {notifications:#?}");
 }
 
-/// One page about all hosts, which names the service, and its end. It mutes the warning about all hosts.
+/// The trouble in one cluster neither mutes nor joins the one in the other.
+fn check_other_cluster(notices: &[&Notice]) {
+    let services = by_service(notices);
+    let alerts = services[&of("oslo", PHP)].values().flat_map(BTreeMap::iter);
+    let firing: Vec<_> = alerts.filter(|(alert, _)| alert.ends_with(" firing")).collect();
+    assert!(matches!(firing[..], [(_, 1)]), "{firing:?}");
+}
+
+/// One page about all hosts, which names the service, and its end, which lists no single alert. It mutes the warning about
+/// all hosts.
 fn check_fleet_page(notices: &[&Notice]) {
     let of_fleet: Vec<_> = notices.iter().filter(|notice| is_of_fleet(notice)).collect();
     let is_firing: Vec<_> = of_fleet.iter().map(|notice| notice.is_firing).collect();
@@ -94,6 +113,9 @@ fn check_fleet_page(notices: &[&Notice]) {
     let is_right = summary.starts_with(&format!("{PHP} has trouble on "))
         && summary.ends_with(&format!(" of {HOSTS} hosts"));
     assert!(is_right, "{summary}");
+    let end = notices.iter().filter(|notice| notice.notification == of_fleet[1].notification);
+    let listed: Vec<_> = end.map(|notice| notice.labels["alertname"].clone()).collect();
+    assert_eq!(listed, ["ListenQueueManyHosts"]);
 }
 
 fn is_of_fleet(notice: &Notice) -> bool {
@@ -105,37 +127,46 @@ fn check_single_services(notices: &[&Notice]) {
     let services = by_service(notices);
     let is_firing =
         |alerts: &&BTreeMap<String, usize>| alerts.keys().any(|alert| alert.ends_with(" firing"));
-    let firing = |name: &str| services[name].values().filter(is_firing).count();
     for nth in 0..SERVICES {
-        assert_eq!(firing(&service(nth)), 1, "{:#?}", services[&service(nth)]);
+        let notifications = &services[&of("berlin", &service(nth))];
+        assert_eq!(notifications.values().filter(is_firing).count(), 1, "{notifications:#?}");
     }
-    assert_eq!(services.len(), SERVICES + 1, "{:?}", services.keys());
+    assert_eq!(services.len(), SERVICES + CLUSTERS.len(), "{:?}", services.keys());
 }
 
 fn service(nth: usize) -> String {
     format!("service-{nth}")
 }
 
-/// Ten times shorter holds at the end of an alert, for a short run.
-fn shortened(rules: String) -> String {
-    let holds = [("10m", "60s"), ("5m", "30s"), ("2m", "12s")];
-    holds.into_iter().fold(rules, |rules, (from, to)| {
-        rules.replace(&format!("keep_firing_for: {from}\n"), &format!("keep_firing_for: {to}\n"))
+/// Ten times shorter holds at the end of an alert and intervals of notifications, for a short run.
+fn shortened(text: String) -> String {
+    let times = [("10m", "60s"), ("5m", "30s"), ("2m", "12s"), ("1m", "6s")];
+    ["keep_firing_for", "group_interval"].into_iter().fold(text, |text, name| {
+        times.iter().fold(text, |text, (from, to)| {
+            text.replace(&format!("{name}: {from}\n"), &format!("{name}: {to}\n"))
+        })
     })
 }
 
-/// One target per host, at the address of one server.
+/// One target per host, at the address of one server. The path is the cluster and the number of the host.
 fn scrapes() -> String {
-    let targets: Vec<_> = (0..HOSTS).map(|host| format!("web-{host}:19511")).collect();
+    let configs: Vec<_> = CLUSTERS
+        .iter()
+        .map(|(cluster, hosts)| {
+            let targets: Vec<_> = (0..*hosts).map(|host| format!("web-{host}:19511")).collect();
+            format!("{{targets: {targets:?}, labels: {{cluster: {cluster}}}}}")
+        })
+        .collect();
     format!(
         "global: {{scrape_interval: 15s, evaluation_interval: 15s}}\n\
          scrape_configs:\n\
          - job_name: listenq\n\
-         \x20 static_configs: [{{targets: {targets:?}}}]\n\
+         \x20 static_configs: [{}]\n\
          \x20 relabel_configs:\n\
          \x20 - {{source_labels: [__address__], target_label: instance}}\n\
-         \x20 - {{source_labels: [__address__], regex: 'web-(.+):.+', target_label: __metrics_path__, replacement: '/$1'}}\n\
-         \x20 - {{target_label: __address__, replacement: '{METRICS}'}}\n"
+         \x20 - {{source_labels: [cluster, __address__], regex: '(.+);web-(.+):.+', target_label: __metrics_path__, replacement: '/$1/$2'}}\n\
+         \x20 - {{target_label: __address__, replacement: '{METRICS}'}}\n",
+        configs.join(", ")
     )
 }
 
@@ -176,8 +207,9 @@ fn answer(stream: TcpStream, at: Duration) {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") && reader.read_until(b'\n', &mut head).unwrap() > 0 {}
     let head = String::from_utf8(head).unwrap();
-    let host = head.strip_prefix("GET /").and_then(|rest| rest.split(' ').next()).unwrap();
-    let body = metrics(host.parse().unwrap(), at);
+    let path = head.strip_prefix("GET /").and_then(|rest| rest.split(' ').next()).unwrap();
+    let (cluster, host) = path.split_once('/').unwrap();
+    let body = metrics(cluster, host.parse().unwrap(), at);
     let head =
         "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: text/plain; version=0.0.4\r\n";
     let answer = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
@@ -186,11 +218,12 @@ fn answer(stream: TcpStream, at: Duration) {
 }
 
 /// The metrics of a host: of its one listener, which is stalled and overflows for some time.
-fn metrics(host: usize, at: Duration) -> String {
+fn metrics(cluster: &str, host: usize, at: Duration) -> String {
     let begin = BEGIN + SPREAD.mul_f64(host as f64 / HOSTS as f64);
     let end = begin + (END - BEGIN);
-    let (service, is_troubled) = match host {
-        ..STALLED => (PHP.to_owned(), true),
+    let (service, is_troubled) = match (cluster, host) {
+        ("oslo", _) => (PHP.to_owned(), host == 0),
+        (_, ..STALLED) => (PHP.to_owned(), true),
         _ => (service(host - STALLED), host < STALLED + SERVICES),
     };
     let of = "netns=\"host\",protocol=\"tcp\",address=\"::\",port=\"9000\"";

@@ -1,7 +1,11 @@
 //! Owns the scenes: each a kind of trouble, or of health, in a namespace of its own, all at the same time.
 
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
 use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,27 +19,35 @@ use listenq_lab::process::ServerProcess;
 use listenq_lab::scan::{Stray, stray_segments};
 use listenq_lab::server::{Pace, Server, Service};
 use listenq_lab::unix::{Kind, UnixListener};
+use listenq_lab::wait::within;
 use listenq_lab::web::{Pool, Web};
 
 const SECOND: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(50);
 /// How long everything is healthy at first: a diagnosis needs a listener that was watched for 10 s.
-const CALM: Duration = Duration::from_secs(12);
+pub(crate) const CALM: Duration = Duration::from_secs(12);
+
+pub(crate) const NO_CPU_CGROUP: &str = "no version 1 cgroup controller cpu here";
 
 /// What a scene is called, and what happens in it.
 pub(crate) type Doings = (&'static str, fn(&Scene));
 
 /// Every scene.
-pub(crate) const ALL: [Doings; 16] = [
+pub(crate) const ALL: [Doings; 21] = [
     ("idle", idle),
     ("busy", busy),
     ("port-scan", port_scan),
     ("deferred-half-closing", deferred_half_closing),
     ("restarting", restarting),
+    ("slow-start", slow_start),
+    ("single-client", single_client),
     ("burst", one_burst),
     ("born-overflowing", born_overflowing),
     ("short-queue", short_queue),
+    ("beside-deferred", beside_deferred),
+    ("crash-loop", crash_loop),
     ("slow-php-fpm", slow_php_fpm),
+    ("cpu-throttled", cpu_throttled),
     ("stopped", stopped),
     ("stopped-unix", stopped_unix),
     ("slow-unix", slow_unix),
@@ -49,19 +61,36 @@ pub(crate) const ALL: [Doings; 16] = [
 pub(crate) struct Scene {
     name: &'static str,
     end: Instant,
-    began: Mutex<Instant>,
+    played: Mutex<Played>,
+}
+
+/// What is known of a scene after its end.
+#[derive(Clone, Copy)]
+pub(crate) struct Played {
+    pub(crate) began: Instant,
+    /// The port of a healthy listener beside the one in trouble.
+    pub(crate) healthy: Option<u16>,
+    /// Why this machine cannot play it.
+    pub(crate) skipped: Option<&'static str>,
+}
+
+// === impl Played ===
+
+impl Played {
+    pub(crate) fn since(began: Instant) -> Self {
+        Self { began, healthy: None, skipped: None }
+    }
 }
 
 // === impl Scene ===
 
 impl Scene {
     pub(crate) fn until(end: Instant, name: &'static str) -> Self {
-        Self { name, end, began: Mutex::new(Instant::now()) }
+        Self { name, end, played: Mutex::new(Played::since(Instant::now())) }
     }
 
-    /// When its trouble began.
-    pub(crate) fn began(&self) -> Instant {
-        *self.began.lock().unwrap()
+    pub(crate) fn played(&self) -> Played {
+        *self.played.lock().unwrap()
     }
 
     fn netns(&self) -> Netns {
@@ -70,7 +99,7 @@ impl Scene {
 
     /// From here on it is trouble.
     fn begin(&self) {
-        *self.began.lock().unwrap() = Instant::now();
+        self.played.lock().unwrap().began = Instant::now();
     }
 
     fn left(&self) -> Duration {
@@ -127,10 +156,10 @@ fn idle(scene: &Scene) {
     scene.wait();
 }
 
-/// At 80 % of what it can.
+/// At 80 % of what it can. The queue has room for the seconds in which a busy machine does not run the server.
 fn busy(scene: &Scene) {
     let ns = scene.netns();
-    let (_server, target) = serve(&ns, 128, Pace::PerSecond(100.0));
+    let (_server, target) = serve(&ns, 1024, Pace::PerSecond(100.0));
     let outcome = scene.visit(&ns, target, 80.0, 10 * SECOND, &Manner::default());
     assert!(outcome.tally.served > outcome.tally.started * 9 / 10, "{outcome:?}");
 }
@@ -174,6 +203,34 @@ fn restarting(scene: &Scene) {
     });
 }
 
+/// Listens long before it accepts, while clients come: it is not ready yet.
+fn slow_start(scene: &Scene) {
+    let ns = scene.netns();
+    let listener = listen(&ns, 128);
+    let target = listener.target();
+    let few = Load { rate: 1.0, lasting: 6 * CALM, patience: 8 * CALM, at_once: 100 };
+    thread::scope(|scope| {
+        let clients = scope.spawn(|| ns.run(|| visit(target, few, &Manner::default())).tally);
+        thread::sleep(5 * CALM);
+        let _server = Server::start(listener, Pace::Fast);
+        let tally = clients.join().unwrap();
+        assert_eq!(tally.served, tally.started, "{tally:?}");
+        scene.wait();
+    });
+}
+
+/// Serves one client for 40 s, while the next one waits.
+fn single_client(scene: &Scene) {
+    const EACH: Duration = Duration::from_secs(40);
+    let ns = scene.netns();
+    let listener = listen(&ns, 1);
+    let target = listener.target();
+    let _server = Server::start_holding(listener, Pace::PerSecond(1.0 / EACH.as_secs_f64()), EACH);
+    let load = Load { rate: 0.5, lasting: scene.left() - 2 * EACH, patience: 3 * EACH, at_once: 2 };
+    let tally = ns.run(|| visit(target, load, &Manner::default())).tally;
+    assert!(tally.served == tally.started && tally.served > 3, "{tally:?}");
+}
+
 /// Two seconds of more clients than the queue holds, for a server that is fast.
 fn one_burst(scene: &Scene) {
     let ns = scene.netns();
@@ -205,6 +262,111 @@ fn short_queue(scene: &Scene) {
     scene.repeat(SECOND, || {
         ns.run(|| burst(target, 30, SECOND / 4));
     });
+}
+
+/// A short queue beside a listener whose clients say nothing, which the kernel counts as drops.
+fn beside_deferred(scene: &Scene) {
+    let ns = scene.netns();
+    let (_server, target) = serve(&ns, 4, Pace::Bursts(TICK));
+    let deferred = ns.run(|| Listen::tcp("127.0.0.1:0").defer_accept(5).open());
+    let silent = deferred.target();
+    let _deferred = Server::start(deferred, Pace::Fast);
+    scene.played.lock().unwrap().healthy = Some(silent.port());
+    thread::sleep(CALM);
+    scene.begin();
+    thread::scope(|scope| {
+        scope.spawn(|| scene.visit(&ns, silent, 30.0, 2 * SECOND, &Manner::default()));
+        scene.repeat(SECOND, || {
+            ns.run(|| burst(target, 30, SECOND / 4));
+        });
+    });
+}
+
+/// Starts again and again, and accepts few of its clients before it ends.
+fn crash_loop(scene: &Scene) {
+    let ns = scene.netns();
+    let (server, target) = serve(&ns, 4, Pace::Fast);
+    thread::sleep(CALM);
+    drop(server);
+    scene.begin();
+    thread::scope(|scope| {
+        scope.spawn(|| scene.visit(&ns, target, 20.0, SECOND, &Manner::default()));
+        scene.repeat(SECOND, || {
+            let listener = ns.run(|| Listen::tcp(target).backlog(4).open());
+            let _server = Server::start(listener, Pace::PerSecond(2.0));
+            thread::sleep(3 * SECOND);
+        });
+    });
+}
+
+/// Each client costs CPU time, of which the cgroup gives a twentieth of a core.
+fn cpu_throttled(scene: &Scene) {
+    let ns = scene.netns();
+    let Some(cgroup) = CpuCgroup::new(scene.name) else {
+        scene.played.lock().unwrap().skipped = Some(NO_CPU_CGROUP);
+        return;
+    };
+    let server = Burning::start(&ns);
+    thread::sleep(CALM);
+    cgroup.limit(&server);
+    scene.begin();
+    let _ = scene.visit(&ns, server.target, 10.0, 5 * SECOND, &Manner::default());
+}
+
+/// A server that answers each connection after 50 ms of work. Dropping it ends it.
+pub(crate) struct Burning {
+    child: Child,
+    pub(crate) target: SocketAddr,
+}
+
+impl Burning {
+    pub(crate) fn start(ns: &Netns) -> Self {
+        let server = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/causes/server.py");
+        let mut command = ns.command("python3");
+        command.arg(server).arg("burn").stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut port = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut port).unwrap();
+        let target = ([127, 0, 0, 1], port.trim().parse().unwrap()).into();
+        // A line begins the work.
+        child.stdin.take().unwrap().write_all(b"\n").unwrap();
+        Self { child, target }
+    }
+}
+
+impl Drop for Burning {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A cgroup with a CPU limit. Dropping it removes it.
+pub(crate) struct CpuCgroup(PathBuf);
+
+impl CpuCgroup {
+    /// `None` where the controller is not mounted as version 1: the caller says so.
+    pub(crate) fn new(hint: &str) -> Option<Self> {
+        let root = Path::new("/sys/fs/cgroup/cpu");
+        let path = root.join(format!("listenq-{hint}-{}", std::process::id()));
+        root.join("cpu.cfs_quota_us").exists().then(|| {
+            fs::create_dir_all(&path).unwrap();
+            Self(path)
+        })
+    }
+
+    /// Gives the server a twentieth of a core.
+    pub(crate) fn limit(&self, server: &Burning) {
+        fs::write(self.0.join("cpu.cfs_quota_us"), "5000").unwrap();
+        fs::write(self.0.join("cgroup.procs"), server.child.id().to_string()).unwrap();
+    }
+}
+
+impl Drop for CpuCgroup {
+    fn drop(&mut self) {
+        // The kernel removes the killed process after a moment.
+        let _ = within(5 * SECOND, || fs::remove_dir(&self.0).ok());
+    }
 }
 
 fn slow_php_fpm(scene: &Scene) {
@@ -239,7 +401,7 @@ fn stopped_unix(scene: &Scene) {
     server.pause();
     scene.begin();
     let few = Load { rate: 1.0, lasting: 4 * SECOND, patience: scene.left(), at_once: 10 };
-    let path = std::path::PathBuf::from(&path);
+    let path = PathBuf::from(&path);
     let _ = ns.run(|| visit(&path, few, &Manner::default()));
 }
 
@@ -251,7 +413,7 @@ fn slow_unix(scene: &Scene) {
     let _server = Server::start(listener, Pace::PerSecond(4.0));
     thread::sleep(CALM);
     scene.begin();
-    let to = std::path::PathBuf::from(&path);
+    let to = PathBuf::from(&path);
     let _ = scene.visit(&ns, &to, 20.0, 10 * SECOND, &Manner::default());
     let _ = std::fs::remove_file(&path);
 }

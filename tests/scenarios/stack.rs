@@ -18,7 +18,9 @@ use listenq_lab::running::Running;
 use listenq_lab::wait::eventually;
 use serde_json::Value;
 
-const START: Duration = Duration::from_secs(30);
+use super::restarts;
+
+const START: Duration = Duration::from_secs(60);
 /// The address that alertmanager.yml sends to.
 const RECEIVER: &str = "127.0.0.1:9095";
 const LISTENQ: &str = "127.0.0.1:19511";
@@ -64,26 +66,22 @@ impl Stack {
         let (ns, root) = (Netns::new("stack"), Rootfs::new());
         let receiver = Receiver::start(&ns);
         let ours = format!("--listener.include=^lq-{}-", std::process::id());
+        let others = format!("--listener.exclude=^lq-[0-9]+-[0-9]+-{}/", restarts::HINT);
         // Without optimization a sample costs some ten times as much.
         let flags = [
             "--netns=all",
             "--web.listen-address=127.0.0.1:19511",
             "--sample.cpu-budget=0.2",
             &ours,
+            &others,
         ];
-        let daemon = Launch::new(binary).args(&flags).inside(&ns).start();
-        let scrapes = format!(
-            "global: {{scrape_interval: 5s, evaluation_interval: 5s}}\n\
-             scrape_configs: [{{job_name: listenq, static_configs: [{{targets: ['{LISTENQ}']}}]}}]\n"
-        );
+        // Without new mounts, which hide the cgroups.
+        let daemon = Launch::new(binary).args(&flags).inside(&ns).keeping_mounts().start();
         let stack = Self {
             daemon,
             receiver,
-            _prometheus: prometheus(&ns, &root, &scrapes, &rules(&root, |text| text)),
-            _alertmanager: alertmanager(&ns, &root, |text| {
-                // The servers of all scenes belong to one process, so their alerts have one service and share a group.
-                text.replace("group_interval: 1m", "group_interval: 5s")
-            }),
+            _prometheus: prometheus(&ns, &root, &scrapes(), &rules(&root, |text| text)),
+            _alertmanager: alertmanager(&ns, &root, quick),
             _root: root,
             ns,
         };
@@ -116,6 +114,19 @@ impl Stack {
             (!found.is_empty()).then_some(())
         });
     }
+}
+
+/// Scrapes of the daemon.
+pub(crate) fn scrapes() -> String {
+    format!(
+        "global: {{scrape_interval: 5s, evaluation_interval: 5s}}\n\
+         scrape_configs: [{{job_name: listenq, static_configs: [{{targets: ['{LISTENQ}']}}]}}]\n"
+    )
+}
+
+/// The servers of several troubles belong to one process, so their alerts have one service and share a group.
+pub(crate) fn quick(text: String) -> String {
+    text.replace("group_interval: 1m", "group_interval: 5s")
 }
 
 /// A copy of a shipped file, with changes.
@@ -170,6 +181,11 @@ impl Receiver {
     /// Every notification so far.
     pub(crate) fn notices(&self) -> Vec<Notice> {
         self.notices.lock().unwrap().clone()
+    }
+
+    /// Those to the pager.
+    pub(crate) fn pages(&self) -> Vec<Notice> {
+        self.notices().into_iter().filter(|notice| notice.to == "/pages").collect()
     }
 }
 
