@@ -48,6 +48,7 @@ ATTRIBUTION_ROUNDS=5 cargo test --locked --test attribution_lab -- --nocapture
 cargo test --locked --test cause_cost --test faults --test stop_and_go -- --ignored --nocapture
 SOAK_SECONDS=${SOAK_SECONDS:-1200} cargo test --locked --release --test soak -- --nocapture
 benches/fleet.py
+benches/fleet.py templates 100 50 --at-most=2
 # The live benchmarks of listenq and other tools: writes docs/performance.md. Needs an idle machine.
 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
     iproute2 netdata-core prometheus-node-exporter python3-matplotlib ruby-raindrops >/dev/null
