@@ -63,6 +63,15 @@ impl Scene {
             .collect()
     }
 
+    /// The diagnoses that hold, of the listener with this port.
+    fn diagnoses_of(&self, target: SocketAddr) -> BTreeSet<String> {
+        let port = target.port().to_string();
+        let all = self.daemon.scrape().series("listenq_listener_diagnosis").into_iter();
+        all.filter(|(labels, value)| *value == 1.0 && labels["port"] == port)
+            .map(|(labels, _)| labels["diagnosis"].clone())
+            .collect()
+    }
+
     /// Waits until exactly these diagnoses hold.
     #[track_caller]
     fn await_diagnoses(&self, expected: &[&str]) {
@@ -376,6 +385,46 @@ fn a_flood_that_is_answered_with_cookies_alone_is_a_syn_flood() {
     let flood = Flood::start(&scene.ns, target, 6000, 300.0);
     scene.await_said(&["syn_flood"]);
     drop((flood, server));
+}
+
+/// A flood of one of two listeners that are reached from outside. Two clients of the other listener have bad lines, and fill
+/// its SYN queue. Returns the diagnoses of both within 20 s: of the flooded listener, and of the other one.
+fn diagnoses_of_two_listeners(hint: &str, syncookies: u32) -> [BTreeSet<String>; 2] {
+    let ns = Netns::new(hint);
+    ns.sysctl("net.ipv4.tcp_syncookies", syncookies);
+    let scene = Scene::within(ns).unwrap();
+    let listen = |backlog| scene.ns.run(|| Listen::tcp("0.0.0.0:0").backlog(backlog).open());
+    let servers = [32, 1].map(|backlog| {
+        let listener = listen(backlog);
+        (listener.target(), Server::start(listener, Pace::Fast))
+    });
+    let [(flooded, _), (innocent, _)] = servers;
+    let bad_lines = Flood::start(&scene.ns, innocent, 2, 4.0);
+    thread::sleep(5 * SECOND);
+    let flood = Flood::start(&scene.ns, flooded, 6000, 300.0);
+    let begin = Instant::now();
+    let mut found = [flooded, innocent].map(|_| BTreeSet::new());
+    while begin.elapsed() < 20 * SECOND {
+        for (target, found) in [flooded, innocent].into_iter().zip(&mut found) {
+            found.extend(scene.diagnoses_of(target));
+        }
+        thread::sleep(SECOND / 5);
+    }
+    drop((flood, bad_lines, servers));
+    found
+}
+
+#[test]
+fn a_flood_beside_an_innocent_listener_is_called_by_the_name_of_the_flooded_one_or_none() {
+    if !Netns::require_root() {
+        return;
+    }
+    let usual = thread::spawn(|| diagnoses_of_two_listeners("flood-beside", 1));
+    let [_, innocent] = diagnoses_of_two_listeners("flood-beside-cookies", 2);
+    assert_eq!(innocent, BTreeSet::new());
+    let [flooded, innocent] = usual.join().unwrap();
+    assert_eq!(flooded, BTreeSet::from(["syn_flood".into()]));
+    assert_eq!(innocent, BTreeSet::new());
 }
 
 #[test]

@@ -172,6 +172,12 @@ impl ProcessReading {
             && self.threads.iter().all(|thread| matches!(thread.state, 'T' | 't'))
     }
 
+    /// Whether the process watches the socket for connections.
+    pub fn watches(&self) -> bool {
+        let waits = |thread: &ThreadReading| thread.wait == Wait::Accept;
+        self.polls == Some(true) || self.threads.iter().any(waits)
+    }
+
     /// Whether the process has reached its descriptor limit.
     pub fn is_out_of_fds(&self) -> bool {
         self.open_fds.zip(self.max_fds).is_some_and(|(open, max)| open >= max)
@@ -191,11 +197,7 @@ impl OwnerReading {
     /// `accept`. Otherwise the holders of the socket that are not the parent of another holder,
     /// since a master process holds the socket without accepting.
     pub fn acceptors(&self) -> Vec<&ProcessReading> {
-        let waits = |process: &&ProcessReading| {
-            process.polls == Some(true)
-                || process.threads.iter().any(|thread| thread.wait == Wait::Accept)
-        };
-        let waiting: Vec<_> = self.processes.iter().filter(waits).collect();
+        let waiting: Vec<_> = self.processes.iter().filter(|process| process.watches()).collect();
         if !waiting.is_empty() {
             return waiting;
         }

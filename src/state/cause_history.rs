@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::cause::{
     Cause, ListenerFacts, Timed, awaited, causes, starved_share, steal_share, throttled_share,
 };
-use crate::snapshot::owner_reading::OwnerReading;
+use crate::snapshot::owner_reading::{OwnerReading, ProcessReading};
 use crate::view::{CauseCase, HeldCause, OwnerNumbers};
 
 use super::GRACE;
@@ -79,6 +79,14 @@ impl CauseHistory {
             throttled: self.throttled,
             cpu_wait: self.cpu_wait,
         }
+    }
+
+    /// Whether a process that watches the socket for connections is stopped or frozen. A port that
+    /// is only held has no such process, and a server that is not ready yet runs.
+    pub(super) fn holds_up_an_acceptor(&self) -> bool {
+        let holds = |cause: Cause| self.held[cause as usize].since.is_some();
+        let watches = |last: &Timed| last.owner.processes.iter().any(ProcessReading::watches);
+        (holds(Cause::Stopped) || holds(Cause::Frozen)) && self.readings.back().is_some_and(watches)
     }
 
     fn shown(&self, now: Duration) -> Vec<HeldCause> {

@@ -8,6 +8,7 @@ mod burst;
 mod cause_history;
 mod clients;
 mod connections;
+mod cookie_credit;
 mod exposure;
 mod group;
 mod held;

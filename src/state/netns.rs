@@ -17,6 +17,7 @@ use crate::view::{ListenerView, NetnsScan, NetnsView, Protocol};
 
 use super::accepted::Accepted;
 use super::attribution::{Attribution, Reading};
+use super::cookie_credit::{CookieCount, CookieCredit};
 use super::exposure::{Admission, Exposure, Level, PROBATION, Rank};
 use super::group::{Context, Group};
 use super::places::Candidate;
@@ -84,6 +85,7 @@ pub(super) struct Netns {
     scan: Option<NetnsScan>,
     scan_is_shown: bool,
     cookies: Trailing<CookieCount>,
+    cookie_credit: CookieCredit,
     cookie_returns: Cookies,
     /// Overflows, and overflows that repeat a cookie: before the last conclusion, and since.
     repeats: [Repeats; 2],
@@ -97,13 +99,6 @@ pub(super) struct Netns {
     /// The last snapshot that contained the namespace.
     snapshot: u64,
     ended_at: Option<Duration>,
-}
-
-/// SYN cookies that the kernel sent and received.
-#[derive(Clone, Copy, Debug, Default)]
-struct CookieCount {
-    sent: u64,
-    received: u64,
 }
 
 /// The overflows of a namespace, and the cookies that clients repeat.
@@ -180,6 +175,7 @@ impl Netns {
             scan: None,
             scan_is_shown: false,
             cookies: Trailing::default(),
+            cookie_credit: CookieCredit::default(),
             cookie_returns: Cookies::default(),
             repeats: Default::default(),
             recent_repeats: Default::default(),
@@ -298,7 +294,11 @@ impl Netns {
         let between = Between { standing_wait, ..Between::default() };
         if let Some(tcp) = &scan.tcp {
             let taken = self.taken();
-            self.tcp.take_scan(at, tcp, Between { taken, ..between }, names_clients);
+            let between = Between { taken, ..between };
+            let at_cap = self.tcp.take_scan(at, tcp, between, names_clients, &self.settings);
+            if let Some((listener, cookies)) = self.cookie_credit.scanned(at_cap) {
+                self.tcp.credit_cookies(listener, tick.now, cookies);
+            }
         }
         match &scan.unix {
             Some(queues) => self.unix.take_scan(at, queues, between),
@@ -475,6 +475,7 @@ impl Netns {
         let sums = self.cookies.at(now);
         sums.sent += sent;
         sums.received += received;
+        self.cookie_credit.counted(CookieCount { sent, received });
         let read = Repeats { overflows, cookies: self.cookie_returns.grew(now, sent, received) };
         self.repeats[1].overflows += read.overflows;
         self.repeats[1].cookies += read.cookies;

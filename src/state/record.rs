@@ -12,6 +12,7 @@ use super::GRACE;
 use super::burst::{BurstSize, Bursts};
 use super::cause_history::CauseHistory;
 use super::connections::HalfOpenCount;
+use super::cookie_credit::CookieCount;
 use super::held::Held;
 use super::refusals::Refusals;
 use super::ring::Ring;
@@ -39,6 +40,8 @@ pub(super) struct Record {
     held: Held,
     /// The causes from the readings of its owner.
     pub(super) causes: CauseHistory,
+    /// Whether a process that watches the socket was found stopped or frozen: it is meant to accept.
+    has_acceptor: bool,
     slow_at: Option<Duration>,
     incident: Option<IncidentSummary>,
     active_at: Duration,
@@ -52,6 +55,8 @@ struct Second {
     first_refusals: u64,
     drops: u64,
     burst: u64,
+    /// SYN cookies that only this listener can have caused.
+    cookies: CookieCount,
 }
 
 /// Totals over the window.
@@ -63,6 +68,7 @@ struct Sum {
     overflows: u64,
     first_refusals: u64,
     largest_burst: u64,
+    cookies: CookieCount,
 }
 
 /// Time that samples cover.
@@ -152,6 +158,11 @@ impl Record {
         if let Some(incident) = &mut self.incident {
             incident.overflows += overflows;
         }
+    }
+
+    /// Adds SYN cookies that only this listener can have caused.
+    pub(super) fn credit_cookies(&mut self, now: Duration, cookies: CookieCount) {
+        self.seconds.at(now).cookies.add(cookies);
     }
 
     /// Adds a queue length that an overflow proves although no sample saw it.
@@ -276,6 +287,7 @@ impl Record {
         repeated_cookies: f64,
     ) -> (Arc<Case>, Option<IncidentEvent>) {
         self.look_at_refusals(now, repeated_cookies);
+        self.has_acceptor |= self.causes.holds_up_an_acceptor();
         let evidence = self.complete(now, evidence);
         let found = diagnose(&evidence);
         if found.contains(Diagnosis::SlowAccept) {
@@ -331,6 +343,11 @@ impl Record {
             |at: Option<Duration>| at.is_some_and(|at| now.saturating_sub(at) < WINDOW);
         let sum = self.seconds.within(now).fold(Sum::default(), Sum::plus);
         let since = if sum.overflows > 0 { sum.since_overflow } else { sum.covered };
+        let CookieCount { sent, received } = sum.cookies;
+        let [cookies_sent, cookies_received] = match evidence.gets_all_cookies {
+            true => [evidence.cookies_sent, evidence.cookies_received],
+            false => [sent, received],
+        };
         Evidence {
             sampled: sum.covered.sampled,
             full: sum.covered.full,
@@ -342,6 +359,9 @@ impl Record {
             brimming: self.brimming_since.map_or(Duration::ZERO, |since| now.saturating_sub(since)),
             was_slow: within_window(self.slow_at),
             scan: self.scanned,
+            has_accepted: evidence.has_accepted || self.has_acceptor,
+            cookies_sent,
+            cookies_received,
             ..evidence
         }
     }
@@ -412,6 +432,7 @@ impl Sum {
         self.overflows += second.overflows;
         self.first_refusals += second.first_refusals;
         self.largest_burst = self.largest_burst.max(second.burst);
+        self.cookies.add(second.cookies);
         if self.overflows > 0 {
             self.since_overflow.add(second.covered);
         }

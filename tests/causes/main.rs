@@ -82,9 +82,10 @@ impl Scene {
     fn serve_some(&self) {
         for _ in 0..20 {
             let mut client = self.ns.run(|| TcpStream::connect(self.address).unwrap());
-            client.shutdown(Shutdown::Write).unwrap();
+            let _ = client.shutdown(Shutdown::Write);
             client.set_read_timeout(Some(WITHIN)).unwrap();
-            client.read_to_end(&mut Vec::new()).unwrap();
+            // A server may end a connection by RST.
+            let _ = client.read_to_end(&mut Vec::new());
             thread::sleep(Duration::from_millis(20));
         }
     }
@@ -264,6 +265,15 @@ fn stopped() -> Outcome {
     expect(&scene.await_cause("stopped")?, &["is stopped", &pid, &format!("kill -CONT {pid}")])
 }
 
+fn stopped_without_a_proof_that_it_accepts() -> Outcome {
+    let scene = Scene::new("resets", None);
+    kill_process(scene.pid(), Signal::STOP).unwrap();
+    let _clients = wait_in_line(&scene, 6);
+    scene.await_cause("stopped")?;
+    let is_stalled = || scene.diagnoses().contains("stalled").then_some(());
+    within(WITHIN, is_stalled).ok_or_else(|| format!("resets: {:?}", scene.diagnoses()))
+}
+
 fn frozen() -> Outcome {
     let Some(cgroup) = Cgroup::new("freezer", "frozen") else { return skip("freezer") };
     let scene = Scene::new("serve", None);
@@ -435,8 +445,9 @@ fn every_cause_is_found_by_its_own_word_and_no_other() {
     if !Netns::require_root() {
         return;
     }
-    let cells: [Cell; 14] = [
+    let cells: [Cell; 15] = [
         ("stopped", stopped),
+        ("stopped, resets its clients", stopped_without_a_proof_that_it_accepts),
         ("frozen", frozen),
         ("frozen, unprivileged", frozen_and_not_to_be_looked_at),
         ("cpu_throttled, unprivileged", throttled_and_not_to_be_looked_at),

@@ -9,6 +9,7 @@ import os
 import resource
 import select
 import socket
+import struct
 import sys
 import threading
 import time
@@ -47,6 +48,19 @@ def serve(server, _):
         for _ in poll.poll():
             client, _ = server.accept()
             client.sendall(b"ok\n")
+            client.close()
+
+
+def resets(server, _):
+    """Resets every connection at once, which leaves no row behind, and has another listener in its namespace."""
+    other = socket.create_server(("127.0.0.1", 0))
+    linger = struct.pack("ii", 1, 0)
+    poll = select.epoll()
+    poll.register(server, select.EPOLLIN)
+    while other:
+        for _ in poll.poll():
+            client, _ = server.accept()
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             client.close()
 
 
@@ -165,6 +179,6 @@ def single(server, _):
 
 
 if __name__ == "__main__":
-    modes = [serve, burn, loop, lock, descriptors, limit, waits, idle, leak, disk, single]
+    modes = [serve, resets, burn, loop, lock, descriptors, limit, waits, idle, leak, disk, single]
     mode = {mode.__name__: mode for mode in modes}[sys.argv[1]]
     mode(listen(), sys.argv[2] if len(sys.argv) > 2 else None)

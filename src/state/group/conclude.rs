@@ -139,22 +139,22 @@ impl Context {
         if self.raised.iter().any(|raise| earlier(&raise)) {
             evidence.earlier_somaxconn = Some(limit);
         }
-        *evidence.half_open_cap.get_or_insert(0) += self.half_open_cap(limit);
+        *evidence.half_open_cap.get_or_insert(0) += half_open_cap(&self.settings, limit);
     }
 
     fn sends_only_cookies(&self) -> bool {
         self.settings.get(Setting::TcpSyncookies) == Some(2) && self.cookies_sent > 0
     }
+}
 
-    /// The capacity of the SYN queue. With cookies the SYN queue may hold as many connections as
-    /// the accept queue. Without cookies it holds at most three quarters of `tcp_max_syn_backlog`.
-    fn half_open_cap(&self, limit: u32) -> u64 {
-        let limit = u64::from(limit);
-        let backlog =
-            self.settings.get(Setting::TcpMaxSynBacklog).and_then(|cap| u64::try_from(cap).ok());
-        match (self.settings.get(Setting::TcpSyncookies), backlog) {
-            (Some(0), Some(backlog)) => limit.min(backlog - backlog / 4),
-            _ => limit,
-        }
+/// The capacity of the SYN queue of a socket with this limit. With cookies the SYN queue may hold as
+/// many connections as the accept queue. Without cookies it holds at most three quarters of
+/// `tcp_max_syn_backlog`.
+pub(super) fn half_open_cap(settings: &Settings, limit: u32) -> u64 {
+    let limit = u64::from(limit);
+    let backlog = settings.get(Setting::TcpMaxSynBacklog).and_then(|cap| u64::try_from(cap).ok());
+    match (settings.get(Setting::TcpSyncookies), backlog) {
+        (Some(0), Some(backlog)) => limit.min(backlog - backlog / 4),
+        _ => limit,
     }
 }

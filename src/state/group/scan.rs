@@ -6,25 +6,31 @@ use std::time::Duration;
 use rustc_hash::FxHashMap;
 
 use crate::snapshot::scan::{TcpScan, UnixQueue};
-use crate::snapshot::{ListenAddress, UnixAddress};
+use crate::snapshot::{ListenAddress, Settings, UnixAddress};
 use crate::state::connections::by_listener;
+use crate::state::cookie_credit::CookieCount;
 use crate::state::listener::{Address, Beside};
 use crate::state::scans::Between;
 
 use super::Group;
+use super::conclude::half_open_cap;
+
+/// Stands for all listeners that are not tracked.
+const UNTRACKED: usize = usize::MAX;
 
 // === impl Group ===
 
 impl Group<ListenAddress> {
     /// Applies the result of a scan at `at`. `between` holds other facts about the time since the
-    /// previous scan.
+    /// previous scan. Returns the listeners whose SYN queue is at its cap.
     pub(in crate::state) fn take_scan(
         &mut self,
         at: Duration,
         scan: &TcpScan,
         between: Between,
         names_clients: bool,
-    ) {
+        settings: &Settings,
+    ) -> Vec<usize> {
         self.scanned();
         for socket in &scan.sockets {
             if let Some(ago) = socket.accepted_ago {
@@ -37,8 +43,15 @@ impl Group<ListenAddress> {
             let listener = by_address.get(address).map(|key| &listeners[*key]);
             listener.is_some_and(|one| one.exposure.is_exposed() || one.record.is_some())
         };
+        let caps = self.half_open_caps(settings);
+        let mut at_cap = Vec::new();
         for (address, mut found) in by_listener(scan, names_clients, keeps_idle) {
-            let Some(listener) = self.by_address.get(&address) else { continue };
+            let key = self.by_address.get(&address);
+            let cap = key.and_then(|key| caps.get(key)).copied().unwrap_or(0);
+            if found.half_open.all > 0 && found.half_open.all >= cap {
+                at_cap.push(key.copied().unwrap_or(UNTRACKED));
+            }
+            let Some(listener) = key else { continue };
             let beside = Beside { half_open: Some(found.half_open), open: found.open };
             let between = between.with(fell.get(listener));
             let listener = &mut self.listeners[*listener];
@@ -47,6 +60,30 @@ impl Group<ListenAddress> {
                 record.scans.leavers.answered(at, &scan.answered);
                 record.scans.tcp(at, &found, between)
             });
+        }
+        at_cap
+    }
+
+    /// The capacity of the SYN queue of each listener.
+    fn half_open_caps(&self, settings: &Settings) -> FxHashMap<usize, u64> {
+        let mut caps = FxHashMap::default();
+        for socket in self.sockets.living() {
+            let cap = socket.queue.limit.map_or(0, |limit| half_open_cap(settings, limit));
+            *caps.entry(socket.listener).or_default() += cap;
+        }
+        caps
+    }
+
+    /// Attributes SYN cookies to a listener.
+    pub(in crate::state) fn credit_cookies(
+        &mut self,
+        listener: usize,
+        now: Duration,
+        cookies: CookieCount,
+    ) {
+        let record = self.listeners.get_mut(listener).and_then(|one| one.record.as_mut());
+        if let Some(record) = record {
+            record.credit_cookies(now, cookies);
         }
     }
 }

@@ -3,7 +3,8 @@
 
 use super::*;
 use crate::diagnosis::Diagnosis;
-use crate::snapshot::scan::{Local, Scan, ScannedSocket, TcpScan, UnixQueue, Waiting};
+use crate::snapshot::owner_reading::{OwnerReading, ProcessReading, ThreadReading, Wait};
+use crate::snapshot::scan::{HalfOpen, Local, Scan, ScannedSocket, TcpScan, UnixQueue, Waiting};
 use crate::snapshot::{Setting, Settings, UnixAddress};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -282,4 +283,102 @@ fn a_limit_is_stale_only_if_its_socket_is_older_than_the_raise() {
         story.diagnoses(80).contains(&Diagnosis::StaleLimit)
     };
     assert_eq!([stale(true), stale(false)], [true, false]);
+}
+
+/// The diagnoses of a listener that was never seen to accept, beside another listener. Its process
+/// is in `state` and `polls` the socket or not.
+fn diagnoses_of_a_process(state: char, polls: bool) -> Vec<Diagnosis> {
+    let origin = Origin { inode: 7, ..Origin::default() };
+    let (idle, other) = (ListenSocket { origin, ..socket(1, 80) }, socket(2, 81));
+    let queue = waiting(2, idle);
+    let thread = ThreadReading {
+        tid: 9,
+        state,
+        on_cpu: Duration::ZERO,
+        runnable: Duration::ZERO,
+        wait: Wait::Events,
+    };
+    let process = ProcessReading {
+        polls: Some(polls),
+        threads: vec![thread],
+        thread_count: 1,
+        ..ProcessReading::default()
+    };
+    let look = Arc::new(OwnerReading { processes: vec![process], ..OwnerReading::default() });
+    let mut story = Story::begun_with(&[idle, other]);
+    for second in 0..30 {
+        let mut found = scan(queue, &[(7, second + 1), (8, second)]);
+        found.tcp.iter_mut().flat_map(|tcp| &mut tcp.sockets).for_each(|s| s.accepted_ago = None);
+        story.snapshot.namespaces[0].scan = Some(found);
+        story.snapshot.looks = vec![(7, look.clone())];
+        story.tick_after(SECOND, &[queue, other], 0);
+    }
+    let held = story.listener(80);
+    held.diagnoses().filter(|one| one.since.is_some()).map(|one| one.diagnosis).collect()
+}
+
+#[test]
+fn a_stopped_process_that_watches_the_socket_is_meant_to_accept() {
+    assert_eq!(diagnoses_of_a_process('T', true), [Diagnosis::Stalled]);
+    // A server that is not ready yet, and a stopped process that only holds the port.
+    assert_eq!(diagnoses_of_a_process('S', true), [Diagnosis::NotAccepting]);
+    assert_eq!(diagnoses_of_a_process('T', false), [Diagnosis::NotAccepting]);
+}
+
+/// Applies one second, with this total of SYN cookies sent, and a scan that found this number of
+/// half-open connections at each socket.
+fn flood(story: &mut Story, cookies: u64, half_open: &[(ListenSocket, u64)]) {
+    let mut tcp = TcpScan::default();
+    for (socket, count) in half_open {
+        let mut found = scan(*socket, &[]).tcp.unwrap();
+        let local = found.sockets[0].local;
+        tcp.sockets.append(&mut found.sockets);
+        let open = HalfOpen { local, client: local.ip, repeats: 0 };
+        tcp.half_open.extend(std::iter::repeat_n(open, *count as usize));
+    }
+    let sockets: Vec<ListenSocket> = half_open.iter().map(|(socket, _)| *socket).collect();
+    let mut counters = Counters::default();
+    counters.set(Counter::ListenOverflows, story.overflows);
+    counters.set(Counter::SyncookiesSent, cookies);
+    counters.set(Counter::SyncookiesRecv, 0);
+    let sample = &mut story.snapshot.namespaces[0];
+    sample.tcp = Some(Dump { interval: INTERVAL, is_same: false, part: None, sockets });
+    (sample.netstat, sample.scan) =
+        (Some(counters), Some(Scan { tcp: Some(tcp), ..Scan::default() }));
+    story.state.fold(&story.snapshot, SECOND);
+}
+
+/// The listeners that are called flooded at some time, where each second has half-open connections
+/// at ports 80 (limit 4) and 81 (limit 1). The kernel sends 300 cookies a second while port 80 is
+/// flooded, and in the second before a scan sees it.
+fn flooded(seconds: &[[u64; 2]]) -> Vec<u16> {
+    let limited = |cookie, port, limit| {
+        let queue = AcceptQueue { length: 0, limit: Some(limit) };
+        ListenSocket { queue, ..socket(cookie, port) }
+    };
+    let sockets = [limited(1, 80, 4), limited(2, 81, 1)];
+    let mut story = Story::begun_with(&sockets);
+    let mut called = Vec::new();
+    let mut cookies = 0;
+    for (second, half_open) in (1..).zip(seconds) {
+        let is_flooded = |[at_80, _]: &[u64; 2]| *at_80 > 4;
+        let soon = seconds.get(second).is_some_and(is_flooded);
+        cookies += if soon || is_flooded(half_open) { 300 } else { 0 };
+        flood(&mut story, cookies, &[(sockets[0], half_open[0]), (sockets[1], half_open[1])]);
+        called.extend([80, 81].into_iter().filter(|port| !story.diagnoses(*port).is_empty()));
+    }
+    called.sort_unstable();
+    called.dedup();
+    called
+}
+
+#[test]
+fn a_flood_is_never_called_by_the_name_of_an_innocent_listener() {
+    assert_eq!(flooded(&[[5, 0]; 20]), [80]);
+    // A slow client of the other listener fills its short SYN queue: before, during and after.
+    assert!(flooded(&[[5, 1]; 20]).is_empty());
+    let begins = [[0, 1], [0, 1], [0, 1], [5, 1], [5, 1], [5, 1], [5, 1], [5, 1]];
+    assert!(flooded(&begins).is_empty());
+    let ends = [[5, 0], [5, 0], [5, 0], [5, 0], [5, 1], [5, 1], [0, 1], [0, 1], [0, 1], [0, 1]];
+    assert_eq!(flooded(&ends), [80]);
 }
