@@ -318,10 +318,7 @@ impl<A: Address> Listener<A> {
         if tally.sockets == 0 {
             return self.close(tick.now);
         }
-        if self.closed_at.take().is_some_and(|closed| !is_restart(closed, tick.now)) {
-            self.opened_at = tick.now;
-            self.due_at = tick.now + PROBATION;
-        }
+        self.reopen(tick.now);
         match (is_dump, tally.room.unwrap_or(0)) {
             (true, room) => self.evidence.has_room(room),
             (false, room) => self.evidence.had_room(room),
@@ -347,6 +344,13 @@ impl<A: Address> Listener<A> {
             fullest_ratio: tally.fullest,
             socket_drops: tally.drops,
         });
+    }
+
+    /// Handles a listener that has a socket at `now`, which ends the time in which it was closed.
+    pub(super) fn reopen(&mut self, now: Duration) {
+        if self.closed_at.take().is_some_and(|closed| !is_restart(closed, now)) {
+            (self.opened_at, self.due_at) = (now, now + PROBATION);
+        }
     }
 
     fn remember(&mut self, now: Duration) {

@@ -205,7 +205,7 @@ impl<A: Address> Group<A> {
             self.at_rest &= listener.is_at_rest();
         }
         self.find_active();
-        self.name_newcomers();
+        self.name_newcomers(tick.now);
     }
 
     fn find_active(&mut self) {

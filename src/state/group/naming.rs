@@ -2,6 +2,8 @@
 //! listener is named by the path alone, and a server that creates its socket file again keeps the
 //! name.
 
+use std::time::Duration;
+
 use crate::state::listener::Address;
 
 use super::Group;
@@ -20,7 +22,7 @@ enum Naming<A> {
 
 impl<A: Address> Group<A> {
     /// Names the new listeners and moves the named ones to `newcomers`, ready for admission.
-    pub(super) fn name_newcomers(&mut self) {
+    pub(super) fn name_newcomers(&mut self, now: Duration) {
         if !A::SHARES_NAMES {
             return self.newcomers.append(&mut self.unnamed);
         }
@@ -31,7 +33,7 @@ impl<A: Address> Group<A> {
                     self.listeners[key].call(alias);
                     self.newcomers.push(key);
                 }
-                Naming::Succeeds(predecessor) => self.succeed(key, predecessor),
+                Naming::Succeeds(predecessor) => self.succeed(key, predecessor, now),
                 Naming::Undecided => {
                     self.unnamed.push(key);
                     self.at_rest = false;
@@ -60,13 +62,15 @@ impl<A: Address> Group<A> {
         Naming::Called(address)
     }
 
-    /// Replaces a closed listener with the new listener that succeeds it.
-    fn succeed(&mut self, newcomer: usize, predecessor: usize) {
+    /// Replaces a closed listener with the new listener that succeeds it. From now on it has a
+    /// socket: without a further dump it must not be forgotten.
+    fn succeed(&mut self, newcomer: usize, predecessor: usize, now: Duration) {
         let address = self.listeners.remove(newcomer).address;
         let before = std::mem::replace(&mut self.listeners[predecessor].address, address);
         self.by_address.remove(&before);
         self.by_address.insert(address, predecessor);
         self.sockets.hand_over(newcomer, predecessor);
+        self.listeners[predecessor].reopen(now);
         self.at_rest = false;
     }
 }

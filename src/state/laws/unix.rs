@@ -91,3 +91,30 @@ fn a_file_on_another_filesystem_never_gets_the_name_of_a_closed_listener() {
         expected
     );
 }
+
+#[test]
+fn a_server_that_makes_its_file_again_is_not_forgotten_before_the_next_dump() {
+    let mut story = Story::begun_with(&[]);
+    let mut unix_dump = |sockets: Option<&[ListenSocket<UnixAddress>]>| {
+        let dump = |sockets: &[_]| Dump {
+            interval: INTERVAL,
+            is_same: false,
+            part: None,
+            sockets: sockets.to_vec(),
+        };
+        story.snapshot.namespaces[0].unix = sockets.map(dump);
+        story.tick(&[], 0);
+    };
+    // The first dumps are a baseline, whose listeners get series at once.
+    (0..4).for_each(|_| unix_dump(Some(&[])));
+    // Each server runs for a shorter time than it takes to get series. Samples without a Unix dump
+    // follow each dump.
+    for n in 1..9 {
+        let (now, before) = (unix(n, 26, n as u32, 0), unix(n - 1, 26, n as u32 - 1, 0));
+        let dumps: [&[_]; 4] = [&[before], &[now], &[now], &[now]];
+        for sockets in dumps {
+            unix_dump(Some(sockets));
+            (0..5).for_each(|_| unix_dump(None));
+        }
+    }
+}
