@@ -27,6 +27,9 @@ pub(super) struct Scans {
     standing_since: Option<Duration>,
     /// The longest pause between two accepts while clients waited, and when it ended.
     pause: Option<(Duration, Duration)>,
+    /// Whether nothing was accepted before `untaken_since`: how long a server takes to start is no
+    /// usual pause.
+    is_start: bool,
     pub(super) leavers: Leavers,
 }
 
@@ -35,6 +38,8 @@ pub(super) struct Scans {
 pub(super) struct Between {
     /// The time of the last sample that saw an empty queue or a shorter one than before.
     pub(super) fell_at: Duration,
+    /// Whether the listener is known to have accepted a connection.
+    pub(super) has_accepted: bool,
     /// The accepts since the last scan that the kernel's counters prove.
     pub(super) taken: Taken,
     /// A queue is standing if its first client has waited for this time or longer.
@@ -232,11 +237,12 @@ impl Scans {
             self.note_pause(at);
         }
         if was_taken != Some(false) {
-            self.untaken_since = Some(at);
+            let has_accepted = was_taken == Some(true) || between.has_accepted;
+            (self.untaken_since, self.is_start) = (Some(at), !has_accepted);
         }
         if self.untaken_since.is_some_and(|since| since < between.fell_at) {
             self.note_pause(between.fell_at);
-            self.untaken_since = Some(between.fell_at.min(at));
+            (self.untaken_since, self.is_start) = (Some(between.fell_at.min(at)), false);
         }
         let before = self.gone;
         self.gone = queue.gone;
@@ -267,7 +273,7 @@ impl Scans {
     fn note_pause(&mut self, at: Duration) {
         let Some(since) = self.untaken_since else { return };
         let pause = at.saturating_sub(since);
-        if pause >= STALL_BY_SCANS && pause >= self.pause(at) {
+        if !self.is_start && pause >= STALL_BY_SCANS && pause >= self.pause(at) {
             self.pause = Some((pause, at));
         }
     }
@@ -390,7 +396,8 @@ mod tests {
     }
 
     fn between(taken: Taken) -> Between {
-        Between { taken, standing_wait: seconds(1), ..Between::default() }
+        let has_accepted = true;
+        Between { taken, has_accepted, standing_wait: seconds(1), ..Between::default() }
     }
 
     /// Oldest, abandoned, untaken and alive, and whether the queue drains.
@@ -511,6 +518,18 @@ mod tests {
         };
         assert_eq!([standing(1, 1), standing(11, 4), standing(31, 1)], [0, 10, 30]);
         assert_eq!([standing(32, 0), standing(33, 2), standing(34, 2)], [0, 0, 1]);
+    }
+
+    #[test]
+    fn the_time_that_a_server_takes_to_start_is_no_usual_pause() {
+        let mut scans = Scans::default();
+        let mut pause = |second, head: u64, has_accepted| {
+            let found = found(2, &[(head, 3), (head + 2, 2)]);
+            let between = Between { has_accepted, ..between(Taken::Unknown) };
+            scans.tcp(seconds(second), &found, between).pause.as_secs()
+        };
+        assert_eq!([pause(1, 2, false), pause(25, 2, false), pause(26, 4, true)], [0; 3]);
+        assert_eq!([pause(45, 4, true), pause(46, 6, true)], [0, 20]);
     }
 
     #[test]

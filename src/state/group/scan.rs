@@ -119,8 +119,9 @@ impl Group<UnixAddress> {
 }
 
 impl Between {
-    fn with(self, fell_at: Option<&Duration>) -> Self {
-        Self { fell_at: fell_at.copied().unwrap_or_default(), ..self }
+    fn with(self, queue: Option<&(Duration, bool)>) -> Self {
+        let (fell_at, has_accepted) = queue.copied().unwrap_or_default();
+        Self { fell_at, has_accepted, ..self }
     }
 }
 
@@ -134,12 +135,13 @@ impl<A: Address> Group<A> {
     }
 
     /// For each listener with a queue: the time at which its queue was last seen to shrink or to be
-    /// empty.
-    fn fell_at(&self) -> FxHashMap<usize, Duration> {
-        let mut all: FxHashMap<usize, Duration> = FxHashMap::default();
+    /// empty, and whether the listener is known to have accepted a connection.
+    fn fell_at(&self) -> FxHashMap<usize, (Duration, bool)> {
+        let mut all: FxHashMap<usize, (Duration, bool)> = FxHashMap::default();
         for socket in self.sockets.living().filter(|socket| socket.queue.length > 0) {
-            let fell_at = all.entry(socket.listener).or_default();
+            let (fell_at, has_accepted) = all.entry(socket.listener).or_default();
             *fell_at = socket.fell_at.max(*fell_at);
+            *has_accepted |= socket.has_accepted;
         }
         all
     }
