@@ -5,7 +5,7 @@
 //! are missing finds nothing. Whether a listener is in trouble at all is the diagnosis' decision; causes are read only
 //! for owners of listeners that have one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -88,6 +88,8 @@ pub struct ListenerFacts {
     pub open_connections: Option<u64>,
     /// The limit of its queue.
     pub limit: Option<u64>,
+    /// Whether it is known to have accepted a connection.
+    pub has_accepted: bool,
 }
 
 /// One reading and when it was taken.
@@ -234,7 +236,7 @@ fn speaks_for(cause: Cause, readings: &[Timed]) -> bool {
         Cause::Stopped | Cause::Frozen => false,
         Cause::Descriptors => is_out_of_descriptors(readings),
         Cause::ConnectionLimit => is_at_connection_limit(readings),
-        Cause::IdleClients => holds_for_workers(readings, |thread| thread.wait == Wait::Client),
+        Cause::IdleClients => is_held_by_clients(readings),
         Cause::NobodyAccepts => accepts_nobody(readings),
         Cause::CpuThrottled => is_throttled(readings),
         Cause::CpuStarved => !is_throttled(readings) && is_starved(readings),
@@ -244,7 +246,7 @@ fn speaks_for(cause: Cause, readings: &[Timed]) -> bool {
         // A thread that the kernel holds back at memory.high is in state D too.
         Cause::DiskWait => !is_short_of_memory(readings) && waits_for_disk(readings),
         Cause::WaitsFor => awaited(readings).is_some(),
-        Cause::Lock => lasts(readings, is_locked),
+        Cause::Lock => lasts_for_all_threads(readings, is_locked),
     }
 }
 
@@ -267,6 +269,26 @@ fn lasts(readings: &[Timed], rule: impl Fn(&Timed) -> bool) -> bool {
     let Some(last) = readings.last() else { return false };
     let first = readings.partition_point(|one| one.at + LASTING < last.at);
     readings[first.min(readings.len().saturating_sub(AGREEING))..].iter().all(rule)
+}
+
+/// Like [`lasts`], over as many readings more as it takes to have read every thread: of a process with many threads each
+/// reading has a part.
+fn lasts_for_all_threads(readings: &[Timed], rule: impl Fn(&Timed) -> bool) -> bool {
+    let lengths = AGREEING..=readings.len();
+    let mut ends = lengths.map(|length| &readings[readings.len() - length..]);
+    let complete = ends.find(|end| span(end) >= LASTING && have_all_threads(end));
+    complete.is_some_and(|end| end.iter().all(rule))
+}
+
+/// Whether the readings have every thread of the processes of the last one.
+fn have_all_threads(readings: &[Timed]) -> bool {
+    let threads_of = |pid: u32| {
+        let processes = readings.iter().flat_map(|one| &one.owner.processes);
+        let threads = processes.filter(|process| process.pid == pid).flat_map(|one| &one.threads);
+        threads.map(|thread| thread.tid).collect::<HashSet<u32>>().len()
+    };
+    let last = readings.last().map(|last| &last.owner.processes);
+    last.into_iter().flatten().all(|one| threads_of(one.pid) >= one.thread_count as usize)
 }
 
 // --- One reading.
@@ -328,7 +350,8 @@ fn open_connections_are_steady(readings: &[Timed]) -> bool {
 fn is_at_connection_limit(readings: &[Timed]) -> bool {
     let has_zero_limit = |one: &Timed| one.listener.limit == Some(0);
     let looks_away = |one: &Timed| is_left_alone(one) && waits_for_events(one);
-    let stopped_on_purpose = lasts(readings, looks_away) || lasts(readings, has_zero_limit);
+    let stopped_on_purpose =
+        lasts_for_all_threads(readings, looks_away) || lasts(readings, has_zero_limit);
     stopped_on_purpose
         && !is_busy_elsewhere(readings)
         && !is_out_of_descriptors(readings)
@@ -347,14 +370,15 @@ fn is_busy_elsewhere(readings: &[Timed]) -> bool {
     let waits_elsewhere = |thread: &ThreadReading| {
         matches!(thread.wait, Wait::Client | Wait::Peer(..) | Wait::Futex) || thread.state != 'S'
     };
-    holds_for_workers(readings, waits_elsewhere)
+    let is_held = |thread: &ThreadReading| matches!(thread.wait, Wait::Client | Wait::Peer(..));
+    holds_for_workers(readings, waits_elsewhere) || holds_connections(readings, is_held)
 }
 
 fn accepts_nobody(readings: &[Timed]) -> bool {
     let has_connections = |one: &Timed| one.listener.open_connections.is_none_or(|open| open > 0);
-    lasts(readings, is_left_alone)
+    lasts_for_all_threads(readings, is_left_alone)
         && !readings.iter().any(has_connections)
-        && readings.iter().all(|one| one.listener.taken_ago.is_none())
+        && !readings.iter().any(|one| one.listener.has_accepted)
         // Busy processes may look at the socket at any time.
         && !holds_for_workers(readings, |thread| thread.state == 'R')
 }
@@ -508,13 +532,29 @@ fn holds_for_workers(readings: &[Timed], rule: impl Fn(&ThreadReading) -> bool) 
     })
 }
 
+/// Whether at least two threads for which `rule` holds explain most open connections of the listener: a thread that serves a
+/// connection holds it. This needs no threads of other kinds, which many servers have.
+fn holds_connections(readings: &[Timed], rule: impl Fn(&ThreadReading) -> bool) -> bool {
+    lasts(readings, |one| {
+        let threads = one.owner.processes.iter().flat_map(|process| &process.threads);
+        let held = threads.filter(|thread| rule(thread)).count() as u64;
+        held >= 2 && one.listener.open_connections.is_some_and(|open| held * 2 > open)
+    })
+}
+
+fn is_held_by_clients(readings: &[Timed]) -> bool {
+    let by_client = |thread: &ThreadReading| thread.wait == Wait::Client;
+    holds_for_workers(readings, by_client) || holds_connections(readings, by_client)
+}
+
 /// The peer that most workers have waited for throughout, if there is one.
 pub fn awaited(readings: &[Timed]) -> Option<Awaited> {
     let readings = recent(readings);
     let peer = most_awaited(readings.last()?)?;
     let waits =
         |thread: &ThreadReading| matches!(thread.wait, Wait::Peer(at, _) if at == peer.peer);
-    holds_for_workers(readings, waits).then_some(peer)
+    let holds_all = || takes_nothing(readings) && holds_connections(readings, waits);
+    (holds_for_workers(readings, waits) || holds_all()).then_some(peer)
 }
 
 fn most_awaited(reading: &Timed) -> Option<Awaited> {
@@ -560,7 +600,12 @@ mod tests {
     }
 
     fn facts() -> ListenerFacts {
-        ListenerFacts { taken_ago: Some(5 * SECOND), open_connections: Some(8), limit: Some(128) }
+        ListenerFacts {
+            taken_ago: Some(5 * SECOND),
+            open_connections: Some(8),
+            limit: Some(128),
+            has_accepted: true,
+        }
     }
 
     /// Eight readings a second apart; `change` makes the one of each second.
@@ -691,14 +736,16 @@ mod tests {
             said(move |_, owner, listener| {
                 owner.processes[0].polls = Some(false);
                 owner.processes[0].threads[0].wait = Wait::Other;
-                (listener.taken_ago, listener.open_connections) = (None, Some(0));
+                (listener.has_accepted, listener.open_connections) = (false, Some(0));
                 change(owner, listener);
             })
         };
         assert_eq!(leaked(|_, _| ()), [Cause::NobodyAccepts]);
         assert_eq!(leaked(|owner, _| owner.processes[0].threads[0].state = 'R'), []);
         assert_eq!(leaked(|owner, _| owner.processes[0].threads[0].wait = Wait::Unknown), []);
-        assert_eq!(leaked(|_, listener| listener.taken_ago = Some(60 * SECOND)), []);
+        assert_eq!(leaked(|_, listener| listener.has_accepted = true), []);
+        // Half of its threads were never read.
+        assert_eq!(leaked(|owner, _| owner.processes[0].thread_count = 2), []);
     }
 
     #[test]
@@ -853,6 +900,49 @@ mod tests {
     fn most_workers_at_silent_clients_are_held_by_them() {
         assert_eq!(said(|_, owner, _| pool(owner, 8, Wait::Client)), [Cause::IdleClients]);
         assert_eq!(said(|_, owner, _| pool(owner, 2, Wait::Client)), []);
+    }
+
+    /// A thread pool behind a main thread and an event loop: `waiting` threads of two wait as given, and `open` connections
+    /// are open. The event loop no longer watches the socket.
+    fn busy_pool(waiting: u32, wait: Wait, open: u64) -> Vec<Cause> {
+        said(|_, owner, listener| {
+            let process = &mut owner.processes[0];
+            process.polls = Some(false);
+            let pool = (0..2).map(|n| if n < waiting { wait } else { Wait::Futex });
+            let others = [Wait::Futex, Wait::Events, Wait::Futex, Wait::Other];
+            process.threads = (20..)
+                .zip(pool.chain(others))
+                .map(|(tid, wait)| ThreadReading { wait, ..thread(tid) })
+                .collect();
+            process.thread_count = 6;
+            listener.open_connections = Some(open);
+        })
+    }
+
+    #[test]
+    fn threads_that_hold_all_connections_explain_them_beside_threads_of_other_kinds() {
+        let wait = Wait::Peer(database(), Syscall::Receive);
+        assert_eq!(busy_pool(2, wait, 2), [Cause::WaitsFor]);
+        assert_eq!(busy_pool(2, Wait::Client, 2), [Cause::IdleClients]);
+        // One thread that always reads from a queue of jobs, and two that wait for a database while eight are served.
+        assert_eq!(busy_pool(1, wait, 1), []);
+        assert!(!busy_pool(2, wait, 8).contains(&Cause::WaitsFor));
+    }
+
+    #[test]
+    fn a_lock_needs_every_thread_and_not_only_those_of_one_turn() {
+        let turns = |count: u32| {
+            said(move |second, owner, _| {
+                let threads = (0..4).map(|n| ThreadReading {
+                    wait: Wait::Futex,
+                    ..thread(20 + (second * 4 + n) % count)
+                });
+                owner.processes[0].threads = threads.collect();
+                owner.processes[0].thread_count = count;
+            })
+        };
+        assert_eq!([turns(4), turns(16), turns(32)], [[Cause::Lock], [Cause::Lock], [Cause::Lock]]);
+        assert_eq!(turns(33), []);
     }
 
     #[test]

@@ -34,6 +34,8 @@ const MAX_HOLDERS: usize = 64;
 const MAX_CANDIDATES: usize = 256;
 /// Maximum number of descriptors searched per process.
 const MAX_DESCRIPTORS: usize = 4096;
+/// `EPOLLIN` in an epoll mask.
+const EPOLLIN: u32 = 1;
 /// Number of threads of one process read at a time.
 const THREADS_AT_ONCE: usize = 16;
 /// Maximum size in bytes of a connection table. Longer tables are not read: the machine has other
@@ -79,6 +81,8 @@ struct Peers<'a> {
     process: &'a Process,
     holder: &'a HolderFds,
     local: Option<LocalEnd>,
+    /// Whether the process has one thread.
+    is_single: bool,
     /// TCP connections of the process by inode; read when the first thread is found to wait for
     /// one.
     ends: Option<FxHashMap<u64, Ends>>,
@@ -275,7 +279,8 @@ fn read_process(
 ) -> ProcessReading {
     let stat = process.text("stat");
     let all = numbers(process.directory("task").ok());
-    let mut peers = Peers { process, holder, local: socket.local, ends: None };
+    let is_single = all.len() == 1;
+    let mut peers = Peers { process, holder, local: socket.local, is_single, ends: None };
     let threads: Vec<ThreadReading> = in_turn(&all, turn)
         .into_iter()
         .filter_map(|tid| read_thread(process, tid, &mut peers))
@@ -339,17 +344,19 @@ fn polls(
     Some(holder.epoll.iter().any(watches))
 }
 
-/// Whether the `fdinfo` of an epoll descriptor contains the socket: `tfd: 6 events: 19 data: 6
-/// pos:0 ino:1a2b sdev:8`.
+/// Whether the `fdinfo` of an epoll descriptor contains the socket and asks for `EPOLLIN`: `tfd: 6
+/// events: 19 data: 6 pos:0 ino:1a2b sdev:8`. A server may keep a socket without asking for events.
 fn watched_by(fdinfo: &str, holder: &HolderFds, inode: u32) -> bool {
     let hex = format!("{inode:x}");
     fdinfo.lines().filter_map(|line| line.strip_prefix("tfd:")).any(|line| {
-        let ino = line.split_ascii_whitespace().find_map(|field| field.strip_prefix("ino:"));
-        let fd = line.split_ascii_whitespace().next().and_then(|fd| fd.parse().ok());
-        match ino {
+        let mut fields = line.split_ascii_whitespace();
+        let fd = fields.next().and_then(|fd| fd.parse().ok());
+        let events = fields.nth(1).and_then(|events| u32::from_str_radix(events, 16).ok());
+        let is_socket = match fields.find_map(|field| field.strip_prefix("ino:")) {
             Some(ino) => ino == hex,
             None => fd.is_some_and(|fd| holder.listen.contains(&fd)),
-        }
+        };
+        is_socket && events.is_none_or(|events| events & EPOLLIN != 0)
     })
 }
 
@@ -373,7 +380,7 @@ impl Peers<'_> {
             Call::Receive(fd) => self.on(fd, Syscall::Receive),
             Call::Send(fd) => self.on(fd, Syscall::Send),
             Call::Connect(fd) => self.on(fd, Syscall::Connect),
-            Call::Poll(1) => self.only_peer().unwrap_or(Wait::Events),
+            Call::Poll(1) => self.only_connection().unwrap_or(Wait::Events),
             Call::Poll(_) | Call::Events => Wait::Events,
             Call::Futex => Wait::Futex,
             Call::Running | Call::Accept(_) | Call::Other => Wait::Other,
@@ -390,15 +397,20 @@ impl Peers<'_> {
         }
     }
 
-    /// Returns the peer of a `poll` with one descriptor.
+    /// Returns what a `poll` with one descriptor waits for.
     ///
     /// The descriptor of such a call cannot be read. It is the process's only connection to a peer
-    /// other than its clients, if the process has exactly one.
-    fn only_peer(&mut self) -> Option<Wait> {
+    /// other than its clients, if the process has exactly one. The only thread of a process that
+    /// has connections to clients alone waits for one of them: it would not wait for the listen
+    /// socket, which has connections.
+    fn only_connection(&mut self) -> Option<Wait> {
         let ends: Vec<Ends> = self.ends().values().copied().collect();
-        let mut peers = ends.into_iter().filter(|ends| !self.is_client(*ends));
-        let peer = peers.next()?;
-        peers.next().is_none().then_some(Wait::Peer(peer.remote, Syscall::Poll))
+        let mut peers = ends.iter().filter(|ends| !self.is_client(**ends));
+        match (peers.next(), peers.next()) {
+            (Some(peer), None) => Some(Wait::Peer(peer.remote, Syscall::Poll)),
+            (None, _) if self.is_single && !ends.is_empty() => Some(Wait::Client),
+            _ => None,
+        }
     }
 
     fn is_client(&self, ends: Ends) -> bool {
@@ -560,6 +572,8 @@ mod tests {
         assert!(watched_by(fdinfo, &holder, 0x1a2b));
         assert!(!watched_by(fdinfo, &holder, 0x1a2c));
         assert!(watched_by("tfd: 6 events: 19 data: 6\n", &holder, 0x1a2c));
+        // lighttpd at its connection limit.
+        assert!(!watched_by("tfd: 6 events: 18 data: 6 pos:0 ino:1a2b sdev:8\n", &holder, 0x1a2b));
     }
 
     #[test]

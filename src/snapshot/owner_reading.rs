@@ -178,6 +178,13 @@ impl ProcessReading {
         self.polls == Some(true) || self.threads.iter().any(waits)
     }
 
+    /// Whether the process watches the socket, or waits for events of sockets that are not known, as
+    /// `select` does.
+    pub fn may_watch(&self) -> bool {
+        let waits = |thread: &ThreadReading| thread.wait == Wait::Events;
+        self.watches() || (self.polls.is_none() && self.threads.iter().any(waits))
+    }
+
     /// Whether the process has reached its descriptor limit.
     pub fn is_out_of_fds(&self) -> bool {
         self.open_fds.zip(self.max_fds).is_some_and(|(open, max)| open >= max)

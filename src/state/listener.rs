@@ -478,20 +478,21 @@ impl<A: Address> Listener<A> {
     }
 
     /// Applies a reading of the owner. `taken_at` is the last time at which a sample saw an
-    /// accepted connection.
+    /// accepted connection; `has_accepted` is whether any is known.
     pub(super) fn look(
         &mut self,
         now: Duration,
         owner: &Arc<OwnerReading>,
         taken_at: Option<Duration>,
+        has_accepted: bool,
     ) {
         let limit = self.shown.queue.as_ref().and_then(|queue| queue.limit);
         let Some(record) = &mut self.record else { return };
         let by_samples = taken_at.map(|at| now.saturating_sub(at));
         let by_scans = record.untaken();
         let taken_ago = by_samples.into_iter().chain(by_scans).min();
-        let facts =
-            ListenerFacts { taken_ago, open_connections: self.shown.open_connections(), limit };
+        let open_connections = self.shown.open_connections();
+        let facts = ListenerFacts { taken_ago, open_connections, limit, has_accepted };
         record.causes.read(now, owner.clone(), facts);
     }
 

@@ -52,9 +52,10 @@ impl<A: Address> Group<A> {
             let Some(socket) = self.sockets.living().find(|socket| socket.inode == *inode) else {
                 continue;
             };
-            let members = self.sockets.living().filter(|one| one.listener == socket.listener);
-            let taken_at = members.filter_map(|member| member.taken_at).max();
-            self.listeners[socket.listener].look(now, owner, taken_at);
+            let members = || self.sockets.living().filter(|one| one.listener == socket.listener);
+            let taken_at = members().filter_map(|member| member.taken_at).max();
+            let has_accepted = members().any(|member| member.has_accepted);
+            self.listeners[socket.listener].look(now, owner, taken_at, has_accepted);
         }
     }
 }
