@@ -2,6 +2,8 @@
 //!
 //! It reads once a second, off the sampling path, and uses at most 1/200 of a core over a minute.
 //! A round that would use too much CPU time ends early, and the next round reads the other owners.
+//! Processes that are costly to read have a budget of their own, so that they do not delay the
+//! others.
 //! Users, services and namespaces take turns, and so do the processes of each: a process with a
 //! thousand listeners in trouble does not delay the owner of another one. Without listeners in
 //! trouble the thread sleeps until the next request.
@@ -26,9 +28,15 @@ use super::thread_cpu;
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Inverse of the share of a core that reads may use: 1/200.
 const SHARE: u32 = 200;
-/// Maximum saved CPU time: one minute's share, so that the first reads after new trouble come once
-/// a second at any cost.
-const MOST_SAVED: Duration = Duration::from_millis(300);
+/// Maximum saved CPU time of each lane: together one minute's share, so that the first reads after
+/// new trouble come once a second at any cost.
+const MOST_SAVED: [Duration; LANES] = [Duration::from_millis(200), Duration::from_millis(100)];
+/// Cost from which a read of one process is costly.
+const COSTLY: Duration = Duration::from_millis(5);
+/// How long a lane that read nothing leaves its share to the other lane.
+const UNUSED: Duration = Duration::from_secs(60);
+/// The cheap reads, and the costly reads.
+const LANES: usize = 2;
 /// Share of a core that reads may use whatever other background tasks cost: 1/400.
 const OWN_SHARE: f64 = 0.0025;
 /// Part of the saved CPU time that one round may use: 1/8.
@@ -39,18 +47,27 @@ pub type OwnerLook = (u32, Arc<OwnerReading>);
 
 /// Handle of the running thread. Dropping the handle ends the thread.
 pub struct CauseWatch {
-    due: Duration,
+    lanes: [Lane; LANES],
     is_busy: bool,
-    budget: Budget,
     background: Arc<Background>,
     requests: Sender<Request>,
     rounds: Receiver<Round>,
 }
 
-/// The sockets whose owners are to be read, and the CPU time after which the round ends.
+/// The reads of similar cost.
+#[derive(Clone, Copy, Debug)]
+struct Lane {
+    due: Duration,
+    budget: Budget,
+    /// When a read last used CPU time.
+    used_at: Option<Duration>,
+}
+
+/// The sockets whose owners are to be read, and the CPU time after which the reads of each lane end;
+/// `None` for a lane that is not due.
 struct Request {
     sockets: Vec<WatchedSocket>,
-    cpu: Duration,
+    cpu: [Option<Duration>; LANES],
 }
 
 /// The rounds in which the sockets, processes and sources were last read.
@@ -59,6 +76,8 @@ struct ReadRounds {
     sockets: FxHashMap<u32, u64>,
     processes: FxHashMap<ProcessKey, u64>,
     sources: FxHashMap<u64, u64>,
+    /// The CPU time of the last read of each process.
+    costs: FxHashMap<ProcessKey, Duration>,
     round: u64,
 }
 
@@ -68,39 +87,66 @@ type ProcessKey = (u64, Option<u32>);
 /// The readings of one round, by inode of the listen socket.
 struct Round {
     looks: Vec<OwnerLook>,
-    cpu: Duration,
+    cpu: [Duration; LANES],
 }
 
 /// CPU time that is saved and not yet spent.
 #[derive(Clone, Copy, Debug)]
 struct Budget {
     saved: Duration,
+    most_saved: Duration,
     at: Duration,
 }
 
 // === impl Budget ===
 
-impl Default for Budget {
-    fn default() -> Self {
-        Self { saved: MOST_SAVED, at: Duration::ZERO }
-    }
-}
-
 impl Budget {
+    fn new(most_saved: Duration) -> Self {
+        Self { saved: most_saved, most_saved, at: Duration::ZERO }
+    }
+
     /// The CPU time that a round at `now` may use: a second's share, or a part of the savings.
-    fn round(&self, now: Duration) -> Duration {
-        let saved = self.saved + now.saturating_sub(self.at) / SHARE;
-        (saved.min(MOST_SAVED) / PART).max(INTERVAL / SHARE)
+    /// `share` is the inverse of the share of a core.
+    fn round(&self, now: Duration, share: u32) -> Duration {
+        let saved = self.saved + now.saturating_sub(self.at) / share;
+        (saved.min(self.most_saved) / PART).max(INTERVAL / share)
     }
 
     /// Spends `cpu` at `now`. Returns the wait until the missing CPU time is saved.
-    fn spend(&mut self, now: Duration, cpu: Duration) -> Duration {
-        self.saved = (self.saved + now.saturating_sub(self.at) / SHARE).min(MOST_SAVED);
-        let wait = cpu.saturating_sub(self.saved) * SHARE;
+    fn spend(&mut self, now: Duration, cpu: Duration, share: u32) -> Duration {
+        self.saved = (self.saved + now.saturating_sub(self.at) / share).min(self.most_saved);
+        let wait = cpu.saturating_sub(self.saved) * share;
         self.saved = self.saved.saturating_sub(cpu);
         // The CPU time saved during the wait pays for the missing time.
         self.at = now + wait;
         wait
+    }
+}
+
+// === impl Lane ===
+
+impl Lane {
+    fn new(most_saved: Duration) -> Self {
+        Self { due: Duration::ZERO, budget: Budget::new(most_saved), used_at: None }
+    }
+
+    fn is_used(&self, now: Duration) -> bool {
+        self.used_at.is_some_and(|at| now.saturating_sub(at) < UNUSED)
+    }
+
+    /// The CPU time that reads at `now` may use; `None` before they are due.
+    fn ask(&mut self, now: Duration, share: u32) -> Option<Duration> {
+        (now >= self.due).then(|| {
+            self.due = now + INTERVAL;
+            self.budget.round(now, share)
+        })
+    }
+
+    /// Spends `cpu` at `now`. `delay` is that of the shared budget.
+    fn spend(&mut self, now: Duration, cpu: Duration, share: u32, delay: Duration) {
+        self.used_at = Some(now);
+        let wait = self.budget.spend(now, cpu, share).max(delay);
+        self.due = self.due.max(now + wait);
     }
 }
 
@@ -117,27 +163,22 @@ impl CauseWatch {
         let (sender, rounds) = channel();
         let work = move || run(OwnerReader::new(&procfs, &rootfs), &asked, &sender);
         thread::Builder::new().name("causes".into()).spawn(work)?;
-        Ok(Self {
-            due: Duration::ZERO,
-            is_busy: false,
-            budget: Budget::default(),
-            background,
-            requests,
-            rounds,
-        })
+        let lanes = MOST_SAVED.map(Lane::new);
+        Ok(Self { lanes, is_busy: false, background, requests, rounds })
     }
 
     /// Whether a round may be requested at `now`.
     pub fn is_due(&self, now: Duration) -> bool {
-        !self.is_busy && now >= self.due
+        !self.is_busy && self.lanes.iter().any(|lane| now >= lane.due)
     }
 
     /// Requests one round of readings.
     pub fn ask(&mut self, now: Duration, sockets: Vec<WatchedSocket>) {
-        self.due = now + INTERVAL;
+        let share = SHARE * self.lanes_used(now);
+        let cpu = self.lanes.each_mut().map(|lane| lane.ask(now, share));
         // If the thread has ended, causes stay unknown. The log already reported the end of the
         // thread.
-        let request = Request { sockets, cpu: self.budget.round(now) };
+        let request = Request { sockets, cpu };
         self.is_busy = !request.sockets.is_empty() && self.requests.send(request).is_ok();
     }
 
@@ -145,10 +186,17 @@ impl CauseWatch {
     pub fn looks(&mut self, now: Duration) -> Vec<OwnerLook> {
         let Ok(Round { looks, cpu }) = self.rounds.try_recv() else { return Vec::new() };
         self.is_busy = false;
-        let delay = self.background.spend_of(OWN_SHARE, now, cpu);
-        let wait = self.budget.spend(now, cpu).max(delay);
-        self.due = self.due.max(now + wait);
+        let used = self.lanes_used(now);
+        for (lane, cpu) in self.lanes.iter_mut().zip(cpu).filter(|(_, cpu)| !cpu.is_zero()) {
+            let delay = self.background.spend_of(OWN_SHARE / f64::from(used), now, cpu);
+            lane.spend(now, cpu, SHARE * used, delay);
+        }
         looks
+    }
+
+    /// The number of lanes that share the CPU time.
+    fn lanes_used(&self, now: Duration) -> u32 {
+        self.lanes.iter().map(|lane| u32::from(lane.is_used(now))).sum::<u32>().max(1)
     }
 }
 
@@ -156,19 +204,23 @@ impl CauseWatch {
 fn run(mut reader: OwnerReader, asked: &Receiver<Request>, rounds: &Sender<Round>) {
     let mut read = ReadRounds::default();
     while let Ok(Request { sockets, cpu: allowed }) = asked.recv() {
-        let (begin, started) = (thread_cpu(), Instant::now());
-        let used = || thread_cpu().saturating_sub(begin);
+        let (mut begin, started) = (thread_cpu(), Instant::now());
         let inodes = sockets.iter().map(|socket| socket.inode).collect();
         reader.keep_only(&inodes);
         let mut looks: Vec<OwnerLook> = Vec::new();
+        let mut cpu = [Duration::ZERO; LANES];
         for socket in read.in_order(sockets) {
-            looks.push((socket.inode, Arc::new(reader.read(socket))));
-            read.note(&socket);
-            if used() >= allowed {
-                break;
+            let lane = read.lane(&socket);
+            if allowed[lane].is_none_or(|allowed| cpu[lane] >= allowed) {
+                continue;
             }
+            looks.push((socket.inode, Arc::new(reader.read(socket))));
+            let end = thread_cpu();
+            let cost = end.saturating_sub(begin);
+            begin = end;
+            read.note(&socket, cost);
+            cpu[lane] += cost;
         }
-        let cpu = used();
         tracing::trace!(looks = looks.len(), ?cpu, took = ?started.elapsed(), "looked at owners");
         if rounds.send(Round { looks, cpu }).is_err() {
             return;
@@ -204,10 +256,18 @@ impl ReadRounds {
         self.sockets.retain(|inode, _| inodes.contains(inode));
         self.processes.retain(|process, _| processes.contains(process));
         self.sources.retain(|source, _| sources.contains(source));
+        self.costs.retain(|process, _| processes.contains(process));
     }
 
-    /// Records that a socket was read in this round.
-    fn note(&mut self, socket: &WatchedSocket) {
+    /// The lane of a socket: by the cost of the last read of its process.
+    fn lane(&self, socket: &WatchedSocket) -> usize {
+        let cost = self.costs.get(&process(socket));
+        usize::from(cost.is_some_and(|cost| *cost >= COSTLY))
+    }
+
+    /// Records that a socket was read in this round, and the cost.
+    fn note(&mut self, socket: &WatchedSocket, cost: Duration) {
+        self.costs.insert(process(socket), cost);
         self.sockets.insert(socket.inode, self.round);
         self.processes.insert(process(socket), self.round);
         self.sources.insert(socket.source, self.round);
@@ -236,14 +296,49 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
+    const SAVED: Duration = Duration::from_millis(300);
+
     /// Returns the start times of rounds with this cost during one hour.
     fn starts(cost: Duration) -> Vec<Duration> {
-        let (mut budget, mut now, mut starts) = (Budget::default(), Duration::ZERO, Vec::new());
+        let (mut budget, mut now, mut starts) = (Budget::new(SAVED), Duration::ZERO, Vec::new());
         while now < 3600 * SECOND {
             starts.push(now);
-            now += SECOND.max(budget.spend(now, cost));
+            now += SECOND.max(budget.spend(now, cost, SHARE));
         }
         starts
+    }
+
+    /// Reads processes with these costs in milliseconds for an hour, as often as their lanes allow.
+    /// Returns how often each was read, and the CPU time of all.
+    fn reads(costs: [u64; 2]) -> ([u32; 2], Duration) {
+        let background = Arc::new(Background::default());
+        let (requests, _asked) = channel();
+        let (_sender, rounds) = channel();
+        let lanes = MOST_SAVED.map(Lane::new);
+        let mut watch = CauseWatch { lanes, is_busy: false, background, requests, rounds };
+        let (mut reads, mut all) = ([0; 2], Duration::ZERO);
+        for second in 0..3600 {
+            let now = second * SECOND;
+            let share = SHARE * watch.lanes_used(now);
+            for (nth, cost) in costs.iter().enumerate() {
+                let cost = Duration::from_millis(*cost);
+                let lane = &mut watch.lanes[usize::from(cost >= COSTLY)];
+                if lane.ask(now, share).is_some() {
+                    lane.spend(now, cost, share, Duration::ZERO);
+                    reads[nth] += 1;
+                    all += cost;
+                }
+            }
+        }
+        (reads, all)
+    }
+
+    #[test]
+    fn a_costly_process_does_not_delay_a_cheap_one() {
+        let ([cheap, costly], all) = reads([1, 100]);
+        assert_eq!(cheap, 3600);
+        assert!(costly > 80, "{costly}");
+        assert!(all <= 3600 * SECOND / SHARE + SAVED + Duration::from_millis(100), "{all:?}");
     }
 
     #[test]
@@ -253,7 +348,7 @@ mod tests {
         let costly = starts(Duration::from_millis(25));
         assert_eq!(costly[10], 10 * SECOND);
         let used = Duration::from_millis(25) * u32::try_from(costly.len()).unwrap();
-        assert!(used <= 3600 * SECOND / SHARE + MOST_SAVED + Duration::from_millis(25), "{used:?}");
+        assert!(used <= 3600 * SECOND / SHARE + SAVED + Duration::from_millis(25), "{used:?}");
     }
 
     fn socket(inode: u32, pid: u32, source: u64) -> WatchedSocket {
@@ -264,7 +359,7 @@ mod tests {
     /// The inodes that a round reads which has time for `most` readings.
     fn round(read: &mut ReadRounds, sockets: &[WatchedSocket], most: usize) -> Vec<u32> {
         let order: Vec<_> = read.in_order(sockets.to_vec()).into_iter().take(most).collect();
-        order.iter().for_each(|socket| read.note(socket));
+        order.iter().for_each(|socket| read.note(socket, Duration::from_millis(1)));
         order.into_iter().map(|socket| socket.inode).collect()
     }
 
@@ -285,10 +380,10 @@ mod tests {
 
     #[test]
     fn a_round_uses_a_part_of_the_savings_and_at_least_the_share_of_a_second() {
-        let mut budget = Budget::default();
-        assert_eq!(budget.round(Duration::ZERO), MOST_SAVED / PART);
-        budget.spend(SECOND, MOST_SAVED);
-        assert_eq!(budget.round(2 * SECOND), SECOND / SHARE);
-        assert_eq!(budget.round(3600 * SECOND), MOST_SAVED / PART);
+        let mut budget = Budget::new(SAVED);
+        assert_eq!(budget.round(Duration::ZERO, SHARE), SAVED / PART);
+        budget.spend(SECOND, SAVED, SHARE);
+        assert_eq!(budget.round(2 * SECOND, SHARE), SECOND / SHARE);
+        assert_eq!(budget.round(3600 * SECOND, SHARE), SAVED / PART);
     }
 }
