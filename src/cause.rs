@@ -502,13 +502,15 @@ fn hits_high(readings: &[Timed]) -> bool {
 }
 
 fn waits_for_disk(readings: &[Timed]) -> bool {
+    let accepting = threads_that_accept(readings);
     let in_disk = |one: &&Timed| {
-        let threads = accepting_threads(std::slice::from_ref(*one));
-        let waiting = threads.iter().filter(|thread| thread.state == 'D').count();
-        waiting > 0 && waiting as f64 >= threads.len() as f64 * WORKERS_SHARE
+        let threads = accepting.iter().filter_map(|tid| find_thread(one, *tid));
+        let waiting = threads.filter(|thread| thread.state == 'D').count();
+        waiting > 0 && waiting as f64 >= accepting.len() as f64 * WORKERS_SHARE
     };
     let count = readings.iter().filter(in_disk).count();
     count as f64 >= readings.len() as f64 * DISK_SHARE
+        || holds_connections(readings, |thread| thread.state == 'D')
 }
 
 /// Threads that do a server's work: all that were looked at, without those that wait for events or connections.
@@ -927,6 +929,21 @@ mod tests {
         // One thread that always reads from a queue of jobs, and two that wait for a database while eight are served.
         assert_eq!(busy_pool(1, wait, 1), []);
         assert!(!busy_pool(2, wait, 8).contains(&Cause::WaitsFor));
+    }
+
+    #[test]
+    fn the_main_thread_or_all_busy_threads_in_state_d_wait_for_a_disk() {
+        let states = |main: char, pool: char, open: u64| {
+            said(move |_, owner, listener| {
+                let thread = |(tid, state)| ThreadReading { state, ..thread(tid) };
+                let all = (7..).zip([main, pool, pool, 'S', 'S', 'S', 'S']).map(thread);
+                owner.processes[0].threads = all.collect();
+                listener.open_connections = Some(open);
+            })
+        };
+        assert_eq!(states('D', 'S', 1), [Cause::DiskWait]);
+        assert_eq!(states('S', 'D', 2), [Cause::DiskWait]);
+        assert_eq!(states('S', 'D', 8), []);
     }
 
     #[test]

@@ -399,16 +399,18 @@ impl Peers<'_> {
 
     /// Returns what a `poll` with one descriptor waits for.
     ///
-    /// The descriptor of such a call cannot be read. It is the process's only connection to a peer
-    /// other than its clients, if the process has exactly one. The only thread of a process that
-    /// has connections to clients alone waits for one of them: it would not wait for the listen
-    /// socket, which has connections.
+    /// The descriptor of such a call cannot be read. If the process has connections to one peer
+    /// other than its clients, it waits for that peer. The only thread of a process that has
+    /// connections to clients alone waits for one of them: it would not wait for the listen socket,
+    /// which has connections.
     fn only_connection(&mut self) -> Option<Wait> {
         let ends: Vec<Ends> = self.ends().values().copied().collect();
         let mut peers = ends.iter().filter(|ends| !self.is_client(**ends));
-        match (peers.next(), peers.next()) {
-            (Some(peer), None) => Some(Wait::Peer(peer.remote, Syscall::Poll)),
-            (None, _) if self.is_single && !ends.is_empty() => Some(Wait::Client),
+        match peers.next() {
+            Some(one) if peers.all(|other| other.remote == one.remote) => {
+                Some(Wait::Peer(one.remote, Syscall::Poll))
+            }
+            None if self.is_single && !ends.is_empty() => Some(Wait::Client),
             _ => None,
         }
     }
