@@ -1,32 +1,35 @@
-//! Owns one cell: a server, its clients and a daemon in a namespace of their own, and the words that came.
+//! Plays one cell: a server, its clients and a daemon in a namespace of their own.
 
 use std::net::SocketAddr;
 use std::process::Command;
+use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use listenq::report::Report;
+use listenq::report::{Listener, Report};
 use listenq_lab::Signal;
 use listenq_lab::hammer::{Load, Manner, Outcome, Target, visit};
-use listenq_lab::listenq::{Daemon, run};
+use listenq_lab::listener::Listen;
+use listenq_lab::listenq::{Daemon, Launch, run};
 use listenq_lab::netns::Netns;
 use listenq_lab::rootfs::Rootfs;
 use listenq_lab::running::Running;
 use listenq_lab::wait::within;
 use rustix::process::{Pid, kill_process};
 
-use crate::programs::{Program, Settings, Stops};
+use crate::programs::{Program, Settings, Stops, UPSTREAM};
 use crate::table::Situation;
+use crate::trouble::{Cgroup, Disk, hog, limit_descriptors};
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
 const SECOND: Duration = Duration::from_secs(1);
 /// How long a server may take to listen: a database makes its files first, and the machine is busy.
 const START: Duration = Duration::from_secs(60);
-/// How long everything is well at first: a diagnosis needs a listener that is watched for 10 s.
+/// How long the server serves at first: a diagnosis needs a listener that is watched for 10 s.
 const CALM: Duration = Duration::from_secs(12);
-/// How long clients come, and the daemon is watched.
+/// How long clients come, and how long the test watches the daemon.
 const TROUBLE: Duration = Duration::from_secs(50);
-/// How long a server runs before it is restarted.
+/// How long a server runs before a restart.
 const RESTART: Duration = Duration::from_secs(8);
 /// Five times what two workers of half a second can serve.
 const LOAD: Load = Load { rate: 20.0, lasting: TROUBLE, patience: TROUBLE, at_once: 4_000 };
@@ -39,23 +42,37 @@ const BURST: Load = Load {
     patience: Duration::from_secs(3),
     at_once: 40,
 };
+/// Clients of a server that serves nobody. They wait until the end.
+const PATIENT: Load = Load { rate: 2.0, at_once: 60, ..LOAD };
+/// More than 1 % of a CPU serves.
+const MANY: Load = Load { rate: 200.0, patience: Duration::from_secs(10), at_once: 400, ..LOAD };
+/// Clients that hold connections: more than the server accepts.
+const HOLDERS: Load = Load { rate: 8.0, at_once: 40, ..LOAD };
+/// Descriptors that a server may open after its limit is lowered.
+const SPARE: usize = 4;
 /// A limit that a burst exceeds.
 const SHORT: u32 = 4;
 /// A limit that a slow server reaches.
 const SMALL: u32 = 16;
+/// Separates the two outputs of `explain`.
+const CAUSE_EXPLAINED: &str = " WITH ITS CAUSE: ";
+/// Held by the cell that computes for ever: two of them would starve each other.
+static PROCESSORS: Mutex<()> = Mutex::new(());
 
-/// What came of a cell.
+/// The outcome of a cell.
 #[derive(Debug, Default)]
 pub(crate) struct Played {
-    /// Each diagnosis of the listener, with the seconds from the begin of the trouble to it, in the order they came.
+    /// Each diagnosis of the listener, with the seconds from the start of the trouble to it, in the order they came.
     pub(crate) words: Vec<(String, f64)>,
-    /// What `explain` said at the end.
+    /// Each cause, in the same way.
+    pub(crate) causes: Vec<(String, f64)>,
+    /// The output of `explain`: after the first diagnosis, and after the first cause.
     pub(crate) explained: String,
-    /// Why the situation was not what it should be.
+    /// Why the situation was not as intended.
     pub(crate) problem: Option<String>,
 }
 
-/// The server, and what is around it.
+/// A server, and a daemon beside it.
 struct Scene<'a> {
     program: &'a Program,
     settings: Settings,
@@ -66,11 +83,10 @@ struct Scene<'a> {
 
 /// Plays one cell to its end.
 pub(crate) fn play(program: &Program, situation: Situation) -> Played {
+    let is_loop = matches!(situation, Situation::Loop | Situation::Starved);
+    let _alone = is_loop.then(|| PROCESSORS.lock());
     let scene = Scene::new(program, situation);
-    match scene.start() {
-        Ok(server) => scene.play(situation, server),
-        Err(problem) => Played::failed(problem),
-    }
+    scene.start_and_play(situation).unwrap_or_else(Played::failed)
 }
 
 // === impl Played ===
@@ -78,6 +94,21 @@ pub(crate) fn play(program: &Program, situation: Situation) -> Played {
 impl Played {
     pub(crate) fn failed(problem: impl Into<String>) -> Self {
         Self { problem: Some(problem.into()), ..Self::default() }
+    }
+
+    /// Adds words that are new.
+    fn note(&mut self, listener: &Listener, now: f64) {
+        let words = listener.diagnoses.iter().map(|one| one.diagnosis.label());
+        add(&mut self.words, words, now);
+        add(&mut self.causes, listener.causes.iter().map(|one| one.cause.label()), now);
+    }
+}
+
+fn add(known: &mut Vec<(String, f64)>, words: impl Iterator<Item = &'static str>, now: f64) {
+    for word in words {
+        if known.iter().all(|(known, _)| known != word) {
+            known.push((word.to_owned(), now));
+        }
     }
 }
 
@@ -91,17 +122,13 @@ impl<'a> Scene<'a> {
             Situation::Full => Some(SMALL),
             _ => None,
         };
-        let is_slow = matches!(situation, Situation::Slow | Situation::Full);
-        let takes = match situation {
-            Situation::Slow | Situation::Full => "0.5",
-            Situation::Short => "0",
-            _ => "0.05",
-        };
-        let settings = Settings { limit, is_slow, takes };
+        let settings = Settings { limit, situation };
         if let Some(limit) = limit.filter(|_| !program.has_backlog()) {
             ns.sysctl("net.core.somaxconn", limit);
         }
-        let daemon = Daemon::start(Some(&ns), BIN.as_ref(), &["--client-patience=60s"]);
+        // With another /sys the daemon would see no cgroups.
+        let launch = Launch::new(BIN).inside(&ns).keeping_mounts();
+        let daemon = launch.args(&["--client-patience=60s"]).start();
         Self { program, settings, ns, root: Rootfs::new(), daemon }
     }
 
@@ -117,19 +144,38 @@ impl<'a> Scene<'a> {
         }
     }
 
-    fn play(&self, situation: Situation, server: Running) -> Played {
-        let rate = self.program.busy_rate;
+    fn start_and_play(&self, situation: Situation) -> Result<Played, String> {
         match situation {
+            Situation::Inherited => Ok(self.inherited()),
+            // The server's mount namespace has only what is mounted before.
+            Situation::Disk => {
+                let disk = Disk::mount(&self.root.path().join("disk"))?;
+                let _server = self.start()?;
+                self.at_a_suspended_disk(disk)
+            }
+            _ => self.play(situation, Some(self.start()?)),
+        }
+    }
+
+    fn play(&self, situation: Situation, server: Option<Running>) -> Result<Played, String> {
+        let rate = self.program.busy_rate;
+        let at_half = Load { rate: rate / 2.0, patience: 10 * SECOND, ..LOAD };
+        Ok(match situation {
             Situation::Busy => self.busy(Load { rate, patience: 10 * SECOND, ..LOAD }),
             Situation::Slow => self.overloaded(Load { at_once: 60, patience: TROUBLE, ..LOAD }),
             Situation::Full => self.overloaded(Load { patience: 10 * SECOND, ..LOAD }),
             Situation::Stopped => self.stopped(),
             Situation::Short => self.short(),
-            Situation::Restarting => {
-                let load = Load { rate: rate / 2.0, patience: 10 * SECOND, ..LOAD };
-                self.restarting(server, load)
-            }
-        }
+            Situation::Restarting => self.restarting(server, at_half),
+            Situation::Frozen => self.frozen()?,
+            Situation::Throttled => self.throttled()?,
+            Situation::Starved => self.starved()?,
+            Situation::Loop | Situation::Lock => self.overloaded(PATIENT),
+            Situation::Waits => self.waiting(),
+            Situation::Held => self.overloaded(HOLDERS),
+            Situation::Descriptors => self.out_of_descriptors()?,
+            Situation::Disk | Situation::Inherited => unreachable!("they start differently"),
+        })
     }
 
     /// No word, and the clients are served.
@@ -159,6 +205,57 @@ impl<'a> Scene<'a> {
         self.watched(|| self.visit(Load { rate: 0.6, patience: TROUBLE, ..LOAD })).0
     }
 
+    fn frozen(&self) -> Result<Played, String> {
+        let cgroup = Cgroup::new("freezer")?;
+        cgroup.join(&self.pids());
+        self.calm();
+        cgroup.freeze()?;
+        Ok(self.watched_until(|| self.visit(PATIENT), || drop(cgroup)).0)
+    }
+
+    fn throttled(&self) -> Result<Played, String> {
+        let cgroup = Cgroup::new("cpu")?;
+        self.calm();
+        cgroup.join(&self.pids());
+        cgroup.throttle()?;
+        Ok(self.watched(|| self.visit(MANY)).0)
+    }
+
+    /// Another process uses the only CPU that the server may use.
+    fn starved(&self) -> Result<Played, String> {
+        let cgroup = Cgroup::new("cpu")?;
+        self.calm();
+        cgroup.join(&self.pids());
+        cgroup.starve()?;
+        let _hog = hog(&self.pids())?;
+        Ok(self.watched(|| self.visit(MANY)).0)
+    }
+
+    /// The upstream accepts nothing and answers nothing.
+    fn waiting(&self) -> Played {
+        let _upstream = self.ns.run(|| Listen::tcp(UPSTREAM).backlog(4096).open());
+        self.overloaded(PATIENT)
+    }
+
+    fn at_a_suspended_disk(&self, disk: Disk) -> Result<Played, String> {
+        self.calm();
+        disk.suspend()?;
+        Ok(self.watched_until(|| self.visit(PATIENT), || drop(disk)).0)
+    }
+
+    fn out_of_descriptors(&self) -> Result<Played, String> {
+        self.calm();
+        limit_descriptors(&self.pids(), SPARE)?;
+        Ok(self.watched(|| self.visit(HOLDERS)).0)
+    }
+
+    /// The server never serves anybody.
+    fn inherited(&self) -> Played {
+        let server = self.start();
+        let played = self.watched(|| self.visit(PATIENT)).0;
+        Played { problem: server.err(), ..played }
+    }
+
     /// Bursts come while the server pauses for a moment; between them it serves everybody.
     fn short(&self) -> Played {
         self.calm();
@@ -178,10 +275,10 @@ impl<'a> Scene<'a> {
     }
 
     /// Its clients find no server for a moment, and no queue is in trouble.
-    fn restarting(&self, server: Running, load: Load) -> Played {
+    fn restarting(&self, server: Option<Running>, load: Load) -> Played {
         let began = Instant::now();
         let restarts = || {
-            let mut server = Ok(server);
+            let mut server = server.ok_or_else(String::new);
             while began.elapsed() + 2 * RESTART < TROUBLE {
                 thread::sleep(RESTART);
                 drop(server);
@@ -204,25 +301,38 @@ impl<'a> Scene<'a> {
 
     /// Some clients are served, and the daemon sees it. What a slow start left behind is over then.
     fn calm(&self) {
-        let settings = Settings { is_slow: false, ..self.settings };
         let load = Load { rate: 2.0, lasting: CALM, patience: 5 * SECOND, at_once: 500 };
-        let _ = self.visit_as(settings, load);
-        let is_calm = within(START, || self.words().is_empty().then_some(()));
-        assert!(is_calm.is_some(), "is in trouble before its trouble: {:?}", self.words());
+        let _ = self.visit_as(Situation::Busy, load);
+        let words = || {
+            let mut played = Played::default();
+            self.listeners().iter().for_each(|listener| played.note(listener, 0.0));
+            played.words
+        };
+        let is_calm = within(START, || words().is_empty().then_some(()));
+        assert!(is_calm.is_some(), "is in trouble before its trouble: {:?}", words());
     }
 
     fn visit(&self, load: Load) -> Outcome {
-        self.visit_as(self.settings, load)
+        self.visit_as(self.settings.situation, load)
     }
 
-    fn visit_as(&self, settings: Settings, load: Load) -> Outcome {
-        let request = self.program.request(&self.root, settings);
+    fn visit_as(&self, situation: Situation, load: Load) -> Outcome {
+        let request = self.program.request(&self.root, situation);
         let (target, manner) = (self.target(), Manner::saying(request));
         self.ns.run(|| visit(target, load, &manner))
     }
 
-    /// Does `work`, and watches for [`TROUBLE`] what the daemon says. Then the server is killed, which ends its clients.
+    /// Does `work`, and watches the daemon for [`TROUBLE`]. Then kills the server, which ends its clients.
     fn watched<T: Send>(&self, work: impl FnOnce() -> T + Send) -> (Played, T) {
+        self.watched_until(work, || ())
+    }
+
+    /// The same, with a `release` that lets the server die.
+    fn watched_until<T: Send>(
+        &self,
+        work: impl FnOnce() -> T + Send,
+        release: impl FnOnce(),
+    ) -> (Played, T) {
         thread::scope(|scope| {
             let work = scope.spawn(work);
             let mut played = Played::default();
@@ -235,31 +345,31 @@ impl<'a> Scene<'a> {
                 played.explained = self.explain();
             }
             self.signal(Signal::KILL);
+            release();
             (played, work.join().expect("the clients do not panic"))
         })
     }
 
-    /// Notes the words that are new, and what `explain` says some seconds after the first.
+    /// Notes the words that are new, and what `explain` says some seconds after the first diagnosis and the first cause.
     fn note(&self, played: &mut Played, now: f64) {
-        for word in self.words() {
-            if played.words.iter().all(|(known, _)| *known != word) {
-                played.words.push((word, now));
-            }
-        }
-        let is_due = played.words.first().is_some_and(|(_, first)| now > first + 3.0);
-        if is_due && played.explained.is_empty() {
+        self.listeners().iter().for_each(|listener| played.note(listener, now));
+        let is_over =
+            |words: &[(String, f64)]| words.first().is_some_and(|(_, first)| now > first + 3.0);
+        let had_cause = played.explained.contains(CAUSE_EXPLAINED);
+        if is_over(&played.causes) && !had_cause {
+            played.explained += CAUSE_EXPLAINED;
+            played.explained += &self.explain();
+        } else if is_over(&played.words) && played.explained.is_empty() {
             played.explained = self.explain();
         }
     }
 
-    /// The diagnoses of the server's listener that hold, in the order in which people read them.
-    fn words(&self) -> Vec<String> {
+    /// The listeners of the server; one, unless it has none now.
+    fn listeners(&self) -> Vec<Listener> {
         let port = self.program.port().map_or_else(String::new, |port| port.to_string());
         let answer = self.daemon.get("/api/v1/listeners", &[]);
         let report: Report = serde_json::from_str(answer.text()).unwrap();
-        let ours = report.listeners.into_iter().filter(|listener| listener.port == port);
-        let held = ours.flat_map(|listener| listener.diagnoses);
-        held.map(|held| held.diagnosis.label().to_owned()).collect()
+        report.listeners.into_iter().filter(|listener| listener.port == port).collect()
     }
 
     fn explain(&self) -> String {

@@ -1,8 +1,9 @@
-//! Owns the matrix of real servers: each program in each situation, in a namespace of its own with a daemon beside it. The
-//! daemon must use the right word and no other, and `explain` must give the right advice.
+//! Plays the matrix of real servers: each program in each situation, in a namespace of its own with a daemon beside it.
+//! The daemon must use the right diagnosis and cause and no other, and `explain` must give the right advice.
 //!
-//! `table.txt` has the expected words, `programs.rs` how each server is started. `LISTENQ_SERVERS` selects what is played:
-//! `gate` (the default), `all`, or names of programs separated by commas.
+//! `table.txt` and `causes.txt` have the expected words, `programs.rs` how each server is started. `LISTENQ_SERVERS` selects
+//! what is played: `gate` (the default), `all`, or names of programs separated by commas. With `LISTENQ_SERVERS_OUT` the
+//! test writes the tables to this directory.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 #![allow(clippy::disallowed_types, reason = "starting programs is what a test may do")]
 #![allow(clippy::print_stdout, reason = "the matrix is for the reader of --nocapture")]
@@ -10,9 +11,12 @@
 mod cell;
 mod programs;
 mod table;
+mod trouble;
 
 use std::collections::BTreeSet;
+use std::fmt::Write;
 use std::panic::catch_unwind;
+use std::path::Path;
 use std::sync::Mutex;
 use std::thread;
 
@@ -20,25 +24,48 @@ use listenq_lab::netns::Netns;
 
 use cell::{Played, play};
 use programs::{PROGRAMS, Program, is_installed};
-use table::{Row, SITUATIONS, Situation, Table};
+use table::{CAUSES, Expected, Row, SITUATIONS, Situation, Table};
 
 /// Cells that are played at the same time. Most of each is waiting: those of the gate fit into one round.
 const AT_ONCE: usize = 24;
 
-/// One program in one situation, and what is expected of it.
+/// Causes that the machine of the test may really have.
+const OF_THE_MACHINE: [&str; 2] = ["cpu_starved", "cpu_steal"];
+
+/// One program in one situation, and the expected words.
 struct Cell {
     program: &'static Program,
     situation: Situation,
-    expected: Vec<&'static str>,
+    expected: Expected,
 }
 
 #[test]
 fn real_servers_get_the_right_word_and_the_right_advice() {
+    run("servers", include_str!("table.txt"), SITUATIONS);
+}
+
+#[test]
+fn every_cause_of_a_real_server_is_found_by_its_own_word() {
+    run("causes", include_str!("causes.txt"), CAUSES);
+}
+
+#[test]
+fn the_tables_have_every_program_once() {
+    let table = Table::parse(include_str!("table.txt"), SITUATIONS);
+    let causes = Table::parse(include_str!("causes.txt"), CAUSES);
+    let programs: BTreeSet<&str> = PROGRAMS.iter().map(|program| program.name).collect();
+    assert_eq!(programs.len(), PROGRAMS.len());
+    let rows = table.rows.keys().chain(causes.rows.keys());
+    assert_eq!(rows.copied().collect::<BTreeSet<_>>(), programs);
+}
+
+/// Plays the cells of a table that `LISTENQ_SERVERS` selects.
+fn run<const COLUMNS: usize>(name: &str, text: &'static str, columns: [Situation; COLUMNS]) {
     if !Netns::require_root() {
         return;
     }
-    let table = Table::read();
-    let cells = cells(&table, &std::env::var("LISTENQ_SERVERS").unwrap_or("gate".into()));
+    let table = Table::parse(text, columns);
+    let cells = cells(&table, columns, &std::env::var("LISTENQ_SERVERS").unwrap_or("gate".into()));
     let queue = Mutex::new(cells.iter());
     let results = Mutex::new(Vec::new());
     thread::scope(|scope| {
@@ -53,96 +80,121 @@ fn real_servers_get_the_right_word_and_the_right_advice() {
         }
     });
     let results = results.into_inner().unwrap();
-    print(&results);
+    print(name, &results, &columns);
     let wrong: Vec<String> =
         results.iter().flat_map(|(cell, played)| complaints(cell, played)).collect();
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
-}
-
-#[test]
-fn the_table_has_every_program_once() {
-    let table = Table::read();
-    let programs: BTreeSet<&str> = PROGRAMS.iter().map(|program| program.name).collect();
-    assert_eq!(programs.len(), PROGRAMS.len());
-    assert_eq!(table.rows.keys().copied().collect::<BTreeSet<_>>(), programs);
 }
 
 fn take<'a>(queue: &Mutex<std::slice::Iter<'a, Cell>>) -> Option<&'a Cell> {
     queue.lock().unwrap().next()
 }
 
-/// What is to be played. A program that is missing is an error: nothing is skipped in silence.
-fn cells(table: &Table, which: &str) -> Vec<Cell> {
-    let is_chosen = |program: &Program, row: &Row| match which {
+/// The cells to play. A missing program is an error.
+fn cells<const COLUMNS: usize>(
+    table: &Table<COLUMNS>,
+    columns: [Situation; COLUMNS],
+    which: &str,
+) -> Vec<Cell> {
+    let is_chosen = |program: &Program, row: &Row<COLUMNS>, situation| match which {
         "all" => true,
-        "gate" => row.is_in_gate,
+        "gate" => row.is_in_gate(situation),
         names => names.split(',').any(|name| name == program.name),
     };
     let mut cells = Vec::new();
     for program in PROGRAMS {
-        let row = &table.rows[program.name];
-        if !is_chosen(program, row) {
-            continue;
-        }
-        assert!(is_installed(program), "{} is not installed ({})", program.tool, program.name);
-        for (situation, expected) in SITUATIONS.into_iter().zip(&row.expected) {
-            if let Some(expected) = expected.clone() {
+        let Some(row) = table.rows.get(program.name) else { continue };
+        for (situation, expected) in columns.into_iter().zip(&row.expected) {
+            if is_chosen(program, row, situation)
+                && let Some(expected) = expected.clone()
+            {
                 cells.push(Cell { program, situation, expected });
             }
         }
     }
-    assert!(!cells.is_empty(), "no program is called {which}");
+    for Cell { program, .. } in &cells {
+        assert!(is_installed(program), "{} is not installed ({})", program.tool, program.name);
+    }
     cells
 }
 
-/// What is wrong with a cell. The first expected word must come, and come first; the others may follow.
+/// What is wrong with a cell.
 fn complaints(cell: &Cell, played: &Played) -> Vec<String> {
     let name = format!("{} {}", cell.program.name, cell.situation.label());
-    let mut wrong = Vec::new();
-    let words: Vec<&str> = played.words.iter().map(|(word, _)| &**word).collect();
-    let main = cell.expected.first().copied();
-    if words.first().copied() != main {
-        wrong.push(format!("{name}: expected {main:?} first, found {:?}", played.words));
-    }
-    let strange: Vec<&&str> = words.iter().filter(|word| !cell.expected.contains(word)).collect();
-    if !strange.is_empty() && words.first().copied() == main {
-        wrong.push(format!("{name}: {strange:?} besides, of {:?}", played.words));
-    }
+    let mut wrong = wrong_diagnoses(&cell.expected, played);
+    let is_right = wrong.is_empty();
+    wrong.extend(wrong_causes(&cell.expected, played));
     for advice in cell.program.advice(cell.situation) {
-        if main.is_some() && words.first().copied() == main && !played.explained.contains(advice) {
-            wrong.push(format!("{name}: no {advice:?} in:\n{}", played.explained));
+        if is_right && !played.words.is_empty() && !played.explained.contains(advice) {
+            wrong.push(format!("no {advice:?} in:\n{}", played.explained));
         }
     }
-    wrong.extend(played.problem.iter().map(|problem| format!("{name}: {problem}")));
-    wrong
+    wrong.extend(played.problem.clone());
+    wrong.into_iter().map(|problem| format!("{name}: {problem}")).collect()
 }
 
-fn print(results: &[(&Cell, Played)]) {
-    let heading = SITUATIONS.map(|situation| format!("{:<22}", situation.label())).concat();
-    println!("{:<18}{heading}", "server");
+/// The first expected diagnosis must come, and come first; the others may follow.
+fn wrong_diagnoses(expected: &Expected, played: &Played) -> Vec<String> {
+    let mut words: Vec<&str> = played.words.iter().map(|(word, _)| &**word).collect();
+    // Information, until a process is found stopped. A listener whose connections end by RST has no other proof.
+    if words.len() > 1 && words[0] == "not_accepting" {
+        words.remove(0);
+    }
+    let (first, main) = (words.first(), expected.diagnoses.first());
+    let is_first = match expected.any_first {
+        true => first.is_some_and(|first| expected.diagnoses.contains(first)),
+        false => first == main,
+    };
+    if !is_first {
+        return vec![format!("expected {main:?} first, found {:?}", played.words)];
+    }
+    let strange = words.iter().find(|word| !expected.diagnoses.contains(word));
+    strange.map(|word| format!("{word} besides, of {:?}", played.words)).into_iter().collect()
+}
+
+/// One of the expected causes must come, and no other cause may come.
+fn wrong_causes(expected: &Expected, played: &Played) -> Option<String> {
+    let words = || played.causes.iter().map(|(word, _)| &**word);
+    let is_expected = |word: &&str| expected.causes.contains(word);
+    let is_strange = |word: &&str| !is_expected(word) && !OF_THE_MACHINE.contains(word);
+    let found = &played.causes;
+    if let Some(word) = words().find(is_strange) {
+        return Some(format!("cause {word}, found {found:?} in:\n{}", played.explained));
+    }
+    let is_missing = !expected.is_cause_optional && !words().any(|word| is_expected(&word));
+    let causes = expected.causes.join(" or ");
+    is_missing.then(|| format!("no cause {causes}, found {found:?} in:\n{}", played.explained))
+}
+
+/// Prints the table in Markdown, and writes it to the directory `LISTENQ_SERVERS_OUT`.
+fn print(name: &str, results: &[(&Cell, Played)], columns: &[Situation]) {
+    let mut text = String::from("| server |");
+    columns.iter().for_each(|column| _ = write!(text, " {} |", column.label()));
+    _ = writeln!(text, "\n|---|{}", "---|".repeat(columns.len()));
     for program in PROGRAMS {
-        let of = |situation| {
-            let is_it = |(cell, _): &&(&Cell, Played)| {
-                cell.program.name == program.name && cell.situation == situation
-            };
-            results.iter().find(is_it).map(|(cell, played)| (*cell, played))
+        let find = |situation: &Situation| {
+            results
+                .iter()
+                .find(|(cell, _)| cell.program.name == program.name && cell.situation == *situation)
         };
-        if SITUATIONS.into_iter().all(|situation| of(situation).is_none()) {
-            continue;
+        if columns.iter().any(|column| find(column).is_some()) {
+            let cells = columns.iter().map(|column| find(column).map_or("".into(), written));
+            _ = writeln!(text, "| {} | {} |", program.name, cells.collect::<Vec<_>>().join(" | "));
         }
-        let row = SITUATIONS.map(|situation| match of(situation) {
-            None => format!("{:<22}", "-"),
-            Some((cell, played)) => format!("{:<22}", written(cell, played)),
-        });
-        println!("{:<18}{}", program.name, row.concat().trim_end());
+    }
+    println!("{text}");
+    if let Ok(out) = std::env::var("LISTENQ_SERVERS_OUT") {
+        std::fs::write(Path::new(&out).join(format!("{name}.md")), text).unwrap();
     }
 }
 
-/// The first word and the seconds to it, and a mark where the cell is wrong.
-fn written(cell: &Cell, played: &Played) -> String {
-    let mark = if complaints(cell, played).is_empty() { "" } else { " WRONG" };
-    match played.words.first() {
-        None => format!("none{mark}"),
-        Some((word, after)) => format!("{word} {after:.0}s{mark}"),
+/// The first diagnosis and the causes, with the seconds to each, and a mark where the cell is wrong.
+fn written((cell, played): &(&Cell, Played)) -> String {
+    let mark = if complaints(cell, played).is_empty() { "" } else { " **wrong**" };
+    let Some((word, after)) = played.words.first() else { return format!("none{mark}") };
+    let mut text = format!("`{word}` {after:.0} s");
+    for (cause, after) in &played.causes {
+        _ = write!(text, ", `{cause}` {after:.0} s");
     }
+    text + mark
 }

@@ -1,14 +1,19 @@
-//! Owns the programs: how each server is started, what its clients say, and the advice it must get.
+//! Lists the programs: how each server is started, what its clients say, and the advice it must get.
 //!
 //! In files and commands `@DIR@` is a directory of the server's own, `@LIMIT@` the backlog, `@TAKES@` the seconds that a
-//! request takes, `@CONNECTIONS@` how many connections it accepts at once. Every server has two workers where it has workers.
+//! request takes, `@CONNECTIONS@` how many connections it accepts at once, `@TIMEOUT@` the seconds after which it closes an
+//! idle connection. Every server has two workers where it has workers. Applications answer `/loop`, `/lock`, `/waits` and
+//! `/disk` with the trouble of [`Situation`].
 
 use std::process::{Command, Stdio};
 
+use listenq_lab::hammer::Manner;
 use listenq_lab::rootfs::Rootfs;
 
 use crate::table::Situation;
 
+/// The address of the upstream that does not answer.
+pub(crate) const UPSTREAM: &str = "127.0.0.1:9001";
 /// The backlog where the situation asks for none.
 const USUAL_LIMIT: u32 = 511;
 /// Where Debian has servers.
@@ -29,6 +34,10 @@ pub(crate) struct Program {
     says: Says,
     /// What a client says where the server is to be slow.
     says_when_slow: Option<Says>,
+    /// What a client says that holds its connection.
+    says_when_held: Says,
+    /// The end of the paths of its scripts.
+    script_suffix: &'static str,
     /// Clients per second that are four fifths of what it can serve.
     pub(crate) busy_rate: f64,
     pub(crate) stops: Stops,
@@ -65,9 +74,35 @@ pub(crate) enum Stops {
 #[derive(Clone, Copy)]
 pub(crate) struct Settings {
     pub(crate) limit: Option<u32>,
-    pub(crate) is_slow: bool,
+    pub(crate) situation: Situation,
+}
+
+// === impl Settings ===
+
+impl Settings {
     /// Seconds that a request takes, where a program can make it so.
-    pub(crate) takes: &'static str,
+    fn takes(self) -> &'static str {
+        match self.situation {
+            Situation::Slow | Situation::Full => "0.5",
+            Situation::Short | Situation::Throttled | Situation::Starved => "0",
+            _ => "0.05",
+        }
+    }
+
+    /// Connections that the server may hold, where it has such a setting.
+    fn connections(self) -> &'static str {
+        match self.situation {
+            Situation::Slow | Situation::Full | Situation::Held => "2",
+            _ => "200",
+        }
+    }
+
+    fn timeout(self) -> &'static str {
+        match self.situation {
+            Situation::Held | Situation::Descriptors => "300",
+            _ => "1",
+        }
+    }
 }
 
 /// Whether it can be started here.
@@ -80,18 +115,30 @@ pub(crate) fn is_installed(program: &Program) -> bool {
 const GET: Says = Says::Text("GET / HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n");
 /// The server waits for the rest, and closes the connection after a second.
 const HALF_A_GET: Says = Says::Text("GET / HTTP/1.1\r\nHost: lab\r\n");
+const SILENCE: Says = Says::Text("");
 const QUIT: Says = Says::Text("QUIT\r\n");
 /// Something that is no message of any protocol here: the server closes the connection.
 const NONSENSE: Says = Says::Text("GET / HTTP/1.1\r\n\r\n\r\n\r\n");
 
+/// A function for Python applications.
+const TROUBLE: (&str, &str) = (
+    "trouble.py",
+    "import os, socket, threading, time\n\
+     def trouble(path):\n    if path == '/waits':\n        socket.create_connection(('127.0.0.1', 9001)).recv(1)\n    \
+     elif path == '/lock':\n        lock = threading.Lock()\n        lock.acquire()\n        lock.acquire()\n    \
+     elif path == '/loop':\n        while True:\n            pass\n    \
+     elif path == '/disk':\n        open('@DIR@/disk/file', 'w')\n    else:\n        time.sleep(@TAKES@)\n",
+);
 const WSGI: (&str, &str) = (
     "app.py",
-    "import time\ndef app(environ, start):\n    time.sleep(@TAKES@)\n    start('200 OK', [('Content-Length', '2')])\n    \
-     return [b'ok']\n",
+    "from trouble import trouble\ndef app(environ, start):\n    trouble(environ['PATH_INFO'])\n    \
+     start('200 OK', [('Content-Length', '2')])\n    return [b'ok']\n",
 );
 const RACK: (&str, &str) = (
     "config.ru",
-    "run lambda { |env| sleep @TAKES@; [200, {'Content-Type' => 'text/plain', 'Content-Length' => '2'}, ['ok']] }\n",
+    "require 'socket'\nrun lambda { |env|\n  case env['PATH_INFO']\n  when '/waits' then TCPSocket.new('127.0.0.1', 9001).read(1)\n  \
+     when '/loop' then loop {}\n  when '/disk' then File.write('@DIR@/disk/file', '')\n  else sleep @TAKES@\n  end\n  \
+     [200, {'Content-Type' => 'text/plain', 'Content-Length' => '2'}, ['ok']]\n}\n",
 );
 
 const HTTP: Program = Program {
@@ -103,6 +150,8 @@ const HTTP: Program = Program {
     command: "",
     says: GET,
     says_when_slow: None,
+    says_when_held: HALF_A_GET,
+    script_suffix: "",
     busy_rate: 32.0,
     stops: Stops::All,
     short_advice: &["Raise the limit to 64:"],
@@ -154,7 +203,7 @@ macro_rules! apache_conf {
             (
                 "apache.conf",
                 concat!(
-                    "ServerRoot @DIR@\nPidFile @DIR@/pid\nErrorLog @DIR@/log\nServerName lab\nTimeout 1\n",
+                    "ServerRoot @DIR@\nPidFile @DIR@/pid\nErrorLog @DIR@/log\nServerName lab\nTimeout @TIMEOUT@\n",
                     "LoadModule mpm_", $mpm, "_module /usr/lib/apache2/modules/mod_mpm_", $mpm, ".so\n",
                     "LoadModule authz_core_module /usr/lib/apache2/modules/mod_authz_core.so\n",
                     "Listen 127.0.0.1:8000\nListenBacklog @LIMIT@\nDocumentRoot @DIR@/www\n", $workers
@@ -167,7 +216,8 @@ macro_rules! apache_conf {
 
 const GUNICORN: Program = Program {
     tool: "gunicorn",
-    files: &[WSGI],
+    files: &[TROUBLE, WSGI],
+    says_when_held: SILENCE,
     short_advice: &["Raise the limit to 64:", "`--backlog 64`"],
     slow_advice: &["`--workers` and `--threads`"],
     ..HTTP
@@ -209,10 +259,15 @@ pub(crate) const PROGRAMS: &[Program] = &[
                  listen.backlog = @LIMIT@\nuser = nobody\ngroup = nogroup\npm = static\npm.max_children = 2\n",
             ),
             ("index.php", "<?php usleep((int) (@TAKES@ * 1000000)); echo 'ok';\n"),
+            ("waits.php", "<?php fread(fsockopen('127.0.0.1', 9001), 1);\n"),
+            ("loop.php", "<?php set_time_limit(0); while (true);\n"),
+            ("disk.php", "<?php fopen('@DIR@/disk/file', 'w');\n"),
         ],
         command: "php-fpm8.2 --nodaemonize -y @DIR@/fpm.conf",
         says: Says::FastCgi,
         says_when_slow: Some(Says::FastCgi),
+        says_when_held: SILENCE,
+        script_suffix: ".php",
         short_advice: &["Raise the limit to 64:", "`listen.backlog = 64`"],
         slow_advice: &["`pm.max_children`"],
         ..HTTP
@@ -222,8 +277,8 @@ pub(crate) const PROGRAMS: &[Program] = &[
         tool: "haproxy",
         files: &[(
             "haproxy.cfg",
-            "defaults\n mode http\n timeout connect 1s\n timeout client 5s\n timeout server 5s\n timeout http-request 1s\n\
-             frontend f\n bind 127.0.0.1:8000\n maxconn 2\n backlog @LIMIT@\n http-request return status 200\n",
+            "defaults\n mode http\n timeout connect 1s\n timeout client 300s\n timeout server 5s\n timeout http-request @TIMEOUT@s\n\
+             frontend f\n bind 127.0.0.1:8000\n maxconn @CONNECTIONS@\n backlog @LIMIT@\n http-request return status 200\n",
         )],
         command: "haproxy -W -f @DIR@/haproxy.cfg -p @DIR@/pid",
         says_when_slow: Some(HALF_A_GET),
@@ -239,7 +294,7 @@ pub(crate) const PROGRAMS: &[Program] = &[
                 "lighttpd.conf",
                 "server.document-root = \"@DIR@/www\"\nserver.port = 8000\nserver.bind = \"127.0.0.1\"\n\
                  server.errorlog = \"@DIR@/log\"\nserver.listen-backlog = @LIMIT@\nserver.max-connections = @CONNECTIONS@\n\
-                 server.max-read-idle = 1\nindex-file.names = (\"index.html\")\n",
+                 server.max-read-idle = @TIMEOUT@\nindex-file.names = (\"index.html\")\n",
             ),
             ("www/index.html", "ok"),
         ],
@@ -302,32 +357,41 @@ pub(crate) const PROGRAMS: &[Program] = &[
     },
     Program {
         name: "gunicorn-sync",
-        command: "gunicorn -w 2 -b 127.0.0.1:8000 --backlog @LIMIT@ app:app",
+        command: "gunicorn -t 300 -w 2 -b 127.0.0.1:8000 --backlog @LIMIT@ app:app",
         says_when_slow: Some(GET),
         ..GUNICORN
     },
     Program {
         name: "gunicorn-gthread",
-        command: "gunicorn -k gthread -w 1 --threads 2 --worker-connections 2 -b 127.0.0.1:8000 --backlog @LIMIT@ app:app",
+        command: "gunicorn -t 300 -k gthread -w 1 --threads 2 --worker-connections 2 -b 127.0.0.1:8000 --backlog @LIMIT@ app:app",
         says_when_slow: Some(GET),
         ..GUNICORN
     },
     Program {
         name: "gunicorn-socket",
         tool: "systemd-socket-activate",
-        command: "systemd-socket-activate -l 127.0.0.1:8000 gunicorn -w 2 --backlog @LIMIT@ app:app",
+        command: "systemd-socket-activate -l 127.0.0.1:8000 gunicorn -t 300 -w 2 --backlog @LIMIT@ app:app",
         says_when_slow: Some(GET),
         ..GUNICORN
     },
     Program {
+        name: "sleep-socket",
+        tool: "systemd-socket-activate",
+        command: "systemd-socket-activate -l 127.0.0.1:8000 sleep 600",
+        ..HTTP
+    },
+    Program {
         name: "uvicorn",
         tool: "uvicorn",
-        files: &[(
-            "asgi.py",
-            "import time\nasync def app(scope, receive, send):\n    if scope['type'] != 'http':\n        return\n    \
-             time.sleep(@TAKES@)\n    await send({'type': 'http.response.start', 'status': 200, 'headers': []})\n    \
-             await send({'type': 'http.response.body', 'body': b'ok'})\n",
-        )],
+        files: &[
+            TROUBLE,
+            (
+                "asgi.py",
+                "from trouble import trouble\nasync def app(scope, receive, send):\n    if scope['type'] != 'http':\n        return\n    \
+                 trouble(scope['path'])\n    await send({'type': 'http.response.start', 'status': 200, 'headers': []})\n    \
+                 await send({'type': 'http.response.body', 'body': b'ok'})\n",
+            ),
+        ],
         command: "uvicorn --lifespan off --port 8000 --backlog @LIMIT@ asgi:app",
         says_when_slow: Some(GET),
         busy_rate: 16.0,
@@ -338,7 +402,7 @@ pub(crate) const PROGRAMS: &[Program] = &[
     Program {
         name: "uwsgi",
         tool: "uwsgi-core",
-        files: &[WSGI],
+        files: &[TROUBLE, WSGI],
         command: "uwsgi-core --plugin python311 --http-socket 127.0.0.1:8000 --wsgi-file @DIR@/app.py --callable app \
                   --listen @LIMIT@ --master --processes 2",
         says_when_slow: Some(GET),
@@ -352,7 +416,9 @@ pub(crate) const PROGRAMS: &[Program] = &[
         files: &[(
             "lab.js",
             "const busy = () => { const end = Date.now() + @TAKES@ * 1000; while (Date.now() < end); };\n\
-             require('http').createServer((q, r) => { busy(); r.end('ok'); })\n\
+             const fs = require('fs');\n\
+             const trouble = { '/loop': () => { while (true); }, '/disk': () => fs.writeFileSync('@DIR@/disk/file', '') };\n\
+             require('http').createServer((q, r) => { (trouble[q.url] ?? busy)(); r.end('ok'); })\n\
              .listen({ port: 8000, host: '127.0.0.1', backlog: @LIMIT@ });\n",
         )],
         command: "node @DIR@/lab.js",
@@ -369,16 +435,21 @@ pub(crate) const PROGRAMS: &[Program] = &[
             (
                 "conf/server.xml",
                 "<Server port=\"-1\"><Service name=\"Catalina\"><Connector port=\"8000\" address=\"127.0.0.1\" \
-                 maxConnections=\"@CONNECTIONS@\" connectionTimeout=\"1000\" acceptCount=\"@LIMIT@\"/>\
+                 maxConnections=\"@CONNECTIONS@\" connectionTimeout=\"@TIMEOUT@000\" acceptCount=\"@LIMIT@\"/>\
                  <Engine name=\"Catalina\" defaultHost=\"localhost\"><Host name=\"localhost\" appBase=\"webapps\"/>\
                  </Engine></Service></Server>\n",
             ),
             ("webapps/ROOT/index.html", "ok"),
+            (
+                "webapps/ROOT/waits.jsp",
+                "<% new java.net.Socket(\"127.0.0.1\", 9001).getInputStream().read(); %>",
+            ),
         ],
         prepare: "cp /etc/tomcat10/web.xml conf/",
         command: "env CATALINA_BASE=@DIR@ CATALINA_HOME=/usr/share/tomcat10 JAVA_OPTS=-Xmx96m \
                   /usr/share/tomcat10/bin/catalina.sh run",
         says_when_slow: Some(HALF_A_GET),
+        script_suffix: ".jsp",
         busy_rate: 16.0,
         short_advice: &["Raise the limit to 64:", "acceptCount=\"64\""],
         slow_advice: &["`maxThreads` and `maxConnections`"],
@@ -425,8 +496,9 @@ pub(crate) const PROGRAMS: &[Program] = &[
     Program {
         name: "memcached",
         tool: "memcached",
-        command: "memcached -u nobody -l 127.0.0.1 -p 8000 -b @LIMIT@",
+        command: "memcached -u root -l 127.0.0.1 -p 8000 -b @LIMIT@ -c 1@CONNECTIONS@",
         says: Says::Text("quit\r\n"),
+        says_when_held: SILENCE,
         short_advice: &["Raise the limit to 64:", "`--listen-backlog=64`"],
         ..HTTP
     },
@@ -483,7 +555,7 @@ pub(crate) const PROGRAMS: &[Program] = &[
                 "compatibility_level = 3.6\nqueue_directory = @DIR@/queue\ndata_directory = @DIR@/data\n\
                  command_directory = /usr/sbin\ndaemon_directory = /usr/lib/postfix/sbin\nmail_owner = postfix\n\
                  setgid_group = postdrop\ninet_interfaces = 127.0.0.1\nmyhostname = lab.invalid\nmydestination =\n\
-                 maillog_file = /dev/stdout\nsmtpd_timeout = 1s\nsmtpd_peername_lookup = no\n\
+                 maillog_file = /dev/stdout\nsmtpd_timeout = @TIMEOUT@s\nsmtpd_peername_lookup = no\n\
                  smtpd_client_connection_count_limit = 0\nsmtpd_client_connection_rate_limit = 0\n\
                  local_recipient_maps =\nalias_maps =\n",
             ),
@@ -498,6 +570,7 @@ pub(crate) const PROGRAMS: &[Program] = &[
         command: "postfix -c @DIR@/conf start-fg",
         says: QUIT,
         says_when_slow: Some(Says::Text("NOOP\r\n")),
+        says_when_held: SILENCE,
         busy_rate: 16.0,
         slow_advice: &["maxproc"],
         ..FIXED
@@ -566,22 +639,39 @@ impl Program {
         }
     }
 
-    pub(crate) fn request(&self, root: &Rootfs, settings: Settings) -> Vec<u8> {
-        let says =
-            if settings.is_slow { self.says_when_slow.unwrap_or(self.says) } else { self.says };
-        match says {
-            Says::Text(text) => text.into(),
-            Says::FastCgi => fast_cgi(&root.path().join("index.php").display().to_string()),
+    pub(crate) fn request(&self, root: &Rootfs, situation: Situation) -> Vec<u8> {
+        let says = match situation {
+            Situation::Slow | Situation::Full => self.says_when_slow.unwrap_or(self.says),
+            Situation::Held | Situation::Descriptors => self.says_when_held,
+            _ => self.says,
+        };
+        let script = match situation {
+            Situation::Loop | Situation::Lock | Situation::Waits | Situation::Disk => {
+                Some(format!("{}{}", situation.label(), self.script_suffix))
+            }
+            _ => None,
+        };
+        match (says, script) {
+            (Says::FastCgi, script) => {
+                let script = script.unwrap_or("index.php".into());
+                fast_cgi(&root.path().join(script).display().to_string())
+            }
+            (_, Some(script)) => Manner::http_get(&format!("/{script}")).request,
+            (Says::Text(text), None) => text.into(),
         }
     }
 
-    /// What `explain` must say of it.
+    /// What `explain` must contain.
     pub(crate) fn advice(&self, situation: Situation) -> &'static [&'static str] {
         match situation {
             Situation::Short => self.short_advice,
             Situation::Slow | Situation::Full => self.slow_advice,
             Situation::Stopped if self.stops == Stops::All => &["`kill -CONT "],
-            Situation::Stopped | Situation::Busy | Situation::Restarting => &[],
+            Situation::Frozen => &["Thaw the cgroup"],
+            Situation::Throttled => &["Raise the CPU quota"],
+            Situation::Waits => &[UPSTREAM],
+            Situation::Descriptors => &["Allow more file descriptors"],
+            _ => &[],
         }
     }
 
@@ -589,8 +679,6 @@ impl Program {
     pub(crate) fn script(&self, root: &Rootfs, settings: Settings) -> String {
         let dir = root.path().display().to_string();
         let limit = settings.limit.unwrap_or(USUAL_LIMIT).to_string();
-        let takes = settings.takes;
-        let connections = if settings.is_slow { "2" } else { "200" };
         let filled = |text: &str| {
             text.replace(
                 "@POSTGRES@",
@@ -598,8 +686,9 @@ impl Program {
             )
             .replace("@DIR@", &dir)
             .replace("@LIMIT@", &limit)
-            .replace("@TAKES@", takes)
-            .replace("@CONNECTIONS@", connections)
+            .replace("@TAKES@", settings.takes())
+            .replace("@CONNECTIONS@", settings.connections())
+            .replace("@TIMEOUT@", settings.timeout())
         };
         for (name, text) in self.files {
             root.file(name, filled(text));
