@@ -491,8 +491,11 @@ fn is_short_of_memory(readings: &[Timed]) -> bool {
 
 /// The cgroup of the owner in version 2. Pressure and events of its ancestors include those of its neighbours; its own
 /// pressure includes the stalls at limits of its ancestors.
+///
+/// The root of the machine is no cgroup of the owner: it has pressure, of all processes, but no `memory.events`.
 fn own_cgroup(owner: &OwnerReading) -> Option<&CgroupReading> {
-    owner.cgroups.iter().find(|cgroup| cgroup.path.starts_with('/'))
+    let own = owner.cgroups.iter().find(|cgroup| cgroup.path.starts_with('/'))?;
+    (own.path != "/" || own.memory_high.is_some()).then_some(own)
 }
 
 /// Whether `memory.high` was hit between any two readings.
@@ -841,6 +844,20 @@ mod tests {
             owner.cgroups = vec![own, root];
         });
         assert_eq!(elsewhere, []);
+    }
+
+    #[test]
+    fn memory_stalls_of_the_machine_are_no_memory_stall_of_a_server_in_its_root_cgroup() {
+        let in_root = |memory_high| {
+            said(move |second, owner, _| {
+                let memory_stalled = Some(second * SECOND / 2);
+                let root = CgroupReading { path: "/".into(), ..CgroupReading::default() };
+                owner.cgroups = vec![CgroupReading { memory_stalled, memory_high, ..root }];
+            })
+        };
+        assert_eq!(in_root(None), []);
+        // The root of a container's own view.
+        assert_eq!(in_root(Some(0)), [Cause::MemoryStall]);
     }
 
     #[test]
