@@ -6,7 +6,7 @@
 //! Whole dumps of the own namespace are not counted in this interval: they have a budget of their
 //! own ([`dumps`](super::dumps)), so that expensive dumps come less often while the listeners that
 //! hold a queue are still sampled at the target interval. Each of the two may use what the other
-//! does not need, and at least half.
+//! does not need. Dumps may use at least a quarter, and the other samples three quarters.
 //!
 //! Other namespaces than listenq's own are read in turn ([`turns`](super::turns)), for at least
 //! half of the budget; their cost is not counted here. A sample that costs more than a second's
@@ -27,6 +27,9 @@ const TYPICAL_RISES: f64 = 64.0;
 /// Number of first samples whose cost does not count, because they find nothing ready. The cost of
 /// the same number of samples after these is not yet reliable.
 const WARM_UP: f64 = 10.0;
+
+/// Least part of the budget of the own namespace for whole dumps.
+const DUMPS: f64 = 0.25;
 
 /// Seconds of the budget that may be used at once.
 const BURST: f64 = 3.0;
@@ -140,7 +143,7 @@ impl Schedule {
     /// Returns the budget of samples without a whole dump.
     fn plain_budget(&self) -> f64 {
         let own = self.own_budget();
-        (own - self.dump_share()).max(own / 2.0)
+        (own - self.dump_share()).max(own * (1.0 - DUMPS))
     }
 
     /// Returns the share of a core that samples use.
@@ -211,7 +214,7 @@ impl Schedule {
         }
         let own = self.own_budget();
         let plain = self.cost.value / self.target.as_secs_f64();
-        self.dumps.set_share(now, (own - plain).max(own / 2.0));
+        self.dumps.set_share(now, (own - plain).max(own * DUMPS));
     }
 
     /// Adds the budget of `gap` seconds and the cost of a sample to the debt.
@@ -340,6 +343,31 @@ mod tests {
         assert!((38..=45).contains(&dumps), "{dumps}");
         let share = used.as_secs_f64() / 100.0;
         assert!((0.018..0.0205).contains(&share), "{share}");
+    }
+
+    #[test]
+    fn costly_samples_leave_a_quarter_to_dumps_and_dumps_leave_the_rest_to_samples() {
+        let mut schedule = Schedule::new(TARGET, 0.02, 1);
+        let (mut samples, mut used, mut on_dumps) = (0, Duration::ZERO, Duration::ZERO);
+        while schedule.due() < Duration::from_secs(220) {
+            let start = schedule.due();
+            let is_dump = schedule.dumps(start) == Allowed::All;
+            let (dump, cost) = match is_dump {
+                true => (DumpOutcome::Made, Duration::from_millis(40)),
+                false => (DumpOutcome::Postponed, Duration::from_micros(2_500)),
+            };
+            schedule.sampled(start, start + cost, [cost, Duration::ZERO], dump);
+            if start > Duration::from_secs(20) {
+                samples += u32::from(!is_dump);
+                used += cost;
+                on_dumps += if is_dump { cost } else { Duration::ZERO };
+            }
+        }
+        // Of 20 ms a second, 15 pay for six samples.
+        assert!((1_100..=1_250).contains(&samples), "{samples}");
+        let shares = [used, on_dumps].map(|used| used.as_secs_f64() / 200.0);
+        assert!((0.018..0.0215).contains(&shares[0]), "{shares:?}");
+        assert!((0.004..0.006).contains(&shares[1]), "{shares:?}");
     }
 
     #[test]

@@ -13,8 +13,11 @@ use super::tracking::Tracking;
 /// How long a new listener or namespace waits for its series. A closed listener that never queued,
 /// dropped or overflowed is remembered for the same time.
 pub(super) const PROBATION: Duration = Duration::from_secs(15);
-/// The interval at which places are assigned when nothing is urgent.
+/// The interval at which places are assigned when nothing is urgent and few listeners are hidden.
 const PACE: Duration = Duration::from_secs(1);
+/// The number of hidden listeners that an interval of [`PACE`] pays for: an assignment compares all
+/// of them.
+const HIDDEN_PER_PACE: usize = 4_000;
 /// The number of samples that an urgent request waits after an urgent assignment changed nothing.
 /// Without the wait, an attacker with many listeners in trouble would cause an assignment in every
 /// sample. Overflows must be accounted for after three samples.
@@ -194,11 +197,15 @@ impl Admission {
         self.unexposed_overflows += overflows;
     }
 
-    /// Whether to assign places now: once per second while anything is hidden, and at once if
-    /// urgent.
+    /// Whether to assign places now: once per second while anything is hidden, less often while
+    /// very many listeners are hidden, and at once if urgent.
     pub(super) fn is_due(&self, now: Duration) -> bool {
-        let is_time = self.given_at.is_none_or(|at| now >= at + PACE);
+        let is_time = self.given_at.is_none_or(|at| now >= at + self.pace());
         self.hidden > 0 && (is_time || self.is_urgent && self.waits == 0)
+    }
+
+    fn pace(&self) -> Duration {
+        PACE * (self.hidden / HIDDEN_PER_PACE).clamp(1, 30) as u32
     }
 
     /// Records an assignment of places at `now` with its number of changes.
@@ -242,6 +249,19 @@ mod tests {
         assert!(!filter(Some("unix/run/a$"), None).admits("host", &unix));
         assert!(filter(Some("unix//run/a$"), None).admits("host", &unix));
         assert!(!filter(Some("host"), Some("/run/")).admits("host", &unix));
+    }
+
+    #[test]
+    fn places_for_very_many_hidden_listeners_are_assigned_less_often_unless_it_is_urgent() {
+        let at = Duration::from_secs;
+        let mut admission = Admission::new(Filter::default(), 1, 1, 1);
+        for _ in 0..5 * HIDDEN_PER_PACE {
+            admission.enter("host", &name(Protocol::Tcp, "::", "80"));
+        }
+        admission.given(at(100), 0);
+        assert!(!admission.is_due(at(104)) && admission.is_due(at(105)));
+        admission.hurry();
+        assert!(admission.is_due(at(100)));
     }
 
     #[test]

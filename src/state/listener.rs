@@ -101,7 +101,7 @@ pub(super) struct Listener<A> {
     /// The lengths of its queue as sampled; `None` before it held a queue.
     lengths: Option<Box<SampledLengths>>,
     /// An incident that ended because the listener was closed.
-    event: Option<IncidentEvent>,
+    event: Option<Box<IncidentEvent>>,
     opened_at: Duration,
     /// Whether any sample showed the listener with an empty queue.
     was_empty: bool,
@@ -524,7 +524,7 @@ impl<A: Address> Listener<A> {
 
     /// Takes the incident that ended because the listener was closed.
     pub(super) fn take_event(&mut self) -> Option<IncidentEvent> {
-        self.event.take()
+        self.event.take().map(|event| *event)
     }
 
     /// Closes the listener, which has no socket: its counters stay for the grace time and its
@@ -547,7 +547,7 @@ impl<A: Address> Listener<A> {
     pub(super) fn end(&mut self) {
         self.shown.case = None;
         if let Some(event) = self.record.take().and_then(|mut record| record.end()) {
-            self.event = Some(event);
+            self.event = Some(Box::new(event));
         }
     }
 
