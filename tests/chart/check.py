@@ -192,7 +192,7 @@ def check_package(everything: dict[str, Any]) -> None:
             files = {file["name"] for file in chart.files}
         assert render(everything, archive) == render(everything), "the package makes something else"
     rules, boards = sources()
-    expected = {"README.md", "values-unprivileged.yaml"}
+    expected = {"README.md", "values-seccomp.yaml", "values-unprivileged.yaml", "seccomp/listenq.json"}
     expected |= {f"rules/{stem}.yml" for stem in rules} | {f"dashboards/{name}" for name in boards}
     assert files == expected, files ^ expected
 
