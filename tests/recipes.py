@@ -27,7 +27,7 @@ SHIPPED = ROOT / "deploy/prometheus"
 RUNBOOKS = "https://github.com/listenq/listenq/blob/main/deploy/runbooks"
 ALERTMANAGER = "127.0.0.1:19593"
 # Seconds until a notification must have come.
-PATIENCE = 20
+TIMEOUT = 20
 
 
 def blocks():
@@ -126,7 +126,7 @@ def reached(url, data=None):
 
 def soon(look, what):
     """What `look` gives as soon as it gives anything."""
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT
     while time.monotonic() < end:
         if found := look():
             return found
