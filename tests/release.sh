@@ -27,6 +27,7 @@ tests/release/reproducible.sh
 tests/release/versions.sh
 tests/release/first_burst.sh
 tests/release/kernels.sh
+tests/release/kernels.sh pods
 
 command -v cargo-fuzz >/dev/null || cargo install --quiet --locked cargo-fuzz
 for target in cgroup fold kubelet netlink_datagram netstat proc_tcp web_config; do

@@ -6,12 +6,12 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use listenq::report::Report;
 use listenq_lab::client::{fill, reset};
-use listenq_lab::hammer::{Load, Manner, visit};
+use listenq_lab::hammer::{Load, Manner, Outcome, visit};
 use listenq_lab::listener::{Listen, Listener};
 use listenq_lab::listenq::Daemon;
 use listenq_lab::metrics::Metrics;
@@ -77,13 +77,15 @@ fn only_waits_that_delay_clients_are_trouble() {
     if !Netns::require_root() {
         return;
     }
-    let scenes: [fn(); 6] = [
+    let scenes: [fn(); 8] = [
         a_port_that_is_only_held_and_was_scanned_once,
         a_server_that_is_not_ready_while_checks_knock,
         a_tool_that_serves_one_client_with_one_in_line,
         a_slow_server_with_a_high_limit,
         half_closing_clients_that_are_answered_late,
         a_server_that_pauses_for_long,
+        a_transparent_proxy_that_serves,
+        a_transparent_proxy_whose_queue_overflows,
     ];
     thread::scope(|scope| scenes.map(|scene| scope.spawn(scene)).map(|one| one.join().unwrap()));
 }
@@ -166,6 +168,82 @@ fn a_server_that_pauses_for_long() {
     thread::sleep(40 * SECOND);
     assert_eq!(scene.diagnoses_for(20 * SECOND), set(&["standing_queue"]));
     drop(server);
+}
+
+/// A listener behind TPROXY in a namespace of its own, and the namespace of its clients. Rows of connections carry
+/// `ORIGINAL`, which is the address of no listener.
+struct Transparent {
+    scene: Scene,
+    clients: Netns,
+    listener: Listener,
+}
+
+/// The destination of clients behind TPROXY.
+const ORIGINAL: &str = "169.254.9.9:80";
+
+impl Transparent {
+    fn new(hint: &str, backlog: i32) -> Self {
+        let (scene, clients) = (Scene::new(hint), Netns::new(&format!("{hint}c")));
+        scene.ns.add_link_to(&clients, "in0");
+        let proxy = "tcp dport 80 tproxy to 127.0.0.1:5000 meta mark set 1 accept";
+        let rules = format!(
+            "table ip t {{ chain c {{ type filter hook prerouting priority mangle; {proxy}; }}; }}"
+        );
+        execute(&scene.ns, "ip", "address add 169.254.1.1/24 dev in0");
+        execute(&scene.ns, "ip", "link set in0 up");
+        execute(&scene.ns, "ip", "rule add fwmark 1 lookup 100");
+        execute(&scene.ns, "ip", "route add local default dev lo table 100");
+        execute(&scene.ns, "nft", &rules);
+        execute(&clients, "ip", "address add 169.254.1.2/24 dev in0p");
+        execute(&clients, "ip", "link set in0p up");
+        execute(&clients, "ip", "route add 169.254.9.0/24 via 169.254.1.1");
+        let listener = scene.ns.run(|| Listen::tcp("127.0.0.1:5000").backlog(backlog).open());
+        listener.socket().set_ip_transparent_v4(true).unwrap();
+        Self { scene, clients, listener }
+    }
+
+    fn visit(&self, load: Load) -> JoinHandle<Outcome> {
+        let target: SocketAddr = ORIGINAL.parse().unwrap();
+        self.clients.spawn(move || visit(target, load, &Manner::default()))
+    }
+}
+
+fn execute(ns: &Netns, program: &str, arguments: &str) {
+    let done = ns.command(program).args(arguments.split(' ')).output().unwrap();
+    assert!(done.status.success(), "{program} {arguments}: {done:?}");
+}
+
+/// More and more clients wait, each of them for some seconds.
+fn a_transparent_proxy_that_serves() {
+    let Transparent { scene, clients, listener } = Transparent::new("tproxy", 256);
+    let target: SocketAddr = ORIGINAL.parse().unwrap();
+    let address = listener.addr();
+    let server = Server::start(listener, Pace::PerSecond(3.0));
+    let clients = clients.spawn(move || {
+        let waiting = fill(target, 10);
+        let outcome = visit(target, load(5.0, 45, 60 * SECOND), &Manner::default());
+        drop(waiting);
+        outcome
+    });
+    assert_eq!(scene.diagnoses_for(40 * SECOND), set(&[]));
+    let scrape = scene.daemon.scrape();
+    let length = scrape.at(address).length;
+    assert!(length > Some(4.0), "{length:?}");
+    let known = ["abandoned", "oldest_seconds"]
+        .map(|name| of(&scrape, &format!("listenq_accept_queue_{name}"), address));
+    assert_eq!(known, [None; 2]);
+    drop(server);
+    clients.join().unwrap();
+}
+
+/// What needs no rows is diagnosed there too.
+fn a_transparent_proxy_whose_queue_overflows() {
+    let proxy = Transparent::new("tfull", 32);
+    let clients = proxy.visit(load(20.0, 32, 3 * SECOND));
+    let server = Server::start(proxy.listener, Pace::PerSecond(4.0));
+    assert_eq!(proxy.scene.diagnoses_for(30 * SECOND), set(&["slow_accept"]));
+    drop(server);
+    clients.join().unwrap();
 }
 
 #[test]

@@ -111,6 +111,11 @@ impl ConnectionReader {
         self.rows
     }
 
+    /// Returns the total time for which scans may have delayed other dumps of the machine.
+    pub fn walked(&self) -> Duration {
+        self.channel.walked()
+    }
+
     /// Runs one scan. Waiting connections are read only for listeners with a non-empty queue.
     pub fn scan(&mut self, datagram: &mut Datagram) -> Result<Scan, DumpError> {
         self.devices.refresh();

@@ -7,6 +7,7 @@ pub mod connections;
 pub mod device;
 pub mod diag_modules;
 pub mod diag_stream;
+pub mod dump_locks;
 pub mod inet_diag;
 pub mod listen;
 pub mod namespaces;

@@ -13,6 +13,7 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 use super::diag_modules::{DiagModule, DiagModules};
 use super::diag_stream::{self, DumpError, Progress};
+use super::dump_locks::DumpLocks;
 
 /// Buffer size in bytes. The kernel fills datagrams up to the largest buffer it has seen, at most
 /// 32 KiB: never offer a smaller buffer.
@@ -39,6 +40,8 @@ pub struct Channel {
     sequence: u32,
     /// Whether the last dump was not read to its end.
     has_leftovers: bool,
+    /// Total time for which walks may have delayed other dumps.
+    walked: Duration,
 }
 
 /// Receive buffer for datagrams, shared by all channels.
@@ -138,11 +141,17 @@ impl Channel {
             set_socket_timeout(&socket, direction, Some(RECEIVE_TIMEOUT))
                 .map_err(|errno| DumpError::Socket(errno.into()))?;
         }
-        Ok(Self { socket, modules, sequence: 0, has_leftovers: false })
+        let walked = Duration::ZERO;
+        Ok(Self { socket, modules, sequence: 0, has_leftovers: false, walked })
+    }
+
+    /// Returns the total time of the kernel's first answers to [`dump`](Self::dump).
+    pub(super) fn walked(&self) -> Duration {
+        self.walked
     }
 
     /// Sends `request` and passes each row's payload to `row`. `request` is a whole message; this
-    /// function writes its sequence number.
+    /// function writes its sequence number. For long walks of one thread.
     pub fn dump(
         &mut self,
         request: &mut [u8],
@@ -151,7 +160,10 @@ impl Channel {
     ) -> Result<(), DumpError> {
         self.modules.ask(DiagModule::answering(request), || {
             self.sequence = self.sequence.wrapping_add(1).max(SAME + 1);
-            self.request(request, self.sequence, datagram)?;
+            let send = || self.request(request, self.sequence, datagram);
+            let (sent, took) = DumpLocks::of_process().walk(send);
+            self.walked += took;
+            sent?;
             loop {
                 let length = self.receive(datagram, RecvFlags::empty())?;
                 let datagram = &datagram.0[..length];
@@ -178,7 +190,7 @@ impl Channel {
         mut row: impl FnMut(&[u8]) -> Result<(), DumpError>,
     ) -> Result<bool, DumpError> {
         let result = self.modules.ask(DiagModule::answering(request), || {
-            self.request(request, SAME, datagram)?;
+            DumpLocks::of_process().request(|| self.request(request, SAME, datagram))?;
             self.compare(datagram, last, &mut row)
         });
         if result.is_err() {
@@ -203,7 +215,8 @@ impl Channel {
         let (mut nth, mut is_same) = (0, true);
         for batch in requests.chunks(BATCH * size) {
             let end = nth + batch.len() / size;
-            let asked = self.send(batch, datagram).and_then(|()| {
+            let sent = DumpLocks::of_process().request(|| self.send(batch, datagram));
+            let asked = sent.and_then(|()| {
                 (nth..end).try_for_each(|nth| {
                     is_same = self.compare_answer(nth, is_same, datagram, last, &mut answer)?;
                     Ok(())

@@ -486,6 +486,7 @@ impl Sampler {
             interval: self.schedule.interval(),
             dump_interval: self.schedule.dump_interval(),
             dumps: self.schedule.dumps(now),
+            unix_share: self.schedule.unix_share(1),
         };
         self.read_one(0, tick);
         self.read_others(tick);
@@ -499,6 +500,7 @@ impl Sampler {
         let others = self.turns.iter_mut().skip(1);
         self.all_turns.divide(tick.now, interval, budget, others);
         let others = self.readers.len() - 1;
+        let unix_share = self.schedule.unix_share(others);
         let (begin, first) = (thread_cpu(), self.first_turn);
         self.others_cost = Duration::ZERO;
         for nth in 0..others {
@@ -511,10 +513,12 @@ impl Sampler {
             }
             let interval = turn.interval().unwrap_or_default().max(interval);
             let (dumps, dump_interval) = (turn.dumps(tick.now), turn.dump_interval());
-            self.read_one(place, SampleTime { now: tick.now, interval, dump_interval, dumps });
+            let now = tick.now;
+            self.read_one(place, SampleTime { now, interval, dump_interval, dumps, unix_share });
             let cost = thread_cpu().saturating_sub(begin);
-            let dump = self.readers[place].dump_outcome();
-            self.turns[place].read(tick.now, cost.saturating_sub(self.others_cost), dump);
+            let (dump, unix) =
+                (self.readers[place].dump_outcome(), self.readers[place].unix_cost());
+            self.turns[place].read(now, cost.saturating_sub(self.others_cost), unix, dump);
             self.others_cost = cost;
             if takes_turns {
                 self.first_turn = place % others;

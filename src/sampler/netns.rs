@@ -17,6 +17,7 @@ use super::features::NetnsFeatures;
 use super::health::Health;
 use super::plan::{self, Look, Outcome, Plan, Planner, TcpMethod, TcpOutcome};
 use super::scanning::ScanSlot;
+use super::thread_cpu;
 use super::turns::DumpOutcome;
 
 pub use super::plan::SampleTime;
@@ -47,6 +48,8 @@ pub struct NetnsReader {
     /// Whether `selected` was made from the last dump.
     is_selected: bool,
     dump: DumpOutcome,
+    /// CPU time of the dump of the Unix listeners in the last sample.
+    unix_cost: Duration,
 }
 
 /// A reading of the TCP listeners.
@@ -100,6 +103,7 @@ impl NetnsReader {
             selected: Arc::default(),
             is_selected: false,
             dump: DumpOutcome::NotDue,
+            unix_cost: Duration::ZERO,
         })
     }
 
@@ -146,6 +150,7 @@ impl NetnsReader {
             listen.forget_devices();
         }
         let read = self.read_tcp(&plan, counted, reading);
+        self.unix_cost = Duration::ZERO;
         match plan.unix {
             true => self.read_unix(reading),
             false => self.put_unix_by(reading.sample),
@@ -174,6 +179,11 @@ impl NetnsReader {
     /// Returns whether the last reading was a dump, or postponed a dump.
     pub fn dump_outcome(&self) -> DumpOutcome {
         self.dump
+    }
+
+    /// Returns the CPU time of the dump of the Unix listeners in the last sample.
+    pub fn unix_cost(&self) -> Duration {
+        self.unix_cost
     }
 
     fn open_connections(&mut self, reading: &mut Reading<'_>) -> Option<ConnectionReader> {
@@ -397,14 +407,17 @@ impl NetnsReader {
         self.put_unix_by(reading.sample);
         let mut sockets = std::mem::take(&mut self.spare_unix);
         let scratch = &mut *reading.scratch;
+        let begin = thread_cpu();
         let read = opened(&mut self.listen, &self.net, scratch)
             .and_then(|listen| listen.read_unix(scratch, &mut sockets));
+        self.unix_cost = thread_cpu().saturating_sub(begin);
         match reading.check(&mut self.health, Source::UnixDiag, read) {
             Some(Some(is_same)) => {
                 self.planner.take_unix(sockets.iter().any(|socket| socket.queue.length > 0));
                 self.features.set(Feature::UnixDiag, true);
-                // After a queue held a connection, no dump is skipped: a longer gap is a stall.
-                let interval = reading.time.interval;
+                // After a queue held a connection, no dump that the share allows is skipped: a longer
+                // gap is a stall.
+                let interval = self.planner.unix_dumped(reading.time, self.unix_cost);
                 reading.sample.unix = Some(Dump { interval, is_same, part: None, sockets });
             }
             Some(None) => self.features.set(Feature::UnixDiag, false),

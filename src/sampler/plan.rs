@@ -24,7 +24,11 @@
 //! now, the sample only queries the listeners selected at the last dump ([`selected`]): all of
 //! them, or those that hold a queue if there are very many. The dump is made up for as soon as the
 //! budget allows it. Until then the counters wait too, because overflows are attributed after a
-//! dump only; growing overflows make the dump urgent.
+//! dump only; growing overflows make the dump urgent. If all listeners are queried, nothing looks for
+//! traffic until then: overflows change a drop counter.
+//!
+//! Unix listeners have a share of a core, too. Up to Linux 5.15 their dump walks all Unix sockets of
+//! the machine, whatever the namespace, so the measured cost of a dump decides how often it comes.
 //!
 //! If samples are stretched because they exceed the CPU budget, the second becomes as long as ten
 //! samples, and at most two seconds.
@@ -35,6 +39,7 @@ use std::time::Duration;
 use rustc_hash::{FxHashMap, FxHasher};
 
 use super::dumps::Allowed;
+use super::turns::Cost;
 use crate::kernel::sockstat::Sockstat;
 use crate::snapshot::ListenSocket;
 
@@ -49,6 +54,9 @@ const EVERYTHING: Duration = Duration::from_secs(4);
 /// Number of samples after a change that are dumps: as long as an overflow waits to be attributed,
 /// and as long as a socket that one dump missed waits for the dump that misses it again.
 const WATCHFUL: u8 = 3;
+
+/// Maximum interval of dumps of the Unix listeners.
+const SLOWEST_UNIX: Duration = Duration::from_secs(60);
 
 /// Number of listeners up to which all of them are queried instead of dumped, unless a dump costs
 /// less than half as much. For more listeners, a dump must cost more than twice as much.
@@ -71,6 +79,8 @@ pub struct SampleTime {
     pub dump_interval: Duration,
     /// The whole dumps that the budget allows.
     pub dumps: Allowed,
+    /// Share of a core for dumps of the Unix listeners.
+    pub unix_share: f64,
 }
 
 /// Decides what to read of one namespace, and keeps the results of the last readings.
@@ -80,7 +90,7 @@ pub struct Planner {
     overflows: Option<u64>,
     /// Number of upcoming samples that are dumps.
     watchful: u8,
-    unix_waits: bool,
+    unix: UnixDumps,
     has_dumped: bool,
     /// Whether a dump was due and the budget did not allow it.
     postponed: bool,
@@ -102,6 +112,18 @@ pub struct Planner {
 struct Costs {
     query: Option<Duration>,
     dump: Option<Duration>,
+}
+
+/// Decides when to dump the Unix listeners.
+#[derive(Clone, Copy, Debug, Default)]
+struct UnixDumps {
+    cost: Cost,
+    /// Earliest time of the next dump.
+    due: Duration,
+    /// Whether a connection waits at a listener.
+    waits: bool,
+    /// Whether a dump is due and came too early for the share.
+    is_owed: bool,
 }
 
 /// Values that change when anything arrives in a namespace.
@@ -131,6 +153,8 @@ pub struct Opening {
     pub everything: bool,
     /// Look for traffic.
     pub look: bool,
+    /// The share allows a dump of the Unix listeners.
+    pub allows_unix: bool,
 }
 
 /// The readings of listeners.
@@ -207,7 +231,7 @@ impl SampleTime {
     /// The first sample of samples with this interval, without a limit on dumps.
     pub fn every(interval: Duration) -> Self {
         let (now, dump_interval) = (Duration::ZERO, Duration::ZERO);
-        Self { now, interval, dump_interval, dumps: Allowed::All }
+        Self { now, interval, dump_interval, dumps: Allowed::All, unix_share: f64::INFINITY }
     }
 
     /// Returns the interval of looks for traffic.
@@ -226,14 +250,20 @@ impl Planner {
         mut jitter: impl FnMut(Duration) -> Duration,
     ) -> Opening {
         let everything = time.now >= self.everything_due;
-        let look = everything || time.now >= self.look_due;
+        let look = (everything || time.now >= self.look_due) && !self.waits_for_dump();
         if everything {
             self.everything_due = time.now + jitter(EVERYTHING);
         }
         if look {
             self.look_due = time.now + jitter(time.slow());
         }
-        Opening { everything, look }
+        Opening { everything, look, allows_unix: time.now >= self.unix.due }
+    }
+
+    /// Whether a look would find nothing new: a dump is due anyway, and every overflow until then
+    /// changes the drop counter of a listener that is queried.
+    fn waits_for_dump(&self) -> bool {
+        self.postponed && self.asks_all
     }
 
     /// Returns what to read of the listeners. `look` is the result of the look, `None` if a reading
@@ -250,7 +280,8 @@ impl Planner {
             true => TcpPlan::always(self.dump(dumps)),
             false => self.tcp(opening, dumps),
         };
-        Plan { opening, came, tcp, makes_up, wants_dump, unix: whole || self.unix_waits }
+        let unix = self.unix.plan(whole, opening.allows_unix);
+        Plan { opening, came, tcp, makes_up, wants_dump, unix }
     }
 
     fn tcp(&self, opening: Opening, dumps: Allowed) -> TcpPlan {
@@ -357,10 +388,12 @@ impl Planner {
     pub fn counters(&self, plan: &Plan, moved: Option<bool>) -> CounterPlan {
         let has_moved = moved == Some(true);
         let makes_up = plan.makes_up && !self.postponed;
+        // Growing overflows would make the dump urgent, but they change drop counters, too.
+        let waits = self.waits_for_dump();
         CounterPlan {
             // A look has already read the file.
             snmp: (has_moved || makes_up) && !plan.opening.look,
-            netstat: moved.is_some() && (plan.came || has_moved || makes_up),
+            netstat: moved.is_some() && (has_moved || makes_up || plan.came && !waits),
         }
     }
 
@@ -374,7 +407,12 @@ impl Planner {
 
     /// Records whether a connection waits at a Unix listener.
     pub fn take_unix(&mut self, waits: bool) {
-        self.unix_waits = waits;
+        self.unix.waits = waits;
+    }
+
+    /// Records a dump of the Unix listeners that used `took`. Returns the interval of these dumps.
+    pub fn unix_dumped(&mut self, time: SampleTime, took: Duration) -> Duration {
+        self.unix.dumped(time, took).max(time.interval)
     }
 
     /// Finishes a sample; `moved` is whether its TCP listeners changed.
@@ -385,7 +423,8 @@ impl Planner {
             self.calm = None;
             return;
         }
-        if plan.is_whole() && (outcome.tcp.is_none() || misses_counters || !outcome.unix) {
+        let misses_unix = plan.unix && !outcome.unix;
+        if plan.is_whole() && (outcome.tcp.is_none() || misses_counters || misses_unix) {
             // The change was not read: the next look must find it again.
             self.seen = None;
         }
@@ -415,6 +454,25 @@ impl TcpPlan {
     /// Uses the method whatever the number of sockets.
     fn always(method: TcpMethod) -> Self {
         Self { calm: None, when_calm: method, otherwise: method }
+    }
+}
+
+// === impl UnixDumps ===
+
+impl UnixDumps {
+    /// Whether this sample dumps. `is_whole` is whether listeners may have changed.
+    fn plan(&mut self, is_whole: bool, is_allowed: bool) -> bool {
+        let is_due = is_whole || self.is_owed || self.waits;
+        self.is_owed = is_due && !is_allowed;
+        is_due && is_allowed
+    }
+
+    fn dumped(&mut self, time: SampleTime, took: Duration) -> Duration {
+        self.cost.add(took);
+        let seconds = self.cost.known().unwrap_or_default().as_secs_f64() / time.unix_share;
+        let interval = Duration::from_secs_f64(seconds).min(SLOWEST_UNIX);
+        self.due = time.now + interval;
+        interval
     }
 }
 
@@ -549,6 +607,9 @@ mod tests {
         unix_waits: bool,
         fails: bool,
         dumps: Allowed,
+        /// Cost of a dump of the Unix listeners, and the share of a core for them.
+        unix_cost: Duration,
+        unix_share: Option<f64>,
     }
 
     /// Readings of one sample: settings, look, method for the listeners, Unix, snmp, netstat.
@@ -582,6 +643,7 @@ mod tests {
                 interval: TICK,
                 dump_interval: Duration::ZERO,
                 dumps: self.dumps,
+                unix_share: self.unix_share.unwrap_or(f64::INFINITY),
             };
             let opening = self.planner.open(time, |pace| pace);
             let plan = self.planner.plan(opening, self.look.filter(|_| opening.look), self.dumps);
@@ -602,6 +664,7 @@ mod tests {
             let outcome = TcpOutcome { is_same, owes_dump };
             let moved = (!self.fails).then(|| self.planner.take_tcp(&self.listeners, outcome));
             if plan.unix {
+                self.planner.unix_dumped(time, self.unix_cost);
                 self.planner.take_unix(self.unix_waits);
             }
             let counters = self.planner.counters(&plan, moved);
@@ -611,7 +674,7 @@ mod tests {
             let tcp = (!self.fails).then_some((&self.listeners[..], is_same));
             let outcome = Outcome { tcp, unix: plan.unix, netstat: counters.netstat };
             self.planner.close(&plan, moved.unwrap_or(false), &outcome);
-            let Opening { everything, look } = opening;
+            let Opening { everything, look, .. } = opening;
             Read(everything, look, method, plan.unix, counters.snmp, counters.netstat)
         }
     }
@@ -723,12 +786,13 @@ mod tests {
         use TcpMethod::{AskOnly, Dump};
         type Event = fn(&mut Scene);
         let (second, quick) = (Duration::from_secs(1), TICK);
-        // The event, the time until the sample after it, and whether the counters are read then.
+        // The event, the time until the sample after it, and whether the counters are read then: only if a
+        // drop counter shows that they may have changed.
         let table: [(&str, Event, Duration, Allowed, bool); 6] = [
-            ("a segment", Scene::came, second, Allowed::None, true),
-            ("a segment, urgent only", Scene::came, second, Allowed::Urgent, true),
-            ("a socket", Scene::connected, second, Allowed::Urgent, true),
-            ("four seconds", Scene::connected, 5 * second, Allowed::Urgent, true),
+            ("a segment", Scene::came, second, Allowed::None, false),
+            ("a segment, urgent only", Scene::came, second, Allowed::Urgent, false),
+            ("a socket", Scene::connected, second, Allowed::Urgent, false),
+            ("four seconds", Scene::connected, 5 * second, Allowed::Urgent, false),
             (
                 "a drop",
                 |scene| {
@@ -739,7 +803,7 @@ mod tests {
                 Allowed::None,
                 true,
             ),
-            ("a look that fails", |scene| scene.look = None, second, Allowed::None, true),
+            ("a look that fails", |scene| scene.look = None, second, Allowed::None, false),
         ];
         for (name, event, gap, dumps, netstat) in table {
             let mut scene = Scene::at_rest();
@@ -765,12 +829,28 @@ mod tests {
         assert_eq!(scene.sample(Duration::from_secs(1)).2, TcpMethod::AskOnly);
         assert_eq!(scene.sample(TICK).2, TcpMethod::AskOnly);
         scene.overflows += 1;
-        scene.came();
+        scene.listeners[0].drops = Some(1);
         // The sample that finds the growth does not dump; the next three do.
-        assert_eq!(scene.sample(Duration::from_secs(1)).2, TcpMethod::AskOnly);
+        assert_eq!(scene.sample(TICK), Read(false, false, TcpMethod::AskOnly, false, true, true));
         let methods: Vec<TcpMethod> = (0..4).map(|_| scene.sample(TICK).2).collect();
         assert_eq!(methods[..3], [TcpMethod::Dump; 3]);
         assert_ne!(methods[3], TcpMethod::Dump);
+    }
+
+    #[test]
+    fn nothing_looks_for_traffic_while_a_dump_waits_unless_listeners_are_left_out() {
+        for all in [true, false] {
+            let mut scene = Scene::at_rest();
+            scene.dumps = Allowed::None;
+            scene.came();
+            scene.sample(SLOW);
+            scene.planner.select(2, all);
+            let looks = (0..20).filter(|_| {
+                scene.came();
+                scene.sample(TICK).1
+            });
+            assert_eq!(looks.count(), if all { 0 } else { 2 });
+        }
     }
 
     #[test]
@@ -871,6 +951,50 @@ mod tests {
     }
 
     #[test]
+    fn costly_dumps_of_unix_listeners_come_less_often() {
+        let millis = Duration::from_millis;
+        // Cost of a dump, share of a core, whether a connection waits, and dumps in 60 s.
+        let table = [
+            (millis(0), Some(0.005), true, 550..=600),
+            (millis(1), Some(0.005), true, 295..=305),
+            (millis(10), Some(0.005), true, 29..=33),
+            (millis(10), None, true, 550..=600),
+            // Without a queue each look of a busy namespace dumps, if the share allows it.
+            (millis(1), Some(0.005), false, 50..=70),
+            (millis(10), Some(0.005), false, 20..=33),
+            (millis(1_000), Some(0.005), true, 1..=3),
+        ];
+        for (cost, share, waits, expected) in table {
+            let mut scene = Scene::at_rest();
+            (scene.unix_cost, scene.unix_share, scene.unix_waits) = (cost, share, waits);
+            scene.came();
+            scene.sample(SLOW);
+            let mut dumps = 0;
+            for _ in 0..600 {
+                scene.came();
+                dumps += u32::from(scene.sample(TICK).3);
+            }
+            assert!(expected.contains(&dumps), "{cost:?} {share:?} {waits}: {dumps}");
+        }
+    }
+
+    #[test]
+    fn a_dump_of_unix_listeners_that_came_too_early_is_made_up_for() {
+        let mut scene = Scene::at_rest();
+        (scene.unix_cost, scene.unix_share) = (Duration::from_millis(10), Some(0.005));
+        // The cost is learned.
+        for _ in 0..8 {
+            scene.came();
+            assert!(scene.sample(10 * SLOW).3);
+        }
+        // A socket appears, and nothing else after it.
+        scene.connected();
+        assert!(!scene.sample(SLOW).3);
+        let reads: Vec<bool> = (0..10).map(|_| scene.sample(TICK).3).collect();
+        assert_eq!(reads.iter().filter(|is_read| **is_read).count(), 1, "{reads:?}");
+    }
+
+    #[test]
     fn what_could_not_be_read_is_looked_for_again() {
         let mut scene = Scene::at_rest();
         (scene.fails, scene.now) = (true, scene.now + Duration::from_secs(1));
@@ -883,10 +1007,7 @@ mod tests {
 
     #[test]
     fn a_stretched_interval_slows_the_looks() {
-        let slow = |millis| {
-            let (interval, dump_interval) = (Duration::from_millis(millis), Duration::ZERO);
-            SampleTime { now: Duration::ZERO, interval, dump_interval, dumps: Allowed::All }.slow()
-        };
+        let slow = |millis| SampleTime::every(Duration::from_millis(millis)).slow();
         assert_eq!(
             [10, 100, 150, 900].map(slow).map(|pace| pace.as_millis()),
             [1000, 1000, 1500, 2000]

@@ -1,7 +1,8 @@
 //! Schedules connection scans and runs them on a thread off the sampling path.
 //!
 //! A scan walks every connection of the machine, so all scans together never use more than 1/100 of
-//! a core.
+//! a core. Where a walk delays every other dump of the machine ([`DumpLocks`]), scans walk for at
+//! most 1/200 of the time.
 
 use std::cmp::Ordering;
 use std::io;
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::kernel::connections::ConnectionReader;
 use crate::kernel::diag_stream::DumpError;
+use crate::kernel::dump_locks::DumpLocks;
 use crate::kernel::netlink::Datagram;
 use crate::snapshot::scan::Scan;
 use crate::snapshot::{Counter, Counters, NetnsId, NetnsSample};
@@ -21,6 +23,8 @@ use super::thread_cpu;
 
 /// Pause after a scan, as a multiple of the CPU time of the scan.
 const REST: u32 = 99;
+/// Pause after a scan whose walks delayed other dumps, as a multiple of the time of the walks.
+const SERIAL_REST: u32 = 199;
 /// Share of a core that scans may use whatever other background tasks cost: 1/200.
 const OWN_SHARE: f64 = 0.005;
 /// Gap between scans of a namespace in which a queue is filling up or does not become empty.
@@ -60,6 +64,9 @@ pub struct Scanning {
     free_at: Duration,
     is_busy: bool,
     background: Arc<Background>,
+    locks: &'static DumpLocks,
+    /// Whether walks delayed other dumps at the last scan.
+    were_serial: bool,
     tasks: Sender<Task>,
     reports: Receiver<ScanResult>,
 }
@@ -79,6 +86,8 @@ pub struct ScanResult {
     /// Number of rows that the kernel sent.
     pub rows: u64,
     cpu: Duration,
+    /// Time for which the walks of the scan may have delayed other dumps.
+    walked: Duration,
     at: Instant,
 }
 
@@ -188,8 +197,9 @@ impl Scanning {
         let (tasks, given) = channel();
         let (sender, reports) = channel();
         thread::Builder::new().name("scanner".into()).spawn(move || work(&given, &sender))?;
-        let free_at = Duration::ZERO;
-        Ok(Self { interval, free_at, is_busy: false, background, tasks, reports })
+        let (free_at, locks) = (Duration::ZERO, DumpLocks::of_process());
+        let (is_busy, were_serial) = (false, false);
+        Ok(Self { interval, free_at, is_busy, background, locks, were_serial, tasks, reports })
     }
 
     /// Passes the most urgent namespace to the scanner, if a scan is due and the budget allows it.
@@ -221,8 +231,26 @@ impl Scanning {
         let report = self.reports.try_recv().ok()?;
         self.is_busy = false;
         let delay = self.background.spend_of(OWN_SHARE, now, report.cpu);
-        self.free_at = now + (report.cpu * REST).max(delay);
+        let are_serial = self.locks.are_serial();
+        match (std::mem::replace(&mut self.were_serial, are_serial), are_serial) {
+            (false, true) => tracing::info!(
+                "connection scans delay other socket dumps on this kernel: scanning less often"
+            ),
+            (true, false) => tracing::info!("connection scans delay no other socket dumps"),
+            _ => {}
+        }
+        self.free_at = now + rest(report.cpu, report.walked, are_serial).max(delay);
         Some(report)
+    }
+}
+
+/// Returns the pause after a scan that used `cpu` and walked for `walked`. `are_serial` is whether a
+/// walk delays the dumps of all other processes: then the time of walks counts, and it may be longer
+/// than their CPU time, because a walk that waits for a processor still holds the lock.
+fn rest(cpu: Duration, walked: Duration, are_serial: bool) -> Duration {
+    match are_serial {
+        true => (cpu * REST).max(walked * SERIAL_REST),
+        false => cpu * REST,
     }
 }
 
@@ -232,10 +260,11 @@ impl ScanResult {
     /// Runs a scan on this thread.
     fn new(Task { id, mut reader }: Task, datagram: &mut Datagram) -> Self {
         let (at, cpu, rows) = (Instant::now(), thread_cpu(), reader.rows());
+        let walked = reader.walked();
         let result = reader.scan(datagram);
         let (took, cpu) = (at.elapsed(), thread_cpu().saturating_sub(cpu));
-        let rows = reader.rows() - rows;
-        Self { id, reader, result, took, rows, cpu, at }
+        let (rows, walked) = (reader.rows() - rows, reader.walked() - walked);
+        Self { id, reader, result, took, rows, cpu, walked, at }
     }
 
     /// Returns the time since the scan began.
@@ -304,6 +333,26 @@ mod tests {
     }
 
     #[test]
+    fn walks_that_delay_other_dumps_are_spaced_by_their_time() {
+        let millis = Duration::from_millis;
+        // CPU time and time of the walks in ms, whether they delay other dumps, and the pause in ms.
+        let table = [
+            (10, 8, false, 990),
+            (10, 8, true, 1_592),
+            (10, 4, true, 990),
+            (1, 1, true, 199),
+            // A walk that waited for a processor.
+            (10, 500, false, 990),
+            (10, 500, true, 99_500),
+            (0, 0, true, 0),
+        ];
+        for (cpu, walked, are_serial, expected) in table {
+            let pause = rest(millis(cpu), millis(walked), are_serial);
+            assert_eq!(pause, millis(expected), "{cpu} {walked} {are_serial}");
+        }
+    }
+
+    #[test]
     fn of_those_that_are_equally_due_the_first_is_scanned() {
         let mut scanning = Scanning::start(INTERVAL, Arc::default()).unwrap();
         let mut places = [place(true, &[0]), place(false, &[0])];
@@ -315,7 +364,10 @@ mod tests {
 
     #[test]
     fn the_scanner_rests_a_hundred_times_as_long_as_it_works() {
+        // Other tests walk at the same time.
+        static NO_LOCK: DumpLocks = DumpLocks::new();
         let mut scanning = Scanning::start(INTERVAL, Arc::default()).unwrap();
+        scanning.locks = &NO_LOCK;
         let mut place = place(true, &[10]);
         place.scanned_at = None;
         scanning.give(seconds(1), [(NetnsId(1), &mut place)].into_iter());

@@ -30,6 +30,8 @@ const WARM_UP: f64 = 10.0;
 
 /// Least part of the budget of the own namespace for whole dumps.
 const DUMPS: f64 = 0.25;
+/// Part of the budget for dumps of Unix listeners: of the own namespace, and of all others together.
+const UNIX_PART: f64 = 0.125;
 
 /// Seconds of the budget that may be used at once.
 const BURST: f64 = 3.0;
@@ -123,6 +125,11 @@ impl Schedule {
     pub fn others_budget(&self) -> f64 {
         let own = self.cost.value / self.interval().as_secs_f64() + self.dump_share();
         (self.budget - own).max(self.budget / 2.0)
+    }
+
+    /// Returns the share of a core for dumps of the Unix listeners of each of `namespaces`.
+    pub fn unix_share(&self, namespaces: usize) -> f64 {
+        self.budget * UNIX_PART / namespaces.max(1) as f64
     }
 
     /// Returns the whole dumps of the own namespace that are allowed at `now`.

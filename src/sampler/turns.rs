@@ -8,8 +8,9 @@
 //! often another namespace is read. listenq's own namespace is not included: it has a separate
 //! share.
 //!
-//! Whole dumps have a separate part of the share, at most half of it unless the other readings need
-//! less. It is divided in the same way, by the dumps that each namespace needs.
+//! Whole dumps have a separate part of the share, at most a quarter of it unless the other readings
+//! need less: most listeners are known, and their queues are read between dumps. It is divided in the same way, by the dumps that each namespace needs. Dumps of the Unix
+//! listeners come as often as their own share allows; their cost delays no other reading.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,6 +21,11 @@ use super::dumps::{Allowed, DumpAccount};
 const DIVIDE: Duration = Duration::from_secs(1);
 /// Assumed cost of a namespace that was never read.
 const UNKNOWN_COST: Duration = Duration::from_micros(100);
+/// Part of the share for readings without a whole dump, at least.
+const PLAIN_PART: f64 = 0.75;
+/// Time whose share can be saved. Some readings cost much more than others, for example the
+/// readings of settings.
+const MOST_SAVED: Duration = Duration::from_millis(250);
 /// Maximum interval between readings of a namespace.
 const SLOWEST: Duration = Duration::from_secs(600);
 
@@ -28,13 +34,26 @@ const SLOWEST: Duration = Duration::from_secs(600);
 pub struct Turn {
     /// User who created the namespace.
     maker: u32,
-    /// Cost of a reading without a whole dump.
-    cost: Cost,
+    /// Mean cost of a reading without a whole dump.
+    cost: MeanCost,
     /// Share of a core for readings without a whole dump.
     share: f64,
+    /// CPU time saved at `saved_at`, in seconds; negative if the share has not yet paid for the
+    /// last readings.
+    saved: f64,
+    saved_at: Duration,
     dumps: DumpAccount,
+    /// Cost of the dumps of the Unix listeners since the last division.
+    unix: Duration,
     read_at: Option<Duration>,
     gap: Duration,
+}
+
+/// Mean cost of about the last 16 readings.
+#[derive(Clone, Copy, Debug, Default)]
+struct MeanCost {
+    value: Duration,
+    count: u32,
 }
 
 /// Cost of a reading. A higher cost counts at once, a lower cost gradually.
@@ -80,9 +99,19 @@ impl Cost {
     pub fn known(self) -> Option<Duration> {
         self.known
     }
+}
+
+// === impl MeanCost ===
+
+impl MeanCost {
+    fn add(&mut self, cost: Duration) {
+        const MEMORY: u32 = 16;
+        self.count = (self.count + 1).min(MEMORY);
+        self.value = (self.value * (self.count - 1) + cost) / self.count;
+    }
 
     fn get(self) -> Duration {
-        self.known.unwrap_or(UNKNOWN_COST)
+        if self.count == 0 { UNKNOWN_COST } else { self.value }
     }
 }
 
@@ -91,25 +120,50 @@ impl Cost {
 impl Turn {
     /// Creates the turn of a namespace created by the user `maker`, due at once.
     pub fn new(maker: u32) -> Self {
-        let (cost, dumps, gap) = (Cost::default(), DumpAccount::default(), Duration::ZERO);
-        Self { maker, cost, share: f64::INFINITY, dumps, read_at: None, gap }
+        let (cost, dumps) = (MeanCost::default(), DumpAccount::default());
+        let (saved_at, unix, gap) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
+        let (share, saved, read_at) = (f64::INFINITY, 0.0, None);
+        Self { maker, cost, share, saved, saved_at, dumps, unix, read_at, gap }
     }
 
     /// Whether the namespace is due at `now`.
     pub fn is_due(&self, now: Duration) -> bool {
-        self.read_at.is_none_or(|at| now.saturating_sub(at) >= self.period())
+        let is_late = |at| now.saturating_sub(at) >= SLOWEST;
+        self.saved(now) >= 0.0 || self.read_at.is_none_or(is_late)
     }
 
-    /// Records a reading at `now` with this cost.
-    pub fn read(&mut self, now: Duration, cost: Duration, dump: DumpOutcome) {
+    /// Records a reading at `now` with this cost, of which a dump of the Unix listeners took `unix`.
+    pub fn read(&mut self, now: Duration, cost: Duration, unix: Duration, dump: DumpOutcome) {
+        let cost = cost.saturating_sub(unix);
+        self.unix += unix;
         self.gap = self.read_at.replace(now).map_or(Duration::ZERO, |at| now.saturating_sub(at));
         if dump != DumpOutcome::NotDue {
             self.dumps.wanted();
         }
         match dump {
             DumpOutcome::Made => self.dumps.made(now, cost),
-            _ => self.cost.add(cost),
+            _ => self.pay(now, cost),
         }
+    }
+
+    fn pay(&mut self, now: Duration, cost: Duration) {
+        self.cost.add(cost);
+        (self.saved, self.saved_at) = (self.saved(now) - cost.as_secs_f64(), now);
+    }
+
+    fn set_share(&mut self, now: Duration, share: f64) {
+        (self.saved, self.saved_at) = (self.saved(now), now);
+        self.share = share;
+    }
+
+    /// Returns the CPU time saved at `now`, in seconds.
+    fn saved(&self, now: Duration) -> f64 {
+        // An unbounded share needs no savings.
+        if self.share.is_infinite() {
+            return 0.0;
+        }
+        let gained = self.share * now.saturating_sub(self.saved_at).as_secs_f64();
+        (self.saved + gained).min(self.share * MOST_SAVED.as_secs_f64())
     }
 
     /// Returns the whole dumps that are allowed at `now`.
@@ -150,19 +204,25 @@ impl Turns {
             return;
         }
         self.divided_at = Some(now);
+        let mut unix = Duration::ZERO;
         let mut turns: Vec<(&mut Turn, [f64; 2])> = turns
             .map(|turn| {
                 let plain = turn.cost.get().as_secs_f64() / interval.as_secs_f64();
                 let needs = [plain, turn.dumps.need(since)];
+                unix += std::mem::take(&mut turn.unix);
                 (turn, needs)
             })
             .collect();
+        let unix = unix.as_secs_f64() / since.as_secs_f64();
+        let budget = (budget - unix).max(budget / 2.0);
         let total = |kind: usize| turns.iter().map(|(_, needs)| needs[kind]).sum::<f64>();
-        let [plain, dumps] = [total(0), total(1)].map(|need| need.min(budget / 2.0));
+        let (plain, dumps) = (total(0), total(1));
+        let plain = plain.min((budget - dumps).max(budget * PLAIN_PART));
+        let dumps = dumps.min(budget - plain);
         let levels = divide(&turns, 0, budget - dumps);
         for ((turn, needs), level) in turns.iter_mut().zip(levels) {
             // The namespace gets all of its need: it is read in every sample, whatever its jitter.
-            turn.share = if needs[0] <= level { f64::INFINITY } else { level };
+            turn.set_share(now, if needs[0] <= level { f64::INFINITY } else { level });
         }
         let levels = divide(&turns, 1, budget - plain);
         for ((turn, needs), level) in turns.iter_mut().zip(levels) {
@@ -233,7 +293,7 @@ mod tests {
             all.divide(now, INTERVAL, BUDGET, turns.iter_mut());
             for (place, turn) in turns.iter_mut().enumerate() {
                 if turn.is_due(now) {
-                    turn.read(now, namespaces[place].1, DumpOutcome::NotDue);
+                    turn.read(now, namespaces[place].1, Duration::ZERO, DumpOutcome::NotDue);
                     if nth >= 20 {
                         reads[place] += 1;
                         used += namespaces[place].1;
@@ -278,16 +338,64 @@ mod tests {
     }
 
     #[test]
+    fn dumps_of_unix_listeners_delay_no_reading_and_are_within_the_budget() {
+        let mut turns: Vec<Turn> = (0..40).map(|_| Turn::new(0)).collect();
+        let (mut all, mut reads, mut used) = (Turns::default(), [0; 40], Duration::ZERO);
+        for nth in 0..620 {
+            let now = INTERVAL * nth;
+            all.divide(now, INTERVAL, BUDGET, turns.iter_mut());
+            for (place, turn) in turns.iter_mut().enumerate().filter(|(_, turn)| turn.is_due(now)) {
+                // Each namespace dumps its Unix listeners once in ten seconds.
+                let unix = micros(if (nth as usize + place) % 100 == 0 { 1_000 } else { 0 });
+                turn.read(now, micros(10) + unix, unix, DumpOutcome::NotDue);
+                if nth >= 20 {
+                    reads[place] += 1;
+                    used += micros(10) + unix;
+                }
+            }
+        }
+        assert!(reads.iter().all(|reads| *reads == 600), "{reads:?}");
+        assert!(used.as_secs_f64() / 60.0 <= 1.05 * BUDGET, "{used:?}");
+    }
+
+    #[test]
+    fn readings_that_cost_much_more_than_others_count_by_their_mean() {
+        let mut turns: Vec<Turn> = (0..40).map(|_| Turn::new(0)).collect();
+        let (mut all, mut reads, mut used) = (Turns::default(), [0; 40], Duration::ZERO);
+        for nth in 0..620 {
+            let now = INTERVAL * nth;
+            all.divide(now, INTERVAL, BUDGET, turns.iter_mut());
+            for (place, turn) in turns.iter_mut().enumerate().filter(|(_, turn)| turn.is_due(now)) {
+                // Once in two seconds a reading costs 300 µs: the need is twelve tenths of the budget.
+                let cost = micros(if (nth as usize + place) % 20 == 0 { 300 } else { 16 });
+                turn.read(now, cost, Duration::ZERO, DumpOutcome::NotDue);
+                if nth >= 20 {
+                    reads[place] += 1;
+                    used += cost;
+                }
+            }
+        }
+        assert!(reads.iter().all(|reads| *reads >= 300), "{reads:?}");
+        let share = used.as_secs_f64() / 60.0;
+        assert!((0.7 * BUDGET..=1.1 * BUDGET).contains(&share), "{share}");
+    }
+
+    #[test]
     fn one_overrun_stretches_at_once() {
         let mut turn = Turn::new(0);
         Turns::default().divide(Duration::ZERO, INTERVAL, 0.000_1, std::iter::once(&mut turn));
-        turn.read(Duration::ZERO, micros(20), DumpOutcome::NotDue);
-        turn.read(Duration::ZERO, micros(20), DumpOutcome::NotDue);
-        assert!(turn.is_due(Duration::from_millis(200)));
-        turn.read(Duration::from_millis(200), Duration::from_millis(5), DumpOutcome::NotDue);
+        turn.read(Duration::ZERO, micros(20), Duration::ZERO, DumpOutcome::NotDue);
+        turn.read(Duration::ZERO, micros(20), Duration::ZERO, DumpOutcome::NotDue);
+        assert!(turn.is_due(Duration::from_millis(400)));
+        turn.read(
+            Duration::from_millis(200),
+            Duration::from_millis(5),
+            Duration::ZERO,
+            DumpOutcome::NotDue,
+        );
         assert!(
             !turn.is_due(Duration::from_secs(20))
-                && turn.interval() > Some(Duration::from_secs(20))
+                && turn.interval() > Some(Duration::from_secs(10))
         );
         assert!(turn.is_due(Duration::from_secs(60)));
     }

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Boots kernels of Debian in an emulated machine, runs tests/release/kernels/programme.py in each, and writes docs/kernels.md.
 # Usage: tests/release/kernels.sh [KERNEL...]; KERNEL is VERSION[-cloud]-ARCHITECTURE, such as 6.12-cloud-amd64 or newest-arm64.
+# tests/release/kernels.sh pods [KERNEL...] runs tests/release/kernels/pods.py instead, with the hash tables of a machine with 128 GiB.
 # The emulator counts instructions, one for each nanosecond of the guest: the load of this machine changes no result.
 # LISTENQ_amd64 and LISTENQ_arm64 name programs to use instead of static ones built here.
 set -euo pipefail
@@ -10,12 +11,15 @@ source tests/release/tools.sh
 # shellcheck source=deploy/arm64.sh
 source deploy/arm64.sh
 
-kernels=("$@")
-if (($# == 0)); then
-    kernels=(5.10-amd64 6.1-cloud-amd64 6.12-amd64 6.18-amd64 newest-cloud-amd64 newest-amd64 5.10-cloud-arm64 6.1-arm64 6.12-cloud-arm64 newest-arm64)
+programme=programme parameters=() kernels=(5.10-amd64 6.1-cloud-amd64 6.12-cloud-amd64 6.18-amd64 newest-cloud-amd64 6.12-arm64)
+if [ "${1:-}" = pods ]; then
+    shift
+    programme=pods parameters=(thash_entries=65536) kernels=(6.1-cloud-amd64)
 fi
+(($# == 0)) || kernels=("$@")
 work=${KERNELS_FOLDER:-$PWD/target/kernels}
-mkdir -p "$work/results"
+results=$work/$programme
+mkdir -p "$results"
 
 debian cpio gcc-aarch64-linux-gnu ipxe-qemu kmod libc6-dev-arm64-cross python3 qemu-system-arm qemu-system-x86 seabios xz-utils
 suites_update
@@ -51,7 +55,7 @@ userland() {
     local arch=$1 root=$work/userland-$1 package packages=()
     [ ! -e "$root/complete" ] || return 0
     rm -rf "$root"
-    for package in busybox-static iproute2 libbpf1 libbsd0 libc6 libcap2 libcom-err2 libdb5.3 libelf1 libexpat1 libffi8 libgssapi-krb5-2 \
+    for package in busybox-static iproute2 libbpf1 libbsd0 libc6 libcap2 libcom-err2 libdb5.3 libelf1 libexpat1 libffi8 libgcc-s1 libgssapi-krb5-2 \
         libk5crypto3 libkeyutils1 libkrb5-3 libkrb5support0 libmd0 libmnl0 libpcre2-8-0 libpython3.11-minimal libpython3.11-stdlib \
         libselinux1 libssl3 libtirpc3 libxtables12 python3.11-minimal zlib1g; do
         packages+=("$package:$arch/bookworm")
@@ -64,14 +68,14 @@ userland() {
     touch "$root/complete"
 }
 
-# Writes the initramfs of one kernel. Arguments: architecture, root directory of the unpacked kernel, target file.
+# Writes the initramfs of one kernel. Arguments: architecture, root directory of the unpacked kernel, directory for its files, target file.
 initramfs() {
-    local own=$work/own folder release module file
+    local own=$3 folder release module file
     rm -rf "$own"
     mkdir -p "$own/bin" "$own/programme"
     install -m 755 tests/release/kernels/init "$own/init"
-    install -m 644 tests/release/kernels/{programme,scenes}.py "$own/programme/"
-    install -m 755 "$(program "$1")" "$own/bin/listenq"
+    install -m 644 tests/release/kernels/{daemon,pods,programme,scenes}.py "$own/programme/"
+    install -m 755 "$(program "$1")" "$own/bin/listenq" || return 1
     folder=$(find "$2" -type d -path '*lib/modules/*' -prune | head -n 1)
     [ -n "$folder" ] || fail "no modules in $2"
     release=$(basename "$folder")
@@ -88,12 +92,12 @@ initramfs() {
     depmod -b "$own" "$release" 2>/dev/null
     # The programme makes them visible when it has seen listenq without them.
     mv "$own/lib/modules" "$own/lib/modules.hidden"
-    for folder in "$work/userland-$1" "$own"; do (cd "$folder" && find . | cpio --quiet -o -H newc); done | gzip -1 >"$3"
+    for folder in "$work/userland-$1" "$own"; do (cd "$folder" && find . | cpio --quiet -o -H newc); done | gzip -1 >"$4"
 }
 
 # Boots one kernel and keeps what it printed.
 boot() {
-    local kernel=$1 arch=${1##*-} package unpacked=$work/unpacked image machine console emulator part parts=()
+    local kernel=$1 arch=${1##*-} package unpacked=$work/$1.unpacked log=$results/$1.log image machine console emulator part parts=()
     package=$(resolve "$kernel")
     [ -n "$package" ] || fail "no package for $kernel"
     rm -rf "$unpacked"
@@ -103,7 +107,7 @@ boot() {
     done
     suites_unpack "$unpacked" "$package" "${parts[@]}" || fail "no kernel in $package"
     userland "$arch" || fail "no userland for $arch"
-    initramfs "$arch" "$unpacked" "$work/initramfs" || fail "no initramfs for $kernel"
+    initramfs "$arch" "$unpacked" "$work/$kernel.own" "$work/$kernel.initramfs" || fail "no initramfs for $kernel"
     image=$(find "$unpacked" -name 'vmlinu[xz]*' -type f | head -n 1)
     [ -n "$image" ] || fail "no image in $package"
     case $arch in
@@ -112,16 +116,19 @@ boot() {
     *) fail "no emulator for $arch" ;;
     esac
     timeout "${KERNELS_TIMEOUT:-3600}" "qemu-system-$emulator" "${machine[@]}" -icount shift=0,sleep=off -m 1024 -nographic -no-reboot -nic none \
-        -kernel "$image" -initrd "$work/initramfs" -append "console=$console panic=-1 quiet random.trust_cpu=on psi=1" \
-        </dev/null >"$work/results/$kernel.log" 2>&1 || true
+        -kernel "$image" -initrd "$work/$kernel.initramfs" \
+        -append "console=$console panic=-1 quiet random.trust_cpu=on psi=1 programme=$programme ${parameters[*]}" \
+        </dev/null >"$log" 2>&1 || true
+    echo "@@ {\"check\": \"commit\", \"result\": \"value\", \"note\": \"$(git rev-parse --short=8 HEAD)\"}" >>"$log"
     # Without the control sequences of the console.
-    sed -Ei 's/\r//g; s/\x1b(\[[?0-9;]*[a-zA-Z]|c)//g' "$work/results/$kernel.log"
-    tests/release/kernels/table.py "$work/results" one "$kernel"
+    sed -Ei 's/\r//g; s/\x1b(\[[?0-9;]*[a-zA-Z]|c)//g' "$log"
+    rm -rf "$unpacked" "$work/$kernel.own" "$work/$kernel.initramfs"
+    tests/release/kernels/table.py "$work" "$programme" "$kernel"
 }
 
 wrong=0
 for kernel in "${kernels[@]}"; do
     boot "$kernel" || wrong=1
 done
-tests/release/kernels/table.py "$work/results" all >docs/kernels.md
-((wrong == 0)) || fail "see $work/results"
+tests/release/kernels/table.py "$work" all >docs/kernels.md
+((wrong == 0)) || fail "see $results"

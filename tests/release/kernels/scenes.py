@@ -66,9 +66,12 @@ def until(moment):
     time.sleep(max(0, moment - time.monotonic()))
 
 
-def listen(address, backlog, reuseport=False, v6only=None, defer=None):
+MPTCP = 262
+
+
+def listen(address, backlog, reuseport=False, v6only=None, defer=None, protocol=0):
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-    server = socket.socket(family, socket.SOCK_STREAM)
+    server = socket.socket(family, socket.SOCK_STREAM, protocol)
     server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if reuseport:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -88,7 +91,7 @@ def listen_unix(name, backlog):
     return server
 
 
-def connect(address, count):
+def connect(address, count, protocol=0):
     """Starts `count` connections, and returns their sockets without waiting."""
     if isinstance(address, tuple):
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
@@ -96,20 +99,23 @@ def connect(address, count):
         family = socket.AF_UNIX
     clients = []
     for _ in range(count):
-        client = socket.socket(family)
+        client = socket.socket(family, socket.SOCK_STREAM, protocol)
         client.setblocking(False)
         client.connect_ex(address)
         clients.append(client)
     return clients
 
 
-def accept_all(server):
+def accept_all(server, answer=b""):
     server.setblocking(False)
     while True:
         try:
-            server.accept()[0].close()
+            client = server.accept()[0]
         except BlockingIOError:
             return
+        if answer:
+            client.send(answer)
+        client.close()
 
 
 def serve_fast(server, end):
@@ -127,10 +133,10 @@ def serve_at(server, rate, end):
         time.sleep(1 / rate)
 
 
-def serve_rounds(server, pause, end):
+def serve_rounds(server, pause, end, answer=b""):
     """Accepts what waits, every `pause` seconds, until `end`."""
     while time.monotonic() < end:
-        accept_all(server)
+        accept_all(server, answer)
         time.sleep(pause)
 
 
@@ -145,23 +151,30 @@ def burn(server, seconds, end):
 
 
 def allocate(server, size, end):
-    """Uses new memory for each connection."""
+    """Holds memory, and uses more for each connection."""
+    def touched():
+        memory = bytearray(size)
+        memory[::4096] = b"x" * len(memory[::4096])
+        return memory
+
+    held = touched()
     while time.monotonic() < end:
         client = server.accept()[0]
-        memory = bytearray(size)
-        memory[:: 4096] = b"x" * len(memory[:: 4096])
+        touched()
         client.close()
+    return held
 
 
-def come(address, rate, patience, begin, end):
-    """Clients that come at `rate` per second between two moments, and close after `patience` seconds."""
+def come(address, rate, patience, begin, end, protocol=0):
+    """Clients that come at `rate` per second between two moments, and close after `patience` seconds; returns those that stay."""
     until(begin)
     waiting = []
     while (now := time.monotonic()) < end:
-        waiting += [(now, connect(address, 1)[0])]
+        waiting += [(now, connect(address, 1, protocol)[0])]
         while waiting and now - waiting[0][0] > patience:
             waiting.pop(0)[1].close()
         time.sleep(1 / rate)
+    return waiting
 
 
 def burst(address, count, hold, moments):
