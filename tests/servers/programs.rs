@@ -496,7 +496,7 @@ pub(crate) const PROGRAMS: &[Program] = &[
     Program {
         name: "memcached",
         tool: "memcached",
-        command: "memcached -u root -l 127.0.0.1 -p 8000 -b @LIMIT@ -c 1@CONNECTIONS@",
+        command: "memcached -u root -l 127.0.0.1 -p 8000 -b @LIMIT@",
         says: Says::Text("quit\r\n"),
         says_when_held: SILENCE,
         short_advice: &["Raise the limit to 64:", "`--listen-backlog=64`"],
