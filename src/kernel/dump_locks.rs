@@ -39,7 +39,7 @@ enum Overlap {
 
 impl DumpLocks {
     /// Nothing is known yet.
-    pub const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self { walk: AtomicU64::new(0), score: AtomicU8::new(0) }
     }
 
