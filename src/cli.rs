@@ -21,11 +21,12 @@ const KEPT_PATHS: [(&str, &str); 4] = [
     ("/static/", "the page"),
 ];
 
-/// Prometheus exporter for Linux listen queues: for every listening socket, how many connections wait to be
-/// accepted, how many may wait, and how many the kernel refused.
+/// Prometheus exporter for Linux listen queues: for every listening socket, how many connections
+/// wait to be accepted, how many may wait, and how many the kernel refused.
 ///
-/// Without a command, listenq serves. Every flag is also an environment variable: --sample.interval is
-/// LISTENQ_SAMPLE_INTERVAL. Exit status: 0 success, 1 failure, 64 wrong usage; `check` has its own.
+/// Without a command, listenq serves. Every flag is also an environment variable: --sample.interval
+/// is LISTENQ_SAMPLE_INTERVAL. Exit status: 0 success, 1 failure, 64 wrong usage; `check` has its
+/// own.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "listenq", version = crate::LONG_VERSION, args_conflicts_with_subcommands = false)]
 pub struct Cli {
@@ -53,11 +54,11 @@ pub struct Cli {
 /// The command.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
-    /// Take one sample and print it in the Prometheus text format, for the textfile collector of node_exporter. Counters
-    /// that grow over several samples are 0.
+    /// Take one sample and print it in the Prometheus text format, for the textfile collector of
+    /// node_exporter. Counters that grow over several samples are 0.
     Metrics,
-    /// Print a table of the listeners, those in trouble first, then the fullest. Asks the daemon; without one, takes a
-    /// sample.
+    /// Print a table of the listeners, those in trouble first, then the fullest. Asks the daemon;
+    /// without one, takes a sample.
     List {
         /// Only these listeners, named as for explain.
         #[arg(value_name = "LISTENER")]
@@ -65,7 +66,8 @@ pub enum Command {
         /// Print JSON: an array of objects, null for what is not known.
         #[arg(long)]
         json: bool,
-        /// Print the table again every two seconds, until Ctrl-C. The order changes at most every ten seconds.
+        /// Print the table again every two seconds, until Ctrl-C. The order changes at most every
+        /// ten seconds.
         #[arg(long, conflicts_with = "json")]
         watch: bool,
         /// The daemon to ask.
@@ -74,9 +76,10 @@ pub enum Command {
     },
     /// Explain in plain English what is wrong with a listener, why, and what to do about it.
     Explain {
-        /// The listener: ADDRESS:PORT, PORT, the path of a Unix socket, the end of that path or @NAME, each optionally after
-        /// NETNS/. Or its owner: a process, unit, pod (NAMESPACE/POD) or container (its name in the pod, or at least 12 digits
-        /// of its id). By default, the listener with the most severe diagnosis.
+        /// The listener: ADDRESS:PORT, PORT, the path of a Unix socket, the end of that path or
+        /// @NAME, each optionally after NETNS/. Or its owner: a process, unit, pod (NAMESPACE/POD)
+        /// or container (its name in the pod, or at least 12 digits of its id). By default, the
+        /// listener with the most severe diagnosis.
         #[arg(value_name = "LISTENER")]
         target: Option<String>,
         /// Print JSON: an object for each listener, null for what is not known.
@@ -86,8 +89,8 @@ pub enum Command {
         #[command(flatten)]
         watch: Watch,
     },
-    /// Print a line for each listener in trouble, and end with the exit status of a Nagios plugin: 0 ok, 1 warning, 2
-    /// critical, 3 unknown or wrong usage.
+    /// Print a line for each listener in trouble, and end with the exit status of a Nagios plugin:
+    /// 0 ok, 1 warning, 2 critical, 3 unknown or wrong usage.
     Check {
         /// Only these listeners, named as for explain.
         #[arg(value_name = "LISTENER")]
@@ -106,13 +109,15 @@ pub enum Command {
 /// The daemon to ask.
 #[derive(Clone, Debug, Args)]
 pub struct Ask {
-    /// Ask the daemon at this http or https URL; with `none`, ask no daemon and sample. By default, listenq asks the daemon of
-    /// this machine over --control.socket, and samples if there is no daemon. User and password are written as in
-    /// https://USER:PASSWORD@HOST:PORT, percent-encoded.
+    /// Ask the daemon at this http or https URL; with `none`, ask no daemon and sample. By default,
+    /// listenq asks the daemon of this machine over --control.socket, and samples if there is no
+    /// daemon. User and password are written as in https://USER:PASSWORD@HOST:PORT,
+    /// percent-encoded.
     #[arg(long = "url", env = "LISTENQ_URL", value_name = "URL", value_parser = daemon)]
     pub url: Option<Daemon>,
 
-    /// File of PEM certificates to trust for https in --url, instead of the certificates of the system.
+    /// File of PEM certificates to trust for https in --url, instead of the certificates of the
+    /// system.
     #[arg(long = "tls.ca-file", env = "LISTENQ_TLS_CA_FILE", value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
 }
@@ -120,8 +125,8 @@ pub struct Ask {
 /// The control socket of the daemon.
 #[derive(Clone, Debug, Args)]
 pub struct Control {
-    /// Unix socket over which list, explain and check ask the daemon of this machine. The daemon creates it. `none`
-    /// disables it.
+    /// Unix socket over which list, explain and check ask the daemon of this machine. The daemon
+    /// creates it. `none` disables it.
     #[arg(
         long = "control.socket",
         env = "LISTENQ_CONTROL_SOCKET",
@@ -172,8 +177,8 @@ pub struct Sampling {
     )]
     pub procfs: PathBuf,
 
-    /// Root directory of the machine: cgroupfs, the mounts of network namespaces and the logs of the kubelet are below
-    /// it.
+    /// Root directory of the machine: cgroupfs, the mounts of network namespaces and the logs of
+    /// the kubelet are below it.
     #[arg(
         long = "path.rootfs",
         env = "LISTENQ_PATH_ROOTFS",
@@ -193,7 +198,8 @@ pub struct Sampling {
     )]
     pub netns: Netns,
 
-    /// Time between two searches for new network namespaces. An ended namespace is kept alive for no longer. 1s to 10s.
+    /// Time between two searches for new network namespaces. An ended namespace is kept alive for
+    /// no longer. 1s to 10s.
     #[arg(
         long = "discovery.interval",
         env = "LISTENQ_DISCOVERY_INTERVAL",
@@ -204,7 +210,8 @@ pub struct Sampling {
     )]
     pub discovery_interval: Duration,
 
-    /// Export only listeners whose netns/protocol/address:port matches this regular expression. Not anchored.
+    /// Export only listeners whose netns/protocol/address:port matches this regular expression. Not
+    /// anchored.
     #[arg(
         long = "listener.include",
         env = "LISTENQ_LISTENER_INCLUDE",
@@ -213,7 +220,8 @@ pub struct Sampling {
     )]
     pub include: Option<Regex>,
 
-    /// Do not export listeners whose netns/protocol/address:port matches this regular expression. Not anchored.
+    /// Do not export listeners whose netns/protocol/address:port matches this regular expression.
+    /// Not anchored.
     #[arg(
         long = "listener.exclude",
         env = "LISTENQ_LISTENER_EXCLUDE",
@@ -222,8 +230,8 @@ pub struct Sampling {
     )]
     pub exclude: Option<Regex>,
 
-    /// Largest number of listeners with series when serving: the busiest and the fullest keep theirs, the others are
-    /// only counted.
+    /// Largest number of listeners with series when serving: the busiest and the fullest keep
+    /// theirs, the others are only counted.
     #[arg(
         long = "listener.max",
         env = "LISTENQ_LISTENER_MAX",
@@ -233,8 +241,8 @@ pub struct Sampling {
     )]
     pub max: usize,
 
-    /// Largest number of network namespaces with series when serving: those in trouble come first, the others are only
-    /// counted. At least 1; the namespace of listenq always has series.
+    /// Largest number of network namespaces with series when serving: those in trouble come first,
+    /// the others are only counted. At least 1; the namespace of listenq always has series.
     #[arg(
         long = "netns.max",
         env = "LISTENQ_NETNS_MAX",
@@ -245,8 +253,9 @@ pub struct Sampling {
     )]
     pub max_namespaces: usize,
 
-    /// Largest number of listen sockets that are tracked when serving: those with a queue or drops come first, then users,
-    /// services and namespaces in turn; the others are only counted. At least 1.
+    /// Largest number of listen sockets that are tracked when serving: those with a queue or drops
+    /// come first, then users, services and namespaces in turn; the others are only counted. At
+    /// least 1.
     #[arg(
         long = "sockets.max",
         env = "LISTENQ_SOCKETS_MAX",
@@ -257,8 +266,8 @@ pub struct Sampling {
     )]
     pub max_sockets: usize,
 
-    /// Mean time between two samples. Each gap varies by up to half, so that samples do not stay in step with periodic
-    /// events. 10ms to 5s.
+    /// Mean time between two samples. Each gap varies by up to half, so that samples do not stay in
+    /// step with periodic events. 10ms to 5s.
     #[arg(
         long = "sample.interval",
         env = "LISTENQ_SAMPLE_INTERVAL",
@@ -291,8 +300,8 @@ pub struct Sampling {
     )]
     pub peak_window: Duration,
 
-    /// Mean time between two connection scans of a network namespace with a queue; every second while one is nearly
-    /// full. Scans never use more than 1 % of a core. 1s to 1h.
+    /// Mean time between two connection scans of a network namespace with a queue; every second
+    /// while one is nearly full. Scans never use more than 1 % of a core. 1s to 1h.
     #[arg(
         long = "scan.interval",
         env = "LISTENQ_SCAN_INTERVAL",
@@ -303,8 +312,8 @@ pub struct Sampling {
     )]
     pub scan_interval: Duration,
 
-    /// Time after which clients give up, used where it cannot be measured. The largest useful limit follows from it.
-    /// 10ms to 24h.
+    /// Time after which clients give up, used where it cannot be measured. The largest useful limit
+    /// follows from it. 10ms to 24h.
     #[arg(
         long = "client-patience",
         env = "LISTENQ_CLIENT_PATIENCE",
@@ -315,8 +324,8 @@ pub struct Sampling {
     )]
     pub client_patience: Duration,
 
-    /// Longest wait of the first client of a queue that is not yet trouble: a queue that is never empty and whose first
-    /// client always waits for longer is a standing_queue. 100ms to 1h.
+    /// Longest wait of the first client of a queue that is not yet trouble: a queue that is never
+    /// empty and whose first client always waits for longer is a standing_queue. 100ms to 1h.
     #[arg(
         long = "standing-wait",
         env = "LISTENQ_STANDING_WAIT",
@@ -327,8 +336,9 @@ pub struct Sampling {
     )]
     pub standing_wait: Duration,
 
-    /// Whether to show the client addresses with the most waiting and half-open connections: `authenticated` shows them over
-    /// the control socket, and over HTTP to users of --web.config.file; `never` does not count them. They are never labels.
+    /// Whether to show the client addresses with the most waiting and half-open connections:
+    /// `authenticated` shows them over the control socket, and over HTTP to users of
+    /// --web.config.file; `never` does not count them. They are never labels.
     #[arg(
         long = "scan.client-addresses",
         env = "LISTENQ_SCAN_CLIENT_ADDRESSES",
@@ -377,7 +387,8 @@ pub struct Web {
     )]
     pub listen_addresses: Vec<SocketAddr>,
 
-    /// Serve on the sockets that systemd passes (socket activation) instead of --web.listen-address.
+    /// Serve on the sockets that systemd passes (socket activation) instead of
+    /// --web.listen-address.
     #[arg(long = "web.systemd-socket", env = "LISTENQ_WEB_SYSTEMD_SOCKET")]
     pub systemd_socket: bool,
 
@@ -391,8 +402,9 @@ pub struct Web {
     )]
     pub telemetry_path: String,
 
-    /// Additional Host header for which the page and the JSON are served. IP addresses, localhost and the names of this
-    /// machine are always allowed; metrics and health checks are served for any name. Repeatable.
+    /// Additional Host header for which the page and the JSON are served. IP addresses, localhost
+    /// and the names of this machine are always allowed; metrics and health checks are served for
+    /// any name. Repeatable.
     #[arg(
         long = "web.allowed-host",
         env = "LISTENQ_WEB_ALLOWED_HOST",
@@ -401,8 +413,8 @@ pub struct Web {
     )]
     pub allowed_hosts: Vec<String>,
 
-    /// File with TLS, users, headers and a rate limit for the endpoint, in the format of Prometheus' exporter-toolkit.
-    /// listenq reloads it when it changes.
+    /// File with TLS, users, headers and a rate limit for the endpoint, in the format of
+    /// Prometheus' exporter-toolkit. listenq reloads it when it changes.
     #[arg(long = "web.config.file", env = "LISTENQ_WEB_CONFIG_FILE", value_name = "FILE")]
     pub config_file: Option<PathBuf>,
 }
