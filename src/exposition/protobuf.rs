@@ -32,10 +32,13 @@ pub const LENGTHS: Metric = Metric {
 
 /// The bytes of a `Counter` or `Gauge` with its value: a key and a double.
 const VALUE: usize = 9;
-/// Bytes reserved per listener for its longest family, in addition to the labels.
+/// Bytes reserved per series, in addition to the labels.
 const SERIES: usize = 40;
-/// The number of series that most listeners have.
-const FAMILIES: usize = 13;
+/// The number of series of a listener with a diagnosis.
+const FAMILIES: usize = 24;
+/// The bytes of the length of a family: a varint may be padded, and so it can be written before the
+/// length is known. Five bytes are enough for 32 GiB.
+const LENGTH: usize = 5;
 
 /// Field numbers of `metrics.proto`.
 mod field {
@@ -102,13 +105,19 @@ pub fn render(view: &View, age: Duration) -> Vec<u8> {
 /// The output so far, and what is encoded once for reuse.
 struct Families {
     out: Vec<u8>,
-    /// The messages of the metrics of the family that is being written.
-    metrics: Vec<u8>,
     labels: PerSubject<Vec<u8>>,
     /// The start timestamps of counters.
     starts: PerSubject<Vec<u8>>,
     /// The start timestamp of the counters of listenq itself.
     own_start: Vec<u8>,
+}
+
+/// The places in the output of a family that is being written.
+struct Family {
+    /// The place of its length.
+    start: usize,
+    /// The place of its first metric.
+    metrics: usize,
 }
 
 // === impl Families ===
@@ -124,14 +133,14 @@ impl Families {
         let mut own_start = Vec::new();
         write_start(&mut own_start, field::value::START, process_start(view));
         let (listeners, label_bytes) = labels.of_listeners();
-        let family = label_bytes + SERIES * listeners;
-        let out = Vec::with_capacity(FAMILIES * family);
-        Self { out, metrics: Vec::with_capacity(family), labels, starts, own_start }
+        let out = Vec::with_capacity(FAMILIES * (label_bytes + SERIES * listeners));
+        Self { out, labels, starts, own_start }
     }
 
     /// Writes every series of `metric`.
     fn write(&mut self, metric: &Metric, view: &View, age: Duration) {
-        let Self { metrics, labels, starts, own_start, .. } = self;
+        let family = self.begin(metric);
+        let Self { out, labels, starts, own_start } = self;
         let is_counter = metric.kind == Kind::Counter;
         let kind = if is_counter { field::metric::COUNTER } else { field::metric::GAUGE };
         let has_start = is_counter && !matches!(metric.value, Value::Counter(_));
@@ -144,17 +153,19 @@ impl Families {
                 false => &[],
             };
             more_labels.clear();
-            write_labels(&mut more_labels, &metric.labels[own..], more.iter().copied());
+            if !more.is_empty() {
+                write_labels(&mut more_labels, &metric.labels[own..], more.iter().copied());
+            }
             let value_len = VALUE + start.len();
             let len = labels.len() + more_labels.len() + message_len(value_len);
-            begin_message(metrics, field::family::METRIC, len);
-            metrics.extend_from_slice(labels);
-            metrics.extend_from_slice(&more_labels);
-            begin_message(metrics, kind, value_len);
-            write_double(metrics, field::value::VALUE, value);
-            metrics.extend_from_slice(start);
+            begin_message(out, field::family::METRIC, len);
+            out.extend_from_slice(labels);
+            out.extend_from_slice(&more_labels);
+            begin_message(out, kind, value_len);
+            write_double(out, field::value::VALUE, value);
+            out.extend_from_slice(start);
         });
-        self.finish(metric);
+        self.end(family);
     }
 
     /// Writes a histogram of listenq itself, with buckets as in the text format.
@@ -171,46 +182,58 @@ impl Families {
             write_bytes(&mut histogram, field::histogram::BUCKET, &bucket);
         }
         write_start(&mut histogram, field::histogram::START, process_start(view));
+        let family = self.begin(metric);
         self.histogram(Subject::SelfStats, &histogram);
-        self.finish(metric);
+        self.end(family);
     }
 
     /// Writes the native histogram of each listener that has one.
     fn lengths(&mut self, view: &View, age: Duration) {
+        let family = self.begin(&LENGTHS);
         for (subject, listener) in table::listeners(view, Some(age)) {
             let Subject::Listener(_, netns, _) = subject else { continue };
             if let Some(lengths) = &listener.lengths {
                 self.histogram(subject, &native(lengths, samples(netns, listener)));
             }
         }
-        self.finish(&LENGTHS);
+        self.end(family);
     }
 
     fn histogram(&mut self, subject: Subject<'_>, histogram: &[u8]) {
         let labels = self.labels.of(subject).0.unwrap_or_default();
         let len = labels.len() + message_len(histogram.len());
-        begin_message(&mut self.metrics, field::family::METRIC, len);
-        self.metrics.extend_from_slice(labels);
-        write_bytes(&mut self.metrics, field::metric::HISTOGRAM, histogram);
+        begin_message(&mut self.out, field::family::METRIC, len);
+        self.out.extend_from_slice(labels);
+        write_bytes(&mut self.out, field::metric::HISTOGRAM, histogram);
     }
 
-    /// Writes the family with its metrics, unless it has none.
-    fn finish(&mut self, metric: &Metric) {
-        if self.metrics.is_empty() {
-            return;
-        }
+    /// Begins a family: everything but its metrics.
+    fn begin(&mut self, metric: &Metric) -> Family {
         let kind = match metric.kind {
             Kind::Counter => 0,
             Kind::Gauge => 1,
             Kind::Histogram => 4,
         };
-        let mut head = Vec::with_capacity(metric.name.len() + metric.help.len() + 16);
-        write_bytes(&mut head, field::family::NAME, metric.name.as_bytes());
-        write_bytes(&mut head, field::family::HELP, metric.help.as_bytes());
-        write_varint(&mut head, field::family::TYPE, kind);
-        push_varint(&mut self.out, (head.len() + self.metrics.len()) as u64);
-        self.out.extend_from_slice(&head);
-        self.out.append(&mut self.metrics);
+        let start = self.out.len();
+        self.out.extend_from_slice(&[0; LENGTH]);
+        write_bytes(&mut self.out, field::family::NAME, metric.name.as_bytes());
+        write_bytes(&mut self.out, field::family::HELP, metric.help.as_bytes());
+        write_varint(&mut self.out, field::family::TYPE, kind);
+        Family { start, metrics: self.out.len() }
+    }
+
+    /// Ends a family, and removes it if it has no metrics.
+    fn end(&mut self, family: Family) {
+        let Family { start, metrics } = family;
+        if self.out.len() == metrics {
+            self.out.truncate(start);
+            return;
+        }
+        let len = self.out.len() - start - LENGTH;
+        for (place, byte) in self.out[start..start + LENGTH].iter_mut().enumerate() {
+            let more = if place + 1 < LENGTH { 0x80 } else { 0 };
+            *byte = (len >> (7 * place)) as u8 & 0x7f | more;
+        }
     }
 }
 
@@ -292,6 +315,7 @@ fn message_len(len: usize) -> usize {
     1 + varint_len(len as u64) + len
 }
 
+#[inline]
 fn begin_message(bytes: &mut Vec<u8>, field: u32, len: usize) {
     push_key(bytes, field, WireType::LengthDelimited);
     push_varint(bytes, len as u64);
