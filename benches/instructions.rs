@@ -46,7 +46,7 @@ const PUBLISH: u64 = 0;
 const RENDER: u64 = 7_500;
 /// Measured: 8,200, a third more than for text: eight of the thirteen series have a start timestamp
 /// of 14 bytes.
-const RENDER_PROTOBUF: u64 = 9_000;
+const RENDER_PROTOBUF: u64 = 7_600;
 
 /// After this number of dumps all sockets that existed before count as known.
 const SETTLED: u32 = 5;

@@ -1,9 +1,9 @@
-//! Why the owner of a listener does not accept: the pure function from readings over time to the words for causes that
-//! metric, command, page, alert and runbook share.
+//! Why the owner of a listener does not accept: the pure function from readings over time to the
+//! words for causes that metric, command, page, alert and runbook share.
 //!
-//! Each cause needs positive evidence that lasted: every rule looks at [`WINDOW`] of readings, and a rule whose readings
-//! are missing finds nothing. Whether a listener is in trouble at all is the diagnosis' decision; causes are read only
-//! for owners of listeners that have one.
+//! Each cause needs positive evidence that lasted: every rule looks at [`WINDOW`] of readings, and
+//! a rule whose readings are missing finds nothing. Whether a listener is in trouble at all is the
+//! diagnosis' decision; causes are read only for owners of listeners that have one.
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -82,7 +82,8 @@ pub struct Causes(u16);
 /// What is known of the listener itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ListenerFacts {
-    /// How long ago a connection was last seen to be taken from the queue; `None` when none was seen yet.
+    /// How long ago a connection was last seen to be taken from the queue; `None` when none was
+    /// seen yet.
     pub taken_ago: Option<Duration>,
     /// Accepted connections that are open (scan).
     pub open_connections: Option<u64>,
@@ -215,8 +216,8 @@ impl FromIterator<Cause> for Causes {
     }
 }
 
-/// The causes that the readings, the oldest first, give evidence of. Some exclude others: threads of a stopped, frozen or
-/// throttled process show neither starvation nor what they wait for.
+/// The causes that the readings, the oldest first, give evidence of. Some exclude others: threads
+/// of a stopped, frozen or throttled process show neither starvation nor what they wait for.
 pub fn causes(readings: &[Timed]) -> Causes {
     let readings = recent(readings);
     if readings.len() < AGREEING || span(readings) < LASTING {
@@ -264,15 +265,16 @@ fn span(readings: &[Timed]) -> Duration {
     }
 }
 
-/// Whether `rule` holds in every reading of the last [`LASTING`], and in the last [`AGREEING`] where those are more.
+/// Whether `rule` holds in every reading of the last [`LASTING`], and in the last [`AGREEING`]
+/// where those are more.
 fn lasts(readings: &[Timed], rule: impl Fn(&Timed) -> bool) -> bool {
     let Some(last) = readings.last() else { return false };
     let first = readings.partition_point(|one| one.at + LASTING < last.at);
     readings[first.min(readings.len().saturating_sub(AGREEING))..].iter().all(rule)
 }
 
-/// Like [`lasts`], over as many readings more as it takes to have read every thread: of a process with many threads each
-/// reading has a part.
+/// Like [`lasts`], over as many readings more as it takes to have read every thread: of a process
+/// with many threads each reading has a part.
 fn lasts_for_all_threads(readings: &[Timed], rule: impl Fn(&Timed) -> bool) -> bool {
     let lengths = AGREEING..=readings.len();
     let mut ends = lengths.map(|length| &readings[readings.len() - length..]);
@@ -330,8 +332,8 @@ fn ends(readings: &[Timed]) -> Option<(&Timed, &Timed)> {
     Some((readings.first()?, readings.last()?))
 }
 
-/// Whether nothing was taken from the queue during the readings. A server that is out of descriptors may have more open
-/// than a limit that was lowered later, and accept all the same.
+/// Whether nothing was taken from the queue during the readings. A server that is out of
+/// descriptors may have more open than a limit that was lowered later, and accept all the same.
 fn takes_nothing(readings: &[Timed]) -> bool {
     lasts(readings, |one| one.listener.taken_ago.is_none_or(|ago| ago >= Duration::from_secs(1)))
 }
@@ -359,13 +361,15 @@ fn is_at_connection_limit(readings: &[Timed]) -> bool {
         && takes_nothing(readings)
 }
 
-/// Whether a process that holds the socket waits for events: one that hangs elsewhere has not looked away on purpose.
+/// Whether a process that holds the socket waits for events: one that hangs elsewhere has not
+/// looked away on purpose.
 fn waits_for_events(reading: &Timed) -> bool {
     let mut threads = reading.owner.processes.iter().flat_map(|process| &process.threads);
     threads.any(|thread| thread.wait == Wait::Events)
 }
 
-/// Whether the workers wait for something else than connections: then they do not watch the socket, but not on purpose.
+/// Whether the workers wait for something else than connections: then they do not watch the socket,
+/// but not on purpose.
 fn is_busy_elsewhere(readings: &[Timed]) -> bool {
     let waits_elsewhere = |thread: &ThreadReading| {
         matches!(thread.wait, Wait::Client | Wait::Peer(..) | Wait::Futex) || thread.state != 'S'
@@ -408,7 +412,8 @@ fn share_of_periods(before: Periods, after: Periods) -> Option<f64> {
     (all >= MIN_PERIODS).then(|| throttled as f64 / all as f64)
 }
 
-/// The growth of a thread's time between the first and the last reading that have it, as a share of the time between.
+/// The growth of a thread's time between the first and the last reading that have it, as a share of
+/// the time between.
 fn thread_share(
     readings: &[Timed],
     tid: u32,
@@ -432,7 +437,8 @@ fn accepting_threads(readings: &[Timed]) -> Vec<ThreadReading> {
     last.owner.acceptors().iter().flat_map(|process| &process.threads).copied().collect()
 }
 
-/// The threads that accept: those seen to wait for connections or events; where none was seen, the main threads.
+/// The threads that accept: those seen to wait for connections or events; where none was seen, the
+/// main threads.
 fn threads_that_accept(readings: &[Timed]) -> Vec<u32> {
     let Some(last) = readings.last() else { return Vec::new() };
     let acceptors: Vec<u32> = last.owner.acceptors().iter().map(|process| process.pid).collect();
@@ -489,10 +495,11 @@ fn is_short_of_memory(readings: &[Timed]) -> bool {
     share.is_some_and(|share| share >= MEMORY_SHARE) || hits_high(readings)
 }
 
-/// The cgroup of the owner in version 2. Pressure and events of its ancestors include those of its neighbours; its own
-/// pressure includes the stalls at limits of its ancestors.
+/// The cgroup of the owner in version 2. Pressure and events of its ancestors include those of its
+/// neighbours; its own pressure includes the stalls at limits of its ancestors.
 ///
-/// The root of the machine is no cgroup of the owner: it has pressure, of all processes, but no `memory.events`.
+/// The root of the machine is no cgroup of the owner: it has pressure, of all processes, but no
+/// `memory.events`.
 fn own_cgroup(owner: &OwnerReading) -> Option<&CgroupReading> {
     let own = owner.cgroups.iter().find(|cgroup| cgroup.path.starts_with('/'))?;
     (own.path != "/" || own.memory_high.is_some()).then_some(own)
@@ -516,7 +523,8 @@ fn waits_for_disk(readings: &[Timed]) -> bool {
         || holds_connections(readings, |thread| thread.state == 'D')
 }
 
-/// Threads that do a server's work: all that were looked at, without those that wait for events or connections.
+/// Threads that do a server's work: all that were looked at, without those that wait for events or
+/// connections.
 fn workers(reading: &Timed) -> Vec<ThreadReading> {
     let threads = reading.owner.processes.iter().flat_map(|process| &process.threads).copied();
     let acceptors = reading.owner.acceptors().len();
@@ -537,8 +545,9 @@ fn holds_for_workers(readings: &[Timed], rule: impl Fn(&ThreadReading) -> bool) 
     })
 }
 
-/// Whether at least two threads for which `rule` holds explain most open connections of the listener: a thread that serves a
-/// connection holds it. This needs no threads of other kinds, which many servers have.
+/// Whether at least two threads for which `rule` holds explain most open connections of the
+/// listener: a thread that serves a connection holds it. This needs no threads of other kinds,
+/// which many servers have.
 fn holds_connections(readings: &[Timed], rule: impl Fn(&ThreadReading) -> bool) -> bool {
     lasts(readings, |one| {
         let threads = one.owner.processes.iter().flat_map(|process| &process.threads);
@@ -921,8 +930,8 @@ mod tests {
         assert_eq!(said(|_, owner, _| pool(owner, 2, Wait::Client)), []);
     }
 
-    /// A thread pool behind a main thread and an event loop: `waiting` threads of two wait as given, and `open` connections
-    /// are open. The event loop no longer watches the socket.
+    /// A thread pool behind a main thread and an event loop: `waiting` threads of two wait as
+    /// given, and `open` connections are open. The event loop no longer watches the socket.
     fn busy_pool(waiting: u32, wait: Wait, open: u64) -> Vec<Cause> {
         said(|_, owner, listener| {
             let process = &mut owner.processes[0];
@@ -943,7 +952,8 @@ mod tests {
         let wait = Wait::Peer(database(), Syscall::Receive);
         assert_eq!(busy_pool(2, wait, 2), [Cause::WaitsFor]);
         assert_eq!(busy_pool(2, Wait::Client, 2), [Cause::IdleClients]);
-        // One thread that always reads from a queue of jobs, and two that wait for a database while eight are served.
+        // One thread that always reads from a queue of jobs, and two that wait for a database while
+        // eight are served.
         assert_eq!(busy_pool(1, wait, 1), []);
         assert!(!busy_pool(2, wait, 8).contains(&Cause::WaitsFor));
     }

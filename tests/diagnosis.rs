@@ -387,8 +387,9 @@ fn a_flood_that_is_answered_with_cookies_alone_is_a_syn_flood() {
     drop((flood, server));
 }
 
-/// A flood of one of two listeners that are reached from outside. Two clients of the other listener have bad lines, and fill
-/// its SYN queue. Returns the diagnoses of both within 20 s: of the flooded listener, and of the other one.
+/// A flood of one of two listeners that are reached from outside. Two clients of the other listener
+/// have bad lines, and fill its SYN queue. Returns the diagnoses of both within 20 s: of the
+/// flooded listener, and of the other one.
 fn diagnoses_of_two_listeners(hint: &str, syncookies: u32) -> [BTreeSet<String>; 2] {
     let ns = Netns::new(hint);
     ns.sysctl("net.ipv4.tcp_syncookies", syncookies);

@@ -19,7 +19,8 @@ const BIN: &str = env!("CARGO_BIN_EXE_listenq");
 const PORTS: std::ops::Range<u16> = 20_000..25_000;
 /// The first port where `MANY_LISTENERS` says how many there are.
 const FIRST_PORT: u16 = 10_000;
-/// What samples, scans, discovery, owners and causes may take together. Code without optimization takes ten times as long.
+/// What samples, scans, discovery, owners and causes may take together. Code without optimization
+/// takes ten times as long.
 const SHARE: f64 = if cfg!(debug_assertions) { 0.25 } else { 0.025 };
 /// The memory limit of the systemd unit and of the chart.
 const MOST_MEMORY: u64 = 64 << 20;

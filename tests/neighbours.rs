@@ -19,8 +19,8 @@ const BIN: &str = env!("CARGO_BIN_EXE_listenq");
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// The number of namespaces that exist before the start, unless `NEIGHBOURS` says otherwise.
 const NAMESPACES: usize = 300;
-/// The time until listenq is ready. Code without optimization takes longer, and so does a machine that is busy with other
-/// tests.
+/// The time until listenq is ready. Code without optimization takes longer, and so does a machine
+/// that is busy with other tests.
 const READY: Duration = Duration::from_secs(if cfg!(debug_assertions) { 4 } else { 2 });
 /// The CPU budget of samples. Code without optimization takes ten times as long.
 const BUDGET: f64 = if cfg!(debug_assertions) { 0.2 } else { 0.02 };

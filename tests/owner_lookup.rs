@@ -26,9 +26,11 @@ use listenq_lab::wait::eventually;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
-/// The descriptors of a user who hoards them, unless `OWNER_DESCRIPTORS` says otherwise. 1,000 in each process.
+/// The descriptors of a user who hoards them, unless `OWNER_DESCRIPTORS` says otherwise. 1,000 in
+/// each process.
 const HOARDED: usize = 100_000;
-/// The time in which the owner of a new listener is known. Code without optimization takes ten times as long.
+/// The time in which the owner of a new listener is known. Code without optimization takes ten
+/// times as long.
 const KNOWN_WITHIN: Duration = Duration::from_secs(if cfg!(debug_assertions) { 20 } else { 5 });
 /// Opens descriptors in processes of user 4243, and prints a byte for each process.
 const HOARD: &str = "

@@ -67,8 +67,14 @@ fn texts() -> Vec<(String, String)> {
     texts
 }
 
-/// Names that start like a metric but are none: a prefix, and a variable of the Ansible role.
-const NO_METRICS: [&str; 2] = ["process_", "listenq_environment"];
+/// Names that start like a metric but are none: a prefix, a variable of the Ansible role, and
+/// OpenTelemetry names without their suffixes.
+const NO_METRICS: [&str; 4] = [
+    "process_",
+    "listenq_environment",
+    "listenq_accept_queue_full_seconds",
+    "listenq_listener_overflows",
+];
 
 /// The names of metrics in a text, without recorded series (`level:metric:operations`).
 fn metrics_in(text: &str) -> BTreeSet<String> {

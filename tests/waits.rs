@@ -170,8 +170,8 @@ fn a_server_that_pauses_for_long() {
     drop(server);
 }
 
-/// A listener behind TPROXY in a namespace of its own, and the namespace of its clients. Rows of connections carry
-/// `ORIGINAL`, which is the address of no listener.
+/// A listener behind TPROXY in a namespace of its own, and the namespace of its clients. Rows of
+/// connections carry `ORIGINAL`, which is the address of no listener.
 struct Transparent {
     scene: Scene,
     clients: Netns,

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use netlink_sys::{Socket, SocketAddr};
@@ -13,7 +13,6 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 use super::diag_modules::{DiagModule, DiagModules};
 use super::diag_stream::{self, DumpError, Progress};
-use super::dump_locks::DumpLocks;
 
 /// Buffer size in bytes. The kernel fills datagrams up to the largest buffer it has seen, at most
 /// 32 KiB: never offer a smaller buffer.
@@ -160,9 +159,9 @@ impl Channel {
     ) -> Result<(), DumpError> {
         self.modules.ask(DiagModule::answering(request), || {
             self.sequence = self.sequence.wrapping_add(1).max(SAME + 1);
-            let send = || self.request(request, self.sequence, datagram);
-            let (sent, took) = DumpLocks::of_process().walk(send);
-            self.walked += took;
+            let begin = Instant::now();
+            let sent = self.request(request, self.sequence, datagram);
+            self.walked += begin.elapsed();
             sent?;
             loop {
                 let length = self.receive(datagram, RecvFlags::empty())?;
@@ -190,7 +189,7 @@ impl Channel {
         mut row: impl FnMut(&[u8]) -> Result<(), DumpError>,
     ) -> Result<bool, DumpError> {
         let result = self.modules.ask(DiagModule::answering(request), || {
-            DumpLocks::of_process().request(|| self.request(request, SAME, datagram))?;
+            self.request(request, SAME, datagram)?;
             self.compare(datagram, last, &mut row)
         });
         if result.is_err() {
@@ -215,8 +214,7 @@ impl Channel {
         let (mut nth, mut is_same) = (0, true);
         for batch in requests.chunks(BATCH * size) {
             let end = nth + batch.len() / size;
-            let sent = DumpLocks::of_process().request(|| self.send(batch, datagram));
-            let asked = sent.and_then(|()| {
+            let asked = self.send(batch, datagram).and_then(|()| {
                 (nth..end).try_for_each(|nth| {
                     is_same = self.compare_answer(nth, is_same, datagram, last, &mut answer)?;
                     Ok(())

@@ -41,8 +41,8 @@ const FIRST_DESCRIPTORS: usize = 1_000;
 /// root. Beyond that number, processes are left out.
 const OF_USER: usize = 8_000;
 const OF_ROOT: usize = 50_000;
-/// Number of descriptors above which the user of a process is certain to count: the owner of the directory of a process
-/// that made itself undumpable is root.
+/// Number of descriptors above which the user of a process is certain to count: the owner of the
+/// directory of a process that made itself undumpable is root.
 const FEW_DESCRIPTORS: usize = 32;
 
 /// Whether the process with this pid and start time still runs. A zombie holds nothing and does not
@@ -202,7 +202,8 @@ impl Walk {
             let more = portion(&listing, |name| {
                 pids.extend(number(name).filter(|pid| !first.contains(pid)))
             })?;
-            // The oldest processes first: of very many processes of a user, masters come before workers.
+            // The oldest processes first: of very many processes of a user, masters come before
+            // workers.
             pids.reverse();
             self.listing = more.then_some(listing);
         } else {
@@ -482,7 +483,8 @@ mod tests {
             let mut walk = if is_deep { walk.go_deep() } else { walk };
             assert_eq!(walk.step(Duration::MAX).unwrap(), Step::Done);
             let found = walk.finish();
-            // Without root's privileges both belong to one user, and only a deep walk finds the server.
+            // Without root's privileges both belong to one user, and only a deep walk finds the
+            // server.
             assert_eq!(found.holders.contains_key(&42), is_root || is_deep);
             let of_hoarder = found.descriptors - found.holders.len();
             let expected = if is_deep { hoarders.len() * FIRST_DESCRIPTORS } else { OF_USER };

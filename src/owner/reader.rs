@@ -159,9 +159,9 @@ impl OwnerReader {
         reading
     }
 
-    /// The text of `/proc/PID/cgroup` for the processes in the version 2 cgroup with this id: for an
-    /// owner whose descriptors may not be read. Where the processes have several, or the cgroup is
-    /// the root, only the version 2 cgroup is certain.
+    /// The text of `/proc/PID/cgroup` for the processes in the version 2 cgroup with this id: for
+    /// an owner whose descriptors may not be read. Where the processes have several, or the cgroup
+    /// is the root, only the version 2 cgroup is certain.
     fn cgroup_text(&mut self, id: u64) -> Option<String> {
         let path = self.tree.as_mut()?.path(id)?;
         let only = format!("0::{path}\n");

@@ -111,8 +111,8 @@ pub struct Listener {
     /// The share of clients that left, of the clients that scans saw waiting within the last
     /// minute.
     pub abandoned_ratio: Option<f64>,
-    /// The clients of the waiting and half-open connections; `null` without such connections, before
-    /// a scan, and for users that may not see addresses.
+    /// The clients of the waiting and half-open connections; `null` without such connections,
+    /// before a scan, and for users that may not see addresses.
     #[serde(default)]
     pub clients: Option<Clients>,
     /// Accepted connections that are still open.
@@ -272,7 +272,8 @@ pub struct Recent {
 // === impl Report ===
 
 impl Report {
-    /// Creates the report of `view`, `age` after the view was made, without the addresses of clients.
+    /// Creates the report of `view`, `age` after the view was made, without the addresses of
+    /// clients.
     pub fn new(view: &View, age: Duration) -> Self {
         let mut report = Self::with_clients(view, age);
         report.listeners.iter_mut().for_each(|listener| listener.clients = None);

@@ -63,8 +63,8 @@ struct Lane {
     used_at: Option<Duration>,
 }
 
-/// The sockets whose owners are to be read, and the CPU time after which the reads of each lane end;
-/// `None` for a lane that is not due.
+/// The sockets whose owners are to be read, and the CPU time after which the reads of each lane
+/// end; `None` for a lane that is not due.
 struct Request {
     sockets: Vec<WatchedSocket>,
     cpu: [Option<Duration>; LANES],

@@ -1,8 +1,8 @@
 //! Discovers namespaces: which namespaces appeared and ended between two looks, their names, and
 //! the readers of each new namespace.
 //!
-//! A look finds the namespaces and enters some of them. The others wait ([`waiting`](super::waiting)) and
-//! are entered by and by, as the CPU budget allows.
+//! A look finds the namespaces and enters some of them. The others wait
+//! ([`waiting`](super::waiting)) and are entered by and by, as the CPU budget allows.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

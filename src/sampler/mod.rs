@@ -274,7 +274,7 @@ impl Sampler {
         loop {
             let wait = self.schedule.due().saturating_sub(self.epoch.elapsed());
             let Err(RecvTimeoutError::Timeout) = stop.recv_timeout(wait) else { return };
-            self.hear_reports();
+            self.receive_reports();
             self.hear_scans();
             self.ask_for_scans();
             self.hear_looks();
@@ -334,8 +334,8 @@ impl Sampler {
         }
     }
 
-    /// Waits until all namespaces are entered that the first look finds, and at most [`FIRST_LOOK`]:
-    /// the first sample must not wait until very many namespaces are entered.
+    /// Waits until all namespaces are entered that the first look finds, and at most
+    /// [`FIRST_LOOK`]: the first sample must not wait until very many namespaces are entered.
     fn await_namespaces(&mut self) {
         let end = Instant::now() + FIRST_LOOK;
         while self.stats.waiting_namespaces.is_none_or(|waiting| waiting > 0)
@@ -343,7 +343,7 @@ impl Sampler {
         {
             let has_failed =
                 matches!(&report, ScoutEvent::Namespaces(news) if news.failure.is_some());
-            self.hear(report);
+            self.receive(report);
             if has_failed {
                 break;
             }
@@ -385,12 +385,12 @@ impl Sampler {
         }
     }
 
-    fn hear_reports(&mut self) {
+    fn receive_reports(&mut self) {
         let reports: Vec<ScoutEvent> = self.scouting.iter().flat_map(Scouting::reports).collect();
-        reports.into_iter().for_each(|report| self.hear(report));
+        reports.into_iter().for_each(|report| self.receive(report));
     }
 
-    fn hear(&mut self, report: ScoutEvent) {
+    fn receive(&mut self, report: ScoutEvent) {
         match report {
             ScoutEvent::Namespaces(news) => self.apply(news),
             ScoutEvent::Owners(search) => self.learn(search),

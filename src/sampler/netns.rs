@@ -415,8 +415,8 @@ impl NetnsReader {
             Some(Some(is_same)) => {
                 self.planner.take_unix(sockets.iter().any(|socket| socket.queue.length > 0));
                 self.features.set(Feature::UnixDiag, true);
-                // After a queue held a connection, no dump that the share allows is skipped: a longer
-                // gap is a stall.
+                // After a queue held a connection, no dump that the share allows is skipped: a
+                // longer gap is a stall.
                 let interval = self.planner.unix_dumped(reading.time, self.unix_cost);
                 reading.sample.unix = Some(Dump { interval, is_same, part: None, sockets });
             }

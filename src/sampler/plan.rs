@@ -24,11 +24,12 @@
 //! now, the sample only queries the listeners selected at the last dump ([`selected`]): all of
 //! them, or those that hold a queue if there are very many. The dump is made up for as soon as the
 //! budget allows it. Until then the counters wait too, because overflows are attributed after a
-//! dump only; growing overflows make the dump urgent. If all listeners are queried, nothing looks for
-//! traffic until then: overflows change a drop counter.
+//! dump only; growing overflows make the dump urgent. If all listeners are queried, nothing looks
+//! for traffic until then: overflows change a drop counter.
 //!
-//! Unix listeners have a share of a core, too. Up to Linux 5.15 their dump walks all Unix sockets of
-//! the machine, whatever the namespace, so the measured cost of a dump decides how often it comes.
+//! Unix listeners have a share of a core, too. Up to Linux 5.15 their dump walks all Unix sockets
+//! of the machine, whatever the namespace, so the measured cost of a dump decides how often it
+//! comes.
 //!
 //! If samples are stretched because they exceed the CPU budget, the second becomes as long as ten
 //! samples, and at most two seconds.
@@ -786,8 +787,8 @@ mod tests {
         use TcpMethod::{AskOnly, Dump};
         type Event = fn(&mut Scene);
         let (second, quick) = (Duration::from_secs(1), TICK);
-        // The event, the time until the sample after it, and whether the counters are read then: only if a
-        // drop counter shows that they may have changed.
+        // The event, the time until the sample after it, and whether the counters are read then:
+        // only if a drop counter shows that they may have changed.
         let table: [(&str, Event, Duration, Allowed, bool); 6] = [
             ("a segment", Scene::came, second, Allowed::None, false),
             ("a segment, urgent only", Scene::came, second, Allowed::Urgent, false),

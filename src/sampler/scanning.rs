@@ -1,7 +1,7 @@
 //! Schedules connection scans and runs them on a thread off the sampling path.
 //!
 //! A scan walks every connection of the machine, so all scans together never use more than 1/100 of
-//! a core. Where a walk delays every other dump of the machine ([`DumpLocks`]), scans walk for at
+//! a core. Where a walk delays every other dump of the machine ([`dump_locks`]), scans walk for at
 //! most 1/200 of the time.
 
 use std::cmp::Ordering;
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::kernel::connections::ConnectionReader;
 use crate::kernel::diag_stream::DumpError;
-use crate::kernel::dump_locks::DumpLocks;
+use crate::kernel::dump_locks;
 use crate::kernel::netlink::Datagram;
 use crate::snapshot::scan::Scan;
 use crate::snapshot::{Counter, Counters, NetnsId, NetnsSample};
@@ -64,9 +64,8 @@ pub struct Scanning {
     free_at: Duration,
     is_busy: bool,
     background: Arc<Background>,
-    locks: &'static DumpLocks,
-    /// Whether walks delayed other dumps at the last scan.
-    were_serial: bool,
+    /// Whether walks delay other dumps.
+    are_serial: bool,
     tasks: Sender<Task>,
     reports: Receiver<ScanResult>,
 }
@@ -197,9 +196,13 @@ impl Scanning {
         let (tasks, given) = channel();
         let (sender, reports) = channel();
         thread::Builder::new().name("scanner".into()).spawn(move || work(&given, &sender))?;
-        let (free_at, locks) = (Duration::ZERO, DumpLocks::of_process());
-        let (is_busy, were_serial) = (false, false);
-        Ok(Self { interval, free_at, is_busy, background, locks, were_serial, tasks, reports })
+        let (free_at, is_busy, are_serial) = (Duration::ZERO, false, dump_locks::are_serial());
+        if are_serial {
+            tracing::info!(
+                "connection scans delay other socket dumps on this kernel: scanning less often"
+            );
+        }
+        Ok(Self { interval, free_at, is_busy, background, are_serial, tasks, reports })
     }
 
     /// Passes the most urgent namespace to the scanner, if a scan is due and the budget allows it.
@@ -231,22 +234,14 @@ impl Scanning {
         let report = self.reports.try_recv().ok()?;
         self.is_busy = false;
         let delay = self.background.spend_of(OWN_SHARE, now, report.cpu);
-        let are_serial = self.locks.are_serial();
-        match (std::mem::replace(&mut self.were_serial, are_serial), are_serial) {
-            (false, true) => tracing::info!(
-                "connection scans delay other socket dumps on this kernel: scanning less often"
-            ),
-            (true, false) => tracing::info!("connection scans delay no other socket dumps"),
-            _ => {}
-        }
-        self.free_at = now + rest(report.cpu, report.walked, are_serial).max(delay);
+        self.free_at = now + rest(report.cpu, report.walked, self.are_serial).max(delay);
         Some(report)
     }
 }
 
-/// Returns the pause after a scan that used `cpu` and walked for `walked`. `are_serial` is whether a
-/// walk delays the dumps of all other processes: then the time of walks counts, and it may be longer
-/// than their CPU time, because a walk that waits for a processor still holds the lock.
+/// Returns the pause after a scan that used `cpu` and walked for `walked`. `are_serial` is whether
+/// a walk delays the dumps of all other processes: then the time of walks counts, and it may be
+/// longer than their CPU time, because a walk that waits for a processor still holds the lock.
 fn rest(cpu: Duration, walked: Duration, are_serial: bool) -> Duration {
     match are_serial {
         true => (cpu * REST).max(walked * SERIAL_REST),
@@ -335,7 +330,8 @@ mod tests {
     #[test]
     fn walks_that_delay_other_dumps_are_spaced_by_their_time() {
         let millis = Duration::from_millis;
-        // CPU time and time of the walks in ms, whether they delay other dumps, and the pause in ms.
+        // CPU time and time of the walks in ms, whether they delay other dumps, and the pause in
+        // ms.
         let table = [
             (10, 8, false, 990),
             (10, 8, true, 1_592),
@@ -364,10 +360,8 @@ mod tests {
 
     #[test]
     fn the_scanner_rests_a_hundred_times_as_long_as_it_works() {
-        // Other tests walk at the same time.
-        static NO_LOCK: DumpLocks = DumpLocks::new();
         let mut scanning = Scanning::start(INTERVAL, Arc::default()).unwrap();
-        scanning.locks = &NO_LOCK;
+        scanning.are_serial = false;
         let mut place = place(true, &[10]);
         place.scanned_at = None;
         scanning.give(seconds(1), [(NetnsId(1), &mut place)].into_iter());

@@ -30,7 +30,8 @@ const WARM_UP: f64 = 10.0;
 
 /// Least part of the budget of the own namespace for whole dumps.
 const DUMPS: f64 = 0.25;
-/// Part of the budget for dumps of Unix listeners: of the own namespace, and of all others together.
+/// Part of the budget for dumps of Unix listeners: of the own namespace, and of all others
+/// together.
 const UNIX_PART: f64 = 0.125;
 
 /// Seconds of the budget that may be used at once.

@@ -2,7 +2,7 @@
 //! and checks whether known owners still run. On request it searches the owners of sockets.
 //!
 //! Each of these tasks never uses more than 1/100 of a core, except the first look: it may use as
-//! much as it needs for [`FIRST_LOOK`]. Namespaces that are not entered by then are entered by and by.
+//! much as it needs for [`FIRST_LOOK`]. It enters the other namespaces later, within that share.
 
 use std::io;
 use std::sync::Arc;
@@ -34,7 +34,8 @@ const LONGEST_GAP: Duration = Duration::from_secs(9);
 pub const FIRST_LOOK: Duration = Duration::from_secs(1);
 /// CPU time for which namespaces are entered at a time.
 const ENTER_AT_ONCE: Duration = Duration::from_millis(5);
-/// Share of a core that entering namespaces may always use, whatever the rest of the background needs.
+/// Share of a core that entering namespaces may always use, whatever the rest of the background
+/// needs.
 const ENTER_SHARE: f64 = 0.002_5;
 /// Share of a core that the search for owners of new sockets may always use. Deep searches have no
 /// such share: they must not delay other searches.

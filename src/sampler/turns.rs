@@ -9,8 +9,9 @@
 //! share.
 //!
 //! Whole dumps have a separate part of the share, at most a quarter of it unless the other readings
-//! need less: most listeners are known, and their queues are read between dumps. It is divided in the same way, by the dumps that each namespace needs. Dumps of the Unix
-//! listeners come as often as their own share allows; their cost delays no other reading.
+//! need less: most listeners are known, and their queues are read between dumps. It is divided in
+//! the same way, by the dumps that each namespace needs. Dumps of the Unix listeners come as often
+//! as their own share allows; their cost delays no other reading.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -132,7 +133,8 @@ impl Turn {
         self.saved(now) >= 0.0 || self.read_at.is_none_or(is_late)
     }
 
-    /// Records a reading at `now` with this cost, of which a dump of the Unix listeners took `unix`.
+    /// Records a reading at `now` with this cost, of which a dump of the Unix listeners took
+    /// `unix`.
     pub fn read(&mut self, now: Duration, cost: Duration, unix: Duration, dump: DumpOutcome) {
         let cost = cost.saturating_sub(unix);
         self.unix += unix;
@@ -346,7 +348,8 @@ mod tests {
             all.divide(now, INTERVAL, BUDGET, turns.iter_mut());
             for (place, turn) in turns.iter_mut().enumerate().filter(|(_, turn)| turn.is_due(now)) {
                 // Each namespace dumps its Unix listeners once in ten seconds.
-                let unix = micros(if (nth as usize + place) % 100 == 0 { 1_000 } else { 0 });
+                let unix =
+                    micros(if (nth as usize + place).is_multiple_of(100) { 1_000 } else { 0 });
                 turn.read(now, micros(10) + unix, unix, DumpOutcome::NotDue);
                 if nth >= 20 {
                     reads[place] += 1;
@@ -366,8 +369,9 @@ mod tests {
             let now = INTERVAL * nth;
             all.divide(now, INTERVAL, BUDGET, turns.iter_mut());
             for (place, turn) in turns.iter_mut().enumerate().filter(|(_, turn)| turn.is_due(now)) {
-                // Once in two seconds a reading costs 300 µs: the need is twelve tenths of the budget.
-                let cost = micros(if (nth as usize + place) % 20 == 0 { 300 } else { 16 });
+                // Once in two seconds a reading costs 300 µs: the need is twelve tenths of the
+                // budget.
+                let cost = micros(if (nth as usize + place).is_multiple_of(20) { 300 } else { 16 });
                 turn.read(now, cost, Duration::ZERO, DumpOutcome::NotDue);
                 if nth >= 20 {
                     reads[place] += 1;

@@ -143,8 +143,8 @@ pub struct WatchedSocket {
     pub cgroup: Option<u64>,
     /// The local end of the socket; `None` for Unix sockets.
     pub local: Option<LocalEnd>,
-    /// A number that the sockets of one user, service or namespace share. Readings are shared fairly
-    /// between these numbers.
+    /// A number that the sockets of one user, service or namespace share. Readings are shared
+    /// fairly between these numbers.
     pub source: u64,
 }
 
@@ -178,8 +178,8 @@ impl ProcessReading {
         self.polls == Some(true) || self.threads.iter().any(waits)
     }
 
-    /// Whether the process watches the socket, or waits for events of sockets that are not known, as
-    /// `select` does.
+    /// Whether the process watches the socket, or waits for events of sockets that are not known,
+    /// as `select` does.
     pub fn may_watch(&self) -> bool {
         let waits = |thread: &ThreadReading| thread.wait == Wait::Events;
         self.watches() || (self.polls.is_none() && self.threads.iter().any(waits))

@@ -81,8 +81,8 @@ impl CauseHistory {
         }
     }
 
-    /// Whether a process that may watch the socket for connections is stopped or frozen. A port that
-    /// is only held has no such process, and a server that is not ready yet runs.
+    /// Whether a process that may watch the socket for connections is stopped or frozen. A port
+    /// that is only held has no such process, and a server that is not ready yet runs.
     pub(super) fn holds_up_an_acceptor(&self) -> bool {
         let holds = |cause: Cause| self.held[cause as usize].since.is_some();
         let watches = |last: &Timed| last.owner.processes.iter().any(ProcessReading::may_watch);

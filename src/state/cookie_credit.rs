@@ -37,9 +37,9 @@ impl CookieCredit {
         self.fresh.add(cookies);
     }
 
-    /// Applies a scan that found these listeners `at_cap`. Returns the cookies between the two scans
-    /// before it, and the listener that they were sent for: the only one at its cap in all three
-    /// scans. If several were, each of them may have caused the cookies.
+    /// Applies a scan that found these listeners `at_cap`. Returns the cookies between the two
+    /// scans before it, and the listener that they were sent for: the only one at its cap in all
+    /// three scans. If several were, each of them may have caused the cookies.
     ///
     /// A scan and the counters are read at different times, so the scans before and after the
     /// cookies are not enough.

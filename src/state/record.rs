@@ -40,7 +40,8 @@ pub(super) struct Record {
     held: Held,
     /// The causes from the readings of its owner.
     pub(super) causes: CauseHistory,
-    /// Whether a process that watches the socket was found stopped or frozen: it is meant to accept.
+    /// Whether a process that watches the socket was found stopped or frozen: it is meant to
+    /// accept.
     has_acceptor: bool,
     slow_at: Option<Duration>,
     incident: Option<IncidentSummary>,

@@ -1,4 +1,5 @@
-//! Attacks on connections: 1,000 of each kind, from three addresses. A client at a fourth address is always served.
+//! Attacks on connections: 1,000 of each kind, from three addresses. A client at a fourth address
+//! is always served.
 
 use std::net::Ipv4Addr;
 use std::sync::{Arc, PoisonError};

@@ -1,5 +1,5 @@
-//! Hostile clients: those that never read, send a byte at a time, or leave requests half-done. Those that the server
-//! disconnects come again.
+//! Hostile clients: those that never read, send a byte at a time, or leave requests half-done.
+//! Those that the server disconnects come again.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};

@@ -1,5 +1,5 @@
-//! Owns the endpoint under abuse: half-open clients, crowds, wrong passwords, garbage and half-done handshakes neither
-//! keep a healthy scrape out, nor cost a sample, nor leave anything behind.
+//! Owns the endpoint under abuse: half-open clients, crowds, wrong passwords, garbage and half-done
+//! handshakes neither keep a healthy scrape out, nor cost a sample, nor leave anything behind.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 #![allow(clippy::print_stdout, reason = "the measured figures are for the reader of --nocapture")]
 
@@ -28,7 +28,8 @@ fn get(header: &str) -> String {
     format!("GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{header}\r\n\r\n")
 }
 
-/// Of those served, how many were answered with one of these status lines; all others were cut off without a word.
+/// Of those served, how many were answered with one of these status lines; all others were cut off
+/// without a word.
 fn answered(outcome: &Outcome, lines: &[&str]) -> u64 {
     let said = outcome.answers.iter().filter(|(line, _)| !line.is_empty());
     said.map(|(line, count)| {
@@ -67,7 +68,8 @@ fn a_scrape_is_answered_whatever_others_send() {
     assert!(answered(&wrong, &refused) > 9_000, "{wrong:?}");
     answered(&oversized, &["HTTP/1.1 431 Request Header Fields Too Large"]);
     assert!(answered(&garbage, &["HTTP/1.1 400 Bad Request"]) > 900, "{garbage:?}");
-    // The clients of an attacker's address lose places to each other. How many keep theirs depends on the machine.
+    // The clients of an attacker's address lose places to each other. How many keep theirs depends
+    // on the machine.
     assert!(answered(&crowd, &["HTTP/1.1 200 OK"]) >= 10, "{crowd:?}");
 }
 

@@ -15,7 +15,8 @@ use crate::{TURN, get};
 /// Scrapes, each with the right password of another user: none is remembered.
 const SCRAPES: usize = 14;
 const CLIENTS: usize = 40;
-/// bcrypt of "right" with cost 8, made by crypt(3): on a busy machine the whole queue takes less than a scrape may.
+/// bcrypt of "right" with cost 8, made by crypt(3): on a busy machine the whole queue takes less
+/// than a scrape may.
 const HASH: &str = "$2y$08$abcdefghijklmnopqrstuuM7WmALSPQG/ubL8NksTdR4H7Y2WXZ..";
 /// Prometheus' own default.
 const SCRAPE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -54,7 +55,8 @@ fn right(n: usize) -> String {
     format!("Authorization: Basic {}\r\n", ENCODED[n])
 }
 
-/// The statuses of scrapes from `from` with right passwords, and the longest time, while wrong passwords come from
+/// The statuses of scrapes from `from` with right passwords, and the longest time, while wrong
+/// passwords come from
 /// 127.0.0.2.
 fn scrapes(
     scene: &Scene,

@@ -1,4 +1,5 @@
-//! A daemon under attack, and a second daemon without attack. What happens to both is an effect of the machine.
+//! A daemon under attack, and a second daemon without attack. What happens to both is an effect of
+//! the machine.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -26,12 +27,15 @@ const FIRST_PORT: u16 = 20_000;
 const MOST_MEMORY: u64 = 48 << 20;
 /// Pages of the optimized program and its libraries.
 const PROGRAM: u64 = 8 << 20;
-/// A healthy scrape takes at most this long, beyond what the machine costs the daemon that is not attacked.
+/// A healthy scrape takes at most this long, beyond what the machine costs the daemon that is not
+/// attacked.
 const SCRAPE_TIME: f64 = if cfg!(debug_assertions) { 8.0 } else { 1.0 };
-/// The share of samples that may be missed beyond those of the daemon that is not attacked: without optimization answers
-/// take ten times as long, and on a machine without an idle processor they take it from the sampler.
+/// The share of samples that may be missed beyond those of the daemon that is not attacked: without
+/// optimization answers take ten times as long, and on a machine without an idle processor they
+/// take it from the sampler.
 const MISSED: f64 = if cfg!(debug_assertions) { 0.25 } else { 0.05 };
-/// A cgroup v2 directory, for a run in an emulated kernel: the daemon starts there, with `memory.max` set to 64 MiB.
+/// A cgroup v2 directory, for a run in an emulated kernel: the daemon starts there, with
+/// `memory.max` set to 64 MiB.
 const CGROUP: &str = "ABUSE_CGROUP";
 /// bcrypt of "right" with cost 10, made by crypt(3).
 pub(crate) const USERS: &str =
@@ -107,7 +111,8 @@ impl Scene {
         self
     }
 
-    /// The status of a scrape from an address that takes no part in the attack, the seconds it took, the body.
+    /// The status of a scrape from an address that takes no part in the attack, the seconds it
+    /// took, the body.
     pub(crate) fn scrape(&self) -> (String, f64, String) {
         self.scrape_of(&self.ns, &self.daemon)
     }
@@ -158,8 +163,8 @@ impl Scene {
         self.ns.spawn(move || visit(address, load, &manner))
     }
 
-    /// Runs an attack and scrapes meanwhile: every scrape must be answered in time, no sample missed for it, and memory
-    /// bounded.
+    /// Runs an attack and scrapes meanwhile: every scrape must be answered in time, no sample
+    /// missed for it, and memory bounded.
     pub(crate) fn endure<T, const N: usize>(
         &self,
         what: &str,
@@ -215,7 +220,8 @@ impl Scene {
         most
     }
 
-    /// Resident memory. Without optimization the program is three times as large: what it takes optimized is counted then.
+    /// Resident memory. Without optimization the program is three times as large: what it takes
+    /// optimized is counted then.
     fn resident(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.daemon.pid())).unwrap();
         let of = |name: &str| {
@@ -237,8 +243,8 @@ impl Scene {
     }
 }
 
-/// The program to start. In a cgroup, a script enters the cgroup and becomes the daemon: memory counts where it is
-/// allocated.
+/// The program to start. In a cgroup, a script enters the cgroup and becomes the daemon: memory
+/// counts where it is allocated.
 fn program(root: &Rootfs) -> PathBuf {
     let Some(directory) = cgroup() else { return BIN.into() };
     let procs = directory.join("cgroup.procs");
@@ -256,7 +262,8 @@ fn open(port: u16) -> Listener {
     Listen::tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).open()
 }
 
-/// The buffers of all sockets at this end, as the kernel accounts them: received, queued for sending, and reserved.
+/// The buffers of all sockets at this end, as the kernel accounts them: received, queued for
+/// sending, and reserved.
 pub(crate) fn socket_memory(ns: &Netns, end: SocketAddr) -> u64 {
     let port = format!("sport = :{}", end.port());
     let output = ns.command("ss").args(["-tanmHO", &port]).output().unwrap();

@@ -1,5 +1,6 @@
-//! Owns the causes: servers that stop accepting for one reason each, made for real, and the word that listenq finds for
-//! it; and innocent twins, for which it finds none. Prints the matrix with the seconds to the word.
+//! Owns the causes: servers that stop accepting for one reason each, made for real, and the word
+//! that listenq finds for it; and innocent twins, for which it finds none. Prints the matrix with
+//! the seconds to the word.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 #![allow(
     clippy::disallowed_types,
@@ -139,8 +140,8 @@ impl Scene {
         ))
     }
 
-    /// Checks that the log has the cause and the PID in one line: that of the start of the trouble, or
-    /// one more.
+    /// Checks that the log has the cause and the PID in one line: that of the start of the trouble,
+    /// or one more.
     fn assert_logged(&self, cause: &str) -> Result<(), String> {
         // `not_accepting` is information and no incident.
         if self.diagnoses().iter().all(|word| word == "not_accepting") {

@@ -1,5 +1,6 @@
-//! Owns what the privileges in the Helm chart are for: the daemon runs with those of the rendered pod, under `runc` and the
-//! seccomp filter of container runtimes, then with each of them taken away, and in an image that does its part and one that does not.
+//! Owns what the privileges in the Helm chart are for: the daemon runs with those of the rendered
+//! pod, under `runc` and the seccomp filter of container runtimes, then with each of them taken
+//! away, and in an image that does its part and one that does not.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 #![allow(clippy::disallowed_types, reason = "Helm is a library for Python")]
 
@@ -53,9 +54,11 @@ struct Scene {
 /// What a daemon says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Seen {
-    /// Whether the listener that a process of root has in the node's network namespace has that process's name.
+    /// Whether the listener that a process of root has in the node's network namespace has that
+    /// process's name.
     own_is_named: bool,
-    /// Process, pod and container of the server in the pod, as they are called; `None` when its namespace is not sampled.
+    /// Process, pod and container of the server in the pod, as they are called; `None` when its
+    /// namespace is not sampled.
     server: Option<[String; 3]>,
     /// Features that do not work.
     missing: Vec<String>,
@@ -72,7 +75,8 @@ struct Case {
 /// The program in the image.
 #[derive(Debug, Clone, Copy)]
 enum Program {
-    /// Its file permits it the capabilities that the pod is given, as far as the container has them.
+    /// Its file permits it the capabilities that the pod is given, as far as the container has
+    /// them.
     Permitted,
     /// Its file says nothing of capabilities.
     Plain,
@@ -172,7 +176,8 @@ fn has_tools() -> bool {
         && ["runc", "setcap", "/usr/bin/python3", PYTHON].iter().all(|tool| require_tool(tool))
 }
 
-/// The pod's specification that the chart makes of these files of values, looking around every second.
+/// The pod's specification that the chart makes of these files of values, looking around every
+/// second.
 fn rendered(values: &[PathBuf]) -> Value {
     let program = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/chart/chart.py");
     let output = Command::new(PYTHON).arg(program).args(values).output().unwrap();
@@ -189,7 +194,8 @@ fn in_repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// What is seen in the end: as expected, or whatever it is after a while. Not at once, or nothing would always be seen.
+/// What is seen in the end: as expected, or whatever it is after a while. Not at once, or nothing
+/// would always be seen.
 fn seen(pod: &Pod, scene: &Scene, expected: &Seen) -> Seen {
     let look = || {
         let scrape = pod.daemon.scrape();
@@ -314,8 +320,8 @@ fn each_privilege_of_the_pod_is_for_something_and_together_they_are_enough() {
     }
 }
 
-/// What the kernel says of the thread that samples: user, capabilities it has, those it could have, and whether it has given up gaining
-/// privileges (1) and is under a filter (2).
+/// What the kernel says of the thread that samples: user, capabilities it has, those it could have,
+/// and whether it has given up gaining privileges (1) and is under a filter (2).
 fn privileges(pod: &Pod) -> [String; 5] {
     let mut threads = threads_of(pod.pid()).into_iter();
     let sampler = threads.find(|(_, name, _)| name == "sampler").unwrap();
@@ -326,7 +332,8 @@ fn privileges(pod: &Pod) -> [String; 5] {
     })
 }
 
-/// System calls that an attacker with SYS_ADMIN could use. Prints the name of each call that succeeds or fails with another error than EPERM.
+/// System calls that an attacker with SYS_ADMIN could use. Prints the name of each call that
+/// succeeds or fails with another error than EPERM.
 const FORBIDDEN: &str = "
 import ctypes, errno, os, socket
 libc = ctypes.CDLL(None, use_errno=True)
@@ -352,7 +359,8 @@ for name, call in calls.items():
 print('entered' if libc.setns(other('net'), NEWNET) == 0 else 'setns of a network namespace')
 ";
 
-/// What a process in the pod's container, with the capabilities of the pod, can do of [`FORBIDDEN`].
+/// What a process in the pod's container, with the capabilities of the pod, can do of
+/// [`FORBIDDEN`].
 fn possible(pod: &Pod) -> Vec<String> {
     let python = "/usr/bin/python3";
     let options = ["--user=0:0", "--cap=CAP_SYS_ADMIN", "--cap=CAP_SYS_PTRACE"];

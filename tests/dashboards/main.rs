@@ -1,4 +1,5 @@
-//! Owns the dashboards: what they ask for exists, each panel explains itself, and a real Prometheus answers every query.
+//! Owns the dashboards: what they ask for exists, each panel explains itself, and a real Prometheus
+//! answers every query.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 #![allow(clippy::print_stdout, reason = "the measured figures are for the reader of --nocapture")]
 

@@ -1,4 +1,5 @@
-//! Owns the committed JSON of the dashboards, as the tests need it: panels, queries, variables, links.
+//! Owns the committed JSON of the dashboards, as the tests need it: panels, queries, variables,
+//! links.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -97,8 +98,8 @@ impl Dashboard {
         Some(Query { place, expr: series.to_owned(), is_range: false })
     }
 
-    /// The query with its variables replaced as Grafana does it; a variable with the option "All" has that value unless
-    /// another one is given.
+    /// The query with its variables replaced as Grafana does it; a variable with the option "All"
+    /// has that value unless another one is given.
     pub(crate) fn fill(&self, expr: &str, values: &Values<'_>) -> String {
         let mut filled = expr.to_owned();
         for (name, time) in [("rate_interval", "20s"), ("range", "60s"), ("interval", "5s")] {

@@ -1,4 +1,5 @@
-//! Owns a real Prometheus beside the daemon under test: what it scrapes and records, and what it answers.
+//! Owns a real Prometheus beside the daemon under test: what it scrapes and records, and what it
+//! answers.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -27,7 +28,8 @@ pub(crate) struct Prometheus {
 // === impl Prometheus ===
 
 impl Prometheus {
-    /// Starts Prometheus and waits until it is ready. Prometheus scrapes the targets once a second under the job `listenq`.
+    /// Starts Prometheus and waits until it is ready. Prometheus scrapes the targets once a second
+    /// under the job `listenq`.
     pub(crate) fn start(ns: &Netns, targets: &[SocketAddr]) -> Self {
         let targets: Vec<_> = targets.iter().map(SocketAddr::to_string).collect();
         Self::start_with(ns, &format!("{{targets: {targets:?}}}"))

@@ -1,5 +1,6 @@
-//! The documentation is true: its links lead to existing targets, its commands run and print what the pages show, its queries
-//! have results, and the programs that read its configurations accept them.
+//! The documentation is true: its links lead to existing targets, its commands run and print what
+//! the pages show, its queries have results, and the programs that read its configurations accept
+//! them.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 
 #[path = "../dashboards/asking.rs"]
@@ -97,8 +98,9 @@ const INSTEAD: [(&str, &str, &str); 6] = [
     ("journalctl -u listenq -n 20", "journalctl --version", "nor to keep the log"),
 ];
 
-/// The program that checks a configuration, by a key of the configuration. Grafana is too large to install, and tests/recipes.sh
-/// checks what Alertmanager, the collector and the Prometheus adapter read.
+/// The program that checks a configuration, by a key of the configuration. Grafana is too large to
+/// install, and tests/recipes.sh checks what Alertmanager, the collector and the Prometheus adapter
+/// read.
 const READERS: [(&str, &[&str]); 7] = [
     ("tls_server_config", &[BIN, "check-web-config"]),
     ("rule_files", &["promtool", "check", "config"]),
@@ -124,7 +126,8 @@ const FOREIGN_FLAGS: [&str; 8] = [
     "--user",
 ];
 
-/// The site of README and tour: a php-fpm pool with a capped limit, too slow for its visitors, behind nginx.
+/// The site of README and tour: a php-fpm pool with a capped limit, too slow for its visitors,
+/// behind nginx.
 struct Scene {
     sandbox: Sandbox,
     _visitors: JoinHandle<()>,
@@ -431,7 +434,8 @@ fn every_query_names_metrics_and_labels_that_exist() {
     assert!(own.len() > 5, "too few");
 }
 
-/// Prometheus scrapes both exporters in a namespace where everything happens that the queries ask for.
+/// Prometheus scrapes both exporters in a namespace where everything happens that the queries ask
+/// for.
 #[test]
 fn every_query_is_answered_where_there_is_what_it_asks_for() {
     let tools = ["prometheus", "prometheus-node-exporter"];
@@ -463,7 +467,8 @@ fn every_query_is_answered_where_there_is_what_it_asks_for() {
     let deadline = Instant::now() + TIMEOUT;
     while !differ.is_empty() {
         assert!(Instant::now() < deadline, "{differ:#?}");
-        // Two scrapes are two instants, and every query is a connection that counts: compare at a time of rest.
+        // Two scrapes are two instants, and every query is a connection that counts: compare at a
+        // time of rest.
         thread::sleep(REST);
         let rested = SystemTime::now();
         differ.retain(|query| prometheus.series_at(query, false, rested) == 0);

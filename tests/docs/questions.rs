@@ -17,7 +17,8 @@ fn overflows(ns: &Netns) -> u64 {
     ns.nstat()["TcpExtListenOverflows"]
 }
 
-/// Twenty clients at a `listen(4)` without `accept`: the numbers of connections, of errors and of overflows.
+/// Twenty clients at a `listen(4)` without `accept`: the numbers of connections, of errors and of
+/// overflows.
 fn twenty_at_a_queue_of_four(tcp_max_syn_backlog: u32) -> (usize, usize, u64) {
     let ns = Netns::new("docs-questions");
     ns.sysctl("net.ipv4.tcp_max_syn_backlog", tcp_max_syn_backlog);

@@ -1,5 +1,6 @@
-//! The sandbox for the commands of the documentation: a namespace with its own trouble, the repository as it is after a build, and
-//! an overlay over the machine's files that is dropped afterwards.
+//! The sandbox for the commands of the documentation: a namespace with its own trouble, the
+//! repository as it is after a build, and an overlay over the machine's files that is dropped
+//! afterwards.
 
 use std::env;
 use std::os::unix::fs::symlink;
@@ -11,7 +12,8 @@ use listenq_lab::rootfs::Rootfs;
 use crate::BIN;
 use crate::page::root;
 
-/// The directory of the sandbox that is mounted at `/run/listenq`, so that commands find no other daemon of this machine.
+/// The directory of the sandbox that is mounted at `/run/listenq`, so that commands find no other
+/// daemon of this machine.
 const CONTROL: &str = "control";
 
 /// Mounts overlays over the directories that commands may change.

@@ -1,4 +1,5 @@
-//! Compares the output of a program with a page: the same words in the same order, with any numbers.
+//! Compares the output of a program with a page: the same words in the same order, with any
+//! numbers.
 
 use regex::Regex;
 

@@ -16,7 +16,8 @@ use serde_json::Value;
 use crate::BIN;
 use crate::made::{Site, explained, lively};
 
-/// The path of each value: `listeners[].settings.somaxconn`. What is in a list is in every element of it.
+/// The path of each value: `listeners[].settings.somaxconn`. What is in a list is in every element
+/// of it.
 fn paths(value: &Value, at: &str, found: &mut BTreeSet<String>) {
     match value {
         Value::Object(fields) => {

@@ -291,7 +291,8 @@ fn it_is_whole_where_scripts_may_not_run_and_needs_no_repair() {
     assert_eq!(browser.texts("[data-key]").len(), 26);
     assert_eq!(browser.texts("#status"), ["Reload for newer numbers."]);
     assert_eq!(browser.evaluate("document.getElementById('pause').checkVisibility()"), false);
-    // What a browser makes of the markup is what was sent: nothing was closed, moved or dropped by it.
+    // What a browser makes of the markup is what was sent: nothing was closed, moved or dropped by
+    // it.
     let sent = site.text("/").replace("<!DOCTYPE html>", "").replace(" defer>", " defer=\"\">");
     assert_eq!(browser.dom(), sent.replace(" hidden>", " hidden=\"\">"));
     assert_eq!(browser.errors(), [""; 0]);

@@ -1,5 +1,6 @@
-//! Owns a made-up machine: its view, served in this process as the daemon serves its own. For what a test cannot have
-//! the kernel do on demand: names with markup in them, a thousand listeners, five minutes of history.
+//! Owns a made-up machine: its view, served in this process as the daemon serves its own. For what
+//! a test cannot have the kernel do on demand: names with markup in them, a thousand listeners,
+//! five minutes of history.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};

@@ -1,5 +1,6 @@
-//! Owns the fleet: many hosts, of which only the metrics exist, in a real Prometheus and Alertmanager with the shipped rules.
-//! One cause must give few notifications, and many causes one each. A second cluster has instances of the same names.
+//! Owns the fleet: many hosts, of which only the metrics exist, in a real Prometheus and
+//! Alertmanager with the shipped rules. One cause must give few notifications, and many causes one
+//! each. A second cluster has instances of the same names.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -64,7 +65,8 @@ fn a_stalled_service_on_many_hosts_is_one_page_and_twenty_services_are_twenty() 
     }
 }
 
-/// The services with their clusters, each with the numbers of its notifications and the alerts in them.
+/// The services with their clusters, each with the numbers of its notifications and the alerts in
+/// them.
 fn by_service(notices: &[&Notice]) -> BTreeMap<String, BTreeMap<usize, BTreeMap<String, usize>>> {
     let mut services = BTreeMap::<_, BTreeMap<_, BTreeMap<_, _>>>::new();
     for notice in notices {
@@ -103,8 +105,8 @@ fn check_other_cluster(notices: &[&Notice]) {
     assert!(matches!(firing[..], [(_, 1)]), "{firing:?}");
 }
 
-/// One page about all hosts, which names the service, and its end, which lists no single alert. It mutes the warning about
-/// all hosts.
+/// One page about all hosts, which names the service, and its end, which lists no single alert. It
+/// mutes the warning about all hosts.
 fn check_fleet_page(notices: &[&Notice]) {
     let of_fleet: Vec<_> = notices.iter().filter(|notice| is_of_fleet(notice)).collect();
     let is_firing: Vec<_> = of_fleet.iter().map(|notice| notice.is_firing).collect();
@@ -148,7 +150,8 @@ fn shortened(text: String) -> String {
     })
 }
 
-/// One target per host, at the address of one server. The path is the cluster and the number of the host.
+/// One target per host, at the address of one server. The path is the cluster and the number of the
+/// host.
 fn scrapes() -> String {
     let configs: Vec<_> = CLUSTERS
         .iter()

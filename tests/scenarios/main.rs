@@ -1,5 +1,5 @@
-//! Owns the scenario run: every trouble sets off its own alert and no other, and health sets off none, through a real
-//! Prometheus and a real Alertmanager with the files that are shipped.
+//! Owns the scenario run: every trouble sets off its own alert and no other, and health sets off
+//! none, through a real Prometheus and a real Alertmanager with the files that are shipped.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 #![allow(clippy::print_stdout, reason = "the table is for the reader of --nocapture")]
 
@@ -29,7 +29,8 @@ use stack::{Notice, Stack};
 use table::{Fired, ITSELF, Table, Verdict, short};
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
-/// The slowest alert that a scene sets off: three minutes of slow accepting, and some seconds before and after.
+/// The slowest alert that a scene sets off: three minutes of slow accepting, and some seconds
+/// before and after.
 const RUN: Duration = Duration::from_secs(250);
 /// From the beginning of a sustained overflow to the notification.
 const IN_TIME: Duration = Duration::from_secs(120);
@@ -126,8 +127,8 @@ fn first_notices(notices: &[Notice], played: &BTreeMap<String, Played>) -> Fired
     fired
 }
 
-/// listenq sees the namespaces of others on the machine, too: their listeners are left out, what the kernel counts in them
-/// is not.
+/// listenq sees the namespaces of others on the machine, too: their listeners are left out, what
+/// the kernel counts in them is not.
 fn is_ours(notice: &Notice) -> bool {
     let netns = notice.labels["netns"].as_str();
     let ours = format!("lq-{}-", std::process::id());
@@ -179,7 +180,8 @@ fn unsaid(notices: &[Notice]) -> Vec<String> {
     notices.iter().filter(|notice| !says(notice)).map(|notice| format!("{notice:?}")).collect()
 }
 
-/// Queries of the dashboards that no listener of the run answers, as of a time at which all were there.
+/// Queries of the dashboards that no listener of the run answers, as of a time at which all were
+/// there.
 fn unanswered(stack: &Stack, at: SystemTime) -> Vec<String> {
     let listeners = stack.query(&path("listenq_listener_info", None, at));
     let chosen: Vec<Values<'_>> =

@@ -1,6 +1,7 @@
-//! Owns the restarts: listenq is killed and started again twice during three live pages, and then cannot be scraped for a
-//! minute. No page may end, and none may come again. The pages say the causes: here the daemon has few listeners to watch, so a
-//! build without optimization has the time to look for them.
+//! Owns the restarts: listenq is killed and started again twice during three live pages, and then
+//! cannot be scraped for a minute. No page may end, and none may come again. The pages say the
+//! causes: here the daemon has few listeners to watch, so a build without optimization has the time
+//! to look for them.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -32,7 +33,8 @@ const PAGED: Duration = Duration::from_secs(150);
 /// For what may follow the pages at once.
 const SETTLE: Duration = Duration::from_secs(10);
 const DOWN: Duration = Duration::from_secs(10);
-/// A daemon that starts into trouble diagnoses the trouble within 15 s; the rest is for a busy machine.
+/// A daemon that starts into trouble diagnoses the trouble within 15 s; the rest is for a busy
+/// machine.
 const DIAGNOSED: Duration = Duration::from_secs(25);
 const GAP: Duration = Duration::from_secs(60);
 /// After the gap: a resolved page arrives within this time.

@@ -1,4 +1,5 @@
-//! Owns the scenes: each a kind of trouble, or of health, in a namespace of its own, all at the same time.
+//! Owns the scenes: each a kind of trouble, or of health, in a namespace of its own, all at the
+//! same time.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -156,7 +157,8 @@ fn idle(scene: &Scene) {
     scene.wait();
 }
 
-/// At 80 % of what it can. The queue has room for the seconds in which a busy machine does not run the server.
+/// At 80 % of what it can. The queue has room for the seconds in which a busy machine does not run
+/// the server.
 fn busy(scene: &Scene) {
     let ns = scene.netns();
     let (_server, target) = serve(&ns, 1024, Pace::PerSecond(100.0));

@@ -1,5 +1,5 @@
-//! Owns the real stack: listenq, Prometheus and Alertmanager in a namespace of their own, with the files that are shipped,
-//! and a receiver that keeps every notification.
+//! Owns the real stack: listenq, Prometheus and Alertmanager in a namespace of their own, with the
+//! files that are shipped, and a receiver that keeps every notification.
 
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -124,7 +124,8 @@ pub(crate) fn scrapes() -> String {
     )
 }
 
-/// The servers of several troubles belong to one process, so their alerts have one service and share a group.
+/// The servers of several troubles belong to one process, so their alerts have one service and
+/// share a group.
 pub(crate) fn quick(text: String) -> String {
     text.replace("group_interval: 1m", "group_interval: 5s")
 }

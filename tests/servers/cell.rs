@@ -62,7 +62,8 @@ static PROCESSORS: Mutex<()> = Mutex::new(());
 /// The outcome of a cell.
 #[derive(Debug, Default)]
 pub(crate) struct Played {
-    /// Each diagnosis of the listener, with the seconds from the start of the trouble to it, in the order they came.
+    /// Each diagnosis of the listener, with the seconds from the start of the trouble to it, in the
+    /// order they came.
     pub(crate) words: Vec<(String, f64)>,
     /// Each cause, in the same way.
     pub(crate) causes: Vec<(String, f64)>,
@@ -322,7 +323,8 @@ impl<'a> Scene<'a> {
         self.ns.run(|| visit(target, load, &manner))
     }
 
-    /// Does `work`, and watches the daemon for [`TROUBLE`]. Then kills the server, which ends its clients.
+    /// Does `work`, and watches the daemon for [`TROUBLE`]. Then kills the server, which ends its
+    /// clients.
     fn watched<T: Send>(&self, work: impl FnOnce() -> T + Send) -> (Played, T) {
         self.watched_until(work, || ())
     }
@@ -350,7 +352,8 @@ impl<'a> Scene<'a> {
         })
     }
 
-    /// Notes the words that are new, and what `explain` says some seconds after the first diagnosis and the first cause.
+    /// Notes the words that are new, and what `explain` says some seconds after the first diagnosis
+    /// and the first cause.
     fn note(&self, played: &mut Played, now: f64) {
         self.listeners().iter().for_each(|listener| played.note(listener, now));
         let is_over =

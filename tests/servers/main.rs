@@ -1,9 +1,10 @@
-//! Plays the matrix of real servers: each program in each situation, in a namespace of its own with a daemon beside it.
-//! The daemon must use the right diagnosis and cause and no other, and `explain` must give the right advice.
+//! Plays the matrix of real servers: each program in each situation, in a namespace of its own with
+//! a daemon beside it. The daemon must use the right diagnosis and cause and no other, and
+//! `explain` must give the right advice.
 //!
-//! `table.txt` and `causes.txt` have the expected words, `programs.rs` how each server is started. `LISTENQ_SERVERS` selects
-//! what is played: `gate` (the default), `all`, or names of programs separated by commas. With `LISTENQ_SERVERS_OUT` the
-//! test writes the tables to this directory.
+//! `table.txt` and `causes.txt` have the expected words, `programs.rs` how each server is started.
+//! `LISTENQ_SERVERS` selects what is played: `gate` (the default), `all`, or names of programs
+//! separated by commas. With `LISTENQ_SERVERS_OUT` the test writes the tables to this directory.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 #![allow(clippy::disallowed_types, reason = "starting programs is what a test may do")]
 #![allow(clippy::print_stdout, reason = "the matrix is for the reader of --nocapture")]
@@ -26,7 +27,8 @@ use cell::{Played, play};
 use programs::{PROGRAMS, Program, is_installed};
 use table::{CAUSES, Expected, Row, SITUATIONS, Situation, Table};
 
-/// Cells that are played at the same time. Most of each is waiting: those of the gate fit into one round.
+/// Cells that are played at the same time. Most of each is waiting: those of the gate fit into one
+/// round.
 const AT_ONCE: usize = 24;
 
 /// Causes that the machine of the test may really have.
@@ -136,7 +138,8 @@ fn complaints(cell: &Cell, played: &Played) -> Vec<String> {
 /// The first expected diagnosis must come, and come first; the others may follow.
 fn wrong_diagnoses(expected: &Expected, played: &Played) -> Vec<String> {
     let mut words: Vec<&str> = played.words.iter().map(|(word, _)| &**word).collect();
-    // Information, until a process is found stopped. A listener whose connections end by RST has no other proof.
+    // Information, until a process is found stopped. A listener whose connections end by RST has no
+    // other proof.
     if words.len() > 1 && words[0] == "not_accepting" {
         words.remove(0);
     }
@@ -188,7 +191,8 @@ fn print(name: &str, results: &[(&Cell, Played)], columns: &[Situation]) {
     }
 }
 
-/// The first diagnosis and the causes, with the seconds to each, and a mark where the cell is wrong.
+/// The first diagnosis and the causes, with the seconds to each, and a mark where the cell is
+/// wrong.
 fn written((cell, played): &(&Cell, Played)) -> String {
     let mark = if complaints(cell, played).is_empty() { "" } else { " **wrong**" };
     let Some((word, after)) = played.words.first() else { return format!("none{mark}") };

@@ -1,9 +1,11 @@
-//! Lists the programs: how each server is started, what its clients say, and the advice it must get.
+//! Lists the programs: how each server is started, what its clients say, and the advice it must
+//! get.
 //!
-//! In files and commands `@DIR@` is a directory of the server's own, `@LIMIT@` the backlog, `@TAKES@` the seconds that a
-//! request takes, `@CONNECTIONS@` how many connections it accepts at once, `@TIMEOUT@` the seconds after which it closes an
-//! idle connection. Every server has two workers where it has workers. Applications answer `/loop`, `/lock`, `/waits` and
-//! `/disk` with the trouble of [`Situation`].
+//! In files and commands `@DIR@` is a directory of the server's own, `@LIMIT@` the backlog,
+//! `@TAKES@` the seconds that a request takes, `@CONNECTIONS@` how many connections it accepts at
+//! once, `@TIMEOUT@` the seconds after which it closes an idle connection. Every server has two
+//! workers where it has workers. Applications answer `/loop`, `/lock`, `/waits` and `/disk` with
+//! the trouble of [`Situation`].
 
 use std::process::{Command, Stdio};
 

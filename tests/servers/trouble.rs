@@ -12,7 +12,8 @@ const CGROUPS: &str = "/sys/fs/cgroup";
 /// The CPU that starved servers share with another process.
 const SHARED_CPU: &str = "0";
 
-/// A cgroup with one controller, version 1 or 2. Dropping it thaws its processes, moves them to the root and removes it.
+/// A cgroup with one controller, version 1 or 2. Dropping it thaws its processes, moves them to the
+/// root and removes it.
 pub(crate) struct Cgroup {
     path: PathBuf,
     root: PathBuf,

@@ -147,8 +147,8 @@ impl Context {
     }
 }
 
-/// The capacity of the SYN queue of a socket with this limit. With cookies the SYN queue may hold as
-/// many connections as the accept queue. Without cookies it holds at most three quarters of
+/// The capacity of the SYN queue of a socket with this limit. With cookies the SYN queue may hold
+/// as many connections as the accept queue. Without cookies it holds at most three quarters of
 /// `tcp_max_syn_backlog`.
 pub(super) fn half_open_cap(settings: &Settings, limit: u32) -> u64 {
     let limit = u64::from(limit);

@@ -22,7 +22,7 @@ ROWS = [
         + [("diagnosis_none_healthy", "none at a healthy server")]),
     ("Causes, with cgroup v2 controllers", [(f"cause_{word}", f"`{word}`") for word in ("stopped", "frozen", "cpu_throttled", "memory_stall")]),
     ("Circumstances", [
-        ("walks", "learns whether its scans delay other dumps"), ("modules_missing", "diag modules missing"), ("modules_late", "diag modules loaded late"), ("unprivileged", "user 65534 without privileges"),
+        ("walks", "spaces scans that delay other dumps"), ("modules_missing", "diag modules missing"), ("modules_late", "diag modules loaded late"), ("unprivileged", "user 65534 without privileges"),
         ("memory_64m", "memory limit of 64 MiB"), ("stops_cleanly", "stops on SIGTERM"), ("no_crash", "no panic, no kernel warning")]),
 ]
 VALUES = [
