@@ -275,3 +275,32 @@ fn unknown_owner_labels_are_empty() {
     let features = daemon.scrape();
     assert_eq!(features.value("listenq_feature_available", &[("feature", "owners")]), Some(0.0));
 }
+
+/// A program that listens, waits for SIGHUP, and then becomes `sleep`, which keeps the socket.
+const EXEC: &str = r#"
+import os, signal, socket, sys
+listener = socket.socket()
+listener.bind(("127.0.0.1", int(sys.argv[1])))
+listener.set_inheritable(True)
+listener.listen(16)
+signal.signal(signal.SIGHUP, lambda *_: os.execvp("sleep", ["sleep", "120"]))
+while True:
+    signal.pause()
+"#;
+
+#[test]
+fn a_process_that_runs_another_program_is_the_owner_with_the_new_name() {
+    if !root_and(&["python3"]) {
+        return;
+    }
+    let ns = Netns::new("exec");
+    let mut command = ns.command("python3");
+    let server = Running::start(command.args(["-c", EXEC, "8097"]));
+    let daemon = Launch::new(BIN).args(&["--discovery.interval=1s"]).inside(&ns).start();
+    await_owner(&daemon, "127.0.0.1", "8097", "python3");
+    kill_process(Pid::from_raw(server.pid() as i32).unwrap(), Signal::HUP).unwrap();
+    let begin = Instant::now();
+    await_owner(&daemon, "127.0.0.1", "8097", "sleep");
+    // Well before the next search of all owners, which comes after a minute.
+    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
+}

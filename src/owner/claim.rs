@@ -4,7 +4,6 @@
 use std::os::fd::OwnedFd;
 
 use super::process::Process;
-use crate::snapshot::escaped;
 
 /// A process that holds a listen socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,11 +63,10 @@ impl Claim {
     /// Reads the remaining fields; `None` if the process has ended.
     pub(super) fn read(&self, procfs: &OwnedFd) -> Option<Holder> {
         let process = Process::open(procfs, self.pid).ok()?;
-        let comm = process.bytes("comm");
         let holder = Holder {
             pid: self.pid,
             start_time: self.start_time,
-            comm: escaped(comm.strip_suffix(b"\n").unwrap_or(&comm)),
+            comm: process.name(),
             cgroup: process.text("cgroup"),
         };
         // This check comes last. It ensures that all fields above belong to one living process: the

@@ -45,14 +45,19 @@ const OF_ROOT: usize = 50_000;
 /// directory of a process that made itself undumpable is root.
 const FEW_DESCRIPTORS: usize = 32;
 
-/// Whether the process with this pid and start time still runs. A zombie holds nothing and does not
-/// count.
-pub fn runs(procfs: &Path, (pid, start_time): (u32, u64)) -> bool {
-    let stat = open_directory(CWD, procfs)
-        .and_then(|procfs| Process::open(procfs, pid))
-        .ok()
-        .and_then(|process| process.stat());
-    stat.is_some_and(|stat| stat.starttime == start_time && !matches!(stat.state, 'Z' | 'X'))
+/// Whether the process still runs, with the same name: a process that a supervisor passed the socket
+/// to gets its name with `execve(2)`. A zombie holds nothing and does not count.
+pub fn is_unchanged(procfs: &Path, holder: &Holder) -> bool {
+    let process =
+        open_directory(CWD, procfs).and_then(|procfs| Process::open(procfs, holder.pid)).ok();
+    process.is_some_and(|process| {
+        let is_named = process.name() == holder.comm;
+        let stat = process.stat();
+        is_named
+            && stat.is_some_and(|stat| {
+                stat.starttime == holder.start_time && !matches!(stat.state, 'Z' | 'X')
+            })
+    })
 }
 
 /// Whether a walk has more processes to check.

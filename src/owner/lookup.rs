@@ -5,7 +5,7 @@
 //! differ, the process wins: a socket that systemd created and passed on keeps the cgroup of
 //! systemd forever.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
@@ -44,8 +44,7 @@ pub struct OwnerLookup {
 
 /// The process that holds a socket, and the time of the search.
 struct KnownHolder {
-    pid: u32,
-    start_time: u64,
+    holder: Arc<Holder>,
     at: Instant,
 }
 
@@ -62,6 +61,11 @@ pub struct OwnerSearch {
     pub failure: Option<io::Error>,
     /// Sockets without a holder that only a deep search can find.
     pub deep: Vec<Origin>,
+}
+
+/// What identifies a process.
+fn key(holder: &Holder) -> (u32, u64) {
+    (holder.pid, holder.start_time)
 }
 
 // === impl OwnerLookup ===
@@ -84,27 +88,28 @@ impl OwnerLookup {
         self.tree.is_some()
     }
 
-    /// Returns sockets whose holder has ended since the last call. A socket that still exists has
-    /// another holder.
+    /// Returns sockets whose holder has ended since the last call, or runs another program. A socket
+    /// of an ended holder that still exists has another holder.
+    ///
     /// Checks a part of the holders, in turn, if there are very many.
     pub fn orphans(&mut self) -> Vec<u32> {
-        let mut known: BTreeMap<(u32, u64), bool> =
-            self.held.values().map(|held| ((held.pid, held.start_time), true)).collect();
+        let known: BTreeMap<(u32, u64), &Arc<Holder>> =
+            self.held.values().map(|held| (key(&held.holder), &held.holder)).collect();
         let after = known.range((Bound::Excluded(self.checked), Bound::Unbounded));
-        let due = after.chain(known.range(..=self.checked)).map(|(process, _)| *process);
-        let due: Vec<(u32, u64)> = due.take(CHECKED_HOLDERS).collect();
-        self.checked = due.last().copied().unwrap_or_default();
-        for process in due {
-            known.insert(process, holders::runs(&self.procfs, process));
-        }
+        let due = after.chain(known.range(..=self.checked)).take(CHECKED_HOLDERS);
+        let due: Vec<_> = due.map(|(process, holder)| (*process, Arc::clone(holder))).collect();
+        self.checked = due.last().map(|(process, _)| *process).unwrap_or_default();
+        let is_changed = |holder: &Holder| !holders::is_unchanged(&self.procfs, holder);
+        let changed: BTreeSet<(u32, u64)> =
+            due.iter().filter(|(_, holder)| is_changed(holder)).map(|(key, _)| *key).collect();
         let mut orphans = Vec::new();
         self.held.retain(|inode, held| {
-            let runs = known.get(&(held.pid, held.start_time)).copied().unwrap_or(true);
-            if !runs {
+            let is_changed = changed.contains(&key(&held.holder));
+            if is_changed {
                 orphans.push(*inode);
             }
             // All open sockets are searched again from time to time.
-            runs && held.at.elapsed() < 2 * REFRESH
+            !is_changed && held.at.elapsed() < 2 * REFRESH
         });
         orphans
     }
@@ -201,8 +206,8 @@ impl OwnerLookup {
     fn keep(&mut self, wanted: &[Origin], found: &HolderMatch) {
         let at = Instant::now();
         self.held.extend(wanted.iter().filter_map(|origin| {
-            let holder = found.holders.get(&u64::from(origin.inode))?;
-            Some((origin.inode, KnownHolder { pid: holder.pid, start_time: holder.start_time, at }))
+            let holder = Arc::clone(found.holders.get(&u64::from(origin.inode))?);
+            Some((origin.inode, KnownHolder { holder, at }))
         }));
     }
 

@@ -11,6 +11,8 @@ use procfs::process::Stat;
 use rustix::fs::{AtFlags, Mode, OFlags, fstat, openat, readlinkat, statat};
 use rustix::io::Errno;
 
+use crate::snapshot::escaped;
+
 /// An open `/proc/<pid>`.
 pub(super) struct Process {
     pub(super) pid: u32,
@@ -53,6 +55,12 @@ impl Process {
     /// Reads a small text file with arbitrary bytes; empty if it cannot be read.
     pub(super) fn text(&self, name: &str) -> String {
         String::from_utf8_lossy(&self.bytes(name)).into_owned()
+    }
+
+    /// Reads the name of the process, escaped.
+    pub(super) fn name(&self) -> String {
+        let comm = self.bytes("comm");
+        escaped(comm.strip_suffix(b"\n").unwrap_or(&comm))
     }
 
     /// Reads a small file; empty if it cannot be read.
