@@ -42,7 +42,7 @@ const BURST: Load = Load {
     patience: Duration::from_secs(3),
     at_once: 40,
 };
-/// Clients of a server that serves nobody. They wait until the end.
+/// Clients of a server that serves no client. They wait until the end.
 const PATIENT: Load = Load { rate: 2.0, at_once: 60, ..LOAD };
 /// More than 1 % of a CPU serves.
 const MANY: Load = Load { rate: 200.0, patience: Duration::from_secs(10), at_once: 400, ..LOAD };
