@@ -13,7 +13,8 @@ const ADDRESSES: [Ipv4Addr; 3] =
     [Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::new(127, 0, 0, 3), Ipv4Addr::new(127, 0, 0, 4)];
 const EACH: usize = 1000 / ADDRESSES.len() + 1;
 const LASTING: Duration = Duration::from_secs(6);
-/// How often each client comes again. Without optimization a handshake takes ten times as long.
+/// The time between two connections of one client. Without optimization a handshake takes ten times
+/// as long.
 const PAUSE: Duration = Duration::from_secs(if cfg!(debug_assertions) { 4 } else { 1 });
 
 fn crowd(scene: &Scene, what: &str, manner: Manner, bytes: impl Into<Vec<u8>>) {

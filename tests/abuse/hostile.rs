@@ -1,5 +1,5 @@
-//! Hostile clients: those that never read, send a byte at a time, or leave requests half-done.
-//! Those that the server disconnects come again.
+//! Hostile clients: they never read, send one byte at a time, or leave requests unfinished.
+//! A client that the server disconnects connects again.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -12,10 +12,10 @@ use rustls::{ClientConfig, ClientConnection};
 use socket2::{Domain, Socket, Type};
 
 const HANDSHAKE: Duration = Duration::from_secs(2);
-/// How often each client is looked after.
+/// The time between two rounds over all clients.
 const ROUND: Duration = Duration::from_millis(20);
 
-/// Clients that all do the same.
+/// A group of clients that all behave in the same way.
 #[derive(Debug, Clone)]
 pub(crate) struct Hostile {
     pub(crate) server: SocketAddr,
@@ -24,7 +24,7 @@ pub(crate) struct Hostile {
     /// What each client sends.
     pub(crate) bytes: Arc<Vec<u8>>,
     pub(crate) manner: Manner,
-    /// `None` speaks plain HTTP.
+    /// The TLS configuration of the clients; `None` for plain HTTP.
     pub(crate) tls: Option<Arc<ClientConfig>>,
     /// The least time between two connections of one client.
     pub(crate) pause: Duration,
@@ -34,11 +34,11 @@ pub(crate) struct Hostile {
 /// What a client does once it is connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Manner {
-    /// Sends all at once and never reads.
+    /// Sends all bytes at once and never reads.
     Deaf,
     /// Sends a byte each round and never reads.
     Slow,
-    /// Sends all at once, and reads.
+    /// Sends all bytes at once and reads the responses.
     Reads,
 }
 
@@ -52,7 +52,7 @@ struct Client {
 // === impl Hostile ===
 
 impl Hostile {
-    /// Runs the clients; the number of connections made.
+    /// Runs the clients and returns the number of connections that they made.
     pub(crate) fn run(&self) -> usize {
         let (begin, mut made) = (Instant::now(), 0);
         let mut clients: Vec<(Option<Client>, Instant)> =
@@ -114,7 +114,7 @@ fn handshake(stream: &mut TcpStream, config: &Arc<ClientConfig>) -> io::Result<C
 // === impl Client ===
 
 impl Client {
-    /// Whether the server has closed the connection, though unread bytes are before its end.
+    /// Whether the server has closed the connection, even if the client has not read all bytes.
     fn is_over(&self) -> bool {
         let over = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
         let mut polled = [PollFd::new(&self.stream, over)];
@@ -122,7 +122,7 @@ impl Client {
         polled[0].revents().intersects(over)
     }
 
-    /// Reads what is there, away.
+    /// Reads and discards the bytes that have arrived.
     fn read(&mut self) -> io::Result<()> {
         let mut buffer = [0; 16 << 10];
         loop {
@@ -135,7 +135,7 @@ impl Client {
         }
     }
 
-    /// Sends as much as the kernel takes.
+    /// Sends as many bytes as the kernel accepts.
     fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         let sent = match &mut self.tls {
             None if self.sent == bytes.len() => return Ok(()),

@@ -1,5 +1,6 @@
-//! Owns the endpoint under abuse: half-open clients, crowds, wrong passwords, garbage and half-done
-//! handshakes neither keep a healthy scrape out, nor cost a sample, nor leave anything behind.
+//! Tests the endpoint under attack: half-open clients, crowds, wrong passwords, garbage and
+//! unfinished handshakes do not block a healthy scrape, do not cause missed samples, and leave no
+//! open descriptors.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 #![allow(clippy::print_stdout, reason = "the measured figures are for the reader of --nocapture")]
 
@@ -21,15 +22,15 @@ use scene::{RIGHT, Scene, TLS, USERS, WRONG, is_possible};
 /// How long an attack lasts.
 const ABUSE: Duration = Duration::from_secs(20);
 
-/// One at a time: what the other does to the machine is not what is measured.
+/// Held by the attack that runs: the load of a second attack would change the measurements.
 static TURN: Mutex<()> = Mutex::new(());
 
 fn get(header: &str) -> String {
     format!("GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{header}\r\n\r\n")
 }
 
-/// Of those served, how many were answered with one of these status lines; all others were cut off
-/// without a word.
+/// The number of clients that got an answer with one of these status lines. Clients without an
+/// answer are not counted; any other status line fails the test.
 fn answered(outcome: &Outcome, lines: &[&str]) -> u64 {
     let said = outcome.answers.iter().filter(|(line, _)| !line.is_empty());
     said.map(|(line, count)| {
@@ -68,8 +69,8 @@ fn a_scrape_is_answered_whatever_others_send() {
     assert!(answered(&wrong, &refused) > 9_000, "{wrong:?}");
     answered(&oversized, &["HTTP/1.1 431 Request Header Fields Too Large"]);
     assert!(answered(&garbage, &["HTTP/1.1 400 Bad Request"]) > 900, "{garbage:?}");
-    // The clients of an attacker's address lose places to each other. How many keep theirs depends
-    // on the machine.
+    // Clients from the attacker's address displace each other. How many of them keep their
+    // connection depends on the machine.
     assert!(answered(&crowd, &["HTTP/1.1 200 OK"]) >= 10, "{crowd:?}");
 }
 
@@ -103,7 +104,7 @@ fn a_scrape_over_tls_is_answered_whatever_handshakes_are_left_half_done() {
     });
     for Outcome { tally, .. } in outcomes {
         println!("{tally}");
-        // On a busy machine a few of the crowd itself give up before they are connected.
+        // On a busy machine a few attacking clients time out before they are connected.
         assert!(tally.started == 1000 && tally.connected >= 950, "{tally}");
     }
 }

@@ -1,4 +1,4 @@
-//! Attacks on memory: answers that are asked for and never read, and crowds that do read.
+//! Attacks on memory: clients that request answers and never read them, and crowds that read them.
 
 use std::net::Ipv4Addr;
 use std::sync::{Arc, PoisonError};
@@ -17,7 +17,7 @@ use crate::scene::{RIGHT, Scene, TLS, USERS, is_possible};
 
 /// How long each attack lasts, unless `ABUSE_SECONDS` says otherwise.
 const LASTING: Duration = Duration::from_secs(6);
-/// The threads that an attack takes: handshakes cost the attacker, too.
+/// The number of threads of an attack: handshakes cost the attacker CPU time, too.
 const THREADS: usize = 4;
 
 fn lasting() -> Duration {
@@ -29,7 +29,7 @@ fn request(path: &str, headers: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{RIGHT}\r\n{headers}\r\n")
 }
 
-/// `clients` connections, each with `requests` requests for `path`; no client reads.
+/// Opens `clients` connections, each with `requests` requests for `path`; no client reads.
 fn deaf(
     scene: &Scene,
     clients: usize,
@@ -82,7 +82,7 @@ fn survive(scheme: &'static str, config: &str) {
     readers(&scene);
 }
 
-/// Clients that ask for the compressed page and read it, 200 a second.
+/// Runs 200 clients per second that request the compressed page and read it.
 fn readers(scene: &Scene) {
     if scene.scheme == "https" {
         return;

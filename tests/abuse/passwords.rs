@@ -1,4 +1,4 @@
-//! Attacks on the check of passwords: wrong ones in a crowd do not lock the right one out.
+//! Attacks on the password check: many wrong passwords do not lock out the right one.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -12,16 +12,16 @@ use socket2::{Domain, Socket, Type};
 use crate::scene::{Scene, WRONG, is_possible};
 use crate::{TURN, get};
 
-/// Scrapes, each with the right password of another user: none is remembered.
+/// The number of scrapes. Each has the right password of another user, so none is cached.
 const SCRAPES: usize = 14;
 const CLIENTS: usize = 40;
-/// bcrypt of "right" with cost 8, made by crypt(3): on a busy machine the whole queue takes less
-/// than a scrape may.
+/// bcrypt of "right" with cost 8, made by crypt(3): even on a busy machine the check of the whole
+/// queue takes less time than the scrape timeout.
 const HASH: &str = "$2y$08$abcdefghijklmnopqrstuuM7WmALSPQG/ubL8NksTdR4H7Y2WXZ..";
-/// Prometheus' own default.
+/// The default scrape timeout of Prometheus.
 const SCRAPE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The status of one request from this address.
+/// The HTTP status of one request from the address `from`.
 fn status(server: SocketAddr, from: Ipv4Addr, header: &str) -> Option<String> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).ok()?;
     socket.bind(&SocketAddr::from((from, 0)).into()).ok()?;
@@ -34,7 +34,7 @@ fn status(server: SocketAddr, from: Ipv4Addr, header: &str) -> Option<String> {
     Some(String::from_utf8_lossy(&answer[9..]).into_owned())
 }
 
-/// `user<n>:right`.
+/// The header with the right password of user `n`.
 fn right(n: usize) -> String {
     const ENCODED: [&str; SCRAPES] = [
         "dXNlcmE6cmlnaHQ=",
@@ -55,9 +55,8 @@ fn right(n: usize) -> String {
     format!("Authorization: Basic {}\r\n", ENCODED[n])
 }
 
-/// The statuses of scrapes from `from` with right passwords, and the longest time, while wrong
-/// passwords come from
-/// 127.0.0.2.
+/// Scrapes from `from` with right passwords while 127.0.0.2 sends wrong passwords; returns the
+/// statuses and the longest time.
 fn scrapes(
     scene: &Scene,
     from: Ipv4Addr,
@@ -77,7 +76,7 @@ fn scrapes(
                 });
             });
         }
-        // The queue of wrong passwords is long by now.
+        // After a second the queue of wrong passwords is long.
         thread::sleep(Duration::from_secs(1));
         let one = |n| {
             let begin = Instant::now();
@@ -103,11 +102,11 @@ fn wrong_passwords_do_not_lock_the_right_one_out() {
     let users = (0..SCRAPES).map(|n| format!("  user{}: {HASH}\n", char::from(b'a' + n as u8)));
     let config = format!("basic_auth_users:\n  alice: {HASH}\n{}", users.collect::<String>());
     let scene = Scene::new("http", &config, 5);
-    // From another address, in turn with the whole crowd.
+    // From another address: the daemon alternates between this address and the crowd's.
     let (statuses, slowest) = scrapes(&scene, Ipv4Addr::new(127, 0, 0, 9), 0..10);
     assert!(statuses.iter().all(|status| status.as_deref() == Some("200")), "{statuses:?}");
     assert!(slowest < Duration::from_secs(3), "{slowest:?}");
-    // From the address of the crowd, behind it.
+    // From the address of the crowd: the scrape waits behind the crowd.
     let (statuses, slowest) = scrapes(&scene, Ipv4Addr::new(127, 0, 0, 2), 10..SCRAPES);
     assert!(statuses.iter().all(|status| status.as_deref() == Some("200")), "{statuses:?}");
     assert!(slowest < SCRAPE_TIMEOUT, "{slowest:?}");

@@ -1,4 +1,4 @@
-//! A daemon under attack, and a second daemon without attack. What happens to both is an effect of
+//! A daemon under attack, and a second daemon without attack. An effect that both show comes from
 //! the machine.
 
 use std::fs;
@@ -21,18 +21,19 @@ use listenq_lab::tool::require_tool;
 use listenq_lab::wait::{TIMEOUT, eventually};
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
-/// The first port of the listeners: below the ephemeral range, where the daemon's own port is.
+/// The first port of the listeners. It is below the ephemeral range, which contains the daemon's
+/// port.
 const FIRST_PORT: u16 = 20_000;
-/// What listenq may take of the 64 MiB of the shipped unit: resident memory and socket buffers.
+/// How much of the 64 MiB of the shipped unit listenq may use: resident memory and socket buffers.
 const MOST_MEMORY: u64 = 48 << 20;
-/// Pages of the optimized program and its libraries.
+/// The size in bytes of the pages of the optimized program and its libraries.
 const PROGRAM: u64 = 8 << 20;
-/// A healthy scrape takes at most this long, beyond what the machine costs the daemon that is not
-/// attacked.
+/// How many seconds a healthy scrape may take in addition to twice the slowest scrape of the daemon
+/// that is not attacked.
 const SCRAPE_TIME: f64 = if cfg!(debug_assertions) { 8.0 } else { 1.0 };
-/// The share of samples that may be missed beyond those of the daemon that is not attacked: without
-/// optimization answers take ten times as long, and on a machine without an idle processor they
-/// take it from the sampler.
+/// The share of samples that may be missed in addition to those of the daemon that is not attacked.
+/// Without optimization answers take ten times as long. On a machine without an idle processor that
+/// time is lost to the sampler.
 const MISSED: f64 = if cfg!(debug_assertions) { 0.25 } else { 0.05 };
 /// A cgroup v2 directory, for a run in an emulated kernel: the daemon starts there, with
 /// `memory.max` set to 64 MiB.
@@ -56,7 +57,7 @@ pub(crate) struct Scene {
     _quiet: Netns,
 }
 
-/// What a daemon says of itself.
+/// The daemon's own counters and its number of descriptors.
 #[derive(Debug)]
 struct State {
     samples: f64,
@@ -74,7 +75,7 @@ struct Memory {
     machine: u64,
 }
 
-/// Times of scrapes, and those that failed.
+/// The durations of scrapes, and the scrapes that failed.
 #[derive(Debug, Default)]
 struct Scrapes {
     seconds: Vec<f64>,
@@ -84,7 +85,7 @@ struct Scrapes {
 // === impl Scene ===
 
 impl Scene {
-    /// `config` is the web configuration; each daemon sees this number of listeners.
+    /// Starts both daemons with the web configuration `config`, each with `listeners` listeners.
     pub(crate) fn new(scheme: &'static str, config: &str, listeners: u16) -> Self {
         raise_descriptor_limit();
         let root = Rootfs::new();
@@ -104,15 +105,15 @@ impl Scene {
         Self { ns, scheme, root, daemon, control, _listeners: all, _quiet: quiet }
     }
 
-    /// Waits for the first check of the right password, and for the first scans.
+    /// Waits until the right password was checked once and the first scans are done.
     pub(crate) fn settled(self) -> Self {
         eventually("a scrape", TIMEOUT, || (self.scrape().0 == "200").then_some(()));
         thread::sleep(Duration::from_secs(3));
         self
     }
 
-    /// The status of a scrape from an address that takes no part in the attack, the seconds it
-    /// took, the body.
+    /// Scrapes from an address that takes no part in the attack; returns the status, the seconds
+    /// that the scrape took, and the body.
     pub(crate) fn scrape(&self) -> (String, f64, String) {
         self.scrape_of(&self.ns, &self.daemon)
     }
@@ -146,7 +147,7 @@ impl Scene {
         [self.state_of(&self.ns, &self.daemon), self.state_of(&self._quiet, &self.control)]
     }
 
-    /// Clients that all send the same.
+    /// Starts clients that all send the same bytes.
     pub(crate) fn clients(
         &self,
         count: u32,
@@ -163,8 +164,8 @@ impl Scene {
         self.ns.spawn(move || visit(address, load, &manner))
     }
 
-    /// Runs an attack and scrapes meanwhile: every scrape must be answered in time, no sample
-    /// missed for it, and memory bounded.
+    /// Runs an attack and scrapes meanwhile. Every scrape must be answered in time, the attack must
+    /// not cause missed samples, and memory must stay below the limit.
     pub(crate) fn endure<T, const N: usize>(
         &self,
         what: &str,
@@ -194,7 +195,7 @@ impl Scene {
             [after.missed - before.missed, control_after.missed - control_before.missed];
         let taken = after.samples - before.samples;
         println!("  {taken} samples, {missed} missed; a daemon without attack missed {control}");
-        // What the machine does to both may do a little more to the one that has work.
+        // An effect of the machine on both daemons may be a little larger on the attacked one.
         let most_missed = 2.0 * control + (taken * MISSED).max(10.0);
         assert!(missed <= most_missed, "{what}: {missed} missed, without attack {control}");
         println!("  at most {most}");
@@ -220,8 +221,8 @@ impl Scene {
         most
     }
 
-    /// Resident memory. Without optimization the program is three times as large: what it takes
-    /// optimized is counted then.
+    /// Resident memory in bytes. Without optimization the program is three times as large, so its
+    /// pages count at most as much as those of the optimized program.
     fn resident(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.daemon.pid())).unwrap();
         let of = |name: &str| {
@@ -232,7 +233,7 @@ impl Scene {
         of("RssAnon:") + if cfg!(debug_assertions) { file.min(PROGRAM) } else { file }
     }
 
-    /// The kernel's own figure, where there is a cgroup.
+    /// Checks the peak memory that the kernel measured for the cgroup, if the run has one.
     fn check_cgroup(&self) {
         let Some(directory) = cgroup() else { return };
         let read = |name: &str| fs::read_to_string(directory.join(name)).unwrap();
@@ -243,8 +244,8 @@ impl Scene {
     }
 }
 
-/// The program to start. In a cgroup, a script enters the cgroup and becomes the daemon: memory
-/// counts where it is allocated.
+/// The program to start. With a cgroup it is a script that enters the cgroup and then executes the
+/// daemon, because the kernel attributes memory to the cgroup that allocates it.
 fn program(root: &Rootfs) -> PathBuf {
     let Some(directory) = cgroup() else { return BIN.into() };
     let procs = directory.join("cgroup.procs");
