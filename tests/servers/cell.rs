@@ -1,4 +1,4 @@
-//! Plays one cell: a server, its clients and a daemon in a namespace of their own.
+//! Runs one cell of a table: a server, its clients and a daemon in a namespace of their own.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -23,7 +23,8 @@ use crate::trouble::{Cgroup, Disk, hog, limit_descriptors};
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
 const SECOND: Duration = Duration::from_secs(1);
-/// How long a server may take to listen: a database makes its files first, and the machine is busy.
+/// How long a server may take to listen: a database creates its files first, and the machine is
+/// busy.
 const START: Duration = Duration::from_secs(60);
 /// How long the server serves at first: a diagnosis needs a listener that is watched for 10 s.
 const CALM: Duration = Duration::from_secs(12);
@@ -31,9 +32,9 @@ const CALM: Duration = Duration::from_secs(12);
 const TROUBLE: Duration = Duration::from_secs(50);
 /// How long a server runs before a restart.
 const RESTART: Duration = Duration::from_secs(8);
-/// Five times what two workers of half a second can serve.
+/// Five times the load that two workers can serve with half a second per request.
 const LOAD: Load = Load { rate: 20.0, lasting: TROUBLE, patience: TROUBLE, at_once: 4_000 };
-/// The length of a pause in which a burst comes.
+/// How long the server pauses while a burst arrives.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Forty clients at once.
 const BURST: Load = Load {
@@ -42,30 +43,30 @@ const BURST: Load = Load {
     patience: Duration::from_secs(3),
     at_once: 40,
 };
-/// Clients of a server that serves no client. They wait until the end.
+/// The load for a server that serves no client. The clients wait until the end.
 const PATIENT: Load = Load { rate: 2.0, at_once: 60, ..LOAD };
-/// More than 1 % of a CPU serves.
+/// More load than a server can serve with 1 % of a CPU.
 const MANY: Load = Load { rate: 200.0, patience: Duration::from_secs(10), at_once: 400, ..LOAD };
-/// Clients that hold connections: more than the server accepts.
+/// More clients that hold connections than the server accepts.
 const HOLDERS: Load = Load { rate: 8.0, at_once: 40, ..LOAD };
-/// Descriptors that a server may open after its limit is lowered.
+/// The number of descriptors that a server can still open after its limit is lowered.
 const SPARE: usize = 4;
-/// A limit that a burst exceeds.
+/// A queue limit that a burst exceeds.
 const SHORT: u32 = 4;
-/// A limit that a slow server reaches.
+/// A queue limit that a slow server reaches.
 const SMALL: u32 = 16;
-/// Separates the two outputs of `explain`.
+/// Separates the output of `explain` after the first diagnosis from that after the first cause.
 const CAUSE_EXPLAINED: &str = " WITH ITS CAUSE: ";
-/// Held by the cell that computes for ever: two of them would starve each other.
+/// Held by the cell whose requests compute forever: two such cells would starve each other.
 static PROCESSORS: Mutex<()> = Mutex::new(());
 
 /// The outcome of a cell.
 #[derive(Debug, Default)]
 pub(crate) struct Played {
-    /// Each diagnosis of the listener, with the seconds from the start of the trouble to it, in the
-    /// order they came.
+    /// The diagnoses of the listener in order of appearance, each with the seconds since the
+    /// trouble began.
     pub(crate) words: Vec<(String, f64)>,
-    /// Each cause, in the same way.
+    /// The causes, in the same form.
     pub(crate) causes: Vec<(String, f64)>,
     /// The output of `explain`: after the first diagnosis, and after the first cause.
     pub(crate) explained: String,
@@ -82,7 +83,7 @@ struct Scene<'a> {
     daemon: Daemon,
 }
 
-/// Plays one cell to its end.
+/// Runs one cell to its end.
 pub(crate) fn play(program: &Program, situation: Situation) -> Played {
     let is_loop = matches!(situation, Situation::Loop | Situation::Starved);
     let _alone = is_loop.then(|| PROCESSORS.lock());
@@ -97,7 +98,7 @@ impl Played {
         Self { problem: Some(problem.into()), ..Self::default() }
     }
 
-    /// Adds words that are new.
+    /// Adds the diagnoses and causes that are not yet recorded.
     fn note(&mut self, listener: &Listener, now: f64) {
         let words = listener.diagnoses.iter().map(|one| one.diagnosis.label());
         add(&mut self.words, words, now);
@@ -127,7 +128,7 @@ impl<'a> Scene<'a> {
         if let Some(limit) = limit.filter(|_| !program.has_backlog()) {
             ns.sysctl("net.core.somaxconn", limit);
         }
-        // With another /sys the daemon would see no cgroups.
+        // With a new mount of /sys the daemon would see no cgroups.
         let launch = Launch::new(BIN).inside(&ns).keeping_mounts();
         let daemon = launch.args(&["--client-patience=60s"]).start();
         Self { program, settings, ns, root: Rootfs::new(), daemon }
@@ -135,7 +136,7 @@ impl<'a> Scene<'a> {
 
     /// Starts the server, and waits until it listens.
     fn start(&self) -> Result<Running, String> {
-        // Apache ends its whole process group.
+        // Apache ends all processes of its process group.
         let mut command = self.ns.command("setsid");
         command.args(["sh", "-c"]).arg(self.program.script(&self.root, self.settings));
         let server = Running::start(&mut command);
@@ -148,7 +149,7 @@ impl<'a> Scene<'a> {
     fn start_and_play(&self, situation: Situation) -> Result<Played, String> {
         match situation {
             Situation::Inherited => Ok(self.inherited()),
-            // The server's mount namespace has only what is mounted before.
+            // The server's mount namespace has only file systems that were mounted before.
             Situation::Disk => {
                 let disk = Disk::mount(&self.root.path().join("disk"))?;
                 let _server = self.start()?;
@@ -179,11 +180,11 @@ impl<'a> Scene<'a> {
         })
     }
 
-    /// No word, and the clients are served.
+    /// The server must serve its clients, without a diagnosis.
     fn busy(&self, load: Load) -> Played {
         self.calm();
         let (mut played, outcome) = self.watched(|| self.visit(load));
-        // Some servers end a connection by RST.
+        // Some servers end a connection with RST.
         let tally = outcome.tally;
         if (tally.served + tally.reset) * 10 < tally.started * 9 {
             played.problem = Some(format!("is not healthy: {tally}; {}", self.log()));
@@ -196,7 +197,8 @@ impl<'a> Scene<'a> {
         self.watched(|| self.visit(load)).0
     }
 
-    /// It has accepted before. Then a client comes every so often, and none leaves.
+    /// Stops a server that has accepted before. Then 0.6 clients per second connect, and none
+    /// leaves.
     fn stopped(&self) -> Played {
         self.calm();
         match self.program.stops {
@@ -250,14 +252,14 @@ impl<'a> Scene<'a> {
         Ok(self.watched(|| self.visit(HOLDERS)).0)
     }
 
-    /// The server never serves anybody.
+    /// Starts a server that serves no client.
     fn inherited(&self) -> Played {
         let server = self.start();
         let played = self.watched(|| self.visit(PATIENT)).0;
         Played { problem: server.err(), ..played }
     }
 
-    /// Bursts come while the server pauses for a moment; between them it serves everybody.
+    /// Sends bursts while the server pauses; between the bursts the server serves all clients.
     fn short(&self) -> Played {
         self.calm();
         let began = Instant::now();
@@ -275,7 +277,8 @@ impl<'a> Scene<'a> {
         self.watched(bursts).0
     }
 
-    /// Its clients find no server for a moment, and no queue is in trouble.
+    /// Restarts the server again and again: clients find no server for a moment, but no queue is in
+    /// trouble.
     fn restarting(&self, server: Option<Running>, load: Load) -> Played {
         let began = Instant::now();
         let restarts = || {
@@ -300,7 +303,8 @@ impl<'a> Scene<'a> {
         Played { problem, ..played }
     }
 
-    /// Some clients are served, and the daemon sees it. What a slow start left behind is over then.
+    /// Waits until the daemon has seen served clients and every diagnosis of a slow start has
+    /// ended.
     fn calm(&self) {
         let load = Load { rate: 2.0, lasting: CALM, patience: 5 * SECOND, at_once: 500 };
         let _ = self.visit_as(Situation::Busy, load);
@@ -323,13 +327,13 @@ impl<'a> Scene<'a> {
         self.ns.run(|| visit(target, load, &manner))
     }
 
-    /// Does `work`, and watches the daemon for [`TROUBLE`]. Then kills the server, which ends its
+    /// Runs `work` and watches the daemon for [`TROUBLE`]. Then kills the server, which ends its
     /// clients.
     fn watched<T: Send>(&self, work: impl FnOnce() -> T + Send) -> (Played, T) {
         self.watched_until(work, || ())
     }
 
-    /// The same, with a `release` that lets the server die.
+    /// Like [`Self::watched`], but calls `release` after the signal, so that the server can end.
     fn watched_until<T: Send>(
         &self,
         work: impl FnOnce() -> T + Send,
@@ -352,8 +356,8 @@ impl<'a> Scene<'a> {
         })
     }
 
-    /// Notes the words that are new, and what `explain` says some seconds after the first diagnosis
-    /// and the first cause.
+    /// Records new diagnoses and causes, and the output of `explain` some seconds after the first
+    /// diagnosis and after the first cause.
     fn note(&self, played: &mut Played, now: f64) {
         self.listeners().iter().for_each(|listener| played.note(listener, now));
         let is_over =
@@ -367,7 +371,7 @@ impl<'a> Scene<'a> {
         }
     }
 
-    /// The listeners of the server; one, unless it has none now.
+    /// The listeners of the server: one, or none while the server does not listen.
     fn listeners(&self) -> Vec<Listener> {
         let port = self.program.port().map_or_else(String::new, |port| port.to_string());
         let answer = self.daemon.get("/api/v1/listeners", &[]);
@@ -383,7 +387,7 @@ impl<'a> Scene<'a> {
         };
         let output = run(Some(&self.ns), BIN.as_ref(), &["explain", &target, &url]);
         let text = [output.stdout, output.stderr].concat();
-        // As one line: where it is broken does not matter.
+        // In one line: the positions of line breaks do not matter.
         text.split_whitespace().collect::<Vec<_>>().join(" ")
     }
 
@@ -413,13 +417,13 @@ impl<'a> Scene<'a> {
         }
     }
 
-    /// The process that was started last is a worker.
+    /// Signals the process that was started last, which is a worker.
     fn signal_newest(&self, signal: Signal) {
         let newest = self.pids().into_iter().max_by_key(|pid| pid.as_raw_pid());
         let _ = kill_process(newest.expect("a server runs"), signal);
     }
 
-    /// Every process of the namespace but the daemon and those that look at the namespace.
+    /// The processes of the namespace, without the daemon and the tools that inspect the namespace.
     fn pids(&self) -> Vec<Pid> {
         let output = Command::new("ip").args(["netns", "pids", self.ns.name()]).output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();

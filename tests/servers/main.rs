@@ -1,9 +1,9 @@
-//! Plays the matrix of real servers: each program in each situation, in a namespace of its own with
-//! a daemon beside it. The daemon must use the right diagnosis and cause and no other, and
-//! `explain` must give the right advice.
+//! Runs the matrix of real servers: each program in each situation, in its own namespace with its
+//! own daemon. The daemon must report the right diagnosis and cause and no other, and `explain`
+//! must give the right advice.
 //!
-//! `table.txt` and `causes.txt` have the expected words, `programs.rs` how each server is started.
-//! `LISTENQ_SERVERS` selects what is played: `gate` (the default), `all`, or names of programs
+//! `table.txt` and `causes.txt` contain the expected words; `programs.rs` starts each server.
+//! `LISTENQ_SERVERS` selects the cells: `gate` (the default), `all`, or names of programs
 //! separated by commas. With `LISTENQ_SERVERS_OUT` the test writes the tables to this directory.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 #![allow(clippy::disallowed_types, reason = "starting programs is what a test may do")]
@@ -27,11 +27,11 @@ use cell::{Played, play};
 use programs::{PROGRAMS, Program, is_installed};
 use table::{CAUSES, Expected, Row, SITUATIONS, Situation, Table};
 
-/// Cells that are played at the same time. Most of each is waiting: those of the gate fit into one
-/// round.
+/// The number of cells that run at the same time. A cell mostly waits, so the cells of the gate fit
+/// into one round.
 const AT_ONCE: usize = 24;
 
-/// Causes that the machine of the test may really have.
+/// Causes that the machine of the test may itself have.
 const OF_THE_MACHINE: [&str; 2] = ["cpu_starved", "cpu_steal"];
 
 /// One program in one situation, and the expected words.
@@ -61,7 +61,7 @@ fn the_tables_have_every_program_once() {
     assert_eq!(rows.copied().collect::<BTreeSet<_>>(), programs);
 }
 
-/// Plays the cells of a table that `LISTENQ_SERVERS` selects.
+/// Runs the cells of a table that `LISTENQ_SERVERS` selects.
 fn run<const COLUMNS: usize>(name: &str, text: &'static str, columns: [Situation; COLUMNS]) {
     if !Netns::require_root() {
         return;
@@ -92,7 +92,7 @@ fn take<'a>(queue: &Mutex<std::slice::Iter<'a, Cell>>) -> Option<&'a Cell> {
     queue.lock().unwrap().next()
 }
 
-/// The cells to play. A missing program is an error.
+/// The cells to run. A missing program is an error.
 fn cells<const COLUMNS: usize>(
     table: &Table<COLUMNS>,
     columns: [Situation; COLUMNS],
@@ -120,7 +120,7 @@ fn cells<const COLUMNS: usize>(
     cells
 }
 
-/// What is wrong with a cell.
+/// The differences between the expected and the observed result of a cell.
 fn complaints(cell: &Cell, played: &Played) -> Vec<String> {
     let name = format!("{} {}", cell.program.name, cell.situation.label());
     let mut wrong = wrong_diagnoses(&cell.expected, played);
@@ -135,11 +135,11 @@ fn complaints(cell: &Cell, played: &Played) -> Vec<String> {
     wrong.into_iter().map(|problem| format!("{name}: {problem}")).collect()
 }
 
-/// The first expected diagnosis must come, and come first; the others may follow.
+/// Checks that the first expected diagnosis comes first; the others may follow.
 fn wrong_diagnoses(expected: &Expected, played: &Played) -> Vec<String> {
     let mut words: Vec<&str> = played.words.iter().map(|(word, _)| &**word).collect();
-    // Information, until a process is found stopped. A listener whose connections end by RST has no
-    // other proof.
+    // `not_accepting` is information until a process is found stopped. A listener whose connections
+    // end with RST gives no other proof that it accepts.
     if words.len() > 1 && words[0] == "not_accepting" {
         words.remove(0);
     }
@@ -155,7 +155,7 @@ fn wrong_diagnoses(expected: &Expected, played: &Played) -> Vec<String> {
     strange.map(|word| format!("{word} besides, of {:?}", played.words)).into_iter().collect()
 }
 
-/// One of the expected causes must come, and no other cause may come.
+/// Checks that one of the expected causes comes, and no other cause.
 fn wrong_causes(expected: &Expected, played: &Played) -> Option<String> {
     let words = || played.causes.iter().map(|(word, _)| &**word);
     let is_expected = |word: &&str| expected.causes.contains(word);

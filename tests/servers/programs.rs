@@ -1,11 +1,11 @@
-//! Lists the programs: how each server is started, what its clients say, and the advice it must
-//! get.
+//! Lists the programs: how each server is started, what its clients send, and the advice that
+//! `explain` must give for it.
 //!
-//! In files and commands `@DIR@` is a directory of the server's own, `@LIMIT@` the backlog,
-//! `@TAKES@` the seconds that a request takes, `@CONNECTIONS@` how many connections it accepts at
-//! once, `@TIMEOUT@` the seconds after which it closes an idle connection. Every server has two
-//! workers where it has workers. Applications answer `/loop`, `/lock`, `/waits` and `/disk` with
-//! the trouble of [`Situation`].
+//! In files and commands `@DIR@` is the server's own directory, `@LIMIT@` the backlog, `@TAKES@`
+//! the seconds that a request takes, `@CONNECTIONS@` the number of connections that the server
+//! accepts at once, and `@TIMEOUT@` the seconds after which it closes an idle connection. A server
+//! with workers has two of them. Applications answer `/loop`, `/lock`, `/waits` and `/disk` with
+//! the trouble that [`Situation`] describes.
 
 use std::process::{Command, Stdio};
 
@@ -16,9 +16,9 @@ use crate::table::Situation;
 
 /// The address of the upstream that does not answer.
 pub(crate) const UPSTREAM: &str = "127.0.0.1:9001";
-/// The backlog where the situation asks for none.
+/// The backlog where the situation does not set one.
 const USUAL_LIMIT: u32 = 511;
-/// Where Debian has servers.
+/// The directories in which Debian installs servers.
 const PATH: &str =
     "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/lib/postgresql/15/bin";
 
@@ -32,47 +32,47 @@ pub(crate) struct Program {
     /// Shell commands before the first start.
     prepare: &'static str,
     command: &'static str,
-    /// What a client says.
+    /// What a client sends.
     says: Says,
-    /// What a client says where the server is to be slow.
+    /// What a client sends in situations with a slow server.
     says_when_slow: Option<Says>,
-    /// What a client says that holds its connection.
+    /// What a client sends to hold its connection.
     says_when_held: Says,
-    /// The end of the paths of its scripts.
+    /// The suffix of the paths of its scripts.
     script_suffix: &'static str,
-    /// Clients per second that are four fifths of what it can serve.
+    /// Four fifths of the clients per second that the server can serve.
     pub(crate) busy_rate: f64,
     pub(crate) stops: Stops,
-    /// What `explain` must say of a short queue.
+    /// What the output of `explain` must contain for a short queue.
     short_advice: &'static [&'static str],
-    /// What `explain` must say when it is slow.
+    /// What the output of `explain` must contain when the server is slow.
     slow_advice: &'static [&'static str],
 }
 
-/// Where it listens.
+/// The address at which a server listens.
 enum At {
-    /// At this port of 127.0.0.1 or of all addresses.
+    /// This TCP port of 127.0.0.1 or of all addresses.
     Port(u16),
-    /// At this path of its directory.
+    /// This path in the server's directory.
     Path(&'static str),
 }
 
-/// What a client says.
+/// The bytes that a client sends.
 #[derive(Clone, Copy)]
 enum Says {
     Text(&'static str),
-    /// A FastCGI request for `index.php` in its directory.
+    /// A FastCGI request for `index.php` in the server's directory.
     FastCgi,
 }
 
-/// What is stopped.
+/// The processes that receive SIGSTOP.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stops {
     All,
     OneWorker,
 }
 
-/// What the situation asks for.
+/// The settings of a server for one situation.
 #[derive(Clone, Copy)]
 pub(crate) struct Settings {
     pub(crate) limit: Option<u32>,
@@ -82,7 +82,7 @@ pub(crate) struct Settings {
 // === impl Settings ===
 
 impl Settings {
-    /// Seconds that a request takes, where a program can make it so.
+    /// The seconds that a request takes, for programs that can set this.
     fn takes(self) -> &'static str {
         match self.situation {
             Situation::Slow | Situation::Full => "0.5",
@@ -91,7 +91,7 @@ impl Settings {
         }
     }
 
-    /// Connections that the server may hold, where it has such a setting.
+    /// The number of connections that the server may hold, for servers with such a setting.
     fn connections(self) -> &'static str {
         match self.situation {
             Situation::Slow | Situation::Full | Situation::Held => "2",
@@ -107,7 +107,7 @@ impl Settings {
     }
 }
 
-/// Whether it can be started here.
+/// Whether the program is installed on this machine.
 pub(crate) fn is_installed(program: &Program) -> bool {
     let mut look = Command::new("sh");
     look.env("PATH", PATH).arg("-c").arg(format!("command -v {}", program.tool));
@@ -115,14 +115,14 @@ pub(crate) fn is_installed(program: &Program) -> bool {
 }
 
 const GET: Says = Says::Text("GET / HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n");
-/// The server waits for the rest, and closes the connection after a second.
+/// Half a request: the server waits for the rest and closes the connection after a second.
 const HALF_A_GET: Says = Says::Text("GET / HTTP/1.1\r\nHost: lab\r\n");
 const SILENCE: Says = Says::Text("");
 const QUIT: Says = Says::Text("QUIT\r\n");
-/// Something that is no message of any protocol here: the server closes the connection.
+/// Not a valid message of any protocol used here: the server closes the connection.
 const NONSENSE: Says = Says::Text("GET / HTTP/1.1\r\n\r\n\r\n\r\n");
 
-/// A function for Python applications.
+/// A Python module that makes the trouble for `/waits`, `/lock`, `/loop` and `/disk`.
 const TROUBLE: (&str, &str) = (
     "trouble.py",
     "import os, socket, threading, time\n\
@@ -160,7 +160,7 @@ const HTTP: Program = Program {
     slow_advice: &[],
 };
 
-/// Its backlog cannot be set: `net.core.somaxconn` is the limit.
+/// A program whose backlog cannot be set: its limit is `net.core.somaxconn`.
 const FIXED: Program = Program {
     short_advice: &["Raise the limit to 64:", "First raise net.core.somaxconn, 4 now:"],
     ..HTTP
@@ -198,7 +198,7 @@ const APACHE: Program = Program {
     ..HTTP
 };
 
-/// With the default AcceptFilter, which is TCP_DEFER_ACCEPT.
+/// An Apache configuration with the default AcceptFilter, which is TCP_DEFER_ACCEPT.
 macro_rules! apache_conf {
     ($mpm:literal, $workers:literal) => {
         &[
@@ -620,7 +620,7 @@ const POSTGRES: Program = Program {
 // === impl Program ===
 
 impl Program {
-    /// Whether the situation can set its backlog without `net.core.somaxconn`.
+    /// Whether the backlog of the program can be set without `net.core.somaxconn`.
     pub(crate) fn has_backlog(&self) -> bool {
         let texts = self.files.iter().map(|(_, text)| *text).chain([self.command]);
         texts.into_iter().any(|text| text.contains("@LIMIT@"))
@@ -633,7 +633,7 @@ impl Program {
         }
     }
 
-    /// Where it listens, when that is a path.
+    /// The path of its Unix socket, if it listens at one.
     pub(crate) fn path(&self, root: &Rootfs) -> String {
         match self.at {
             At::Port(_) => String::new(),
@@ -663,7 +663,7 @@ impl Program {
         }
     }
 
-    /// What `explain` must contain.
+    /// What the output of `explain` must contain in this situation.
     pub(crate) fn advice(&self, situation: Situation) -> &'static [&'static str] {
         match situation {
             Situation::Short => self.short_advice,
@@ -677,7 +677,7 @@ impl Program {
         }
     }
 
-    /// Writes its files, and gives the shell script that becomes the server.
+    /// Writes the server's files, and returns the shell script that executes the server.
     pub(crate) fn script(&self, root: &Rootfs, settings: Settings) -> String {
         let dir = root.path().display().to_string();
         let limit = settings.limit.unwrap_or(USUAL_LIMIT).to_string();

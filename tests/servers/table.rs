@@ -26,7 +26,7 @@ pub(crate) const CAUSES: [Situation; 10] = [
     Situation::Inherited,
 ];
 
-/// The diagnoses that `slow` stands for.
+/// The diagnoses that the word `slow` in a table stands for.
 const SLOW: [&str; 4] = ["slow_accept", "standing_queue", "stalled", "abandoned"];
 
 /// What the test does to a server.
@@ -36,7 +36,7 @@ pub(crate) enum Situation {
     Busy,
     /// Five times the load that the server can serve, from clients that wait, below the limit.
     Slow,
-    /// The same with a limit of 16 and clients that leave.
+    /// Five times the load that the server can serve, with a limit of 16 and clients that leave.
     Full,
     /// SIGSTOP to all processes, or to one worker of a reuseport group.
     Stopped,
@@ -50,7 +50,7 @@ pub(crate) enum Situation {
     Throttled,
     /// Idle priority on a CPU that another process uses.
     Starved,
-    /// Requests that compute for ever.
+    /// Requests that compute forever.
     Loop,
     /// Requests that wait for a lock that nothing releases.
     Lock,
@@ -58,7 +58,7 @@ pub(crate) enum Situation {
     Waits,
     /// Requests that write to a suspended file system.
     Disk,
-    /// More clients that send no complete request than the server holds connections or workers.
+    /// More clients without a complete request than the server has connections or workers.
     Held,
     /// A descriptor limit that clients use up.
     Descriptors,
@@ -66,7 +66,7 @@ pub(crate) enum Situation {
     Inherited,
 }
 
-/// A committed table.
+/// A table in the repository.
 pub(crate) struct Table<const COLUMNS: usize> {
     pub(crate) rows: BTreeMap<&'static str, Row<COLUMNS>>,
 }
@@ -74,11 +74,11 @@ pub(crate) struct Table<const COLUMNS: usize> {
 /// The row of one program.
 pub(crate) struct Row<const COLUMNS: usize> {
     gate: &'static str,
-    /// For each situation; `None` where the test does not play the situation.
+    /// The words for each situation; `None` where the test does not run the situation.
     pub(crate) expected: [Option<Expected>; COLUMNS],
 }
 
-/// The words that a cell must get.
+/// The diagnoses and causes that a cell must get.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Expected {
     /// The diagnosis that must come first, and diagnoses that may follow.
@@ -87,7 +87,7 @@ pub(crate) struct Expected {
     pub(crate) any_first: bool,
     /// The cause that must come, and causes that may come.
     pub(crate) causes: Vec<&'static str>,
-    /// Whether no cause has to come.
+    /// Whether the cell may have no cause.
     pub(crate) is_cause_optional: bool,
 }
 
@@ -133,7 +133,7 @@ impl<const COLUMNS: usize> Table<COLUMNS> {
 // === impl Row ===
 
 impl<const COLUMNS: usize> Row<COLUMNS> {
-    /// Whether tests/all.sh plays this cell: all cells of the row, or the named situations.
+    /// Whether tests/all.sh runs this cell: all cells of the row, or the named situations.
     pub(crate) fn is_in_gate(&self, situation: Situation) -> bool {
         self.gate == "yes" || self.gate.split(',').any(|name| name == situation.label())
     }

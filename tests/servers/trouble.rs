@@ -1,4 +1,4 @@
-//! Makes causes from outside: cgroups, a busy CPU, a suspended file system and descriptor limits.
+//! Creates causes from outside: cgroups, a busy CPU, a suspended file system, descriptor limits.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -31,7 +31,7 @@ impl Cgroup {
         let hierarchies = [Path::new(CGROUPS).join(controller), CGROUPS.into()];
         let is_hierarchy = |root: &&PathBuf| root.join("cgroup.procs").exists();
         let root = hierarchies.iter().find(is_hierarchy).ok_or("no cgroup hierarchy")?.clone();
-        // Only version 2 has this file. The freezer needs no controller there.
+        // Only version 2 has this file. Version 2 freezes without a controller.
         let control = root.join("cgroup.subtree_control");
         if control.exists() && controller != "freezer" {
             write(&control, &format!("+{controller}"))?;
@@ -63,7 +63,7 @@ impl Cgroup {
         self.set(&version_1, &[("cpu.max", "1000 100000")])
     }
 
-    /// Gives the least weight.
+    /// Sets the lowest CPU weight.
     pub(crate) fn starve(&self) -> Result<(), String> {
         self.set(&[("cpu.shares", "2")], &[("cpu.weight", "1")])
     }
@@ -88,7 +88,7 @@ impl Drop for Cgroup {
 // === impl Disk ===
 
 impl Disk {
-    /// Mounts a new file system at this directory, which it creates.
+    /// Creates this directory and mounts a new file system there.
     pub(crate) fn mount(directory: &Path) -> Result<Self, String> {
         fs::create_dir_all(directory).map_err(|error| error.to_string())?;
         let image = directory.with_extension("img");
@@ -113,7 +113,7 @@ impl Drop for Disk {
     }
 }
 
-/// Starts a process that uses a CPU, and binds all others to that CPU.
+/// Starts a process that uses a whole CPU, and binds `pids` to the same CPU.
 pub(crate) fn hog(pids: &[Pid]) -> Result<Running, String> {
     for pid in pids {
         sh(&format!("taskset -acp {SHARED_CPU} {} >/dev/null", pid.as_raw_pid()))?;
@@ -122,7 +122,7 @@ pub(crate) fn hog(pids: &[Pid]) -> Result<Running, String> {
     Ok(Running::start(command.args(["-c", SHARED_CPU, "sh", "-c", "while :; do :; done"])))
 }
 
-/// Leaves these processes as few descriptors as they use now, and `spare` more.
+/// Limits each of these processes to the descriptors that it uses now, and `spare` more.
 pub(crate) fn limit_descriptors(pids: &[Pid], spare: usize) -> Result<(), String> {
     for pid in pids {
         let pid = pid.as_raw_pid();
