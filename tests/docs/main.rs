@@ -1,6 +1,5 @@
-//! The documentation is true: its links lead to existing targets, its commands run and print what
-//! the pages show, its queries have results, and the programs that read its configurations accept
-//! them.
+//! Tests the documentation: its links lead to existing targets, its commands run and print what the
+//! pages show, its queries have results, and the programs that read its configurations accept them.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 
 #[path = "../dashboards/asking.rs"]
@@ -45,7 +44,7 @@ use shape::missing;
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
 const SECOND: Duration = Duration::from_secs(1);
-/// Two diagnoses need half a minute of evidence on a busy machine.
+/// Timeout for the diagnoses: two of them need half a minute of evidence on a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The address of node_exporter.
@@ -80,7 +79,7 @@ const NOT_RUN: [(&str, &str); 16] = [
     ("prometheus.scrape \"listenq\"", "Grafana Alloy cannot be installed here"),
 ];
 
-/// Commands that a test cannot run unchanged: what it runs instead, and why.
+/// Commands that a test cannot run unchanged: the command, its replacement, and the reason.
 const INSTEAD: [(&str, &str, &str); 6] = [
     ("cargo run --release", "listenq --version", "the scene has started the daemon"),
     (
@@ -98,9 +97,9 @@ const INSTEAD: [(&str, &str, &str); 6] = [
     ("journalctl -u listenq -n 20", "journalctl --version", "nor to keep the log"),
 ];
 
-/// The program that checks a configuration, by a key of the configuration. Grafana is too large to
-/// install, and tests/recipes.sh checks what Alertmanager, the collector and the Prometheus adapter
-/// read.
+/// The program that checks a configuration, selected by a key of the configuration. Grafana is too
+/// large to install. tests/recipes.sh checks the configurations of Alertmanager, the collector and
+/// the Prometheus adapter.
 const READERS: [(&str, &[&str]); 7] = [
     ("tls_server_config", &[BIN, "check-web-config"]),
     ("rule_files", &["promtool", "check", "config"]),
@@ -111,7 +110,7 @@ const READERS: [(&str, &[&str]); 7] = [
     ("rules", &[]),
 ];
 
-/// Programs whose calls between backticks are also run.
+/// Programs whose calls in code spans are also run.
 const PROGRAMS: [&str; 4] = ["listenq ", "ss ", "nstat ", "htpasswd "];
 
 /// Flags of other programs.
@@ -126,8 +125,8 @@ const FOREIGN_FLAGS: [&str; 8] = [
     "--user",
 ];
 
-/// The site of README and tour: a php-fpm pool with a capped limit, too slow for its visitors,
-/// behind nginx.
+/// The site of the README and the tour: nginx in front of a php-fpm pool, which has a capped limit
+/// and is too slow for its visitors.
 struct Scene {
     sandbox: Sandbox,
     _visitors: JoinHandle<()>,
@@ -137,7 +136,7 @@ struct Scene {
 // === impl Scene ===
 
 impl Scene {
-    /// `None` without root or without its programs.
+    /// Starts the site; `None` without root or if a program is missing.
     fn start(hint: &str, lasting: Duration) -> Option<Self> {
         let tools = ["nginx", PHP, "htpasswd"];
         if !Netns::require_root() || !tools.iter().all(|tool| require_tool(tool)) {
@@ -153,7 +152,7 @@ impl Scene {
         Some(Self { sandbox: Sandbox::new(ns), _visitors: visitors, _site: site })
     }
 
-    /// Starts the daemon at the default address, and waits until it has made both diagnoses.
+    /// Starts the daemon at the default address, and waits until it reports both diagnoses.
     fn daemon(&self) -> Daemon {
         let address = ["--web.listen-address=:19511"];
         let launch = Launch::new(BIN).env("LISTENQ_CONTROL_SOCKET", &self.sandbox.control_socket());
@@ -244,7 +243,7 @@ fn every_path_of_the_repository_that_is_named_exists() {
     }
 }
 
-/// Each test is named behind its file; `...` stands for the beginning of a name.
+/// A page names a test after its file; `...` stands for the beginning of the test's name.
 #[test]
 fn every_test_that_the_security_page_names_exists() {
     let is_test = |code: &str| code.matches('_').count() > 2 && code == code.to_lowercase();
@@ -337,7 +336,7 @@ fn scripts(sandbox: &Sandbox) {
     }
 }
 
-/// Runs the calls between backticks, with placeholders filled in.
+/// Runs the calls in code spans, with placeholders filled in.
 fn calls(sandbox: &Sandbox) {
     let directory = sandbox.directory();
     sign(directory);
@@ -350,7 +349,7 @@ fn calls(sandbox: &Sandbox) {
         let least = call.split(" [").next().unwrap();
         let filled = least.replace("NAME", sandbox.ns.name()).replace("COMMAND", "explain");
         let Ran { is_success, printed } = sandbox.run(&filled);
-        // Its exit status reports the trouble of the scene.
+        // The exit status of `listenq check` reports the trouble of the scene.
         let is_well = is_success || (least == "listenq check" && printed.contains("CRITICAL"));
         assert!(is_well && !printed.is_empty(), "{filled} prints\n{printed}");
     }
@@ -392,7 +391,7 @@ fn every_configuration_is_accepted_by_its_program() {
         let reader = READERS.iter().find(|(key, _)| read.get(key).is_some());
         let (key, words) = reader.unwrap_or_else(|| panic!("{place}: no program reads this"));
         keys.insert(*key);
-        // No program for it here: it is valid YAML at least.
+        // No program checks this configuration here: it must be valid YAML at least.
         let Some((program, words)) = words.split_first() else { continue };
         let path = files.file("written.yml", &text).display().to_string();
         let (_, output) = feed(program, &[words, &[&path]].concat(), b"");
@@ -434,8 +433,7 @@ fn every_query_names_metrics_and_labels_that_exist() {
     assert!(own.len() > 5, "too few");
 }
 
-/// Prometheus scrapes both exporters in a namespace where everything happens that the queries ask
-/// for.
+/// Prometheus scrapes both exporters in a namespace where every event occurs that a query needs.
 #[test]
 fn every_query_is_answered_where_there_is_what_it_asks_for() {
     let tools = ["prometheus", "prometheus-node-exporter"];
@@ -467,15 +465,15 @@ fn every_query_is_answered_where_there_is_what_it_asks_for() {
     let deadline = Instant::now() + TIMEOUT;
     while !differ.is_empty() {
         assert!(Instant::now() < deadline, "{differ:#?}");
-        // Two scrapes are two instants, and every query is a connection that counts: compare at a
-        // time of rest.
+        // The two exporters are scraped at different times, and the connection of every query is
+        // counted: compare while nothing else happens.
         thread::sleep(REST);
         let rested = SystemTime::now();
         differ.retain(|query| prometheus.series_at(query, false, rested) == 0);
     }
 }
 
-/// The pairs of queries that docs/migration.md lists as the same number.
+/// The pairs of queries that docs/migration.md lists as equal.
 fn same_numbers() -> Vec<(String, String)> {
     let text = fs::read_to_string(root("docs/migration.md")).unwrap();
     let rows = text.lines().filter(|row| row.contains("| the same number"));

@@ -7,7 +7,7 @@ use regex::Regex;
 
 /// A page of the documentation.
 pub(crate) struct Page {
-    /// Relative to the root of the repository.
+    /// The path relative to the root of the repository.
     pub(crate) path: PathBuf,
     text: String,
 }
@@ -15,7 +15,7 @@ pub(crate) struct Page {
 /// A fenced block.
 #[derive(Debug)]
 pub(crate) struct Block {
-    /// File and line.
+    /// The file and the line of the block.
     pub(crate) place: String,
     pub(crate) kind: String,
     pub(crate) text: String,

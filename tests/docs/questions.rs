@@ -1,4 +1,4 @@
-//! The answers of docs/faq.md, tested on the real kernel.
+//! Tests the answers of docs/faq.md on the real kernel.
 
 use std::io::Read;
 use std::net::TcpStream;
@@ -10,15 +10,15 @@ use listenq_lab::listener::Listen;
 use listenq_lab::netns::Netns;
 use listenq_lab::server::{Pace, Server};
 
-/// Shorter than the first retry of a client without an answer.
+/// A timeout that is shorter than the first retry of a client without an answer.
 const ONE_TRY: Duration = Duration::from_millis(500);
 
 fn overflows(ns: &Netns) -> u64 {
     ns.nstat()["TcpExtListenOverflows"]
 }
 
-/// Twenty clients at a `listen(4)` without `accept`: the numbers of connections, of errors and of
-/// overflows.
+/// Connects twenty clients to a `listen(4)` without `accept`; returns the numbers of connections,
+/// errors and overflows.
 fn twenty_at_a_queue_of_four(tcp_max_syn_backlog: u32) -> (usize, usize, u64) {
     let ns = Netns::new("docs-questions");
     ns.sysctl("net.ipv4.tcp_max_syn_backlog", tcp_max_syn_backlog);

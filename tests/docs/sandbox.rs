@@ -1,6 +1,5 @@
 //! The sandbox for the commands of the documentation: a namespace with its own trouble, the
-//! repository as it is after a build, and an overlay over the machine's files that is dropped
-//! afterwards.
+//! repository after a build, and an overlay over the machine's files that is removed afterwards.
 
 use std::env;
 use std::os::unix::fs::symlink;
@@ -26,7 +25,7 @@ mkdir -p /run/listenq
 mount --bind \"$CONTROL\" /run/listenq
 exec timeout -k 5 60 sh -euc \"$1\" 2>&1";
 
-/// Runs commands. What they install disappears with the sandbox.
+/// Runs commands. Files that they install are removed with the sandbox.
 pub(crate) struct Sandbox {
     pub(crate) ns: Netns,
     files: Rootfs,
@@ -62,7 +61,8 @@ impl Sandbox {
         self.files.path()
     }
 
-    /// Where a daemon makes the control socket that commands find at the default path.
+    /// The path at which a daemon creates the control socket, so that commands find the socket at
+    /// the default path.
     pub(crate) fn control_socket(&self) -> String {
         self.directory().join(CONTROL).join("control.sock").display().to_string()
     }

@@ -1,5 +1,5 @@
-//! Compares the output of a program with a page: the same words in the same order, with any
-//! numbers.
+//! Compares the output of a program with a page: the output must contain the words of the page in
+//! the same order; numbers may differ.
 
 use regex::Regex;
 
@@ -12,7 +12,8 @@ fn words(text: &str) -> Vec<String> {
     text.split_whitespace().map(|word| number.replace_all(word, "#").into_owned()).collect()
 }
 
-/// The first shown word that is not printed after the words before it; `None` when all are printed.
+/// The first word of the page that the output does not contain after the words before it; `None`
+/// when the output contains all words.
 pub(crate) fn missing(shown: &str, printed: &str) -> Option<String> {
     let printed = words(printed);
     let mut rest = printed.iter();
