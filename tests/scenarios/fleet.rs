@@ -1,6 +1,6 @@
-//! Owns the fleet: many hosts, of which only the metrics exist, in a real Prometheus and
-//! Alertmanager with the shipped rules. One cause must give few notifications, and many causes one
-//! each. A second cluster has instances of the same names.
+//! The fleet test: a real Prometheus and Alertmanager with the shipped rules watch simulated hosts,
+//! which consist of metrics only. One cause on many hosts must give few notifications; many causes
+//! must give one notification each. A second cluster has instances with the same names.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -24,10 +24,10 @@ const STALLED: usize = 210;
 /// Services in trouble, each on one of the other hosts.
 const SERVICES: usize = 20;
 const BEGIN: Duration = Duration::from_secs(30);
-/// The trouble begins, and ends, on one host after the other within this time.
+/// The time within which the trouble begins, and later ends, on one host after the other.
 const SPREAD: Duration = Duration::from_secs(40);
 const END: Duration = Duration::from_secs(110);
-/// Long enough for the holds, which are shortened, and a group interval.
+/// The duration of the test: enough for the shortened holds and one group interval.
 const RUN: Duration = Duration::from_secs(270);
 const PHP: &str = "php-fpm";
 /// The fleet, and a small cluster whose first host has the same stalled service.
@@ -65,8 +65,7 @@ fn a_stalled_service_on_many_hosts_is_one_page_and_twenty_services_are_twenty() 
     }
 }
 
-/// The services with their clusters, each with the numbers of its notifications and the alerts in
-/// them.
+/// For each service with its cluster: the numbers of its notifications, each with its alerts.
 fn by_service(notices: &[&Notice]) -> BTreeMap<String, BTreeMap<usize, BTreeMap<String, usize>>> {
     let mut services = BTreeMap::<_, BTreeMap<_, BTreeMap<_, _>>>::new();
     for notice in notices {
@@ -83,7 +82,7 @@ fn of(cluster: &str, service: &str) -> String {
     format!("{service} in {cluster}")
 }
 
-/// At most three notifications, of which few are about single hosts.
+/// Checks that there are at most three notifications, and that few are about single hosts.
 fn check_many_hosts(notices: &[&Notice]) {
     let services = by_service(notices);
     let notifications = &services[&of("berlin", PHP)];
@@ -97,7 +96,7 @@ fn check_many_hosts(notices: &[&Notice]) {
     assert!(singles.count() < 20, "each host notifies: {notifications:#?}");
 }
 
-/// The trouble in one cluster neither mutes nor joins the one in the other.
+/// Checks that trouble in one cluster neither mutes nor joins trouble in the other cluster.
 fn check_other_cluster(notices: &[&Notice]) {
     let services = by_service(notices);
     let alerts = services[&of("oslo", PHP)].values().flat_map(BTreeMap::iter);
@@ -105,8 +104,8 @@ fn check_other_cluster(notices: &[&Notice]) {
     assert!(matches!(firing[..], [(_, 1)]), "{firing:?}");
 }
 
-/// One page about all hosts, which names the service, and its end, which lists no single alert. It
-/// mutes the warning about all hosts.
+/// Checks that there is one page about all hosts, which names the service and mutes the warning
+/// about all hosts. The notification of its end must list no single alert.
 fn check_fleet_page(notices: &[&Notice]) {
     let of_fleet: Vec<_> = notices.iter().filter(|notice| is_of_fleet(notice)).collect();
     let is_firing: Vec<_> = of_fleet.iter().map(|notice| notice.is_firing).collect();
@@ -124,7 +123,7 @@ fn is_of_fleet(notice: &Notice) -> bool {
     notice.labels["alertname"] == "ListenQueueManyHosts"
 }
 
-/// One notification per service while the trouble lasts, and nothing else.
+/// Checks that each service has one firing notification, and that no other service has any.
 fn check_single_services(notices: &[&Notice]) {
     let services = by_service(notices);
     let is_firing =
@@ -140,7 +139,7 @@ fn service(nth: usize) -> String {
     format!("service-{nth}")
 }
 
-/// Ten times shorter holds at the end of an alert and intervals of notifications, for a short run.
+/// Divides `keep_firing_for` and `group_interval` by ten, for a short run.
 fn shortened(text: String) -> String {
     let times = [("10m", "60s"), ("5m", "30s"), ("2m", "12s"), ("1m", "6s")];
     ["keep_firing_for", "group_interval"].into_iter().fold(text, |text, name| {
@@ -150,8 +149,8 @@ fn shortened(text: String) -> String {
     })
 }
 
-/// One target per host, at the address of one server. The path is the cluster and the number of the
-/// host.
+/// The scrape configuration: one target per host, all at the address of one server. The path
+/// contains the cluster and the number of the host.
 fn scrapes() -> String {
     let configs: Vec<_> = CLUSTERS
         .iter()
@@ -216,11 +215,11 @@ fn answer(stream: TcpStream, at: Duration) {
     let head =
         "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: text/plain; version=0.0.4\r\n";
     let answer = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
-    // Prometheus may have given up.
+    // Prometheus may have closed the connection after a timeout.
     let _ = reader.get_mut().write_all(answer.as_bytes());
 }
 
-/// The metrics of a host: of its one listener, which is stalled and overflows for some time.
+/// The metrics of a host, whose only listener is stalled and overflows for some time.
 fn metrics(cluster: &str, host: usize, at: Duration) -> String {
     let begin = BEGIN + SPREAD.mul_f64(host as f64 / HOSTS as f64);
     let end = begin + (END - BEGIN);

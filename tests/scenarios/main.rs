@@ -1,5 +1,5 @@
-//! Owns the scenario run: every trouble sets off its own alert and no other, and health sets off
-//! none, through a real Prometheus and a real Alertmanager with the files that are shipped.
+//! The scenario run: every kind of trouble must cause its own alert and no other, and a healthy
+//! listener must cause none, with a real Prometheus, a real Alertmanager and the shipped files.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 #![allow(clippy::print_stdout, reason = "the table is for the reader of --nocapture")]
 
@@ -29,12 +29,13 @@ use stack::{Notice, Stack};
 use table::{Fired, ITSELF, Table, Verdict, short};
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
-/// The slowest alert that a scene sets off: three minutes of slow accepting, and some seconds
-/// before and after.
+/// The duration of the run. The slowest alert needs three minutes of slow accepting, and some
+/// seconds before and after.
 const RUN: Duration = Duration::from_secs(250);
-/// From the beginning of a sustained overflow to the notification.
+/// The longest time from the beginning of a sustained overflow to its notification.
 const IN_TIME: Duration = Duration::from_secs(120);
-/// So long before the end every scene was still played, whatever its last clients took.
+/// The time before the end of the run at which every scene still runs, however long its last
+/// clients take.
 const SHORTLY: Duration = Duration::from_secs(20);
 
 #[test]
@@ -99,7 +100,7 @@ fn a_missing_alert_a_forbidden_one_and_one_from_nowhere_are_wrong() {
     assert_eq!(wrong, expected);
 }
 
-/// Plays all scenes to their end.
+/// Runs all scenes to their end.
 fn play() -> BTreeMap<String, Played> {
     let begin = Instant::now();
     let scenes = scenes::ALL.map(|(name, doings)| {
@@ -127,8 +128,9 @@ fn first_notices(notices: &[Notice], played: &BTreeMap<String, Played>) -> Fired
     fired
 }
 
-/// listenq sees the namespaces of others on the machine, too: their listeners are left out, what
-/// the kernel counts in them is not.
+/// Whether an alert is about a namespace of this run. listenq also sees the other namespaces of the
+/// machine. Alerts about their listeners are ignored; alerts about the kernel's counters in them
+/// are not.
 fn is_ours(notice: &Notice) -> bool {
     let netns = notice.labels["netns"].as_str();
     let ours = format!("lq-{}-", std::process::id());
@@ -136,7 +138,7 @@ fn is_ours(notice: &Notice) -> bool {
         && scene_of(notice) != restarts::HINT
 }
 
-/// The namespace is called `lq-<pid>-<n>-<scene>`.
+/// The scene of a notification, from the namespace's name `lq-<pid>-<n>-<scene>`.
 fn scene_of(notice: &Notice) -> String {
     let netns = notice.labels["netns"].as_str().unwrap_or_default();
     netns.splitn(4, '-').nth(3).unwrap_or(ITSELF).to_owned()
@@ -151,7 +153,7 @@ fn late(fired: &Fired) -> Vec<String> {
         .collect()
 }
 
-/// What went to the pager and is not critical, or the other way round.
+/// Notifications that went to the pager and are not critical, or are critical and did not go there.
 fn misdirected(notices: &[Notice]) -> Vec<String> {
     let is_right =
         |notice: &&Notice| (notice.labels["severity"] == "critical") == (notice.to == "/pages");
@@ -180,8 +182,7 @@ fn unsaid(notices: &[Notice]) -> Vec<String> {
     notices.iter().filter(|notice| !says(notice)).map(|notice| format!("{notice:?}")).collect()
 }
 
-/// Queries of the dashboards that no listener of the run answers, as of a time at which all were
-/// there.
+/// Queries of the dashboards without a result at a time at which all listeners of the run existed.
 fn unanswered(stack: &Stack, at: SystemTime) -> Vec<String> {
     let listeners = stack.query(&path("listenq_listener_info", None, at));
     let chosen: Vec<Values<'_>> =
@@ -203,7 +204,7 @@ fn unanswered(stack: &Stack, at: SystemTime) -> Vec<String> {
     wrong
 }
 
-/// The labels of a series, as values of the variables that are called as they are.
+/// The labels of a series as values for the dashboard variables of the same names.
 fn values(labels: &serde_json::Value) -> Values<'_> {
     let labels = labels.as_object().unwrap().iter();
     labels.filter_map(|(name, value)| Some((name.as_str(), value.as_str()?))).collect()

@@ -1,7 +1,7 @@
-//! Owns the restarts: listenq is killed and started again twice during three live pages, and then
-//! cannot be scraped for a minute. No page may end, and none may come again. The pages say the
-//! causes: here the daemon has few listeners to watch, so a build without optimization has the time
-//! to look for them.
+//! The restart test: listenq is killed and started again twice while three pages fire, and then
+//! cannot be scraped for a minute. No page may end or be sent again. The pages must contain the
+//! causes: the daemon watches few listeners here, so even a build without optimization has time to
+//! find the causes.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -25,21 +25,21 @@ use super::BIN;
 use super::scenes::{Burning, CALM, CpuCgroup, NO_CPU_CGROUP};
 use super::stack::{Notice, Receiver, alertmanager, prometheus, quick, rules, scrapes};
 
-/// The hint in the name of the namespace, which the other stack does not watch.
+/// The part of the namespace's name by which the other stack ignores this namespace.
 pub(crate) const HINT: &str = "restarts";
 const SECOND: Duration = Duration::from_secs(1);
 /// Timeout for the three pages; they take 100 s on an idle machine.
 const PAGED: Duration = Duration::from_secs(150);
-/// For what may follow the pages at once.
+/// The time for notifications that may directly follow the pages.
 const SETTLE: Duration = Duration::from_secs(10);
 const DOWN: Duration = Duration::from_secs(10);
 /// A daemon that starts into trouble diagnoses the trouble within 15 s; the rest is for a busy
 /// machine.
 const DIAGNOSED: Duration = Duration::from_secs(25);
 const GAP: Duration = Duration::from_secs(60);
-/// After the gap: a resolved page arrives within this time.
+/// The time after the gap within which the notification of a resolved page would arrive.
 const AFTER: Duration = Duration::from_secs(30);
-/// The listeners in trouble, without the throttled one.
+/// The number of listeners in trouble, without the throttled one.
 const TROUBLED: usize = 3;
 
 #[test]
@@ -85,11 +85,11 @@ fn restarts_and_a_gap_of_scrapes_neither_resolve_a_page_nor_repeat_it() {
 
 fn start(ns: &Netns) -> Daemon {
     let flags = ["--web.listen-address=127.0.0.1:19511", "--sample.cpu-budget=0.2"];
-    // Without new mounts, which hide the cgroups.
+    // Keeps the mounts: a new mount of /sys would hide the cgroups.
     Launch::new(BIN).args(&flags).inside(ns).keeping_mounts().start()
 }
 
-/// Kills the daemon, and starts another, which finds the same trouble.
+/// Kills the daemon and starts another, which must find the same trouble.
 fn restart(ns: &Netns, daemon: Daemon, troubled: usize) -> Daemon {
     drop(daemon);
     thread::sleep(DOWN);
@@ -103,7 +103,7 @@ fn restart(ns: &Netns, daemon: Daemon, troubled: usize) -> Daemon {
     daemon
 }
 
-/// The first page about a server ends with the cause.
+/// Checks that the first page about each server ends with the cause.
 fn check_causes(pages: &[Notice], is_throttled: bool) {
     let summaries: Vec<_> =
         pages.iter().map(|notice| notice.annotations["summary"].as_str().unwrap()).collect();
@@ -112,7 +112,7 @@ fn check_causes(pages: &[Notice], is_throttled: bool) {
     assert!(!is_throttled || says(" refuses clients: CPU throttled"), "{summaries:#?}");
 }
 
-/// Each client costs CPU time, of which the cgroup gives a twentieth of a core.
+/// Runs a server that uses CPU time for each client, in a cgroup limited to a twentieth of a core.
 fn throttled(ns: &Netns, cgroup: &CpuCgroup, stop: &AtomicBool) {
     let server = Burning::start(ns);
     thread::sleep(CALM);
@@ -121,7 +121,7 @@ fn throttled(ns: &Netns, cgroup: &CpuCgroup, stop: &AtomicBool) {
     repeat(stop, || drop(ns.run(|| visit(server.target, load, &Manner::default()))));
 }
 
-/// A stopped server, a slow one, and one whose queue is too short.
+/// Starts a stopped server, a slow server, and a server whose queue is too short.
 fn play<'scope>(ns: &'scope Netns, scope: &'scope Scope<'scope, '_>, stop: &'scope AtomicBool) {
     scope.spawn(move || {
         let server = ServerProcess::listen(ns, "127.0.0.1:0", &["--backlog=8", "--pace=fast"]);
@@ -155,7 +155,7 @@ fn repeat(stop: &AtomicBool, mut work: impl FnMut()) {
     }
 }
 
-/// Ends the load, also when the test fails.
+/// Ends the load when dropped, also when the test fails.
 struct Ending<'a>(&'a AtomicBool);
 
 impl Drop for Ending<'_> {

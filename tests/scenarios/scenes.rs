@@ -1,5 +1,5 @@
-//! Owns the scenes: each a kind of trouble, or of health, in a namespace of its own, all at the
-//! same time.
+//! The scenes. Each makes one kind of trouble, or one kind of healthy load, in a namespace of its
+//! own. All scenes run at the same time.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -25,12 +25,12 @@ use listenq_lab::web::{Pool, Web};
 
 const SECOND: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(50);
-/// How long everything is healthy at first: a diagnosis needs a listener that was watched for 10 s.
+/// How long a scene is healthy at first: a diagnosis needs a listener that was watched for 10 s.
 pub(crate) const CALM: Duration = Duration::from_secs(12);
 
 pub(crate) const NO_CPU_CGROUP: &str = "no version 1 cgroup controller cpu here";
 
-/// What a scene is called, and what happens in it.
+/// The name of a scene, and the function that runs the scene.
 pub(crate) type Doings = (&'static str, fn(&Scene));
 
 /// Every scene.
@@ -58,20 +58,20 @@ pub(crate) const ALL: [Doings; 21] = [
     ("somaxconn-raised", somaxconn_raised),
 ];
 
-/// A scene under way.
+/// A scene that runs.
 pub(crate) struct Scene {
     name: &'static str,
     end: Instant,
     played: Mutex<Played>,
 }
 
-/// What is known of a scene after its end.
+/// The result of a scene.
 #[derive(Clone, Copy)]
 pub(crate) struct Played {
     pub(crate) began: Instant,
     /// The port of a healthy listener beside the one in trouble.
     pub(crate) healthy: Option<u16>,
-    /// Why this machine cannot play it.
+    /// Why this machine cannot run the scene.
     pub(crate) skipped: Option<&'static str>,
 }
 
@@ -98,7 +98,7 @@ impl Scene {
         Netns::new(self.name)
     }
 
-    /// From here on it is trouble.
+    /// Records that the trouble begins now.
     fn begin(&self) {
         self.played.lock().unwrap().began = Instant::now();
     }
@@ -111,7 +111,7 @@ impl Scene {
         thread::sleep(self.left());
     }
 
-    /// Does this every so often until the end.
+    /// Repeats `work` until the end, with pauses of `gap`.
     fn repeat(&self, gap: Duration, mut work: impl FnMut()) {
         while self.left() > Duration::ZERO {
             work();
@@ -119,13 +119,13 @@ impl Scene {
         }
     }
 
-    /// A client every so often, and none leaves before the end.
+    /// Connects one client per `gap`; no client leaves before the end.
     fn queue_up(&self, ns: &Netns, target: SocketAddr, gap: Duration) {
         let mut clients = Vec::new();
         self.repeat(gap, || clients.extend(ns.run(|| fill(target, 1))));
     }
 
-    /// `rate` clients a second until the end; the last ones stay for their patience.
+    /// Connects `rate` clients per second until the end; the last ones stay for up to `patience`.
     fn visit(
         &self,
         ns: &Netns,
@@ -144,7 +144,7 @@ fn listen(ns: &Netns, backlog: i32) -> Listener {
     ns.run(|| Listen::tcp("127.0.0.1:0").backlog(backlog).open())
 }
 
-/// A server, and where it is.
+/// Starts a server; returns the server and its address.
 fn serve(ns: &Netns, backlog: i32, pace: Pace) -> (Server, SocketAddr) {
     let listener = listen(ns, backlog);
     let target = listener.target();
@@ -157,8 +157,8 @@ fn idle(scene: &Scene) {
     scene.wait();
 }
 
-/// At 80 % of what it can. The queue has room for the seconds in which a busy machine does not run
-/// the server.
+/// A server at 80 % of its capacity. The queue has room for the seconds in which a busy machine
+/// does not run the server.
 fn busy(scene: &Scene) {
     let ns = scene.netns();
     let (_server, target) = serve(&ns, 1024, Pace::PerSecond(100.0));
@@ -205,7 +205,7 @@ fn restarting(scene: &Scene) {
     });
 }
 
-/// Listens long before it accepts, while clients come: it is not ready yet.
+/// A server that listens long before it accepts, while clients connect: it is not ready yet.
 fn slow_start(scene: &Scene) {
     let ns = scene.netns();
     let listener = listen(&ns, 128);
@@ -221,7 +221,7 @@ fn slow_start(scene: &Scene) {
     });
 }
 
-/// Serves one client for 40 s, while the next one waits.
+/// A server that serves one client for 40 s while the next client waits.
 fn single_client(scene: &Scene) {
     const EACH: Duration = Duration::from_secs(40);
     let ns = scene.netns();
@@ -233,7 +233,7 @@ fn single_client(scene: &Scene) {
     assert!(tally.served == tally.started && tally.served > 3, "{tally:?}");
 }
 
-/// Two seconds of more clients than the queue holds, for a server that is fast.
+/// A fast server with more clients than its queue holds, for two seconds.
 fn one_burst(scene: &Scene) {
     let ns = scene.netns();
     let (_server, target) = serve(&ns, 4, Pace::Bursts(TICK));
@@ -245,7 +245,7 @@ fn one_burst(scene: &Scene) {
     scene.wait();
 }
 
-/// Its first sample finds it with all its overflows, and no more come.
+/// A listener whose overflows all happen before its first sample.
 fn born_overflowing(scene: &Scene) {
     thread::sleep(5 * CALM);
     scene.begin();
@@ -255,7 +255,7 @@ fn born_overflowing(scene: &Scene) {
     scene.wait();
 }
 
-/// Fast, but its queue is shorter than what comes at once.
+/// A fast server whose queue is shorter than the bursts.
 fn short_queue(scene: &Scene) {
     let ns = scene.netns();
     let (_server, target) = serve(&ns, 4, Pace::Bursts(TICK));
@@ -266,7 +266,8 @@ fn short_queue(scene: &Scene) {
     });
 }
 
-/// A short queue beside a listener whose clients say nothing, which the kernel counts as drops.
+/// A short queue beside a deferred listener whose clients send nothing, which the kernel counts as
+/// drops.
 fn beside_deferred(scene: &Scene) {
     let ns = scene.netns();
     let (_server, target) = serve(&ns, 4, Pace::Bursts(TICK));
@@ -284,7 +285,7 @@ fn beside_deferred(scene: &Scene) {
     });
 }
 
-/// Starts again and again, and accepts few of its clients before it ends.
+/// A server that restarts again and again, and accepts few of its clients before it ends.
 fn crash_loop(scene: &Scene) {
     let ns = scene.netns();
     let (server, target) = serve(&ns, 4, Pace::Fast);
@@ -301,7 +302,7 @@ fn crash_loop(scene: &Scene) {
     });
 }
 
-/// Each client costs CPU time, of which the cgroup gives a twentieth of a core.
+/// A server that uses CPU time for each client, in a cgroup limited to a twentieth of a core.
 fn cpu_throttled(scene: &Scene) {
     let ns = scene.netns();
     let Some(cgroup) = CpuCgroup::new(scene.name) else {
@@ -315,7 +316,7 @@ fn cpu_throttled(scene: &Scene) {
     let _ = scene.visit(&ns, server.target, 10.0, 5 * SECOND, &Manner::default());
 }
 
-/// A server that answers each connection after 50 ms of work. Dropping it ends it.
+/// A server that answers each connection after 50 ms of work. The server ends when this is dropped.
 pub(crate) struct Burning {
     child: Child,
     pub(crate) target: SocketAddr,
@@ -330,7 +331,7 @@ impl Burning {
         let mut port = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut port).unwrap();
         let target = ([127, 0, 0, 1], port.trim().parse().unwrap()).into();
-        // A line begins the work.
+        // The server begins when it reads a line.
         child.stdin.take().unwrap().write_all(b"\n").unwrap();
         Self { child, target }
     }
@@ -343,11 +344,12 @@ impl Drop for Burning {
     }
 }
 
-/// A cgroup with a CPU limit. Dropping it removes it.
+/// A cgroup with a CPU limit. The cgroup is removed when this is dropped.
 pub(crate) struct CpuCgroup(PathBuf);
 
 impl CpuCgroup {
-    /// `None` where the controller is not mounted as version 1: the caller says so.
+    /// Creates a cgroup; `None` if the controller is not mounted as version 1, which the caller
+    /// reports.
     pub(crate) fn new(hint: &str) -> Option<Self> {
         let root = Path::new("/sys/fs/cgroup/cpu");
         let path = root.join(format!("listenq-{hint}-{}", std::process::id()));
@@ -357,7 +359,7 @@ impl CpuCgroup {
         })
     }
 
-    /// Gives the server a twentieth of a core.
+    /// Limits the server to a twentieth of a core.
     pub(crate) fn limit(&self, server: &Burning) {
         fs::write(self.0.join("cpu.cfs_quota_us"), "5000").unwrap();
         fs::write(self.0.join("cgroup.procs"), server.child.id().to_string()).unwrap();
@@ -382,7 +384,7 @@ fn slow_php_fpm(scene: &Scene) {
     assert!(outcome.status(504) > 100, "{outcome:?}");
 }
 
-/// Clients still come: it overflows, too.
+/// A stopped server whose clients still connect, so its queue overflows too.
 fn stopped(scene: &Scene) {
     let ns = scene.netns();
     let server = ServerProcess::listen(&ns, "127.0.0.1:0", &["--backlog=8", "--pace=fast"]);
@@ -407,7 +409,8 @@ fn stopped_unix(scene: &Scene) {
     let _ = ns.run(|| visit(&path, few, &Manner::default()));
 }
 
-/// A Unix queue has no overflows: only the time full shows the trouble.
+/// A slow server at a Unix socket. A Unix queue has no overflow counter: only the full time shows
+/// the trouble.
 fn slow_unix(scene: &Scene) {
     let ns = scene.netns();
     let path = socket_path(scene);
@@ -420,7 +423,7 @@ fn slow_unix(scene: &Scene) {
     let _ = std::fs::remove_file(&path);
 }
 
-/// The queue is deep, and clients leave long before their turn.
+/// A server with a long queue whose clients leave long before it accepts them.
 fn giving_up(scene: &Scene) {
     let ns = scene.netns();
     let (_server, target) = serve(&ns, 4096, Pace::PerSecond(5.0));
@@ -429,7 +432,8 @@ fn giving_up(scene: &Scene) {
     let _ = scene.visit(&ns, target, 12.0, SECOND, &Manner::saying("hello"));
 }
 
-/// Its queue grows while the queues of its siblings are empty; no client is turned away yet.
+/// A reuseport member whose queue grows while the queues of the other members are empty; no client
+/// is refused yet.
 fn reuseport_member(scene: &Scene) {
     let ns = scene.netns();
     let members = ServerProcess::group(&ns, 4, "127.0.0.1:0", &["--backlog=128", "--pace=fast"]);
@@ -448,7 +452,7 @@ fn syn_flood(scene: &Scene) {
     scene.wait();
 }
 
-/// Raised, and the server not restarted: what comes at once is near the old limit still.
+/// `somaxconn` was raised and the server was not restarted: bursts still come near the old limit.
 fn somaxconn_raised(scene: &Scene) {
     let ns = scene.netns();
     ns.sysctl("net.core.somaxconn", 16);

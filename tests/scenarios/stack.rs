@@ -1,5 +1,5 @@
-//! Owns the real stack: listenq, Prometheus and Alertmanager in a namespace of their own, with the
-//! files that are shipped, and a receiver that keeps every notification.
+//! The stack: listenq, Prometheus and Alertmanager in a namespace of their own, with the shipped
+//! files, and a receiver that stores every notification.
 
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -21,7 +21,7 @@ use serde_json::Value;
 use super::restarts;
 
 const START: Duration = Duration::from_secs(60);
-/// The address that alertmanager.yml sends to.
+/// The address to which alertmanager.yml sends notifications.
 const RECEIVER: &str = "127.0.0.1:9095";
 const LISTENQ: &str = "127.0.0.1:19511";
 pub(crate) const PROMETHEUS: &str = "127.0.0.1:9090";
@@ -32,7 +32,7 @@ const ALERTMANAGER: &str = "127.0.0.1:9093";
 pub(crate) struct Notice {
     /// The number of the notification.
     pub(crate) notification: usize,
-    /// The path it was sent to.
+    /// The path to which the notification was sent.
     pub(crate) to: String,
     pub(crate) at: Instant,
     pub(crate) is_firing: bool,
@@ -40,18 +40,18 @@ pub(crate) struct Notice {
     pub(crate) annotations: Value,
 }
 
-/// All of it, running. Dropping it ends everything.
+/// The running stack. Its processes end when this is dropped.
 pub(crate) struct Stack {
     pub(crate) daemon: Daemon,
     receiver: Receiver,
-    // In this order they end.
+    // The processes end in the order of these fields.
     _prometheus: Running,
     _alertmanager: Running,
     _root: Rootfs,
     ns: Netns,
 }
 
-/// Keeps every notification. Dropping it ends its thread.
+/// Receives and stores every notification. Its thread ends when this is dropped.
 pub(crate) struct Receiver {
     notices: Arc<Mutex<Vec<Notice>>>,
     stop: Arc<AtomicBool>,
@@ -61,13 +61,13 @@ pub(crate) struct Receiver {
 // === impl Stack ===
 
 impl Stack {
-    /// Starts everything, and waits until Prometheus has scraped.
+    /// Starts the stack, and waits until Prometheus has scraped listenq.
     pub(crate) fn start(binary: &str) -> Self {
         let (ns, root) = (Netns::new("stack"), Rootfs::new());
         let receiver = Receiver::start(&ns);
         let ours = format!("--listener.include=^lq-{}-", std::process::id());
         let others = format!("--listener.exclude=^lq-[0-9]+-[0-9]+-{}/", restarts::HINT);
-        // Without optimization a sample costs some ten times as much.
+        // Without optimization a sample costs about ten times as much.
         let flags = [
             "--netns=all",
             "--web.listen-address=127.0.0.1:19511",
@@ -75,7 +75,7 @@ impl Stack {
             &ours,
             &others,
         ];
-        // Without new mounts, which hide the cgroups.
+        // Keeps the mounts: a new mount of /sys would hide the cgroups.
         let daemon = Launch::new(binary).args(&flags).inside(&ns).keeping_mounts().start();
         let stack = Self {
             daemon,
@@ -94,7 +94,7 @@ impl Stack {
         self.receiver.notices()
     }
 
-    /// What Prometheus answers to a query: its series.
+    /// The series that Prometheus returns for a query.
     pub(crate) fn query(&self, path: &str) -> Vec<Value> {
         let answer = http::get(Some(&self.ns.path()), PROMETHEUS.parse().unwrap(), path, &[]);
         let answer: Value = serde_json::from_str(answer.unwrap().text()).unwrap();
@@ -116,7 +116,7 @@ impl Stack {
     }
 }
 
-/// Scrapes of the daemon.
+/// The scrape configuration for the daemon.
 pub(crate) fn scrapes() -> String {
     format!(
         "global: {{scrape_interval: 5s, evaluation_interval: 5s}}\n\
@@ -124,8 +124,8 @@ pub(crate) fn scrapes() -> String {
     )
 }
 
-/// The servers of several troubles belong to one process, so their alerts have one service and
-/// share a group.
+/// Shortens `group_interval` of Alertmanager: the servers of several scenes belong to one process,
+/// so their alerts have the same service and share a group.
 pub(crate) fn quick(text: String) -> String {
     text.replace("group_interval: 1m", "group_interval: 5s")
 }
@@ -141,7 +141,7 @@ pub(crate) fn rules(root: &Rootfs, change: impl Fn(String) -> String) -> Vec<Pat
     ["alerts.yml", "recording.yml"].map(|name| shipped(root, name, &change)).into()
 }
 
-/// Starts Prometheus with a configuration of its scrapes.
+/// Starts Prometheus with this scrape configuration and these rules.
 pub(crate) fn prometheus(ns: &Netns, root: &Rootfs, scrapes: &str, rules: &[PathBuf]) -> Running {
     let config = format!(
         "{scrapes}rule_files: {rules:?}\n\
@@ -184,7 +184,7 @@ impl Receiver {
         self.notices.lock().unwrap().clone()
     }
 
-    /// Those to the pager.
+    /// The notifications to the pager.
     pub(crate) fn pages(&self) -> Vec<Notice> {
         self.notices().into_iter().filter(|notice| notice.to == "/pages").collect()
     }

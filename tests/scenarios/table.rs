@@ -1,16 +1,17 @@
-//! Owns the table: which alert each scene must set off, which it may, and what came of it.
+//! The table: the alerts that each scene must cause, the alerts that it may cause, and the
+//! comparison with the alerts of a run.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// The scene of what concerns no other.
+/// The scene for alerts that belong to no other scene.
 pub(crate) const ITSELF: &str = "listenq-itself";
 const COMMON: &str = "ListenQueue";
 
-/// What is expected, as committed.
+/// The table of expected alerts in the repository.
 pub(crate) struct Table {
     pub(crate) rows: BTreeMap<&'static str, Row>,
-    /// Alerts that no scene sets off.
+    /// Alerts that no scene causes.
     pub(crate) promtool_alone: BTreeSet<&'static str>,
 }
 
@@ -20,10 +21,10 @@ pub(crate) struct Row {
     pub(crate) in_passing: BTreeSet<&'static str>,
 }
 
-/// When the first notification of each alert came, by scene and alert, since the trouble began.
+/// The time from the beginning of the trouble to the first notification, by scene and alert.
 pub(crate) type Fired = BTreeMap<(String, String), Duration>;
 
-/// What to think of one alert of one scene.
+/// The verdict on one alert of one scene.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Verdict {
     scene: String,
@@ -57,13 +58,13 @@ impl Table {
         Self { rows: rows.collect(), promtool_alone: lines(alone).collect() }
     }
 
-    /// Every alert it names.
+    /// Every alert that the table names.
     pub(crate) fn alerts(&self) -> BTreeSet<&'static str> {
         let in_rows = self.rows.values().flat_map(|row| row.expected.iter().chain(&row.in_passing));
         in_rows.chain(&self.promtool_alone).copied().collect()
     }
 
-    /// What came and what did not, each with what to think of it, row by row.
+    /// The verdicts on the alerts that came and on those that did not, row by row.
     pub(crate) fn judge(&self, fired: &Fired) -> Vec<Verdict> {
         let mut verdicts = Vec::new();
         for ((scene, alert), after) in fired {
@@ -115,7 +116,7 @@ impl Verdict {
         Self { scene: scene.to_owned(), alert: alert.to_owned(), word, after: None }
     }
 
-    /// What is wrong, if anything is.
+    /// A description of what is wrong; `None` if nothing is.
     pub(crate) fn complaint(&self) -> Option<String> {
         matches!(self.word, Word::Forbidden | Word::Missing)
             .then(|| format!("{}: {} {}", self.scene, self.alert, self.word.label()))
@@ -147,7 +148,7 @@ impl Row {
     }
 }
 
-/// The name of an alert without what all have in common.
+/// The name of an alert without the prefix that all alerts have.
 pub(crate) fn short(alert: &str) -> &str {
     alert.strip_prefix(COMMON).unwrap_or(alert)
 }
