@@ -1,6 +1,6 @@
-//! Owns what the privileges in the Helm chart are for: the daemon runs with those of the rendered
-//! pod, under `runc` and the seccomp filter of container runtimes, then with each of them taken
-//! away, and in an image that does its part and one that does not.
+//! Tests the privileges in the Helm chart. The daemon runs with the privileges of the rendered pod,
+//! under `runc` and the seccomp filter of container runtimes; then without each of the privileges;
+//! and from an image whose program has file capabilities and from one whose program has none.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 #![allow(clippy::disallowed_types, reason = "Helm is a library for Python")]
 
@@ -24,11 +24,11 @@ use listenq_lab::wait::{eventually, within};
 use serde_json::{Value, json};
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
-/// Made by tests/chart.sh.
+/// The Python interpreter that tests/chart.sh installs.
 const PYTHON: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/chart/venv/bin/python");
 const TIMEOUT: Duration = Duration::from_secs(60);
 const UID: &str = "5d0ad1f5-6c59-4b63-9a0f-9b1d9df3c8b2";
-/// Where a process of the node listens, and where one in the pod.
+/// The ports of the listener on the node and of the listener in the pod.
 const OWN: u16 = 18_091;
 const SERVER: u16 = 18_092;
 const OURS: &str = "--listener.include=:1809[12]$";
@@ -46,25 +46,24 @@ struct Host {
 /// A node's files, and a pod on it with a server of a user other than root.
 struct Scene {
     root: Rootfs,
-    /// The id of the container, which gives its namespace the name.
+    /// The id of the container, from which the name of its namespace is derived.
     id: String,
     _server: Container,
 }
 
-/// What a daemon says.
+/// What a scrape of a daemon shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Seen {
-    /// Whether the listener that a process of root has in the node's network namespace has that
-    /// process's name.
+    /// Whether the listener of root in the node's network namespace has the name of its process.
     own_is_named: bool,
-    /// Process, pod and container of the server in the pod, as they are called; `None` when its
-    /// namespace is not sampled.
+    /// The names of process, pod and container of the server in the pod; `None` when its namespace
+    /// is not sampled.
     server: Option<[String; 3]>,
     /// Features that do not work.
     missing: Vec<String>,
 }
 
-/// A change of the pod, and what is seen then.
+/// A change of the pod, and what the daemon must show after it.
 struct Case {
     what: &'static str,
     change: fn(&mut Value),
@@ -75,14 +74,13 @@ struct Case {
 /// The program in the image.
 #[derive(Debug, Clone, Copy)]
 enum Program {
-    /// Its file permits it the capabilities that the pod is given, as far as the container has
-    /// them.
+    /// The program file permits the capabilities of the pod, as far as the container has them.
     Permitted,
-    /// Its file says nothing of capabilities.
+    /// The program file has no capabilities.
     Plain,
 }
 
-/// The file of a program. A copy is gone with this.
+/// The file of a program. A copy is removed when this is dropped.
 struct ProgramFile {
     path: PathBuf,
     is_copy: bool,
@@ -107,7 +105,7 @@ impl Scene {
         let log = format!("var/log/pods/shop_web-0_{UID}/app/0.log");
         root.file(&log, "");
         root.link(&format!("var/log/containers/web-0_shop_app-{id}.log"), &format!("/{log}"));
-        // As the kubelet makes it.
+        // The kubelet creates the directory with this mode.
         fs::set_permissions(root.path().join("var/log/pods"), PermissionsExt::from_mode(0o750))
             .unwrap();
         let cgroup = format!("/kubepods/burstable/pod{UID}/{id}");
@@ -125,7 +123,7 @@ impl Scene {
 // === impl Seen ===
 
 impl Seen {
-    /// Seen by whom nothing is kept from.
+    /// What a daemon with all privileges shows.
     fn all() -> Self {
         Self { own_is_named: true, server: server("python3", "web-0", "app"), missing: Vec::new() }
     }
@@ -176,8 +174,8 @@ fn has_tools() -> bool {
         && ["runc", "setcap", "/usr/bin/python3", PYTHON].iter().all(|tool| require_tool(tool))
 }
 
-/// The pod's specification that the chart makes of these files of values, looking around every
-/// second.
+/// The specification of the pod that the chart renders from these values files, with a discovery
+/// interval of one second.
 fn rendered(values: &[PathBuf]) -> Value {
     let program = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/chart/chart.py");
     let output = Command::new(PYTHON).arg(program).args(values).output().unwrap();
@@ -194,8 +192,8 @@ fn in_repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// What is seen in the end: as expected, or whatever it is after a while. Not at once, or nothing
-/// would always be seen.
+/// Waits until the daemon shows what is expected; after the timeout returns what it shows. Compares
+/// only after four seconds of samples: before, a daemon that should show nothing always matches.
 fn seen(pod: &Pod, scene: &Scene, expected: &Seen) -> Seen {
     let look = || {
         let scrape = pod.daemon.scrape();
@@ -206,7 +204,7 @@ fn seen(pod: &Pod, scene: &Scene, expected: &Seen) -> Seen {
     found.or_else(look).expect("four seconds of samples")
 }
 
-/// Removes the capability from those that the pod is given.
+/// Removes a capability from the pod.
 fn take_capability(pod: &mut Value, name: &str) {
     let added = pod["containers"][0]["securityContext"]["capabilities"]["add"].as_array_mut();
     let added = added.unwrap();
@@ -215,7 +213,7 @@ fn take_capability(pod: &mut Value, name: &str) {
     assert_eq!(added.len() + 1, before);
 }
 
-/// Removes the mounts of directories of the node below this path.
+/// Removes the mounts of the node's directories below this path.
 fn take_mounts(pod: &mut Value, below: &str) {
     let mounts = pod["containers"][0]["volumeMounts"].as_array_mut().unwrap();
     let before = mounts.len();
@@ -320,8 +318,8 @@ fn each_privilege_of_the_pod_is_for_something_and_together_they_are_enough() {
     }
 }
 
-/// What the kernel says of the thread that samples: user, capabilities it has, those it could have,
-/// and whether it has given up gaining privileges (1) and is under a filter (2).
+/// The kernel's fields of the sampler thread: user, effective capabilities, capability bounding
+/// set, no_new_privs (1 is set) and seccomp mode (2 is a filter).
 fn privileges(pod: &Pod) -> [String; 5] {
     let mut threads = threads_of(pod.pid()).into_iter();
     let sampler = threads.find(|(_, name, _)| name == "sampler").unwrap();
@@ -359,8 +357,8 @@ for name, call in calls.items():
 print('entered' if libc.setns(other('net'), NEWNET) == 0 else 'setns of a network namespace')
 ";
 
-/// What a process in the pod's container, with the capabilities of the pod, can do of
-/// [`FORBIDDEN`].
+/// The calls of [`FORBIDDEN`] that a process in the pod's container can make with the pod's
+/// capabilities.
 fn possible(pod: &Pod) -> Vec<String> {
     let python = "/usr/bin/python3";
     let options = ["--user=0:0", "--cap=CAP_SYS_ADMIN", "--cap=CAP_SYS_PTRACE"];
@@ -383,7 +381,7 @@ fn under_its_own_seccomp_profile_all_features_work_and_other_system_calls_fail()
     });
     let [own, default] = pods.each_ref().map(possible);
     assert_eq!(own, ["entered"]);
-    // The runtime's filter lets most of them through, so what fails above fails by listenq's own.
+    // The runtime's filter allows most of these calls, so listenq's own filter denies them above.
     assert!(default.len() >= 6 && default.contains(&"mount".to_owned()), "{default:?}");
     assert_eq!(seen(&pods[0], &scene, &Seen::all()), Seen::all());
     let explained = pods[0].exec(&[], &["/listenq", "explain"]);
@@ -421,13 +419,14 @@ fn the_unprivileged_pod_sees_the_nodes_own_listeners() {
         own.overflows.filter(|overflows| *overflows >= 20.0).map(|_| own)
     });
     assert_eq!((own.length, own.limit), (Some(5.0), Some(4.0)));
-    // Namespaces and pods are not even asked for; without the host's pids no process can be found.
+    // The pod does not request namespaces and pods; without the host's PIDs it finds no process.
     let missing = ["owners", "cgroup"].map(str::to_owned).to_vec();
     let expected = Seen { own_is_named: false, server: None, missing };
     assert_eq!(seen(&pod, &scene, &expected), expected);
 }
 
-/// A Secret as the kubelet keeps it: files lead through `..data` to those of one version.
+/// Writes a Secret as the kubelet does: files are links through `..data` to the files of one
+/// version.
 fn put_secret(root: &Rootfs, version: &str, user: &str) {
     let directory = root.path().join("secrets/listenq-web");
     let config = format!("basic_auth_users:\n  {user}: {RIGHT}\n");
