@@ -1,4 +1,4 @@
-//! The JSON of `/api/v1/listeners`.
+//! Tests the JSON of `/api/v1/listeners`.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -16,8 +16,8 @@ use serde_json::Value;
 use crate::BIN;
 use crate::made::{Site, explained, lively};
 
-/// The path of each value: `listeners[].settings.somaxconn`. What is in a list is in every element
-/// of it.
+/// Collects the path of each value, such as `listeners[].settings.somaxconn`. `[]` stands for every
+/// element of a list.
 fn paths(value: &Value, at: &str, found: &mut BTreeSet<String>) {
     match value {
         Value::Object(fields) => {
@@ -45,7 +45,7 @@ fn documented() -> Vec<String> {
     rows.map(|(path, _)| path.to_owned()).collect()
 }
 
-/// A view with a value in every field.
+/// A view in which every field has a value.
 fn everything() -> View {
     let mut view = lively();
     let all = std::mem::take(&mut view.namespaces[0].listeners);
@@ -71,7 +71,7 @@ fn every_field_is_in_the_reference_and_nothing_else() {
     let rows = documented();
     let documented: BTreeSet<String> = rows.iter().cloned().collect();
     assert_eq!(documented.len(), rows.len(), "no field twice");
-    // A list of objects needs no row of its own.
+    // The table has no row for a list of objects, only for their fields.
     let implied = |path: &&String| found.iter().any(|other| other.starts_with(&format!("{path}.")));
     let missing: Vec<_> = fields.filter(|path| !documented.contains(*path)).collect();
     assert_eq!(missing.into_iter().filter(|path| !implied(path)).count(), 0, "{found:#?}");
@@ -116,7 +116,7 @@ fn those_in_trouble_stand_first_by_precedence_and_then_the_fullest() {
     let first: Vec<_> =
         report.listeners.iter().take(5).map(|l| (l.diagnosis(), l.endpoint())).collect();
     let expected = [
-        // It is abandoned, too, which follows from that.
+        // The listener is also abandoned, which follows from slow accepting.
         (Some(Diagnosis::SlowAccept), "127.0.0.1:9000"),
         (Some(Diagnosis::ShortQueue), "0.0.0.0:6379"),
         (None, "[::]:443"),

@@ -1,4 +1,4 @@
-//! The page in a browser that runs its script.
+//! Tests the page in a browser that runs its script.
 
 use std::fs;
 use std::path::Path;
@@ -19,9 +19,9 @@ use listenq_lab::{Signal, wait::eventually};
 use crate::BIN;
 use crate::made::{HOSTILE, Site, busy, hostile, idle, lively, troubled, view, waves};
 
-/// Longer than the page waits between two questions.
+/// A time longer than the page waits between two requests.
 const TURN: Duration = Duration::from_millis(2_500);
-/// Longer than an answer takes.
+/// A time longer than a response takes.
 const SETTLED: Duration = Duration::from_millis(500);
 
 fn ready() -> bool {
@@ -42,14 +42,14 @@ fn daemon(ns: &Netns) -> (Daemon, String) {
     (daemon, url)
 }
 
-/// Waits until some element that the selector finds has this text.
+/// Waits until an element that the selector matches has this text.
 #[track_caller]
 fn await_text(browser: &mut Browser, selector: &str, text: &str) {
     let found = format!("document.querySelectorAll({selector:?})");
     browser.await_true(&format!("[...{found}].some(e => e.innerText.includes({text:?}))"));
 }
 
-/// Checks that nothing went wrong and that every request went to the server of `url`.
+/// Checks that the browser reports no error and that every request went to the server of `url`.
 #[track_caller]
 fn assert_clean(browser: &mut Browser, url: &str) {
     assert_eq!(browser.errors(), [""; 0]);
@@ -113,7 +113,7 @@ fn a_filter_works_while_it_is_typed_and_stays() {
     assert_clean(&mut browser, &url);
 }
 
-/// An expression: whether the page has asked for itself so often since it was loaded.
+/// A JavaScript expression: whether the page has made `number` or more requests since it loaded.
 fn requests_beyond(number: usize) -> String {
     format!("performance.getEntriesByType('resource').length >= {number}")
 }
@@ -140,7 +140,7 @@ fn what_the_reader_did_outlasts_a_refresh() {
     assert_clean(&mut browser, &url);
 }
 
-/// Two listeners in trouble and three busy ones, the worst first, or the other way round.
+/// Two listeners in trouble and three busy ones, the worst first or, if reversed, last.
 fn ordered(is_reversed: bool) -> View {
     let mut words = [Diagnosis::Stalled, Diagnosis::ShortQueue];
     let mut lengths = [30, 20, 10];
@@ -170,7 +170,7 @@ fn nothing_swaps_places_while_one_reads() {
     let [cards, rows] = [".card", ".busy summary"].map(shown);
     assert_eq!([browser.evaluate(&cards), browser.evaluate(&rows)], ["12", "345"]);
     browser.click(".busy summary");
-    // A change of the order right after another one.
+    // A change of the order directly after another change.
     browser.evaluate("document.querySelector('input').dispatchEvent(new Event('input'))");
     std::thread::sleep(TURN);
     site.publish(ordered(true));
@@ -204,7 +204,7 @@ fn it_rests_while_nobody_looks_and_when_told_to() {
     let pause = "document.getElementById('pause').click()";
     for (stop, go_on) in [(hide(true), hide(false)), (pause.into(), pause.into())] {
         browser.evaluate(&stop);
-        // The browser reports a request that was under way a moment later.
+        // The browser reports a request that was in progress a moment later.
         std::thread::sleep(SETTLED);
         let asked = browser.requests().len();
         std::thread::sleep(TURN);
@@ -291,8 +291,8 @@ fn it_is_whole_where_scripts_may_not_run_and_needs_no_repair() {
     assert_eq!(browser.texts("[data-key]").len(), 26);
     assert_eq!(browser.texts("#status"), ["Reload for newer numbers."]);
     assert_eq!(browser.evaluate("document.getElementById('pause').checkVisibility()"), false);
-    // What a browser makes of the markup is what was sent: nothing was closed, moved or dropped by
-    // it.
+    // The browser's document is equal to the markup that was sent: the browser did not close, move
+    // or drop an element.
     let sent = site.text("/").replace("<!DOCTYPE html>", "").replace(" defer>", " defer=\"\">");
     assert_eq!(browser.dom(), sent.replace(" hidden>", " hidden=\"\">"));
     assert_eq!(browser.errors(), [""; 0]);

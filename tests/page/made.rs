@@ -1,6 +1,6 @@
-//! Owns a made-up machine: its view, served in this process as the daemon serves its own. For what
-//! a test cannot have the kernel do on demand: names with markup in them, a thousand listeners,
-//! five minutes of history.
+//! A simulated machine: this process serves its view as the daemon serves a real one. Tests use it
+//! for what the kernel does not do on demand: names that contain markup, a thousand listeners, five
+//! minutes of history.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
@@ -23,14 +23,14 @@ use listenq_lab::http::{Response, get};
 use listenq_lab::netns::Netns;
 use tokio::sync::oneshot;
 
-/// What closes and opens everything that markup knows.
+/// A name that closes and opens every kind of markup.
 pub(crate) const HOSTILE: &str =
     r#"</title></style><script>alert(1)</script><img src=x onerror=alert(1)>"'&amp;"#;
-/// When the view says it was made; its samples claim to be from later and so never grow stale.
+/// The time at which the view was made. Its samples are later, so they never become stale.
 const NOW: Duration = Duration::from_secs(1_000);
 const LATER: Duration = Duration::from_secs(1_000_000);
 
-/// A served view. It ends when dropped.
+/// A server for a view. It stops when dropped.
 pub(crate) struct Site {
     address: SocketAddr,
     netns: std::path::PathBuf,
@@ -55,7 +55,7 @@ impl Site {
         Self { address, netns: ns.path(), publisher, stop: Some(stop), server: Some(server) }
     }
 
-    /// Serves another view from now on.
+    /// Replaces the served view.
     pub(crate) fn publish(&self, view: View) {
         self.publisher.lock().unwrap().publish(|published| *published = view);
     }
@@ -155,7 +155,7 @@ fn queue(length: u64, limit: u64) -> QueueView {
     }
 }
 
-/// The same with a queue of `length` now, and this history.
+/// The listener with a queue of `length` now, and this history.
 pub(crate) fn busy(
     listener: ListenerView,
     length: u64,
@@ -184,7 +184,7 @@ pub(crate) fn busy(
     }
 }
 
-/// The same in trouble for 12 s.
+/// The listener with these diagnoses, in trouble for 12 s.
 pub(crate) fn troubled(mut listener: ListenerView, diagnoses: &[Diagnosis]) -> ListenerView {
     let since = Some(NOW.saturating_sub(Duration::from_secs(12)));
     let mut case = listener.case.as_deref().cloned().unwrap_or_default();
@@ -201,7 +201,7 @@ pub(crate) fn troubled(mut listener: ListenerView, diagnoses: &[Diagnosis]) -> L
     }
 }
 
-/// The same with a cause, the last look at its owner, and what it accepts.
+/// The listener with a cause, the numbers of its owner, its accepts and its clients.
 pub(crate) fn explained(mut listener: ListenerView) -> ListenerView {
     let since = Some(NOW.saturating_sub(Duration::from_secs(5)));
     let mut case = listener.case.as_deref().cloned().unwrap_or_default();
@@ -225,7 +225,7 @@ pub(crate) fn waves(most: u32) -> Vec<u32> {
     (0..60).map(|slot| wave(slot) as u32).collect()
 }
 
-/// A machine with some of everything.
+/// A machine with listeners of every kind and state.
 pub(crate) fn lively() -> View {
     let mut full = waves(129);
     full[40..].fill(129);
@@ -248,7 +248,7 @@ pub(crate) fn lively() -> View {
     view
 }
 
-/// A machine where every name is [`HOSTILE`], on each part of the page.
+/// A machine where every name is [`HOSTILE`], in each part of the page.
 pub(crate) fn hostile() -> View {
     let name: Arc<str> = HOSTILE.into();
     let owner = Arc::new(Owner {

@@ -1,5 +1,4 @@
-//! Owns what people see: the live page at `/` and the JSON of the same, without script and in a
-//! browser.
+//! Tests the live page at `/`, without script and in a browser, and the JSON with the same content.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 #![allow(clippy::print_stdout, reason = "the measured figures are for the reader of --nocapture")]
 

@@ -1,4 +1,4 @@
-//! The picture of the page in the README: real servers in real trouble, for five minutes.
+//! Makes the picture of the page in the README: real servers in real trouble, for five minutes.
 #![allow(clippy::disallowed_types, reason = "servers are programs")]
 
 use std::fs;
@@ -18,11 +18,11 @@ use listenq_lab::web::{PHP, Pool, Web};
 
 use crate::BIN;
 
-/// A little more than a chart shows.
+/// How long the servers run: a little longer than the time range of a chart.
 const LASTING: Duration = Duration::from_secs(310);
 const MOST_BYTES: usize = 150_000;
 const TOOLS: [&str; 5] = [CHROMIUM, PHP, "nginx", "pngquant", "python3"];
-/// Listens under a name of its own and accepts all that waits, after each pause.
+/// A server with its own process name. After each pause it accepts all waiting connections.
 const SERVER: &str = r#"
 import socket, sys, time
 name, address, port, backlog, pause = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
@@ -42,7 +42,7 @@ while True:
         pass
 "#;
 
-/// A server called `name`; a pause is in milliseconds.
+/// Starts a server with the process name `name`; `pause` is in milliseconds.
 fn server(ns: &Netns, name: &str, at: (&str, u16), backlog: u32, pause: u32) -> Running {
     let (address, port) = at;
     let numbers = [port.to_string(), backlog.to_string(), pause.to_string()];
@@ -68,7 +68,8 @@ fn load(rate: f64, patience: u64) -> Load {
     Load { rate, lasting: LASTING, patience: Duration::from_secs(patience), at_once: 2_000 }
 }
 
-/// More than the pool can do, a worker that hangs, bursts, and a server that keeps up.
+/// Starts the clients: more than the pool can serve, clients of a worker that hangs, bursts, and
+/// clients of a server that keeps up.
 fn clients(ns: &Netns) -> Vec<JoinHandle<()>> {
     let bursts = || {
         let begin = Instant::now();

@@ -1,4 +1,4 @@
-//! The page as it comes from the daemon: for a reader without script.
+//! Tests the page as the daemon sends it, for a browser without script.
 
 use std::time::Instant;
 
@@ -21,7 +21,7 @@ fn site(hint: &str, view: View) -> (Netns, Site) {
     (ns, site)
 }
 
-/// The keys of all listeners on a page, in its order.
+/// The keys of all listeners on a page, in the order of the page.
 fn keys(html: &str) -> Vec<&str> {
     let parts = html.split("data-key=\"").skip(1);
     parts.map(|part| part.split_once('"').unwrap().0).collect()
