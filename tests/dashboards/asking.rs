@@ -1,4 +1,4 @@
-//! Owns how Prometheus is asked.
+//! Builds the paths of Prometheus queries.
 
 use std::fmt::Write;
 use std::time::{SystemTime, UNIX_EPOCH};

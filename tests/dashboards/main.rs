@@ -1,5 +1,5 @@
-//! Owns the dashboards: what they ask for exists, each panel explains itself, and a real Prometheus
-//! answers every query.
+//! Tests the dashboards: the metrics and labels in their queries exist, each panel has a
+//! description, and a real Prometheus answers every query.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 #![allow(clippy::print_stdout, reason = "the measured figures are for the reader of --nocapture")]
 
@@ -30,7 +30,7 @@ use queries::metrics_of;
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
 const SECOND: Duration = Duration::from_secs(1);
-/// A diagnosis takes 10 s of evidence, a rate two scrapes.
+/// Timeout for a result: a diagnosis needs 10 s of evidence, a rate needs two scrapes.
 const TIMEOUT: Duration = Duration::from_secs(50);
 
 #[test]
@@ -107,7 +107,7 @@ fn id_of(panel: &Value) -> u64 {
     panel["id"].as_u64().unwrap()
 }
 
-/// Every cell between the first and the last line holds one panel.
+/// Checks that exactly one panel covers each cell between the first and the last line of the grid.
 #[track_caller]
 fn assert_filled(uid: &str, grid: &[Value]) {
     let mut taken = BTreeMap::new();
@@ -266,7 +266,7 @@ fn two_clusters_that_share_an_instance_are_told_apart_and_owners_are_chosen() {
         let values = chosen.iter().copied().chain([("job", "listenq")]).collect();
         prometheus.series(&fleet.fill(&query.expr, &values), query.is_range)
     };
-    // The first six are the columns of the table, and the last one ranks over the time shown.
+    // The first six queries are the columns of the table; the last query ranks over the time range.
     let tables =
         ["A", "B", "C", "D", "E", "F"].map(|id| format!("| Listeners in trouble now | {id}"));
     let tables = tables.into_iter().chain(["| Most refusals in this time range | A".to_owned()]);
@@ -387,7 +387,7 @@ fn one<'a>(labels: &'a Labels, instance: &'a str) -> Values<'a> {
     labels.chain([("job", "listenq"), ("instance", instance)]).collect()
 }
 
-/// Asks again and again until every query but those that may be empty has had an answer.
+/// Repeats the queries until each of them has had a result, except those that may be empty.
 #[track_caller]
 fn assert_answers(prometheus: &Prometheus, values: &Values<'_>, may_be_empty: &BTreeSet<String>) {
     let begin = Instant::now();

@@ -1,5 +1,4 @@
-//! Owns the committed JSON of the dashboards, as the tests need it: panels, queries, variables,
-//! links.
+//! Reads the JSON of the dashboards in the repository: panels, queries, variables and links.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -13,10 +12,9 @@ pub(crate) const ALL: [(&str, &str); 3] = [
     ("listenq-host", "listenq / Host"),
 ];
 
-/// Queries that may have no answer.
+/// The list of queries that may have no result.
 const MAY_BE_EMPTY: &str = include_str!("may-be-empty.txt");
 
-/// One dashboard.
 pub(crate) struct Dashboard {
     pub(crate) uid: &'static str,
     pub(crate) json: Value,
@@ -25,15 +23,15 @@ pub(crate) struct Dashboard {
 /// One query of a panel, an annotation or a variable.
 #[derive(Clone)]
 pub(crate) struct Query {
-    /// Dashboard, panel and query, for a person who looks for it.
+    /// The dashboard, panel and query, for error messages.
     pub(crate) place: String,
-    /// As written, with variables.
+    /// The expression as written, with variables.
     pub(crate) expr: String,
-    /// Over time, or as of now.
+    /// Whether it is a range query; otherwise it is an instant query.
     pub(crate) is_range: bool,
 }
 
-/// What stands for the variables of a dashboard.
+/// The values of the variables of a dashboard.
 pub(crate) type Values<'a> = BTreeMap<&'a str, &'a str>;
 
 // === impl Dashboard ===
@@ -50,7 +48,8 @@ impl Dashboard {
         Self { uid, json: serde_json::from_str(&text).unwrap() }
     }
 
-    /// The grids: that of the dashboard with its headings, and that of each collapsed row.
+    /// The grids of panels: the grid of the dashboard with its headings, and one for each collapsed
+    /// row.
     pub(crate) fn grids(&self) -> Vec<&[Value]> {
         let top = self.json["panels"].as_array().unwrap();
         let rows = top.iter().filter(|panel| panel["collapsed"] == true);
@@ -87,7 +86,7 @@ impl Dashboard {
         shown.chain(self.variables().iter().filter_map(|v| self.variable_query(v))).collect()
     }
 
-    /// The series whose labels are the values of a variable.
+    /// The query for the series whose labels are the values of a variable.
     fn variable_query(&self, variable: &Value) -> Option<Query> {
         let query = variable["query"]["query"].as_str()?;
         let (series, label) = query.strip_prefix("label_values(")?.rsplit_once(", ")?;
@@ -98,8 +97,8 @@ impl Dashboard {
         Some(Query { place, expr: series.to_owned(), is_range: false })
     }
 
-    /// The query with its variables replaced as Grafana does it; a variable with the option "All"
-    /// has that value unless another one is given.
+    /// Replaces the variables of a query as Grafana does. A variable with the option "All" has that
+    /// value unless `values` contains another one.
     pub(crate) fn fill(&self, expr: &str, values: &Values<'_>) -> String {
         let mut filled = expr.to_owned();
         for (name, time) in [("rate_interval", "20s"), ("range", "60s"), ("interval", "5s")] {
@@ -136,7 +135,7 @@ fn collect_links<'a>(json: &'a Value, found: &mut Vec<&'a str>) {
     }
 }
 
-/// The places that may be empty at these times.
+/// The places of the queries that may be empty at these times.
 ///
 /// # Panics
 ///

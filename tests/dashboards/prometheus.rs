@@ -1,5 +1,5 @@
-//! Owns a real Prometheus beside the daemon under test: what it scrapes and records, and what it
-//! answers.
+//! Runs a real Prometheus that scrapes the daemon under test, evaluates the shipped rules and
+//! answers queries.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -17,7 +17,8 @@ use crate::asking::path;
 const START: Duration = Duration::from_secs(20);
 const ADDRESS: &str = "127.0.0.1:9090";
 
-/// A Prometheus inside a namespace, with its data in a directory of its own. Both go when dropped.
+/// A Prometheus in a namespace, with a data directory. Dropping it ends the process and removes the
+/// directory.
 pub(crate) struct Prometheus {
     netns: PathBuf,
     address: SocketAddr,
@@ -35,7 +36,7 @@ impl Prometheus {
         Self::start_with(ns, &format!("{{targets: {targets:?}}}"))
     }
 
-    /// Like `start`, with these targets and labels, in YAML.
+    /// Like [`Self::start`], with targets and labels in YAML.
     pub(crate) fn start_with(ns: &Netns, targets: &str) -> Self {
         let directory = std::env::temp_dir().join(ns.name());
         fs::create_dir_all(&directory).unwrap();
@@ -60,16 +61,16 @@ impl Prometheus {
         prometheus
     }
 
-    /// How many series a query has now, or had within the last half minute.
+    /// The number of series that a query returns now, or within the last half minute.
     ///
     /// # Panics
     ///
-    /// When the query is refused, with what Prometheus says.
+    /// When Prometheus rejects the query; the message contains its error.
     pub(crate) fn series(&self, expr: &str, is_range: bool) -> usize {
         self.series_at(expr, is_range, SystemTime::now())
     }
 
-    /// The same as of `end`.
+    /// Like [`Self::series`], at the time `end`.
     pub(crate) fn series_at(&self, expr: &str, is_range: bool, end: SystemTime) -> usize {
         let path = path(expr, is_range.then_some(30), end);
         let answer = get(Some(&self.netns), self.address, &path, &[]).unwrap();

@@ -1,4 +1,5 @@
-//! Owns what a query names: metrics and labels that listenq has, or that the shipped rules record.
+//! Checks the names in a query: its metrics and labels must be those of listenq or of the shipped
+//! recording rules.
 
 use std::collections::BTreeSet;
 
@@ -7,15 +8,16 @@ use promql_parser::label::Labels;
 use promql_parser::parser::{Expr, LabelModifier, VectorMatchCardinality, VectorSelector, parse};
 use promql_parser::util::{ExprVisitor, walk_expr};
 
-/// The labels that Prometheus adds to every series it scrapes. Many add no cluster.
+/// The labels that Prometheus adds to every series that it scrapes. Many configurations add no
+/// `cluster`.
 const SCRAPED: [&str; 3] = ["job", "instance", "cluster"];
-/// The series that Prometheus itself makes, and their labels beside those of listeners.
+/// The series that Prometheus itself makes, and their labels in addition to the scraped ones.
 const FOREIGN: [(&str, &[&str]); 3] = [
     ("up", &[]),
     ("ALERTS", &["alertname", "alertstate", "severity", "service"]),
     ("ALERTS_FOR_STATE", &["alertname", "severity", "service"]),
 ];
-/// Labels that a metric does not have although queries match them: only "All" matches it.
+/// Labels that a metric does not have although queries match them: only the value "All" matches it.
 const ABSENT: [(&str, &[&str]); 1] = [("listenq_build_info", &["service", "unit"])];
 /// The rules that are shipped.
 const RULES: [&str; 2] = [
@@ -23,11 +25,11 @@ const RULES: [&str; 2] = [
     include_str!("../../deploy/prometheus/recording.yml"),
 ];
 
-/// The metrics of the table that a query names.
+/// The metrics of the table of metrics that a query names.
 ///
 /// # Panics
 ///
-/// When it does not parse, or names a metric or a label that does not exist.
+/// When the query does not parse, or names a metric or a label that does not exist.
 pub(crate) fn metrics_of(place: &str, expr: &str) -> BTreeSet<&'static str> {
     let parsed = parse(expr).unwrap_or_else(|e| panic!("{place}: {e}: {expr}"));
     let mut reader = Reader { place, named: BTreeSet::new() };
@@ -98,7 +100,7 @@ impl Reader<'_> {
     }
 }
 
-/// Those of what the shipped rules record: of its metric, as far as its level keeps them.
+/// The labels of a recorded series: those labels of its metric that its aggregation level keeps.
 fn recorded_labels(name: &str) -> Result<Vec<&'static str>, String> {
     let record = format!("- record: {name}\n");
     if !RULES.iter().any(|rules| rules.contains(&record)) {
@@ -126,7 +128,7 @@ fn check_card(card: &VectorMatchCardinality) -> Result<(), String> {
     card.labels().map_or(Ok(()), check_labels)
 }
 
-/// Whether every one is a label of some metric.
+/// Checks that every label is a label of some metric.
 fn check_labels(labels: &Labels) -> Result<(), String> {
     let ours = METRICS.iter().flat_map(|metric| metric.labels).copied();
     let foreign = FOREIGN.iter().flat_map(|(_, labels)| *labels).copied();
