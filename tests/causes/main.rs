@@ -1,6 +1,6 @@
-//! Owns the causes: servers that stop accepting for one reason each, made for real, and the word
-//! that listenq finds for it; and innocent twins, for which it finds none. Prints the matrix with
-//! the seconds to the word.
+//! Tests the causes: real servers that stop accepting, each for one reason, and the cause that
+//! listenq must report for each. Similar servers without that reason must get no cause. Prints the
+//! matrix with the seconds until the cause appears.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 #![allow(
     clippy::disallowed_types,
@@ -27,14 +27,15 @@ use rustix::process::{Pid, Signal, kill_process};
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
 const SERVER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/causes/server.py");
-/// A diagnosis takes 10 s of evidence and a cause 3 s more; the rest is for a busy machine.
+/// Timeout for a cause: a diagnosis needs 10 s of evidence and a cause 3 s more; the rest is for a
+/// busy machine.
 const WITHIN: Duration = Duration::from_secs(40);
 /// The version 2 hierarchy of a hybrid machine.
 const UNIFIED: &str = "unified";
-/// How long a twin must stay without a cause after it has a diagnosis.
+/// How long a server without the reason must stay without a cause after it has a diagnosis.
 const STAYS: Duration = Duration::from_secs(12);
 
-/// A server of `server.py` in a namespace of its own, and a daemon beside it.
+/// A server of `server.py` in a namespace of its own, and a daemon that watches it.
 struct Scene {
     ns: Netns,
     daemon: Daemon,
@@ -55,11 +56,11 @@ impl Scene {
         Self::starting(ns, daemon, command)
     }
 
-    /// A server in this version 2 cgroup, and a daemon that may look at no process.
+    /// Starts a server in this version 2 cgroup, and a daemon that may not inspect processes.
     fn unprivileged(cgroup: &Cgroup, mode: &str) -> Self {
         let ns = Netns::new("unprivileged");
         let mut command = Command::new("sh");
-        // `ip netns exec` mounts another /sys, without cgroups.
+        // `ip netns exec` mounts a new /sys without cgroups.
         let procs = cgroup.0.join("cgroup.procs");
         let program = format!("exec ip netns exec {} python3 {SERVER} {mode}", ns.name());
         let join = format!("echo $$ > {} && {program}", procs.display());
@@ -79,19 +80,19 @@ impl Scene {
         scene
     }
 
-    /// Connections that are served, so that the listener is known to accept.
+    /// Makes connections that the server serves, so that listenq sees that the listener accepts.
     fn serve_some(&self) {
         for _ in 0..20 {
             let mut client = self.ns.run(|| TcpStream::connect(self.address).unwrap());
             let _ = client.shutdown(Shutdown::Write);
             client.set_read_timeout(Some(WITHIN)).unwrap();
-            // A server may end a connection by RST.
+            // A server may end a connection with RST.
             let _ = client.read_to_end(&mut Vec::new());
             thread::sleep(Duration::from_millis(20));
         }
     }
 
-    /// Lets the server get into its trouble.
+    /// Starts the trouble of the server.
     fn begin(&mut self) {
         writeln!(self.child.stdin.as_mut().unwrap()).unwrap();
         thread::sleep(Duration::from_millis(300));
@@ -117,7 +118,7 @@ impl Scene {
         self.holding("listenq_listener_diagnosis", "diagnosis")
     }
 
-    /// Waits for exactly this cause; gives what `explain` says.
+    /// Waits for exactly this cause; returns the output of `explain`.
     fn await_cause(&self, expected: &str) -> Result<String, String> {
         let begin = Instant::now();
         while begin.elapsed() < WITHIN {
@@ -140,14 +141,14 @@ impl Scene {
         ))
     }
 
-    /// Checks that the log has the cause and the PID in one line: that of the start of the trouble,
-    /// or one more.
+    /// Checks that exactly one log line has the cause and the PID: the line about the start of the
+    /// trouble, or one further line.
     fn assert_logged(&self, cause: &str) -> Result<(), String> {
-        // `not_accepting` is information and no incident.
+        // `not_accepting` is information, not an incident.
         if self.diagnoses().iter().all(|word| word == "not_accepting") {
             return Ok(());
         }
-        // A daemon that may look at no process knows no PID.
+        // A daemon that may not inspect processes knows no PID.
         let is_blind = self.daemon.log().iter().any(|line| line.contains("feature=owners"));
         let pid = if is_blind { "" } else { "pid=" };
         let words = [format!("cause={cause}"), pid.into(), "diagnosis=".into()];
@@ -168,7 +169,7 @@ impl Scene {
         run(Some(&self.ns), BIN.as_ref(), &["explain", &port, "--url", &url]).stdout
     }
 
-    /// Keeps connecting until told to stop; gives nothing back for what is refused.
+    /// Connects `per_second` clients per second until `stop` is set; ignores refused connections.
     fn load(&self, per_second: u32, stop: &AtomicBool) {
         self.ns.run(|| {
             let mut clients = std::collections::VecDeque::new();
@@ -187,7 +188,7 @@ impl Scene {
 impl Drop for Scene {
     fn drop(&mut self) {
         let _ = kill_process(self.pid(), Signal::CONT);
-        // Its workers and children live in the namespace, and nothing else does.
+        // The namespace contains only the server's workers and children.
         let pids = Command::new("ip").args(["netns", "pids", self.ns.name()]).output();
         for pid in String::from_utf8(pids.unwrap().stdout).unwrap().split_whitespace() {
             let pid: i32 = pid.parse().unwrap();
@@ -199,11 +200,12 @@ impl Drop for Scene {
     }
 }
 
-/// A version 1 cgroup of one controller, with processes in it; removed when dropped.
+/// A version 1 cgroup of one controller. The cgroup is removed when this is dropped.
 struct Cgroup(PathBuf);
 
 impl Cgroup {
-    /// `None` where the controller is not mounted as version 1: said by the caller.
+    /// Creates a cgroup; `None` if the controller is not mounted as version 1, which the caller
+    /// reports.
     fn new(controller: &str, hint: &str) -> Option<Self> {
         let root = PathBuf::from("/sys/fs/cgroup").join(controller);
         if !root.join("cgroup.procs").exists() {
@@ -253,7 +255,7 @@ fn expect(text: &str, words: &[&str]) -> Outcome {
     }
 }
 
-/// Waits that connections pile up at a server in trouble; gives the clients.
+/// Waits until connections queue at a server in trouble; returns the clients.
 fn wait_in_line(scene: &Scene, clients: usize) -> Vec<impl Sized + use<>> {
     scene.ns.run(|| try_fill(scene.address, clients).unwrap())
 }
@@ -350,7 +352,7 @@ fn cpu_bound() -> Outcome {
     let mut scene = Scene::new("loop", None);
     scene.begin();
     let _clients = wait_in_line(&scene, 6);
-    // On a busy machine the loop itself waits for a processor.
+    // On a busy machine the loop of the server waits for a processor, which is `cpu_starved`.
     let begin = Instant::now();
     while begin.elapsed() < WITHIN {
         let causes = scene.causes();
@@ -375,9 +377,9 @@ fn cpu_throttled() -> Outcome {
     throttle(&cgroup, Scene::new("burn", None))
 }
 
-/// Gives the server too little CPU, and awaits the word for it.
+/// Gives the server too little CPU, and waits for the cause.
 fn throttle(cgroup: &Cgroup, mut scene: Scene) -> Outcome {
-    // The quota is the parent's, as a pod's is above its container's.
+    // The parent cgroup has the quota, as the cgroup of a pod does for its containers.
     let inner = cgroup.child("inner");
     cgroup.set("cpu.cfs_quota_us", "5000");
     inner.join(scene.pid());
@@ -401,7 +403,8 @@ fn skip(controller: &str) -> Outcome {
     Ok(())
 }
 
-/// A server that is slow for no reason that can be seen, beside one that has a reason.
+/// Checks that a server that is slow for no visible reason gets no cause, even beside a server that
+/// has a reason.
 fn innocent(hint: &str, trouble: impl FnOnce(&mut Scene) -> Box<dyn Kept>) -> Outcome {
     let mut scene = Scene::new(hint, None);
     let _kept = trouble(&mut scene);
@@ -417,7 +420,7 @@ fn innocent(hint: &str, trouble: impl FnOnce(&mut Scene) -> Box<dyn Kept>) -> Ou
     Ok(())
 }
 
-/// Whatever must live as long as a scene.
+/// A value that must live as long as a scene.
 trait Kept {}
 impl<T> Kept for T {}
 
