@@ -15,7 +15,7 @@ from pathlib import Path
 
 
 def numbers(version):
-    """A version as something that compares: a release is greater than its pre-releases."""
+    """A comparable version: a release is greater than its pre-releases."""
     core, _, pre = version.split("+")[0].partition("-")
     parts = [int(part) for part in core.split(".")] + [0, 0]
     key = [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in pre.split(".")] if pre else []
@@ -23,7 +23,7 @@ def numbers(version):
 
 
 def next_breaking(version):
-    """The first version that a caret requirement on `version` leaves out."""
+    """The first version that a caret requirement on `version` excludes."""
     parts = [int(part) for part in re.split(r"[-+]", version)[0].split(".")]
     for place, part in enumerate(parts):
         if part or place == len(parts) - 1:

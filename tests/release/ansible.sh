@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the Ansible role in a fresh Debian root directory: installs, changes nothing the second time, changes flags and addresses, and
-# drops privileges. No system is booted: the links that enable units show their state.
+# Runs the Ansible role in a fresh Debian root directory. The role must install, change nothing in a second run, change flags and
+# addresses, and drop privileges. No system is booted: the links that enable units show their state.
 # Usage: tests/release/ansible.sh [ARCHIVE], by default the archive in dist/, which it builds when it is missing.
 set -euo pipefail
 cd "$(dirname "$0")/../.."

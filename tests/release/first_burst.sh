@@ -16,7 +16,7 @@ if [ -z "$listenq" ]; then
 fi
 
 work=$(mktemp -d)
-# One source may bring 150 new names in trouble at once: the listeners belong to ten namespaces.
+# listenq admits 150 new names in trouble per source at once, so the listeners belong to ten namespaces.
 namespaces=()
 for n in $(seq 0 9); do namespaces+=("first-burst-$$-$n"); done
 pids=()
@@ -48,7 +48,7 @@ pids+=($!)
 
 overflows='listenq_listener_overflows_total{netns=~"first-burst.*"}'
 lengths='listenq_accept_queue_sampled_length{netns=~"first-burst.*"}'
-# The value of a query, without a sample an empty text.
+# Prints the value of a query, or nothing if the query has no sample.
 query() {
     curl --silent --max-time 10 --data-urlencode "query=$1" http://127.0.0.1:29522/api/v1/query |
         python3 -c 'import json, sys; [print(row["value"][1]) for row in json.load(sys.stdin)["data"]["result"]]' 2>/dev/null || true
@@ -60,7 +60,7 @@ within() {
     done
     fail "$1 is $(query "$1"), not $2: $(tail -n 5 "$work/prometheus.log")"
 }
-# Fails unless the sum of the increases is 1,000, give or take 5 %.
+# Fails unless the sum of the increases is 1,000 ± 5 %.
 assert_sum() {
     local sum
     sum=$(query "sum(increase(${overflows}[10m]))")

@@ -33,7 +33,7 @@ echo "image: $size bytes unpacked, $(stat -c %s "${archives[0]}") as an archive"
 ((size < 10000000)) || fail "the image is over 10 MB"
 
 echo '127.0.0.1 localhost' >"$work/hosts"
-# A namespace other than the container's, with a listener in it.
+# A namespace with a listener, which is not the namespace of the container.
 ip netns add "$name-own"
 ip netns add "$name-other"
 ip -n "$name-own" link set lo up
@@ -58,10 +58,10 @@ config = json.load(open(path))
 granted = capabilities.split()
 process = config["process"]
 process["terminal"] = False
-# Other listeners of the machine must not displace these two.
+# Includes only these two listeners, so that other listeners of the machine do not displace them.
 process["env"].append("LISTENQ_LISTENER_INCLUDE=:(7777|19511)$")
 process["noNewPrivileges"] = gains == "no"
-# Neither sets inheritable or ambient capabilities.
+# Neither Docker nor containerd sets inheritable or ambient capabilities.
 kinds = {"docker": ("bounding",), "containerd": ("bounding", "effective", "permitted")}[runtime]
 process["capabilities"] = {kind: granted for kind in kinds}
 config["root"]["readonly"] = True
@@ -75,8 +75,8 @@ get() {
     ip netns exec "$name-own" curl --silent --max-time 5 "http://127.0.0.1:19511$1"
 }
 
-# Runs the image once and compares. Arguments: name of the case, effective capabilities, `namespaces`, `owners`, and whether
-# the listener of the other namespace is seen.
+# Runs the image once and compares the result. Arguments: the name of the case, and the expected effective capabilities, `namespaces`,
+# `owners`, and visibility of the listener in the other namespace.
 expect() {
     runc --root "$work/state" run --detach --bundle "$work/bundle" "$name" >"$work/log" 2>&1 </dev/null ||
         fail "$1: $(cat "$work/log")"
@@ -89,7 +89,7 @@ expect() {
     get /metrics >"$work/metrics" || fail "$1: it does not serve: $(cat "$work/log")"
     local seen
     seen="uid $(awk '/^Uid/ { print $2 }' "/proc/$pid/status")"
-    # The threads that serve drop their capabilities: those of the thread that samples count.
+    # The HTTP threads drop their capabilities, so this reads those of the sampler thread.
     seen+=", effective $(awk '/^CapEff/ { print $2 }' "$(dirname "$(grep -lx sampler "/proc/$pid/task/"*/comm)")/status")"
     seen+=", namespaces $(sed -n 's/^listenq_feature_available{feature="namespaces"} //p' "$work/metrics")"
     seen+=", owners $(sed -n 's/^listenq_feature_available{feature="owners"} //p' "$work/metrics")"

@@ -34,7 +34,7 @@ resolve() {
         grep -E "^linux-image-$version\.[0-9]+[^-]*(-[0-9]+)?-$flavour\$" | sort -V | tail -n 1 | sed "s/\$/:$arch/"
 }
 
-# The static program for one architecture: prints its path.
+# Builds the static program for one architecture, unless LISTENQ_$1 names one, and prints its path.
 program() {
     local given=LISTENQ_$1 target=x86_64-unknown-linux-gnu compile=env
     if [ -n "${!given:-}" ]; then
@@ -87,15 +87,15 @@ initramfs() {
         ?*) cp "$file" "$own/lib/modules/$release/" ;;
         esac
     done
-    # Without them depmod only warns.
+    # Without these files depmod only warns.
     cp "$folder"/modules.{builtin,order} "$own/lib/modules/$release/" 2>/dev/null || true
     depmod -b "$own" "$release" 2>/dev/null
-    # The programme makes them visible when it has seen listenq without them.
+    # The programme makes the modules visible after it has checked listenq without them.
     mv "$own/lib/modules" "$own/lib/modules.hidden"
     for folder in "$work/userland-$1" "$own"; do (cd "$folder" && find . | cpio --quiet -o -H newc); done | gzip -1 >"$4"
 }
 
-# Boots one kernel and keeps what it printed.
+# Boots one kernel and stores its output.
 boot() {
     local kernel=$1 arch=${1##*-} package unpacked=$work/$1.unpacked log=$results/$1.log image machine console emulator part parts=()
     package=$(resolve "$kernel")
@@ -120,7 +120,7 @@ boot() {
         -append "console=$console panic=-1 quiet random.trust_cpu=on psi=1 programme=$programme ${parameters[*]}" \
         </dev/null >"$log" 2>&1 || true
     echo "@@ {\"check\": \"commit\", \"result\": \"value\", \"note\": \"$(git rev-parse --short=8 HEAD)\"}" >>"$log"
-    # Without the control sequences of the console.
+    # Removes the control sequences of the console.
     sed -Ei 's/\r//g; s/\x1b(\[[?0-9;]*[a-zA-Z]|c)//g' "$log"
     rm -rf "$unpacked" "$work/$kernel.own" "$work/$kernel.initramfs"
     tests/release/kernels/table.py "$work" "$programme" "$kernel"

@@ -21,7 +21,7 @@ work=$(mktemp -d)
 root=$work/root
 trap 'rm -rf "$work"' EXIT
 mmdebstrap --quiet --variant=essential bookworm "$root" /etc/apt/sources.list.d/debian.sources
-# A copy of the root directory with its own rpm database, for later.
+# A copy of the root directory with its own rpm database, for the rpm checks below.
 cp -a "$root" "$work/fedora"
 
 wants=etc/systemd/system/multi-user.target.wants/listenq.service
@@ -63,7 +63,7 @@ dpkg --root="$root" --purge listenq
 
 echo "== install, upgrade and remove the .rpm"
 root=$work/fedora
-# Debian does not have systemd's helper: this one records its calls.
+# Debian does not have systemd's rpm helper: this replacement records its calls.
 mkdir -p "$root/usr/lib/systemd"
 cat >"$root/usr/lib/systemd/systemd-update-helper" <<'EOF'
 #!/bin/sh

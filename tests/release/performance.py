@@ -1,9 +1,9 @@
 #!/usr/bin/python3
-"""Measures what listenq costs, next to others on the same machine, and writes docs/performance.md and docs/performance.png.
+"""Measures the cost of listenq and of other tools on the same machine, and writes docs/performance.md and docs/performance.png.
 
-As root, on a quiet machine, in some eight minutes: tests/release/performance.py. Needs Debian's python3-matplotlib,
-prometheus-node-exporter, ruby-raindrops, netdata-core, iproute2. It runs in namespaces of its own (processes, mounts,
-network), so that listenq and the others see what it made and nothing else, and all of it ends with it.
+Run tests/release/performance.py as root on an idle machine; it takes about eight minutes. Needs Debian's python3-matplotlib,
+prometheus-node-exporter, ruby-raindrops, netdata-core, iproute2. It runs in its own PID, mount and network namespaces, so listenq
+and the other tools see only what it made, and all processes end with it.
 """
 
 import ctypes
@@ -27,12 +27,12 @@ PAGE, PLOT = f"{ROOT}/docs/performance.md", f"{ROOT}/docs/performance.png"
 BEGIN, END = "<!-- figures -->\n", "<!-- /figures -->\n"
 INSIDE = "LISTENQ_PERFORMANCE_INSIDE"
 SIZES = [10, 100, 1_000, 10_000]
-# The rows of few listeners that benches/live.rs prints, the last without a connection.
+# The rows for few listeners that benches/live.rs prints; the last row is without connections.
 FEW = 4
 NAMESPACES = 200
-# How long each program is watched at rest, in seconds.
+# How long each program is measured at rest, in seconds.
 WATCHED = 15
-# Scrapes, or looks of ss and raindrops, to take the mean of.
+# The number of scrapes, or of runs of ss and raindrops, whose mean is taken.
 ROUNDS = 20
 CLONE_NEWNET = 0x40000000
 NODE_EXPORTER = "prometheus-node-exporter"
@@ -43,7 +43,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Program:
-    """A daemon that answers at a port; on leaving it is stopped."""
+    """A daemon that listens at a port; it is stopped at the end of the `with` block."""
 
     def __init__(self, command, port, path="/metrics"):
         self.url = f"http://127.0.0.1:{port}{path}"
@@ -69,7 +69,7 @@ class Program:
         return urllib.request.urlopen(request).read()
 
     def processes(self):
-        """Its process and those it started, by their ids."""
+        """The PIDs of the daemon and of its descendants."""
         found, parents = [self.process.pid], {}
         for stat in glob.glob("/proc/[0-9]*/stat"):
             try:
@@ -82,7 +82,7 @@ class Program:
         return found
 
     def cpu(self):
-        """Processor time so far, in seconds."""
+        """CPU time so far, in seconds."""
         total = 0
         for pid in self.processes():
             for task in glob.glob(f"/proc/{pid}/task/*/schedstat"):
@@ -95,13 +95,13 @@ class Program:
         return sum(int(re.search(r"VmRSS:\s+(\d+)", status)[1]) for status in statuses) / 1024
 
     def at_rest(self):
-        """Percent of a core."""
+        """CPU use at rest, in percent of a core."""
         before, begin = self.cpu(), time.monotonic()
         time.sleep(WATCHED)
         return 100 * (self.cpu() - before) / (time.monotonic() - begin)
 
     def scrapes(self, encoding="identity"):
-        """Processor time of one scrape in ms, its bytes, and its series."""
+        """CPU time of one scrape in ms, its bytes, and its series."""
         at_rest, begin = self.cpu(), time.monotonic()
         time.sleep(2)
         at_rest = (self.cpu() - at_rest) / (time.monotonic() - begin)
@@ -138,7 +138,7 @@ def netdata(directory):
 
 
 def ss():
-    """Processor time of one `ss -ltnm`, in ms."""
+    """CPU time of one `ss -ltnm`, in ms."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     for _ in range(ROUNDS):
         subprocess.run(["ss", "-ltnm"], stdout=subprocess.DEVNULL, check=True)
@@ -147,7 +147,7 @@ def ss():
 
 
 def raindrops():
-    """Processor time of one look of raindrops at all listeners, in ms."""
+    """CPU time for raindrops to read all listeners once, in ms."""
     script = (
         'require "raindrops"; clock = Process::CLOCK_PROCESS_CPUTIME_ID; look = -> { Raindrops::Linux.tcp_listener_stats }; '
         f"look.call; begins = Process.clock_gettime(clock); {ROUNDS}.times {{ look.call }}; "
@@ -187,7 +187,7 @@ def in_namespace(nth):
 
 
 def connections(count):
-    """Opens `count` accepted connections; both ends are here."""
+    """Opens `count` accepted connections, and holds both ends."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 19_000))
         server.listen(128)
@@ -202,7 +202,7 @@ def connections(count):
 
 
 def bench(name):
-    """The tables of a bench, row by row: the numbers of every line that begins with one."""
+    """The rows of a bench's tables: the numbers of every line that begins with a number."""
     command = ["cargo", "bench", "--locked", "--quiet", "--bench", name]
     text = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     print(text, flush=True)
@@ -210,7 +210,7 @@ def bench(name):
 
 
 def by_listeners(size):
-    """One row of everything that depends on the number of listeners."""
+    """One row of all figures that depend on the number of listeners."""
     kept = listeners(size)
     row = {"listeners": size, "ss": ss(), "raindrops": raindrops()}
     with listenq(f"--listener.max={2 * size}") as daemon:
@@ -283,7 +283,7 @@ def machine():
 
 
 def parts(live):
-    """The rows of benches/live.rs: by listeners, of few listeners, by namespaces, of waking up alone."""
+    """The rows of benches/live.rs: by number of listeners, for few listeners, by number of namespaces, and for wake-ups alone."""
     few, many = len(SIZES), len(SIZES) + FEW
     return live[:few], live[few:many], live[many:-2], live[-2:]
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Plays every real server of tests/servers/table.txt in every situation, and every cause of causes.txt: installs the servers (root on
+# Runs every real server of tests/servers/table.txt in every situation, and every cause of causes.txt: installs the servers (root on
 # Debian), prints both tables and writes docs/servers.md. Fails if a cell is wrong.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-# In a container policy-rc.d keeps the services from starting.
+# In a container policy-rc.d prevents the services from starting.
 export DEBIAN_FRONTEND=noninteractive
 apt-get install -y -qq --no-install-recommends \
     apache2 caddy default-jre-headless e2fsprogs gcc gunicorn haproxy libc6-dev lighttpd mariadb-server memcached mosquitto \
@@ -14,7 +14,7 @@ apt-get install -y -qq --no-install-recommends \
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 export LISTENQ_SERVERS=${LISTENQ_SERVERS:-all} LISTENQ_SERVERS_OUT=$out
-# One table after the other: their cells would slow each other down.
+# Runs one table after the other, because their cells would slow each other down.
 status=0
 cargo test --locked --test servers -- --nocapture --test-threads 1 || status=$?
 

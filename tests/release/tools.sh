@@ -18,14 +18,14 @@ crates() {
     done
 }
 
-# The directory of a program that only PyPI has.
+# The directory of a program that is only on PyPI.
 pypi() {
     local folder="$PWD/target/pypi/$1"
     if [ ! -d "$folder" ]; then pip install --quiet --root-user-action ignore --target "$folder" "$1"; fi
     echo "$folder/bin"
 }
 
-# Unpacks the newest Prometheus, Alertmanager and node_exporter of Debian into $root. The words of $loader start a program there.
+# Unpacks the newest Prometheus, Alertmanager and node_exporter of Debian into $root. $loader is the prefix of commands that run there.
 newest_stack() {
     # shellcheck source=deploy/suites.sh
     source deploy/suites.sh
@@ -33,11 +33,11 @@ newest_stack() {
     root=$PWD/target/versions
     if [ ! -e "$root/complete" ]; then
         rm -rf "$root"
-        # With the libraries of their suite, which are newer than those of this machine.
+        # They need the libraries of their suite, which are newer than those of this machine.
         suites_unpack "$root" prometheus/sid promtool/sid prometheus-alertmanager/sid prometheus-node-exporter/sid libc6/sid
         touch "$root/complete"
     fi
-    # Programs of that directory run with the libraries beside them.
+    # Programs in that directory run with the libraries in that directory.
     libraries=$root/usr/lib/x86_64-linux-gnu
     # shellcheck disable=SC2034 # for the script that sources this file
     loader=("$libraries/ld-linux-x86-64.so.2" --library-path "$libraries")

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the newest Prometheus, Alertmanager and node_exporter of Debian with listenq: rules and their tests, configuration, a real scrape
-# with each scrape protocol, the rules evaluated, and the textfile collector. The gate does the same with the versions of Debian 12.
+# Tests listenq with the newest Prometheus, Alertmanager and node_exporter of Debian: the rules and their tests, the configuration, a real
+# scrape with each scrape protocol, the evaluation of the rules, and the textfile collector. The gate tests the versions of Debian 12.
 # Usage: tests/release/versions.sh [PROGRAM], by default target/debug/listenq, which it builds.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -33,12 +33,12 @@ echo "== files"
 newest promtool check config --syntax-only deploy/prometheus/scrape.yml
 newest promtool check metrics <tests/golden/metrics.txt
 newest promtool check rules --lint=all --lint-fatal deploy/prometheus/alerts.yml deploy/prometheus/recording.yml
-# Prometheus 3.5 computes 0.49999999999999994 where 2.42 computes 0.5. The older one does not know the option.
+# Prometheus 3.5 computes 0.49999999999999994 where 2.42 computes 0.5. Prometheus 2.42 does not know this option.
 mkdir -p "$work/tests/rules"
 ln -s "$PWD/deploy" "$work/deploy"
 for file in tests/rules/*.yml; do { echo "fuzzy_compare: true"; cat "$file"; } >"$work/$file"; done
-# A range of Prometheus 3 leaves out the sample at its left end, so an alert changes one evaluation earlier or later where a test has a
-# sample at that very moment. The tests are exact for the older version; the newer one differs at these moments and at no other.
+# A range in Prometheus 3 excludes the sample at its left end, so an alert changes one evaluation earlier or later where a test has a
+# sample at exactly that time. The tests are exact for the older version; the newer version may differ at these times only.
 known='itself.yml 10m45s
 overflow.yml 12m
 overflow.yml 11m
@@ -56,7 +56,7 @@ mkdir "$work/textfile"
     --web.listen-address=127.0.0.1:29511 >"$work/node.log" 2>&1 &
 pids+=($!)
 
-# One job for each protocol that Prometheus 3 can ask for.
+# One job for each protocol that Prometheus 3 can request.
 protocols=(PrometheusText0.0.4 PrometheusText1.0.0 OpenMetricsText0.0.1 OpenMetricsText1.0.0 PrometheusProto)
 {
     echo "global: {scrape_interval: 1s, evaluation_interval: 1s}"
@@ -73,7 +73,7 @@ pids+=($!)
 "${loader[@]}" "$root/usr/bin/prometheus" --config.file="$work/prometheus.yml" --storage.tsdb.path="$work/data" --web.listen-address=127.0.0.1:29513 2>"$work/prometheus.log" &
 pids+=($!)
 
-# The value of a query, without a sample an empty text.
+# Prints the value of a query, or nothing if the query has no sample.
 query() {
     curl --silent --max-time 5 --data-urlencode "query=$1" http://127.0.0.1:29513/api/v1/query |
         python3 -c 'import json, sys; [print(row["value"][1]) for row in json.load(sys.stdin)["data"]["result"]]' 2>/dev/null || true
@@ -95,7 +95,7 @@ within 'node_textfile_scrape_error' 0
 within 'count(listenq_accept_queue_limit{job="listenq"} > 0) > bool 0' 1
 
 echo "== rules"
-# Prints how many rules were evaluated; waits for the groups with an interval of at most a minute.
+# Waits until the groups with an interval of at most a minute were evaluated, and prints the number of evaluated rules.
 evaluated() {
     curl --silent http://127.0.0.1:29513/api/v1/rules | python3 -c '
 import json, sys

@@ -24,12 +24,12 @@ def report(check, result, note=""):
 
 
 def expect(check, wrong, note=""):
-    """Reports "yes", or "no" with what is wrong."""
+    """Reports "yes", or "no" with a description of what is wrong."""
     report(check, "no" if wrong else "yes", "; ".join(map(str, wrong)) if wrong else note)
 
 
 class Metrics:
-    """The samples of one scrape, or those whose lines begin so: parsing is slow in an emulator."""
+    """The samples of one scrape, or only those with a prefix: parsing is slow in an emulator."""
 
     def __init__(self, text, begins=("listenq_", "process_")):
         self.rows = []
@@ -74,7 +74,7 @@ class Daemon:
         return Metrics(b"".join(chunks).decode(), *([begins] if begins else []))
 
     def wait(self, condition, seconds):
-        """Asks until the condition holds; the seconds that it took, or None."""
+        """Scrapes until the condition holds; returns the seconds that this took, or None."""
         begin = time.monotonic()
         while time.monotonic() - begin < seconds:
             if condition(self.metrics()):
@@ -121,7 +121,7 @@ def dump_cost(times):
 
 
 def query_times(times):
-    """How long requests for one socket took that does not exist, in µs."""
+    """The duration of requests for one socket that does not exist, in µs."""
     netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 4)
     netlink.bind((0, 0))
     # inet_diag_req_v2: IPv4, TCP, any state, port 1 of 127.0.0.1 at both ends, without a cookie.
@@ -138,7 +138,7 @@ def query_times(times):
 
 
 def guarded(name, work, *arguments):
-    """Runs one check; an exception in it is a wrong result, not the end of the programme."""
+    """Runs one check. An exception in the check is a wrong result and does not end the programme."""
     print(f"-- {name} at {time.monotonic():.0f} s", flush=True)
     try:
         return work(*arguments)

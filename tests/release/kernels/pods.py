@@ -61,7 +61,7 @@ def cost(daemon):
 
 
 def rate(daemon):
-    """How often the pods are sampled. An age is half a gap in the mean."""
+    """How often the pods are sampled. The mean age of a sample is half the time between two samples."""
     ages = []
     for _ in range(25):
         now = time.time()
@@ -78,7 +78,7 @@ def rate(daemon):
 
 
 def overflow(daemon):
-    """A burst in one pod is attributed in full."""
+    """Every overflow of a burst in one pod is attributed."""
     pid = start(lambda: burst(("127.0.0.1", 9090), 30, 3, [time.monotonic() + 1]), "pod7")
     time.sleep(15)
     kernel = counters("pod7")["ListenOverflows"]

@@ -23,7 +23,7 @@ CGROUPS = "/sys/fs/cgroup"
 
 
 def ss_tcp(netns=None):
-    """(address, port) -> [length, limit, drops, sockets] of each listener, all its sockets together."""
+    """(address, port) -> [length, limit, drops, sockets] of each listener, summed over its sockets."""
     found = {}
     for line in text_of(["/bin/ss", "-HltnOm"], netns).splitlines():
         _, length, limit, local, *_ = line.split()
@@ -46,7 +46,7 @@ COLUMNS = ("listenq_accept_queue_length", "listenq_accept_queue_limit", "listenq
 
 
 def differences(metrics, netns, ports, label="host"):
-    """Where listenq and ss differ about TCP listeners at these ports."""
+    """The differences between listenq and ss for TCP listeners at these ports."""
     rows = {key: row for key, row in ss_tcp(netns).items() if int(key[1]) in ports}
     wrong = [] if rows else ["ss shows none of them"]
     for (address, port), row in rows.items():
@@ -61,7 +61,7 @@ def differences(metrics, netns, ports, label="host"):
 
 
 def missing_modules():
-    """Without diag modules, and after they are loaded."""
+    """Lengths and features without diag modules, and after they are loaded."""
     server = listen(("127.0.0.1", 7001), 4)
     clients = connect(("127.0.0.1", 7001), 3)
     time.sleep(1)
@@ -90,7 +90,7 @@ def missing_modules():
 
 
 def owner_under(layout, prepare):
-    """The unit of a server, with one layout of cgroups."""
+    """The systemd unit of a server, with one cgroup layout."""
     mounted = prepare()
     group = f"{mounted}/system.slice/shop-{layout}.service"
     os.makedirs(group)
@@ -135,7 +135,7 @@ def mount_v2():
 
 
 def agreement(daemon, held):
-    """Equal numbers, to the connection, for every kind of listener at rest."""
+    """Exactly equal numbers for every kind of listener at rest."""
     kinds = {
         "v4": [(("127.0.0.1", 7101), {})],
         "v6": [(("::1", 7102), {})],
@@ -196,7 +196,7 @@ def attribution(daemon):
 
 
 def namespaces(daemon):
-    """A namespace with a listener: seen, equal to ss, released when it ends."""
+    """A namespace with a listener: listenq sees it, agrees with ss, and releases it when it ends."""
     add_netns("pod1")
     pid = start(lambda: [listen(("127.0.0.1", 80), 4), listen(("::", 81), 16), listen_unix("\0pod", 3), time.sleep(100)], "pod1")
     time.sleep(1)
@@ -207,7 +207,7 @@ def namespaces(daemon):
     if metrics.one("listenq_accept_queue_limit", netns="pod1", protocol="unix", address="@pod") != 3:
         wrong.append("no Unix listener @pod")
     expect("namespaces", wrong)
-    # The kernel lists the id as long as the namespace lives.
+    # The kernel lists the id while the namespace exists.
     ip("netns", "set", "pod1", "77")
     stop([pid, client])
     ip("netns", "del", "pod1")
@@ -251,7 +251,7 @@ def waits(daemon):
 
 
 def mptcp(daemon):
-    """MPTCP connections that the server closed while their clients stay do not wait."""
+    """MPTCP connections that the server closed, and whose clients stay, do not count as waiting."""
     try:
         listen(("127.0.0.1", 7009), 4, protocol=MPTCP).close()
     except OSError as error:
@@ -260,7 +260,7 @@ def mptcp(daemon):
         return
     add_netns("mptcp")
     begin = time.monotonic() + 3
-    # One port with answers, one without. Clients wait for 0.7 s at most, and stay for 60 s.
+    # One port whose server answers, one whose server does not. Clients wait for 0.7 s at most, and stay for 60 s.
     pids = [start(lambda: serve_rounds(listen(LOCAL, 32, protocol=MPTCP), 0.7, begin + 100, b"hello"), "mptcp"),
             start(lambda: serve_rounds(listen(SILENT, 32, protocol=MPTCP), 0.7, begin + 100), "mptcp")]
     pids += [start(lambda address=address: [come(address, 4, 60, begin, begin + 30, MPTCP), time.sleep(60)], "mptcp") for address in (LOCAL, SILENT)]
@@ -302,7 +302,7 @@ def half_stuck_group(begin):
 
 
 def trouble_scenes(begin):
-    """netns -> (server, clients): each diagnosis."""
+    """netns -> (server, clients), for each diagnosis."""
     end = begin + 80
 
     def accepts_then_stalls():
@@ -335,7 +335,7 @@ def trouble_scenes(begin):
 
 
 def cause_scenes(begin):
-    """netns -> (server, clients, what happens to its cgroup or process): causes with real controllers."""
+    """netns -> (server, clients, what happens to its cgroup or process), for causes with real controllers."""
     end = begin + 80
 
     def more(rate):
@@ -350,7 +350,7 @@ def cause_scenes(begin):
 
 
 def watch(daemon, end, diagnoses, causes, is_complete=lambda: False):
-    """Notes each word that appears, until `end` or until all words are there."""
+    """Records each diagnosis or cause that appears, until `end` or until all expected words have appeared."""
     while time.monotonic() < end and not is_complete():
         metrics = daemon.metrics("listenq_listener_diagnosis", "listenq_listener_cause")
         for name, seen in (("diagnosis", diagnoses), ("cause", causes)):
@@ -361,7 +361,7 @@ def watch(daemon, end, diagnoses, causes, is_complete=lambda: False):
 
 
 def besides(seen, name):
-    """The words that were seen together with the expected one."""
+    """The words that appeared together with the expected word."""
     others = sorted(seen - {name})
     return f"also {', '.join(others)}" if others else ""
 
@@ -385,7 +385,7 @@ def troubles(daemon):
 
 
 def stalled_share(group):
-    """Share of the last minute in which a process of the cgroup waited for memory."""
+    """The share of the last minute in which a process of the cgroup waited for memory."""
     with open(f"{CGROUPS}/{group}.service/memory.pressure") as file:
         return float(re.search(r"some .*avg60=(\S+)", file.read())[1]) / 100
 
@@ -426,7 +426,7 @@ def causes_of_trouble(daemon):
 
 
 def hold_connections(count, end):
-    """Holds accepted connections, and one that waits."""
+    """Holds accepted connections and one waiting connection."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (20000, 20000))
     server, held = listen(LOCAL, 512), []
     for _ in range(count):
@@ -447,7 +447,7 @@ def walks(daemon):
         took = query_times(200)
         slowest, asked = max(slowest, *took), asked + len(took)
         time.sleep(0.4)
-    # A walk takes about a millisecond here, a request some tens of microseconds.
+    # Here a walk takes about a millisecond, and a request takes some tens of microseconds.
     delays = slowest > 800
     is_serial = "connection scans delay other socket dumps" in open(daemon.log.name).read()
     note = f"slowest of {asked} requests: {slowest:.0f} µs"

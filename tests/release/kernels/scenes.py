@@ -55,7 +55,7 @@ def start(work, netns=None, cgroup=None):
 
 
 def stop(pids):
-    """Ends processes, stopped ones too."""
+    """Ends processes, including stopped ones."""
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
@@ -134,14 +134,14 @@ def serve_at(server, rate, end):
 
 
 def serve_rounds(server, pause, end, answer=b""):
-    """Accepts what waits, every `pause` seconds, until `end`."""
+    """Accepts all waiting connections every `pause` seconds, until `end`."""
     while time.monotonic() < end:
         accept_all(server, answer)
         time.sleep(pause)
 
 
 def burn(server, seconds, end):
-    """Computes for each connection."""
+    """Uses CPU time for each connection."""
     while time.monotonic() < end:
         client = server.accept()[0]
         stop_at = time.process_time() + seconds
@@ -166,7 +166,7 @@ def allocate(server, size, end):
 
 
 def come(address, rate, patience, begin, end, protocol=0):
-    """Clients that come at `rate` per second between two moments, and close after `patience` seconds; returns those that stay."""
+    """Connects `rate` clients per second between two times. Clients close after `patience` seconds; returns those that stay."""
     until(begin)
     waiting = []
     while (now := time.monotonic()) < end:
@@ -178,7 +178,7 @@ def come(address, rate, patience, begin, end, protocol=0):
 
 
 def burst(address, count, hold, moments):
-    """Clients that come at the same moment and close after `hold` seconds."""
+    """Connects clients at the same time, and closes them after `hold` seconds."""
     for moment in moments:
         until(moment)
         clients = connect(address, count)

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Reads what the emulated kernels printed: `table.py FOLDER PROGRAMME KERNEL` judges one, `table.py FOLDER all` writes docs/kernels.md."""
+"""Reads the output of the emulated kernels: `table.py FOLDER PROGRAMME KERNEL` checks one, `table.py FOLDER all` writes docs/kernels.md."""
 
 import json
 import sys
 from pathlib import Path
 
-# A group of checks, and for each check its name in the programme and in the table.
+# The groups of checks, and for each check its name in the programme and its name in the table.
 ROWS = [
     ("Equal to `ss` (length, limit, drops, sockets)", [
         ("ss_v4", "IPv4"), ("ss_v6", "IPv6"), ("ss_dual_stack", "IPv6 wildcard with IPv4 clients"), ("ss_v4_mapped", "IPv4-mapped address"),
@@ -51,14 +51,14 @@ def results(path):
 
 
 def faults(found, groups):
-    """What is wrong with one kernel: wrong results, and checks that did not run."""
+    """The problems of one kernel: wrong results, and checks that did not run."""
     checks = [check for _, rows in groups for check, _ in rows]
     wrong = [f"{check}: {note}" for check, (result, note) in found.items() if result == "no"]
     return wrong + [f"{check}: did not run" for check in [*checks, "end"] if check not in found]
 
 
 class Notes:
-    """Footnotes: the same text has one number."""
+    """Numbers the footnotes. Equal texts have the same number."""
 
     def __init__(self):
         self.texts = []
@@ -98,7 +98,7 @@ def table(kernels, groups, values):
 
 
 def order(path):
-    """Architecture, then version, then flavour."""
+    """The sort key of a column: architecture, then version, then flavour."""
     version, *flavour = path.stem.split("-")
     number = [999] if version == "newest" else [int(part) for part in version.split(".")]
     return flavour[-1], number, flavour
