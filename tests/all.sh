@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The gate: installs what the checks need (root on Debian) and runs every one of them. CI runs this.
+# The gate: installs the tools that the checks need (root on Debian) and runs every check. CI runs this script.
 # Checks that need additional tools or much time are in tests/release.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -22,7 +22,7 @@ install() {
     apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
-# The packages install, and the chart is checked, while the compiler works, which needs only the linker.
+# The packages are installed, and the chart is checked, while the compiler runs, which needs only the linker.
 step "packages and chart begin"
 install gcc
 rustup component add rustfmt clippy >/dev/null 2>&1 || true
@@ -34,13 +34,13 @@ packages() {
     if [ "$(gungraun-runner --version 2>/dev/null | grep -o '[0-9.]*$')" != "$runner" ]; then
         cargo install --quiet --locked gungraun-runner --version "$runner"
     fi
-    # Before the tests, which render the chart with what this installs.
+    # Runs before the tests, which render the chart with the tools that this installs.
     tests/chart.sh
 }
 mkdir -p target
 packages >target/packages.log 2>&1 &
 packages=$!
-# After a failure too: a half installed package would block the next run.
+# Waits for background jobs after a failure too: a half installed package would block the next run.
 trap 'wait' EXIT
 
 step "format"
@@ -59,8 +59,8 @@ cat target/packages.log
 [ "$packages" != failed ]
 
 step "tests"
-# Test files that mostly wait run beside the others, one after the other. Those that work least come first, while
-# tests/abuse attacks.
+# Test files that mostly wait run one after the other, in parallel with the other tests. Those that use the least CPU time come first,
+# while tests/abuse runs.
 waiting=(waits recommended_limit terminal http causes unix page attribution_lab containers units web_config cause_cost dashboards faults)
 run_waiting() {
     local test
@@ -91,7 +91,7 @@ cat target/waiting.log
 [ "$waiting_tests" != failed ]
 
 step "diagnosis and servers"
-# Both mostly wait.
+# Both of these mostly wait.
 cargo test --workspace --locked --test servers -- --nocapture >target/servers.log 2>&1 &
 servers=$!
 cargo test --workspace --locked --test diagnosis -- --test-threads 5
@@ -103,7 +103,7 @@ cat target/servers.log
 step "scenarios begin"
 # Three tests that wait, side by side.
 cargo test --workspace --locked --test scenarios -- --nocapture --test-threads 4 >target/scenarios.log 2>&1 &
-# Wait for it after a failure too: the scenarios remove their namespaces themselves.
+# The trap waits for the scenarios after a failure too: they remove their namespaces themselves.
 scenarios=$!
 
 step "deploy files"

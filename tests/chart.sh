@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 built=target/chart
 
-# Installs again only when the requirements changed. $1: the installed ones, $2: the required ones.
+# Installs again only when the requirements changed. $1: the installed requirements, $2: the required ones.
 is_current() { cmp --quiet "$1" "$2"; }
 
 mkdir -p "$built"
@@ -20,7 +20,7 @@ if ! is_current "$built/package-lock.json" tests/chart/package-lock.json; then
     npm --prefix "$built" ci --no-audit --no-fund --prefer-offline >/dev/null || { rm "$built/package-lock.json"; exit 1; }
 fi
 
-# Helm warns each time that a link leads out of the chart, which is intended.
+# Helm warns about every link that leads out of the chart. These links are intended.
 "$built/venv/bin/python" tests/chart/check.py "$built/operator.json" 2> >(grep -v 'found symbolic link in path' >&2)
 cp tests/chart/operator.mjs "$built"
 node "$built/operator.mjs" "$built/operator.json" "$built/operator.ts"

@@ -23,11 +23,11 @@ mounts = {}
 for service in config["services"].values():
     for volume in service.get("volumes", []):
         source, target = (volume.split(":")[:2] if isinstance(volume, str) else (volume["source"], volume["target"]))
-        # iproute2 and Docker make these when they make the first namespace.
+        # iproute2 and Docker create these directories with the first namespace.
         made_later = source in ("/run/netns", "/run/docker/netns")
         assert made_later or pathlib.Path(source).exists(), f"{source} is not there"
         mounts[target] = source
-# Grafana looks for dashboards where they are mounted, and all of them are mounted.
+# Grafana must search the directory where the dashboards are mounted, and all dashboards must be mounted.
 place = kinds["providers"][0]["options"]["path"]
 mounted = {pathlib.Path(source).name for target, source in mounts.items() if target.startswith(place + "/")}
 shipped = {path.name for path in pathlib.Path("dashboards").glob("listenq-*.json")}

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the demo until Alertmanager has the alerts about its servers, stops it with Ctrl-C, and checks that nothing is left.
-# Needs what the demo needs, and python3; passes LISTENQ, LISTENQ_LAB and DEMO_PORT on.
+# Runs the demo until Alertmanager has the alerts about its servers, stops it with Ctrl-C, and checks that no process or file remains.
+# Needs python3 and the programs that the demo needs; passes LISTENQ, LISTENQ_LAB and DEMO_PORT to the demo.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export DEMO_PORT=${DEMO_PORT:-19520}

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Compares the shipped rules with what a real jsonnet makes of mixin.libsonnet, and checks that _config changes them.
+# Compares the shipped rules with those that a real jsonnet generates from mixin.libsonnet, and checks that _config changes them.
 #
 #     LISTENQ_RENEW=1 tests/mixin.sh      generates the shipped rules
 set -euo pipefail
@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
 
-# Debian's jsonnet is the C++ one.
+# Debian's jsonnet is the C++ implementation.
 python3 -m pip install --quiet --root-user-action=ignore --target "$root/python" gojsonnet==0.22.0 PyYAML==6.0.4
 export PYTHONPATH=$root/python
 if [ -n "${LISTENQ_RENEW:-}" ]; then python3 tests/mixin.py --write; fi

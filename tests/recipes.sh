@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Tries the files of docs/recipes.md with tests/recipes.py, and its ScaledObject against the schema of KEDA. Uses what tests/chart.sh
-# installed.
+# Tests the files in docs/recipes.md with tests/recipes.py, and the ScaledObject against the schema of KEDA. Uses the tools that
+# tests/chart.sh installed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -37,10 +37,10 @@ for target in cgroup fold kubelet netlink_datagram netstat proc_tcp web_config; 
 done
 tests/demo.sh
 tests/release/servers.sh
-# The attacks on the endpoint, optimized and for longer, and those on memory under a memory limit of the kernel.
+# The attacks on the endpoint, with an optimized build and for longer, and the attacks on memory under a memory limit of the kernel.
 tests/release/hostile.sh
 ABUSE_SECONDS=${ABUSE_SECONDS:-20} cargo test --locked --release --test abuse -- --nocapture --test-threads 1
-# Local users who make very many namespaces, listeners and descriptors.
+# Local users who create very many namespaces, listeners and descriptors.
 NEIGHBOURS=1400 cargo test --locked --release --test neighbours -- --nocapture
 for count in 30000 45000; do MANY_LISTENERS=$count cargo test --locked --release --test many -- --nocapture very_many; done
 OWNER_DESCRIPTORS=200000 cargo test --locked --release --test owner_lookup -- --nocapture very_many
