@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Measures what a fleet costs a real Prometheus: made-up hosts, every shipped rule and every dashboard query, timed.
+"""Measures the cost of a fleet for a real Prometheus: simulates hosts, and times every shipped rule and every dashboard query.
 
     benches/fleet.py [HOSTS [LISTENERS]]                1000 hosts of 50 listeners by default
     benches/fleet.py templates [HOSTS [LISTENERS]] [--at-most=RATIO]
-                                                        the texts of 2,500 alerts that fire, with scrapes and evaluations; fails where
-                                                        the rules with texts cost more than RATIO times those without
+                                                        the texts of 2,500 firing alerts, with scrapes and evaluations; fails if the
+                                                        rules with texts cost more than RATIO times the rules without texts
 
-Needs `prometheus` and `promtool`, some gigabytes below the directory for temporary files, and some minutes.
+Needs `prometheus` and `promtool`, several gigabytes in the directory for temporary files, and several minutes.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ RULES = [ROOT / "deploy/prometheus" / name for name in ("alerts.yml", "recording
 ADDRESS = "127.0.0.1:19590"
 SCRAPE = 15
 SAMPLES = 24
-# One listener in IN_TROUBLE has a diagnosis, on one host in TROUBLED_HOSTS.
+# On one host in TROUBLED_HOSTS, one listener in IN_TROUBLE has a diagnosis.
 IN_TROUBLE, TROUBLED_HOSTS = 50, 10
 TURNS = 3
 
@@ -44,7 +44,7 @@ def same(value):
     return lambda i: value
 
 
-# Of a listener: name, type, its labels beside those of the listener, the value in health and in trouble as of sample i.
+# The series of a listener: name, type, labels in addition to those of the listener, the healthy value and the value in trouble at sample i.
 PER_LISTENER = [
     ("listenq_accept_queue_length", GAUGE, "", same(0), same(129)),
     ("listenq_accept_queue_limit", GAUGE, "", same(128), same(128)),
@@ -71,7 +71,7 @@ NETNS_COUNTERS = (
 )
 NETNS_GAUGES = "somaxconn tcp_max_syn_backlog tcp_abort_on_overflow tcp_syncookies tcp_synack_retries scan_interval_seconds"
 OF_NETNS = 'netns="host"'
-# Of a host: name, type, labels, the value as of sample i, taken at `at`.
+# The series of a host: name, type, labels, the value at sample i, whose time is `at`.
 PER_HOST = [
     ("up", GAUGE, "", lambda i, at: 1),
     ("process_start_time_seconds", GAUGE, "", lambda i, at: at - 86400),
@@ -102,7 +102,7 @@ def instance(host):
 
 
 def listeners(hosts, count):
-    """Labels of every listener, and whether it is in trouble."""
+    """The labels of every listener, and whether the listener is in trouble."""
     for host in range(hosts):
         for n in range(count):
             address = f'protocol="tcp",address="10.0.{host // 256}.{host % 256}",port="{8000 + n}"'
@@ -115,7 +115,7 @@ def joined(*labels):
 
 
 def families(hosts, count, times):
-    """Every family as its name, its type and its lines; those of one name follow each other."""
+    """Every family as its name, its type and its lines; families with the same name follow each other."""
     for name, kind, extra, well, ill in PER_LISTENER:
         suffix = "_total" if kind == COUNTER else ""
         yield name, kind, (
@@ -134,7 +134,7 @@ def families(hosts, count, times):
 
 
 def make_blocks(directory, hosts, count, times):
-    """Writes the fleet as OpenMetrics and turns it into blocks; says how many series there are."""
+    """Writes the fleet as OpenMetrics and converts it to blocks; returns the number of series."""
     text, series, last = directory / "fleet.txt", 0, None
     with open(text, "w") as out:
         for name, kind, lines in families(hosts, count, times):
@@ -151,7 +151,7 @@ def make_blocks(directory, hosts, count, times):
 
 
 def record(directory, end):
-    """Makes blocks of what the recording rules give for the last minute."""
+    """Makes blocks from the results of the recording rules for the last minute."""
     span = [f"--start={end - 60}", f"--end={end}", f"--eval-interval={SCRAPE}s"]
     into = [f"--url=http://{ADDRESS}", f"--output-dir={directory}/data"]
     promtool("create-blocks-from", "rules", *span, *into, *RULES)
@@ -163,12 +163,12 @@ def promtool(*arguments):
 
 @contextlib.contextmanager
 def prometheus(directory):
-    """A Prometheus with the shipped rules, which it is not to evaluate by itself meanwhile."""
+    """A Prometheus with the shipped rules, which it must not evaluate by itself during the measurement."""
     files = json.dumps([str(path) for path in RULES])
     (directory / "prometheus.yml").write_text(f"global: {{evaluation_interval: 1d}}\nrule_files: {files}\n")
     command = ["prometheus", f"--config.file={directory}/prometheus.yml", "--log.level=error"]
     command += [f"--storage.tsdb.path={directory}/data", f"--web.listen-address={ADDRESS}"]
-    # The fleet is old so that it is a block: nothing may delete it meanwhile.
+    # The fleet's samples are old, so that they are in a block, which Prometheus must not delete during the measurement.
     command += ["--storage.tsdb.retention.time=10y"]
     running = subprocess.Popen(command)
     try:
@@ -196,24 +196,24 @@ def ask(path, **parameters):
 
 
 def processor_seconds(process):
-    """What a process has used so far."""
+    """The CPU seconds that a process has used so far."""
     threads = pathlib.Path(f"/proc/{process.pid}/task").glob("*/schedstat")
     return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
 
 
 class Meter:
-    """Times queries as of the end of the fleet's data."""
+    """Times queries at the end of the fleet's data."""
 
     def __init__(self, process, end):
         self.process, self.end = process, end
 
     def time(self, expr, is_range=False):
-        """The median of seconds of processor and on the clock, and how many series came of it."""
+        """The median CPU seconds, the median elapsed seconds, and the number of series in the result."""
         processor, clock = [], []
         for _ in range(TURNS):
             begin = processor_seconds(self.process), time.monotonic()
             if is_range:
-                # An hour is asked for in steps of 15 s; the fleet has only the last minutes of it.
+                # The query covers an hour in steps of 15 s; the fleet has data for only the last minutes of it.
                 span = {"start": self.end - 3600, "end": self.end, "step": SCRAPE}
                 found = ask("/api/v1/query_range", query=expr, **span)
             else:
@@ -223,7 +223,7 @@ class Meter:
         return sorted(processor)[TURNS // 2], sorted(clock)[TURNS // 2], len(found["result"])
 
     def report(self, title, queries):
-        """Prints what each of the queries costs, and their sum: name, expression, whether it is over time."""
+        """Prints the cost of each query, and the sum. A query is a name, an expression, and whether it is a range query."""
         print(f"\n{title}\n{'processor':>11} {'clock':>10} {'series':>7}")
         total = [0, 0]
         for name, expr, is_range in queries:
@@ -234,7 +234,7 @@ class Meter:
 
 
 def rules():
-    """The shipped rules by group. What one asks for must be there: what is not costs nothing."""
+    """The shipped rules by group. The metrics of each rule must exist, because a query for missing metrics costs nothing."""
     names = {name + ("_total" if kind == COUNTER else "") for name, kind, *_ in PER_LISTENER + PER_HOST}
     for group in ask("/api/v1/rules")["groups"]:
         for rule in group["rules"]:
@@ -260,9 +260,9 @@ def dashboard(uid, **values):
 # Alerts that fire: Overflowing and Overflowed at each listener in trouble.
 ALERTS, ALERTS_PER_LISTENER = 2500, 2
 METRICS = "127.0.0.1:19591"
-# Targets of Prometheus, each with the metrics of many hosts.
+# The number of targets of Prometheus, each with the metrics of many hosts.
 TARGETS = 20
-# Seconds until all alerts fire, and seconds of a measurement: whole intervals.
+# Seconds until all alerts fire, and seconds of a measurement. Both are multiples of the interval.
 BEFORE, MEASURED = 105, 6 * SCRAPE
 TEXTS = ["summary", "description", "runbook_url", "dashboard"]
 
@@ -282,7 +282,7 @@ def calm_lines(labels):
 
 
 def serve_fleet(hosts, count):
-    """Serves the metrics of all hosts, of which those of listeners in trouble change."""
+    """Serves the metrics of all hosts. Only the metrics of listeners in trouble change."""
     every = hosts * count * ALERTS_PER_LISTENER // ALERTS
     calm, troubled = [[] for _ in range(TARGETS)], [[] for _ in range(TARGETS)]
     for nth, (labels, _) in enumerate(listeners(hosts, count)):
@@ -323,7 +323,7 @@ def without_texts(text):
 
 
 def with_links(text):
-    """The rules with links to the dashboards, as with the address of Grafana in the mixin."""
+    """The rules with links to the dashboards, as the mixin generates them with the address of Grafana."""
     link = "https://grafana.example.com/d/listenq-listener/listenq-listener?{{ range $name, $value := $labels }}&var-{{ $name }}={{ urlquery $value }}{{ end }}"
     return re.sub(r"( +)runbook_url: .*\n", lambda line: f"{line[0]}{line[1]}dashboard: '{link}'\n", text)
 
@@ -340,7 +340,7 @@ def configure(directory, text):
 
 
 def evaluations():
-    """How often Prometheus has evaluated the alerts. A busy machine misses some of the evaluations."""
+    """The number of evaluations of the alerts. A busy machine misses some evaluations."""
     with urllib.request.urlopen(f"http://{ADDRESS}/metrics", timeout=60) as answer:
         text = answer.read().decode()
     count = lambda what: sum(float(n) for n in re.findall(rf'prometheus_rule_group_{what}_total{{rule_group=".*;listenq"}} (.*)', text))
@@ -402,7 +402,7 @@ def main():
         directory = pathlib.Path(name)
         series = make_blocks(directory, hosts, count, times)
         print(f"{hosts} hosts of {count} listeners: {series} series")
-        # Rules rest on what others record, and find only what there was when this began.
+        # Rules use the results of other rules, and each round finds only what earlier rounds recorded.
         for _ in range(3):
             with prometheus(directory):
                 record(directory, end)

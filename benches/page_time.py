@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Measures the time from the beginning of a trouble to its page, for scrape and evaluation intervals of 15, 30 and 60 s.
+"""Measures the time from the beginning of trouble to its page, for scrape and evaluation intervals of 15, 30 and 60 s.
 
     benches/page_time.py
 
-A real Prometheus and Alertmanager per interval, with the shipped rules and configuration, scrape hosts of which only the
-metrics exist. Trouble begins on one host after another, so it meets every phase of the intervals. Takes six minutes.
+For each interval a real Prometheus and Alertmanager with the shipped rules and configuration scrape simulated hosts, which
+consist of metrics only. Trouble begins on one host after another, at every phase of the intervals. Takes six minutes.
 """
 
 import contextlib
@@ -19,18 +19,18 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent / "deploy/prometheus"
 INTERVALS = [15, 30, 60]
 HOSTS = 24
-# The first trouble begins when every target was scraped; the others follow.
+# The trouble of the first host begins after CALM seconds, when every target was scraped; the others follow every GAP seconds.
 CALM, GAP = 70, 2.5
-# The daemon needs this time from the trouble to its diagnosis.
+# The seconds that the daemon needs from the beginning of trouble to its diagnosis.
 DIAGNOSIS = 11
 RUN = 360
 HOST = 'netns="host",protocol="tcp",address="::",port="80"'
-# Half of the hosts stall, the other half refuses clients.
+# Half of the hosts stall, and the other half refuse clients.
 KINDS = [("Stalled", "stalled", 0), ("Overflowing", "slow_accept", 10)]
 
 
 class Server(http.server.BaseHTTPRequestHandler):
-    """The metrics of every host, and the receiver of notifications."""
+    """Serves the metrics of every host, and receives the notifications."""
 
     begin = time.monotonic()
     paged = {}
