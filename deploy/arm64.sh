@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Sourced: a Rust compiler with the standard library of arm64, in a directory of its own. Both come from Debian's security suite, which
-# has the Rust version that Firefox needs. The machine's rustc builds for the machine's own architecture only, without rustup.
+# Sourced by other scripts: installs a Rust compiler with the standard library of arm64 in a separate directory. Both come from Debian's
+# security suite, which has the Rust version that Firefox needs. Without rustup, the machine's rustc builds for its own architecture only.
 # shellcheck source=deploy/suites.sh
 source deploy/suites.sh
 
@@ -27,12 +27,12 @@ arm64_toolchain() {
     touch "$arm64_rust/complete"
 }
 
-# The dependency of a package whose name begins so.
+# Prints the dependency of package $1 whose name begins with $2.
 arm64_dependency() {
     suites_apt apt-cache depends "$1" | sed -n "s/^ *Depends: \($2[^ ]*\)\$/\1/p"
 }
 
-# Runs a command, such as cargo build, with that compiler. Needs arm64_toolchain before.
+# Runs a command, such as cargo build, with that compiler. Call arm64_toolchain first.
 arm64_env() {
     env LD_LIBRARY_PATH="$arm64_rust/usr/lib/x86_64-linux-gnu" RUSTC="$arm64_rust/usr/bin/rustc" \
         CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc "$@"

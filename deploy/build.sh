@@ -66,7 +66,7 @@ static_program() {
     program static -C target-feature=+crt-static
 }
 
-# Packs a directory without the time of packing and the user who packs. Arguments: its parent, its name.
+# Packs a directory without the current time and user, so that archives are reproducible. Arguments: its parent, its name.
 archive() {
     tar --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner --mode=go=rX,u+rw,a-s -cf - -C "$1" "$2"
 }
@@ -87,7 +87,7 @@ sbom() {
     python3 deploy/packages/sbom.py "$target" "$version" >"dist/listenq-$version.linux-$arch.cdx.json"
 }
 
-# The name of the image's archive: that of amd64 has no architecture.
+# The name of the image's archive. The name for amd64 contains no architecture.
 image_name() {
     if [ "$arch" = amd64 ]; then echo "listenq-$version-image"; else echo "listenq-$version-image-$arch"; fi
 }
@@ -101,7 +101,7 @@ image() {
     install -m 755 "target/static/listenq-$arch" "$context/listenq"
     install -m 644 LICENSE "$context/LICENSE"
     licences "$context"
-    # Without the effective bit: with it the kernel would refuse to start the program in a container without these capabilities.
+    # Sets no effective bit: with it the kernel would refuse to start the program in a container without these capabilities.
     setcap cap_sys_admin,cap_sys_ptrace,cap_dac_read_search+p "$context/listenq"
     buildah build --quiet --format oci --arch "$arch" --timestamp "$SOURCE_DATE_EPOCH" \
         --label org.opencontainers.image.title=listenq \
@@ -117,7 +117,7 @@ image() {
     archive target/layout . >"$file"
 }
 
-# The chart is released as it was checked, with the same Helm library.
+# Packages the chart with the Helm library that the checks use.
 chart() {
     tests/chart.sh
     target/chart/venv/bin/python tests/chart/release.py dist

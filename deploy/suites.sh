@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Sourced: unpacks Debian packages of other suites and architectures into directories. The packages come from the mirrors in the
-# machine's own /etc/apt/sources.list.d/debian.sources. apt gets a configuration of its own; the machine's stays as it is.
+# Sourced by other scripts: unpacks Debian packages of other suites and architectures into directories. The packages come from the
+# mirrors in the machine's /etc/apt/sources.list.d/debian.sources. apt uses a private configuration; the machine's does not change.
 
 suites_folder=${SUITES_FOLDER:-$PWD/target/suites}
 
@@ -13,7 +13,7 @@ suites_apt() {
         -o APT::Architectures::=amd64 -o APT::Architectures::=arm64 -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false "$@"
 }
 
-# Writes one paragraph of sources. Arguments: a pattern for the URIs of a paragraph of the machine, and the suites.
+# Prints one paragraph of sources. Arguments: a pattern for the URIs of a paragraph of the machine, and the suites.
 suites_source() {
     local paragraph
     paragraph=$(awk -v RS= -v pattern="$1" '$0 ~ "URIs:[^\n]*" pattern { print; exit }' /etc/apt/sources.list.d/debian.sources)
@@ -36,10 +36,10 @@ suites_update() {
     touch "$suites_folder/updated"
 }
 
-# Downloads packages and prints their paths in one line each. Arguments: NAME, NAME:ARCHITECTURE, NAME=VERSION or NAME/SUITE.
+# Downloads packages and prints their paths, one per line. Arguments: NAME, NAME:ARCHITECTURE, NAME=VERSION or NAME/SUITE.
 suites_download() {
     local names name
-    # One call for all packages: apt reads the lists of every suite at each.
+    # One call for all packages, because each call of apt reads the lists of every suite.
     names=$(suites_apt apt-get download --print-uris "$@" | awk '{ print $2 }') || return 1
     while read -r name; do
         [ -f "$suites_folder/debs/$name" ] || {

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what deploy/build.sh, tests/release/packages.sh and tests/release/image.sh need (root on Debian 12).
+# Installs the tools that deploy/build.sh, tests/release/packages.sh and tests/release/image.sh need (root on Debian 12).
 set -euo pipefail
 
 export DEBIAN_FRONTEND=noninteractive

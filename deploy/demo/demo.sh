@@ -23,7 +23,7 @@ if [ -z "${LISTENQ:-}" ] || [ -z "${LISTENQ_LAB:-}" ]; then
     echo "Building ..."
     cd "$root"
     cargo build --release --quiet --locked --workspace --bins
-    # Cargo takes a relative path from the current directory.
+    # Cargo resolves a relative path from the current directory.
     built=$(realpath "${CARGO_TARGET_DIR:-target}")/release
     LISTENQ=$built/listenq LISTENQ_LAB=$built/listenq-lab
 fi
@@ -31,15 +31,15 @@ fi
 work=$(mktemp -d)
 children=() namespaces=()
 
-# Stops everything that this script started, and waits for it.
+# Stops all processes that this script started and waits for them, then removes the namespaces and files.
 clear_away() {
     trap '' INT TERM
     for pid in "${children[@]}"; do
         kill "$pid" 2>/dev/null || true
-        # A stopped process ends when it continues.
+        # A stopped process ends only after it continues.
         kill -CONT "$pid" 2>/dev/null || true
     done
-    # The shell would report each process that a signal ended.
+    # Without the redirection the shell would report each process that a signal ended.
     wait 2>/dev/null
     for ns in "${namespaces[@]}"; do
         "$LISTENQ_LAB" netns del "$ns" || true
@@ -112,7 +112,7 @@ ready listenq "http://$listenq_at/-/ready"
 ready alertmanager "http://$alertmanager_at/-/ready"
 ready prometheus "http://$prometheus_at/-/ready"
 
-# Stopped: a server that works for some seconds, until a signal stops it, as a debugger or Ctrl-Z does.
+# Stopped: a server that serves clients for some seconds until a signal stops it, as a debugger or Ctrl-Z does.
 scene stopped --backlog 64 --pace fast -- hammer --rate 20 --patience 3 --for "$seconds"
 stopped=$server
 # Slow: accepts ten of thirty connections a second.
@@ -122,7 +122,7 @@ scene short --backlog 8 --pace bursts:100 -- burst --count 20 --bursts 1000 --pa
 # Healthy.
 scene well --backlog 511 --pace fast -- hammer --rate 100 --for "$seconds"
 
-# listenq must have seen the server accept before: what never accepted anything may still be starting.
+# listenq must have seen the server accept before, because a server that has never accepted may still be starting.
 sleep 5
 kill -STOP "$stopped"
 

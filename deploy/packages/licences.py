@@ -1,6 +1,6 @@
-"""Prints the licences of every library that ends up in the program: each text once, below the libraries it is of.
+"""Prints the licences of every library that the program contains: each text once, below the libraries that it belongs to.
 
-python3 deploy/packages/licences.py TARGET, with the target triple that is built for.
+Usage: python3 deploy/packages/licences.py TARGET, where TARGET is the target triple of the build.
 """
 
 import json
@@ -14,7 +14,7 @@ def output(*command):
 
 
 def linked(target):
-    """Name and version of what is linked: no tests, no build scripts. A macro's crate is listed too, to be safe."""
+    """Name and version of each linked crate, without tests and build scripts. Includes macro crates, to be safe."""
     lines = output("cargo", "tree", "--locked", "--package", "listenq", "--edges", "normal",
                    "--target", target, "--prefix", "none", "--format", "{p}").splitlines()
     return {tuple(line.split()[:2]) for line in lines} - {("listenq", lines[0].split()[1])}
@@ -31,7 +31,7 @@ def texts(package):
 
 
 def linked_packages(target):
-    """What cargo knows about each linked library."""
+    """The metadata of cargo for each linked library."""
     expected = linked(target)
     metadata = json.loads(output("cargo", "metadata", "--locked", "--format-version", "1"))
     packages = [p for p in metadata["packages"] if (p["name"], "v" + p["version"]) in expected]

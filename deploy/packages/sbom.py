@@ -1,6 +1,6 @@
 """Prints a software bill of materials in CycloneDX: every library that the program contains, with version, licence and checksum.
 
-python3 deploy/packages/sbom.py TARGET VERSION, with the target triple that is built for. SOURCE_DATE_EPOCH is its time.
+Usage: python3 deploy/packages/sbom.py TARGET VERSION, where TARGET is the target triple of the build. SOURCE_DATE_EPOCH is the timestamp.
 """
 
 import datetime
