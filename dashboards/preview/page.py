@@ -30,7 +30,7 @@ def opened(panels):
 
 
 def value_of(variable):
-    """The value that a dashboard shows at first."""
+    """The default value of a dashboard's variable."""
     if variable.get("includeAll"):
         return ".*"
     return variable.get("current", {}).get("value", "")

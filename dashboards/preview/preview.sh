@@ -5,7 +5,7 @@
 #
 # Other names: END and SCRAPE, in seconds, and ROWS=open, which opens collapsed rows. scenes.py draws simulated fleets.
 #
-# Not part of the gate: it needs 600 MB of packages. Parts that Grafana does not publish (the state timeline) are sketched.
+# Not part of the gate, because it needs 600 MB of packages. Parts that Grafana does not publish (the state timeline) are sketches.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -17,7 +17,7 @@ shift $(($# < 2 ? $# : 2))
 npm run build --silent
 for dashboard in fleet listener host; do
     python3 page.py "$dashboard" "$prometheus" "$minutes" "$@" >"build/$dashboard.html"
-    # The height of the dashboard: Chromium takes a picture of its window.
+    # Sets the window to the height of the dashboard, because Chromium takes a picture of its window.
     height=$(python3 page.py "$dashboard" height "$@")
     chromium --headless=new --no-sandbox --disable-gpu --hide-scrollbars --allow-file-access-from-files \
         --window-size="1632,$height" --virtual-time-budget=60000 --screenshot="build/$dashboard.png" \

@@ -2,12 +2,12 @@
 """Draws the dashboards for simulated fleets: `scenes.py [SCENE...]`, all scenes without an argument, into build/SCENE-*.png.
 
 rest         20 hosts and six hours, without trouble
-trouble      the same with six services in trouble
+trouble      like rest, with six services in trouble
 clusters     two clusters whose instances have the same names
 namespaces   one host with 200 network namespaces
 
-A scene is samples once a minute as OpenMetrics text, turned into blocks of a Prometheus together with the results of the shipped
-rules. Needs prometheus and promtool, and what preview.sh needs.
+A scene consists of one sample per minute as OpenMetrics text, converted to blocks of a Prometheus together with the results of the
+shipped rules. Needs prometheus, promtool and the packages that preview.sh needs.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ RARE = (
 
 
 class Trouble:
-    """Between two shares of the time shown: a diagnosis, its cause, and how many connections per second are refused."""
+    """Trouble from `begin` to `end`, as shares of the time range: a diagnosis, its cause, and refused connections per second."""
 
     def __init__(self, diagnosis, cause, begin, end, refused, every=None):
         self.diagnosis, self.cause, self.refused = diagnosis, cause, refused
@@ -192,7 +192,7 @@ SERVICES = [
     (unit("redis-server"), 6379, 511, 15),
     (unit("sshd", "ssh.service"), 22, 128, 0.1),
 ]
-# By host and port.
+# The trouble of each listener, by host and port.
 IN_TROUBLE = {
     (1, 8000): Trouble("slow_accept", "cpu_throttled", 0.55, 1, 85),
     (2, 8000): Trouble("slow_accept", "cpu_throttled", 0.6, 1, 60),
@@ -244,7 +244,7 @@ def namespaces(writer):
     host(writer, scope, random.Random(0), 200)
 
 
-# The scene, its minutes, the listener to show.
+# For each scene: the function that writes it, its minutes, and the listener to show.
 WEB = {"netns": "host", "protocol": "tcp", "address": "0.0.0.0", "port": "8000"}
 SCENES = {
     "rest": (rest, 360, {"instance": "web-01:19511", **WEB}),
@@ -301,7 +301,7 @@ def record(directory, end, minutes):
 
 def draw(name):
     scene, minutes, shown = SCENES[name]
-    # Old enough that all samples are in blocks.
+    # The end is old enough that all samples are in blocks.
     end = int(time.time()) // 7200 * 7200 - 2 * 3600
     with tempfile.TemporaryDirectory() as created:
         directory = pathlib.Path(created)

@@ -1,4 +1,4 @@
-// What the three dashboards share: variables, links, annotations and the layout of panels.
+// The parts that all three dashboards share: variables, links, annotations and the layout of panels.
 import type { Builder } from '@grafana/grafana-foundation-sdk/cog';
 import {
     AnnotationQueryBuilder,
@@ -91,7 +91,7 @@ export function several(name: string, label: string, series: string): QueryVaria
     return one(name, label, series).multi(true).includeAll(true).allValue('.*').current({ text: ['All'], value: ['$__all'] });
 }
 
-/** The variable of Listener and Host. */
+/** The variable `instance` of the dashboards Listener and Host. */
 export function instance(): QueryVariableBuilder {
     return one('instance', 'Instance', `listenq_build_info{${CLUSTERS}}`);
 }
@@ -106,7 +106,7 @@ export function podDashboard(): TextBoxVariableBuilder {
     return foreign('pod_dashboard', '6581e46e4e5c7ba40a07646395ef7b23');
 }
 
-/** What the link to the dashboard of the node needs: its uid, that of "Node Exporter / Nodes", and the host of the instance. */
+/** The variables of the link to the node's dashboard: the uid of "Node Exporter / Nodes", and the host of the instance. */
 export function node(): Variable[] {
     const host = one('host', 'Host', `listenq_build_info{${HOST}}`, 'instance').regex('/^(.+?)(?::\\d+)?$/');
     return [foreign('node_dashboard', '7d57716318ee0dddbac5a7f451fb7753'), host.hide(VariableHide.HideVariable)];
@@ -137,7 +137,7 @@ export function toListener(variables: string[], values: string[]): string {
     return `${to('listenq-listener', variables, values)}&\${__url_time_range}`;
 }
 
-/** Like `to`, for the links at the top. */
+/** Like `to`, for the links at the top of a dashboard. */
 export function link(title: string, uid: string, variables: string[]): DashboardLinkBuilder {
     return new DashboardLinkBuilder(title).type(DashboardLinkType.Link).icon('dashboard').url(to(uid, variables)).keepTime(true);
 }

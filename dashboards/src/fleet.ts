@@ -6,20 +6,20 @@ import { causeColumn, colored, type Column, COUNT, diagnosisColumn, inDiagnosisC
 import { ageOfSample, CLUSTERS, FLEET, INSTANCE, LISTENER, orZero, rate, RECORDED, shareRefused, topTen, withLastOwner, withOwner, worstDiagnosis } from './query.js';
 
 const LABELS = ['cluster', 'service', 'instance'];
-/** Behind the numbers, which must be visible without scrolling. */
+/** Labels to the right of the numbers, which must be visible without scrolling. */
 const MORE = ['address', 'port', 'netns', 'protocol', 'process', 'unit', 'k8s_namespace', 'k8s_pod'];
-/** Narrow tables show the number next to the service. */
+/** Labels of narrow tables, which show the number next to the service. */
 const NARROW = ['cluster', 'service'];
 const MORE_NARROW = ['instance', ...MORE];
 const NOT_SCRAPED = 'No instance reports: is listenq scraped, and is the selection above right?';
 const AS_RECORDED = 'Valid only if "Listeners watched" shows a number, since rules record both.';
 const ALL_OWNERS = 'Not narrowed by service and unit.';
-/** Per second, over the last two minutes. */
+/** Refusals per second, over the last two minutes. */
 const REFUSALS = `${RECORDED.overflows}{${FLEET}} / 120`;
 const UNRECORDED = 'The recording rules have no result: are recording.yml and alerts.yml loaded, and is the job named listenq?';
 const TROUBLE = `max by (${LISTENER}) (listenq_listener_diagnosis{${FLEET}} == 1)`;
 const FIRING = `alertname=~"ListenQueue.+", alertstate="firing", ${FLEET}`;
-/** The legend of an instance. Without clusters Grafana trims the name. */
+/** The legend of an instance. Where there is no cluster, Grafana trims the space at the end. */
 const OF_INSTANCE = '{{instance}} {{cluster}}';
 const RUNBOOK = 'https://github.com/listenq/listenq/blob/main/deploy/runbooks/${__data.fields.alertname}.md';
 
@@ -163,7 +163,7 @@ function trouble() {
     return sorted(withLinks(rows(words, LABELS, columns, MORE)), 'refusals');
 }
 
-/** Only of the listeners that the first column lists. */
+/** The highest value of each listener that the first column lists. */
 function troubledMax(series: string): string {
     return `max by (${LISTENER}) (${series}) and on (${LISTENER}) (${withOwner(TROUBLE)})`;
 }
@@ -196,7 +196,7 @@ function mostInRange() {
         unit: 'none',
         empty: `No queue overflowed within this time. ${AS_RECORDED}`,
     };
-    // Each value covers two minutes.
+    // Each value covers two minutes, and the subquery reads a value every 30 s.
     const sum = `round(sum_over_time(${RECORDED.overflows}{${FLEET}}[$__range:30s]) / 4)`;
     const expr = withLastOwner(topTen(`${sum} > 0`));
     return narrow(words, { name: 'refusals', unit: COUNT, expr });

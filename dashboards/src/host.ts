@@ -378,7 +378,7 @@ function oddities() {
     ]);
 }
 
-/** A counter of the kernel, of the namespaces where it grew most. */
+/** A query for a counter of the kernel, in the namespaces where it grew most. */
 function counter(name: string, word: string): Query {
     return { name: `{{netns}} ${name}`, expr: grewMost(MOST_NAMESPACES, `listenq_netns_${word}_total`, NAMESPACES) };
 }

@@ -1,4 +1,4 @@
-// Owns the output: the JSON of each dashboard, and a copy of it that `tsc` checks against Grafana's own types.
+// Writes the JSON of each dashboard, and a copy of it that `tsc` checks against Grafana's own types.
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { argv } from 'node:process';
 

@@ -77,7 +77,7 @@ export function lines(words: Words, queries: Query[], steps?: Step[]): timeserie
                 .displayMode(common.LegendDisplayMode.Table)
                 .placement(common.LegendPlacement.Bottom)
                 .calcs(['lastNotNull', 'max'])
-                // Where names come from labels, the largest first.
+                // Where names come from labels, the series with the largest value comes first.
                 .sortBy('Max')
                 .sortDesc(true),
         )
@@ -105,7 +105,7 @@ export function number(words: Words, expr: string, steps: Step[]): stat.PanelBui
         .withTarget(instant({ name: words.title, expr }, 'A'));
 }
 
-/** Bands that show which state held when. */
+/** A state timeline: bands that show when each state held. */
 export function bands(words: Words, query: Query, states: ValueMap): statetimeline.PanelBuilder {
     return dress(new statetimeline.PanelBuilder(), words)
         .mappings([states])
@@ -233,7 +233,7 @@ export function diagnosisColumn(expr: string): Column {
     return { name: 'diagnosis', expr, properties };
 }
 
-/** The column for the number of the cause. */
+/** The column for the cause, which maps its number to its name. */
 export function causeColumn(expr: string): Column {
     const options = Object.fromEntries(CAUSES.map(({ name, number }, index) => [String(number), { text: name, color: 'text', index }]));
     const none = { text: 'not certain', color: 'text', index: CAUSES.length };
@@ -294,7 +294,7 @@ function refId(i: number): string {
     return String.fromCharCode('A'.charCodeAt(0) + i);
 }
 
-/** Orders and names the columns; those without a name are not for people. */
+/** Orders and names the columns, and hides those without a name. */
 function organize(labels: string[], columns: Column[], more: string[]) {
     const field = (i: number) => (columns.length > 1 ? `Value #${refId(i)}` : 'Value');
     const shown = columns.map(({ name }, i) => ({ name, field: field(i) }));

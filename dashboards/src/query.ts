@@ -1,4 +1,4 @@
-// Owns PromQL: which series a panel means, and the expressions that several panels share.
+// PromQL: the selectors of the panels, and the expressions that several panels share.
 
 /** The labels of an instance. Series without the label `cluster` match each other as well. */
 export const INSTANCE = 'cluster, instance';
@@ -15,10 +15,10 @@ const OWNER = 'service, process, unit, k8s_namespace, k8s_pod';
 /** The chosen clusters. "All" is `.*`, which series without the label match. */
 export const CLUSTERS = 'job="$job", cluster=~"$cluster"';
 
-/** Series of all chosen instances: `instance` is several, so Grafana writes it as a regular expression. */
+/** Series of all chosen instances. `instance` has several values, so Grafana writes it as a regular expression. */
 export const FLEET = `${CLUSTERS}, instance=~"$instance"`;
 
-/** Series of the chosen instance: one value, not a regular expression, since an address may contain any character. */
+/** Series of the chosen instance. It is one value and no regular expression, since an address may contain any character. */
 export const HOST = `${CLUSTERS}, instance="$instance"`;
 
 /** Series of the chosen instance in the chosen namespaces. */
@@ -27,7 +27,7 @@ export const NAMESPACES = `${HOST}, netns=~"$netns"`;
 /** Series of the chosen listener's namespace. */
 export const NETNS = `${HOST}, netns="$netns"`;
 
-/** Series of the chosen listener. The port of a Unix listener is empty, as its label is. */
+/** Series of the chosen listener. The port of a Unix listener is empty, like its label. */
 export const ONE = `${NETNS}, protocol="$protocol", address="$address", port="$port"`;
 
 /** The owners chosen on Fleet. */
@@ -100,7 +100,7 @@ export function shareRefused(scope: string, by: string): string {
     return `${refused} / (${refused} + ${sum('listenq_netns_passive_opens_total')} > 0) or 0 * ${refused}`;
 }
 
-/** No restriction. */
+/** Returns the series without a restriction. */
 const every = (series: string): string => series;
 
 /** The `k` series of a counter that grew most within the time shown: the same series at every point of a graph. */
@@ -118,7 +118,7 @@ export function longest(k: number, metric: string, scope: string, of = every): s
     return `${metric}{${scope}} and topk(${k}, ${of(`avg_over_time(${metric}{${scope}}[$__range] @ end()) > 0`)})`;
 }
 
-/** The same as `highest`, summed over the listeners of each namespace. */
+/** Like `highest`, summed over the listeners of each namespace. */
 export function highestOfNetns(k: number, metric: string, scope: string): string {
     const now = `sum by (${OF_NETNS}) (${metric}{${scope}})`;
     const most = `sum by (${OF_NETNS}) (max_over_time(${metric}{${scope}}[$__range] @ end()))`;
@@ -164,12 +164,12 @@ export function ageOfSample(scope: string): string {
     return `clamp_min(timestamp(${last}) - ${last}, 0)`;
 }
 
-/** A number that is 0 where nothing matches, and absent where no instance reports. */
+/** A number that is 0 if no series matches, and absent if no instance reports. */
 export function orZero(expr: string, scope: string): string {
     return `${expr} or 0 * count(listenq_build_info{${scope}})`;
 }
 
-/** Restarts of listenq; and of the server: its listener is there again after a scrape without it. */
+/** Restarts of listenq, and of the server, whose listener appears again after a scrape without it. */
 export const RESTARTS = {
     listenq: `changes(process_start_time_seconds{${HOST}}[$__rate_interval]) > 0`,
     server:

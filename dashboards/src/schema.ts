@@ -1,11 +1,11 @@
-// The check against Grafana's own types: a dashboard may not have a property that they do not define.
+// The check against Grafana's own types: a dashboard may have only properties that they define.
 import type * as grafana from '@grafana/schema';
 import type * as stat from '@grafana/schema/dist/esm/raw/composable/stat/panelcfg/x/StatPanelCfg_types.gen';
 import type * as statetimeline from '@grafana/schema/dist/esm/raw/composable/statetimeline/panelcfg/x/StateTimelinePanelCfg_types.gen';
 import type * as table from '@grafana/schema/dist/esm/raw/composable/table/panelcfg/x/TablePanelCfg_types.gen';
 import type * as timeseries from '@grafana/schema/dist/esm/raw/composable/timeseries/panelcfg/x/TimeSeriesPanelCfg_types.gen';
 
-/** A type as it appears in JSON: an enum becomes its values. */
+/** The JSON form of a type: an enum becomes its values. */
 type Json<T> = T extends boolean | null | undefined
     ? T
     : T extends string

@@ -10,7 +10,7 @@ export interface Target {
     format?: string;
 }
 
-/** What is shown: from when to when, in seconds, with these values of the variables. */
+/** The time range in seconds, and the values of the variables. */
 export interface Look {
     prometheus: string;
     from: number;
@@ -55,7 +55,7 @@ export async function ask(target: Target, look: Look, several: boolean): Promise
     return result.map((series) => line(target, series, look));
 }
 
-/** Every step has a point, as in Grafana, so that a line ends where its series ends. */
+/** Makes one point for every step, as Grafana does, so that a line ends where its series ends. */
 function everyStep(values: [number, string][], look: Look): [number, string][] {
     const known = new Map(values);
     const count = Math.floor((look.to - look.from) / stepOf(look)) + 1;

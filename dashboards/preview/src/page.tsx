@@ -133,7 +133,7 @@ function Lines({ panel, frames, width, height }: { panel: any; frames: DataFrame
     );
 }
 
-/** Grafana does not give its state timeline away: this is only its colors and its order. */
+/** A sketch of Grafana's state timeline, which Grafana does not publish: only its colors and its order. */
 function Bands({ frames, width, height }: { frames: DataFrame[]; width: number; height: number }) {
     const { from, to } = PREVIEW.look;
     const label = Math.min(300, width / 2);
