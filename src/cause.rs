@@ -1,9 +1,10 @@
-//! Why the owner of a listener does not accept: the pure function from readings over time to the
-//! words for causes that metric, command, page, alert and runbook share.
+//! Decides why the owner of a listener does not accept: a pure function from readings over time to
+//! the names of causes that metric, command, page, alert and runbook share.
 //!
-//! Each cause needs positive evidence that lasted: every rule looks at [`WINDOW`] of readings, and
-//! a rule whose readings are missing finds nothing. Whether a listener is in trouble at all is the
-//! diagnosis' decision; causes are read only for owners of listeners that have one.
+//! Each cause needs positive evidence that lasts: every rule evaluates the readings of the last
+//! [`WINDOW`], and a rule without the readings it needs finds no cause. [`crate::diagnosis`]
+//! decides whether a listener is in trouble; causes are evaluated only for listeners with a
+//! diagnosis.
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -16,32 +17,32 @@ use crate::snapshot::owner_reading::{
     CgroupReading, OwnerReading, Periods, ProcessReading, Syscall, ThreadReading, Wait,
 };
 
-/// How far back readings count.
+/// The window over which readings are evaluated.
 pub const WINDOW: Duration = Duration::from_secs(10);
-/// How long evidence must have lasted.
+/// The minimum time for which evidence must hold.
 pub const LASTING: Duration = Duration::from_secs(3);
-/// How many readings must agree.
+/// The minimum number of readings that must agree.
 const AGREEING: usize = 3;
-/// Readings that count where they come less often than [`WINDOW`] would have them.
+/// The minimum number of readings to evaluate, even if they cover more than [`WINDOW`].
 const MIN_READINGS: usize = 5;
-/// The share of a cgroup's periods that were throttled.
+/// The minimum share of throttled periods of a cgroup for [`Cause::CpuThrottled`].
 const THROTTLED_SHARE: f64 = 0.25;
-/// Fewer periods than this say nothing.
+/// The minimum number of periods over which a share of throttled periods is meaningful.
 const MIN_PERIODS: u64 = 10;
-/// The share of time that a thread was runnable and did not run.
+/// The minimum share of time with a thread runnable but not running for [`Cause::CpuStarved`].
 const STARVED_SHARE: f64 = 0.25;
-/// The share of the machine's time that the hypervisor took.
+/// The minimum share of the machine's time taken by the hypervisor for [`Cause::CpuSteal`].
 const STEAL_SHARE: f64 = 0.1;
-/// The share of time that the accepting thread was on a processor.
+/// The minimum share of time with the accepting thread on a processor for [`Cause::CpuBound`].
 const BOUND_SHARE: f64 = 0.9;
-/// The share of time that the cgroup stalled on memory.
+/// The minimum share of time with the cgroup stalled on memory for [`Cause::MemoryStall`].
 const MEMORY_SHARE: f64 = 0.1;
-/// The share of readings in which the accepting threads were in state D.
+/// The minimum share of readings with the accepting threads in state D for [`Cause::DiskWait`].
 const DISK_SHARE: f64 = 0.6;
-/// The share of a server's workers that wait for the same thing.
+/// The share of a server's workers, or of its accepting threads, that must be in the same wait.
 const WORKERS_SHARE: f64 = 0.5;
 
-/// What makes the owner of a listener slow.
+/// A reason why the owner of a listener does not accept fast enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
@@ -49,21 +50,21 @@ pub enum Cause {
     Stopped,
     /// The cgroup, or an ancestor, is frozen.
     Frozen,
-    /// An accepting process has used up its descriptor limit.
+    /// An accepting process has reached its descriptor limit.
     Descriptors,
-    /// The server stopped accepting on purpose: it has as many connections as it allows.
+    /// The server stopped accepting on purpose: it has reached its own connection limit.
     ConnectionLimit,
-    /// The workers are held by clients that send nothing.
+    /// The workers wait for clients that send nothing.
     IdleClients,
     /// No process that holds the socket waits for connections.
     NobodyAccepts,
     /// The CPU quota of the cgroup, or of an ancestor, is used up.
     CpuThrottled,
-    /// The threads are runnable and get no processor.
+    /// The threads are runnable but do not run.
     CpuStarved,
-    /// The hypervisor takes the machine's time.
+    /// The hypervisor gives the machine's CPU time to other guests.
     CpuSteal,
-    /// The accepting thread is busy all the time.
+    /// The accepting thread is on a processor all the time.
     CpuBound,
     /// The cgroup stalls on memory.
     MemoryStall,
@@ -71,56 +72,56 @@ pub enum Cause {
     DiskWait,
     /// The workers wait for the same peer.
     WaitsFor,
-    /// All threads wait on a futex.
+    /// All threads wait for a futex.
     Lock,
 }
 
-/// Several causes.
+/// A set of causes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Causes(u16);
 
-/// What is known of the listener itself.
+/// The facts known about the listener itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ListenerFacts {
-    /// How long ago a connection was last seen to be taken from the queue; `None` when none was
-    /// seen yet.
+    /// Time since a connection was last seen to be taken from the queue; `None` if none was seen to
+    /// be taken yet.
     pub taken_ago: Option<Duration>,
-    /// Accepted connections that are open (scan).
+    /// Accepted connections that are open, as read by scans.
     pub open_connections: Option<u64>,
-    /// The limit of its queue.
+    /// The queue limit.
     pub limit: Option<u64>,
-    /// Whether it is known to have accepted a connection.
+    /// Whether the listener is known to have accepted a connection.
     pub has_accepted: bool,
 }
 
-/// One reading and when it was taken.
+/// One reading, its time, and the facts about the listener at that time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Timed {
-    /// On the fold's own clock.
+    /// Time of the reading, on the clock of the state.
     pub at: Duration,
-    /// What the look at the owner read.
+    /// The reading of the owner.
     pub owner: Arc<OwnerReading>,
-    /// What was known of the listener then.
+    /// The facts about the listener at that time.
     pub listener: ListenerFacts,
 }
 
-/// What most workers wait for.
+/// The peer that most workers wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Awaited {
-    /// The peer.
+    /// The address of the peer.
     pub peer: SocketAddr,
-    /// The call they wait in.
+    /// The system call in which the workers wait.
     pub syscall: Syscall,
-    /// Threads that wait for it.
+    /// Number of worker threads that wait for the peer.
     pub waiting: usize,
-    /// Worker threads looked at.
+    /// Number of worker threads that were read.
     pub workers: usize,
 }
 
 // === impl Cause ===
 
 impl Cause {
-    /// Every cause, in the order in which they are said.
+    /// Every cause, in the order in which causes are shown.
     pub const ALL: [Self; 14] = [
         Self::Stopped,
         Self::Frozen,
@@ -138,7 +139,7 @@ impl Cause {
         Self::Lock,
     ];
 
-    /// The number of the cause, from 1 on, by which alerts know it. It never changes.
+    /// The number of the cause, from 1, that alerts use. The number of a cause never changes.
     pub const fn number(self) -> u8 {
         self as u8 + 1
     }
@@ -187,22 +188,22 @@ impl Cause {
 // === impl Causes ===
 
 impl Causes {
-    /// Adds one.
+    /// Adds one cause.
     pub fn insert(&mut self, cause: Cause) {
         self.0 |= 1 << cause as u16;
     }
 
-    /// Whether it is among them.
+    /// Whether the set contains the cause.
     pub fn contains(self, cause: Cause) -> bool {
         self.0 & 1 << cause as u16 != 0
     }
 
-    /// Whether there is none.
+    /// Whether the set is empty.
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }
 
-    /// All of them, in the order of [`Cause::ALL`].
+    /// All causes of the set, in the order of [`Cause::ALL`].
     pub fn iter(self) -> impl Iterator<Item = Cause> {
         Cause::ALL.into_iter().filter(move |cause| self.contains(*cause))
     }
@@ -216,8 +217,9 @@ impl FromIterator<Cause> for Causes {
     }
 }
 
-/// The causes that the readings, the oldest first, give evidence of. Some exclude others: threads
-/// of a stopped, frozen or throttled process show neither starvation nor what they wait for.
+/// Returns the causes for which the readings, oldest first, give evidence. Some causes exclude
+/// others: the threads of a stopped, frozen or throttled process show neither starvation nor what
+/// they wait for.
 pub fn causes(readings: &[Timed]) -> Causes {
     let readings = recent(readings);
     if readings.len() < AGREEING || span(readings) < LASTING {
@@ -244,14 +246,14 @@ fn speaks_for(cause: Cause, readings: &[Timed]) -> bool {
         Cause::CpuSteal => is_stolen_from(readings),
         Cause::CpuBound => is_bound(readings),
         Cause::MemoryStall => is_short_of_memory(readings),
-        // A thread that the kernel holds back at memory.high is in state D too.
+        // The kernel also puts a thread into state D when it throttles the thread at memory.high.
         Cause::DiskWait => !is_short_of_memory(readings) && waits_for_disk(readings),
         Cause::WaitsFor => awaited(readings).is_some(),
         Cause::Lock => lasts_for_all_threads(readings, is_locked),
     }
 }
 
-/// The readings of the last [`WINDOW`], and the last [`MIN_READINGS`] where those are more.
+/// Returns the readings of the last [`WINDOW`], or the last [`MIN_READINGS`] if those are more.
 fn recent(readings: &[Timed]) -> &[Timed] {
     let Some(last) = readings.last() else { return readings };
     let first = readings.partition_point(|one| one.at + WINDOW < last.at);
@@ -265,16 +267,16 @@ fn span(readings: &[Timed]) -> Duration {
     }
 }
 
-/// Whether `rule` holds in every reading of the last [`LASTING`], and in the last [`AGREEING`]
-/// where those are more.
+/// Whether `rule` holds in every reading of the last [`LASTING`], or in each of the last
+/// [`AGREEING`] readings if those are more.
 fn lasts(readings: &[Timed], rule: impl Fn(&Timed) -> bool) -> bool {
     let Some(last) = readings.last() else { return false };
     let first = readings.partition_point(|one| one.at + LASTING < last.at);
     readings[first.min(readings.len().saturating_sub(AGREEING))..].iter().all(rule)
 }
 
-/// Like [`lasts`], over as many readings more as it takes to have read every thread: of a process
-/// with many threads each reading has a part.
+/// Like [`lasts`], but includes earlier readings until every thread was read: of a process with
+/// many threads, one reading contains only a part.
 fn lasts_for_all_threads(readings: &[Timed], rule: impl Fn(&Timed) -> bool) -> bool {
     let lengths = AGREEING..=readings.len();
     let mut ends = lengths.map(|length| &readings[readings.len() - length..]);
@@ -282,7 +284,7 @@ fn lasts_for_all_threads(readings: &[Timed], rule: impl Fn(&Timed) -> bool) -> b
     complete.is_some_and(|end| end.iter().all(rule))
 }
 
-/// Whether the readings have every thread of the processes of the last one.
+/// Whether the readings contain every thread of the processes in the last reading.
 fn have_all_threads(readings: &[Timed]) -> bool {
     let threads_of = |pid: u32| {
         let processes = readings.iter().flat_map(|one| &one.owner.processes);
@@ -310,12 +312,12 @@ fn is_locked(reading: &Timed) -> bool {
     threads.peek().is_some() && threads.all(|thread| thread.wait == Wait::Futex)
 }
 
-/// Whether the readers may see what processes wait for.
+/// Whether the waits of all threads of the process could be read.
 fn sees_waits(process: &ProcessReading) -> bool {
     process.threads.iter().all(|thread| thread.wait != Wait::Unknown)
 }
 
-/// Whether no process waits for connections at the socket, and that could be seen.
+/// Whether the socket has holders, and all of them are known not to wait for connections at it.
 fn is_left_alone(reading: &Timed) -> bool {
     let holders = &reading.owner.processes;
     let waits = |process: &ProcessReading| {
@@ -332,8 +334,8 @@ fn ends(readings: &[Timed]) -> Option<(&Timed, &Timed)> {
     Some((readings.first()?, readings.last()?))
 }
 
-/// Whether nothing was taken from the queue during the readings. A server that is out of
-/// descriptors may have more open than a limit that was lowered later, and accept all the same.
+/// Whether no connection was taken from the queue during the readings. A server over its descriptor
+/// limit may still accept if the limit was lowered below the number of open descriptors.
 fn takes_nothing(readings: &[Timed]) -> bool {
     lasts(readings, |one| one.listener.taken_ago.is_none_or(|ago| ago >= Duration::from_secs(1)))
 }
@@ -361,15 +363,15 @@ fn is_at_connection_limit(readings: &[Timed]) -> bool {
         && takes_nothing(readings)
 }
 
-/// Whether a process that holds the socket waits for events: one that hangs elsewhere has not
-/// looked away on purpose.
+/// Whether a process that holds the socket waits for events. A process that hangs elsewhere did not
+/// stop watching the socket on purpose.
 fn waits_for_events(reading: &Timed) -> bool {
     let mut threads = reading.owner.processes.iter().flat_map(|process| &process.threads);
     threads.any(|thread| thread.wait == Wait::Events)
 }
 
-/// Whether the workers wait for something else than connections: then they do not watch the socket,
-/// but not on purpose.
+/// Whether the workers wait for something other than connections. Such workers do not watch the
+/// socket either, but not on purpose.
 fn is_busy_elsewhere(readings: &[Timed]) -> bool {
     let waits_elsewhere = |thread: &ThreadReading| {
         matches!(thread.wait, Wait::Client | Wait::Peer(..) | Wait::Futex) || thread.state != 'S'
@@ -383,7 +385,7 @@ fn accepts_nobody(readings: &[Timed]) -> bool {
     lasts_for_all_threads(readings, is_left_alone)
         && !readings.iter().any(has_connections)
         && !readings.iter().any(|one| one.listener.has_accepted)
-        // Busy processes may look at the socket at any time.
+        // A running worker may poll the socket at any time.
         && !holds_for_workers(readings, |thread| thread.state == 'R')
 }
 
@@ -391,7 +393,7 @@ fn is_throttled(readings: &[Timed]) -> bool {
     throttled_share(readings).is_some_and(|share| share >= THROTTLED_SHARE)
 }
 
-/// The largest share of throttled periods of any cgroup over the readings.
+/// Returns the largest share of throttled periods of a cgroup over the readings.
 pub fn throttled_share(readings: &[Timed]) -> Option<f64> {
     let readings = recent(readings);
     let (first, last) = ends(readings)?;
@@ -412,8 +414,8 @@ fn share_of_periods(before: Periods, after: Periods) -> Option<f64> {
     (all >= MIN_PERIODS).then(|| throttled as f64 / all as f64)
 }
 
-/// The growth of a thread's time between the first and the last reading that have it, as a share of
-/// the time between.
+/// Returns the growth of a time of a thread between the first and the last reading that contain the
+/// thread, as a share of the time between these readings.
 fn thread_share(
     readings: &[Timed],
     tid: u32,
@@ -431,14 +433,14 @@ fn find_thread(reading: &Timed, tid: u32) -> Option<&ThreadReading> {
     reading.owner.processes.iter().flat_map(|process| &process.threads).find(|one| one.tid == tid)
 }
 
-/// The threads of the accepting processes as last read.
+/// Returns the threads of the accepting processes in the last reading.
 fn accepting_threads(readings: &[Timed]) -> Vec<ThreadReading> {
     let Some(last) = readings.last() else { return Vec::new() };
     last.owner.acceptors().iter().flat_map(|process| &process.threads).copied().collect()
 }
 
-/// The threads that accept: those seen to wait for connections or events; where none was seen, the
-/// main threads.
+/// Returns the threads that accept: threads that were seen to wait for connections or events, or
+/// the main threads if no such thread was seen.
 fn threads_that_accept(readings: &[Timed]) -> Vec<u32> {
     let Some(last) = readings.last() else { return Vec::new() };
     let acceptors: Vec<u32> = last.owner.acceptors().iter().map(|process| process.pid).collect();
@@ -452,7 +454,7 @@ fn threads_that_accept(readings: &[Timed]) -> Vec<u32> {
     if seen.is_empty() { acceptors } else { seen }
 }
 
-/// The largest share of time that an accepting thread was runnable and did not run.
+/// Returns the largest share of time for which an accepting thread was runnable but not running.
 pub fn starved_share(readings: &[Timed]) -> Option<f64> {
     let readings = recent(readings);
     let threads = accepting_threads(readings);
@@ -473,7 +475,7 @@ fn is_bound(readings: &[Timed]) -> bool {
     threads_that_accept(readings).iter().any(bound)
 }
 
-/// The share of the machine's time that the hypervisor took over the readings.
+/// Returns the share of the machine's time that the hypervisor took over the readings.
 pub fn steal_share(readings: &[Timed]) -> Option<f64> {
     let (first, last) = ends(recent(readings))?;
     let all = last.owner.machine.all.checked_sub(first.owner.machine.all)?;
@@ -495,17 +497,17 @@ fn is_short_of_memory(readings: &[Timed]) -> bool {
     share.is_some_and(|share| share >= MEMORY_SHARE) || hits_high(readings)
 }
 
-/// The cgroup of the owner in version 2. Pressure and events of its ancestors include those of its
-/// neighbours; its own pressure includes the stalls at limits of its ancestors.
+/// Returns the version 2 cgroup of the owner. The pressure and events of its ancestors include
+/// those of its neighbours; its own pressure includes stalls at the limits of its ancestors.
 ///
-/// The root of the machine is no cgroup of the owner: it has pressure, of all processes, but no
-/// `memory.events`.
+/// The root cgroup of the machine does not count: its pressure is that of all processes, and it has
+/// no `memory.events`.
 fn own_cgroup(owner: &OwnerReading) -> Option<&CgroupReading> {
     let own = owner.cgroups.iter().find(|cgroup| cgroup.path.starts_with('/'))?;
     (own.path != "/" || own.memory_high.is_some()).then_some(own)
 }
 
-/// Whether `memory.high` was hit between any two readings.
+/// Whether `memory.high` was hit between each two consecutive readings.
 fn hits_high(readings: &[Timed]) -> bool {
     let high = |one: &Timed| own_cgroup(&one.owner)?.memory_high;
     readings.windows(2).all(|pair| high(&pair[0]).zip(high(&pair[1])).is_some_and(|(a, b)| b > a))
@@ -523,20 +525,20 @@ fn waits_for_disk(readings: &[Timed]) -> bool {
         || holds_connections(readings, |thread| thread.state == 'D')
 }
 
-/// Threads that do a server's work: all that were looked at, without those that wait for events or
-/// connections.
+/// Returns the threads that do the work of a server: all threads that were read, or only those of
+/// the accepting processes if other processes hold the socket too.
 fn workers(reading: &Timed) -> Vec<ThreadReading> {
     let threads = reading.owner.processes.iter().flat_map(|process| &process.threads).copied();
     let acceptors = reading.owner.acceptors().len();
     let masters = reading.owner.processes.len().saturating_sub(acceptors);
-    // A master among several processes does no work itself.
+    // A master process holds the socket and does no work itself.
     match masters {
         0 => threads.collect(),
         _ => reading.owner.acceptors().iter().flat_map(|one| &one.threads).copied().collect(),
     }
 }
 
-/// Whether `rule` holds for most workers in every reading that lasted.
+/// Whether `rule` holds for most workers in every reading that [`lasts`] evaluates.
 fn holds_for_workers(readings: &[Timed], rule: impl Fn(&ThreadReading) -> bool) -> bool {
     lasts(readings, |one| {
         let workers = workers(one);
@@ -545,9 +547,9 @@ fn holds_for_workers(readings: &[Timed], rule: impl Fn(&ThreadReading) -> bool) 
     })
 }
 
-/// Whether at least two threads for which `rule` holds explain most open connections of the
-/// listener: a thread that serves a connection holds it. This needs no threads of other kinds,
-/// which many servers have.
+/// Whether the threads for which `rule` holds are at least two and explain most open connections of
+/// the listener: each thread holds the connection that it serves. Threads of other kinds, which
+/// many servers have, do not matter.
 fn holds_connections(readings: &[Timed], rule: impl Fn(&ThreadReading) -> bool) -> bool {
     lasts(readings, |one| {
         let threads = one.owner.processes.iter().flat_map(|process| &process.threads);
@@ -561,7 +563,7 @@ fn is_held_by_clients(readings: &[Timed]) -> bool {
     holds_for_workers(readings, by_client) || holds_connections(readings, by_client)
 }
 
-/// The peer that most workers have waited for throughout, if there is one.
+/// Returns the peer for which most workers wait in all evaluated readings, if there is one.
 pub fn awaited(readings: &[Timed]) -> Option<Awaited> {
     let readings = recent(readings);
     let peer = most_awaited(readings.last()?)?;
@@ -622,7 +624,8 @@ mod tests {
         }
     }
 
-    /// Eight readings a second apart; `change` makes the one of each second.
+    /// Returns the causes of eight readings, one per second. `change` changes the reading of a
+    /// second.
     fn said(change: impl Fn(u32, &mut OwnerReading, &mut ListenerFacts)) -> Vec<Cause> {
         let reading = |second| {
             let (mut owner, mut listener) = (owner(), facts());
@@ -646,7 +649,7 @@ mod tests {
     }
 
     #[test]
-    fn causes_are_stored_where_all_says() {
+    fn all_lists_causes_in_the_order_of_their_discriminants() {
         for (place, cause) in Cause::ALL.into_iter().enumerate() {
             assert_eq!(cause as usize, place);
         }
@@ -658,7 +661,7 @@ mod tests {
     }
 
     #[test]
-    fn one_look_is_no_evidence() {
+    fn too_few_or_too_close_readings_give_no_cause() {
         let owner = Arc::new(OwnerReading {
             processes: vec![ProcessReading {
                 threads: vec![ThreadReading { state: 'T', ..thread(7) }],
@@ -672,9 +675,9 @@ mod tests {
     }
 
     #[test]
-    fn all_threads_of_all_accepting_processes_stopped_is_stopped() {
+    fn a_server_is_stopped_if_all_threads_of_all_accepting_processes_are() {
         assert_eq!(with_thread(|_, thread| thread.state = 'T'), [Cause::Stopped]);
-        // Started again within the time that evidence must last.
+        // The process continues within the time that evidence must last.
         assert_eq!(
             with_thread(|second, thread| thread.state = if second < 6 { 'T' } else { 'S' }),
             []
@@ -701,7 +704,7 @@ mod tests {
     }
 
     #[test]
-    fn a_used_up_descriptor_limit_counts_only_where_nothing_is_taken() {
+    fn a_reached_descriptor_limit_is_a_cause_only_if_no_connection_is_taken() {
         let full = |owner: &mut OwnerReading| owner.processes[0].max_fds = Some(20);
         assert_eq!(said(|_, owner, _| full(owner)), [Cause::Descriptors]);
         let accepts = said(|_, owner, listener| {
@@ -714,7 +717,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_no_longer_watches_the_socket_with_steady_connections_is_at_its_limit() {
+    fn connection_limit_needs_an_unwatched_socket_and_steady_connections() {
         let away = |owner: &mut OwnerReading| {
             owner.processes[0].polls = Some(false);
             owner.processes[0].threads[0].wait = Wait::Events;
@@ -745,7 +748,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_no_holder_watches_and_nobody_was_served_from_has_no_acceptor() {
+    fn a_socket_that_is_not_watched_and_never_accepted_has_no_acceptor() {
         let leaked = |change: fn(&mut OwnerReading, &mut ListenerFacts)| {
             said(move |_, owner, listener| {
                 owner.processes[0].polls = Some(false);
@@ -758,12 +761,12 @@ mod tests {
         assert_eq!(leaked(|owner, _| owner.processes[0].threads[0].state = 'R'), []);
         assert_eq!(leaked(|owner, _| owner.processes[0].threads[0].wait = Wait::Unknown), []);
         assert_eq!(leaked(|_, listener| listener.has_accepted = true), []);
-        // Half of its threads were never read.
+        // Half of the threads were never read.
         assert_eq!(leaked(|owner, _| owner.processes[0].thread_count = 2), []);
     }
 
     #[test]
-    fn a_quarter_of_the_periods_throttled_is_throttled() {
+    fn a_cgroup_throttled_in_most_periods_is_cpu_throttled() {
         let throttled = |share: f64| {
             with_cgroup(move |second, cgroup| {
                 let all = second * 10;
@@ -772,14 +775,14 @@ mod tests {
         };
         assert_eq!(throttled(0.9), [Cause::CpuThrottled]);
         assert_eq!(throttled(0.1), []);
-        // Microseconds of all processors together prove nothing.
+        // The throttled time is summed over all processors and is no evidence.
         let busy =
             with_cgroup(|second, cgroup| cgroup.throttled = Some(Duration::from_secs(second * 30)));
         assert_eq!(busy, []);
     }
 
     #[test]
-    fn runnable_without_running_is_starved_unless_throttled() {
+    fn a_runnable_thread_that_does_not_run_is_starved_unless_throttled() {
         let starved =
             |second: u32, thread: &mut ThreadReading| thread.runnable = second * SECOND / 2;
         assert_eq!(with_thread(starved), [Cause::CpuStarved]);
@@ -794,7 +797,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tenth_of_the_machine_taken_away_is_steal() {
+    fn a_large_share_of_stolen_time_is_cpu_steal() {
         let steal = |share: u64| {
             said(move |second, owner, _| {
                 let all = u64::from(second) * 200;
@@ -806,7 +809,7 @@ mod tests {
     }
 
     #[test]
-    fn an_accepting_thread_that_never_waits_is_bound() {
+    fn an_accepting_thread_that_never_waits_is_cpu_bound() {
         let busy = |second: u32, thread: &mut ThreadReading| {
             (thread.on_cpu, thread.state, thread.wait) =
                 (second * SECOND * 97 / 100, 'R', Wait::Other);
@@ -865,12 +868,12 @@ mod tests {
             })
         };
         assert_eq!(in_root(None), []);
-        // The root of a container's own view.
+        // The root of a container's cgroup namespace has `memory.events`.
         assert_eq!(in_root(Some(0)), [Cause::MemoryStall]);
     }
 
     #[test]
-    fn threads_in_state_d_during_a_memory_stall_wait_for_no_disk() {
+    fn state_d_during_a_memory_stall_is_no_disk_wait() {
         let stalled = said(|second, owner, _| {
             let memory_stalled = Some(second * SECOND * 3 / 10);
             owner.cgroups = vec![CgroupReading {
@@ -896,7 +899,7 @@ mod tests {
         "10.0.0.5:3306".parse().unwrap()
     }
 
-    /// A master and eight workers of which `waiting` wait as given.
+    /// Adds eight workers to a master. The first `waiting` workers have the wait `wait`.
     fn pool(owner: &mut OwnerReading, waiting: u32, wait: Wait) {
         let worker = |n: u32| ProcessReading {
             parent: 7,
@@ -911,7 +914,7 @@ mod tests {
     }
 
     #[test]
-    fn most_workers_at_one_peer_wait_for_it() {
+    fn most_workers_waiting_for_one_peer_is_a_wait_for_that_peer() {
         let wait = Wait::Peer(database(), Syscall::Receive);
         assert_eq!(said(|_, owner, _| pool(owner, 7, wait)), [Cause::WaitsFor]);
         assert_eq!(said(|_, owner, _| pool(owner, 3, wait)), []);
@@ -925,13 +928,14 @@ mod tests {
     }
 
     #[test]
-    fn most_workers_at_silent_clients_are_held_by_them() {
+    fn most_workers_waiting_for_clients_is_idle_clients() {
         assert_eq!(said(|_, owner, _| pool(owner, 8, Wait::Client)), [Cause::IdleClients]);
         assert_eq!(said(|_, owner, _| pool(owner, 2, Wait::Client)), []);
     }
 
-    /// A thread pool behind a main thread and an event loop: `waiting` threads of two wait as
-    /// given, and `open` connections are open. The event loop no longer watches the socket.
+    /// Returns the causes of a pool of two threads beside a main thread and an event loop.
+    /// `waiting` of the two threads have the wait `wait`, and `open` connections are open. The
+    /// event loop no longer watches the socket.
     fn busy_pool(waiting: u32, wait: Wait, open: u64) -> Vec<Cause> {
         said(|_, owner, listener| {
             let process = &mut owner.processes[0];
@@ -948,18 +952,18 @@ mod tests {
     }
 
     #[test]
-    fn threads_that_hold_all_connections_explain_them_beside_threads_of_other_kinds() {
+    fn threads_that_hold_most_connections_are_evidence_despite_other_threads() {
         let wait = Wait::Peer(database(), Syscall::Receive);
         assert_eq!(busy_pool(2, wait, 2), [Cause::WaitsFor]);
         assert_eq!(busy_pool(2, Wait::Client, 2), [Cause::IdleClients]);
-        // One thread that always reads from a queue of jobs, and two that wait for a database while
-        // eight are served.
+        // One thread always reads from a job queue; or two threads wait for a database while eight
+        // connections are open.
         assert_eq!(busy_pool(1, wait, 1), []);
         assert!(!busy_pool(2, wait, 8).contains(&Cause::WaitsFor));
     }
 
     #[test]
-    fn the_main_thread_or_all_busy_threads_in_state_d_wait_for_a_disk() {
+    fn state_d_of_the_main_thread_or_of_all_busy_threads_is_disk_wait() {
         let states = |main: char, pool: char, open: u64| {
             said(move |_, owner, listener| {
                 let thread = |(tid, state)| ThreadReading { state, ..thread(tid) };
@@ -974,7 +978,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_needs_every_thread_and_not_only_those_of_one_turn() {
+    fn a_lock_needs_a_reading_of_every_thread() {
         let turns = |count: u32| {
             said(move |second, owner, _| {
                 let threads = (0..4).map(|n| ThreadReading {
@@ -990,7 +994,7 @@ mod tests {
     }
 
     #[test]
-    fn every_thread_on_a_futex_is_a_lock_and_one_elsewhere_is_none() {
+    fn all_threads_on_a_futex_is_a_lock_unless_one_waits_elsewhere() {
         assert_eq!(with_thread(|_, thread| thread.wait = Wait::Futex), [Cause::Lock]);
         let pool_rests = said(|_, owner, _| {
             owner.processes[0].threads.push(ThreadReading { wait: Wait::Futex, ..thread(8) });

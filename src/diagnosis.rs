@@ -50,7 +50,7 @@ pub enum Diagnosis {
     Imbalance,
     /// No connection is accepted from the queue.
     Stalled,
-    /// A good part of the queue no longer has a client.
+    /// Many connections in the queue no longer have a client.
     Abandoned,
     /// Connections come faster than they are accepted.
     SlowAccept,
@@ -102,7 +102,7 @@ pub struct Evidence {
     /// connections.
     pub has_accepted: bool,
     /// Whether the listener's overflows are counted. If not, only a full queue shows that clients
-    /// are turned away.
+    /// are refused.
     pub counts_overflows: bool,
     /// The largest number of half-open connections; `None` where unknown.
     pub half_open_cap: Option<u64>,
@@ -218,7 +218,7 @@ impl Diagnosis {
         causes.iter().copied().find(|cause| held.contains(*cause))
     }
 
-    /// Whether the diagnosis is only information: no client is turned away, and no alert is needed.
+    /// Whether the diagnosis is only information: no client is refused, and no alert is needed.
     pub const fn is_information(self) -> bool {
         matches!(self, Self::NotAccepting)
     }
@@ -304,15 +304,16 @@ impl Evidence {
         share(self.loaded, self.since_overflow) >= LOADED_SHARE
     }
 
-    /// Reuseport groups only. The age of the oldest connection shows that a short queue is stuck
-    /// and not just steady.
+    /// Whether one socket of a reuseport group is full or stuck while another is below half. The
+    /// age of the oldest connection shows that a short queue is stuck and not just steady.
     fn is_imbalanced(&self) -> bool {
         let Sockets { all, brimming, stuck, below_half, .. } = self.sockets;
         let is_stuck = stuck > 0 && self.scan.is_some_and(|scan| scan.oldest >= STALL);
         all > 1 && below_half > 0 && (brimming > 0 || is_stuck)
     }
 
-    /// A server whose handlers regularly take long pauses is not stalled by a pause of that length.
+    /// Whether the queue is stalled. A server whose handlers regularly take long pauses is not
+    /// stalled by a pause of that length.
     fn is_stalled(&self) -> bool {
         let Some(scan) = self.scan else { return false };
         let usual = (scan.pause * 2).min(LONGEST_PAUSE);
@@ -320,13 +321,13 @@ impl Evidence {
         self.is_untaken(STALL_BY_SCANS.max(usual)) && has_victim && !self.serves_one()
     }
 
-    /// Whether nothing was accepted from any of its sockets for `time`.
+    /// Whether no connection was accepted from any socket of the listener for `time`.
     fn is_untaken(&self, time: Duration) -> bool {
         let Sockets { all, stuck, .. } = self.sockets;
         all > 0 && stuck == all && self.scan.is_some_and(|scan| scan.untaken >= time)
     }
 
-    /// Whether clients were turned away.
+    /// Whether clients were refused.
     fn turns_away(&self) -> bool {
         match self.counts_overflows {
             true => self.overflows > 0,
@@ -342,14 +343,14 @@ impl Evidence {
         self.scan.is_some_and(serves_one) && !self.turns_away()
     }
 
-    /// Whether the listener may not be meant to accept: it was never seen to accept, and it turns
-    /// no client away.
+    /// Whether the listener may not be meant to accept: it was never seen to accept, and it refuses
+    /// no client.
     fn is_unproven(&self) -> bool {
         !self.has_accepted && !self.turns_away()
     }
 
-    /// Where every client has reset, no row shows an age: only `unmoved` shows that the queue does
-    /// not become shorter.
+    /// Whether many waiting connections have no client. If every client has sent a reset, no row
+    /// shows an age: only `unmoved` shows that the queue does not become shorter.
     fn is_abandoned(&self) -> bool {
         self.scan.is_some_and(|scan| {
             let waits = scan.oldest.max(scan.untaken).max(scan.unmoved) >= ABANDONED_WAIT;
@@ -359,15 +360,16 @@ impl Evidence {
         })
     }
 
-    /// Before samples cover the whole window, a share of the sampled time is enough where the queue
-    /// does not drain.
+    /// Whether the server is slow. Before samples cover the whole window, a share of the sampled
+    /// time is enough if the queue does not drain.
     fn is_slow(&self) -> bool {
         let is_so_far = self.sampled >= WATCHED && self.full_share() >= SLOW_SHARE;
         self.full >= WINDOW.mul_f64(SLOW_SHARE) || (is_so_far && self.stays_loaded())
     }
 
-    /// A burst ends soon. A queue that does not drain after an overflow belongs to a server that is
-    /// becoming slow, and a queue at its limit right now may belong to one.
+    /// Whether a burst met a queue that was too short. A burst ends soon: a queue that does not
+    /// drain after an overflow belongs to a server that is becoming slow, and a queue at its limit
+    /// right now may belong to such a server.
     fn is_short(&self) -> bool {
         self.first_refusals > 0
             && self.since_overflow >= SETTLED
@@ -381,7 +383,7 @@ impl Evidence {
         self.earlier_somaxconn.is_some() && (self.overflows > 0 || self.peak_ratio > NEARLY_FULL)
     }
 
-    /// The queue has room, but each client waits: a slow server with a high limit.
+    /// Whether the queue has room, but each client waits: a slow server with a high limit.
     fn is_standing(&self) -> bool {
         let Some(scan) = self.scan else { return false };
         let is_long = scan.standing >= STANDING && scan.alive > 0;
@@ -389,20 +391,22 @@ impl Evidence {
         is_long && is_only_that && !self.serves_one()
     }
 
-    /// A server that is not ready yet, a port that is only held, or a tool that serves one client.
+    /// Whether the listener is a server that is not ready yet, a port that is only reserved, or a
+    /// tool that serves one client.
     fn is_not_accepting(&self) -> bool {
         self.is_untaken(STALL_BY_SCANS) && (self.is_unproven() || self.serves_one())
     }
 
-    /// Handshakes stay half open although the accept queue has room. Where the queue is full,
-    /// handshakes of real clients stay half open too, and each of them has overflowed.
+    /// Whether handshakes stay half open although the accept queue has room. If the queue is full,
+    /// the handshakes of real clients stay half open too, and each of these has overflowed.
     fn is_flooded(&self) -> bool {
         let has_room = self.brimming.is_zero() && self.full < LASTING && !self.was_slow;
         has_room && (self.is_flooded_by_cookies() || self.is_left_half_open())
     }
 
-    /// Cookies alone do not show a flood: real clients that come within one round trip also cause
-    /// cookies, and return them. Cookies are decisive only where no handshake is kept half open.
+    /// Whether cookies show a flood. Cookies alone do not: real clients that connect within one
+    /// round trip also cause cookies, and return them. Cookies are decisive only if no handshake is
+    /// kept half open.
     fn is_flooded_by_cookies(&self) -> bool {
         self.gets_all_cookies && self.cookies_stay_out()
     }
@@ -411,7 +415,8 @@ impl Evidence {
         let Some(scan) = self.scan else { return false };
         let is_at_cap =
             self.half_open_cap.is_some_and(|cap| scan.half_open > 0 && scan.half_open >= cap);
-        // The few half-open connections of a short SYN queue may be clients with a bad line.
+        // The few half-open connections of a short SYN queue may be clients with a bad network
+        // path.
         let are_old = scan.half_open >= FLOOD_LEAST && scan.old_half_open * 2 > scan.half_open;
         is_at_cap && (are_old || self.cookies_stay_out()) && self.overflows < scan.half_open
     }
@@ -436,7 +441,7 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    /// One idle socket, watched for the whole window.
+    /// The evidence of one idle socket that was watched for the whole window.
     fn calm() -> Evidence {
         Evidence {
             watched: WINDOW,
@@ -461,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn diagnoses_are_kept_where_all_says() {
+    fn all_lists_diagnoses_in_the_order_of_their_discriminants() {
         for (place, diagnosis) in Diagnosis::ALL.into_iter().enumerate() {
             assert_eq!(diagnosis as usize, place);
         }
@@ -472,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_from_another_diagnosis_is_known() {
+    fn some_diagnoses_follow_from_other_diagnoses() {
         let follows =
             |word: Diagnosis, held: &[Diagnosis]| word.follows_from(held.iter().copied().collect());
         assert_eq!(follows(Abandoned, &[Abandoned, SlowAccept]), Some(SlowAccept));
@@ -485,12 +490,12 @@ mod tests {
     }
 
     #[test]
-    fn calm_is_no_trouble() {
+    fn an_idle_listener_has_no_diagnosis() {
         assert_eq!(said(calm()), []);
     }
 
     #[test]
-    fn a_queue_from_which_nothing_is_taken_is_stalled() {
+    fn a_queue_from_which_no_connection_is_taken_is_stalled() {
         let all = |stuck| Sockets { all: 2, stuck, ..Sockets::default() };
         let untaken = |untaken| scanned(|scan| (scan.untaken, scan.alive) = (untaken, 1));
         assert_eq!(said(Evidence { sockets: all(2), ..untaken(seconds(10)) }), [Stalled]);
@@ -532,7 +537,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_that_reset_leave_no_age_behind() {
+    fn a_queue_of_reset_connections_is_abandoned_without_an_age() {
         let gone = scanned(|scan| (scan.length, scan.abandoned, scan.unmoved) = (9, 9, seconds(2)));
         assert_eq!(said(gone), [Abandoned]);
     }
@@ -553,7 +558,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_becomes_slow_is_never_called_short() {
+    fn a_server_that_becomes_slow_never_has_a_short_queue() {
         // Each second: the queue was more than half full all the time before it was full for 6 s.
         let becoming = |second| Evidence {
             full: Duration::from_millis(100) * second,
@@ -577,18 +582,18 @@ mod tests {
     }
 
     #[test]
-    fn repetitions_of_a_burst_are_no_burst() {
+    fn retries_of_refused_clients_are_no_burst() {
         assert_eq!(said(Evidence { overflows: 1_489, first_refusals: 0, ..burst() }), []);
     }
 
     #[test]
-    fn a_burst_under_way_and_the_tail_of_a_slow_time_are_not_called_short() {
+    fn a_burst_in_progress_and_the_end_of_a_slow_time_are_no_short_queue() {
         assert_eq!(said(Evidence { brimming: seconds(3), ..burst() }), []);
         assert_eq!(said(Evidence { was_slow: true, ..burst() }), []);
     }
 
     #[test]
-    fn soon_after_the_start_a_share_of_what_was_sampled_is_enough() {
+    fn soon_after_the_start_a_share_of_the_sampled_time_is_enough() {
         let slow = Evidence { loaded: seconds(19), full: seconds(3), ..burst() };
         assert_eq!(said(Evidence { sampled: seconds(10), ..slow }), [SlowAccept]);
         assert_eq!(said(Evidence { sampled: seconds(9), ..slow }), []);
@@ -620,7 +625,7 @@ mod tests {
     }
 
     #[test]
-    fn an_earlier_cap_matters_only_near_the_limit() {
+    fn an_earlier_somaxconn_matters_only_near_the_limit() {
         let stale = Evidence { earlier_somaxconn: Some(128), ..calm() };
         assert_eq!(said(stale), []);
         assert_eq!(said(Evidence { peak_ratio: 0.9, ..stale }), [StaleLimit]);
@@ -661,7 +666,7 @@ mod tests {
     }
 
     #[test]
-    fn a_syn_queue_of_8_is_flooded_and_two_bad_lines_flood_nothing() {
+    fn a_full_syn_queue_of_8_is_a_flood_and_one_of_2_is_not() {
         let of = |cap, open| Evidence { half_open_cap: Some(cap), ..half_open(open, open) };
         // Kernels before 6.6 hold at most the limit, later kernels one more.
         assert_eq!([said(of(8, 8)), said(of(8, 9))], [[SynFlood], [SynFlood]]);
