@@ -8,11 +8,11 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// Share of a core for the sampler and everything else.
+/// Share of a core for the sampler and all background tasks together.
 const ALL: f64 = 0.025;
-/// Share of a core that is left for the background at least.
+/// Minimum share of a core that is left for the background tasks.
 const LEAST: f64 = 0.005;
-/// Time whose budget can be saved.
+/// Maximum time for which unused budget is saved.
 const MOST_SAVED: Duration = Duration::from_secs(20);
 /// Maximum delay after one task.
 const LONGEST_DELAY: Duration = Duration::from_secs(30);
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn all_together_use_what_the_sampler_leaves() {
+    fn all_tasks_together_use_the_share_that_the_sampler_leaves() {
         // The share of the sampler, the costs of the tasks in ms, and the share that they use.
         let table: [(f64, &[u64], f64); 5] = [
             (0.001, &[1, 1, 1], 0.003),
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn an_idle_time_pays_for_a_costly_task() {
+    fn budget_saved_while_idle_covers_a_costly_task() {
         let background = Background::default();
         background.set_sampler_share(0.015);
         let second = Duration::from_secs(1);

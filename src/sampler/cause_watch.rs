@@ -33,11 +33,11 @@ const SHARE: u32 = 200;
 const MOST_SAVED: [Duration; LANES] = [Duration::from_millis(200), Duration::from_millis(100)];
 /// Cost from which a read of one process is costly.
 const COSTLY: Duration = Duration::from_millis(5);
-/// How long a lane that read nothing leaves its share to the other lane.
+/// Time without a read after which a lane leaves its share to the other lane.
 const UNUSED: Duration = Duration::from_secs(60);
 /// The cheap reads, and the costly reads.
 const LANES: usize = 2;
-/// Share of a core that reads may use whatever other background tasks cost: 1/400.
+/// Share of a core that reads may always use, whatever other background tasks cost: 1/400.
 const OWN_SHARE: f64 = 0.0025;
 /// Part of the saved CPU time that one round may use: 1/8.
 const PART: u32 = 8;
@@ -54,7 +54,7 @@ pub struct CauseWatch {
     rounds: Receiver<Round>,
 }
 
-/// The reads of similar cost.
+/// The budget of reads of similar cost.
 #[derive(Clone, Copy, Debug)]
 struct Lane {
     due: Duration,
@@ -105,8 +105,8 @@ impl Budget {
         Self { saved: most_saved, most_saved, at: Duration::ZERO }
     }
 
-    /// The CPU time that a round at `now` may use: a second's share, or a part of the savings.
-    /// `share` is the inverse of the share of a core.
+    /// Returns the CPU time that a round at `now` may use: the share of one second, or a part of
+    /// the savings. `share` is the inverse of the share of a core.
     fn round(&self, now: Duration, share: u32) -> Duration {
         let saved = self.saved + now.saturating_sub(self.at) / share;
         (saved.min(self.most_saved) / PART).max(INTERVAL / share)
@@ -117,7 +117,7 @@ impl Budget {
         self.saved = (self.saved + now.saturating_sub(self.at) / share).min(self.most_saved);
         let wait = cpu.saturating_sub(self.saved) * share;
         self.saved = self.saved.saturating_sub(cpu);
-        // The CPU time saved during the wait pays for the missing time.
+        // The CPU time saved during the wait covers the missing time.
         self.at = now + wait;
         wait
     }
@@ -134,7 +134,7 @@ impl Lane {
         self.used_at.is_some_and(|at| now.saturating_sub(at) < UNUSED)
     }
 
-    /// The CPU time that reads at `now` may use; `None` before they are due.
+    /// Returns the CPU time that reads at `now` may use; `None` before they are due.
     fn ask(&mut self, now: Duration, share: u32) -> Option<Duration> {
         (now >= self.due).then(|| {
             self.due = now + INTERVAL;
@@ -194,7 +194,7 @@ impl CauseWatch {
         looks
     }
 
-    /// The number of lanes that share the CPU time.
+    /// Returns the number of lanes that share the CPU time.
     fn lanes_used(&self, now: Duration) -> u32 {
         self.lanes.iter().map(|lane| u32::from(lane.is_used(now))).sum::<u32>().max(1)
     }
@@ -259,7 +259,7 @@ impl ReadRounds {
         self.costs.retain(|process, _| processes.contains(process));
     }
 
-    /// The lane of a socket: by the cost of the last read of its process.
+    /// Returns the lane of a socket, chosen by the cost of the last read of its process.
     fn lane(&self, socket: &WatchedSocket) -> usize {
         let cost = self.costs.get(&process(socket));
         usize::from(cost.is_some_and(|cost| *cost >= COSTLY))
@@ -278,12 +278,12 @@ fn process(socket: &WatchedSocket) -> ProcessKey {
     (socket.source, socket.pid)
 }
 
-/// The round in which `key` was last read; 0 if it was not read.
+/// Returns the round in which `key` was last read; 0 if `key` was not read.
 fn last<K: Hash + Eq>(rounds: &FxHashMap<K, u64>, key: K) -> u64 {
     rounds.get(&key).copied().unwrap_or(0)
 }
 
-/// The number of earlier calls for this key.
+/// Returns the number of earlier calls for this key.
 fn next<K: Hash + Eq>(counts: &mut FxHashMap<K, usize>, key: K) -> usize {
     let count = counts.entry(key).or_default();
     *count += 1;
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn looks_come_once_a_second_at_first_and_stay_within_the_share_in_the_long_run() {
+    fn rounds_start_once_a_second_at_first_and_keep_to_the_share_over_an_hour() {
         let cheap = starts(Duration::from_millis(2));
         assert_eq!(cheap.len(), 3600);
         let costly = starts(Duration::from_millis(25));
@@ -356,7 +356,7 @@ mod tests {
         WatchedSocket { inode, pid, start_time, cgroup, local, source }
     }
 
-    /// The inodes that a round reads which has time for `most` readings.
+    /// Returns the inodes that a round reads if it has time for `most` readings.
     fn round(read: &mut ReadRounds, sockets: &[WatchedSocket], most: usize) -> Vec<u32> {
         let order: Vec<_> = read.in_order(sockets.to_vec()).into_iter().take(most).collect();
         order.iter().for_each(|socket| read.note(socket, Duration::from_millis(1)));

@@ -2,7 +2,7 @@
 //! the readers of each new namespace.
 //!
 //! A look finds the namespaces and enters some of them. The others wait
-//! ([`waiting`](super::waiting)) and are entered by and by, as the CPU budget allows.
+//! ([`waiting`](super::waiting)) and are entered later, as the CPU budget allows.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -180,7 +180,7 @@ impl Discovery {
             }
         }
         (news.inaccessible, news.waiting) = (self.closed.len(), self.count_waiting());
-        // Nothing is known of namespaces before one of them was entered.
+        // Before the first namespace was entered, it is unknown whether namespaces can be entered.
         if self.waiting.is_empty() || self.names.len() > 1 {
             let is_denied = self.closed.values().any(|is_denied| *is_denied);
             news.is_available = Some(!is_denied && self.sees_others);
@@ -192,8 +192,8 @@ impl Discovery {
         self.waiting.ids().filter(|id| !self.closed.contains_key(id)).count()
     }
 
-    /// Releases all namespaces. The ended namespaces are unknown, and listenq must keep no
-    /// namespace alive.
+    /// Releases all namespaces. It is unknown which of them have ended, and listenq must not keep
+    /// an ended namespace alive.
     fn let_all_go(&mut self, news: &mut Discovered) {
         news.ended = self.names.keys().filter(|id| **id != self.own).copied().collect();
         self.lost.extend(&news.ended);
@@ -275,8 +275,8 @@ impl Discovery {
         Ok(Newcomer { id, name, owner: Arc::new(owner), is_newborn, made_by, reader })
     }
 
-    /// Fails if no descriptors would remain for clients. Only clients, which request the data
-    /// already known, depend on the last descriptors.
+    /// Fails if no descriptors would remain for clients. The last descriptors are reserved for
+    /// clients, which request only data that was already read.
     fn ensure_room(&mut self) -> io::Result<()> {
         let wanted = EACH * self.names.len() as u64 + KEPT;
         let limit = getrlimit(Resource::Nofile).current;
@@ -347,14 +347,14 @@ mod tests {
     }
 
     #[test]
-    fn namespaces_of_the_first_look_have_a_history_however_late_they_are_entered() {
+    fn namespaces_of_the_first_look_are_not_newborn_however_late_they_are_entered() {
         let procfs = Path::new("/proc");
         let mut discovery = Discovery::new(procfs, Path::new("/nowhere"), NetnsId(1));
         let mut owners = OwnerLookup::new(procfs, Path::new("/nowhere"));
         let mut news = Discovered::default();
         discovery.compare(&found(&[2, 3, 4]), &mut owners, &mut news);
         discovery.has_looked = true;
-        // One of them is tried and stays closed; another one ends before it is entered.
+        // One namespace was tried and could not be entered; another one ends before it is entered.
         assert!(discovery.waiting.pop().is_some_and(|one| one.id == NetnsId(2)));
         discovery.closed.insert(NetnsId(2), false);
         discovery.compare(&found(&[2, 3, 5]), &mut owners, &mut news);
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_of_cpu_time_lets_the_rest_wait_and_feature_and_counts_are_unknown_before() {
+    fn namespaces_beyond_the_cpu_limit_wait_and_availability_is_unknown_until_entered() {
         let procfs = Path::new("/proc");
         let mut discovery = Discovery::new(procfs, Path::new("/nowhere"), NetnsId(1));
         let mut owners = OwnerLookup::new(procfs, Path::new("/nowhere"));

@@ -1,8 +1,8 @@
 //! Decides which whole dumps of a namespace the CPU budget allows. Uses no clock.
 //!
 //! A namespace has a share of a core for dumps and saves what it does not use, for a few dumps.
-//! Most of the savings are a reserve for urgent dumps: the overflows of the namespace grow, and
-//! their attribution waits for a dump.
+//! Most of the savings are a reserve for urgent dumps: the overflows of the namespace grow, and a
+//! dump is needed to attribute them.
 
 use std::time::Duration;
 
@@ -83,7 +83,7 @@ impl DumpAccount {
         self.share = share;
     }
 
-    /// Returns the share of a core that the wanted dumps need. The last `time` counts.
+    /// Returns the share of a core that the wanted dumps of the last `time` need.
     pub fn need(&mut self, time: Duration) -> f64 {
         const FORGET: f64 = 8.0;
         let wanted = f64::from(std::mem::take(&mut self.wanted));
@@ -102,7 +102,7 @@ impl DumpAccount {
         let most = MOST_SAVED * self.cost.known().unwrap_or_default().as_secs_f64();
         let gained = match self.share.is_finite() {
             true => self.share * now.saturating_sub(self.at).as_secs_f64(),
-            // An unbounded share needs no savings.
+            // With an unbounded share, no savings are needed.
             false => 0.0,
         };
         (self.saved + gained).min(most)
@@ -119,7 +119,7 @@ mod tests {
         Duration::from_millis(millis)
     }
 
-    /// An account that made two dumps, with a share that pays for a dump every second.
+    /// Returns an account that made two dumps, with a share that allows one dump every second.
     fn account() -> DumpAccount {
         let mut account = DumpAccount::default();
         account.made(Duration::ZERO, COST);
@@ -164,14 +164,14 @@ mod tests {
     }
 
     #[test]
-    fn a_dump_that_costs_more_than_expected_is_paid_for() {
+    fn a_dump_that_costs_more_than_expected_delays_later_dumps() {
         let mut account = account();
         (0..3).for_each(|_| account.made(millis(1), millis(20)));
         assert_eq!(account.allowed(millis(5_000)), Allowed::None);
     }
 
     #[test]
-    fn the_need_is_what_the_wanted_dumps_cost() {
+    fn the_need_is_the_cost_of_the_wanted_dumps() {
         let mut account = account();
         (0..10).for_each(|_| account.wanted());
         assert!((account.need(Duration::from_secs(2)) - 0.01).abs() < 1e-9);

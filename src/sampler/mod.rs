@@ -135,11 +135,11 @@ pub struct Sampler {
     scratch: Scratch,
     epoch: Instant,
     last: Option<Duration>,
-    /// CPU time of this thread at the end of the last sample. The cost of a wake-up counts, too.
+    /// CPU time of this thread at the end of the last sample. The cost of a wake-up is included.
     cpu: Duration,
 }
 
-/// Whether an interval is longer than its target, as last logged.
+/// Whether the interval is longer than its target, as last logged.
 #[derive(Default)]
 struct Stretch(bool);
 
@@ -264,8 +264,8 @@ impl Sampler {
         self.say_when_stretched();
     }
 
-    /// Samples on the timer until `stop` receives a message or is disconnected. Wakes up once per
-    /// sample, while the timer of an asynchronous runtime wakes up twice.
+    /// Samples on the timer until `stop` receives a message or is disconnected. This timer wakes up
+    /// once per sample; the timer of an asynchronous runtime wakes up twice.
     pub fn run(mut self, stop: &Receiver<()>) {
         self.start_scouting();
         self.await_namespaces();
@@ -334,8 +334,8 @@ impl Sampler {
         }
     }
 
-    /// Waits until all namespaces are entered that the first look finds, and at most
-    /// [`FIRST_LOOK`]: the first sample must not wait until very many namespaces are entered.
+    /// Waits until all namespaces that the first look finds are entered, for at most
+    /// [`FIRST_LOOK`]: the first sample must not be delayed by a very large number of namespaces.
     fn await_namespaces(&mut self) {
         let end = Instant::now() + FIRST_LOOK;
         while self.stats.waiting_namespaces.is_none_or(|waiting| waiting > 0)
@@ -406,7 +406,7 @@ impl Sampler {
         }
         let mut wanted = self.asked.wanted(&self.snapshot, now);
         if self.stats.omissions.sockets > 0 && !wanted.is_empty() {
-            // Nothing would show the owners of sockets that are not tracked.
+            // Owners of sockets that are not tracked are never shown.
             let tracked: FxHashSet<u32> = self.state.inodes().collect();
             wanted.retain(|origin| tracked.contains(&origin.inode));
         }

@@ -396,7 +396,7 @@ impl NetnsReader {
         Ok(is_same)
     }
 
-    /// Keeps the buffer of a dump that is not read in this sample.
+    /// Moves the buffer of the last Unix dump out of `sample`, for reuse by the next dump.
     fn put_unix_by(&mut self, sample: &mut NetnsSample) {
         if let Some(dump) = sample.unix.take() {
             self.spare_unix = dump.sockets;
@@ -415,7 +415,7 @@ impl NetnsReader {
             Some(Some(is_same)) => {
                 self.planner.take_unix(sockets.iter().any(|socket| socket.queue.length > 0));
                 self.features.set(Feature::UnixDiag, true);
-                // After a queue held a connection, no dump that the share allows is skipped: a
+                // While a queue holds a connection, every dump that the share allows is made, so a
                 // longer gap is a stall.
                 let interval = self.planner.unix_dumped(reading.time, self.unix_cost);
                 reading.sample.unix = Some(Dump { interval, is_same, part: None, sockets });

@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_change_is_said_once() {
+    fn a_change_is_logged_once() {
         let mut omission = Omission::default();
         let at = Duration::from_secs;
         let table = [

@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_is_asked_for_once_a_minute() {
+    fn a_socket_is_requested_once_a_minute() {
         let mut asked = OwnerRequests::default();
         let mut inodes = |inodes: &[u32], second| -> Vec<u32> {
             let wanted = asked.wanted(&snapshot(inodes), Duration::from_secs(second));
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_hundred_thousand_that_closed_few_are_remembered() {
+    fn few_of_a_hundred_thousand_closed_sockets_are_kept() {
         let mut asked = OwnerRequests::default();
         for crowd in 0..100 {
             let inodes: Vec<u32> = (crowd * 1_000..(crowd + 1) * 1_000).chain([u32::MAX]).collect();
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn an_orphan_is_asked_for_again_if_it_lives() {
+    fn a_socket_whose_owner_ended_is_requested_again_if_it_still_exists() {
         let mut asked = OwnerRequests::default();
         let second = Duration::from_secs(1);
         assert_eq!(asked.wanted(&snapshot(&[1, 2, 3]), second).len(), 3);

@@ -52,8 +52,8 @@ const SLOW_SAMPLES: u32 = 10;
 const SLOWEST: Duration = Duration::from_secs(2);
 /// Interval of reading the settings, and of readings that no look triggered.
 const EVERYTHING: Duration = Duration::from_secs(4);
-/// Number of samples after a change that are dumps: as long as an overflow waits to be attributed,
-/// and as long as a socket that one dump missed waits for the dump that misses it again.
+/// Number of samples after a change that are dumps. An overflow waits this long to be attributed,
+/// and a socket missing from one dump waits this long for a second dump without it.
 const WATCHFUL: u8 = 3;
 
 /// Maximum interval of dumps of the Unix listeners.
@@ -123,7 +123,7 @@ struct UnixDumps {
     due: Duration,
     /// Whether a connection waits at a listener.
     waits: bool,
-    /// Whether a dump is due and came too early for the share.
+    /// Whether a dump is due that the share did not allow yet.
     is_owed: bool,
 }
 
@@ -515,19 +515,19 @@ impl Calm {
     }
 }
 
-/// Adds a measurement to a moving cost. A lower cost counts at once, a higher one gradually: time
-/// that other threads took is no cost.
+/// Adds a measurement to a moving cost. A lower cost counts at once, a higher cost gradually,
+/// because a measured time may include the time of other threads.
 fn add_cost(cost: &mut Option<Duration>, took: Duration) {
     const FORGET: u32 = 8;
     let before = cost.unwrap_or(took);
     *cost = Some(if took < before { took } else { before + (took - before) / FORGET });
 }
 
-/// Returns the positions of the listeners to query until the next dump that differs, and whether
-/// these are all listeners.
+/// Returns the positions of the listeners to query until the next dump with a different result, and
+/// whether these are all listeners.
 ///
-/// If there are very many listeners, these are the ones that hold a queue, fairly by the user who
-/// created them: the fullest queue of each user first, then the second of each user.
+/// If there are very many listeners, the selected listeners are those that hold a queue, fairly by
+/// the user who created them: the fullest queue of each user first, then the second of each user.
 pub fn selected(sockets: &[ListenSocket]) -> (Vec<usize>, bool) {
     if sockets.len() <= MAX_ALL {
         let places = (0..sockets.len()).filter(|place| !hides(sockets, *place)).collect::<Vec<_>>();
@@ -561,7 +561,7 @@ fn identity(sockets: &[ListenSocket]) -> u64 {
     hasher.finish()
 }
 
-/// Whether another socket has the same address: the kernel finds only one of them.
+/// Whether another socket has the same address: a query then finds only one of the two sockets.
 fn hides(sockets: &[ListenSocket], place: usize) -> bool {
     let address = sockets[place].address;
     sockets.iter().enumerate().any(|(other, socket)| other != place && socket.address == address)
@@ -596,7 +596,7 @@ mod tests {
         }
     }
 
-    /// A namespace whose numbers a test sets, and a planner that reads the namespace.
+    /// A namespace whose numbers a test sets, and the planner of that namespace.
     #[derive(Default)]
     struct Scene {
         planner: Planner,
@@ -618,7 +618,7 @@ mod tests {
     struct Read(bool, bool, TcpMethod, bool, bool, bool);
 
     impl Scene {
-        /// Returns one calm namespace with two listeners, sampled until no more readings are due.
+        /// Returns an idle namespace with two listeners, sampled until no more readings are due.
         fn at_rest() -> Self {
             let mut scene = Self {
                 look: Some(Look { segments: 7, sockets: Sockstat { used: 9, tcp: 2 } }),
@@ -688,7 +688,7 @@ mod tests {
     }
 
     #[test]
-    fn at_rest_only_sockets_are_counted() {
+    fn in_an_idle_namespace_only_sockets_are_counted() {
         use TcpMethod::{Ask, Keep};
         let mut scene = Scene::at_rest();
         let (nothing, looked) = (
@@ -704,7 +704,7 @@ mod tests {
     }
 
     #[test]
-    fn what_moved_decides_what_is_read() {
+    fn the_kind_of_change_determines_the_readings() {
         use TcpMethod::{Ask, Dump};
         type Event = fn(&mut Scene);
         let second = Duration::from_secs(1);
@@ -756,7 +756,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_move_the_next_samples_are_dumps() {
+    fn after_a_change_the_next_samples_are_dumps() {
         for overflow in [false, true] {
             let mut scene = Scene::at_rest();
             scene.connected();
@@ -783,7 +783,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dump_that_is_not_allowed_is_made_up_for_with_the_counters() {
+    fn a_postponed_dump_is_made_later_and_followed_by_the_counters() {
         use TcpMethod::{AskOnly, Dump};
         type Event = fn(&mut Scene);
         let (second, quick) = (Duration::from_secs(1), TICK);
@@ -839,7 +839,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_looks_for_traffic_while_a_dump_waits_unless_listeners_are_left_out() {
+    fn while_a_dump_waits_traffic_is_looked_for_only_if_some_listeners_are_not_queried() {
         for all in [true, false] {
             let mut scene = Scene::at_rest();
             scene.dumps = Allowed::None;
@@ -855,7 +855,7 @@ mod tests {
     }
 
     #[test]
-    fn known_listeners_that_only_queue_need_no_dump() {
+    fn changed_queues_of_known_listeners_need_no_dump() {
         let mut scene = Scene::at_rest();
         scene.dumps = Allowed::None;
         scene.connected();
@@ -908,7 +908,7 @@ mod tests {
     }
 
     #[test]
-    fn very_many_listeners_are_queried_where_a_queue_is_fairly_by_user() {
+    fn of_very_many_listeners_those_with_a_queue_are_queried_fairly_by_user() {
         let mut sockets: Vec<ListenSocket> =
             (0..1_000).map(|n| ListenSocket { address: at(n), ..socket(n.into(), 0, 0) }).collect();
         assert_eq!(selected(&sockets), (vec![], false));
@@ -980,10 +980,10 @@ mod tests {
     }
 
     #[test]
-    fn a_dump_of_unix_listeners_that_came_too_early_is_made_up_for() {
+    fn a_postponed_dump_of_unix_listeners_is_made_later() {
         let mut scene = Scene::at_rest();
         (scene.unix_cost, scene.unix_share) = (Duration::from_millis(10), Some(0.005));
-        // The cost is learned.
+        // Measures the cost.
         for _ in 0..8 {
             scene.came();
             assert!(scene.sample(10 * SLOW).3);
@@ -996,7 +996,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_not_be_read_is_looked_for_again() {
+    fn after_a_failed_reading_the_next_look_reads_again() {
         let mut scene = Scene::at_rest();
         (scene.fails, scene.now) = (true, scene.now + Duration::from_secs(1));
         scene.came();
@@ -1016,7 +1016,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fingerprint_shows_moves_and_not_order() {
+    fn a_fingerprint_depends_on_sockets_and_drops_and_not_on_order() {
         let before = fingerprint(&[socket(1, 0, 5), socket(2, 0, 0)]);
         assert_eq!(before, fingerprint(&[socket(2, 0, 0), socket(1, 3, 5)]));
         assert_ne!(before, fingerprint(&[socket(1, 0, 5), socket(2, 0, 1)]));

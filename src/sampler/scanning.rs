@@ -25,7 +25,7 @@ use super::thread_cpu;
 const REST: u32 = 99;
 /// Pause after a scan whose walks delayed other dumps, as a multiple of the time of the walks.
 const SERIAL_REST: u32 = 199;
-/// Share of a core that scans may use whatever other background tasks cost: 1/200.
+/// Share of a core that scans may always use, whatever other background tasks cost: 1/200.
 const OWN_SHARE: f64 = 0.005;
 /// Gap between scans of a namespace in which a queue is filling up or does not become empty.
 const UNDER_PRESSURE: Duration = Duration::from_secs(1);
@@ -217,7 +217,7 @@ impl Scanning {
         let due = |(id, place): (NetnsId, &'a mut ScanSlot)| {
             Some((place.overdue(now, self.interval)?, id, place))
         };
-        // Of equally urgent namespaces the first one wins: the own namespace.
+        // Of equally urgent namespaces the first is scanned: the own namespace.
         let needier =
             |a: &(f64, _, _), b: &(f64, _, _)| a.0.total_cmp(&b.0).then(Ordering::Greater);
         let neediest = places.filter_map(due).max_by(needier);
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn trouble_is_scanned_often_and_idleness_seldom() {
+    fn namespaces_under_pressure_are_scanned_often_and_idle_ones_seldom() {
         assert_eq!(gap(&place(false, &[0])), 60);
         assert_eq!(gap(&place(true, &[0])), 5);
         assert_eq!(gap(&place(false, &[0, 10])), 1);
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn one_never_scanned_is_due_at_once_and_lets_trouble_go_first() {
+    fn a_namespace_never_scanned_is_due_at_once_but_after_those_under_pressure() {
         let mut fresh = place(false, &[0]);
         (fresh.scanned_at, fresh.known_since) = (None, Some(seconds(100)));
         assert_eq!(fresh.overdue(seconds(100), INTERVAL), Some(1.0));
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn of_those_that_are_equally_due_the_first_is_scanned() {
+    fn of_equally_due_namespaces_the_first_is_scanned() {
         let mut scanning = Scanning::start(INTERVAL, Arc::default()).unwrap();
         let mut places = [place(true, &[0]), place(false, &[0])];
         places.iter_mut().for_each(|place| place.scanned_at = None);

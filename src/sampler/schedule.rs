@@ -5,8 +5,9 @@
 //!
 //! Whole dumps of the own namespace are not counted in this interval: they have a budget of their
 //! own ([`dumps`](super::dumps)), so that expensive dumps come less often while the listeners that
-//! hold a queue are still sampled at the target interval. Each of the two may use what the other
-//! does not need. Dumps may use at least a quarter, and the other samples three quarters.
+//! hold a queue are still sampled at the target interval. Each of the two budgets may use the
+//! unused rest of the other one. Dumps may use at least a quarter, and the other samples three
+//! quarters.
 //!
 //! Other namespaces than listenq's own are read in turn ([`turns`](super::turns)), for at least
 //! half of the budget; their cost is not counted here. A sample that costs more than a second's
@@ -28,13 +29,13 @@ const TYPICAL_RISES: f64 = 64.0;
 /// the same number of samples after these is not yet reliable.
 const WARM_UP: f64 = 10.0;
 
-/// Least part of the budget of the own namespace for whole dumps.
+/// Minimum part of the budget of the own namespace for whole dumps.
 const DUMPS: f64 = 0.25;
 /// Part of the budget for dumps of Unix listeners: of the own namespace, and of all others
 /// together.
 const UNIX_PART: f64 = 0.125;
 
-/// Seconds of the budget that may be used at once.
+/// Maximum saved budget, in seconds of the budget.
 const BURST: f64 = 3.0;
 /// Maximum delay after a costly sample, in seconds.
 const LONGEST_PAUSE: f64 = 60.0;
@@ -47,8 +48,8 @@ pub struct Schedule {
     due: Duration,
     /// Cost of a sample without a whole dump of the own namespace.
     cost: Mean,
-    /// Cost of most of these samples. Some samples also do the work of a second, for example update
-    /// the diagnoses: a longer interval would save none of that work.
+    /// Cost of most of these samples. Some samples also do work that is due once a second, for
+    /// example update the diagnoses: a longer interval would save none of that work.
     typical: Option<f64>,
     /// Cost of whole dumps of the own namespace, in every sample.
     dump_cost: Mean,
@@ -171,7 +172,7 @@ impl Schedule {
     }
 
     /// Records a sample that started at `start`, ended at `end` and used `cpu`, plus `others` for
-    /// other namespaces. `dump` is what became of the whole dump of the own namespace. Returns the
+    /// other namespaces. `dump` is the outcome of the whole dump of the own namespace. Returns the
     /// number of missed samples.
     pub fn sampled(
         &mut self,
@@ -277,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn costly_first_samples_do_not_stretch_it() {
+    fn costly_first_samples_do_not_stretch_the_interval() {
         let mut schedule = Schedule::new(TARGET, 0.02, 1);
         run(&mut schedule, 10, Duration::from_millis(80));
         run(&mut schedule, 50, Duration::from_millis(1));
@@ -285,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stall_is_counted_and_not_caught_up() {
+    fn samples_missed_in_a_stall_are_counted_and_not_repeated() {
         let mut schedule = Schedule::new(TARGET, 0.02, 1);
         let end = Duration::from_secs(30);
         let missed =
@@ -311,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn other_namespaces_have_half_of_the_budget_and_what_is_left() {
+    fn other_namespaces_have_half_of_the_budget_and_the_unused_rest() {
         let mut schedule = Schedule::new(TARGET, 0.02, 1);
         let mut sample = |own, others| {
             for _ in 0..200 {
@@ -347,7 +348,7 @@ mod tests {
             }
         }
         assert!((960..=1_020).contains(&samples), "{samples}");
-        // The rest of the budget, 17 ms each second, pays for a dump every 2.4 s.
+        // The rest of the budget, 17 ms each second, allows a dump every 2.4 s.
         assert!((38..=45).contains(&dumps), "{dumps}");
         let share = used.as_secs_f64() / 100.0;
         assert!((0.018..0.0205).contains(&share), "{share}");
@@ -371,7 +372,7 @@ mod tests {
                 on_dumps += if is_dump { cost } else { Duration::ZERO };
             }
         }
-        // Of 20 ms a second, 15 pay for six samples.
+        // 15 of the 20 ms per second allow six samples.
         assert!((1_100..=1_250).contains(&samples), "{samples}");
         let shares = [used, on_dumps].map(|used| used.as_secs_f64() / 200.0);
         assert!((0.018..0.0215).contains(&shares[0]), "{shares:?}");
@@ -379,10 +380,10 @@ mod tests {
     }
 
     #[test]
-    fn the_work_of_a_second_does_not_stretch_the_interval() {
+    fn work_due_once_a_second_does_not_stretch_the_interval() {
         let mut schedule = Schedule::new(TARGET, 0.02, 1);
         let (mut samples, mut used, mut worked) = (0, Duration::ZERO, Duration::ZERO);
-        // Starts with a stall, after which every sample does the work of a second.
+        // Starts with a stall, after which every sample does the work that is due once a second.
         for _ in 0..40 {
             let start = schedule.due() + Duration::from_secs(1);
             schedule.sampled(

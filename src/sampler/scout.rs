@@ -34,8 +34,7 @@ const LONGEST_GAP: Duration = Duration::from_secs(9);
 pub const FIRST_LOOK: Duration = Duration::from_secs(1);
 /// CPU time for which namespaces are entered at a time.
 const ENTER_AT_ONCE: Duration = Duration::from_millis(5);
-/// Share of a core that entering namespaces may always use, whatever the rest of the background
-/// needs.
+/// Share of a core that entering namespaces may always use, whatever other background tasks need.
 const ENTER_SHARE: f64 = 0.002_5;
 /// Share of a core that the search for owners of new sockets may always use. Deep searches have no
 /// such share: they must not delay other searches.
@@ -238,7 +237,7 @@ impl Scout {
         if self.wanted.is_empty() || Instant::now() < self.search_due {
             return None;
         }
-        // The activity of other processes on a busy machine is not a cost of this thread.
+        // The CPU time of other processes on a busy machine is not a cost of this thread.
         let begin = thread_cpu();
         let mut search = self.work.owners.search(&std::mem::take(&mut self.wanted), false);
         let cpu = thread_cpu().saturating_sub(begin);
@@ -249,8 +248,8 @@ impl Scout {
         Some(search)
     }
 
-    /// Searches all descriptors of every process for the sockets whose holder is still unknown.
-    /// Such a search may take long, and delays no other search.
+    /// Searches all descriptors of every process for the sockets whose holder is still unknown. A
+    /// deep search may take long, and does not delay other searches.
     fn search_deep(&mut self) -> Option<OwnerSearch> {
         if self.deep.is_empty() || Instant::now() < self.deep_due {
             return None;
@@ -272,7 +271,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn looks_that_cost_much_come_less_often_but_before_a_namespace_is_kept_too_long() {
+    fn costly_looks_come_less_often_but_before_a_namespace_is_kept_too_long() {
         let millis = Duration::from_millis;
         let gap = |interval, cpu| look_gap(millis(interval), millis(cpu)).as_millis();
         assert_eq!([gap(5_000, 5), gap(5_000, 50), gap(5_000, 70)], [5_000, 5_000, 6_930]);

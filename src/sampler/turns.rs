@@ -22,10 +22,10 @@ use super::dumps::{Allowed, DumpAccount};
 const DIVIDE: Duration = Duration::from_secs(1);
 /// Assumed cost of a namespace that was never read.
 const UNKNOWN_COST: Duration = Duration::from_micros(100);
-/// Part of the share for readings without a whole dump, at least.
+/// Minimum part of the share for readings without a whole dump.
 const PLAIN_PART: f64 = 0.75;
-/// Time whose share can be saved. Some readings cost much more than others, for example the
-/// readings of settings.
+/// Maximum time for which unused share is saved. Some readings cost much more than others, for
+/// example the readings of settings.
 const MOST_SAVED: Duration = Duration::from_millis(250);
 /// Maximum interval between readings of a namespace.
 const SLOWEST: Duration = Duration::from_secs(600);
@@ -39,8 +39,8 @@ pub struct Turn {
     cost: MeanCost,
     /// Share of a core for readings without a whole dump.
     share: f64,
-    /// CPU time saved at `saved_at`, in seconds; negative if the share has not yet paid for the
-    /// last readings.
+    /// CPU time saved at `saved_at`, in seconds; negative if the last readings cost more than was
+    /// saved.
     saved: f64,
     saved_at: Duration,
     dumps: DumpAccount,
@@ -160,7 +160,7 @@ impl Turn {
 
     /// Returns the CPU time saved at `now`, in seconds.
     fn saved(&self, now: Duration) -> f64 {
-        // An unbounded share needs no savings.
+        // With an unbounded share, no savings are needed.
         if self.share.is_infinite() {
             return 0.0;
         }
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn the_level_leaves_to_others_what_one_does_not_need() {
+    fn the_level_gives_the_unused_part_of_a_share_to_other_consumers() {
         assert_eq!(fair_level(&[1.0, 2.0], 4.0), f64::INFINITY);
         assert_eq!(fair_level(&[4.0, 4.0], 4.0), 2.0);
         assert_eq!(fair_level(&[1.0, 9.0, 9.0], 5.0), 2.0);
@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn one_overrun_stretches_at_once() {
+    fn one_overrun_lengthens_the_interval_at_once() {
         let mut turn = Turn::new(0);
         Turns::default().divide(Duration::ZERO, INTERVAL, 0.000_1, std::iter::once(&mut turn));
         turn.read(Duration::ZERO, micros(20), Duration::ZERO, DumpOutcome::NotDue);

@@ -1,6 +1,7 @@
 //! The namespaces that were found and are not entered yet. To enter a namespace costs CPU time, so
-//! the users who made the namespaces take turns: a user with very many namespaces delays no other
-//! user. Of one user, new namespaces come before those that existed at the start. Uses no clock.
+//! the users who created the namespaces take turns: a user with very many namespaces does not delay
+//! other users. Of one user, new namespaces come before those that existed at the start. Uses no
+//! clock.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -28,7 +29,7 @@ type Rank = (bool, NetnsId);
 pub struct Candidate {
     pub id: NetnsId,
     pub entrance: Entrance,
-    /// User who made the namespace, unless that user is root.
+    /// User who created the namespace, unless that user is root.
     pub made_by: Option<u32>,
     /// Whether the namespace appeared while listenq was running.
     pub is_newborn: bool,
@@ -62,7 +63,7 @@ impl Waiting {
         self.makers.get_mut(maker)?.get_mut(rank)
     }
 
-    /// Removes every namespace that `stays` does not accept.
+    /// Removes every namespace for which `stays` returns false.
     pub fn retain(&mut self, stays: impl Fn(NetnsId) -> bool) {
         let ended: Vec<NetnsId> = self.ids().filter(|id| !stays(*id)).collect();
         ended.into_iter().for_each(|id| self.remove(id));
