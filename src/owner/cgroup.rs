@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn the_most_telling_path_is_found() {
+    fn the_most_informative_path_is_returned() {
         let table = [
             ("0::/system.slice/nginx.service\n", Some("/system.slice/nginx.service")),
             ("0::/\n", None),

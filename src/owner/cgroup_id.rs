@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn version_2_is_told_from_version_1() {
+    fn version_2_is_distinguished_from_version_1() {
         let dir = Dir::new("cgroup-hybrid");
         dir.file("sys/fs/cgroup/memory/cgroup.procs", "1\n");
         assert!(CgroupTree::find(dir.path()).is_none());
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_stays_when_the_root_cannot_be_read() {
+    fn known_cgroups_are_kept_if_the_root_cannot_be_read() {
         let dir = Dir::new("cgroup-gone");
         dir.file("sys/fs/cgroup/cgroup.controllers", "");
         let mut tree = CgroupTree::find(dir.path()).unwrap();

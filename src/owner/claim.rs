@@ -19,7 +19,7 @@ pub struct Holder {
     pub cgroup: String,
 }
 
-/// A process that holds a wanted socket.
+/// A process that holds a wanted socket, as a candidate for its owner.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Claim {
     pub(super) pid: u32,

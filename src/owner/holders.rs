@@ -5,11 +5,12 @@
 //! workers inherit the socket. A systemd (pid 1, a user's, a container's) creates sockets that
 //! other processes serve, so it is the owner only if no other process holds the socket.
 //!
-//! A process may hold very many descriptors. Only the first ones are checked at first: a server
-//! opens its listen sockets before its connections, so they have low numbers. A user may have very
-//! many processes, so only the descriptors of some of them are checked at first: what one user
-//! hoards delays no search. The rest is checked in a search of its own, if a wanted socket has no
-//! holder yet and the caller [goes deep](Walk::go_deep).
+//! A process may hold very many descriptors. At first the walk checks only the first descriptors of
+//! a process: a server opens its listen sockets before its connections, so they have low numbers. A
+//! user may have very many processes, so at first the walk checks only the descriptors of some of
+//! them: a user with very many descriptors does not delay a search. The remaining descriptors are
+//! checked in a separate search, if a wanted socket has no holder yet and the caller [goes
+//! deep](Walk::go_deep).
 //!
 //! The oldest holder is known only after all processes were checked, so the walk never stops early
 //! by itself. Instead the walk runs in steps of a duration that the caller chooses.
@@ -41,12 +42,12 @@ const FIRST_DESCRIPTORS: usize = 1_000;
 /// root. Beyond that number, processes are left out.
 const OF_USER: usize = 8_000;
 const OF_ROOT: usize = 50_000;
-/// Number of descriptors above which the user of a process is certain to count: the owner of the
-/// directory of a process that made itself undumpable is root.
+/// Number of descriptors above which the user of a process is read from `status` if its directory
+/// belongs to root: the directory of a process that made itself undumpable belongs to root.
 const FEW_DESCRIPTORS: usize = 32;
 
-/// Whether the process still runs, with the same name: a process that a supervisor passed the socket
-/// to gets its name with `execve(2)`. A zombie holds nothing and does not count.
+/// Whether the process still runs, with the same name: a process that receives the socket from a
+/// supervisor gets its name with `execve(2)`. A zombie holds no descriptor and does not count.
 pub fn is_unchanged(procfs: &Path, holder: &Holder) -> bool {
     let process =
         open_directory(CWD, procfs).and_then(|procfs| Process::open(procfs, holder.pid)).ok();
@@ -395,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn systemd_holds_only_what_nobody_else_holds() {
+    fn systemd_is_the_holder_only_of_sockets_without_another_holder() {
         let procfs = procfs();
         procfs.process(1, 0, 1, "init", &["socket:[42]"]);
         assert_eq!(procfs.holder(), Some(1));
@@ -417,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn a_walk_goes_on_where_it_stopped() {
+    fn a_walk_continues_where_it_stopped() {
         let procfs = procfs();
         let many = vec!["/dev/null"; 500];
         procfs.process(10, 1, 100, "many", &many);
@@ -433,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn those_to_be_looked_at_first_are_looked_at_once() {
+    fn processes_to_check_first_are_checked_only_once() {
         let procfs = procfs();
         procfs.process(10, 1, 100, "other", &["socket:[41]"]);
         procfs.process(11, 1, 100, "server", &["socket:[42]"]);
@@ -513,7 +514,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_ended_is_nothing() {
+    fn a_process_that_ended_is_no_holder() {
         let procfs = procfs();
         procfs.process(20, 1, 400, "nginx", &["socket:[42]"]);
         let mut walk = procfs.walk(&[42]);

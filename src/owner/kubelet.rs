@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pods_directory_names_it() {
+    fn the_name_of_a_pod_directory_contains_uid_and_names() {
         let name = format!("shop_web-7d4b9c-x2x4z_{UID}");
         assert_eq!(parse_pod_directory(&name), Some((UID, web())));
         let name = format!("kube-system_etcd-node.example_{STATIC}");
@@ -141,13 +141,13 @@ mod tests {
     }
 
     #[test]
-    fn a_containers_link_names_it() {
+    fn the_name_of_a_container_link_contains_id_and_names() {
         let name = format!("web-7d4b9c-x2x4z_shop_nginx-main-{ID}.log");
         assert_eq!(parse_container_link(&name), Some((ID, nginx())));
     }
 
     #[test]
-    fn other_names_say_nothing() {
+    fn other_names_are_ignored() {
         for name in ["", "_", "__", "lost+found", &format!("__{UID}"), &format!("a_b_c_{UID}"), UID]
         {
             assert_eq!(parse_pod_directory(name), None, "{name}");

@@ -25,7 +25,7 @@ use crate::snapshot::{Claims, Origin, printable};
 
 /// Interval between lookups of all owners.
 pub const REFRESH: Duration = Duration::from_secs(60);
-/// Number of holders that are checked at a time whether they still run.
+/// Maximum number of holders checked at a time for whether they still run.
 const CHECKED_HOLDERS: usize = 1_000;
 /// Duration of one step of a walk over the descriptors of all processes.
 const STEP: Duration = Duration::from_millis(2);
@@ -63,7 +63,7 @@ pub struct OwnerSearch {
     pub deep: Vec<Origin>,
 }
 
-/// What identifies a process.
+/// Returns the identity of a process: its pid and start time.
 fn key(holder: &Holder) -> (u32, u64) {
     (holder.pid, holder.start_time)
 }
@@ -233,7 +233,7 @@ impl OwnerLookup {
         let mut owner = match holder {
             Some(holder) => self.held_by(holder),
             // The known holder still runs and stays the owner until it ends: this walk failed, or
-            // can no longer see the holder.
+            // it can no longer see the holder.
             None if self.held.contains_key(&origin.inode) => return None,
             None => Owner::default(),
         };
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn a_walk_that_fails_takes_no_name_away() {
+    fn a_failed_walk_keeps_the_known_owners() {
         let dir = Dir::new("owners");
         dir.file("sys/fs/cgroup/cgroup.controllers", "");
         let nginx = dir.directory("sys/fs/cgroup/system.slice/nginx.service");
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_of_this_process_is_its_own() {
+    fn the_owner_of_a_socket_of_this_process_is_this_process() {
         let (_listener, origin) = listener();
         let mut owners = OwnerLookup::new(Path::new("/proc"), Path::new("/"));
         let search = owners.search(&[origin], false);
@@ -365,14 +365,14 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_nobody_holds_has_no_owner() {
+    fn a_socket_without_a_holder_has_no_owner() {
         let mut owners = OwnerLookup::new(Path::new("/proc"), Path::new("/"));
         let search = owners.search(&[Origin { inode: u32::MAX, ..Origin::default() }], false);
         assert_eq!(search.claims, Claims::default());
     }
 
     #[test]
-    fn what_systemd_made_tells_nothing() {
+    fn the_cgroup_of_systemd_does_not_identify_an_owner() {
         assert!(
             !names_owner("/")
                 && !names_owner("/init.scope")

@@ -38,8 +38,8 @@ const MAX_DESCRIPTORS: usize = 4096;
 const EPOLLIN: u32 = 1;
 /// Number of threads of one process read at a time.
 const THREADS_AT_ONCE: usize = 16;
-/// Maximum size in bytes of a connection table. Longer tables are not read: the machine has other
-/// things to do.
+/// Maximum size in bytes of a connection table. Longer tables cost too much CPU time and are not
+/// read.
 const MAX_TABLE_BYTES: usize = 4 << 20;
 
 /// Reads owners, and caches the holders of each socket.
@@ -91,8 +91,8 @@ struct Peers<'a> {
 // === impl KnownTree ===
 
 impl KnownTree {
-    /// The path of the cgroup with this id. An unknown id is looked for at most every
-    /// `HOLDERS_TTL`.
+    /// Returns the path of the cgroup with this id. An unknown id makes the tree be read again, at
+    /// most every `HOLDERS_TTL`.
     fn path(&mut self, id: u64) -> Option<Arc<str>> {
         let is_old = self.read_at.is_none_or(|at| at.elapsed() >= HOLDERS_TTL);
         if self.tree.path(id).is_none() && is_old {
@@ -159,9 +159,10 @@ impl OwnerReader {
         reading
     }
 
-    /// The text of `/proc/PID/cgroup` for the processes in the version 2 cgroup with this id: for
-    /// an owner whose descriptors may not be read. Where the processes have several, or the cgroup
-    /// is the root, only the version 2 cgroup is certain.
+    /// Returns the text of `/proc/PID/cgroup` of the processes in the version 2 cgroup with this
+    /// id, for an owner whose descriptors cannot be read. If the processes have different texts,
+    /// only the version 2 line is certain. Returns `None` for the root cgroup, which any process
+    /// may be in.
     fn cgroup_text(&mut self, id: u64) -> Option<String> {
         let path = self.tree.as_mut()?.path(id)?;
         let only = format!("0::{path}\n");
@@ -400,9 +401,9 @@ impl Peers<'_> {
     /// Returns what a `poll` with one descriptor waits for.
     ///
     /// The descriptor of such a call cannot be read. If the process has connections to one peer
-    /// other than its clients, it waits for that peer. The only thread of a process that has
-    /// connections to clients alone waits for one of them: it would not wait for the listen socket,
-    /// which has connections.
+    /// other than its clients, the thread waits for that peer. If a process with one thread has
+    /// connections to clients only, the thread waits for one of these clients: it would not wait
+    /// for the listen socket, whose queue holds connections.
     fn only_connection(&mut self) -> Option<Wait> {
         let ends: Vec<Ends> = self.ends().values().copied().collect();
         let mut peers = ends.iter().filter(|ends| !self.is_client(**ends));
@@ -495,7 +496,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cgroup_of_an_owner_that_may_not_be_looked_at_is_read() {
+    fn the_cgroup_of_an_owner_without_readable_processes_is_read() {
         let root = crate::owner::fixture::Dir::new("reader-cgroup");
         let cgroups = root.path().join("sys/fs/cgroup");
         let app = cgroups.join("app.slice/app.service");
@@ -512,12 +513,12 @@ mod tests {
         assert_eq!((reading.processes.len(), reading.cgroups.len()), (0, 1));
         assert_eq!(reading.cgroups[0].path, "/app.slice/app.service");
         assert_eq!(reading.cgroups[0].frozen, Some(true));
-        // Any process may be in the root.
+        // Any process may be in the root cgroup.
         assert_eq!(read(&cgroups).cgroups, []);
     }
 
     #[test]
-    fn a_process_that_was_started_at_another_time_is_another_one() {
+    fn a_pid_with_another_start_time_is_another_process() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let gone = WatchedSocket { pid: Some(u32::MAX), ..own(&listener) };
         assert_eq!(read(gone).processes, []);
@@ -568,7 +569,7 @@ mod tests {
     }
 
     #[test]
-    fn an_epoll_descriptor_names_what_it_watches() {
+    fn the_fdinfo_of_an_epoll_descriptor_lists_the_watched_sockets() {
         let fdinfo = "pos:\t0\nflags:\t02\ntfd:        6 events:       19 data:                6  pos:0 ino:1a2b sdev:8\n";
         let holder = HolderFds { listen: vec![6], ..HolderFds::default() };
         assert!(watched_by(fdinfo, &holder, 0x1a2b));
@@ -579,7 +580,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_and_ticks_are_read_where_they_stand() {
+    fn limits_and_ticks_are_parsed() {
         let limits = "Limit  Soft Limit  Hard Limit  Units\nMax open files            40                   524288               files     \n";
         assert_eq!(max_fds(limits), Some(40));
         assert_eq!(

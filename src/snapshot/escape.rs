@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_seen_stays() {
+    fn visible_characters_stay() {
         for text in ["/run/a b.sock", "\"ü€\"", "Ж中あ한नअ", "a'{}$%~`"] {
             assert_eq!((escaped(text.as_bytes()), printable(text)), (text.into(), text.into()));
         }

@@ -1,5 +1,5 @@
-//! What one sample read, in kernel terms: plain values copied from netlink and procfs, with their
-//! meaning attached here, where they enter. No file, clock or socket.
+//! The results of one sample in kernel terms: plain values copied from netlink and procfs, with
+//! types that give the values a meaning. Uses no file, clock or socket.
 
 mod escape;
 pub mod owner;
@@ -24,7 +24,7 @@ use scan::Scan;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Cookie(pub u64);
 
-/// What the cookies of a dump contain.
+/// Kind of value that the cookies of a dump contain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Identity {
     /// The kernel's cookies.
@@ -189,14 +189,15 @@ pub enum Setting {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Settings([Option<i64>; Setting::ALL.len()]);
 
-/// What one sample read of one namespace. `None` means not read this time, or failed.
+/// The results of one sample in one namespace. `None` means that the data was not read in this
+/// sample, or that the reading failed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NetnsSample {
     /// The identity of the namespace.
     pub id: NetnsId,
     /// The `netns` label.
     pub name: Arc<str>,
-    /// The owner that the namespace was made for.
+    /// The owner for which the namespace was created.
     pub owner: Arc<Owner>,
     /// Whether the namespace appeared while listenq was running. Then all its counts are included
     /// in full.
@@ -205,7 +206,7 @@ pub struct NetnsSample {
     pub made_by: Option<u32>,
     /// The TCP listen sockets.
     pub tcp: Option<Dump>,
-    /// What the cookies of its TCP sockets contain.
+    /// Kind of value that the cookies of its TCP sockets contain.
     pub identity: Identity,
     /// The Unix listen sockets.
     pub unix: Option<Dump<UnixAddress>>,
@@ -219,7 +220,7 @@ pub struct NetnsSample {
     pub scan: Option<Scan>,
 }
 
-/// What one sample read of all namespaces.
+/// The results of one sample in all namespaces.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
     /// The time of the sample, in seconds since 1970.
@@ -228,7 +229,7 @@ pub struct Snapshot {
     pub namespaces: Vec<NetnsSample>,
     /// Owners found since the last snapshot, by the inode of their sockets.
     pub claims: Claims,
-    /// Results of looks at owners of listeners in trouble since the last snapshot, by socket inode.
+    /// Readings of the owners of listeners in trouble since the last snapshot, by socket inode.
     pub looks: Vec<(u32, Arc<OwnerReading>)>,
 }
 
@@ -289,7 +290,7 @@ impl UnixName {
 }
 
 impl UnixAddress {
-    /// An abstract name, or a path without a known file.
+    /// Creates the address of an abstract name, or of a path without a known file.
     pub fn new(name: &[u8]) -> Option<Self> {
         Some(Self { name: UnixName::new(name)?, file: None })
     }
@@ -384,7 +385,8 @@ impl ListenAddress {
         LocalEnd { ip: self.ip, port: self.port }
     }
 
-    /// The `address` label: an IP literal without brackets, with `%interface` when bound to one.
+    /// The `address` label: an IP literal without brackets, with `%interface` if the socket is
+    /// bound to one.
     pub fn host(&self) -> String {
         match self.device {
             Some(device) => format!("{}%{device}", self.ip),
@@ -459,7 +461,7 @@ impl Counters {
         self.0.iter().flatten().count() > 0 && self.0.iter().flatten().all(|value| *value == 0)
     }
 
-    /// Copies every value that `newer` has.
+    /// Copies every value that `newer` contains.
     pub fn update(&mut self, newer: &Self) {
         for (old, new) in self.0.iter_mut().zip(newer.0) {
             *old = new.or(*old);
@@ -521,7 +523,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_bound_to_an_interface_says_so() {
+    fn the_label_of_a_bound_address_contains_the_interface() {
         let address = ListenAddress {
             ip: "fe80::1".parse().unwrap(),
             port: 80,
@@ -545,13 +547,13 @@ mod tests {
     }
 
     #[test]
-    fn a_text_that_is_escaped_already_stays_as_it_is() {
+    fn escaped_text_is_not_escaped_again() {
         assert_eq!(printable("a\\x5Cb"), "a\\x5Cb");
         assert_eq!(printable("\u{1b}[31m"), "\\x1B[31m");
     }
 
     #[test]
-    fn counters_are_stored_where_all_says() {
+    fn all_lists_counters_in_storage_order() {
         for (place, counter) in Counter::ALL.into_iter().enumerate() {
             assert_eq!(counter as usize, place);
         }

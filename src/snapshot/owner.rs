@@ -32,7 +32,6 @@ pub struct Owner {
 
 impl Owner {
     /// The most specific name of where the owner runs: pod, container or unit.
-    /// Whether every field is empty.
     pub fn place(&self) -> String {
         let Self { unit, container_id, k8s_namespace, k8s_pod, k8s_container, .. } = self;
         match (k8s_pod.is_empty(), container_id.is_empty()) {
@@ -42,7 +41,7 @@ impl Owner {
         }
     }
 
-    /// Whether nothing at all is known.
+    /// Whether all names are empty.
     pub fn is_unknown(&self) -> bool {
         let Self { process, unit, container_id, k8s_namespace, k8s_pod, k8s_container, .. } = self;
         [process, unit, container_id, k8s_namespace, k8s_pod, k8s_container]
@@ -69,7 +68,7 @@ impl Owner {
     }
 }
 
-/// User ids from here on come in ranges of [`SUBUIDS`]. `/etc/subuid` gives one range to one user.
+/// The first user id of the ranges of [`SUBUIDS`] ids. `/etc/subuid` gives one range to one user.
 const FIRST_SUBUID: u32 = 100_000;
 const SUBUIDS: u32 = 65_536;
 
@@ -86,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_owner_is_filled_where_it_is_empty() {
+    fn only_empty_fields_are_filled() {
         let mut owner = Owner { process: "nginx".into(), ..Owner::default() };
         let unit = "nginx.service";
         owner.fill_from(&Owner {
@@ -99,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn an_owner_of_whom_nothing_is_known_is_unknown() {
+    fn an_owner_without_names_is_unknown() {
         assert!(Owner::default().is_unknown());
         assert!(!Owner { k8s_pod: "web-0".into(), ..Owner::default() }.is_unknown());
     }

@@ -1,10 +1,10 @@
-//! What one look at the owner of a listen socket read: its processes, threads and cgroups, and the
+//! One reading of the owner of a listen socket: its processes, threads and cgroups, and the
 //! machine. Plain values; [`crate::cause`] evaluates them over time.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-/// The result of one look at the owner of a listen socket.
+/// One reading of the owner of a listen socket.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct OwnerReading {
     /// The processes that hold the socket; empty without permission to read any.
@@ -31,7 +31,8 @@ pub struct ProcessReading {
     /// Whether one of its epoll instances watches the socket (`tfd:` lines of `fdinfo`); `None`
     /// when unknown.
     pub polls: Option<bool>,
-    /// The number of threads. `threads` has at most the readers' bound of them.
+    /// The number of threads. `threads` contains at most as many threads as the reader reads at a
+    /// time.
     pub thread_count: u32,
     /// The threads that were read.
     pub threads: Vec<ThreadReading>,
@@ -55,7 +56,7 @@ pub struct ThreadReading {
 /// What a thread waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Wait {
-    /// Not readable: requires the privileges of the feature `owners`.
+    /// Not readable: the privileges of the feature `owners` are missing.
     Unknown,
     /// The thread runs, or waits for something that no other variant names.
     Other,
@@ -135,7 +136,7 @@ pub struct LocalEnd {
 pub struct WatchedSocket {
     /// The inode of the listen socket.
     pub inode: u32,
-    /// A process that holds it; `None` where no process may be looked at.
+    /// A process that holds the socket; `None` if no process can be read.
     pub pid: Option<u32>,
     /// The start time of that process, in clock ticks since boot.
     pub start_time: u64,
@@ -143,8 +144,8 @@ pub struct WatchedSocket {
     pub cgroup: Option<u64>,
     /// The local end of the socket; `None` for Unix sockets.
     pub local: Option<LocalEnd>,
-    /// A number that the sockets of one user, service or namespace share. Readings are shared
-    /// fairly between these numbers.
+    /// A number that the sockets of one user, service or namespace share. Readings are divided
+    /// fairly among these numbers.
     pub source: u64,
 }
 

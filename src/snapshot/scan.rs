@@ -1,13 +1,14 @@
-//! What one connection scan read in one namespace: the listeners, their half-open and waiting
-//! connections, and the number of their accepted connections. The kernel does not report which
-//! listener a connection belongs to: the state decides.
+//! The results of one connection scan in one namespace: the listeners, their half-open and waiting
+//! connections, and the number of their accepted connections. The kernel does not report the
+//! listener of a connection: the state determines the listener.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
 use super::{Cookie, ListenAddress, UnixAddress};
 
-/// A client that closes earlier than this did not leave because of the wait.
+/// The shortest wait of a client that left because of the wait. A client that closes earlier has
+/// another reason.
 pub const LEFT_AT_ONCE: Duration = Duration::from_millis(100);
 
 /// A connection scan of one namespace. `None` means that the part could not be read.
@@ -49,8 +50,8 @@ pub struct ScannedSocket {
     /// The smaller of the lengths before and after the walk. This number of connections waited at
     /// some time in between.
     pub length: u32,
-    /// The larger of the two lengths. Connections beyond it do not wait, whatever their rows look
-    /// like.
+    /// The larger of the two lengths. Connections beyond this number do not wait, even if their
+    /// rows look like those of waiting connections.
     pub longest: u32,
     /// Whether the connections of its port were read.
     pub is_read: bool,
@@ -91,8 +92,8 @@ pub struct Waiting {
     pub age: Option<Duration>,
     /// Whether the client has closed the connection, or its own half of it.
     pub is_closed: bool,
-    /// How long the client waited before it closed; `None` where the kernel does not report it, and
-    /// where keepalive probes make the client's kernel answer after the client has left.
+    /// How long the client waited before it closed; `None` if the kernel does not report the time,
+    /// or if keepalive probes make the kernel of the client answer after the client has left.
     pub patience: Option<Duration>,
 }
 
