@@ -44,7 +44,8 @@ impl<S: Sync> FromRequestParts<S> for Format {
     }
 }
 
-/// Whether the parameters ask for what listenq writes: Prometheus sends both.
+/// Whether the parameters name the protobuf message and encoding that listenq writes. Prometheus
+/// sends both.
 fn is_delimited_family(media: &Alternative<'_>) -> bool {
     media.has("proto", "io.prometheus.client.MetricFamily") && media.has("encoding", "delimited")
 }

@@ -1,6 +1,6 @@
 //! Limits open connections, and the bytes of rendered answers that wait for their clients. At a
-//! limit, the client address with the most connections loses some: a client at another address is
-//! always served.
+//! limit, the client address with the most connections loses some of them, so that a client at
+//! another address is always served.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
@@ -19,7 +19,7 @@ use super::render::Rendered;
 
 /// Bytes of distinct rendered answers that may wait for their clients.
 const MOST_BYTES: usize = 4 << 20;
-/// How many large answers may wait: enough for several Prometheus servers at the same time.
+/// Maximum number of large answers that may wait: enough for several Prometheus servers at once.
 const MOST_ANSWERS: usize = 3;
 /// Connections that may have a large send buffer at once, in total and per client.
 const LARGE_BUFFERS: usize = 12;
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn the_address_that_holds_the_most_loses_a_connection_whatever_it_does() {
+    fn the_address_with_the_most_connections_loses_one_in_any_phase() {
         let permits = ConnectionPermits::new(4);
         let mut few = take(&permits, 1);
         let mut many = [(); 3].map(|()| take(&permits, 2));

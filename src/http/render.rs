@@ -1,5 +1,6 @@
 //! Renders answers from the published view, off the serving thread. All clients that request at the
-//! same time receive one copy: many clients cost a rendering or two, and the memory of one answer.
+//! same time receive one copy: the requests of many clients cost one or two renderings, and the
+//! memory of one answer.
 
 use std::convert::Infallible;
 use std::fmt::Display;
@@ -26,8 +27,8 @@ use crate::web_config::fair_turns::{FairTurn, FairTurns};
 
 use super::weights::alternatives;
 
-/// How long after the start of its rendering an answer may be sent to further clients, while the
-/// view is unchanged.
+/// Maximum time from the start of a rendering during which the answer may be sent to further
+/// clients, while the view is unchanged.
 const SHARED_FOR: Duration = Duration::from_millis(100);
 /// Renderings that may wait; further requests of the client address with the most waiting requests
 /// get 503.

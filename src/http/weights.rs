@@ -1,6 +1,5 @@
 //! Parses header values such as `gzip;q=0.5, identity`: alternatives with weights (RFC 9110,
-//! section
-//! 12.4.2).
+//! section 12.4.2).
 
 use axum::http::{HeaderMap, HeaderName};
 

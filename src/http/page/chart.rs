@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_over_the_limit_is_drawn_once_more() {
+    fn the_part_above_the_limit_is_drawn_again() {
         let svg = spark(&[3, 6, 5], Some(5)).into_string();
         assert!(svg.contains("<path class=\"full\" d=\"M290 72V6.5H295V72\">"), "{svg}");
         let svg = spark(&[3, 5], Some(5)).into_string();

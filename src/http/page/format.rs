@@ -2,7 +2,7 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-/// `78 %`; 100 only when full.
+/// `78 %`; `100 %` only for a full queue.
 pub(super) fn percent(ratio: f64) -> String {
     match ratio {
         ratio if ratio < 1.0 => format!("{:.0} %", (ratio * 100.0).min(99.0)),
@@ -26,7 +26,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_full_is_called_full() {
+    fn only_a_full_queue_is_shown_as_100_percent() {
         let shares = [0.0, 0.5, 0.999, 1.0, 2.0].map(percent);
         assert_eq!(shares, ["0 %", "50 %", "99 %", "full", "full"]);
     }

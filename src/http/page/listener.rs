@@ -114,7 +114,7 @@ fn figure(listener: &Listener) -> Markup {
     html! { @if !listener.history.is_empty() { (chart::figure(&listener.history, listener.limit)) } }
 }
 
-/// What the trouble began with, where that is known.
+/// The change with which the trouble began, if known.
 fn began(listener: &Listener) -> Markup {
     html! { @if let Some(began) = listener.began() { p.began { "Began with " (began.evidence) } } }
 }

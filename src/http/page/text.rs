@@ -25,7 +25,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_between_backticks_is_code() {
+    fn text_between_backticks_is_code() {
         assert_eq!(html("Run `ss -l` or `a<b`."), "Run <code>ss -l</code> or <code>a&lt;b</code>.");
         assert_eq!(html("plain"), "plain");
         assert_eq!(html("one ` alone"), "one ` alone");
