@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_is_written_as_a_float_is() {
+    fn a_number_is_written_as_by_the_standard_library() {
         let values = [0.0, -0.0, 1.0, -1.0, 0.1, 129.0, 1.5e9, WHOLE - 1.0, WHOLE, 1e300, 5e-324];
         for value in values.into_iter().chain([f64::INFINITY, f64::NEG_INFINITY, f64::NAN]) {
             assert_eq!(number(value), value.to_string());

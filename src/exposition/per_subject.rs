@@ -1,4 +1,4 @@
-//! What all series of a namespace or listener share, such as their labels, formatted once.
+//! Formats once the text that all series of a namespace or listener share, such as their labels.
 
 use std::ops::{Index, Range};
 

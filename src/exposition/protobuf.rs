@@ -1,10 +1,11 @@
 //! Renders a view in the Prometheus protobuf format, the `io.prometheus.client.MetricFamily`
 //! messages of `metrics.proto`, each after its length.
 //!
-//! The format has two things that the text format lacks. A counter that listenq starts at 0 has a
-//! start timestamp, so that Prometheus does not lose what it counted before the first scrape. A
-//! counter of the kernel started before listenq and has none: a later start would look like a burst
-//! at each restart of listenq. And a native histogram shows the sampled lengths of each queue.
+//! The format has two features that the text format lacks. First, a counter that listenq starts at
+//! 0 has a start timestamp, so that Prometheus does not lose the increase before the first scrape.
+//! A counter of the kernel started before listenq and has no start timestamp: a later timestamp
+//! would look like a burst at each restart of listenq. Second, a native histogram shows the sampled
+//! lengths of each queue.
 //!
 //! The prometheus crate cannot write start timestamps and native histograms.
 
@@ -36,8 +37,8 @@ const VALUE: usize = 9;
 const SERIES: usize = 40;
 /// The number of series of a listener with a diagnosis.
 const FAMILIES: usize = 24;
-/// The bytes of the length of a family: a varint may be padded, and so it can be written before the
-/// length is known. Five bytes are enough for 32 GiB.
+/// The bytes of the length of a family. The length is written as a padded varint, so that its place
+/// can be reserved before the length is known. Five bytes are enough for 32 GiB.
 const LENGTH: usize = 5;
 
 /// Field numbers of `metrics.proto`.
@@ -496,7 +497,7 @@ mod tests {
     }
 
     #[test]
-    fn every_series_is_that_of_the_text_format() {
+    fn every_series_equals_the_series_of_the_text_format() {
         let view = view();
         let found = decoded(&view);
         let expected: Vec<_> = METRICS

@@ -577,7 +577,8 @@ impl<'a> Advisor<'a> {
     }
 }
 
-/// `words` and the server's name if the process may be another server, else an empty string.
+/// Returns `words` and the server's name if the process may be another server, else an empty
+/// string.
 fn if_it_is(server: &Server, words: &str) -> String {
     match server.is_a_guess {
         true => format!("{words} {}", server.name),
@@ -662,7 +663,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_queue_under_somaxconn_raises_that_first_where_the_listener_is() {
+    fn a_short_queue_at_somaxconn_raises_somaxconn_in_its_namespace_first() {
         let mut nginx = listener("nginx", 128, 128);
         let text = steps(&nginx, Diagnosis::ShortQueue);
         let first =
@@ -735,7 +736,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stopped_server_is_told_of_its_workers_only_where_connections_wait_for_one() {
+    fn advice_for_a_stalled_server_names_workers_only_if_connections_wait_for_them() {
         let stopped = |process| steps(&listener(process, 80, 4_096), Diagnosis::Stalled);
         for process in ["mariadbd", "redis-server", "nginx", "sleep"] {
             let text = stopped(process);
@@ -748,7 +749,7 @@ mod tests {
     }
 
     #[test]
-    fn the_holder_of_a_leaked_descriptor_is_not_told_to_have_more_workers() {
+    fn more_workers_are_not_advised_for_a_leaked_descriptor() {
         let recent = Some(Recent { untaken_seconds: Some(40.0), ..overflowing() });
         let leaked = Listener { recent, ..listener("sleep", 8, 4_096) };
         for diagnosis in [Diagnosis::SlowAccept, Diagnosis::Stalled, Diagnosis::NotAccepting] {
@@ -759,7 +760,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_queue_is_never_made_longer_than_useful() {
+    fn a_limit_above_the_useful_limit_is_not_advised() {
         let useful = |useful_limit| Listener {
             useful_limit: Some(useful_limit),
             drain_rate: Some(useful_limit / 60.0),
@@ -773,7 +774,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backlog_that_nobody_can_set_is_not_to_be_raised() {
+    fn raising_a_constant_backlog_is_not_advised() {
         for diagnosis in [Diagnosis::ShortQueue, Diagnosis::StaleLimit] {
             let text = steps(&listener("sshd", 128, 4_096), diagnosis);
             assert!(
@@ -788,7 +789,7 @@ mod tests {
     }
 
     #[test]
-    fn where_somaxconn_gives_less_than_a_constant_it_is_raised() {
+    fn somaxconn_below_a_constant_backlog_is_raised() {
         let text = steps(&listener("sshd", 16, 16), Diagnosis::ShortQueue);
         assert!(text.contains("First raise net.core.somaxconn, 16 now"), "{text}");
         assert!(text.ends_with("\nThen restart sshd: its backlog is always 128."), "{text}");
@@ -826,7 +827,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_from_another_diagnosis_has_no_advice_of_its_own() {
+    fn a_diagnosis_that_follows_from_another_has_no_advice_of_its_own() {
         let mut stuck = listener("redis-server", 8, 4_096);
         for (cause, follower) in [
             (Diagnosis::Stalled, Diagnosis::SlowAccept),
@@ -854,7 +855,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_short_queue_is_told_to_be_longer() {
+    fn a_longer_queue_is_advised_only_for_a_short_queue() {
         let processes = SERVERS.iter().flat_map(|server| server.processes);
         let mut asked = 0;
         for process in processes.copied().chain(["", "own-server"]) {
@@ -874,7 +875,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stale_limit_needs_another_listen_and_says_what_a_reload_does() {
+    fn advice_for_a_stale_limit_describes_the_effect_of_a_reload() {
         let nginx = steps(&listener("nginx", 128, 4_096), Diagnosis::StaleLimit);
         assert!(
             nginx.starts_with("Have it call listen(2) again: restart nginx (`nginx -s reload`"),
@@ -895,7 +896,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_client_sees_depends_on_the_socket() {
+    fn the_cost_of_a_full_queue_depends_on_the_socket() {
         let tcp = listener("nginx", 1, 1);
         assert!(cost_of_full(&tcp).contains("1, 3 and 7 s"));
         let caps = Caps { tcp_abort_on_overflow: Some(1), ..tcp.settings };

@@ -71,7 +71,7 @@ impl OwnerState {
         })
     }
 
-    /// What listenq read about the owner of a listener in trouble without a certain cause.
+    /// Describes the readings of the owner of a listener in trouble, if no cause is certain.
     pub fn looked_at(&self) -> String {
         let mut facts = vec![format!("thread states {}", self.states())];
         if let Some((open, max)) = self.open_fds.zip(self.max_fds) {
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn descriptors_name_the_directive_of_the_server() {
+    fn advice_on_descriptors_names_the_directive_of_the_server() {
         let state = OwnerState { open_fds: Some(40), max_fds: Some(40), ..OwnerState::default() };
         let said = because(Cause::Descriptors, "nginx", "", state);
         assert!(said.evidence.contains("40 of 40 allowed file descriptors"), "{said:?}");
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_normal_is_said_with_its_numbers() {
+    fn normal_readings_are_shown_with_their_numbers() {
         let state = OwnerState {
             thread_states: "SSR".into(),
             open_fds: Some(12),

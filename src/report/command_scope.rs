@@ -71,8 +71,8 @@ impl CommandScope {
     }
 }
 
-/// Whether `ip netns` knows this name: false for a name with escaped bytes, or with a suffix added
-/// to make the name unique.
+/// Whether `ip netns` knows this name. A name with escaped bytes, or with a suffix that makes the
+/// name unique, is unknown to `ip netns`.
 fn is_real(name: &str) -> bool {
     let is_digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let is_unique_by_inode = name.rsplit_once('~').is_some_and(|(_, inode)| is_digits(inode));
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_goes_to_where_the_listener_is() {
+    fn a_command_runs_in_the_namespace_of_the_listener() {
         let id = "0123456789abcdef";
         assert_eq!(at("host", "", ""), "`nstat`");
         assert_eq!(at("host", id, "web-1"), "`nstat`");
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn somaxconn_is_set_where_the_listener_is() {
+    fn somaxconn_is_set_in_the_namespace_of_the_listener() {
         let set = |place: CommandScope| place.set_somaxconn(512);
         assert!(set(CommandScope::Host).starts_with("`sysctl -w net.core.somaxconn=512`, "));
         let named = "`ip netns exec blue sysctl -w net.core.somaxconn=512`";
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn ss_is_asked_for_this_listener() {
+    fn ss_filters_for_this_listener() {
         let tcp = Listener { address: "::".into(), port: "80".into(), ..Listener::default() };
         assert_eq!(ss(&tcp, "p"), "ss -tlnp 'sport = :80'");
         let unix = Listener { address: "@a b".into(), ..Listener::default() };

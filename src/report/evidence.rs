@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_not_said() {
+    fn unknown_values_are_omitted() {
         let bare = Listener { length: 1, ..Listener::default() };
         assert_eq!(waiting(&bare), "1 waiting");
         assert_eq!(sentence(&bare, Diagnosis::Stalled), "Nothing was accepted; 1 waiting.");

@@ -11,7 +11,7 @@ const HISTORY_STEP: Duration = Duration::from_secs(5);
 /// longer queue give up before they are accepted.
 const MAX_LIMIT: u64 = 65_535;
 
-/// The source of a listener's limit. All numbers are per socket.
+/// The cap from which a listener's limit comes. All numbers are per socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cap {
     /// `net.core.somaxconn`: the server may have requested more.

@@ -2,9 +2,9 @@
 //! diagnoses. The report is the JSON of `/api/v1/listeners` and the only input of the table, the
 //! explanation and the page.
 //!
-//! * [`evidence`] is the basis of a diagnosis, [`advice`] what to do about the diagnosis;
-//! * [`runbook`] is where a diagnosis is explained at length;
-//! * [`limit`] is why a limit has its value, [`servers`] how to set the limit of each server;
+//! * [`evidence`] writes the evidence of a diagnosis, [`advice`] the steps to take;
+//! * [`runbook`] links a diagnosis to its runbook;
+//! * [`limit`] determines which cap binds a limit, [`servers`] how to set the limit of each server;
 //! * [`command_scope`] writes commands for the listener's namespace, [`words`] formats numbers for
 //!   people.
 
@@ -103,7 +103,7 @@ pub struct Listener {
     pub useful_limit: Option<f64>,
     /// The median time after which clients left the queue within the last five minutes.
     pub patience_seconds: Option<f64>,
-    /// The number of clients that the median is made of.
+    /// The number of clients in that median.
     #[serde(default)]
     pub patience_clients: Option<u64>,
     /// Clients that left the queue, as seen by scans.
@@ -187,7 +187,7 @@ pub struct Accepts {
     pub began: Option<Began>,
 }
 
-/// What trouble began with.
+/// The change with which trouble began: more arrivals or a slower server.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Began {
     pub with: Beginning,
@@ -308,9 +308,9 @@ impl Report {
 }
 
 impl Report {
-    /// Parses a report that another process sent. All sentences are written again from its numbers
-    /// and words, and unprintable characters are escaped: a forged report cannot inject advice or
-    /// escape sequences.
+    /// Parses a report that another process sent. All sentences are generated again from its
+    /// numbers and names, and unprintable characters are escaped: a forged report cannot inject
+    /// advice or escape sequences.
     pub fn received(bytes: &[u8]) -> Result<Self, serde_json::Error> {
         let mut value: serde_json::Value = serde_json::from_slice(bytes)?;
         make_printable(&mut value);
@@ -423,7 +423,7 @@ impl Listener {
         self.explain();
     }
 
-    /// What the trouble began with; `None` without a diagnosis.
+    /// The change with which the trouble began; `None` without a diagnosis.
     pub fn began(&self) -> Option<&Began> {
         let began = self.accepts.as_ref()?.began.as_ref();
         began.filter(|_| self.diagnoses.iter().any(|held| !held.diagnosis.is_information()))
@@ -438,15 +438,15 @@ impl Listener {
         Some(format!("clients leave after {median}{of}"))
     }
 
-    /// The useful limit, if the patience it is made of was measured or does not contradict clients
-    /// that leave.
+    /// The useful limit, unless it is based on an assumed patience that contradicts the clients
+    /// that left the queue.
     pub fn credible_useful_limit(&self) -> Option<f64> {
         let is_credible = self.patience_seconds.is_some() || !self.holds(Diagnosis::Abandoned);
         self.useful_limit.filter(|_| is_credible)
     }
 
-    /// Fills in the text of each diagnosis, and moves diagnoses that follow from another diagnosis
-    /// behind the other one.
+    /// Fills in the text of each diagnosis, and moves each diagnosis that follows from another
+    /// diagnosis to the end.
     fn explain(&mut self) {
         let held = self.diagnoses.iter();
         let mut explained: Vec<Diagnosed> =
@@ -465,8 +465,8 @@ impl Listener {
         self.fullest_ratio.is_some_and(|ratio| ratio >= 1.0)
     }
 
-    /// Whole seconds for which a listener that shows trouble has been watched, if too short for a
-    /// diagnosis; 0 if unknown.
+    /// Whole seconds for which a listener that shows trouble has been watched, if this time is too
+    /// short for a diagnosis; 0 if the time is unknown.
     pub fn watched_too_briefly(&self) -> Option<u64> {
         let watched = self.recent.map(|recent| recent.watched_seconds as u64);
         let has_overflows =

@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_one_word_of_a_shell_whatever_it_is() {
+    fn any_name_is_quoted_as_one_shell_word() {
         assert_eq!(quoted("/run/php/www.sock"), "/run/php/www.sock");
         assert_eq!(quoted("@$(reboot)"), "'@$(reboot)'");
         assert_eq!(quoted("it's"), r"'it'\''s'");
