@@ -9,8 +9,8 @@
 //! a process: a server opens its listen sockets before its connections, so they have low numbers. A
 //! user may have very many processes, so at first the walk checks only the descriptors of some of
 //! them: a user with very many descriptors does not delay a search. The remaining descriptors are
-//! checked in a separate search, if a wanted socket has no holder yet and the caller [goes
-//! deep](Walk::go_deep).
+//! checked in a separate search, if a wanted socket has no holder yet and the caller calls
+//! [`Walk::go_deep`].
 //!
 //! The oldest holder is known only after all processes were checked, so the walk never stops early
 //! by itself. Instead the walk runs in steps of a duration that the caller chooses.
