@@ -133,23 +133,23 @@ pub struct Sockets {
     pub waiting: u32,
 }
 
-/// What the last two scans show about a listener.
+/// The results of the last two scans for a listener.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ScanEvidence {
     /// The queue length at the scan.
     pub length: u64,
     /// How long the connection at the head has waited.
     pub oldest: Duration,
-    /// How long scans have found nothing accepted from the queue.
+    /// The time for which scans have found that no connection was accepted from the queue.
     pub untaken: Duration,
     /// Connections without a client, confirmed by two scans.
     pub abandoned: u64,
-    /// How long no sample saw the queue become shorter.
+    /// The time for which no sample has seen the queue become shorter.
     pub unmoved: Duration,
     /// Connections whose client has not left.
     pub alive: u64,
-    /// How long each scan has found a client at the head that had waited for `--standing-wait` or
-    /// longer.
+    /// The time for which each scan has found a client at the head of the queue that had waited for
+    /// `--standing-wait` or longer.
     pub standing: Duration,
     /// The longest pause between two accepts within the last ten minutes while clients waited.
     pub pause: Duration,

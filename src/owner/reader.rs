@@ -91,8 +91,8 @@ struct Peers<'a> {
 // === impl KnownTree ===
 
 impl KnownTree {
-    /// Returns the path of the cgroup with this id. For an unknown id, reads the tree again, at most
-    /// every `HOLDERS_TTL`.
+    /// Returns the path of the cgroup with this id. For an unknown id, reads the tree again, but at
+    /// most every `HOLDERS_TTL`.
     fn path(&mut self, id: u64) -> Option<Arc<str>> {
         let is_old = self.read_at.is_none_or(|at| at.elapsed() >= HOLDERS_TTL);
         if self.tree.path(id).is_none() && is_old {

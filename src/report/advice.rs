@@ -112,7 +112,7 @@ pub fn limit_zero(listener: &Listener) -> Option<String> {
     Some(format!("{} set it to 0 because {}", advisor.process, advisor.limit_zero()?.reason))
 }
 
-/// What a client sees when the queue is full.
+/// Returns the effect of a full queue on a client.
 pub fn cost_of_full(listener: &Listener) -> &'static str {
     let resets = listener.settings.tcp_abort_on_overflow.is_some_and(|value| value != 0);
     match (listener.protocol.as_str(), resets) {

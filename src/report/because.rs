@@ -44,7 +44,7 @@ pub struct OwnerState {
     pub cpu_wait_ratio: Option<f64>,
     /// The share of the machine's CPU time that the hypervisor took (steal).
     pub cpu_steal_ratio: Option<f64>,
-    /// What most workers wait for, as in `10.0.0.5:3306 (recvfrom), 7 of 8 workers`.
+    /// The wait of most workers, as in `10.0.0.5:3306 (recvfrom), 7 of 8 workers`.
     pub waits_for: Option<String>,
 }
 

@@ -51,7 +51,7 @@ impl CommandScope {
         format!("`nsenter --target PID --net {command}` with PID from `{pid}`")
     }
 
-    /// How to set `net.core.somaxconn` permanently. A restart of a container creates a new
+    /// Returns how to set `net.core.somaxconn` permanently. A restart of a container creates a new
     /// namespace.
     pub fn set_somaxconn(&self, value: u64) -> String {
         let setting = format!("net.core.somaxconn={value}");

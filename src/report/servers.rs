@@ -14,7 +14,7 @@ pub struct Server {
     pub backlog: Backlog,
     /// When a change of the backlog takes effect.
     pub effect: Effect,
-    /// What increases the number of connections accepted per second.
+    /// The change that increases the number of connections accepted per second.
     pub capacity: Capacity,
     /// The meaning of a limit of 0, if the server sets 0 by itself.
     pub at_limit_zero: Option<LimitZero>,
@@ -35,7 +35,7 @@ pub enum Backlog {
     Derived {
         /// The rule, as the rest of "the backlog of … is …".
         rule: &'static str,
-        /// What to do instead of a change of these settings, in the imperative.
+        /// The action to take instead of a change of these settings, in the imperative.
         remedy: &'static str,
     },
     /// All that `net.core.somaxconn` allows when the server starts.
@@ -44,7 +44,7 @@ pub enum Backlog {
     Fixed(u32),
 }
 
-/// What makes a server call `listen(2)` again.
+/// The action after which a server calls `listen(2)` again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// A restart. A reload does not exist or is not known to be enough.
@@ -63,7 +63,7 @@ pub enum Effect {
     SocketUnit,
 }
 
-/// What makes a server accept faster.
+/// The change that makes a server accept faster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Capacity {
     /// More workers: a connection waits until a worker is free. The text is the setting for the
