@@ -27,6 +27,8 @@ const PLAIN_PART: f64 = 0.75;
 /// Maximum time for which unused share is saved. Some readings cost much more than others, for
 /// example the readings of settings.
 const MOST_SAVED: Duration = Duration::from_millis(250);
+/// Maximum gap between two readings, in mean intervals.
+const LATE: u32 = 3;
 /// Maximum interval between readings of a namespace.
 const SLOWEST: Duration = Duration::from_secs(600);
 
@@ -107,6 +109,8 @@ impl Cost {
 impl MeanCost {
     fn add(&mut self, cost: Duration) {
         const MEMORY: u32 = 16;
+        // The first reading allocates memory and costs more.
+        let cost = if self.count == 0 { cost.min(UNKNOWN_COST) } else { cost };
         self.count = (self.count + 1).min(MEMORY);
         self.value = (self.value * (self.count - 1) + cost) / self.count;
     }
@@ -129,7 +133,8 @@ impl Turn {
 
     /// Whether the namespace is due at `now`.
     pub fn is_due(&self, now: Duration) -> bool {
-        let is_late = |at| now.saturating_sub(at) >= SLOWEST;
+        // An expensive reading is paid with several next ones and does not delay the next one alone.
+        let is_late = |at| now.saturating_sub(at) >= (self.period() * LATE).min(SLOWEST);
         self.saved(now) >= 0.0 || self.read_at.is_none_or(is_late)
     }
 
@@ -359,6 +364,26 @@ mod tests {
         }
         assert!(reads.iter().all(|reads| *reads == 600), "{reads:?}");
         assert!(used.as_secs_f64() / 60.0 <= 1.05 * BUDGET, "{used:?}");
+    }
+
+    #[test]
+    fn an_expensive_reading_does_not_delay_the_next_one_for_long() {
+        let mut turns: Vec<Turn> = (0..20).map(|_| Turn::new(0)).collect();
+        let (mut all, mut last, mut longest) =
+            (Turns::default(), [Duration::ZERO; 20], Duration::ZERO);
+        for nth in 0..1_200 {
+            let now = INTERVAL * nth;
+            all.divide(now, INTERVAL, BUDGET, turns.iter_mut());
+            for (place, turn) in turns.iter_mut().enumerate().filter(|(_, turn)| turn.is_due(now)) {
+                let is_expensive = nth == 0 || (nth as usize + place).is_multiple_of(1_000);
+                let cost = if is_expensive { Duration::from_millis(10) } else { micros(300) };
+                turn.read(now, cost, Duration::ZERO, DumpOutcome::NotDue);
+                longest = longest.max(now - last[place]);
+                last[place] = now;
+            }
+        }
+        // One of these costs is the share of a namespace for 13 s.
+        assert!(longest < Duration::from_secs(8), "{longest:?}");
     }
 
     #[test]
