@@ -445,7 +445,7 @@ fn stopped_neighbour() -> Outcome {
 }
 
 #[test]
-fn every_cause_is_found_by_its_own_word_and_no_other() {
+fn every_cause_is_reported_and_no_other() {
     if !Netns::require_root() {
         return;
     }

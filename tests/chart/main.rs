@@ -298,7 +298,7 @@ fn program(pod: &Value, program: Program) -> ProgramFile {
 }
 
 #[test]
-fn each_privilege_of_the_pod_is_for_something_and_together_they_are_enough() {
+fn each_privilege_of_the_pod_is_necessary_and_together_they_are_sufficient() {
     if !has_tools() {
         return;
     }

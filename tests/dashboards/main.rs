@@ -239,7 +239,7 @@ fn prometheus_answers_every_query_at_rest_and_in_trouble() {
 }
 
 #[test]
-fn two_clusters_that_share_an_instance_are_told_apart_and_owners_are_chosen() {
+fn two_clusters_that_share_an_instance_are_distinguished_and_owners_can_be_chosen() {
     if !Netns::require_root() || !require_tool("prometheus") {
         return;
     }

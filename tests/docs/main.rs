@@ -211,7 +211,7 @@ fn every_block_is_run_or_there_is_a_reason() {
 }
 
 #[test]
-fn every_link_leads_somewhere() {
+fn every_link_has_an_existing_target() {
     let mut pages = Page::read_all();
     pages.push(Page::read("CONTRIBUTING.md"));
     for page in &pages {
@@ -300,7 +300,7 @@ fn every_flag_is_documented_with_its_default_and_no_other_is_named() {
 }
 
 #[test]
-fn every_command_runs_and_prints_what_is_shown_of_it() {
+fn every_command_runs_and_prints_what_the_page_shows() {
     let Some(scene) = Scene::start("docs", 300 * SECOND) else { return };
     // Output on a machine without a daemon.
     let is_alone = |shown: &str| shown.starts_with("no daemon at ");
@@ -435,7 +435,7 @@ fn every_query_names_metrics_and_labels_that_exist() {
 
 /// Prometheus scrapes both exporters in a namespace where every event occurs that a query needs.
 #[test]
-fn every_query_is_answered_where_there_is_what_it_asks_for() {
+fn every_query_has_a_result_where_its_events_occur() {
     let tools = ["prometheus", "prometheus-node-exporter"];
     if !Netns::require_root() || !tools.iter().all(|tool| require_tool(tool)) {
         return;

@@ -106,7 +106,7 @@ fn a_real_daemon_answers_with_a_report() {
 }
 
 #[test]
-fn those_in_trouble_stand_first_by_precedence_and_then_the_fullest() {
+fn listeners_in_trouble_come_first_by_precedence_and_then_the_fullest() {
     if !Netns::require_root() {
         return;
     }

@@ -119,7 +119,7 @@ fn requests_beyond(number: usize) -> String {
 }
 
 #[test]
-fn what_the_reader_did_outlasts_a_refresh() {
+fn open_rows_scroll_position_and_selection_survive_a_refresh() {
     if !ready() {
         return;
     }
@@ -155,7 +155,7 @@ fn ordered(is_reversed: bool) -> View {
 }
 
 #[test]
-fn nothing_swaps_places_while_one_reads() {
+fn listeners_keep_their_order_for_a_while() {
     if !ready() {
         return;
     }
@@ -188,7 +188,7 @@ fn nothing_swaps_places_while_one_reads() {
 }
 
 #[test]
-fn it_rests_while_nobody_looks_and_when_told_to() {
+fn the_page_does_not_refresh_while_it_is_hidden_or_paused() {
     if !ready() {
         return;
     }
@@ -216,7 +216,7 @@ fn it_rests_while_nobody_looks_and_when_told_to() {
 }
 
 #[test]
-fn a_daemon_that_is_gone_is_said_to_be() {
+fn the_page_shows_that_the_daemon_does_not_answer() {
     if !ready() {
         return;
     }
@@ -234,7 +234,7 @@ fn a_daemon_that_is_gone_is_said_to_be() {
 }
 
 #[test]
-fn it_fits_a_desk_and_a_phone_by_day_and_by_night() {
+fn the_page_fits_wide_and_narrow_windows_in_light_and_dark_mode() {
     if !ready() {
         return;
     }
@@ -262,7 +262,7 @@ fn it_fits_a_desk_and_a_phone_by_day_and_by_night() {
 }
 
 #[test]
-fn names_with_markup_in_them_are_read_as_they_are() {
+fn names_with_markup_are_shown_as_text() {
     if !ready() {
         return;
     }
@@ -279,7 +279,7 @@ fn names_with_markup_in_them_are_read_as_they_are() {
 }
 
 #[test]
-fn it_is_whole_where_scripts_may_not_run_and_needs_no_repair() {
+fn the_page_is_complete_without_scripts_and_its_markup_is_valid() {
     if !ready() {
         return;
     }

@@ -63,7 +63,7 @@ fn every_answer_forbids_a_browser_what_it_does_not_need() {
 }
 
 #[test]
-fn what_the_page_is_made_of_may_be_kept_for_good() {
+fn static_files_of_the_page_may_be_cached_for_a_year() {
     if !Netns::require_root() {
         return;
     }
@@ -188,7 +188,7 @@ fn a_filter_leaves_the_others_out_without_any_script() {
 }
 
 #[test]
-fn what_is_missing_is_said_at_the_top() {
+fn missing_samples_features_and_listeners_are_shown_at_the_top() {
     if !Netns::require_root() {
         return;
     }
@@ -213,7 +213,7 @@ fn what_is_missing_is_said_at_the_top() {
 }
 
 #[test]
-fn metrics_at_the_root_leave_no_page_but_the_json() {
+fn metrics_at_the_root_replace_the_page_and_not_the_json() {
     if !Netns::require_root() {
         return;
     }

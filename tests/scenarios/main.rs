@@ -39,7 +39,7 @@ const IN_TIME: Duration = Duration::from_secs(120);
 const SHORTLY: Duration = Duration::from_secs(20);
 
 #[test]
-fn every_trouble_sets_off_its_own_alert_and_no_other() {
+fn every_trouble_causes_its_own_alert_and_no_other() {
     let tools = ["prometheus", "prometheus-alertmanager", "nginx", "python3", PHP];
     if !Netns::require_root() || !tools.into_iter().all(require_tool) {
         return;
@@ -77,7 +77,7 @@ fn the_table_has_every_scene_and_every_alert() {
 }
 
 #[test]
-fn a_missing_alert_a_forbidden_one_and_one_from_nowhere_are_wrong() {
+fn a_missing_alert_a_forbidden_alert_and_an_alert_of_an_unknown_scene_are_wrong() {
     let table = Table::read();
     let expected = table
         .rows

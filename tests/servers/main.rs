@@ -42,12 +42,12 @@ struct Cell {
 }
 
 #[test]
-fn real_servers_get_the_right_word_and_the_right_advice() {
+fn real_servers_get_the_right_diagnosis_and_the_right_advice() {
     run("servers", include_str!("table.txt"), SITUATIONS);
 }
 
 #[test]
-fn every_cause_of_a_real_server_is_found_by_its_own_word() {
+fn every_cause_of_a_real_server_is_reported() {
     run("causes", include_str!("causes.txt"), CAUSES);
 }
 
