@@ -61,7 +61,7 @@ cat target/packages.log
 step "tests"
 # Test files that mostly wait run one after the other, in parallel with the other tests. Those that use the least CPU time come first,
 # while tests/abuse runs.
-waiting=(waits recommended_limit terminal http causes unix page attribution_lab containers units web_config cause_cost dashboards faults)
+waiting=(waits terminal http causes unix page attribution_lab containers units web_config cause_cost dashboards faults recommended_limit)
 run_waiting() {
     local test
     for test in "${waiting[@]}"; do
