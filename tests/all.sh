@@ -121,16 +121,26 @@ tests/workflows.sh
 step "dashboards"
 dashboards/check.sh
 
+# The longest part of the build of the benchmarks uses one processor.
+step "lint begins"
+lint() {
+    cargo clippy --workspace --all-targets --locked -- -D warnings
+    cargo clippy --workspace --test diagnosis --test scenarios --test servers --test soak --locked -- -D warnings
+    cargo clippy --manifest-path fuzz/Cargo.toml --locked -- -D warnings
+    shellcheck tests/*.sh deploy/demo/*.sh dashboards/*.sh dashboards/preview/*.sh .ci/run
+    shellcheck -x deploy/*.sh tests/release/*.sh deploy/packages/debian/scripts/*
+    shellcheck -s sh deploy/packages/rpm/p*
+}
+lint >target/lint.log 2>&1 &
+lint=$!
+
 step "instruction counts"
 cargo bench --locked --bench instructions
 
-step "lint"
-cargo clippy --workspace --all-targets --locked -- -D warnings
-cargo clippy --workspace --test diagnosis --test scenarios --test servers --test soak --locked -- -D warnings
-cargo clippy --manifest-path fuzz/Cargo.toml --locked -- -D warnings
-shellcheck tests/*.sh deploy/demo/*.sh dashboards/*.sh dashboards/preview/*.sh .ci/run
-shellcheck -x deploy/*.sh tests/release/*.sh deploy/packages/debian/scripts/*
-shellcheck -s sh deploy/packages/rpm/p*
+step "lint ends"
+wait "$lint" || lint=failed
+cat target/lint.log
+[ "$lint" != failed ]
 
 step "documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
