@@ -82,18 +82,21 @@ fn of(cluster: &str, service: &str) -> String {
     format!("{service} in {cluster}")
 }
 
-/// Checks that there are at most three notifications, and that few are about single hosts.
+/// Checks that there are at most three notifications, and that few are about single hosts. Where a
+/// host notified before the alert about many hosts was evaluated, its end is a fourth one.
 fn check_many_hosts(notices: &[&Notice]) {
     let services = by_service(notices);
     let notifications = &services[&of("berlin", PHP)];
-    assert!(notifications.len() <= 3, "{notifications:#?}");
     let singles = notices.iter().filter(|notice| {
         notice.is_firing
             && notice.labels["service"] == PHP
             && notice.labels["cluster"] == "berlin"
             && !is_of_fleet(notice)
     });
-    assert!(singles.count() < 20, "each host notifies: {notifications:#?}");
+    let singles = singles.count();
+    assert!(singles < 20, "each host notifies: {notifications:#?}");
+    let most = if singles > 0 { 4 } else { 3 };
+    assert!(notifications.len() <= most, "{notifications:#?}");
 }
 
 /// Checks that trouble in one cluster neither mutes nor joins trouble in the other cluster.
