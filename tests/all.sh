@@ -101,7 +101,7 @@ cat target/servers.log
 
 # Waits for most of its four and a half minutes and tolerates a busy machine, so the next steps run at the same time.
 step "scenarios begin"
-# Three tests that wait, side by side.
+# The tests of the scenarios wait, so they run side by side.
 cargo test --workspace --locked --test scenarios -- --nocapture --test-threads 4 >target/scenarios.log 2>&1 &
 # The trap waits for the scenarios after a failure too: they remove their namespaces themselves.
 scenarios=$!

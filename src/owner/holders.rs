@@ -51,14 +51,13 @@ const FEW_DESCRIPTORS: usize = 32;
 pub fn is_unchanged(procfs: &Path, holder: &Holder) -> bool {
     let process =
         open_directory(CWD, procfs).and_then(|procfs| Process::open(procfs, holder.pid)).ok();
-    process.is_some_and(|process| {
-        let is_named = process.name() == holder.comm;
-        let stat = process.stat();
-        is_named
-            && stat.is_some_and(|stat| {
-                stat.starttime == holder.start_time && !matches!(stat.state, 'Z' | 'X')
-            })
-    })
+    let Some(process) = process else { return false };
+    let is_named = process.name() == holder.comm;
+    // Read after the name: the name is that of this process only if it still runs.
+    let runs = |stat: procfs::process::Stat| {
+        stat.starttime == holder.start_time && !matches!(stat.state, 'Z' | 'X')
+    };
+    process.stat().is_some_and(runs) && is_named
 }
 
 /// Whether a walk has more processes to check.

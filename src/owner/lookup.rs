@@ -96,12 +96,11 @@ impl OwnerLookup {
         let known: BTreeMap<(u32, u64), &Arc<Holder>> =
             self.held.values().map(|held| (key(&held.holder), &held.holder)).collect();
         let after = known.range((Bound::Excluded(self.checked), Bound::Unbounded));
-        let due = after.chain(known.range(..=self.checked)).take(CHECKED_HOLDERS);
-        let due: Vec<_> = due.map(|(process, holder)| (*process, Arc::clone(holder))).collect();
-        self.checked = due.last().map(|(process, _)| *process).unwrap_or_default();
-        let is_changed = |holder: &Holder| !holders::is_unchanged(&self.procfs, holder);
-        let changed: BTreeSet<(u32, u64)> =
-            due.iter().filter(|(_, holder)| is_changed(holder)).map(|(key, _)| *key).collect();
+        let due = after.chain(known.range(..=self.checked)).map(|(_, holder)| *holder);
+        let due: Vec<&Arc<Holder>> = due.take(CHECKED_HOLDERS).collect();
+        self.checked = due.last().map(|holder| key(holder)).unwrap_or_default();
+        let changed = due.iter().filter(|holder| !holders::is_unchanged(&self.procfs, holder));
+        let changed: BTreeSet<(u32, u64)> = changed.map(|holder| key(holder)).collect();
         let mut orphans = Vec::new();
         self.held.retain(|inode, held| {
             let is_changed = changed.contains(&key(&held.holder));

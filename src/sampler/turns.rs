@@ -288,27 +288,58 @@ mod tests {
         Duration::from_micros(micros)
     }
 
-    /// Runs namespaces given by maker and cost of a reading. Returns how often each namespace is
-    /// read in `seconds`, and the share of a core that all of them used.
-    fn run(namespaces: &[(u32, Duration)], seconds: u32) -> (Vec<u32>, f64) {
-        let mut turns: Vec<Turn> = namespaces.iter().map(|(maker, _)| Turn::new(*maker)).collect();
-        let (mut all, mut reads, mut used) =
-            (Turns::default(), vec![0; turns.len()], Duration::ZERO);
-        // The first readings measure the cost of each namespace.
-        for nth in 0..20 + seconds * 10 {
+    /// Takes `samples` samples. `cost` is the cost of a reading in a sample of a namespace, and that
+    /// of its dump of Unix listeners. Calls `read` with each reading and its whole cost.
+    fn simulate(
+        turns: &mut [Turn],
+        samples: u32,
+        cost: impl Fn(u32, usize) -> [Duration; 2],
+        mut read: impl FnMut(u32, usize, Duration),
+    ) {
+        let mut all = Turns::default();
+        for nth in 0..samples {
             let now = INTERVAL * nth;
             all.divide(now, INTERVAL, BUDGET, turns.iter_mut());
-            for (place, turn) in turns.iter_mut().enumerate() {
-                if turn.is_due(now) {
-                    turn.read(now, namespaces[place].1, Duration::ZERO, DumpOutcome::NotDue);
-                    if nth >= 20 {
-                        reads[place] += 1;
-                        used += namespaces[place].1;
-                    }
-                }
+            for (place, turn) in turns.iter_mut().enumerate().filter(|(_, turn)| turn.is_due(now)) {
+                let [plain, unix] = cost(nth, place);
+                turn.read(now, plain + unix, unix, DumpOutcome::NotDue);
+                read(nth, place, plain + unix);
             }
         }
+    }
+
+    /// Runs `turns` for `seconds`. Returns how often each namespace is read, and the share of a
+    /// core that all of them used.
+    fn run_costs(
+        mut turns: Vec<Turn>,
+        seconds: u32,
+        cost: impl Fn(u32, usize) -> [Duration; 2],
+    ) -> (Vec<u32>, f64) {
+        // The first readings measure the cost of each namespace.
+        const FIRST: u32 = 20;
+        let (mut reads, mut used) = (vec![0; turns.len()], Duration::ZERO);
+        simulate(&mut turns, FIRST + seconds * 10, cost, |nth, place, cost| {
+            if nth >= FIRST {
+                reads[place] += 1;
+                used += cost;
+            }
+        });
         (reads, used.as_secs_f64() / f64::from(seconds))
+    }
+
+    /// Runs namespaces given by maker and cost of a reading.
+    fn run(namespaces: &[(u32, Duration)], seconds: u32) -> (Vec<u32>, f64) {
+        let turns = namespaces.iter().map(|(maker, _)| Turn::new(*maker)).collect();
+        run_costs(turns, seconds, |_, place| [namespaces[place].1, Duration::ZERO])
+    }
+
+    fn equal(namespaces: usize) -> Vec<Turn> {
+        (0..namespaces).map(|_| Turn::new(0)).collect()
+    }
+
+    /// Whether the sample is the one in `samples` at which something happens in a namespace.
+    fn once_in(samples: usize, nth: u32, place: usize) -> bool {
+        (nth as usize + place).is_multiple_of(samples)
     }
 
     #[test]
@@ -346,66 +377,36 @@ mod tests {
 
     #[test]
     fn dumps_of_unix_listeners_delay_no_reading_and_are_within_the_budget() {
-        let mut turns: Vec<Turn> = (0..40).map(|_| Turn::new(0)).collect();
-        let (mut all, mut reads, mut used) = (Turns::default(), [0; 40], Duration::ZERO);
-        for nth in 0..620 {
-            let now = INTERVAL * nth;
-            all.divide(now, INTERVAL, BUDGET, turns.iter_mut());
-            for (place, turn) in turns.iter_mut().enumerate().filter(|(_, turn)| turn.is_due(now)) {
-                // Each namespace dumps its Unix listeners once in ten seconds.
-                let unix =
-                    micros(if (nth as usize + place).is_multiple_of(100) { 1_000 } else { 0 });
-                turn.read(now, micros(10) + unix, unix, DumpOutcome::NotDue);
-                if nth >= 20 {
-                    reads[place] += 1;
-                    used += micros(10) + unix;
-                }
-            }
-        }
+        // Each namespace dumps its Unix listeners once in ten seconds.
+        let (reads, used) = run_costs(equal(40), 60, |nth, place| {
+            [micros(10), micros(if once_in(100, nth, place) { 1_000 } else { 0 })]
+        });
         assert!(reads.iter().all(|reads| *reads == 600), "{reads:?}");
-        assert!(used.as_secs_f64() / 60.0 <= 1.05 * BUDGET, "{used:?}");
+        assert!(used <= 1.05 * BUDGET, "{used:?}");
     }
 
     #[test]
     fn an_expensive_reading_does_not_delay_the_next_one_for_long() {
-        let mut turns: Vec<Turn> = (0..20).map(|_| Turn::new(0)).collect();
-        let (mut all, mut last, mut longest) =
-            (Turns::default(), [Duration::ZERO; 20], Duration::ZERO);
-        for nth in 0..1_200 {
-            let now = INTERVAL * nth;
-            all.divide(now, INTERVAL, BUDGET, turns.iter_mut());
-            for (place, turn) in turns.iter_mut().enumerate().filter(|(_, turn)| turn.is_due(now)) {
-                let is_expensive = nth == 0 || (nth as usize + place).is_multiple_of(1_000);
-                let cost = if is_expensive { Duration::from_millis(10) } else { micros(300) };
-                turn.read(now, cost, Duration::ZERO, DumpOutcome::NotDue);
-                longest = longest.max(now - last[place]);
-                last[place] = now;
-            }
-        }
+        let (mut last, mut longest) = ([Duration::ZERO; 20], Duration::ZERO);
+        let cost = |nth, place| {
+            let is_expensive = nth == 0 || once_in(1_000, nth, place);
+            [micros(if is_expensive { 10_000 } else { 300 }), Duration::ZERO]
+        };
+        simulate(&mut equal(20), 1_200, cost, |nth, place, _| {
+            longest = longest.max(INTERVAL * nth - last[place]);
+            last[place] = INTERVAL * nth;
+        });
         // One of these costs is the share of a namespace for 13 s.
         assert!(longest < Duration::from_secs(8), "{longest:?}");
     }
 
     #[test]
     fn readings_that_cost_much_more_than_others_count_by_their_mean() {
-        let mut turns: Vec<Turn> = (0..40).map(|_| Turn::new(0)).collect();
-        let (mut all, mut reads, mut used) = (Turns::default(), [0; 40], Duration::ZERO);
-        for nth in 0..620 {
-            let now = INTERVAL * nth;
-            all.divide(now, INTERVAL, BUDGET, turns.iter_mut());
-            for (place, turn) in turns.iter_mut().enumerate().filter(|(_, turn)| turn.is_due(now)) {
-                // Once in two seconds a reading costs 300 µs: the need is twelve tenths of the
-                // budget.
-                let cost = micros(if (nth as usize + place).is_multiple_of(20) { 300 } else { 16 });
-                turn.read(now, cost, Duration::ZERO, DumpOutcome::NotDue);
-                if nth >= 20 {
-                    reads[place] += 1;
-                    used += cost;
-                }
-            }
-        }
+        // Once in two seconds a reading costs 300 µs: the need is twelve tenths of the budget.
+        let (reads, share) = run_costs(equal(40), 60, |nth, place| {
+            [micros(if once_in(20, nth, place) { 300 } else { 16 }), Duration::ZERO]
+        });
         assert!(reads.iter().all(|reads| *reads >= 300), "{reads:?}");
-        let share = used.as_secs_f64() / 60.0;
         assert!((0.7 * BUDGET..=1.1 * BUDGET).contains(&share), "{share}");
     }
 
@@ -423,7 +424,7 @@ mod tests {
             DumpOutcome::NotDue,
         );
         assert!(
-            !turn.is_due(Duration::from_secs(20))
+            !turn.is_due(Duration::from_secs(40))
                 && turn.interval() > Some(Duration::from_secs(10))
         );
         assert!(turn.is_due(Duration::from_secs(60)));
