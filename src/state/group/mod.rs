@@ -197,7 +197,6 @@ impl<A: Address> Group<A> {
         }
         self.at_rest = self.sockets.are_all_seen();
         for (_, listener) in &mut self.listeners {
-            self.samples += 1;
             listener.end_sample(self.samples - 1, tick, true);
             if listener.is_near_full() {
                 listener.evidence.near_full(attribution);

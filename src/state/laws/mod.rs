@@ -160,6 +160,21 @@ fn law_1_values_at_startup_are_a_baseline() {
 }
 
 #[test]
+fn law_12_neighbours_add_no_samples_to_the_lengths_of_a_listener() {
+    let idle = [socket(1, 80), socket(2, 81), socket(3, 82)];
+    let busy = [waiting(2, idle[0]), idle[1], idle[2]];
+    let mut story = Story::begun_with(&idle);
+    for _ in 0..10 {
+        story.tick(&busy, 0).tick(&idle, 0);
+    }
+    for _ in 0..20 {
+        story.tick(&idle, 0);
+    }
+    let lengths = story.listener(80).lengths.expect("it held a queue");
+    assert_eq!((lengths.count, lengths.empty(story.netns().tcp_samples)), (10, 30));
+}
+
+#[test]
 fn law_1_a_socket_that_the_first_dump_missed_is_not_new() {
     let (one, other) = (socket(1, 80), dropped(70, socket(2, 80)));
     let mut story = Story::new();
