@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -11,7 +12,7 @@ use clap::{CommandFactory, FromArgMatches};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CapabilitySets, capabilities, set_capabilities};
 
-use listenq::cli::{Cli, Command};
+use listenq::cli::{Ask, Cli, Command};
 use listenq::sampler::Config;
 use listenq::terminal::source::{self, Feed, Known, Sampling};
 use listenq::terminal::target::narrow;
@@ -65,48 +66,46 @@ fn is_plugin() -> bool {
 fn run(cli: &Cli, is_default_level: bool) -> Result<ExitCode> {
     raise_capabilities();
     let Some(command) = &cli.command else { return serve(cli) };
-    let is_text =
-        matches!(command, Command::List { .. } | Command::Explain { .. } | Command::Check { .. });
-    if !(is_text && is_default_level) {
+    if !(is_for_people(command) && is_default_level) {
         log::start_plainly(cli.log)?;
     }
     raise_descriptor_limit();
-    let mut config = cli.sampling.config();
-    // The cap limits series that are kept; a single sample shows all listeners.
-    config.state.max_listeners = usize::MAX;
-    config.state.max_namespaces = usize::MAX;
-    config.state.max_sockets = usize::MAX;
-    let control = cli.control.path();
+    let (config, control) = (without_caps(cli.sampling.config()), cli.control.path());
+    let report = |ask: &Ask, sampling| source::report(ask, control, &config, sampling);
     match command {
         Command::Metrics => metrics(&config)?,
         Command::List { target, watch: true, ask, .. } => {
             watch::run(Feed::new(ask, control, &config), target.clone())?;
         }
         Command::List { target, json, ask, .. } => {
-            let known = source::report(ask, control, &config, Sampling::Once)?;
+            let known = report(ask, Sampling::Once)?;
             list(&narrow(known, target.as_deref())?, *json)?;
         }
         Command::Explain { target, json, watch } => {
-            let sampling = Sampling::For(watch.duration);
-            explain(
-                &source::report(&watch.ask, control, &config, sampling)?,
-                target.as_deref(),
-                *json,
-            )?;
+            let known = report(&watch.ask, Sampling::For(watch.duration))?;
+            explain(&known, target.as_deref(), *json)?;
         }
         Command::Check { target, watch } => {
-            let sampling = Sampling::For(watch.duration);
-            let known = source::report(&watch.ask, control, &config, sampling)?;
-            let known = narrow(known, target.as_deref())?;
-            let level = check::write(&known, &mut io::stdout().lock()).context(WRITING)?;
-            return Ok(ExitCode::from(level as u8));
+            let known = report(&watch.ask, Sampling::For(watch.duration))?;
+            return check(&narrow(known, target.as_deref())?);
         }
-        Command::CheckWebConfig { file } => {
-            web_config::check(file)?;
-            writeln!(io::stdout(), "{} is good", file.display()).context(WRITING)?;
-        }
+        Command::CheckWebConfig { file } => check_web_config(file)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether the command writes text for people.
+fn is_for_people(command: &Command) -> bool {
+    matches!(command, Command::List { .. } | Command::Explain { .. } | Command::Check { .. })
+}
+
+/// The configuration without caps: they limit series that are kept, and a single sample shows
+/// everything.
+fn without_caps(mut config: Config) -> Config {
+    config.state.max_listeners = usize::MAX;
+    config.state.max_namespaces = usize::MAX;
+    config.state.max_sockets = usize::MAX;
+    config
 }
 
 /// Serves until a signal. The last messages go through the log: a pipe without a reader must not
@@ -151,6 +150,17 @@ fn explain(known: &Known, target: Option<&str>, json: bool) -> Result<()> {
         false => explain::write_text(known, &chosen, out),
     };
     written.context(WRITING)
+}
+
+/// Returns the exit status of a Nagios plugin.
+fn check(known: &Known) -> Result<ExitCode> {
+    let level = check::write(known, &mut io::stdout().lock()).context(WRITING)?;
+    Ok(ExitCode::from(level as u8))
+}
+
+fn check_web_config(file: &Path) -> Result<()> {
+    web_config::check(file)?;
+    writeln!(io::stdout(), "{} is good", file.display()).context(WRITING)
 }
 
 /// Raises the soft descriptor limit: each namespace takes eleven descriptors. The soft limit is low

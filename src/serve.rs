@@ -1,5 +1,7 @@
 //! The daemon: opens the sockets, samples on a separate thread, serves, and stops on a signal.
 
+use std::future;
+use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::mpsc;
@@ -7,6 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use axum::Router;
 use rustix::thread::CapabilitySet;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime::{Builder, Runtime};
@@ -32,21 +35,16 @@ const LAST_SAMPLE: Duration = Duration::from_millis(300);
 /// Threads for rendering metrics, for rendering reports, and for checking passwords.
 const WORKERS: usize = 3;
 
+/// The running HTTP servers, one per listen socket.
+struct Serving {
+    servers: Servers,
+    tasks: JoinSet<io::Result<()>>,
+}
+
 /// Serves until SIGTERM or SIGINT.
 pub fn run(config: &Config, web: &Web, control: Option<&Path>) -> Result<()> {
     let live = web.config_file.as_deref().map(LiveWebConfig::start).transpose()?;
-    let listeners = match web.systemd_socket {
-        true => {
-            let default = SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT));
-            if web.listen_addresses != [default] {
-                tracing::warn!(
-                    "--web.listen-address has no effect: systemd passed the sockets to serve on"
-                );
-            }
-            systemd::listeners()?
-        }
-        false => bind_all(&web.listen_addresses)?,
-    };
+    let listeners = listeners(web)?;
     let mut sampler = Sampler::new(config).context("is --path.procfs right?")?;
     let reader = sampler.reader();
     let hosts = AllowedHosts::new(&web.allowed_hosts, &config.rootfs);
@@ -67,31 +65,73 @@ pub fn run(config: &Config, web: &Web, control: Option<&Path>) -> Result<()> {
         // This thread serves and starts the runtime's threads.
         capabilities::keep(CapabilitySet::empty());
         let _control = control.and_then(|path| open_control(path, reader.clone()));
-        let (mut servers, mut serving) = (Servers::default(), JoinSet::new());
-        for listener in listeners {
-            let address = listener.local_addr().context("reading the listen address")?;
-            let server = servers.start(listener, router.clone(), live.clone());
-            serving.spawn(server.context("starting to serve")?);
-            tracing::info!(%address, version = crate::VERSION, revision = crate::REVISION, "listening");
-        }
+        let mut serving = Serving::start(listeners, &router, live.as_ref())?;
         systemd::ready();
         let result = tokio::select! {
             () = systemd::beat(reader) => Ok(()),
             result = stop_signal() => result,
-            Some(result) = serving.join_next() => result.context("serving")?.context("serving"),
+            result = serving.first_end() => result,
             _ = &mut ended => bail!("the sampler stopped unexpectedly"),
         };
         tracing::info!("stopping");
         systemd::stopping();
-        servers.stop();
+        serving.stop();
         drop(stop);
-        while serving.join_next().await.is_some() {}
+        serving.ended().await;
         let _ = tokio::time::timeout(LAST_SAMPLE, ended).await;
         result
     });
     // Shutdown in the background: no client waits for a scrape that is still being rendered.
     Runtime::shutdown_background(runtime);
     result
+}
+// === impl Serving ===
+
+impl Serving {
+    fn start(
+        listeners: Vec<TcpListener>,
+        router: &Router,
+        live: Option<&LiveWebConfig>,
+    ) -> Result<Self> {
+        let (mut servers, mut tasks) = (Servers::default(), JoinSet::new());
+        for listener in listeners {
+            let address = listener.local_addr().context("reading the listen address")?;
+            let server = servers.start(listener, router.clone(), live.cloned());
+            tasks.spawn(server.context("starting to serve")?);
+            tracing::info!(%address, version = crate::VERSION, revision = crate::REVISION, "listening");
+        }
+        Ok(Self { servers, tasks })
+    }
+
+    /// Returns the result of the first server that ends.
+    async fn first_end(&mut self) -> Result<()> {
+        match self.tasks.join_next().await {
+            Some(result) => result.context("serving")?.context("serving"),
+            None => future::pending().await,
+        }
+    }
+
+    fn stop(&self) {
+        self.servers.stop();
+    }
+
+    async fn ended(&mut self) {
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+/// Returns the sockets to serve on: those that systemd passed, or new ones.
+fn listeners(web: &Web) -> Result<Vec<TcpListener>> {
+    if !web.systemd_socket {
+        return bind_all(&web.listen_addresses);
+    }
+    let default = SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT));
+    if web.listen_addresses != [default] {
+        tracing::warn!(
+            "--web.listen-address has no effect: systemd passed the sockets to serve on"
+        );
+    }
+    systemd::listeners()
 }
 
 /// Opens the control socket. The daemon also serves without a control socket.
@@ -143,7 +183,7 @@ fn bind(address: SocketAddr) -> Result<TcpListener> {
     bound.with_context(|| format!("cannot listen on {address}"))
 }
 
-fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
@@ -154,7 +194,7 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-fn is_without_ipv6(error: &std::io::Error) -> bool {
+fn is_without_ipv6(error: &io::Error) -> bool {
     const EAFNOSUPPORT: i32 = 97;
     const EADDRNOTAVAIL: i32 = 99;
     matches!(error.raw_os_error(), Some(EAFNOSUPPORT | EADDRNOTAVAIL))
