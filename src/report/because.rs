@@ -103,6 +103,10 @@ fn percent(ratio: f64) -> String {
     format!("{:.0} %", ratio * 100.0)
 }
 
+fn percent_or(unknown: &str, ratio: Option<f64>) -> String {
+    ratio.map_or(unknown.into(), percent)
+}
+
 fn awaited(awaited: &Awaited) -> String {
     let Awaited { peer, syscall, waiting, workers } = awaited;
     format!("{waiting} of {workers} workers wait for {peer} ({})", syscall.name())
@@ -159,16 +163,11 @@ impl<'a> Subject<'a> {
             Cause::Stopped => format!("{process} is stopped (state T) by a signal or a debugger."),
             Cause::Frozen => format!("The cgroup of {process}, or an ancestor, is frozen."),
             Cause::Descriptors => {
-                let used = state.open_fds.zip(state.max_fds);
-                let used = used.map_or("all its".into(), |(open, max)| {
-                    format!("{} of {} allowed", count(open), count(max))
-                });
+                let used = self.used_descriptors();
                 format!("{process} uses {used} file descriptors and has stopped accepting.")
             }
             Cause::ConnectionLimit => {
-                let open = self
-                    .open_connections
-                    .map_or(String::new(), |open| format!(" at {}", many(open, "open connection")));
+                let open = self.at_open_connections();
                 format!(
                     "{process} has stopped accepting on purpose{open}: it has reached its own limit."
                 )
@@ -180,31 +179,42 @@ impl<'a> Subject<'a> {
                 format!("{process} holds the socket, and no process polls it or accepts from it.")
             }
             Cause::CpuThrottled => {
-                let share = state.cpu_throttled_ratio.map_or("many".into(), percent);
+                let share = percent_or("many", state.cpu_throttled_ratio);
                 format!(
                     "The cgroup of {process}, or an ancestor, was CPU-throttled in {share} of its periods."
                 )
             }
             Cause::CpuStarved => {
-                let share = state.cpu_wait_ratio.map_or("much of the time".into(), |ratio| {
-                    format!("{} of the time", percent(ratio))
-                });
-                format!("{process} was ready to run and got no CPU for {share}.")
+                let share = percent_or("much", state.cpu_wait_ratio);
+                format!("{process} was ready to run and got no CPU for {share} of the time.")
             }
             Cause::CpuSteal => {
-                let share = state.cpu_steal_ratio.map_or("much".into(), percent);
+                let share = percent_or("much", state.cpu_steal_ratio);
                 format!("The hypervisor took {share} of this machine's CPU time.")
             }
             Cause::CpuBound => format!("The thread of {process} that accepts uses a whole CPU."),
             Cause::MemoryStall => format!("The cgroup of {process} stalls on memory."),
             Cause::DiskWait => format!("{process} waits for a disk or another device (state D)."),
             Cause::WaitsFor => {
-                let what =
-                    state.waits_for.clone().unwrap_or("its workers wait for one peer".into());
-                format!("{process}: {what}.")
+                let wait = state.waits_for.as_deref().unwrap_or("its workers wait for one peer");
+                format!("{process}: {wait}.")
             }
             Cause::Lock => format!("All threads of {process} wait for a lock (futex)."),
         }
+    }
+
+    /// `40 of 40 allowed`.
+    fn used_descriptors(&self) -> String {
+        let used = self.state.open_fds.zip(self.state.max_fds);
+        used.map_or("all its".into(), |(open, max)| {
+            format!("{} of {} allowed", count(open), count(max))
+        })
+    }
+
+    /// ` at 1,024 open connections`; empty if the number is unknown.
+    fn at_open_connections(&self) -> String {
+        let open = self.open_connections;
+        open.map_or(String::new(), |open| format!(" at {}", many(open, "open connection")))
     }
 
     fn advice(&self, cause: Cause) -> Vec<String> {
@@ -215,14 +225,7 @@ impl<'a> Subject<'a> {
                 format!("Let it continue: `kill -CONT {pid}`."),
                 format!("A debugger shows as `TracerPid` in `/proc/{pid}/status`: detach it."),
             ],
-            Cause::Frozen => one(format!(
-                "Thaw the cgroup that `cat /proc/{pid}/cgroup` names: {}.",
-                match (self.is_container, self.unit) {
-                    (true, _) => "`docker unpause`, `crictl` or the tool that paused the container".into(),
-                    (false, "") => "write 0 to its `cgroup.freeze`".into(),
-                    (false, unit) => format!("`systemctl thaw {unit}`"),
-                }
-            )),
+            Cause::Frozen => one(self.thaw()),
             Cause::Descriptors => self.more_descriptors(),
             Cause::ConnectionLimit => vec![
                 format!("Raise its connection limit: {}.", self.connection_limit()),
@@ -236,11 +239,7 @@ impl<'a> Subject<'a> {
                 format!("See who holds it: `ls -l /proc/{pid}/fd`; a leaked or inherited descriptor keeps the port open."),
                 "Restart that process, or open the socket with close-on-exec.".into(),
             ],
-            Cause::CpuThrottled => one(match (self.is_container, self.unit) {
-                (true, _) => "Raise the CPU limit of the container or pod, or remove it.".into(),
-                (false, "") => format!("Raise the CPU quota of its cgroup (`cat /proc/{pid}/cgroup`)."),
-                (false, unit) => format!("Raise its CPU limit: `systemctl set-property {unit} CPUQuota=`."),
-            }),
+            Cause::CpuThrottled => one(self.more_cpu()),
             Cause::CpuStarved => vec![
                 "See what uses the CPUs: `top`. Move it, or give this server more weight (`CPUWeight=`).".into(),
             ],
@@ -261,6 +260,27 @@ impl<'a> Subject<'a> {
                 format!("See who holds the lock: `gdb -p {pid} -batch -ex 'thread apply all bt'`."),
                 format!("If it is a deadlock, restart {}.", self.process),
             ],
+        }
+    }
+
+    fn thaw(&self) -> String {
+        let how = match (self.is_container, self.unit) {
+            (true, _) => "`docker unpause`, `crictl` or the tool that paused the container".into(),
+            (false, "") => "write 0 to its `cgroup.freeze`".into(),
+            (false, unit) => format!("`systemctl thaw {unit}`"),
+        };
+        format!("Thaw the cgroup that `cat /proc/{}/cgroup` names: {how}.", self.pid)
+    }
+
+    fn more_cpu(&self) -> String {
+        match (self.is_container, self.unit) {
+            (true, _) => "Raise the CPU limit of the container or pod, or remove it.".into(),
+            (false, "") => {
+                format!("Raise the CPU quota of its cgroup (`cat /proc/{}/cgroup`).", self.pid)
+            }
+            (false, unit) => {
+                format!("Raise its CPU limit: `systemctl set-property {unit} CPUQuota=`.")
+            }
         }
     }
 

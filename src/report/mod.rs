@@ -359,10 +359,32 @@ fn missing(stats: &SelfStats) -> Vec<MissingFeature> {
 impl Listener {
     /// Returns `None` for a closed listener that the view still remembers.
     fn new(view: &View, netns: &NetnsView, listener: &ListenerView) -> Option<Self> {
-        let QueueView { length, limit, peak_length, fullest_ratio, socket_drops } =
-            listener.queue?;
-        let name = &listener.name;
-        let mut made = Self {
+        let mut made = Self::unexplained(view, netns, listener, listener.queue?);
+        for held in listener.causes() {
+            let Some(since) = held.since else { continue };
+            let for_seconds = view.now.saturating_sub(since).as_secs_f64();
+            made.causes.push(Because::new(&made, held.cause, for_seconds));
+        }
+        // The advice of each diagnosis depends on the other diagnoses that hold.
+        for held in listener.diagnoses() {
+            let Some(since) = held.since else { continue };
+            let for_seconds = view.now.saturating_sub(since).as_secs_f64();
+            made.diagnoses.push(Diagnosed::bare(held.diagnosis, for_seconds));
+        }
+        made.explain();
+        Some(made)
+    }
+
+    /// The listener without causes and diagnoses.
+    fn unexplained(
+        view: &View,
+        netns: &NetnsView,
+        listener: &ListenerView,
+        queue: QueueView,
+    ) -> Self {
+        let QueueView { length, limit, peak_length, fullest_ratio, socket_drops } = queue;
+        let (name, case) = (&listener.name, listener.case.as_ref());
+        Self {
             netns: netns.name.to_string(),
             protocol: name.protocol.label().into(),
             address: name.address.clone(),
@@ -392,23 +414,10 @@ impl Listener {
             settings: Caps::new(&netns.settings),
             diagnoses: Vec::new(),
             causes: Vec::new(),
-            owner_state: listener.case.as_ref().and_then(|case| OwnerState::new(&case.causes)),
-            recent: listener.case.as_ref().map(|case| Recent::new(&case.evidence)),
-            history: listener.case.as_ref().map_or_else(Vec::new, |case| history(case)),
-        };
-        for held in listener.causes() {
-            let Some(since) = held.since else { continue };
-            let for_seconds = view.now.saturating_sub(since).as_secs_f64();
-            made.causes.push(Because::new(&made, held.cause, for_seconds));
+            owner_state: case.and_then(|case| OwnerState::new(&case.causes)),
+            recent: case.map(|case| Recent::new(&case.evidence)),
+            history: case.map_or_else(Vec::new, |case| history(case)),
         }
-        // The advice of each diagnosis depends on the other diagnoses that hold.
-        for held in listener.diagnoses() {
-            let Some(since) = held.since else { continue };
-            let for_seconds = view.now.saturating_sub(since).as_secs_f64();
-            made.diagnoses.push(Diagnosed::bare(held.diagnosis, for_seconds));
-        }
-        made.explain();
-        Some(made)
     }
 
     /// Writes every sentence about the listener again.

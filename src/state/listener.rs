@@ -210,27 +210,7 @@ impl<A: Address> Listener<A> {
         Self {
             address,
             alias: address,
-            shown: ListenerView {
-                name: Arc::new(address.name()),
-                owner: Arc::default(),
-                started_unix_time: tick.unix_time,
-                sockets: 0,
-                queue: None,
-                connection_seconds: 0.0,
-                full_seconds: None,
-                drops: None,
-                overflows: None,
-                scan: None,
-                alert_owner: None,
-                accepts: None,
-                most_open: 0,
-                patience: None,
-                abandoned_total: None,
-                abandoned_ratio: None,
-                clients: None,
-                lengths: None,
-                case: None,
-            },
+            shown: ListenerView::new(address.name(), tick.unix_time),
             evidence: DropEvidence::default(),
             exposure: Exposure::Excluded,
             source,
@@ -331,6 +311,11 @@ impl<A: Address> Listener<A> {
         }
         self.remember(tick.now);
         self.peak.record(tick.slot, u32::try_from(tally.length).unwrap_or(u32::MAX));
+        self.show_queue();
+    }
+
+    fn show_queue(&mut self) {
+        let tally = self.tally;
         if tally.limit.is_some() {
             self.shown.full_seconds.get_or_insert(0.0);
         }
@@ -449,16 +434,20 @@ impl<A: Address> Listener<A> {
         }
         let is_shown = self.closed_at.is_none() || record.is_in_trouble();
         self.shown.case = is_shown.then_some(case);
-        let lengths = self.lengths.as_deref();
-        if lengths.map(|new| new.count) != self.shown.lengths.as_ref().map(|old| old.count) {
-            self.shown.lengths = lengths.cloned().map(Arc::new);
-        }
         self.shown.patience = record.scans.leavers.patience(now);
         self.shown.abandoned_ratio = record.scans.leavers.share(now);
         if record.is_over(now) {
             (self.record, self.shown.case) = (None, None);
         }
+        self.show_lengths();
         event
+    }
+
+    fn show_lengths(&mut self) {
+        let lengths = self.lengths.as_deref();
+        if lengths.map(|new| new.count) != self.shown.lengths.as_ref().map(|old| old.count) {
+            self.shown.lengths = lengths.cloned().map(Arc::new);
+        }
     }
 
     /// Updates the owner that alerts name. Returns whether the owner changed.

@@ -405,6 +405,31 @@ pub fn described(netns: &str, protocol: &str, address: &str, port: &str) -> Stri
 // === impl ListenerView ===
 
 impl ListenerView {
+    /// Creates the view of a listener whose sockets are not counted yet.
+    pub fn new(name: ListenerName, started_unix_time: f64) -> Self {
+        Self {
+            name: Arc::new(name),
+            owner: Arc::default(),
+            alert_owner: None,
+            started_unix_time,
+            sockets: 0,
+            queue: None,
+            connection_seconds: 0.0,
+            full_seconds: None,
+            drops: None,
+            overflows: None,
+            scan: None,
+            accepts: None,
+            most_open: 0,
+            patience: None,
+            abandoned_total: None,
+            abandoned_ratio: None,
+            clients: None,
+            lengths: None,
+            case: None,
+        }
+    }
+
     /// The diagnoses that hold, in order of precedence.
     pub fn diagnoses(&self) -> impl Iterator<Item = HeldDiagnosis> {
         let held = self.case.iter().flat_map(|case| &case.diagnoses);
