@@ -15,6 +15,7 @@ pub mod plan;
 pub mod scanning;
 pub mod schedule;
 pub mod scout;
+pub mod stretch;
 pub mod turns;
 pub mod waiting;
 
@@ -26,7 +27,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rustc_hash::FxHashSet;
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::kernel::diag_modules::ModuleWatch;
 use crate::kernel::listen::Scratch;
 use crate::kernel::namespaces;
 use crate::kernel::own_process::OwnProcess;
@@ -38,11 +38,11 @@ use crate::snapshot::scan::Scan;
 use crate::snapshot::{NetnsId, NetnsSample, Snapshot};
 use crate::state::{self, State};
 
-use crate::owner::lookup::{OwnerLookup, OwnerSearch};
+use crate::owner::lookup::OwnerSearch;
 use crate::view::publish::{Publisher, Reader};
 use background::Background;
 use cause_watch::CauseWatch;
-use discovery::{Discovered, Discovery};
+use discovery::{Discovered, Newcomer};
 use features::NetnsFeatures;
 use health::Health;
 use incidents::IncidentLog;
@@ -52,6 +52,7 @@ use owner_requests::{OwnerRequests, origins};
 use scanning::{ScanSlot, Scanning};
 use schedule::Schedule;
 use scout::{FIRST_LOOK, ScoutEvent, Scouting, Work};
+use stretch::StretchLog;
 use turns::{Turn, Turns};
 
 /// Interval between reads of the `process_*` metrics.
@@ -128,8 +129,7 @@ pub struct Sampler {
     publisher: Publisher,
     schedule: Schedule,
     sockets_moved: bool,
-    stretched: Stretch,
-    dumps_stretched: Stretch,
+    stretches: StretchLog,
     incidents: IncidentLog,
     omissions: OmissionLog,
     scratch: Scratch,
@@ -139,10 +139,6 @@ pub struct Sampler {
     cpu: Duration,
 }
 
-/// Whether the interval is longer than its target, as last logged.
-#[derive(Default)]
-struct Stretch(bool);
-
 // === impl Sampler ===
 
 impl Sampler {
@@ -151,57 +147,42 @@ impl Sampler {
         let reader = NetnsReader::open_own(&config.procfs)?;
         // Without an inode the own namespace still works, but cannot be distinguished from others.
         let id = namespaces::own(&config.procfs).ok();
-        let discovery = id
-            .filter(|_| config.all_namespaces)
-            .map(|id| Discovery::new(&config.procfs, &config.rootfs, id));
+        let work = Work::new(config, id);
         let own_sample =
             NetnsSample::new(id.unwrap_or(NetnsId(0)), discovery::OWN_NAME.into(), false);
-        let mut sampler = Self {
+        Ok(Self {
             readers: vec![reader],
             turns: vec![Turn::new(0)],
             all_turns: Turns::default(),
             first_turn: 0,
             others_cost: Duration::ZERO,
             snapshot: Snapshot { namespaces: vec![own_sample], ..Snapshot::default() },
-            work: None,
             scouting: None,
-            background: Arc::default(),
+            background: work.background.clone(),
             scan_interval: config.scan_interval,
             scanning: None,
             asked: OwnerRequests::default(),
             roots: [config.procfs.clone(), config.rootfs.clone()],
             causes: None,
-            has_cgroups: false,
+            has_cgroups: work.owners.has_cgroups(),
             health: Health::default(),
             process: OwnProcess::new(&config.procfs),
             process_at: None,
             web_config: None,
             state: State::new(config.state.clone()),
-            stats: SelfStats { target_interval: config.interval, ..SelfStats::default() },
+            stats: first_stats(config.interval, work.discovery.is_some()),
             publisher: Publisher::default(),
             schedule: Schedule::new(config.interval, config.cpu_budget, fastrand::u64(..)),
             sockets_moved: false,
-            stretched: Stretch::default(),
-            dumps_stretched: Stretch::default(),
+            stretches: StretchLog::default(),
             incidents: IncidentLog::default(),
             omissions: OmissionLog::default(),
             scratch: Scratch::default(),
-            epoch: Instant::now(),
+            epoch: work.epoch,
             last: None,
             cpu: Duration::ZERO,
-        };
-        let owners = OwnerLookup::new(&config.procfs, &config.rootfs);
-        sampler.has_cgroups = owners.has_cgroups();
-        let modules = ModuleWatch::new(&config.procfs);
-        let interval = config.discovery_interval;
-        let (background, epoch) = (sampler.background.clone(), sampler.epoch);
-        if discovery.is_none() {
-            // No other namespace is to be sampled.
-            let stats = &mut sampler.stats;
-            (stats.inaccessible_namespaces, stats.waiting_namespaces) = (Some(0), Some(0));
-        }
-        sampler.work = Some(Work { discovery, interval, owners, modules, background, epoch });
-        Ok(sampler)
+            work: Some(work),
+        })
     }
 
     /// Finds and enters all namespaces, however long that takes.
@@ -261,7 +242,7 @@ impl Sampler {
         self.stats.missed += self.schedule.sampled(start, end, costs, dump);
         self.stats.interval = self.schedule.achieved();
         self.background.set_sampler_share(self.schedule.share());
-        self.say_when_stretched();
+        self.stretches.say(&self.schedule, self.stats.target_interval);
     }
 
     /// Samples on the timer until `stop` receives a message or is disconnected. This timer wakes up
@@ -444,36 +425,40 @@ impl Sampler {
         }
         let looked = news.failure.map_or(Ok(()), Err);
         self.health.check(&mut self.stats, Source::Namespaces, now, looked);
-        for id in news.ended {
-            if let Some(place) = self.snapshot.namespaces.iter().position(|netns| netns.id == id) {
-                self.readers.swap_remove(place);
-                self.turns.swap_remove(place);
-                let ended = self.snapshot.namespaces.swap_remove(place);
-                tracing::debug!(netns = %ended.name, "a namespace ended");
-            }
-        }
+        news.ended.into_iter().for_each(|id| self.release(id));
         for (id, owner) in news.owners {
             let known = self.snapshot.namespaces.iter_mut().find(|netns| netns.id == id);
             if let Some(netns) = known {
                 netns.owner = owner;
             }
         }
-        for born in news.born {
-            tracing::debug!(netns = %born.name, "sampling a namespace");
-            self.readers.push(born.reader);
-            self.turns.push(Turn::new(born.made_by.map_or(0, person)));
-            let sample = NetnsSample::new(born.id, born.name, born.is_newborn);
-            self.snapshot.namespaces.push(NetnsSample {
-                owner: born.owner,
-                made_by: born.made_by,
-                ..sample
-            });
-        }
+        news.born.into_iter().for_each(|born| self.add(born));
         self.all_turns.forget();
         self.stats.sampled_namespaces = self.readers.len();
         if let Some(is_available) = news.is_available {
             features::note(&mut self.stats, Feature::Namespaces, is_available);
         }
+    }
+
+    fn release(&mut self, ended: NetnsId) {
+        let namespaces = &mut self.snapshot.namespaces;
+        let Some(place) = namespaces.iter().position(|netns| netns.id == ended) else { return };
+        self.readers.swap_remove(place);
+        self.turns.swap_remove(place);
+        let ended = namespaces.swap_remove(place);
+        tracing::debug!(netns = %ended.name, "a namespace ended");
+    }
+
+    fn add(&mut self, born: Newcomer) {
+        tracing::debug!(netns = %born.name, "sampling a namespace");
+        self.readers.push(born.reader);
+        self.turns.push(Turn::new(born.made_by.map_or(0, person)));
+        let sample = NetnsSample::new(born.id, born.name, born.is_newborn);
+        self.snapshot.namespaces.push(NetnsSample {
+            owner: born.owner,
+            made_by: born.made_by,
+            ..sample
+        });
     }
 
     fn read(&mut self, now: Duration) {
@@ -565,41 +550,17 @@ impl Sampler {
         let (state, own) = (&self.state, &self.stats);
         self.publisher.publish(|view| state.show(own, view));
     }
-
-    fn say_when_stretched(&mut self) {
-        let target = self.stats.target_interval;
-        let (interval, dumps) = (self.schedule.interval(), self.schedule.dump_interval());
-        match self.stretched.changed(interval, target) {
-            Some(true) => tracing::warn!(
-                ?interval,
-                ?target,
-                "samples exceed --sample.cpu-budget: using a longer sample interval"
-            ),
-            Some(false) => tracing::info!(?interval, "sampling at the configured interval again"),
-            None => {}
-        }
-        match self.dumps_stretched.changed(dumps, target) {
-            Some(true) => tracing::warn!(
-                interval = ?dumps,
-                "dumps of listeners exceed --sample.cpu-budget: dumping less often; listeners with a queue are still read in every sample"
-            ),
-            Some(false) => tracing::info!("the listeners are dumped in every sample again"),
-            None => {}
-        }
-    }
 }
 
-// === impl Stretch ===
-
-impl Stretch {
-    /// Returns whether the interval became longer than the target (`true`) or returned to it
-    /// (`false`).
-    fn changed(&mut self, interval: Duration, target: Duration) -> Option<bool> {
-        let is_stretched = match self.0 {
-            true => interval > target,
-            false => interval > target.mul_f64(1.1),
-        };
-        (std::mem::replace(&mut self.0, is_stretched) != is_stretched).then_some(is_stretched)
+/// Returns the statistics before the first sample. Without a discovery, no other namespace is to be
+/// sampled.
+fn first_stats(target_interval: Duration, discovers: bool) -> SelfStats {
+    let others = (!discovers).then_some(0);
+    SelfStats {
+        target_interval,
+        inaccessible_namespaces: others,
+        waiting_namespaces: others,
+        ..SelfStats::default()
     }
 }
 

@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 use rustc_hash::FxHashSet;
 
 use crate::kernel::diag_modules::ModuleWatch;
-use crate::snapshot::Origin;
+use crate::snapshot::{NetnsId, Origin};
 
 use super::background::Background;
 use super::discovery::{Discovered, Discovery};
-use super::thread_cpu;
+use super::{Config, thread_cpu};
 use crate::owner::lookup::{OwnerLookup, OwnerSearch};
 
 /// Pause after a search, as a multiple of the CPU time of the search.
@@ -95,6 +95,24 @@ struct Scout {
     /// Sockets that only a deep search can find.
     deep: Vec<Origin>,
     deep_due: Instant,
+}
+
+// === impl Work ===
+
+impl Work {
+    /// Creates the work of a sampler whose own namespace is `own`, if that is known.
+    pub fn new(config: &Config, own: Option<NetnsId>) -> Self {
+        let Config { procfs, rootfs, .. } = config;
+        let own = own.filter(|_| config.all_namespaces);
+        Self {
+            discovery: own.map(|own| Discovery::new(procfs, rootfs, own)),
+            interval: config.discovery_interval,
+            owners: OwnerLookup::new(procfs, rootfs),
+            modules: ModuleWatch::new(procfs),
+            background: Arc::default(),
+            epoch: Instant::now(),
+        }
+    }
 }
 
 // === impl Scouting ===

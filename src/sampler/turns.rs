@@ -73,6 +73,15 @@ pub struct Turns {
     divided_at: Option<Duration>,
 }
 
+/// The shares of a core that the readings of one namespace need.
+struct Needs<'a> {
+    turn: &'a mut Turn,
+    /// The share for readings without a whole dump.
+    plain: f64,
+    /// The share for whole dumps.
+    dumps: f64,
+}
+
 /// Whether a reading was a whole dump.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DumpOutcome {
@@ -212,29 +221,22 @@ impl Turns {
         }
         self.divided_at = Some(now);
         let mut unix = Duration::ZERO;
-        let mut turns: Vec<(&mut Turn, [f64; 2])> = turns
-            .map(|turn| {
-                let plain = turn.cost.get().as_secs_f64() / interval.as_secs_f64();
-                let needs = [plain, turn.dumps.need(since)];
-                unix += std::mem::take(&mut turn.unix);
-                (turn, needs)
-            })
-            .collect();
+        let needs = turns.map(|turn| {
+            unix += std::mem::take(&mut turn.unix);
+            Needs::new(turn, interval, since)
+        });
+        let mut needs: Vec<Needs<'_>> = needs.collect();
         let unix = unix.as_secs_f64() / since.as_secs_f64();
         let budget = (budget - unix).max(budget / 2.0);
-        let total = |kind: usize| turns.iter().map(|(_, needs)| needs[kind]).sum::<f64>();
-        let (plain, dumps) = (total(0), total(1));
+        let plain: f64 = needs.iter().map(|one| one.plain).sum();
+        let dumps: f64 = needs.iter().map(|one| one.dumps).sum();
         let plain = plain.min((budget - dumps).max(budget * PLAIN_PART));
         let dumps = dumps.min(budget - plain);
-        let levels = divide(&turns, 0, budget - dumps);
-        for ((turn, needs), level) in turns.iter_mut().zip(levels) {
-            // The namespace gets all of its need: it is read in every sample, whatever its jitter.
-            turn.set_share(now, if needs[0] <= level { f64::INFINITY } else { level });
-        }
-        let levels = divide(&turns, 1, budget - plain);
-        for ((turn, needs), level) in turns.iter_mut().zip(levels) {
-            let share = if needs[1] <= level { f64::INFINITY } else { level };
-            turn.dumps.set_share(now, share);
+        let plain_shares = shares(&needs, |one| one.plain, budget - dumps);
+        let dump_shares = shares(&needs, |one| one.dumps, budget - plain);
+        for ((one, plain), dumps) in needs.iter_mut().zip(plain_shares).zip(dump_shares) {
+            one.turn.set_share(now, plain);
+            one.turn.dumps.set_share(now, dumps);
         }
     }
 
@@ -244,12 +246,25 @@ impl Turns {
     }
 }
 
-/// Divides `total` first among the makers, then among the namespaces of each. Returns the largest
-/// share of each namespace.
-fn divide(turns: &[(&mut Turn, [f64; 2])], kind: usize, total: f64) -> Vec<f64> {
+// === impl Needs ===
+
+impl<'a> Needs<'a> {
+    /// Returns the needs at this interval between samples, after the time `since` the last
+    /// division.
+    fn new(turn: &'a mut Turn, interval: Duration, since: Duration) -> Self {
+        let plain = turn.cost.get().as_secs_f64() / interval.as_secs_f64();
+        let dumps = turn.dumps.need(since);
+        Self { turn, plain, dumps }
+    }
+}
+
+/// Divides `total` first among the makers, then among the namespaces of each. Returns the share of
+/// each namespace. The share has no bound if it covers the whole need: the namespace is then read
+/// in every sample, whatever its jitter.
+fn shares(all: &[Needs<'_>], need: impl Fn(&Needs<'_>) -> f64, total: f64) -> Vec<f64> {
     let mut makers: BTreeMap<u32, Vec<f64>> = BTreeMap::new();
-    for (turn, needs) in turns {
-        makers.entry(turn.maker).or_default().push(needs[kind]);
+    for one in all {
+        makers.entry(one.turn.maker).or_default().push(need(one));
     }
     let of_makers: Vec<f64> = makers.values().map(|needs| needs.iter().sum()).collect();
     let most = fair_level(&of_makers, total);
@@ -257,7 +272,11 @@ fn divide(turns: &[(&mut Turn, [f64; 2])], kind: usize, total: f64) -> Vec<f64> 
         (*maker, fair_level(needs, need.min(most)))
     };
     let levels: BTreeMap<u32, f64> = makers.iter().zip(&of_makers).map(level_of).collect();
-    turns.iter().map(|(turn, _)| levels[&turn.maker]).collect()
+    let share = |one: &Needs<'_>| {
+        let level = levels[&one.turn.maker];
+        if need(one) <= level { f64::INFINITY } else { level }
+    };
+    all.iter().map(share).collect()
 }
 
 /// Returns the largest share per consumer such that all together use at most `total`. A consumer
