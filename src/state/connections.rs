@@ -57,60 +57,86 @@ pub(super) fn by_listener(
     names_clients: bool,
     keeps_idle: impl Fn(&ListenAddress) -> bool,
 ) -> FxHashMap<ListenAddress, ListenerScan> {
-    let half_open = scan.half_open.iter().map(|one| one.local.port);
-    let waiting = scan.waiting.iter().map(|one| one.local.port);
-    let open = scan.open.iter().map(|(local, _)| local.port);
-    let busy: FxHashSet<u16> = half_open.chain(waiting).chain(open).collect();
+    let busy = busy_ports(scan);
     let keeps = |socket: &&ScannedSocket| {
         socket.longest > 0 || busy.contains(&socket.local.port) || keeps_idle(&socket.address)
     };
-    let mut found: FxHashMap<ListenAddress, ListenerScan> = FxHashMap::default();
-    let mut by_port: FxHashMap<u16, Vec<&ScannedSocket>> = FxHashMap::default();
-    let mut members = FxHashSet::default();
-    for socket in scan.sockets.iter().filter(keeps) {
-        let listener = found.entry(socket.address).or_default();
+    let mut listeners = Listeners::default();
+    scan.sockets.iter().filter(keeps).for_each(|socket| listeners.add_socket(socket));
+    listeners.add_connections(scan, names_clients);
+    for listener in listeners.scans.values_mut() {
+        listener.drop_excess();
+        if names_clients {
+            listener.waiting.iter().for_each(|row| listener.clients.waiting(row.client));
+        }
+    }
+    listeners.scans
+}
+
+/// The local ports that have connections.
+fn busy_ports(scan: &TcpScan) -> FxHashSet<u16> {
+    let half_open = scan.half_open.iter().map(|one| one.local.port);
+    let waiting = scan.waiting.iter().map(|one| one.local.port);
+    let open = scan.open.iter().map(|(local, _)| local.port);
+    half_open.chain(waiting).chain(open).collect()
+}
+
+/// The listeners of a scan, with an index to find the listener of a connection.
+#[derive(Default)]
+struct Listeners<'a> {
+    scans: FxHashMap<ListenAddress, ListenerScan>,
+    /// The listen sockets of each port. One member represents its reuseport group.
+    by_port: FxHashMap<u16, Vec<&'a ScannedSocket>>,
+    members: FxHashSet<(ListenAddress, bool)>,
+    /// Results of earlier searches: there are many connections, but few local addresses.
+    found: FxHashMap<Local, Option<ListenAddress>>,
+}
+
+// === impl Listeners ===
+
+impl<'a> Listeners<'a> {
+    fn add_socket(&mut self, socket: &'a ScannedSocket) {
+        let listener = self.scans.entry(socket.address).or_default();
         listener.length += u64::from(socket.length);
         listener.longest += u64::from(socket.longest);
         listener.open = listener.open.or(socket.is_read.then_some(0));
-        // One member represents its reuseport group.
-        if members.insert((socket.address, socket.is_v6_only)) {
-            by_port.entry(socket.local.port).or_default().push(socket);
+        if self.members.insert((socket.address, socket.is_v6_only)) {
+            self.by_port.entry(socket.local.port).or_default().push(socket);
         }
     }
-    let look_up = |local: &Local| {
-        let sockets = by_port.get(&local.port)?;
-        let ranked = sockets.iter().filter_map(|socket| Some((rank(socket, local)?, socket)));
-        ranked.max_by_key(|(rank, _)| *rank).map(|(_, socket)| socket.address)
-    };
-    // There are many connections, but few local addresses.
-    let mut known = FxHashMap::default();
-    let mut listener_of = |local: &Local| *known.entry(*local).or_insert_with(|| look_up(local));
-    for half_open in &scan.half_open {
-        if let Some(found) = listener_of(&half_open.local).and_then(|at| found.get_mut(&at)) {
-            found.half_open.all += 1;
-            found.half_open.old += u64::from(half_open.is_old());
+
+    /// Adds each connection to its listener.
+    fn add_connections(&mut self, scan: &TcpScan, names_clients: bool) {
+        for half_open in &scan.half_open {
+            let Some(listener) = self.of(&half_open.local) else { continue };
+            listener.half_open.all += 1;
+            listener.half_open.old += u64::from(half_open.is_old());
             if names_clients {
-                found.clients.half_open(half_open.client);
+                listener.clients.half_open(half_open.client);
             }
         }
-    }
-    for (local, connections) in &scan.open {
-        if let Some(found) = listener_of(local).and_then(|at| found.get_mut(&at)) {
-            found.open = found.open.map(|open| open + connections);
+        for (local, connections) in &scan.open {
+            let Some(listener) = self.of(local) else { continue };
+            listener.open = listener.open.map(|open| open + connections);
+        }
+        for waiting in &scan.waiting {
+            let Some(listener) = self.of(&waiting.local) else { continue };
+            listener.waiting.push(*waiting);
         }
     }
-    for waiting in &scan.waiting {
-        if let Some(found) = listener_of(&waiting.local).and_then(|at| found.get_mut(&at)) {
-            found.waiting.push(*waiting);
-        }
+
+    /// The listener of the connections with this local address.
+    fn of(&mut self, local: &Local) -> Option<&mut ListenerScan> {
+        let by_port = &self.by_port;
+        let address = self.found.entry(*local).or_insert_with(|| look_up(by_port, local));
+        self.scans.get_mut(address.as_ref()?)
     }
-    for found in found.values_mut() {
-        found.drop_excess();
-        if names_clients {
-            found.waiting.iter().for_each(|row| found.clients.waiting(row.client));
-        }
-    }
-    found
+}
+
+fn look_up(by_port: &FxHashMap<u16, Vec<&ScannedSocket>>, local: &Local) -> Option<ListenAddress> {
+    let sockets = by_port.get(&local.port)?.iter();
+    let ranked = sockets.filter_map(|socket| Some((rank(socket, local)?, socket)));
+    ranked.max_by_key(|(rank, _)| *rank).map(|(_, socket)| socket.address)
 }
 
 /// How well a listen socket matches a connection: an exact address ranks first, then a socket bound

@@ -182,37 +182,14 @@ impl State {
     pub fn fold(&mut self, snapshot: &Snapshot, elapsed: Duration) {
         self.now += elapsed;
         self.snapshots += 1;
-        let tick = Tick {
-            now: self.now,
-            snapshot: self.snapshots,
-            unix_time: snapshot.unix_time,
-            slot: self.window.slot_at(self.now),
-            standing_wait: self.standing_wait,
-            names_clients: self.names_clients,
-        };
+        let tick = self.tick(snapshot.unix_time);
         for sample in &snapshot.namespaces {
-            match self.namespaces.get_mut(&sample.name) {
-                Some(netns) if netns.id() == sample.id && !netns.has_ended() => {
-                    netns.fold(sample, tick, &mut self.admission);
-                    netns.conclude(tick.now, &mut self.admission, &mut self.incidents);
-                }
-                // A different namespace with the same name is an ordinary counter reset.
-                _ => self.first_sight(sample, tick),
-            }
+            self.fold_netns(sample, tick);
         }
         if self.namespaces.len() > snapshot.namespaces.len() {
             self.end_missing(tick);
         }
-        if !snapshot.looks.is_empty() {
-            for netns in self.namespaces.values_mut() {
-                netns.look(self.now, &snapshot.looks);
-            }
-        }
-        if !snapshot.claims.is_empty() {
-            for netns in self.namespaces.values_mut() {
-                netns.claim(&snapshot.claims);
-            }
-        }
+        self.apply_owners(snapshot);
         if self.admission.tracking.excess() > 0 {
             let tracking = &mut self.admission.tracking;
             self.namespaces.values_mut().for_each(|netns| netns.trim(tracking, tick.now));
@@ -223,6 +200,42 @@ impl State {
         if self.admission.end_sample() {
             let hidden = self.namespaces.values_mut().map(Netns::hide_overflows).sum();
             self.admission.count_unexposed(hidden);
+        }
+    }
+
+    fn tick(&self, unix_time: f64) -> Tick {
+        Tick {
+            now: self.now,
+            snapshot: self.snapshots,
+            unix_time,
+            slot: self.window.slot_at(self.now),
+            standing_wait: self.standing_wait,
+            names_clients: self.names_clients,
+        }
+    }
+
+    fn fold_netns(&mut self, sample: &NetnsSample, tick: Tick) {
+        match self.namespaces.get_mut(&sample.name) {
+            Some(netns) if netns.id() == sample.id && !netns.has_ended() => {
+                netns.fold(sample, tick, &mut self.admission);
+                netns.conclude(tick.now, &mut self.admission, &mut self.incidents);
+            }
+            // A different namespace with the same name is an ordinary counter reset.
+            _ => self.first_sight(sample, tick),
+        }
+    }
+
+    /// Applies the readings of owners, and the owners that were found.
+    fn apply_owners(&mut self, snapshot: &Snapshot) {
+        if !snapshot.looks.is_empty() {
+            for netns in self.namespaces.values_mut() {
+                netns.look(self.now, &snapshot.looks);
+            }
+        }
+        if !snapshot.claims.is_empty() {
+            for netns in self.namespaces.values_mut() {
+                netns.claim(&snapshot.claims);
+            }
         }
     }
 

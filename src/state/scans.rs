@@ -96,9 +96,11 @@ enum Line {
     #[default]
     Empty,
     Tcp(TcpLine),
-    /// Clients by listen socket, in queue order.
-    Unix(FxHashMap<Cookie, Vec<Client>>),
+    Unix(UnixLine),
 }
+
+/// The clients of a Unix listener by listen socket, in queue order.
+type UnixLine = FxHashMap<Cookie, Vec<Client>>;
 
 /// A TCP queue as of one scan.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -191,26 +193,13 @@ impl Scans {
         was_empty: bool,
         between: Between,
     ) -> Verdict {
-        let mut before = match std::mem::take(&mut self.line) {
+        let before = match std::mem::take(&mut self.line) {
             Line::Unix(before) => before,
-            _ => FxHashMap::default(),
+            _ => UnixLine::default(),
         };
         let is_first = before.is_empty();
         let came = (!is_first || was_empty).then_some(at);
-        let mut change = Change { was_taken: Some(false), ..Change::default() };
-        let mut line: FxHashMap<Cookie, Vec<Client>> = FxHashMap::default();
-        for queue in queues {
-            let known = before.remove(&queue.cookie).unwrap_or_default();
-            let taken = taken_from(&known, &queue.clients);
-            change.add(&known, taken, &queue.clients);
-            let mut rest = known[taken..].iter().map(|client| client.came);
-            let client = |inode: &u32| Client { inode: *inode, came: rest.next().unwrap_or(came) };
-            line.insert(queue.cookie, queue.clients.iter().map(client).collect());
-        }
-        // A missing socket was closed, or its queue was emptied.
-        if !before.is_empty() {
-            change.was_taken = Some(true);
-        }
+        let (line, change) = follow(before, queues, came);
         let everybody = || line.values().flatten();
         let first = everybody().map(|client| client.came).min().flatten();
         let gone = everybody().filter(|client| client.inode == 0).count() as u64;
@@ -282,6 +271,30 @@ impl Scans {
         let recent = self.pause.filter(|(_, ended)| at.saturating_sub(*ended) < PAUSE_IS_KEPT);
         recent.map_or(Duration::ZERO, |(pause, _)| pause)
     }
+}
+
+/// Compares the queues of a Unix listener with those of the scan `before`. Clients that were not in
+/// that scan get the arrival time `came`.
+fn follow(
+    mut before: UnixLine,
+    queues: &[&UnixQueue],
+    came: Option<Duration>,
+) -> (UnixLine, Change) {
+    let mut change = Change { was_taken: Some(false), ..Change::default() };
+    let mut line = UnixLine::default();
+    for queue in queues {
+        let known = before.remove(&queue.cookie).unwrap_or_default();
+        let taken = taken_from(&known, &queue.clients);
+        change.add(&known, taken, &queue.clients);
+        let mut rest = known[taken..].iter().map(|client| client.came);
+        let client = |inode: &u32| Client { inode: *inode, came: rest.next().unwrap_or(came) };
+        line.insert(queue.cookie, queue.clients.iter().map(client).collect());
+    }
+    // A missing socket was closed, or its queue was emptied.
+    if !before.is_empty() {
+        change.was_taken = Some(true);
+    }
+    (line, change)
 }
 
 /// The clients of one scan.

@@ -176,20 +176,7 @@ impl<A: Address> Group<A> {
         for (_, listener) in &mut self.listeners {
             listener.begin_sample(gap);
         }
-        self.sockets.begin_dump();
-        let mut omitted = 0;
-        for (nth, row) in dump.sockets.iter().enumerate() {
-            let is_tracked = self.see(nth, row, tick, tracking);
-            omitted += usize::from(!is_tracked);
-        }
-        tracking.omit(std::mem::replace(&mut self.omitted, omitted), omitted);
-        let (listeners, discarded) = (&mut self.listeners, &mut self.discarded);
-        self.sockets.end_dump(tick.now, |socket| {
-            tracking.remove(listeners[socket.listener].source);
-            *discarded += u64::from(socket.queue.length);
-            let evidence = &mut listeners[socket.listener].evidence;
-            evidence.vanished(attribution, socket.queue.is_brimming());
-        });
+        self.see_rows(dump, tick, attribution, tracking);
         self.waiting = 0;
         for socket in self.sockets.living() {
             self.waiting += u64::from(socket.queue.length);
@@ -205,6 +192,30 @@ impl<A: Address> Group<A> {
         }
         self.find_active();
         self.name_newcomers(tick.now);
+    }
+
+    /// Applies the rows of a dump, and closes the sockets that have none.
+    fn see_rows(
+        &mut self,
+        dump: &Dump<A>,
+        tick: Tick,
+        attribution: &Attribution,
+        tracking: &mut Tracking,
+    ) {
+        self.sockets.begin_dump();
+        let mut omitted = 0;
+        for (nth, row) in dump.sockets.iter().enumerate() {
+            let is_tracked = self.see(nth, row, tick, tracking);
+            omitted += usize::from(!is_tracked);
+        }
+        tracking.omit(std::mem::replace(&mut self.omitted, omitted), omitted);
+        let (listeners, discarded) = (&mut self.listeners, &mut self.discarded);
+        self.sockets.end_dump(tick.now, |socket| {
+            tracking.remove(listeners[socket.listener].source);
+            *discarded += u64::from(socket.queue.length);
+            let evidence = &mut listeners[socket.listener].evidence;
+            evidence.vanished(attribution, socket.queue.is_brimming());
+        });
     }
 
     fn find_active(&mut self) {

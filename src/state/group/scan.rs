@@ -32,11 +32,7 @@ impl Group<ListenAddress> {
         settings: &Settings,
     ) -> Vec<usize> {
         self.scanned();
-        for socket in &scan.sockets {
-            if let Some(ago) = socket.accepted_ago {
-                self.sockets.prove(socket.cookie, at.saturating_sub(ago));
-            }
-        }
+        self.prove_accepted(at, scan);
         let fell = self.fell_at();
         let (by_address, listeners) = (&self.by_address, &self.listeners);
         let keeps_idle = |address: &ListenAddress| {
@@ -62,6 +58,15 @@ impl Group<ListenAddress> {
             });
         }
         at_cap
+    }
+
+    /// Records which sockets have accepted a connection.
+    fn prove_accepted(&mut self, at: Duration, scan: &TcpScan) {
+        for socket in &scan.sockets {
+            if let Some(ago) = socket.accepted_ago {
+                self.sockets.prove(socket.cookie, at.saturating_sub(ago));
+            }
+        }
     }
 
     /// The capacity of the SYN queue of each listener.
