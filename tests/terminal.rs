@@ -12,6 +12,7 @@ use std::time::Duration;
 use listenq::diagnosis::Diagnosis;
 use listenq::report::{Caps, Diagnosed, Listener, Recent, Report};
 use listenq::snapshot::owner::Owner;
+use listenq::view::Protocol;
 use listenq_lab::certificate::{Authority, Subject};
 use listenq_lab::client::fill;
 use listenq_lab::listener::Listen;
@@ -72,7 +73,7 @@ fn php() -> Listener {
     let names = |process: &str| Owner { process: process.into(), ..Owner::default() };
     let mut php = Listener {
         netns: "host".into(),
-        protocol: "tcp".into(),
+        protocol: Protocol::Tcp,
         address: "127.0.0.1".into(),
         port: "9000".into(),
         owner: names("php-fpm8.2"),
@@ -305,7 +306,7 @@ fn the_daemon_of_the_machine_is_asked_over_its_control_socket() {
 fn forged() -> String {
     let listener = Listener {
         netns: "host".into(),
-        protocol: "tcp".into(),
+        protocol: Protocol::Tcp,
         address: "\u{1b}]0;forged\u{7}127.0.0.1".into(),
         port: "9001".into(),
         diagnoses: vec![Diagnosed {

@@ -11,6 +11,7 @@ use crate::report::limit::{self, Cap, Target};
 use crate::report::servers::{self, Backlog, Capacity, Effect, LimitZero, Server};
 use crate::report::words::{count, rate, time};
 use crate::snapshot::printable;
+use crate::view::Protocol;
 
 /// The meaning, evidence and advice of one diagnosis of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,16 +116,16 @@ pub fn limit_zero(listener: &Listener) -> Option<String> {
 /// Returns the effect of a full queue on a client.
 pub fn cost_of_full(listener: &Listener) -> &'static str {
     let resets = listener.settings.tcp_abort_on_overflow.is_some_and(|value| value != 0);
-    match (listener.protocol.as_str(), resets) {
-        ("unix", _) => {
+    match (listener.protocol, resets) {
+        (Protocol::Unix, _) => {
             "A client that meets the full queue waits in connect(2), or gets EAGAIN at once if it does not block \
              (nginx then answers 502)."
         }
-        (_, false) => {
+        (Protocol::Tcp, false) => {
             "A client that meets the full queue gets no answer and retries after 1, 3 and 7 s (from Linux 6.5 on \
              every second at first): it is slow, or times out."
         }
-        (_, true) => {
+        (Protocol::Tcp, true) => {
             "A client that meets the full queue is reset at the end of its handshake \
              (net.ipv4.tcp_abort_on_overflow is on), or gets no answer and retries after 1, 3 and 7 s."
         }
@@ -269,7 +270,7 @@ impl<'a> Advisor<'a> {
         };
         let mut avoid =
             vec!["Do not set the maximum: a longer queue does not serve clients faster.".into()];
-        if self.listener.protocol != "unix" {
+        if self.listener.protocol == Protocol::Tcp {
             avoid.push(
                 "Do not raise net.ipv4.tcp_max_syn_backlog for this: that is a cap on half-open connections."
                     .into(),
@@ -606,7 +607,7 @@ mod tests {
     fn listener(process: &str, limit: u64, somaxconn: i64) -> Listener {
         Listener {
             netns: "host".into(),
-            protocol: "tcp".into(),
+            protocol: Protocol::Tcp,
             address: "127.0.0.1".into(),
             port: "9000".into(),
             owner: Owner { process: process.into(), ..Owner::default() },
@@ -890,7 +891,7 @@ mod tests {
     fn names_that_somebody_chose_reach_no_shell() {
         let mut hostile = listener("$(reboot)", 8, 128);
         (hostile.netns, hostile.address) = ("a;b".into(), "@`reboot`".into());
-        (hostile.protocol, hostile.port) = ("unix".into(), String::new());
+        (hostile.protocol, hostile.port) = (Protocol::Unix, String::new());
         let text = steps(&hostile, Diagnosis::Stalled);
         assert!(text.contains("`ip netns exec 'a;b' ss -xlp | grep -F -- '@`reboot`'`"), "{text}");
     }
@@ -901,6 +902,6 @@ mod tests {
         assert!(cost_of_full(&tcp).contains("1, 3 and 7 s"));
         let caps = Caps { tcp_abort_on_overflow: Some(1), ..tcp.settings };
         assert!(cost_of_full(&Listener { settings: caps, ..tcp.clone() }).contains("is reset"));
-        assert!(cost_of_full(&Listener { protocol: "unix".into(), ..tcp }).contains("EAGAIN"));
+        assert!(cost_of_full(&Listener { protocol: Protocol::Unix, ..tcp }).contains("EAGAIN"));
     }
 }

@@ -31,7 +31,7 @@ use crate::self_stats::{Feature, SelfStats};
 use crate::snapshot::owner::Owner;
 use crate::snapshot::printable;
 use crate::snapshot::{Setting, Settings};
-use crate::view::{self, Case, ListenerView, NetnsView, QueueView, View};
+use crate::view::{self, Case, ListenerView, NetnsView, Protocol, QueueView, View};
 
 /// Seconds that a listener is watched before listenq makes a diagnosis.
 pub const DIAGNOSIS_TAKES: u64 = WATCHED.as_secs();
@@ -74,8 +74,7 @@ pub struct MissingFeature {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Listener {
     pub netns: String,
-    /// `tcp` or `unix`.
-    pub protocol: String,
+    pub protocol: Protocol,
     /// IP literal, path, or `@` and an abstract name.
     pub address: String,
     /// The port in digits; empty for Unix sockets.
@@ -386,7 +385,7 @@ impl Listener {
         let (name, case) = (&listener.name, listener.case.as_ref());
         Self {
             netns: netns.name.to_string(),
-            protocol: name.protocol.label().into(),
+            protocol: name.protocol,
             address: name.address.clone(),
             port: name.port.clone(),
             owner: Owner::clone(&listener.owner),
@@ -531,13 +530,13 @@ impl Listener {
 
     /// `netns/protocol/address:port` with brackets around IPv6, for people.
     pub fn named(&self) -> String {
-        format!("{}/{}/{}", self.netns, self.protocol, self.endpoint())
+        format!("{}/{}/{}", self.netns, self.protocol.label(), self.endpoint())
     }
 
     /// `netns/protocol/address:port`, as matched by the filters; a Unix socket has no port.
     pub fn described(&self) -> String {
         let Self { netns, protocol, address, port, .. } = self;
-        view::described(netns, protocol, address, port)
+        view::described(netns, *protocol, address, port)
     }
 
     /// The sort key by precedence; listeners without a diagnosis come last.
@@ -551,8 +550,8 @@ impl Listener {
         weight(other).total_cmp(&weight(self)).then_with(|| self.name().cmp(&other.name()))
     }
 
-    fn name(&self) -> (&str, &str, &str, u32) {
-        (&self.netns, &self.protocol, &self.address, self.port.parse().unwrap_or(0))
+    fn name(&self) -> (&str, Protocol, &str, u32) {
+        (&self.netns, self.protocol, &self.address, self.port.parse().unwrap_or(0))
     }
 }
 

@@ -176,11 +176,12 @@ mod tests {
     use super::*;
     use crate::report::{MissingFeature, Recent};
     use crate::snapshot::owner::Owner;
+    use crate::view::Protocol;
 
     fn listener(port: &str, diagnoses: &[Diagnosis], overflows: u64) -> Listener {
         let mut listener = Listener {
             netns: "host".into(),
-            protocol: "tcp".into(),
+            protocol: Protocol::Tcp,
             address: "::".into(),
             port: port.into(),
             owner: Owner { process: "a|b".into(), ..Owner::default() },

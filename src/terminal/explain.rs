@@ -266,11 +266,12 @@ mod tests {
     use crate::onset::Beginning;
     use crate::report::{Began, Caps, Recent, Report};
     use crate::snapshot::owner::Owner;
+    use crate::view::Protocol;
 
     fn php() -> Listener {
         let mut php = Listener {
             netns: "host".into(),
-            protocol: "tcp".into(),
+            protocol: Protocol::Tcp,
             address: "127.0.0.1".into(),
             port: "9000".into(),
             owner: Owner {

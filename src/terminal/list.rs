@@ -118,7 +118,7 @@ fn cells(listener: &Listener) -> [String; COLUMNS] {
     let words = listener.words(",");
     [
         netns.clone(),
-        protocol.clone(),
+        protocol.label().into(),
         address.clone(),
         port.clone(),
         listener.length.to_string(),
@@ -153,11 +153,12 @@ mod tests {
     use super::*;
     use crate::diagnosis::Diagnosis;
     use crate::report::Diagnosed;
+    use crate::view::Protocol;
 
     fn listener(address: &str, port: &str, length: u64, limit: Option<u64>) -> Listener {
         Listener {
             netns: "host".into(),
-            protocol: "tcp".into(),
+            protocol: Protocol::Tcp,
             address: address.into(),
             port: port.into(),
             sockets: 1,

@@ -34,6 +34,7 @@ fn owner(names: &Owner) -> Option<String> {
 /// The title of a listener: `127.0.0.1:9000 (tcp, netns host)`.
 fn title(listener: &Listener) -> String {
     let Listener { protocol, netns, .. } = listener;
+    let protocol = protocol.label();
     format!("{} ({protocol}, netns {netns})", listener.endpoint())
 }
 

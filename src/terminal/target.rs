@@ -102,7 +102,7 @@ fn owned<'a>(listeners: &'a [Listener], text: &str) -> TargetMatch<'a> {
 fn within<'a>(listener: &Listener, text: &'a str) -> &'a str {
     let without = |text: &'a str, start: &str| text.strip_prefix(start)?.strip_prefix('/');
     let text = without(text, &listener.netns).unwrap_or(text);
-    without(text, &listener.protocol).unwrap_or(text)
+    without(text, listener.protocol.label()).unwrap_or(text)
 }
 
 fn is_name(listener: &Listener, text: &str) -> bool {
@@ -154,11 +154,12 @@ fn near<'a>(listeners: &'a [Listener], text: &str) -> Vec<&'a Listener> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::view::Protocol::{self, Tcp, Unix};
 
-    fn listener(netns: &str, protocol: &str, address: &str, port: &str) -> Listener {
+    fn listener(netns: &str, protocol: Protocol, address: &str, port: &str) -> Listener {
         Listener {
             netns: netns.into(),
-            protocol: protocol.into(),
+            protocol,
             address: address.into(),
             port: port.into(),
             ..Listener::default()
@@ -167,22 +168,22 @@ mod tests {
 
     fn all() -> Vec<Listener> {
         vec![
-            listener("host", "tcp", "0.0.0.0", "80"),
-            listener("host", "tcp", "::", "80"),
-            listener("blue", "tcp", "0.0.0.0", "80"),
-            listener("host", "unix", "/run/php/www.sock", ""),
-            listener("host", "unix", "/run/app/www.sock", ""),
-            listener("blue", "unix", "/run/app/www.sock", ""),
-            listener("host", "unix", "@bus", ""),
+            listener("host", Tcp, "0.0.0.0", "80"),
+            listener("host", Tcp, "::", "80"),
+            listener("blue", Tcp, "0.0.0.0", "80"),
+            listener("host", Unix, "/run/php/www.sock", ""),
+            listener("host", Unix, "/run/app/www.sock", ""),
+            listener("blue", Unix, "/run/app/www.sock", ""),
+            listener("host", Unix, "@bus", ""),
             Listener {
                 owner: Owner {
                     process: "redis-server".into(),
                     unit: "redis.service".into(),
                     ..Owner::default()
                 },
-                ..listener("host", "tcp", "127.0.0.1", "6379")
+                ..listener("host", Tcp, "127.0.0.1", "6379")
             },
-            listener("host", "tcp", "::ffff:127.0.0.1", "8000"),
+            listener("host", Tcp, "::ffff:127.0.0.1", "8000"),
         ]
     }
 
@@ -237,7 +238,7 @@ mod tests {
             container_id: id.into(),
             ..Owner::default()
         };
-        let all = [Listener { owner, ..listener("pod", "tcp", "0.0.0.0", "80") }];
+        let all = [Listener { owner, ..listener("pod", Tcp, "0.0.0.0", "80") }];
         let found = |text: &str| matches!(find(&all, text), TargetMatch::Listeners(_));
         for text in
             ["web-1", "nginx", "shop/web-1", "web-1/nginx", "shop/web-1/nginx", &id[..12], id]
@@ -245,7 +246,7 @@ mod tests {
             assert!(found(text), "{text}");
         }
         let lxc = Owner { container_id: "db".into(), ..Owner::default() };
-        let outside = [Listener { owner: lxc, ..listener("lxc", "tcp", "0.0.0.0", "80") }];
+        let outside = [Listener { owner: lxc, ..listener("lxc", Tcp, "0.0.0.0", "80") }];
         assert!(matches!(find(&outside, "db"), TargetMatch::Listeners(_)));
         assert_eq!(find(&outside, "/"), TargetMatch::None(vec![]));
         for text in ["shop", "web", &id[..11], &id[1..], "shop/nginx", "/", ""] {

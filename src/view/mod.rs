@@ -7,6 +7,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::cause::{Awaited, Cause};
 use crate::diagnosis::{Diagnosis, Evidence};
 use crate::onset::Onset;
@@ -81,9 +83,13 @@ pub struct NetnsScan {
 }
 
 /// The kind of a listen socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
 pub enum Protocol {
     /// TCP. MPTCP sockets also answer as TCP.
+    #[default]
     Tcp,
     /// Unix stream and seqpacket sockets.
     Unix,
@@ -367,7 +373,7 @@ impl ListenerName {
 
     /// `netns/protocol/address:port`, the form that filters match; a Unix socket has no port.
     pub fn described(&self, netns: &str) -> String {
-        described(netns, self.protocol.label(), &self.address, &self.port)
+        described(netns, self.protocol, &self.address, &self.port)
     }
 
     /// The name by which alerts are grouped: the same for the replicas of a service on many hosts.
@@ -395,7 +401,8 @@ pub fn endpoint(address: &str, port: &str) -> String {
 }
 
 /// `netns/protocol/address:port`, and `netns/protocol/address` without a port.
-pub fn described(netns: &str, protocol: &str, address: &str, port: &str) -> String {
+pub fn described(netns: &str, protocol: Protocol, address: &str, port: &str) -> String {
+    let protocol = protocol.label();
     match port.is_empty() {
         true => format!("{netns}/{protocol}/{address}"),
         false => format!("{netns}/{protocol}/{address}:{port}"),

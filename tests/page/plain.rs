@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use listenq::report::Report;
+use listenq::report::{Listener, Report};
 use listenq::snapshot::owner::Owner;
 use listenq::view::{ListenerView, View};
 use listenq_lab::http::Response;
@@ -153,10 +153,7 @@ fn the_page_is_in_the_order_of_the_report() {
     let (_ns, site) = site("order", lively());
     let html = site.text("/");
     let report: Report = serde_json::from_str(&site.text("/api/v1/listeners")).unwrap();
-    let expected = report
-        .listeners
-        .iter()
-        .map(|listener| [&*listener.netns, &*listener.protocol, &*listener.endpoint()].join("/"));
+    let expected = report.listeners.iter().map(Listener::named);
     assert_eq!(keys(&html), expected.collect::<Vec<_>>());
     assert!(html.contains("<title>(2) "), "{html}");
     let places: Vec<_> = ["In trouble <span>2<", "In use <span>3<", "Idle <span>21<"]

@@ -44,7 +44,7 @@ fn searched(listener: &Listener) -> String {
     let Listener { netns, protocol, owner, diagnoses, .. } = listener;
     let Owner { process, unit, container_id, k8s_namespace, k8s_pod, k8s_container, .. } = owner;
     let endpoint = listener.endpoint();
-    let names: [&str; 6] = [netns, protocol, &endpoint, process, unit, container_id];
+    let names: [&str; 6] = [netns, protocol.label(), &endpoint, process, unit, container_id];
     let pod: [&str; 3] = [k8s_namespace, k8s_pod, k8s_container];
     let diagnoses = diagnoses.iter().map(|diagnosed| diagnosed.diagnosis.label());
     let all = names.into_iter().chain(pod).chain(diagnoses);
@@ -54,11 +54,12 @@ fn searched(listener: &Listener) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::view::Protocol;
 
     fn listener() -> Listener {
         Listener {
             netns: "host".into(),
-            protocol: "tcp".into(),
+            protocol: Protocol::Tcp,
             address: "::1".into(),
             port: "8080".into(),
             owner: Owner {

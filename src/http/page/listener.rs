@@ -223,7 +223,7 @@ fn badge(diagnosed: &Diagnosed) -> Markup {
 fn place(listener: &Listener) -> Markup {
     html! {
         p.place {
-            span { (listener.protocol) } span { "netns " bdi { (listener.netns) } }
+            span { (listener.protocol.label()) } span { "netns " bdi { (listener.netns) } }
             @let names = names(listener);
             @if names.is_empty() && listener.owner.process.is_empty() { span { "owner not known" } }
             @for (what, name) in names { span { (what) " " bdi { (name) } } }
