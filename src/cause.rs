@@ -174,7 +174,7 @@ impl Cause {
             Self::IdleClients => "idle clients hold its workers",
             Self::NobodyAccepts => "no process accepts from this socket",
             Self::CpuThrottled => "its cgroup is CPU-throttled",
-            Self::CpuStarved => "it gets no CPU: other processes use it",
+            Self::CpuStarved => "it waits for a CPU that other processes use",
             Self::CpuSteal => "the hypervisor takes the machine's CPU time",
             Self::CpuBound => "the thread that accepts uses a whole CPU",
             Self::MemoryStall => "its cgroup stalls on memory",

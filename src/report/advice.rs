@@ -56,10 +56,10 @@ pub const fn meaning(diagnosis: Diagnosis) -> &'static str {
             "A burst exceeded the limit of the queue; between bursts the server keeps up."
         }
         Diagnosis::StaleLimit => {
-            "The limit is that of an earlier, lower net.core.somaxconn: the server has not called listen(2) since."
+            "The limit is still an earlier, lower net.core.somaxconn: the server has not called listen(2) since it was raised."
         }
         Diagnosis::SynFlood => {
-            "Handshakes are begun and left open until the SYN queue is full; the accept queue is not."
+            "Clients start handshakes and do not finish them: the SYN queue is full, the accept queue is not."
         }
         Diagnosis::NotAccepting => {
             "Connections wait at a listener that was never seen to accept one: the server is not ready yet, only reserves \
@@ -235,11 +235,11 @@ impl<'a> Advisor<'a> {
             false => self.look_then_more_capacity(),
         };
         steps.push(
-            "Shed load in front of it until it keeps up: a rate limit, or other machines.".into(),
+            "Shed load in front of the server until it keeps up: set a rate limit, or add machines.".into(),
         );
         steps.extend(self.lower());
         let longer = match self.drain_time() {
-            Some(text) => format!("Do not raise the backlog: {text}; a longer queue only adds to that."),
+            Some(text) => format!("Do not raise the backlog: {text}; a longer queue makes clients wait longer."),
             None => "Do not raise the backlog: the queue would be longer and just as full, and clients would wait \
                      longer."
                 .into(),
@@ -261,12 +261,13 @@ impl<'a> Advisor<'a> {
         let steps = match limit::target(self.listener) {
             Target::LongEnough => self.look_then_more_capacity(),
             Target::Useful { limit } => {
-                self.raise(limit, "what is beyond is accepted only after clients have left")
+                self.raise(limit, "clients beyond that leave before they are accepted")
             }
             Target::Enough { limit, burst } => self.raise(limit, &self.burst(burst, limit)),
-            Target::Double { limit } => {
-                self.raise(limit, "twice what it is, because the size of the burst is not known")
-            }
+            Target::Double { limit } => self.raise(
+                limit,
+                "twice the present limit, because the size of the burst is not known",
+            ),
         };
         let mut avoid =
             vec!["Do not set the maximum: a longer queue does not serve clients faster.".into()];
@@ -288,14 +289,16 @@ impl<'a> Advisor<'a> {
         let check = self.scope.run(&ss(self.listener, ""));
         let mut steps = vec![
             format!("Have it call listen(2) again: {}.", self.relisten()),
-            format!("Then look at the limit, the Send-Q of {check}."),
+            format!("Then check the limit, which is the Send-Q of {check}."),
         ];
         if let Target::Enough { limit, .. } | Target::Useful { limit } | Target::Double { limit } =
             limit::target(self.listener)
             && self.has_directive()
         {
             let set = self.set_backlog(limit);
-            steps.push(format!("If it is the same, the server asks for no more: {set}."));
+            steps.push(format!(
+                "If the limit is still the same, the server asks for no more: {set}."
+            ));
         }
         let avoid = "Do not raise net.core.somaxconn further: an open socket keeps its limit.";
         (steps, vec![avoid.into()])
@@ -309,12 +312,16 @@ impl<'a> Advisor<'a> {
                 "Turn SYN cookies on: {}.",
                 self.scope.run("sysctl -w net.ipv4.tcp_syncookies=1")
             ),
-            _ => "Leave SYN cookies on (net.ipv4.tcp_syncookies = 1): real clients still get in by them.".into(),
+            _ => "Leave SYN cookies on (net.ipv4.tcp_syncookies = 1): with them, real clients can still connect.".into(),
         };
         let steps = vec![
             cookies,
-            format!("See where they come from, the last column of {}.", self.scope.run(&peers)),
-            "Filter those upstream: at the provider, the load balancer or the firewall.".into(),
+            format!(
+                "See which addresses the half-open connections come from: the last column of {}.",
+                self.scope.run(&peers)
+            ),
+            "Filter these addresses upstream: at the provider, the load balancer or the firewall."
+                .into(),
         ];
         let avoid = "Do not add workers or raise the backlog: the accept queue has room, and these handshakes are \
                      never finished.";
@@ -322,8 +329,7 @@ impl<'a> Advisor<'a> {
     }
 
     fn not_accepting(&self) -> (Vec<String>, Vec<String>) {
-        let wait =
-            "Nothing, if it still starts, only holds the port, or serves one client at a time.";
+        let wait = "Do nothing if the server is still starting, only reserves the port, or serves one client at a time.";
         let steps = [vec![wait.into()], self.find_what_holds_it()].concat();
         (steps, Vec::new())
     }
@@ -421,12 +427,12 @@ impl<'a> Advisor<'a> {
         self.backlog().is_none_or(|backlog| matches!(backlog, Backlog::Directive { .. }))
     }
 
-    /// `9.8 per second are accepted, so a full queue of 128 already means a wait of 13 s`.
+    /// `the server accepts 9.8 per second, so a full queue of 128 already means a wait of 13 s`.
     fn drain_time(&self) -> Option<String> {
         let (drain_rate, limit) = (self.listener.drain_rate?, self.listener.limit?);
         (drain_rate > 0.0).then(|| {
             format!(
-                "{} are accepted, so a full queue of {} already means a wait of {}",
+                "the server accepts {}, so a full queue of {} already means a wait of {}",
                 rate(drain_rate),
                 count(limit),
                 time(limit as f64 / drain_rate)
@@ -695,7 +701,7 @@ mod tests {
         assert!(text.starts_with("Raise the limit to 512: "), "{text}");
         assert!(!text.contains("somaxconn"), "{text}");
         let text = steps(&bursts(None), Diagnosis::ShortQueue);
-        assert!(text.starts_with("Raise the limit to 256: twice what it is, "), "{text}");
+        assert!(text.starts_with("Raise the limit to 256: twice the present limit, "), "{text}");
     }
 
     #[test]
@@ -810,7 +816,7 @@ mod tests {
                 "Let php-fpm8.2 accept more: `pm.max_children` in the file of the pool (pool.d/*.conf).",
                 "See what keeps its workers busy: `ss -tlnp 'sport = :9000'` names the process (PID), `strace -f -p \
                  PID` what it waits for.",
-                "Shed load in front of it until it keeps up: a rate limit, or other machines.",
+                "Shed load in front of the server until it keeps up: set a rate limit, or add machines.",
                 "Lower the limit to 600: at 10 per second clients further back leave before they are accepted. For that, \
                  set `listen.backlog = 600` in the file of the pool (pool.d/*.conf) (default: all that somaxconn \
                  allows, 511 in old versions); restart php-fpm8.2 (a reload keeps the socket and its limit).",
@@ -819,8 +825,8 @@ mod tests {
         assert_eq!(
             advice.avoid,
             [
-                "Do not raise the backlog: 10 per second are accepted, so a full queue of 1,000 already means a wait of \
-                 100 s; a longer queue only adds to that."
+                "Do not raise the backlog: the server accepts 10 per second, so a full queue of 1,000 already means a \
+                 wait of 100 s; a longer queue makes clients wait longer."
             ]
         );
         let short = steps(&slow("php-fpm8.2", 128, 4_096), Diagnosis::SlowAccept);

@@ -186,7 +186,7 @@ impl<'a> Subject<'a> {
             }
             Cause::CpuStarved => {
                 let share = percent_or("much", state.cpu_wait_ratio);
-                format!("{process} was ready to run and got no CPU for {share} of the time.")
+                format!("{process} was ready to run and waited for a CPU for {share} of the time.")
             }
             Cause::CpuSteal => {
                 let share = percent_or("much", state.cpu_steal_ratio);
@@ -236,19 +236,19 @@ impl<'a> Subject<'a> {
                 "Put a proxy that buffers slow clients in front of it.".into(),
             ],
             Cause::NobodyAccepts => vec![
-                format!("See who holds it: `ls -l /proc/{pid}/fd`; a leaked or inherited descriptor keeps the port open."),
-                "Restart that process, or open the socket with close-on-exec.".into(),
+                format!("See whether that process should hold the socket: `ls -l /proc/{pid}/fd`. A leaked or inherited descriptor keeps the port open."),
+                "End that process, and open the socket with close-on-exec (O_CLOEXEC), so that no child inherits it.".into(),
             ],
             Cause::CpuThrottled => one(self.more_cpu()),
             Cause::CpuStarved => vec![
-                "See what uses the CPUs: `top`. Move it, or give this server more weight (`CPUWeight=`).".into(),
+                "See what uses the CPUs: `top`. Move that work to another machine, or raise the weight of this server (`CPUWeight=`).".into(),
             ],
             Cause::CpuSteal => one("Move the virtual machine to a less busy host, or take an instance type with dedicated CPUs.".into()),
             Cause::CpuBound => vec![
                 format!("See what it computes: `perf top -p {pid}`."),
                 "Move that work out of the accepting thread, or run more processes.".into(),
             ],
-            Cause::MemoryStall => one("Raise `memory.high` or the memory limit of its cgroup, or make the server use less.".into()),
+            Cause::MemoryStall => one("Raise `memory.high` or the memory limit of its cgroup, or make the server use less memory.".into()),
             Cause::DiskWait => vec![
                 format!("See where it waits: `cat /proc/{pid}/stack`; and which device is slow: `iostat -x 1`."),
             ],
@@ -279,7 +279,9 @@ impl<'a> Subject<'a> {
                 format!("Raise the CPU quota of its cgroup (`cat /proc/{}/cgroup`).", self.pid)
             }
             (false, unit) => {
-                format!("Raise its CPU limit: `systemctl set-property {unit} CPUQuota=`.")
+                format!(
+                    "Raise its CPU limit: `systemctl set-property {unit} CPUQuota=N%` (an empty value removes it)."
+                )
             }
         }
     }
@@ -350,7 +352,9 @@ mod tests {
         );
         assert_eq!(
             said.advice,
-            ["Raise its CPU limit: `systemctl set-property php8.2-fpm.service CPUQuota=`."]
+            [
+                "Raise its CPU limit: `systemctl set-property php8.2-fpm.service CPUQuota=N%` (an empty value removes it)."
+            ]
         );
     }
 

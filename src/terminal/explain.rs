@@ -360,10 +360,10 @@ slow_accept for 2 min: Connections come faster than the server accepts them.
   1. Let php-fpm8.2 accept more: `pm.max_children` in the file of the pool (pool.d/*.conf).
   2. See what keeps its workers busy: `ss -tlnp 'sport = :9000'` names the process (PID), `strace -f
      -p PID` what it waits for.
-  3. Shed load in front of it until it keeps up: a rate limit, or other machines.
+  3. Shed load in front of the server until it keeps up: set a rate limit, or add machines.
   What not to do:
-  - Do not raise the backlog: 4.0 per second are accepted, so a full queue of 128 already means a
-    wait of 32 s; a longer queue only adds to that.
+  - Do not raise the backlog: the server accepts 4.0 per second, so a full queue of 128 already
+    means a wait of 32 s; a longer queue makes clients wait longer.
   Runbook: https://github.com/listenq/listenq/blob/main/deploy/runbooks/ListenQueueSlowAccept.md
 
 abandoned for 2 min: This follows from slow_accept: see the advice for slow_accept.
