@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_others_can_have_made_gives_no_trust() {
+    fn a_socket_is_not_trusted_if_other_users_can_create_its_directory() {
         let dir = Dir::new("control-owner");
         let path = dir.path().join("control.sock");
         // The parent directory is writable for all users.

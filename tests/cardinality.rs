@@ -67,7 +67,7 @@ fn filters_select_listeners_with_series_and_all_overflows_count() {
 }
 
 #[test]
-fn of_too_many_those_in_trouble_have_series_and_the_sum_still_holds() {
+fn beyond_the_cap_listeners_in_trouble_have_series_and_every_overflow_counts() {
     if !Netns::require_root() {
         return;
     }
@@ -160,7 +160,7 @@ fn a_hundred_thousand_sockets_at_the_same_addresses_leave_memory_flat() {
 }
 
 #[test]
-fn a_hundred_thousand_listeners_that_come_and_go_leave_memory_flat() {
+fn memory_does_not_grow_while_100_000_listeners_open_and_close() {
     let Some(grown) = growth("listeners", |n| format!("127.0.1.{n}")) else { return };
     assert!(grown < FLAT, "{grown} KiB more");
 }

@@ -69,7 +69,7 @@ fn client(last: u8, waiting: u64) -> Client {
 }
 
 #[test]
-fn the_addresses_of_clients_are_shown_to_local_and_authenticated_users_alone() {
+fn only_local_and_authenticated_users_see_the_addresses_of_clients() {
     if !Netns::require_root() {
         return;
     }

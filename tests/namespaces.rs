@@ -120,7 +120,7 @@ fn await_somaxconn(daemon: &Daemon, netns: &str, expected: Option<f64>) -> Metri
 }
 
 #[test]
-fn fifty_namespaces_in_turn_count_as_nstat_and_leave_nothing_behind() {
+fn fifty_short_lived_namespaces_count_as_nstat_does_and_are_all_released() {
     let Some(_alone) = alone() else { return };
     let daemon = watcher().start();
     let before = eventually("a look at all holdings", TIMEOUT, || holdings(&daemon));
@@ -142,7 +142,7 @@ fn fifty_namespaces_in_turn_count_as_nstat_and_leave_nothing_behind() {
 }
 
 #[test]
-fn a_namespace_that_ended_is_let_go_within_ten_seconds() {
+fn an_ended_namespace_is_released_within_ten_seconds() {
     let Some(_alone) = alone() else { return };
     let (witness, ns) = (Netns::new("witness"), Netns::new("ended"));
     // The other end of the link vanishes when the kernel destroys the namespace.

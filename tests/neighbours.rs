@@ -69,7 +69,7 @@ impl Drop for Hoarder {
 }
 
 #[test]
-fn very_many_namespaces_of_a_user_do_not_slow_down_the_own_one() {
+fn very_many_namespaces_of_a_user_do_not_slow_down_the_own_namespace() {
     if !Netns::require_root() || !require_tool("python3") {
         return;
     }

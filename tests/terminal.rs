@@ -358,7 +358,7 @@ fn a_control_socket_of_another_user_is_not_asked() {
 }
 
 #[test]
-fn a_forged_report_gives_no_advice_of_its_own_and_no_escape_sequences() {
+fn a_forged_report_injects_no_advice_and_no_escape_sequences() {
     let fake = Fake::answering("127.0.0.1:0", forged());
     for command in ["list", "explain", "check"] {
         let output = run(&[command, &fake.url()]);

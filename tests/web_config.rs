@@ -295,7 +295,7 @@ fn more_requests_than_the_rate_limit_are_refused() {
 }
 
 #[test]
-fn a_change_is_taken_over_and_a_bad_one_is_not() {
+fn good_changes_of_the_file_are_applied_and_bad_ones_are_not() {
     if !have_tools(&["curl"]) {
         return;
     }
@@ -483,7 +483,7 @@ fn cpu_ticks(daemon: &Daemon) -> f64 {
 }
 
 #[test]
-fn refusing_unknown_users_costs_what_refusing_known_ones_does() {
+fn unknown_users_are_refused_as_slowly_as_known_ones() {
     if !have_tools(&["curl"]) {
         return;
     }

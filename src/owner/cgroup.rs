@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_names_unit_container_and_pod() {
+    fn unit_container_and_pod_are_read_from_the_cgroup_path() {
         let rows = SHAPES.lines().map(str::trim).filter(|row| row.starts_with('/'));
         for row in rows {
             let fields: Vec<String> = row.split(" | ").map(write_out).collect();

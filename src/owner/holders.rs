@@ -468,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn of_very_many_descriptors_of_a_user_some_are_checked_before_those_of_others() {
+    fn a_user_with_very_many_descriptors_does_not_hide_the_holders_of_another_user() {
         let procfs = procfs();
         let links = vec!["/dev/null"; FIRST_DESCRIPTORS];
         let hoarders = 10..10 + 2 * u32::try_from(OF_USER / FIRST_DESCRIPTORS).unwrap();

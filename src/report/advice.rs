@@ -894,7 +894,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_somebody_chose_reach_no_shell() {
+    fn names_chosen_by_users_are_quoted_in_commands() {
         let mut hostile = listener("$(reboot)", 8, 128);
         (hostile.netns, hostile.address) = ("a;b".into(), "@`reboot`".into());
         (hostile.protocol, hostile.port) = (Protocol::Unix, String::new());

@@ -138,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_source_has_some_lines_and_one_more_now_and_then() {
+    fn a_source_logs_16_lines_at_once_and_then_one_every_2_seconds() {
         let mut budget = Budget::default();
         let at = Duration::from_secs(100);
         let logged = (0..2000).filter(|_| budget.may_log(at)).count();
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_line_is_summed_up_now_and_then() {
+    fn suppressed_lines_are_summed_up_at_most_every_10_seconds() {
         let mut budget = Budget { started: 412, ended: 3, ..Budget::default() };
         let at = Duration::from_secs(100);
         assert_eq!(budget.sum_up(at), Some((412, 3)));

@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn a_user_with_very_many_delays_no_other_user() {
+    fn a_user_with_very_many_namespaces_delays_no_other_user() {
         let mut namespaces = vec![(1000, micros(30)); 1_400];
         namespaces.extend([(0, micros(30)); 10]);
         namespaces.extend([(1001, micros(30)); 2]);

@@ -99,7 +99,7 @@ mod tests {
     ];
 
     #[test]
-    fn what_cannot_be_seen_is_escaped() {
+    fn unprintable_characters_are_escaped() {
         for character in HIDDEN.into_iter().flatten().filter_map(char::from_u32) {
             let text = format!("a{character}b");
             for shown in [escaped(text.as_bytes()), printable(&text)] {

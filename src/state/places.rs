@@ -410,7 +410,7 @@ mod tests {
     /// Each row: level of the candidate that holds the only place, level of the candidate that
     /// waits, whether both belong to one source, and whether the place moves.
     #[test]
-    fn trouble_takes_the_place_of_whatever_is_worth_less() {
+    fn a_listener_displaces_only_less_important_ones() {
         use Level::{Calm, Closed, Own, Past, Queued, Troubled};
         let table = [
             (Closed, Calm, true),
@@ -440,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_that_holds_much_gives_to_one_that_holds_little() {
+    fn a_source_with_many_places_gives_places_to_a_source_with_few() {
         for level in [Level::Calm, Level::Queued, Level::Troubled] {
             let mut all: Vec<_> = (0..6).map(|key| exposed(key, USER, level)).collect();
             all.extend((20..26).map(|key| hidden(key, OTHER, level)));
@@ -487,7 +487,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_that_replaces_its_names_brings_few_of_them() {
+    fn a_source_that_replaces_its_listeners_gets_series_for_few_of_them() {
         let old = Duration::from_secs(16);
         let young = Duration::from_secs(1);
         let table = [

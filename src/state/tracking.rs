@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_takes_what_is_free_and_gives_up_what_is_beyond_its_share() {
+    fn a_source_tracks_more_than_its_share_only_while_there_is_room() {
         let mut tracking = Tracking::new(100);
         assert_eq!(come(&mut tracking, USER, 500, true), 100);
         // The other source has no share yet, and no free socket is left for its first one.

@@ -39,7 +39,7 @@ fn crowd(scene: &Scene, what: &str, manner: Manner, bytes: impl Into<Vec<u8>>) {
 }
 
 #[test]
-fn crowds_from_three_addresses_keep_no_scrape_of_a_fourth_out() {
+fn crowds_from_three_addresses_block_no_scrape_from_a_fourth() {
     if !is_possible() {
         return;
     }
@@ -55,7 +55,7 @@ fn crowds_from_three_addresses_keep_no_scrape_of_a_fourth_out() {
 }
 
 #[test]
-fn crowds_from_three_addresses_keep_no_scrape_over_tls_of_a_fourth_out() {
+fn crowds_from_three_addresses_block_no_scrape_over_tls_from_a_fourth() {
     if !is_possible() {
         return;
     }
