@@ -16,7 +16,7 @@ use listenq_lab::tool::require_tool;
 use listenq_lab::wait::eventually;
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
-const TIMEOUT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(120);
 /// The number of namespaces that exist before the start, unless `NEIGHBOURS` says otherwise.
 const NAMESPACES: usize = 300;
 /// The time until listenq is ready. Code without optimization takes longer, and so does a machine

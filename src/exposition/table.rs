@@ -357,7 +357,7 @@ pub const METRICS: &[Metric] = &[
     ),
     counter(
         "listenq_netns_accepted_total",
-        "Connections taken out of the TCP accept queues: growth of PassiveOpens minus growth of the summed length minus connections discarded when a listener closed. Up to two seconds late, never more than were accepted, and absent where MPTCP joins came, which PassiveOpens counts too.",
+        "Connections taken out of the TCP accept queues: growth of PassiveOpens minus growth of the summed length minus connections discarded when a listener closed. Late by one whole dump (up to two seconds, more where the CPU budget delays dumps), never more than were accepted, and absent where MPTCP joins came, which PassiveOpens counts too.",
         NETNS,
         Value::Netns(|netns| Some(netns.accepted? as f64)),
     ),
