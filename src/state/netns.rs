@@ -260,13 +260,8 @@ impl Netns {
         }
         let context = self.context(now);
         self.repeats = [self.repeats[1], Repeats::default()];
-        let netns = &self.scope.name;
-        let mut told = |source, name: &Arc<_>, owner: &Arc<_>, event| {
-            let (netns, name, owner) = (netns.clone(), Arc::clone(name), Arc::clone(owner));
-            incidents.push(IncidentNotice { netns, source, name, owner, event, at: now });
-        };
-        self.tcp.conclude(&context, admission, &mut told);
-        self.unix.conclude(&context, admission, &mut told);
+        self.tcp.conclude(&context, admission, incidents);
+        self.unix.conclude(&context, admission, incidents);
     }
 
     fn context(&self, now: Duration) -> Context {

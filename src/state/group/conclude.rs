@@ -1,19 +1,16 @@
 //! Updates the diagnoses of each listener from its record, its sockets and its namespace.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
 use crate::diagnosis::{Evidence, LASTING, STALL};
-use crate::snapshot::owner::Owner;
 use crate::snapshot::{Setting, Settings};
+use crate::state::IncidentNotice;
 use crate::state::exposure::{Admission, Exposure};
 use crate::state::listener::Address;
 use crate::state::record::IncidentEvent;
 use crate::state::socket::Socket;
-use crate::state::source::Source;
-use crate::view::ListenerName;
 
 use super::Group;
 
@@ -37,13 +34,13 @@ pub(in crate::state) struct Context {
 // === impl Group ===
 
 impl<A: Address> Group<A> {
-    /// Updates every listener that has a record, and passes the incidents that started or ended to
-    /// `told`.
+    /// Updates every listener that has a record, and adds the incidents that started or ended to
+    /// `incidents`.
     pub(in crate::state) fn conclude(
         &mut self,
         context: &Context,
         admission: &mut Admission,
-        told: &mut impl FnMut(Source, &Arc<ListenerName>, &Arc<Owner>, IncidentEvent),
+        incidents: &mut Vec<IncidentNotice>,
     ) {
         let cookie_target = self.cookie_target(context);
         if self.at_rest && cookie_target.is_none() {
@@ -53,10 +50,7 @@ impl<A: Address> Group<A> {
             self.listeners[target].record.get_or_insert_default();
             self.at_rest = false;
         }
-        let mut evidence = self.evidence(context);
-        if let Some(evidence) = cookie_target.and_then(|target| evidence.get_mut(&target)) {
-            evidence.gets_all_cookies = true;
-        }
+        let mut evidence = self.evidence(context, cookie_target);
         self.revision += u64::from(!evidence.is_empty());
         for (key, listener) in &mut self.listeners {
             let ended = listener.take_event();
@@ -67,14 +61,19 @@ impl<A: Address> Group<A> {
             if listener.exposure == Exposure::Excluded {
                 continue;
             }
-            if !listener.exposure.is_exposed()
-                && matches!(concluded, Some(IncidentEvent::Started(_)))
-            {
+            let has_started = matches!(concluded, Some(IncidentEvent::Started(_)));
+            if has_started && !listener.exposure.is_exposed() {
                 admission.hurry();
             }
-            for event in ended.into_iter().chain(concluded) {
-                told(listener.source, &listener.shown.name, &listener.shown.owner, event);
-            }
+            let events = ended.into_iter().chain(concluded);
+            incidents.extend(events.map(|event| IncidentNotice {
+                netns: self.scope.name.clone(),
+                source: listener.source,
+                name: listener.shown.name.clone(),
+                owner: listener.shown.owner.clone(),
+                event,
+                at: context.now,
+            }));
         }
     }
 
@@ -92,13 +91,21 @@ impl<A: Address> Group<A> {
         target.filter(|_| targets.next().is_none())
     }
 
-    /// The evidence from sockets and namespace for each listener that has a record.
-    fn evidence(&self, context: &Context) -> FxHashMap<usize, Evidence> {
+    /// The evidence from sockets and namespace for each listener that has a record. The listener
+    /// `cookie_target` receives all SYN cookies.
+    fn evidence(
+        &self,
+        context: &Context,
+        cookie_target: Option<usize>,
+    ) -> FxHashMap<usize, Evidence> {
         let with_record = self.listeners.iter().filter(|(_, listener)| listener.record.is_some());
         let mut all: FxHashMap<usize, Evidence> =
             with_record.map(|(key, _)| (key, context.evidence())).collect();
         if all.is_empty() {
             return all;
+        }
+        if let Some(evidence) = cookie_target.and_then(|target| all.get_mut(&target)) {
+            evidence.gets_all_cookies = true;
         }
         // A socket's state is known only up to the time of the last dump.
         let seen_at = self.sampled_at.unwrap_or(context.now);
