@@ -51,7 +51,7 @@ pub fn run(config: &Config, web: &Web, control: Option<&Path>) -> Result<()> {
     let mut router = http::router(reader.clone(), &web.telemetry_path, hosts);
     if let Some(live) = &live {
         router = live.protect(router);
-        sampler.tell_web_config(live.reloaded());
+        sampler.set_web_config(live.reloaded());
     }
     let runtime = Builder::new_current_thread()
         .enable_all()

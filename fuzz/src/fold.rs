@@ -138,7 +138,7 @@ fn snapshot(spaces: &mut [Space; 2], tick: &Tick) -> Snapshot {
     }
     if let Some((inode, name)) = tick.owner {
         let owner = Owner { process: format!("p{name}").into(), ..Owner::default() };
-        snapshot.claims.insert(inode.into(), Arc::new(owner));
+        snapshot.owners.insert(inode.into(), Arc::new(owner));
     }
     snapshot
 }

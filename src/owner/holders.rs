@@ -30,10 +30,10 @@ use rustix::io::Errno;
 
 use crate::snapshot::owner::person;
 
-use super::claim::Claim;
+use super::candidate::OwnerCandidate;
 use super::process::{Process, has_ended, is_denied};
 
-pub use super::claim::Holder;
+pub use super::candidate::Holder;
 
 /// Number of descriptors of a process that are checked at first.
 const FIRST_DESCRIPTORS: usize = 1_000;
@@ -87,8 +87,8 @@ pub struct HolderMatch {
 /// A walk in progress. Between steps the walk holds at most four descriptors.
 pub struct Walk {
     procfs: OwnedFd,
-    /// Best claim so far on each wanted inode.
-    wanted: FxHashMap<u64, Option<Claim>>,
+    /// Best candidate so far for each wanted inode.
+    wanted: FxHashMap<u64, Option<OwnerCandidate>>,
     first: FxHashSet<u32>,
     /// Pids to check, in reverse order: the last pid is next.
     pids: Vec<u32>,
@@ -109,7 +109,7 @@ struct Visit {
     process: Process,
     fds: OwnedFd,
     /// Read when the process is first found to hold a wanted socket.
-    claim: Option<Claim>,
+    candidate: Option<OwnerCandidate>,
     /// Number of descriptors checked.
     descriptors: usize,
     user: u32,
@@ -166,7 +166,9 @@ impl Walk {
     /// Whether every wanted socket has a holder that does not merely pass the socket on. An older
     /// holder may still exist.
     pub fn has_found_all(&self) -> bool {
-        self.wanted.values().all(|claim| claim.is_some_and(|claim| !claim.passes_sockets_on))
+        self.wanted
+            .values()
+            .all(|candidate| candidate.is_some_and(|candidate| !candidate.passes_sockets_on))
     }
 
     /// Continues the walk for about `budget`, and at least for a directory's next 4 KiB, about 170
@@ -186,10 +188,10 @@ impl Walk {
         let Self { procfs, wanted, denied, descriptors, has_left_out, .. } = self;
         let mut holders = FxHashMap::default();
         let mut known: FxHashMap<u32, Option<Arc<Holder>>> = FxHashMap::default();
-        for (inode, claim) in wanted {
-            let Some(claim) = claim else { continue };
+        for (inode, candidate) in wanted {
+            let Some(candidate) = candidate else { continue };
             let holder =
-                known.entry(claim.pid).or_insert_with(|| claim.read(&procfs).map(Arc::new));
+                known.entry(candidate.pid).or_insert_with(|| candidate.read(&procfs).map(Arc::new));
             holders.extend(holder.clone().map(|holder| (inode, holder)));
         }
         HolderMatch { holders, denied, descriptors, is_shallow: has_left_out }
@@ -223,7 +225,7 @@ impl Walk {
         let Some((fds, process)) = self.allowed(opened)? else { return Ok(()) };
         let user = process.user().map_or(0, person);
         if !self.has_checked_enough(user) || self.first.contains(&pid) {
-            self.go_on(Visit { process, fds, claim: None, descriptors: 0, user })?;
+            self.go_on(Visit { process, fds, candidate: None, descriptors: 0, user })?;
         } else {
             self.has_left_out = true;
         }
@@ -247,7 +249,7 @@ impl Walk {
             }
             *descriptors += 1;
             match socket_inode(&visit.fds, name) {
-                Ok(Some(inode)) => claim(wanted, inode, &visit.process, &mut visit.claim),
+                Ok(Some(inode)) => consider(wanted, inode, &visit.process, &mut visit.candidate),
                 Err(error) if is_denied(error) => denied = Err(error),
                 // The descriptor is no socket, or was closed in the meantime.
                 Ok(None) | Err(_) => {}
@@ -288,19 +290,19 @@ impl Walk {
 
 /// Records the process as the holder of `inode` if the inode is wanted and no better holder is
 /// known.
-fn claim(
-    wanted: &mut FxHashMap<u64, Option<Claim>>,
+fn consider(
+    wanted: &mut FxHashMap<u64, Option<OwnerCandidate>>,
     inode: u64,
     process: &Process,
-    claim: &mut Option<Claim>,
+    candidate: &mut Option<OwnerCandidate>,
 ) {
     let Entry::Occupied(mut best) = wanted.entry(inode) else { return };
-    if claim.is_none() {
-        *claim = Claim::of(process);
+    if candidate.is_none() {
+        *candidate = OwnerCandidate::of(process);
     }
-    let Some(claim) = *claim else { return };
-    if best.get().is_none_or(|best| claim.beats(&best)) {
-        best.insert(Some(claim));
+    let Some(candidate) = *candidate else { return };
+    if best.get().is_none_or(|best| candidate.beats(&best)) {
+        best.insert(Some(candidate));
     }
 }
 

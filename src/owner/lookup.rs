@@ -21,7 +21,7 @@ use crate::owner::cgroup_id::CgroupTree;
 use crate::owner::holders::{self, Holder, HolderMatch, Step, Walk};
 use crate::owner::kubelet::Kubelet;
 use crate::snapshot::owner::Owner;
-use crate::snapshot::{Claims, Origin, printable};
+use crate::snapshot::{Origin, OwnersByInode, printable};
 
 /// Interval between lookups of all owners.
 pub const REFRESH: Duration = Duration::from_secs(60);
@@ -52,7 +52,7 @@ struct KnownHolder {
 #[derive(Debug, Default)]
 pub struct OwnerSearch {
     /// Owners by socket.
-    pub claims: Claims,
+    pub owners: OwnersByInode,
     /// Whether the holders of every socket are visible.
     pub sees_holders: bool,
     /// Whether the kubelet's directories can be read; `None` if they do not exist.
@@ -135,13 +135,15 @@ impl OwnerLookup {
         let sees_all = found.denied == 0 && !is_denied && !hides_processes(&self.procfs);
         let sees_some = found.descriptors > 0 || found.denied == 0 && !is_denied;
         let mut known = FxHashMap::default();
-        let claims =
-            wanted.iter().filter_map(|origin| self.claim(origin, &found, &mut known)).collect();
+        let owners = wanted
+            .iter()
+            .filter_map(|origin| self.found_owner(origin, &found, &mut known))
+            .collect();
         let is_held = |origin: &&Origin| found.holders.contains_key(&u64::from(origin.inode));
         let unheld = wanted.iter().filter(|origin| found.is_shallow && !is_held(origin));
         OwnerSearch {
             deep: unheld.copied().collect(),
-            claims,
+            owners,
             sees_holders: shows_host && (sees_all || sees_some && may_see_holders()),
             has_kubelet: self.has_kubelet(),
             failure,
@@ -212,7 +214,7 @@ impl OwnerLookup {
 
     /// Returns the owner of a socket. The sockets of one process that were created in one cgroup
     /// share their owner, which `known` contains.
-    fn claim(
+    fn found_owner(
         &mut self,
         origin: &Origin,
         found: &HolderMatch,
@@ -345,12 +347,12 @@ mod tests {
         let [held, unheld] =
             [origin.inode, u32::MAX].map(|inode| Origin { inode, cgroup, uid: None });
         let mut owners = OwnerLookup::new(Path::new("/proc"), dir.path());
-        assert!(!owners.search(&[held], false).claims[&held.inode].process.is_empty());
+        assert!(!owners.search(&[held], false).owners[&held.inode].process.is_empty());
         owners.procfs = "/nowhere".into();
         let search = owners.search(&[held, unheld], false);
         // The creator's cgroup has lower priority.
-        assert_eq!(&*search.claims[&unheld.inode].unit, "nginx.service");
-        assert!(search.failure.is_some() && !search.claims.contains_key(&held.inode));
+        assert_eq!(&*search.owners[&unheld.inode].unit, "nginx.service");
+        assert!(search.failure.is_some() && !search.owners.contains_key(&held.inode));
     }
 
     #[test]
@@ -359,7 +361,7 @@ mod tests {
         let mut owners = OwnerLookup::new(Path::new("/proc"), Path::new("/"));
         let search = owners.search(&[origin], false);
         let comm = std::fs::read_to_string("/proc/self/comm").unwrap();
-        assert_eq!(&*search.claims[&origin.inode].process, comm.trim_end());
+        assert_eq!(&*search.owners[&origin.inode].process, comm.trim_end());
         assert!(search.failure.is_none());
     }
 
@@ -367,7 +369,7 @@ mod tests {
     fn a_socket_without_a_holder_has_no_owner() {
         let mut owners = OwnerLookup::new(Path::new("/proc"), Path::new("/"));
         let search = owners.search(&[Origin { inode: u32::MAX, ..Origin::default() }], false);
-        assert_eq!(search.claims, Claims::default());
+        assert_eq!(search.owners, OwnersByInode::default());
     }
 
     #[test]

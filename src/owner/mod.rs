@@ -7,9 +7,9 @@
 //!
 //! Each module answers one question. The caller decides which question to ask, when and how often.
 
+mod candidate;
 pub mod cgroup;
 pub mod cgroup_id;
-mod claim;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod holders;

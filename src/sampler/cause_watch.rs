@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::owner::reader::OwnerReader;
-use crate::snapshot::owner_reading::{OwnerReading, WatchedSocket};
+use crate::snapshot::owner_reading::{SocketOwnerReading, WatchedSocket};
 
 use super::background::Background;
 use super::thread_cpu;
@@ -41,9 +41,6 @@ const LANES: usize = 2;
 const OWN_SHARE: f64 = 0.0025;
 /// Part of the saved CPU time that one round may use: 1/8.
 const PART: u32 = 8;
-
-/// One reading of the owner of a listen socket, with the inode of that socket.
-pub type OwnerLook = (u32, Arc<OwnerReading>);
 
 /// Handle of the running thread. Dropping the handle ends the thread.
 pub struct CauseWatch {
@@ -86,7 +83,7 @@ type ProcessKey = (u64, Option<u32>);
 
 /// The readings of one round, by inode of the listen socket.
 struct Round {
-    looks: Vec<OwnerLook>,
+    readings: Vec<SocketOwnerReading>,
     cpu: [Duration; LANES],
 }
 
@@ -183,15 +180,15 @@ impl CauseWatch {
     }
 
     /// Returns the readings of the round that ended since the last call, without blocking.
-    pub fn looks(&mut self, now: Duration) -> Vec<OwnerLook> {
-        let Ok(Round { looks, cpu }) = self.rounds.try_recv() else { return Vec::new() };
+    pub fn readings(&mut self, now: Duration) -> Vec<SocketOwnerReading> {
+        let Ok(Round { readings, cpu }) = self.rounds.try_recv() else { return Vec::new() };
         self.is_busy = false;
         let used = self.lanes_used(now);
         for (lane, cpu) in self.lanes.iter_mut().zip(cpu).filter(|(_, cpu)| !cpu.is_zero()) {
             let delay = self.background.spend_of(OWN_SHARE / f64::from(used), now, cpu);
             lane.spend(now, cpu, SHARE * used, delay);
         }
-        looks
+        readings
     }
 
     /// Returns the number of lanes that share the CPU time.
@@ -207,22 +204,22 @@ fn run(mut reader: OwnerReader, asked: &Receiver<Request>, rounds: &Sender<Round
         let (mut begin, started) = (thread_cpu(), Instant::now());
         let inodes = sockets.iter().map(|socket| socket.inode).collect();
         reader.keep_only(&inodes);
-        let mut looks: Vec<OwnerLook> = Vec::new();
+        let mut readings: Vec<SocketOwnerReading> = Vec::new();
         let mut cpu = [Duration::ZERO; LANES];
         for socket in read.in_order(sockets) {
             let lane = read.lane(&socket);
             if allowed[lane].is_none_or(|allowed| cpu[lane] >= allowed) {
                 continue;
             }
-            looks.push((socket.inode, Arc::new(reader.read(socket))));
+            readings.push((socket.inode, Arc::new(reader.read(socket))));
             let end = thread_cpu();
             let cost = end.saturating_sub(begin);
             begin = end;
             read.note(&socket, cost);
             cpu[lane] += cost;
         }
-        tracing::trace!(looks = looks.len(), ?cpu, took = ?started.elapsed(), "looked at owners");
-        if rounds.send(Round { looks, cpu }).is_err() {
+        tracing::trace!(readings = readings.len(), ?cpu, took = ?started.elapsed(), "read owners");
+        if rounds.send(Round { readings, cpu }).is_err() {
             return;
         }
     }

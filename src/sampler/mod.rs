@@ -189,7 +189,7 @@ impl Sampler {
     pub fn find_namespaces(&mut self) {
         let Some(Work { discovery: Some(discovery), owners, .. }) = &mut self.work else { return };
         let news = discovery.look(owners, Duration::MAX);
-        self.apply(news);
+        self.apply_namespaces(news);
     }
 
     /// Takes one sample, finds the owners and waiting connections at once, and publishes the
@@ -201,13 +201,13 @@ impl Sampler {
         let now = self.epoch.elapsed();
         let wanted = self.asked.wanted(&self.snapshot, now);
         if let Some(search) = self.work.as_mut().map(|work| work.owners.search(&wanted, true)) {
-            self.learn(search);
+            self.apply_owners(search);
         }
         self.sample();
     }
 
     /// Publishes the results of web configuration reloads from now on.
-    pub fn tell_web_config(&mut self, reloaded: Reloaded) {
+    pub fn set_web_config(&mut self, reloaded: Reloaded) {
         self.web_config = Some(reloaded);
     }
 
@@ -223,10 +223,10 @@ impl Sampler {
         let elapsed =
             self.last.replace(start).map_or(Duration::ZERO, |last| start.saturating_sub(last));
         self.state.fold(&self.snapshot, elapsed);
-        self.snapshot.claims.clear();
-        self.snapshot.looks.clear();
+        self.snapshot.owners.clear();
+        self.snapshot.owner_readings.clear();
         self.snapshot.namespaces.iter_mut().for_each(|netns| netns.scan = None);
-        self.say_incidents(start);
+        self.log_incidents(start);
         self.count_omitted(start);
         let end = self.epoch.elapsed();
         self.stats.samples += 1;
@@ -255,13 +255,13 @@ impl Sampler {
         loop {
             let wait = self.schedule.due().saturating_sub(self.epoch.elapsed());
             let Err(RecvTimeoutError::Timeout) = stop.recv_timeout(wait) else { return };
-            self.receive_reports();
-            self.hear_scans();
-            self.ask_for_scans();
-            self.hear_looks();
+            self.apply_scout_events();
+            self.apply_scans();
+            self.request_scans();
+            self.apply_owner_readings();
             self.sample();
-            self.ask_for_owners();
-            self.ask_for_looks();
+            self.request_owners();
+            self.request_owner_readings();
         }
     }
 
@@ -278,7 +278,7 @@ impl Sampler {
     }
 
     /// Applies the result of a finished scan.
-    fn hear_scans(&mut self) {
+    fn apply_scans(&mut self) {
         let now = self.epoch.elapsed();
         let Some(report) = self.scanning.as_mut().and_then(|scanning| scanning.report(now)) else {
             return;
@@ -300,7 +300,7 @@ impl Sampler {
     }
 
     /// Passes the next namespace to the scanner.
-    fn ask_for_scans(&mut self) {
+    fn request_scans(&mut self) {
         let Some(scanning) = &mut self.scanning else { return };
         let places = self.readers.iter_mut().zip(&self.snapshot.namespaces);
         let places = places.filter_map(|(reader, sample)| Some((sample.id, reader.scans()?)));
@@ -320,11 +320,11 @@ impl Sampler {
     fn await_namespaces(&mut self) {
         let end = Instant::now() + FIRST_LOOK;
         while self.stats.waiting_namespaces.is_none_or(|waiting| waiting > 0)
-            && let Some(report) = self.scouting.as_ref().and_then(|scout| scout.report_until(end))
+            && let Some(event) = self.scouting.as_ref().and_then(|scout| scout.event_until(end))
         {
             let has_failed =
-                matches!(&report, ScoutEvent::Namespaces(news) if news.failure.is_some());
-            self.receive(report);
+                matches!(&event, ScoutEvent::Namespaces(news) if news.failure.is_some());
+            self.apply_scout_event(event);
             if has_failed {
                 break;
             }
@@ -351,36 +351,36 @@ impl Sampler {
     }
 
     /// Applies the readings of owners of listeners in trouble.
-    fn hear_looks(&mut self) {
+    fn apply_owner_readings(&mut self) {
         let now = self.epoch.elapsed();
         if let Some(causes) = &mut self.causes {
-            self.snapshot.looks = causes.looks(now);
+            self.snapshot.owner_readings = causes.readings(now);
         }
     }
 
     /// Requests readings of the owners of listeners in trouble.
-    fn ask_for_looks(&mut self) {
+    fn request_owner_readings(&mut self) {
         let now = self.epoch.elapsed();
         if let Some(causes) = self.causes.as_mut().filter(|causes| causes.is_due(now)) {
             causes.ask(now, self.state.watched());
         }
     }
 
-    fn receive_reports(&mut self) {
-        let reports: Vec<ScoutEvent> = self.scouting.iter().flat_map(Scouting::reports).collect();
-        reports.into_iter().for_each(|report| self.receive(report));
+    fn apply_scout_events(&mut self) {
+        let events: Vec<ScoutEvent> = self.scouting.iter().flat_map(Scouting::events).collect();
+        events.into_iter().for_each(|event| self.apply_scout_event(event));
     }
 
-    fn receive(&mut self, report: ScoutEvent) {
-        match report {
-            ScoutEvent::Namespaces(news) => self.apply(news),
-            ScoutEvent::Owners(search) => self.learn(search),
+    fn apply_scout_event(&mut self, event: ScoutEvent) {
+        match event {
+            ScoutEvent::Namespaces(news) => self.apply_namespaces(news),
+            ScoutEvent::Owners(search) => self.apply_owners(search),
             ScoutEvent::Orphans(inodes) => self.asked.forget(&inodes),
         }
     }
 
     /// Requests the owners of sockets that appeared in this sample.
-    fn ask_for_owners(&mut self) {
+    fn request_owners(&mut self) {
         let now = self.epoch.elapsed();
         if !self.sockets_moved && !self.asked.is_due(now) {
             return;
@@ -404,7 +404,7 @@ impl Sampler {
     }
 
     /// Applies the owners that were found.
-    fn learn(&mut self, search: OwnerSearch) {
+    fn apply_owners(&mut self, search: OwnerSearch) {
         features::note(&mut self.stats, Feature::Owners, search.sees_holders);
         if let Some(has_kubelet) = search.has_kubelet {
             features::note(&mut self.stats, Feature::Kubelet, has_kubelet);
@@ -412,12 +412,12 @@ impl Sampler {
         let searched = search.failure.map_or(Ok(()), Err);
         let now = self.epoch.elapsed();
         self.health.check(&mut self.stats, Source::Owners, now, searched);
-        self.snapshot.claims.extend(search.claims);
+        self.snapshot.owners.extend(search.owners);
     }
 
     /// Adds new namespaces and releases ended namespaces: listenq must no longer hold an ended
     /// namespace.
-    fn apply(&mut self, news: Discovered) {
+    fn apply_namespaces(&mut self, news: Discovered) {
         let now = self.epoch.elapsed();
         if news.failure.is_none() {
             self.stats.inaccessible_namespaces = Some(news.inaccessible);
@@ -525,7 +525,7 @@ impl Sampler {
         features::note_all(&mut self.stats, std::iter::once(mounted).chain(of_namespaces));
     }
 
-    fn say_incidents(&mut self, now: Duration) {
+    fn log_incidents(&mut self, now: Duration) {
         for incident in self.state.take_incidents() {
             self.incidents.say(&incident, now);
         }

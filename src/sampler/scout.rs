@@ -66,7 +66,7 @@ enum Request {
 
 /// Handle of a running scout. Dropping the handle ends its thread.
 pub struct Scouting {
-    reports: Receiver<ScoutEvent>,
+    events: Receiver<ScoutEvent>,
     requests: Sender<Request>,
 }
 
@@ -121,7 +121,7 @@ impl Scouting {
     /// Starts a scout.
     pub fn start(work: Work) -> io::Result<Self> {
         let (requests, asked) = channel();
-        let (sender, reports) = channel();
+        let (sender, events) = channel();
         let now = Instant::now();
         let mut scout = Scout {
             look_due: now,
@@ -135,7 +135,7 @@ impl Scouting {
         };
         let run = move || scout.run(&asked, &sender);
         thread::Builder::new().name("scout".into()).spawn(run)?;
-        Ok(Self { reports, requests })
+        Ok(Self { events, requests })
     }
 
     /// Requests the owners of sockets.
@@ -151,13 +151,13 @@ impl Scouting {
     }
 
     /// Returns the next result, and waits for it until `end`.
-    pub fn report_until(&self, end: Instant) -> Option<ScoutEvent> {
-        self.reports.recv_timeout(end.saturating_duration_since(Instant::now())).ok()
+    pub fn event_until(&self, end: Instant) -> Option<ScoutEvent> {
+        self.events.recv_timeout(end.saturating_duration_since(Instant::now())).ok()
     }
 
     /// Returns the results since the last call, without blocking.
-    pub fn reports(&self) -> impl Iterator<Item = ScoutEvent> {
-        self.reports.try_iter()
+    pub fn events(&self) -> impl Iterator<Item = ScoutEvent> {
+        self.events.try_iter()
     }
 }
 
@@ -165,7 +165,7 @@ impl Scouting {
 
 impl Scout {
     /// Runs until the request or result channel is closed.
-    fn run(&mut self, asked: &Receiver<Request>, reports: &Sender<ScoutEvent>) {
+    fn run(&mut self, asked: &Receiver<Request>, events: &Sender<ScoutEvent>) {
         loop {
             match asked.recv_timeout(self.rest()) {
                 Ok(Request::Owners(wanted)) => self.request_owners(wanted),
@@ -177,7 +177,7 @@ impl Scout {
             let namespaces = namespaces.or_else(|| self.enter());
             let owners = self.search().or_else(|| self.search_deep());
             let found = [namespaces, orphans, owners.map(ScoutEvent::Owners)];
-            if found.into_iter().flatten().any(|report| reports.send(report).is_err()) {
+            if found.into_iter().flatten().any(|event| events.send(event).is_err()) {
                 return;
             }
         }

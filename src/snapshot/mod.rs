@@ -14,7 +14,7 @@ use std::time::Duration;
 use rustc_hash::FxHashMap;
 
 use crate::snapshot::owner::Owner;
-use crate::snapshot::owner_reading::{LocalEnd, OwnerReading};
+use crate::snapshot::owner_reading::{LocalEnd, SocketOwnerReading};
 
 pub use escape::{escaped, printable};
 use scan::Scan;
@@ -228,13 +228,13 @@ pub struct Snapshot {
     /// The namespaces. Each name is unique.
     pub namespaces: Vec<NetnsSample>,
     /// Owners found since the last snapshot, by the inode of their sockets.
-    pub claims: Claims,
+    pub owners: OwnersByInode,
     /// Readings of the owners of listeners in trouble since the last snapshot, by socket inode.
-    pub looks: Vec<(u32, Arc<OwnerReading>)>,
+    pub owner_readings: Vec<SocketOwnerReading>,
 }
 
 /// Owners by socket inode.
-pub type Claims = FxHashMap<u32, Arc<Owner>>;
+pub type OwnersByInode = FxHashMap<u32, Arc<Owner>>;
 
 // === impl NetnsSample ===
 

@@ -2,7 +2,11 @@
 //! machine. Plain values; [`crate::cause`] evaluates them over time.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
+
+/// The inode of a listen socket, and a reading of its owner.
+pub type SocketOwnerReading = (u32, Arc<OwnerReading>);
 
 /// One reading of the owner of a listen socket.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -468,7 +468,7 @@ impl<A: Address> Listener<A> {
 
     /// Applies a reading of the owner. `taken_at` is the last time at which a sample saw an
     /// accepted connection; `has_accepted` is whether any is known.
-    pub(super) fn look(
+    pub(super) fn owner_read(
         &mut self,
         now: Duration,
         owner: &Arc<OwnerReading>,

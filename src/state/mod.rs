@@ -227,14 +227,14 @@ impl State {
 
     /// Applies the readings of owners, and the owners that were found.
     fn apply_owners(&mut self, snapshot: &Snapshot) {
-        if !snapshot.looks.is_empty() {
+        if !snapshot.owner_readings.is_empty() {
             for netns in self.namespaces.values_mut() {
-                netns.look(self.now, &snapshot.looks);
+                netns.apply_owner_readings(self.now, &snapshot.owner_readings);
             }
         }
-        if !snapshot.claims.is_empty() {
+        if !snapshot.owners.is_empty() {
             for netns in self.namespaces.values_mut() {
-                netns.claim(&snapshot.claims);
+                netns.set_owners(&snapshot.owners);
             }
         }
     }

@@ -7,11 +7,11 @@ use std::time::Duration;
 use rustc_hash::FxBuildHasher;
 
 use crate::snapshot::owner::Owner;
-use crate::snapshot::owner_reading::{OwnerReading, WatchedSocket};
+use crate::snapshot::owner_reading::{SocketOwnerReading, WatchedSocket};
 use crate::snapshot::scan::Scan;
 use crate::snapshot::{
-    Claims, Counter, Counters, Identity, ListenAddress, NetnsId, NetnsSample, OWN_NETNS, Origin,
-    Setting, Settings, UnixAddress,
+    Counter, Counters, Identity, ListenAddress, NetnsId, NetnsSample, OWN_NETNS, Origin,
+    OwnersByInode, Setting, Settings, UnixAddress,
 };
 use crate::view::{ListenerView, NetnsScan, NetnsView, Protocol};
 
@@ -506,15 +506,15 @@ impl Netns {
     }
 
     /// Applies owner readings.
-    pub(super) fn look(&mut self, now: Duration, looks: &[(u32, Arc<OwnerReading>)]) {
-        self.tcp.look(now, looks);
-        self.unix.look(now, looks);
+    pub(super) fn apply_owner_readings(&mut self, now: Duration, readings: &[SocketOwnerReading]) {
+        self.tcp.apply_owner_readings(now, readings);
+        self.unix.apply_owner_readings(now, readings);
     }
 
     /// Applies the owners that were found.
-    pub(super) fn claim(&mut self, claims: &Claims) {
-        self.tcp.claim(claims);
-        self.unix.claim(claims);
+    pub(super) fn set_owners(&mut self, owners: &OwnersByInode) {
+        self.tcp.set_owners(owners);
+        self.unix.set_owners(owners);
     }
 
     /// The namespace as a candidate for a place.

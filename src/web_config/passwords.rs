@@ -68,31 +68,31 @@ impl Passwords {
         if users.is_empty() {
             return Verdict::Granted;
         }
-        let claim = header.and_then(|header| claim(users, header.as_bytes()));
-        let Some(claim) = claim else { return Verdict::Denied };
-        let tag = self.tag(&claim);
-        if self.remembers(&claim, &tag) {
+        let given = header.and_then(|header| credentials(users, header.as_bytes()));
+        let Some(given) = given else { return Verdict::Denied };
+        let tag = self.tag(&given);
+        if self.remembers(&given, &tag) {
             return Verdict::Granted;
         }
         let Some(turn) = self.turns.take(client).await else { return Verdict::Busy };
         // Another request with the same password may have been checked in the meantime.
-        if self.remembers(&claim, &tag) {
+        if self.remembers(&given, &tag) {
             return Verdict::Granted;
         }
-        let verdict = hash(turn, claim).await;
+        let verdict = hash(turn, given).await;
         if verdict == Verdict::Granted {
             self.remember(tag);
         }
         verdict
     }
 
-    fn remembers(&self, claim: &Credentials, tag: &Tag) -> bool {
-        claim.is_known() && self.known().contains(tag)
+    fn remembers(&self, given: &Credentials, tag: &Tag) -> bool {
+        given.is_known() && self.known().contains(tag)
     }
 
-    fn tag(&self, claim: &Credentials) -> Tag {
+    fn tag(&self, given: &Credentials) -> Tag {
         let mut text = Vec::new();
-        for part in claim.parts() {
+        for part in given.parts() {
             text.extend((part.len() as u64).to_be_bytes());
             text.extend(part);
         }
@@ -114,10 +114,10 @@ impl Passwords {
     }
 }
 
-async fn hash(turn: FairTurn, claim: Credentials) -> Verdict {
+async fn hash(turn: FairTurn, given: Credentials) -> Verdict {
     // The turn ends with the hash, even if the client disconnects first.
     let work = move || {
-        let is_true = claim.is_true();
+        let is_true = given.is_true();
         drop(turn);
         is_true
     };
@@ -128,12 +128,12 @@ async fn hash(turn: FairTurn, claim: Credentials) -> Verdict {
 }
 
 /// Parses the name and password of a `Basic` header for the check.
-fn claim(users: &Users, header: &[u8]) -> Option<Credentials> {
-    let (scheme, credentials) = header.split_at_checked(6)?;
+fn credentials(users: &Users, header: &[u8]) -> Option<Credentials> {
+    let (scheme, encoded) = header.split_at_checked(6)?;
     if header.len() > MOST_HEADER || !scheme.eq_ignore_ascii_case(b"basic ") {
         return None;
     }
-    let text = STANDARD.decode(credentials.trim_ascii()).ok()?;
+    let text = STANDARD.decode(encoded.trim_ascii()).ok()?;
     let colon = text.iter().position(|byte| *byte == b':')?;
-    users.claim(&text[..colon], &text[colon + 1..])
+    users.credentials(&text[..colon], &text[colon + 1..])
 }

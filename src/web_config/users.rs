@@ -66,7 +66,7 @@ impl Users {
     }
 
     /// Creates the check of this name and password; `None` if there are no users.
-    pub fn claim(&self, user: &[u8], password: &[u8]) -> Option<Credentials> {
+    pub fn credentials(&self, user: &[u8], password: &[u8]) -> Option<Credentials> {
         let dearest = self.dearest.as_ref()?;
         let user = String::from_utf8_lossy(user).into_owned();
         let hash = self.hashes.get(&user);
@@ -148,7 +148,7 @@ mod tests {
     }
 
     fn is_true(users: &Users, name: &str, password: &str) -> bool {
-        users.claim(name.as_bytes(), password.as_bytes()).unwrap().is_true()
+        users.credentials(name.as_bytes(), password.as_bytes()).unwrap().is_true()
     }
 
     #[test]
@@ -159,7 +159,7 @@ mod tests {
         for (name, password) in [("a", "wrong"), ("a", ""), ("c", "right"), ("", "right")] {
             assert!(!is_true(&users, name, password), "{name} {password}");
         }
-        assert!(Users::default().claim(b"a", b"right").is_none());
+        assert!(Users::default().credentials(b"a", b"right").is_none());
     }
 
     #[test]

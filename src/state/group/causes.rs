@@ -1,12 +1,11 @@
 //! Selects the listeners whose owners are read, and applies the owner readings.
 
 use std::hash::BuildHasher;
-use std::sync::Arc;
 use std::time::Duration;
 
 use rustc_hash::{FxBuildHasher, FxHashMap};
 
-use crate::snapshot::owner_reading::{OwnerReading, WatchedSocket};
+use crate::snapshot::owner_reading::{SocketOwnerReading, WatchedSocket};
 use crate::state::listener::Address;
 use crate::state::socket::Socket;
 
@@ -47,15 +46,19 @@ impl<A: Address> Group<A> {
     }
 
     /// Applies owner readings, which are keyed by the inode of a socket.
-    pub(in crate::state) fn look(&mut self, now: Duration, looks: &[(u32, Arc<OwnerReading>)]) {
-        for (inode, owner) in looks {
+    pub(in crate::state) fn apply_owner_readings(
+        &mut self,
+        now: Duration,
+        readings: &[SocketOwnerReading],
+    ) {
+        for (inode, owner) in readings {
             let Some(socket) = self.sockets.living().find(|socket| socket.inode == *inode) else {
                 continue;
             };
             let members = || self.sockets.living().filter(|one| one.listener == socket.listener);
             let taken_at = members().filter_map(|member| member.taken_at).max();
             let has_accepted = members().any(|member| member.has_accepted);
-            self.listeners[socket.listener].look(now, owner, taken_at, has_accepted);
+            self.listeners[socket.listener].owner_read(now, owner, taken_at, has_accepted);
         }
     }
 }

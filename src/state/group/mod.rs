@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustc_hash::{FxBuildHasher, FxHashMap};
 use slab::Slab;
 
-use crate::snapshot::{Claims, Dump, ListenSocket};
+use crate::snapshot::{Dump, ListenSocket, OwnersByInode};
 use crate::view::ListenerView;
 
 use crate::state::Tick;
@@ -328,7 +328,7 @@ impl<A: Address> Group<A> {
 
     /// Applies the owners that were found. If several members of a reuseport group have an owner,
     /// the owner of the oldest member is used.
-    pub(super) fn claim(&mut self, claims: &Claims) {
+    pub(super) fn set_owners(&mut self, owners: &OwnersByInode) {
         self.revision += 1;
         let mut oldest = FxHashMap::default();
         for socket in self.sockets.living() {
@@ -338,7 +338,7 @@ impl<A: Address> Group<A> {
             }
         }
         for socket in self.sockets.living() {
-            let Some(owner) = claims.get(&socket.inode) else { continue };
+            let Some(owner) = owners.get(&socket.inode) else { continue };
             let is_oldest =
                 oldest.get(&socket.listener).is_some_and(|oldest| oldest.born == socket.born);
             let shown = &mut self.listeners[socket.listener].shown;

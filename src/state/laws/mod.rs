@@ -522,7 +522,7 @@ fn a_namespace_may_return_with_a_listener_without_series() {
     let sample = story.snapshot.namespaces.remove(0);
     story.state.fold(&story.snapshot, INTERVAL);
     story.state.fold(&story.snapshot, Duration::from_secs(2));
-    story.snapshot.claims.insert(0, Arc::default());
+    story.snapshot.owners.insert(0, Arc::default());
     story.state.fold(&story.snapshot, INTERVAL);
     story.snapshot.namespaces.push(sample);
     story.tick(&sockets, 0);
@@ -532,7 +532,7 @@ fn a_namespace_may_return_with_a_listener_without_series() {
 /// Applies owners to all sockets, whose inode is 0, and samples for this number of seconds.
 fn owned_for(story: &mut Story, process: &str, sockets: &[ListenSocket], seconds: u32) {
     let owner = Owner { process: process.into(), ..Owner::default() };
-    story.snapshot.claims.insert(0, Arc::new(owner));
+    story.snapshot.owners.insert(0, Arc::new(owner));
     for _ in 0..10 * seconds {
         story.tick(sockets, 0);
     }

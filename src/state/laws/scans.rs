@@ -304,13 +304,13 @@ fn diagnoses_of_a_process(state: char, polls: bool) -> Vec<Diagnosis> {
         thread_count: 1,
         ..ProcessReading::default()
     };
-    let look = Arc::new(OwnerReading { processes: vec![process], ..OwnerReading::default() });
+    let reading = Arc::new(OwnerReading { processes: vec![process], ..OwnerReading::default() });
     let mut story = Story::begun_with(&[idle, other]);
     for second in 0..30 {
         let mut found = scan(queue, &[(7, second + 1), (8, second)]);
         found.tcp.iter_mut().flat_map(|tcp| &mut tcp.sockets).for_each(|s| s.accepted_ago = None);
         story.snapshot.namespaces[0].scan = Some(found);
-        story.snapshot.looks = vec![(7, look.clone())];
+        story.snapshot.owner_readings = vec![(7, reading.clone())];
         story.tick_after(SECOND, &[queue, other], 0);
     }
     let held = story.listener(80);

@@ -21,7 +21,7 @@ pub struct Holder {
 
 /// A process that holds a wanted socket, as a candidate for its owner.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Claim {
+pub(super) struct OwnerCandidate {
     pub(super) pid: u32,
     parent: i32,
     start_time: u64,
@@ -29,9 +29,9 @@ pub(super) struct Claim {
     pub(super) passes_sockets_on: bool,
 }
 
-// === impl Claim ===
+// === impl OwnerCandidate ===
 
-impl Claim {
+impl OwnerCandidate {
     /// Reads `stat`; `None` if the process has ended.
     pub(super) fn of(process: &Process) -> Option<Self> {
         let stat = process.stat()?;
@@ -70,7 +70,7 @@ impl Claim {
             cgroup: process.text("cgroup"),
         };
         // This check comes last. It ensures that all fields above belong to one living process: the
-        // process of the claim.
+        // process of the candidate.
         (process.stat()?.starttime == self.start_time).then_some(holder)
     }
 }
