@@ -31,10 +31,8 @@ pub const LENGTHS: Metric = Metric {
     value: Value::Queue(|_| None),
 };
 
-/// The bytes of a `Counter` or `Gauge` with its value: a key and a double.
-const VALUE: usize = 9;
-/// Bytes reserved per series, in addition to the labels.
-const SERIES: usize = 40;
+/// The bytes of a value.
+const DOUBLE: usize = 8;
 /// The number of series of a listener with a diagnosis.
 const FAMILIES: usize = 24;
 /// The bytes of the length of a family. The length is written as a padded varint, so that its place
@@ -107,10 +105,16 @@ pub fn render(view: &View, age: Duration) -> Vec<u8> {
 struct Families {
     out: Vec<u8>,
     labels: PerSubject<Vec<u8>>,
-    /// The start timestamps of counters.
-    starts: PerSubject<Vec<u8>>,
-    /// The start timestamp of the counters of listenq itself.
-    own_start: Vec<u8>,
+    /// The bytes of a series before its value, of gauges and of counters that listenq starts.
+    gauges: PerSubject<Vec<u8>>,
+    counters: PerSubject<Vec<u8>>,
+}
+
+/// A `google.protobuf.Timestamp`, which is cut to milliseconds as Prometheus does.
+#[derive(Clone, Copy)]
+struct Timestamp {
+    seconds: u64,
+    nanos: u64,
 }
 
 /// The places in the output of a family that is being written.
@@ -128,43 +132,42 @@ impl Families {
         let labels = PerSubject::new(view, |bytes: &mut Vec<u8>, names, subject| {
             write_labels(bytes, names, subject.labels());
         });
-        let starts = PerSubject::new(view, |bytes: &mut Vec<u8>, _, subject| {
-            write_start(bytes, field::value::START, start_of(subject));
-        });
-        let mut own_start = Vec::new();
-        write_start(&mut own_start, field::value::START, process_start(view));
-        let (listeners, label_bytes) = labels.of_listeners();
-        let out = Vec::with_capacity(FAMILIES * (label_bytes + SERIES * listeners));
-        Self { out, labels, starts, own_start }
+        let heads = |kind| {
+            PerSubject::new(view, |bytes: &mut Vec<u8>, _, subject| {
+                let start = if kind == Kind::Counter { start_of(subject, view) } else { None };
+                write_head(bytes, [labels.of(subject).0.unwrap_or_default(), &[]], kind, start);
+            })
+        };
+        let (gauges, counters) = (heads(Kind::Gauge), heads(Kind::Counter));
+        let (listeners, bytes) = counters.of_listeners();
+        let out = Vec::with_capacity(FAMILIES * (bytes + DOUBLE * listeners));
+        Self { out, labels, gauges, counters }
     }
 
     /// Writes every series of `metric`.
     fn write(&mut self, metric: &Metric, view: &View, age: Duration) {
         let family = self.begin(metric);
-        let Self { out, labels, starts, own_start } = self;
-        let is_counter = metric.kind == Kind::Counter;
-        let kind = if is_counter { field::metric::COUNTER } else { field::metric::GAUGE };
-        let has_start = is_counter && !matches!(metric.value, Value::Counter(_));
+        let Self { out, labels, gauges, counters } = self;
+        // The kernel's own counters started before listenq.
+        let has_start = metric.kind == Kind::Counter && !matches!(metric.value, Value::Counter(_));
+        let heads = match metric.kind {
+            Kind::Gauge => Some(&*gauges),
+            _ => has_start.then_some(&*counters),
+        };
         let mut more_labels = Vec::new();
         metric.each(view, age, &mut |subject, more, value| {
-            let (labels, own) = labels.of(subject);
-            let labels = labels.unwrap_or_default();
-            let start = match has_start {
-                true => starts.of(subject).0.unwrap_or(own_start),
-                false => &[],
-            };
-            more_labels.clear();
-            if !more.is_empty() {
-                write_labels(&mut more_labels, &metric.labels[own..], more.iter().copied());
+            match heads.and_then(|heads| heads.of(subject).0) {
+                Some(head) if more.is_empty() => out.extend_from_slice(head),
+                _ => {
+                    let (labels, own) = labels.of(subject);
+                    more_labels.clear();
+                    write_labels(&mut more_labels, &metric.labels[own..], more.iter().copied());
+                    let labels = [labels.unwrap_or_default(), &more_labels];
+                    let start = if has_start { start_of(subject, view) } else { None };
+                    write_head(out, labels, metric.kind, start);
+                }
             }
-            let value_len = VALUE + start.len();
-            let len = labels.len() + more_labels.len() + message_len(value_len);
-            begin_message(out, field::family::METRIC, len);
-            out.extend_from_slice(labels);
-            out.extend_from_slice(&more_labels);
-            begin_message(out, kind, value_len);
-            write_double(out, field::value::VALUE, value);
-            out.extend_from_slice(start);
+            out.extend_from_slice(&value.to_le_bytes());
         });
         self.end(family);
     }
@@ -238,18 +241,32 @@ impl Families {
     }
 }
 
-/// The time at which the counters of a namespace or listener started.
-fn start_of(subject: Subject<'_>) -> Option<f64> {
+// === impl Timestamp ===
+
+impl Timestamp {
+    fn new(unix_time: f64) -> Self {
+        let millis = (unix_time.max(0.0) * 1_000.0) as u64;
+        Self { seconds: millis / 1_000, nanos: millis % 1_000 * 1_000_000 }
+    }
+
+    /// The bytes of the message: two keys and two numbers.
+    fn len(self) -> usize {
+        2 + varint_len(self.seconds) + varint_len(self.nanos)
+    }
+}
+
+/// The time at which counters that listenq starts have started.
+fn start_of(subject: Subject<'_>, view: &View) -> Option<Timestamp> {
     match subject {
-        Subject::SelfStats => None,
-        Subject::Netns(_, netns) => Some(netns.started_unix_time),
-        Subject::Listener(.., listener) => Some(listener.started_unix_time),
+        Subject::SelfStats => process_start(view),
+        Subject::Netns(_, netns) => Some(Timestamp::new(netns.started_unix_time)),
+        Subject::Listener(.., listener) => Some(Timestamp::new(listener.started_unix_time)),
     }
 }
 
 /// The time at which the counters of listenq itself started.
-fn process_start(view: &View) -> Option<f64> {
-    view.stats.process.as_ref()?.start_time_seconds
+fn process_start(view: &View) -> Option<Timestamp> {
+    view.stats.process.as_ref()?.start_time_seconds.map(Timestamp::new)
 }
 
 /// The number of samples that may have shown the listener.
@@ -285,18 +302,33 @@ fn native(lengths: &SampledLengths, samples: u64) -> Vec<u8> {
         write_varint(&mut histogram, field::histogram::DELTA, zigzag(count - before));
         before = count;
     }
-    write_start(&mut histogram, field::histogram::START, Some(lengths.started_unix_time));
+    let start = Timestamp::new(lengths.started_unix_time);
+    write_start(&mut histogram, field::histogram::START, Some(start));
     histogram
 }
 
-/// Writes a `google.protobuf.Timestamp`, which is cut to milliseconds as Prometheus does.
-fn write_start(bytes: &mut Vec<u8>, field: u32, unix_time: Option<f64>) {
-    let Some(unix_time) = unix_time else { return };
-    let millis = (unix_time.max(0.0) * 1_000.0) as u64;
-    let (seconds, nanos) = (millis / 1_000, millis % 1_000 * 1_000_000);
-    begin_message(bytes, field, 2 + varint_len(seconds) + varint_len(nanos));
-    write_varint(bytes, field::timestamp::SECONDS, seconds);
-    write_varint(bytes, field::timestamp::NANOS, nanos);
+/// Writes a series up to its value, which comes last.
+fn write_head(bytes: &mut Vec<u8>, labels: [&[u8]; 2], kind: Kind, start: Option<Timestamp>) {
+    let start_len = start.map_or(0, |start| message_len(start.len()));
+    let value_len = start_len + 1 + DOUBLE;
+    let [labels, more_labels] = labels;
+    let len = labels.len() + more_labels.len() + message_len(value_len);
+    begin_message(bytes, field::family::METRIC, len);
+    bytes.extend_from_slice(labels);
+    bytes.extend_from_slice(more_labels);
+    let is_counter = kind == Kind::Counter;
+    let kind = if is_counter { field::metric::COUNTER } else { field::metric::GAUGE };
+    begin_message(bytes, kind, value_len);
+    write_start(bytes, field::value::START, start);
+    bytes.push(key(field::value::VALUE, WireType::SixtyFourBit));
+}
+
+fn write_start(bytes: &mut Vec<u8>, field: u32, start: Option<Timestamp>) {
+    if let Some(start) = start {
+        begin_message(bytes, field, start.len());
+        write_varint(bytes, field::timestamp::SECONDS, start.seconds);
+        write_varint(bytes, field::timestamp::NANOS, start.nanos);
+    }
 }
 
 fn write_labels<'a>(bytes: &mut Vec<u8>, names: &[&str], values: impl Iterator<Item = &'a str>) {
@@ -318,8 +350,15 @@ fn message_len(len: usize) -> usize {
 
 #[inline]
 fn begin_message(bytes: &mut Vec<u8>, field: u32, len: usize) {
-    push_key(bytes, field, WireType::LengthDelimited);
-    push_varint(bytes, len as u64);
+    let key = key(field, WireType::LengthDelimited);
+    match u8::try_from(len) {
+        // Most messages are short: their length is one byte.
+        Ok(len @ ..0x80) => bytes.extend_from_slice(&[key, len]),
+        _ => {
+            bytes.push(key);
+            push_varint(bytes, len as u64);
+        }
+    }
 }
 
 fn write_bytes(bytes: &mut Vec<u8>, field: u32, content: &[u8]) {
@@ -328,12 +367,12 @@ fn write_bytes(bytes: &mut Vec<u8>, field: u32, content: &[u8]) {
 }
 
 fn write_varint(bytes: &mut Vec<u8>, field: u32, value: u64) {
-    push_key(bytes, field, WireType::Varint);
+    bytes.push(key(field, WireType::Varint));
     push_varint(bytes, value);
 }
 
 fn write_double(bytes: &mut Vec<u8>, field: u32, value: f64) {
-    push_key(bytes, field, WireType::SixtyFourBit);
+    bytes.push(key(field, WireType::SixtyFourBit));
     bytes.extend_from_slice(&value.to_le_bytes());
 }
 
@@ -346,8 +385,8 @@ enum WireType {
 }
 
 /// All field numbers are below 16, so a key is one byte.
-fn push_key(bytes: &mut Vec<u8>, field: u32, kind: WireType) {
-    bytes.push((field << 3) as u8 | kind as u8);
+fn key(field: u32, kind: WireType) -> u8 {
+    (field << 3) as u8 | kind as u8
 }
 
 fn push_varint(bytes: &mut Vec<u8>, mut value: u64) {
