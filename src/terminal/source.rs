@@ -15,6 +15,7 @@ use crate::remote::{self, Access};
 use crate::report::{Listener, Report};
 use crate::sampler::{Config, Sampler};
 use crate::self_stats::Feature;
+use crate::snapshot::OWN_NETNS;
 use crate::view::publish::{Published, Reader};
 
 /// Timeout of a request to a daemon given by URL.
@@ -42,6 +43,13 @@ pub enum Sampling {
     Once,
     /// Sample on the timer for this duration.
     For(Duration),
+}
+
+/// The result of asking a daemon.
+enum Asked {
+    Answered(Box<Known>),
+    /// No daemon runs, or none is to be asked.
+    NoDaemon(Option<ControlError>),
 }
 
 /// A sequence of reports: from a daemon, or from samples that this process takes in the background.
@@ -74,23 +82,17 @@ impl Feed {
         if let Some(own) = &self.own {
             return own.known(&self.config);
         }
-        let why = match (&self.ask.url, &self.control) {
-            (Some(Daemon::Never), _) | (None, None) => String::new(),
-            (None, Some(path)) => match control::fetch(path) {
-                Err(failure @ ControlError::Absent { .. }) if !self.was_answered => {
-                    format!("{failure}: ")
-                }
-                answer => {
-                    let known = asked(answer?, path.display().to_string(), &self.config);
-                    self.was_answered = true;
-                    return Ok(known);
-                }
-            },
-            (Some(Daemon::At(_)), _) => {
-                return report(&self.ask, None, &self.config, Sampling::Once);
+        match ask_daemon(&self.ask, self.control.as_deref(), &self.config)? {
+            Asked::Answered(known) => {
+                self.was_answered = true;
+                Ok(*known)
             }
-        };
-        self.own.insert(OwnSampler::start(&self.config, &why)?).known(&self.config)
+            Asked::NoDaemon(Some(failure)) if self.was_answered => Err(failure.into()),
+            Asked::NoDaemon(failure) => {
+                let own = OwnSampler::start(&self.config, &why(failure))?;
+                self.own.insert(own).known(&self.config)
+            }
+        }
     }
 }
 
@@ -164,33 +166,37 @@ pub fn report(
     config: &Config,
     sampling: Sampling,
 ) -> Result<Known> {
-    match &ask.url {
-        Some(Daemon::Never) => sampled(config, sampling, None),
-        Some(Daemon::At(url)) => {
+    match ask_daemon(ask, control, config)? {
+        Asked::Answered(known) => Ok(*known),
+        Asked::NoDaemon(failure) => sampled(config, sampling, &why(failure)),
+    }
+}
+
+/// Asks the daemon of `--url`, or the daemon of this machine over the control socket.
+fn ask_daemon(ask: &Ask, control: Option<&Path>, config: &Config) -> Result<Asked> {
+    let (report, daemon) = match (&ask.url, control) {
+        (Some(Daemon::Never), _) | (None, None) => return Ok(Asked::NoDaemon(None)),
+        (Some(Daemon::At(url)), _) => {
             let access = Access { timeout: REQUEST_TIMEOUT, ca_file: ask.ca_file.clone() };
             let report = remote::fetch(url, &access).context("asking the daemon of --url")?;
-            Ok(asked(report, url.to_string(), config))
+            (report, url.to_string())
         }
-        None => ask_local(control, config, sampling),
-    }
-}
-
-/// Asks the daemon of this machine over the control socket; samples if there is no daemon.
-fn ask_local(control: Option<&Path>, config: &Config, sampling: Sampling) -> Result<Known> {
-    let Some(path) = control else { return sampled(config, sampling, None) };
-    match control::fetch(path) {
-        Ok(report) => Ok(asked(report, path.display().to_string(), config)),
-        Err(failure @ ControlError::Absent { .. }) => {
-            sampled(config, sampling, Some(failure.to_string()))
-        }
-        Err(failure) => Err(failure.into()),
-    }
-}
-
-fn asked(report: Report, daemon: String, config: &Config) -> Known {
+        (None, Some(path)) => match control::fetch(path) {
+            Err(failure @ ControlError::Absent { .. }) => {
+                return Ok(Asked::NoDaemon(Some(failure)));
+            }
+            report => (report?, path.display().to_string()),
+        },
+    };
     let report = Report { listeners: admitted(report.listeners, config), ..report };
     let origin = format!("asked the daemon at {daemon}");
-    Known { report, origin, sampled_for: None, is_filtered: is_filtered(config) }
+    let is_filtered = is_filtered(config);
+    Ok(Asked::Answered(Known { report, origin, sampled_for: None, is_filtered }.into()))
+}
+
+/// Why listenq samples, as the beginning of the origin of a report; empty if no daemon was asked.
+fn why(failure: Option<ControlError>) -> String {
+    failure.map_or_else(String::new, |failure| format!("{failure}: "))
 }
 
 fn is_filtered(config: &Config) -> bool {
@@ -201,14 +207,13 @@ fn is_filtered(config: &Config) -> bool {
 /// Applies the filters and `--netns own` to the listeners of a daemon's report.
 fn admitted(listeners: Vec<Listener>, config: &Config) -> Vec<Listener> {
     let admits = |listener: &Listener| {
-        (config.all_namespaces || listener.netns == "host")
+        (config.all_namespaces || listener.netns == OWN_NETNS)
             && config.state.filter.admits_text(&listener.described())
     };
     listeners.into_iter().filter(admits).collect()
 }
 
-fn sampled(config: &Config, sampling: Sampling, failure: Option<String>) -> Result<Known> {
-    let why = failure.map_or_else(String::new, |failure| format!("{failure}: "));
+fn sampled(config: &Config, sampling: Sampling, why: &str) -> Result<Known> {
     let (published, did, sampled_for) = match sampling {
         Sampling::Once => {
             let did = "took one sample, which makes no diagnosis".into();
