@@ -231,10 +231,10 @@ pub fn causes(readings: &[Timed]) -> Causes {
     if lasts(readings, is_frozen) {
         return [Cause::Frozen].into_iter().collect();
     }
-    Cause::ALL.into_iter().filter(|cause| speaks_for(*cause, readings)).collect()
+    Cause::ALL.into_iter().filter(|cause| has_evidence(*cause, readings)).collect()
 }
 
-fn speaks_for(cause: Cause, readings: &[Timed]) -> bool {
+fn has_evidence(cause: Cause, readings: &[Timed]) -> bool {
     match cause {
         Cause::Stopped | Cause::Frozen => false,
         Cause::Descriptors => is_out_of_descriptors(readings),

@@ -2,6 +2,7 @@
 
 use crate::report::Listener;
 use crate::report::words::quoted;
+use crate::snapshot::{OWN_NETNS, UNNAMED_NETNS};
 
 /// The network namespace of a listener, as needed for commands and settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,10 +27,10 @@ impl CommandScope {
         let Listener { netns, owner, .. } = listener;
         let id: String = owner.container_id.chars().take(12).collect();
         match (netns.as_str(), id.is_empty(), owner.k8s_pod.is_empty()) {
-            ("host", ..) => Self::Host,
+            (OWN_NETNS, ..) => Self::Host,
             (_, false, false) => Self::Pod(id),
             (_, false, true) => Self::Container(id),
-            (netns, ..) if netns.starts_with("netns:") || !is_real(netns) => Self::Nameless,
+            (netns, ..) if netns.starts_with(UNNAMED_NETNS) || !is_real(netns) => Self::Nameless,
             (netns, ..) => Self::Named(netns.into()),
         }
     }

@@ -17,15 +17,13 @@ use rustix::thread::{CapabilitySet, capabilities};
 
 use crate::kernel::listen::Scratch;
 use crate::kernel::namespaces::{self, Entrance, FoundNetns, Processes};
-use crate::snapshot::NetnsId;
 use crate::snapshot::owner::Owner;
+use crate::snapshot::{NetnsId, OWN_NETNS, UNNAMED_NETNS};
 
 use super::netns::NetnsReader;
 use super::thread_cpu;
 use super::waiting::{Candidate, Waiting};
 use crate::owner::lookup::{self, OwnerLookup};
-
-pub use crate::snapshot::OWN_NETNS as OWN_NAME;
 
 /// File descriptors per namespace.
 const EACH: u64 = 11;
@@ -106,8 +104,8 @@ impl Discovery {
             procfs: procfs.to_owned(),
             rootfs: rootfs.to_owned(),
             own,
-            names: BTreeMap::from([(own, OWN_NAME.into())]),
-            taken: FxHashSet::from_iter([OWN_NAME.into()]),
+            names: BTreeMap::from([(own, OWN_NETNS.into())]),
+            taken: FxHashSet::from_iter([OWN_NETNS.into()]),
             processes: Processes::default(),
             scratch: Scratch::default(),
             waiting: Waiting::default(),
@@ -310,8 +308,10 @@ impl Discovery {
     /// Returns a unique name: the name of the mount, else of the container, else the inode.
     fn name(&self, id: NetnsId, entrance: &Entrance, owner: &Owner) -> Arc<str> {
         let container = || owner.container_id.chars().take(12).collect();
-        let unnamed =
-            || if owner.container_id.is_empty() { format!("netns:{}", id.0) } else { container() };
+        let unnamed = || match owner.container_id.is_empty() {
+            true => format!("{UNNAMED_NETNS}{}", id.0),
+            false => container(),
+        };
         let name = entrance.mount.clone().unwrap_or_else(unnamed);
         let mut unique = name;
         while self.taken.contains(&*unique) {

@@ -35,7 +35,7 @@ use crate::log;
 use crate::self_stats::{Feature, Reloaded, SelfStats, Source};
 use crate::snapshot::owner::person;
 use crate::snapshot::scan::Scan;
-use crate::snapshot::{NetnsId, NetnsSample, Snapshot};
+use crate::snapshot::{NetnsId, NetnsSample, OWN_NETNS, Snapshot};
 use crate::state::{self, State};
 
 use crate::owner::lookup::OwnerSearch;
@@ -148,8 +148,7 @@ impl Sampler {
         // Without an inode the own namespace still works, but cannot be distinguished from others.
         let id = namespaces::own(&config.procfs).ok();
         let work = Work::new(config, id);
-        let own_sample =
-            NetnsSample::new(id.unwrap_or(NetnsId(0)), discovery::OWN_NAME.into(), false);
+        let own_sample = NetnsSample::new(id.unwrap_or(NetnsId(0)), OWN_NETNS.into(), false);
         Ok(Self {
             readers: vec![reader],
             turns: vec![Turn::new(0)],

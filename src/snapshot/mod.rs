@@ -127,6 +127,8 @@ pub struct Dump<A = ListenAddress> {
 
 /// The `netns` label of listenq's own namespace.
 pub const OWN_NETNS: &str = "host";
+/// The beginning of the `netns` label of a namespace without a name; its inode follows.
+pub const UNNAMED_NETNS: &str = "netns:";
 
 /// A network namespace: the inode of its `ns/net` link. The inode is unique while a process or file
 /// holds the namespace.

@@ -146,8 +146,8 @@ fn waited_since(before: &OwnerReading, after: &OwnerReading) -> Option<Duration>
 // === impl HoldingCause ===
 
 impl HoldingCause {
-    fn update(&mut self, now: Duration, speaks_for: bool, has_diagnosis: bool) {
-        if speaks_for {
+    fn update(&mut self, now: Duration, has_evidence: bool, has_diagnosis: bool) {
+        if has_evidence {
             self.fresh_at = now;
             self.since.get_or_insert(now);
         } else if !has_diagnosis || now.saturating_sub(self.fresh_at) >= HOLD {

@@ -7,7 +7,7 @@ use std::hash::BuildHasher;
 use rustc_hash::FxBuildHasher;
 
 use crate::snapshot::owner::person;
-use crate::snapshot::{NetnsId, OWN_NETNS, Origin};
+use crate::snapshot::{NetnsId, OWN_NETNS, Origin, UNNAMED_NETNS};
 
 /// The first user id of a person. Smaller ids are service accounts.
 const FIRST_PERSON: u32 = 1000;
@@ -79,7 +79,7 @@ impl fmt::Display for Source {
         match self {
             Self::User(uid) | Self::Service { uid, cgroup: 0 } => write!(f, "uid {uid}"),
             Self::Service { uid, cgroup } => write!(f, "uid {uid}, cgroup {cgroup}"),
-            Self::Netns(NetnsId(inode), _) => write!(f, "netns:{inode}"),
+            Self::Netns(NetnsId(inode), _) => write!(f, "{UNNAMED_NETNS}{inode}"),
         }
     }
 }
