@@ -48,6 +48,8 @@ FIRE_SECONDS=60 cargo test --locked --test fire -- --nocapture
 ATTRIBUTION_ROUNDS=5 cargo test --locked --test attribution_lab -- --nocapture
 cargo test --locked --test cause_cost --test faults --test stop_and_go -- --ignored --nocapture
 SOAK_SECONDS=${SOAK_SECONDS:-1200} cargo test --locked --release --test soak -- --nocapture
+# One cause on a thousand hosts, where the gate has 240.
+FLEET_HOSTS=1000 cargo test --locked --test scenarios -- --nocapture a_stalled_service_on_many_hosts
 benches/fleet.py
 benches/fleet.py templates 100 50 --at-most=2
 # The live benchmarks of listenq and other tools: writes docs/performance.md. Needs an idle machine.

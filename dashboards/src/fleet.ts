@@ -179,8 +179,8 @@ function alerts() {
         unit: 'none',
         empty: 'No alert of listenq fires.',
     };
-    const labels = ['alertname', 'severity', 'cluster', 'service'];
-    const more = ['instance', 'address', 'port', 'netns', 'protocol'];
+    const labels = ['alertname', 'cluster', 'service'];
+    const more = ['instance', 'severity', 'address', 'port', 'netns', 'protocol'];
     const by = [...labels, ...more].join(', ');
     const since = `time() - max by (${by}) (ALERTS_FOR_STATE{alertname=~"ListenQueue.+", ${FLEET}})`;
     const expr = `${since} and on (${by}) ALERTS{${FIRING}, service=~"$service"} or on (${by}) 0 * max by (${by}) (ALERTS{${FIRING}, service=~"$service"})`;

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -18,11 +18,12 @@ use listenq_lab::tool::require_tool;
 use super::stack::{Notice, Receiver, alertmanager, prometheus, rules};
 
 const METRICS: &str = "127.0.0.1:9600";
+/// The number of hosts, unless `FLEET_HOSTS` says otherwise.
 const HOSTS: usize = 240;
-/// Hosts with the same stalled service.
-const STALLED: usize = 210;
-/// Services in trouble, each on one of the other hosts.
+/// Services in trouble, each on a host of its own.
 const SERVICES: usize = 20;
+/// Hosts that do not have the stalled service: those of the services, and healthy ones.
+const OTHERS: usize = SERVICES + 10;
 const BEGIN: Duration = Duration::from_secs(30);
 /// The time within which the trouble begins, and later ends, on one host after the other.
 const SPREAD: Duration = Duration::from_secs(40);
@@ -31,7 +32,10 @@ const END: Duration = Duration::from_secs(110);
 const RUN: Duration = Duration::from_secs(270);
 const PHP: &str = "php-fpm";
 /// The fleet, and a small cluster whose first host has the same stalled service.
-const CLUSTERS: [(&str, usize); 2] = [("berlin", HOSTS), ("oslo", 10)];
+static CLUSTERS: LazyLock<[(&str, usize); 2]> = LazyLock::new(|| {
+    let hosts = std::env::var("FLEET_HOSTS").map_or(HOSTS, |text| text.parse().unwrap());
+    [("berlin", hosts), ("oslo", 10)]
+});
 
 /// Serves the metrics of all hosts. Dropping it ends its thread.
 struct Hosts {
@@ -115,7 +119,7 @@ fn check_fleet_page(notices: &[&Notice]) {
     assert_eq!(is_firing, [true, false], "{of_fleet:#?}");
     let summary = of_fleet[1].annotations["summary"].as_str().unwrap();
     let is_right = summary.starts_with(&format!("{PHP} has trouble on "))
-        && summary.ends_with(&format!(" of {HOSTS} hosts"));
+        && summary.ends_with(&format!(" of {} hosts", CLUSTERS[0].1));
     assert!(is_right, "{summary}");
     let end = notices.iter().filter(|notice| notice.notification == of_fleet[1].notification);
     let listed: Vec<_> = end.map(|notice| notice.labels["alertname"].clone()).collect();
@@ -224,12 +228,15 @@ fn answer(stream: TcpStream, at: Duration) {
 
 /// The metrics of a host, whose only listener is stalled and overflows for some time.
 fn metrics(cluster: &str, host: usize, at: Duration) -> String {
-    let begin = BEGIN + SPREAD.mul_f64(host as f64 / HOSTS as f64);
+    let hosts = CLUSTERS[0].1;
+    let begin = BEGIN + SPREAD.mul_f64(host as f64 / hosts as f64);
     let end = begin + (END - BEGIN);
     let (service, is_troubled) = match (cluster, host) {
         ("oslo", _) => (PHP.to_owned(), host == 0),
-        (_, ..STALLED) => (PHP.to_owned(), true),
-        _ => (service(host - STALLED), host < STALLED + SERVICES),
+        _ => match (host + OTHERS).checked_sub(hosts) {
+            None => (PHP.to_owned(), true),
+            Some(other) => (service(other), other < SERVICES),
+        },
     };
     let of = "netns=\"host\",protocol=\"tcp\",address=\"::\",port=\"9000\"";
     let is_past = is_troubled && at >= begin;
