@@ -51,8 +51,8 @@ pub struct Report {
     pub client_patience_seconds: f64,
     /// Sampled network namespaces.
     pub namespaces: usize,
-    /// Network namespaces that exist and could not be entered.
-    pub namespaces_inaccessible: usize,
+    /// Network namespaces that exist and could not be entered; `null` before the first look.
+    pub namespaces_inaccessible: Option<usize>,
     /// Listeners omitted because of `--listener.max`.
     pub listeners_omitted: usize,
     /// Features that are unavailable because a privilege or a kernel module is missing.
@@ -298,7 +298,7 @@ impl Report {
             sample_interval_seconds: view.stats.interval.map(|interval| interval.as_secs_f64()),
             client_patience_seconds: view.client_patience.as_secs_f64(),
             namespaces: view.stats.sampled_namespaces,
-            namespaces_inaccessible: view.stats.inaccessible_namespaces.unwrap_or(0),
+            namespaces_inaccessible: view.stats.inaccessible_namespaces,
             listeners_omitted: view.stats.omissions.listeners,
             missing_features: missing(&view.stats),
             listeners,

@@ -106,6 +106,22 @@ fn a_real_daemon_answers_with_a_report() {
 }
 
 #[test]
+fn the_number_of_namespaces_that_cannot_be_entered_is_null_before_the_first_look() {
+    if !Netns::require_root() {
+        return;
+    }
+    let number_in = |hint, number| {
+        let ns = Netns::new(hint);
+        let mut view = lively();
+        view.stats.inaccessible_namespaces = number;
+        let json = Site::serve(&ns, view).text("/api/v1/listeners");
+        serde_json::from_str::<Value>(&json).unwrap()["namespaces_inaccessible"].clone()
+    };
+    assert_eq!(number_in("early", None), Value::Null);
+    assert_eq!(number_in("looked", Some(0)), 0);
+}
+
+#[test]
 fn listeners_in_trouble_come_first_by_precedence_and_then_the_fullest() {
     if !Netns::require_root() {
         return;

@@ -171,7 +171,7 @@ impl<'a> Content<'a> {
                 li { (many(self.report.listeners.len() as u64, "listener")) }
                 li {
                     (many(*namespaces as u64, "network namespace"))
-                    @if *namespaces_inaccessible > 0 { ", " (namespaces_inaccessible) " more could not be entered" }
+                    @if let Some(more @ 1..) = namespaces_inaccessible { ", " (more) " more could not be entered" }
                 }
                 @if let Some(interval) = self.report.sample_interval_seconds {
                     li { "sampled every " (format::milliseconds(interval)) }
