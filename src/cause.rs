@@ -977,6 +977,42 @@ mod tests {
         assert_eq!(states('S', 'D', 8), []);
     }
 
+    /// Returns the causes of Node.js, whose threads of the pool wait on futexes and whose thread for
+    /// timers waits at an epoll instance of its own. `change` changes the main thread.
+    fn node(change: impl Fn(u32, &mut ThreadReading)) -> Vec<Cause> {
+        said(|second, owner, listener| {
+            let process = &mut owner.processes[0];
+            let waits = [Wait::Other, Wait::Other, Wait::Futex, Wait::Futex, Wait::Futex];
+            let thread = |(tid, wait)| ThreadReading { wait, ..thread(tid) };
+            process.threads = (7..).zip(waits).map(thread).collect();
+            (process.thread_count, process.polls) = (5, Some(true));
+            change(second, &mut process.threads[0]);
+            listener.open_connections = Some(1);
+        })
+    }
+
+    #[test]
+    fn the_main_thread_accepts_if_no_other_thread_waits_at_the_socket() {
+        assert_eq!(node(|_, main| main.state = 'D'), [Cause::DiskWait]);
+        let computes = |second, main: &mut ThreadReading| {
+            (main.state, main.on_cpu) = ('R', second * SECOND);
+        };
+        assert_eq!(node(computes), [Cause::CpuBound]);
+        assert_eq!(node(|_, _| ()), []);
+        // Another thread waits at the socket, and the main thread does other work.
+        let helper = |change: fn(u32, &mut ThreadReading)| {
+            said(move |second, owner, _| {
+                let process = &mut owner.processes[0];
+                let acceptor = ThreadReading { wait: Wait::Events, ..thread(8) };
+                process.threads = vec![thread(7), acceptor];
+                (process.thread_count, process.polls) = (2, Some(true));
+                change(second, &mut process.threads[0]);
+            })
+        };
+        assert_eq!(helper(|_, main| main.state = 'D'), []);
+        assert_eq!(helper(|second, main| main.on_cpu = second * SECOND), []);
+    }
+
     #[test]
     fn a_lock_needs_a_reading_of_every_thread() {
         let turns = |count: u32| {

@@ -22,7 +22,9 @@ pub enum Call {
     Connect(u32),
     /// `poll` of this number of descriptors.
     Poll(u64),
-    /// `epoll_wait`, `select` and similar calls, `io_uring_enter`.
+    /// `epoll_wait` and its variants on this epoll descriptor.
+    Epoll(u32),
+    /// `select`, `pselect6`, `io_uring_enter`.
     Events,
     /// `futex`.
     Futex,
@@ -38,6 +40,7 @@ struct Numbers {
     send: &'static [i64],
     connect: i64,
     poll: &'static [i64],
+    epoll: &'static [i64],
     events: &'static [i64],
     futex: i64,
 }
@@ -50,7 +53,8 @@ const NUMBERS: Option<Numbers> = Some(Numbers {
     send: &[1, 20, 44, 46],
     connect: 42,
     poll: &[7, 271],
-    events: &[23, 232, 270, 281, 426, 441],
+    epoll: &[232, 281, 441],
+    events: &[23, 270, 426],
     futex: 202,
 });
 #[cfg(target_arch = "aarch64")]
@@ -61,7 +65,8 @@ const NUMBERS: Option<Numbers> = Some(Numbers {
     send: &[64, 66, 206, 211],
     connect: 203,
     poll: &[73],
-    events: &[22, 72, 426, 441],
+    epoll: &[22, 441],
+    events: &[72, 426],
     futex: 98,
 });
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
@@ -116,6 +121,7 @@ impl Numbers {
             n if self.send.contains(&n) => on_fd(Call::Send),
             n if n == self.connect => on_fd(Call::Connect),
             n if self.poll.contains(&n) => second.map_or(Call::Events, Call::Poll),
+            n if self.epoll.contains(&n) => fd.map_or(Call::Events, Call::Epoll),
             n if self.events.contains(&n) => Call::Events,
             n if n == self.futex => Call::Futex,
             _ => Call::Other,
@@ -156,7 +162,8 @@ mod tests {
         assert_eq!(of("45 0x4 0x7f15 0x1000"), Call::Receive(4));
         assert_eq!(of("0 0xb 0x7f15 0x1000"), Call::Read(11));
         assert_eq!(of("7 0x7f15 0x1 0xffffffff"), Call::Poll(1));
-        assert_eq!(of("232 0x8 0x7f15 0x200"), Call::Events);
+        assert_eq!(of("232 0x8 0x7f15 0x200"), Call::Epoll(8));
+        assert_eq!(of("23 0x8 0x7f15 0x0"), Call::Events);
         assert_eq!(of("202 0x7f15 0x80 0x2"), Call::Futex);
         assert_eq!(of("35 0x7f15 0x0 0x0"), Call::Other);
     }

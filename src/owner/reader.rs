@@ -80,6 +80,8 @@ struct HolderFds {
 struct Peers<'a> {
     process: &'a Process,
     holder: &'a HolderFds,
+    /// The epoll descriptors that watch the socket.
+    watching: &'a [u32],
     local: Option<LocalEnd>,
     /// Whether the process has one thread.
     is_single: bool,
@@ -281,7 +283,9 @@ fn read_process(
     let stat = process.text("stat");
     let all = numbers(process.directory("task").ok());
     let is_single = all.len() == 1;
-    let mut peers = Peers { process, holder, local: socket.local, is_single, ends: None };
+    let watching = &*watching(process, holder, socket.inode);
+    let local = socket.local;
+    let mut peers = Peers { process, holder, watching, local, is_single, ends: None };
     let threads: Vec<ThreadReading> = in_turn(&all, turn)
         .into_iter()
         .filter_map(|tid| read_thread(process, tid, &mut peers))
@@ -292,7 +296,7 @@ fn read_process(
         name: process.text("comm").trim_end_matches('\n').to_owned(),
         open_fds: process.open_fds().filter(|count| *count > 0).or(Some(holder.descriptors)),
         max_fds: max_fds(&process.text("limits")),
-        polls: polls(process, holder, socket.inode, &threads),
+        polls: polls(holder, watching, &threads),
         thread_count: all.len().try_into().unwrap_or(u32::MAX),
         threads,
     }
@@ -326,12 +330,7 @@ fn max_fds(limits: &str) -> Option<u64> {
 
 /// Whether the process polls the socket. A process without epoll and io_uring does not poll the
 /// socket if all its threads wait elsewhere.
-fn polls(
-    process: &Process,
-    holder: &HolderFds,
-    inode: u32,
-    threads: &[ThreadReading],
-) -> Option<bool> {
+fn polls(holder: &HolderFds, watching: &[u32], threads: &[ThreadReading]) -> Option<bool> {
     if holder.has_io_uring {
         return None;
     }
@@ -341,8 +340,13 @@ fn polls(
         };
         return (!threads.iter().any(may_wait)).then_some(false);
     }
+    Some(!watching.is_empty())
+}
+
+/// Returns the epoll descriptors that watch the socket.
+fn watching(process: &Process, holder: &HolderFds, inode: u32) -> Vec<u32> {
     let watches = |fd: &u32| watched_by(&process.text(&format!("fdinfo/{fd}")), holder, inode);
-    Some(holder.epoll.iter().any(watches))
+    holder.epoll.iter().copied().filter(watches).collect()
 }
 
 /// Whether the `fdinfo` of an epoll descriptor contains the socket and asks for `EPOLLIN`: `tfd: 6
@@ -382,7 +386,8 @@ impl Peers<'_> {
             Call::Send(fd) => self.on(fd, Syscall::Send),
             Call::Connect(fd) => self.on(fd, Syscall::Connect),
             Call::Poll(1) => self.only_connection().unwrap_or(Wait::Events),
-            Call::Poll(_) | Call::Events => Wait::Events,
+            Call::Epoll(fd) if self.is_elsewhere(fd) => Wait::Other,
+            Call::Poll(_) | Call::Epoll(_) | Call::Events => Wait::Events,
             Call::Futex => Wait::Futex,
             Call::Running | Call::Accept(_) | Call::Other => Wait::Other,
         }
@@ -416,6 +421,13 @@ impl Peers<'_> {
         }
     }
 
+    /// Whether this epoll descriptor does not watch the socket and another one does: Node.js has a
+    /// thread that only waits for its timers.
+    fn is_elsewhere(&self, fd: u32) -> bool {
+        let watches = |fd: u32| self.watching.contains(&fd);
+        !self.watching.is_empty() && self.holder.epoll.contains(&fd) && !watches(fd)
+    }
+
     fn is_client(&self, ends: Ends) -> bool {
         self.local.is_some_and(|local| local.port == ends.local.port())
     }
@@ -444,8 +456,13 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
     use std::os::fd::AsRawFd;
     use std::os::linux::fs::MetadataExt;
+    use std::os::unix::net::UnixStream;
     use std::sync::mpsc::channel;
     use std::thread;
+
+    use rustix::buffer::spare_capacity;
+    use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+    use rustix::thread::gettid;
 
     use super::*;
 
@@ -554,6 +571,47 @@ mod tests {
         drop((client, database, done));
         server.join().unwrap();
         reader.join().unwrap();
+    }
+
+    /// Returns the wait of a thread in `epoll_wait`.
+    fn wait_at(epoll: &OwnedFd, socket: WatchedSocket) -> Wait {
+        let (sender, receiver) = UnixStream::pair().unwrap();
+        epoll::add(epoll, &receiver, EventData::new_u64(0), EventFlags::IN).unwrap();
+        let (tell, tid) = channel();
+        let wait = |epoll: &OwnedFd| {
+            tell.send(gettid().as_raw_nonzero().get().cast_unsigned()).unwrap();
+            let mut events = Vec::with_capacity(1);
+            while epoll::wait(epoll, spare_capacity(&mut events), None).is_err() {}
+        };
+        thread::scope(|scope| {
+            scope.spawn(|| wait(epoll));
+            let tid = tid.recv().unwrap();
+            let syscall = || std::fs::read_to_string(format!("/proc/self/task/{tid}/syscall"));
+            while !matches!(thread_stat::call(&syscall().unwrap()), Call::Epoll(_)) {
+                thread::sleep(Duration::from_millis(1));
+            }
+            // The test process has more threads than one reading covers.
+            let mut reader = OwnerReader::new(Path::new("/proc"), Path::new("/"));
+            let found = (0..500).find_map(|_| {
+                let reading = reader.read(socket);
+                let mut threads = reading.processes.iter().flat_map(|process| &process.threads);
+                threads.find(|thread| thread.tid == tid).map(|thread| thread.wait)
+            });
+            drop(sender);
+            found.expect("the thread is read in one of the turns")
+        })
+    }
+
+    #[test]
+    fn only_the_epoll_instance_that_watches_the_socket_waits_for_its_connections() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = own(&listener);
+        let [timers, events] = [(); 2].map(|()| epoll::create(CreateFlags::CLOEXEC).unwrap());
+        // No instance watches the socket: the server may have stopped watching it on purpose.
+        assert_eq!(wait_at(&timers, socket), Wait::Events);
+        epoll::add(&events, &listener, EventData::new_u64(0), EventFlags::IN).unwrap();
+        assert_eq!(wait_at(&events, socket), Wait::Events);
+        assert_eq!(wait_at(&timers, socket), Wait::Other);
     }
 
     #[test]

@@ -188,11 +188,7 @@ impl<'a> Advisor<'a> {
 
     fn stalled(&self) -> (Vec<String>, Vec<String>) {
         let mut steps = self.find_what_holds_it();
-        if let Some(workers) = self.workers() {
-            steps.push(format!(
-                "If it runs and all its workers are busy: see what they wait for (a database, an upstream). {workers}"
-            ));
-        }
+        steps.extend(self.if_busy());
         steps.push(format!(
             "If it hangs: restart {}; the connections that wait are lost then.",
             self.process
@@ -231,7 +227,7 @@ impl<'a> Advisor<'a> {
 
     fn slow_accept(&self) -> (Vec<String>, Vec<String>) {
         let mut steps = match self.accepts_nothing() {
-            true => self.find_what_holds_it(),
+            true => [self.find_what_holds_it(), Vec::from_iter(self.if_busy())].concat(),
             false => self.look_then_more_capacity(),
         };
         steps.push(
@@ -376,13 +372,21 @@ impl<'a> Advisor<'a> {
         }
     }
 
-    /// The setting for the number of workers, for servers whose connections wait for a free worker.
-    fn workers(&self) -> Option<String> {
-        match self.server? {
-            server @ Server { capacity: Capacity::Workers(setting), .. } => {
-                Some(format!("Their number is set by {setting}{}.", if_it_is(server, ", if it is")))
-            }
-            _ => None,
+    /// The step for a server that runs and accepts nothing because of its requests.
+    fn if_busy(&self) -> Option<String> {
+        let server = self.server?;
+        let guess = if_it_is(server, ", if it is");
+        match server.capacity {
+            Capacity::Workers(setting) => Some(format!(
+                "If it runs and all its workers are busy: see what they wait for (a database, an upstream). Their \
+                 number is set by {setting}{guess}."
+            )),
+            Capacity::EventLoop(setting) => Some(format!(
+                "If it runs and a request keeps its thread from accepting: see what that request computes or waits \
+                 for. This helps {}: {setting}{guess}.",
+                self.process
+            )),
+            Capacity::Loop(_) => None,
         }
     }
 
@@ -598,7 +602,7 @@ fn if_it_is(server: &Server, words: &str) -> String {
 impl Capacity {
     const fn setting(self) -> &'static str {
         match self {
-            Self::Workers(setting) | Self::Loop(setting) => setting,
+            Self::Workers(setting) | Self::EventLoop(setting) | Self::Loop(setting) => setting,
         }
     }
 }
@@ -753,6 +757,25 @@ mod tests {
         assert!(text.contains("Their number is set by `--workers` and `--threads`."), "{text}");
         let text = stopped("java");
         assert!(text.contains("of the Connector, if it is Tomcat."), "{text}");
+    }
+
+    #[test]
+    fn advice_for_an_event_loop_that_accepts_nothing_names_what_blocks_it() {
+        let recent = Some(Recent { untaken_seconds: Some(40.0), ..overflowing() });
+        let blocked = |process| Listener { recent, ..listener(process, 16, 4_096) };
+        for diagnosis in [Diagnosis::SlowAccept, Diagnosis::Stalled] {
+            let text = steps(&blocked("uvicorn"), diagnosis);
+            assert!(text.contains("This helps uvicorn: `--workers`, and less work"), "{text}");
+            let text = steps(&blocked("redis-server"), diagnosis);
+            assert!(text.contains("This helps redis-server: fewer slow commands"), "{text}");
+            let text = steps(&blocked("php-fpm8.2"), diagnosis);
+            assert!(text.contains("Their number is set by `pm.max_children`"), "{text}");
+            // A request does not keep these servers from accepting.
+            for process in ["nginx", "mariadbd", "mosquitto", "sleep"] {
+                let text = steps(&blocked(process), diagnosis);
+                assert!(!text.contains("If it runs and"), "{text}");
+            }
+        }
     }
 
     #[test]

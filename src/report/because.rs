@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::cause::{Awaited, Cause};
+use crate::report::servers::Capacity;
 use crate::report::words::{count, many};
 use crate::report::{Listener, servers};
 use crate::snapshot::escaped;
@@ -246,7 +247,7 @@ impl<'a> Subject<'a> {
             Cause::CpuSteal => one("Move the virtual machine to a less busy host, or take an instance type with dedicated CPUs.".into()),
             Cause::CpuBound => vec![
                 format!("See what it computes: `perf top -p {pid}`."),
-                "Move that work out of the accepting thread, or run more processes.".into(),
+                self.less_work_per_thread(),
             ],
             Cause::MemoryStall => one("Raise `memory.high` or the memory limit of its cgroup, or make the server use less memory.".into()),
             Cause::DiskWait => vec![
@@ -283,6 +284,13 @@ impl<'a> Subject<'a> {
                     "Raise its CPU limit: `systemctl set-property {unit} CPUQuota=N%` (an empty value removes it)."
                 )
             }
+        }
+    }
+
+    fn less_work_per_thread(&self) -> String {
+        match self.server.map(|server| server.capacity) {
+            Some(Capacity::EventLoop(setting)) => format!("Give it {setting}."),
+            _ => "Move that work out of the accepting thread, or run more processes.".into(),
         }
     }
 
@@ -365,6 +373,18 @@ mod tests {
         assert!(said.evidence.contains("40 of 40 allowed file descriptors"), "{said:?}");
         assert!(said.advice[0].contains("worker_rlimit_nofile"), "{said:?}");
         assert!(said.advice[0].contains("prlimit --pid 4711"), "{said:?}");
+    }
+
+    #[test]
+    fn advice_on_a_computing_event_loop_names_the_setting_of_the_server() {
+        let advice = |process| {
+            because(Cause::CpuBound, process, "", OwnerState::default()).advice[1].clone()
+        };
+        assert_eq!(
+            advice("node"),
+            "Give it more processes (module cluster), and less work that blocks the event loop."
+        );
+        assert!(advice("php-fpm8.2").starts_with("Move that work out of the accepting thread"));
     }
 
     #[test]

@@ -69,7 +69,9 @@ pub enum Capacity {
     /// More workers: a connection waits until a worker is free. The text is the setting for the
     /// number of workers.
     Workers(&'static str),
-    /// Anything else: the server accepts from an event loop or forks for each connection.
+    /// Less work in the event loop, or more event loops: one thread accepts and runs the requests.
+    EventLoop(&'static str),
+    /// Anything else: requests do not keep the server from accepting.
     Loop(&'static str),
 }
 
@@ -133,7 +135,7 @@ pub const SERVERS: &[Server] = &[
         processes: &["redis-server", "valkey-server"],
         name: "Redis",
         backlog: directive("tcp-backlog N", "redis.conf", "511"),
-        capacity: Capacity::Loop(
+        capacity: Capacity::EventLoop(
             "fewer slow commands (`redis-cli SLOWLOG GET`), because one thread accepts and executes",
         ),
         ..KNOWN
@@ -254,7 +256,7 @@ pub const SERVERS: &[Server] = &[
         processes: &["uvicorn"],
         name: "uvicorn",
         backlog: directive("--backlog N", "its command line", "2048"),
-        capacity: Capacity::Loop("`--workers`, and less work that blocks the event loop"),
+        capacity: Capacity::EventLoop("`--workers`, and less work that blocks the event loop"),
         ..KNOWN
     },
     Server {
@@ -287,7 +289,7 @@ pub const SERVERS: &[Server] = &[
         processes: &["node", "node-MainThread"],
         name: "Node.js",
         backlog: directive("server.listen({ port, backlog: N })", "the program", "511"),
-        capacity: Capacity::Loop(
+        capacity: Capacity::EventLoop(
             "more processes (module cluster), and less work that blocks the event loop",
         ),
         ..KNOWN

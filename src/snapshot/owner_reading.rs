@@ -66,7 +66,8 @@ pub enum Wait {
     Other,
     /// A connection at the listen socket: `accept`, or `poll` of one descriptor.
     Accept,
-    /// Events: `epoll_wait`, `poll` or `select` of several descriptors.
+    /// Events: `epoll_wait`, `poll` or `select` of several descriptors. An `epoll_wait` counts only
+    /// if no other epoll instance of the process watches the listen socket.
     Events,
     /// A futex.
     Futex,

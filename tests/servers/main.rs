@@ -3,8 +3,9 @@
 //! must give the right advice.
 //!
 //! `table.txt` and `causes.txt` contain the expected words; `programs.rs` starts each server.
-//! `LISTENQ_SERVERS` selects the cells: `gate` (the default), `all`, or names of programs
-//! separated by commas. With `LISTENQ_SERVERS_OUT` the test writes the tables to this directory.
+//! `LISTENQ_SERVERS` selects the cells: `gate` (the default), `all`, or names separated by commas:
+//! `node` is every cell of a program, `node/slow` is one cell. With `LISTENQ_SERVERS_OUT` the test
+//! writes the tables to this directory.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 #![allow(clippy::disallowed_types, reason = "starting programs is what a test may do")]
 #![allow(clippy::print_stdout, reason = "the matrix is for the reader of --nocapture")]
@@ -101,7 +102,7 @@ fn cells<const COLUMNS: usize>(
     let is_chosen = |program: &Program, row: &Row<COLUMNS>, situation| match which {
         "all" => true,
         "gate" => row.is_in_gate(situation),
-        names => names.split(',').any(|name| name == program.name),
+        names => names.split(',').any(|name| is_named(name, program, situation)),
     };
     let mut cells = Vec::new();
     for program in PROGRAMS {
@@ -118,6 +119,12 @@ fn cells<const COLUMNS: usize>(
         assert!(is_installed(program), "{} is not installed ({})", program.tool, program.name);
     }
     cells
+}
+
+/// Whether `name` selects this cell: `node` or `node/slow`.
+fn is_named(name: &str, program: &Program, situation: Situation) -> bool {
+    let (name, label) = name.split_once('/').unwrap_or((name, situation.label()));
+    name == program.name && label == situation.label()
 }
 
 /// The differences between the expected and the observed result of a cell.
