@@ -155,17 +155,7 @@ impl NetnsReader {
             true => self.read_unix(reading),
             false => self.put_unix_by(reading.sample),
         }
-        let counters = self.planner.counters(&plan, read);
-        if counters.snmp {
-            self.read_snmp(reading);
-        }
-        if counters.netstat {
-            self.read_netstat(reading);
-        }
-        if self.planner.owes_dump() {
-            // Attribution needs the dump, so the counters wait for it.
-            (reading.sample.netstat, reading.sample.snmp) = (None, None);
-        }
+        self.read_counters(&plan, read, reading);
         let (moved, sample) = (read == Some(true), &*reading.sample);
         let outcome = Outcome {
             tcp: sample.tcp.as_ref().map(|dump| (&dump.sockets[..], dump.is_same)),
@@ -229,6 +219,21 @@ impl NetnsReader {
         let snmp = reading.check(&mut self.health, Source::Snmp, snmp);
         reading.sample.snmp = snmp.map(|snmp| snmp.counters);
         snmp?.segments
+    }
+
+    /// Reads the counters that are due. `read` is the result of [`Self::read_tcp`].
+    fn read_counters(&mut self, plan: &Plan, read: Option<bool>, reading: &mut Reading<'_>) {
+        let counters = self.planner.counters(plan, read);
+        if counters.snmp {
+            self.read_snmp(reading);
+        }
+        if counters.netstat {
+            self.read_netstat(reading);
+        }
+        if self.planner.owes_dump() {
+            // Attribution needs the dump, so the counters wait for it.
+            (reading.sample.netstat, reading.sample.snmp) = (None, None);
+        }
     }
 
     fn read_netstat(&mut self, reading: &mut Reading<'_>) {

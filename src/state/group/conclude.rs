@@ -43,12 +43,12 @@ impl<A: Address> Group<A> {
         incidents: &mut Vec<IncidentNotice>,
     ) {
         let cookie_target = self.cookie_target(context);
-        if self.at_rest && cookie_target.is_none() {
-            return;
-        }
         if let Some(target) = cookie_target {
             self.listeners[target].record.get_or_insert_default();
             self.at_rest = false;
+        }
+        if self.at_rest {
+            return;
         }
         let mut evidence = self.evidence(context, cookie_target);
         self.revision += u64::from(!evidence.is_empty());
