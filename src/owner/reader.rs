@@ -577,9 +577,9 @@ mod tests {
     fn wait_at(epoll: &OwnedFd, socket: WatchedSocket) -> Wait {
         let (sender, receiver) = UnixStream::pair().unwrap();
         epoll::add(epoll, &receiver, EventData::new_u64(0), EventFlags::IN).unwrap();
-        let (tell, tid) = channel();
+        let (sent, tid) = channel();
         let wait = |epoll: &OwnedFd| {
-            tell.send(gettid().as_raw_nonzero().get().cast_unsigned()).unwrap();
+            sent.send(gettid().as_raw_nonzero().get().cast_unsigned()).unwrap();
             let mut events = Vec::with_capacity(1);
             while epoll::wait(epoll, spare_capacity(&mut events), None).is_err() {}
         };
