@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use listenq::owner::cgroup::telling_path;
+use listenq::owner::cgroup::owner_path;
 use listenq::owner::cgroup_id::CgroupTree;
 use listenq::owner::holders::{HolderMatch, Step, Walk};
 use listenq_lab::client::fill;
@@ -85,7 +85,7 @@ fn a_process_is_in_the_cgroup_of_its_sockets() {
     let path = tree.path(fs::metadata(&cgroup).unwrap().ino()).unwrap();
     assert!(path.ends_with(&name), "{path}");
     let text = fs::read_to_string(format!("/proc/{}/cgroup", heir.0.id())).unwrap();
-    assert!(telling_path(&text).unwrap().ends_with(&**path), "{path} is not in {text}");
+    assert!(owner_path(&text).unwrap().ends_with(&**path), "{path} is not in {text}");
     let members = fs::read_to_string(tree.directory(path).join("cgroup.procs")).unwrap();
     assert_eq!(members, format!("{}\n", heir.0.id()));
 }

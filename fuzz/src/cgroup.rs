@@ -1,19 +1,19 @@
 //! `/proc/<pid>/cgroup` and paths of cgroups with any text: what is found stands in the path.
 
-use listenq::owner::cgroup::{Placement, telling_path};
+use listenq::owner::cgroup::{Placement, owner_path};
 
 /// Text as a whole file, and as one path.
 pub fn run(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     check(text);
-    if let Some(path) = telling_path(text) {
+    if let Some(path) = owner_path(text) {
         assert!(path.len() > 1 && text.contains(path) && !path.contains('\n'));
         check(path);
     }
     // As the only line of version 2 it is chosen as it is.
     let line = text.lines().next().unwrap_or_default().trim_end_matches('\r');
     let file = format!("0::{line}\n");
-    assert_eq!(telling_path(&file), (line.len() > 1).then_some(line));
+    assert_eq!(owner_path(&file), (line.len() > 1).then_some(line));
 }
 
 fn check(path: &str) {

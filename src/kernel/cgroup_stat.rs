@@ -42,7 +42,7 @@ impl CgroupMounts {
         let chains = all.iter().flat_map(|membership| {
             ancestors(membership.path).map(|path| self.read_one(membership.controller, path))
         });
-        chains.filter(says_something).collect()
+        chains.filter(has_values).collect()
     }
 
     fn read_one(&self, controller: &str, path: &str) -> CgroupReading {
@@ -103,7 +103,7 @@ fn parent(path: &str) -> Option<&str> {
     }
 }
 
-fn says_something(reading: &CgroupReading) -> bool {
+fn has_values(reading: &CgroupReading) -> bool {
     *reading != CgroupReading { path: reading.path.clone(), ..CgroupReading::default() }
 }
 

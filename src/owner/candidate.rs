@@ -15,7 +15,7 @@ pub struct Holder {
     pub start_time: u64,
     /// Escaped name of the process; the kernel stores at most 15 bytes.
     pub comm: String,
-    /// Text of the process's `cgroup` file, for [`telling_path`](super::cgroup::telling_path).
+    /// Text of the process's `cgroup` file, for [`owner_path`](super::cgroup::owner_path).
     pub cgroup: String,
 }
 

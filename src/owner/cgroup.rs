@@ -52,7 +52,7 @@ enum Part<'a> {
 /// Version 2 is not always the best choice: on hybrid machines a container started without systemd
 /// often stays in the service of its runtime in version 2, while the version 1 hierarchies contain
 /// the container.
-pub fn telling_path(text: &str) -> Option<&str> {
+pub fn owner_path(text: &str) -> Option<&str> {
     let paths = text.lines().filter_map(line).filter(|(_, path)| path.len() > 1);
     paths.max_by_key(|(hierarchy, path)| (rank(path), *hierarchy)).map(|(_, path)| path)
 }
@@ -343,7 +343,7 @@ mod tests {
             ),
         ];
         for (text, path) in table {
-            assert_eq!(telling_path(&write_out(text)), path.map(write_out).as_deref(), "{text}");
+            assert_eq!(owner_path(&write_out(text)), path.map(write_out).as_deref(), "{text}");
         }
     }
 
@@ -351,7 +351,7 @@ mod tests {
         #[test]
         fn any_text_is_read_without_panic(text in any::<String>()) {
             let _ = Placement::of(&text);
-            let _ = telling_path(&text);
+            let _ = owner_path(&text);
         }
 
         #[test]
@@ -366,7 +366,7 @@ mod tests {
             prop_assert!(unit.is_none_or(|unit| !unit.is_empty() && unit.split('/').all(|part| !part.is_empty())));
             prop_assert!(container_id.is_none_or(|id| id.is_ascii() && !id.is_empty()));
             prop_assert!(pod_uid.is_none_or(|uid| is_pod_uid(&uid)));
-            let _ = telling_path(&text);
+            let _ = owner_path(&text);
         }
     }
 }

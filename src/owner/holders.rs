@@ -28,7 +28,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use rustix::fs::{CWD, Mode, OFlags, RawDir, openat, readlinkat_raw};
 use rustix::io::Errno;
 
-use crate::snapshot::owner::person;
+use crate::snapshot::owner::user_of;
 
 use super::candidate::OwnerCandidate;
 use super::process::{Process, has_ended, is_denied};
@@ -223,7 +223,7 @@ impl Walk {
         let opened = Process::open(&self.procfs, pid)
             .and_then(|process| Ok((process.descriptors()?, process)));
         let Some((fds, process)) = self.allowed(opened)? else { return Ok(()) };
-        let user = process.user().map_or(0, person);
+        let user = process.user().map_or(0, user_of);
         if !self.has_checked_enough(user) || self.first.contains(&pid) {
             self.go_on(Visit { process, fds, candidate: None, descriptors: 0, user })?;
         } else {
@@ -269,7 +269,7 @@ impl Walk {
     /// Adds the descriptors checked since `before` to those of the user.
     fn count(&mut self, visit: &mut Visit, before: usize) {
         if visit.user == 0 && before == 0 && visit.descriptors > FEW_DESCRIPTORS {
-            visit.user = visit.process.effective_user().map_or(0, person);
+            visit.user = visit.process.effective_user().map_or(0, user_of);
         }
         *self.of_users.entry(visit.user).or_default() += visit.descriptors - before;
     }

@@ -16,7 +16,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use rustix::thread::{CapabilitySet, capabilities};
 
 use crate::kernel::namespaces;
-use crate::owner::cgroup::{Placement, telling_path};
+use crate::owner::cgroup::{Placement, owner_path};
 use crate::owner::cgroup_id::CgroupTree;
 use crate::owner::holders::{self, Holder, HolderMatch, Step, Walk};
 use crate::owner::kubelet::Kubelet;
@@ -123,7 +123,7 @@ impl OwnerLookup {
         // Pods start and stop, so their names are read again. The first read shows whether names
         // can be read before listenq encounters a pod.
         self.kubelet = Some(Kubelet::read(&self.rootfs));
-        self.learn_cgroups(wanted);
+        self.refresh_cgroups(wanted);
         let (found, failure) = match self.walk(wanted, is_deep) {
             Ok(found) => (found, None),
             Err(error) => (HolderMatch::default(), Some(error)),
@@ -154,13 +154,13 @@ impl OwnerLookup {
     pub fn of_process(&mut self, pid: u32) -> Owner {
         let path = self.procfs.join(pid.to_string()).join("cgroup");
         let text = std::fs::read_to_string(path).unwrap_or_default();
-        let owner = telling_path(&text).map(|path| self.placed(&Placement::of(path)));
+        let owner = owner_path(&text).map(|path| self.placed(&Placement::of(path)));
         // A namespace has many processes: neither a single process nor a unit identifies the
         // namespace.
         Owner { process: "".into(), unit: "".into(), ..owner.unwrap_or_default() }
     }
 
-    fn learn_cgroups(&mut self, wanted: &[Origin]) {
+    fn refresh_cgroups(&mut self, wanted: &[Origin]) {
         if let Some(tree) = &mut self.tree
             && wanted.iter().filter_map(|origin| origin.cgroup).any(|id| tree.path(id).is_none())
             && let Err(error) = tree.refresh()
@@ -171,7 +171,8 @@ impl OwnerLookup {
 
     fn walk(&self, wanted: &[Origin], is_deep: bool) -> io::Result<HolderMatch> {
         let inodes = wanted.iter().map(|origin| u64::from(origin.inode));
-        let mut walk = Walk::new(&self.procfs, inodes)?.looking_first_at(self.first_looks(wanted));
+        let mut walk =
+            Walk::new(&self.procfs, inodes)?.looking_first_at(self.processes_of_creators(wanted));
         if is_deep {
             walk = walk.go_deep();
         }
@@ -186,12 +187,12 @@ impl OwnerLookup {
     }
 
     /// Returns the processes in the cgroups of the creators.
-    fn first_looks(&self, wanted: &[Origin]) -> Vec<u32> {
+    fn processes_of_creators(&self, wanted: &[Origin]) -> Vec<u32> {
         let Some(tree) = &self.tree else { return Vec::new() };
         let mut paths: Vec<&Arc<str>> = wanted
             .iter()
             .filter_map(|origin| tree.path(origin.cgroup?))
-            .filter(|path| names_owner(path))
+            .filter(|path| identifies_owner(path))
             .collect();
         paths.sort_unstable();
         paths.dedup();
@@ -245,7 +246,7 @@ impl OwnerLookup {
     }
 
     fn held_by(&mut self, holder: &Holder) -> Owner {
-        let placement = telling_path(&holder.cgroup).map(Placement::of).unwrap_or_default();
+        let placement = owner_path(&holder.cgroup).map(Placement::of).unwrap_or_default();
         Owner {
             process: holder.comm.as_str().into(),
             pid: Some(holder.pid),
@@ -257,7 +258,7 @@ impl OwnerLookup {
     fn created_in(&mut self, cgroup: Option<u64>) -> Owner {
         let path = cgroup
             .and_then(|id| self.tree.as_ref()?.path(id))
-            .filter(|path| names_owner(path))
+            .filter(|path| identifies_owner(path))
             .cloned();
         path.map(|path| self.placed(&Placement::of(&path))).unwrap_or_default()
     }
@@ -306,7 +307,7 @@ impl OwnerLookup {
 
 /// Whether a creator's cgroup identifies an owner. systemd passes its sockets on, and any process
 /// may have created a socket in the root cgroup.
-fn names_owner(path: &str) -> bool {
+fn identifies_owner(path: &str) -> bool {
     path != "/" && !path.ends_with("/init.scope") && !path.ends_with(".socket")
 }
 
@@ -375,10 +376,10 @@ mod tests {
     #[test]
     fn the_cgroup_of_systemd_does_not_identify_an_owner() {
         assert!(
-            !names_owner("/")
-                && !names_owner("/init.scope")
-                && !names_owner("/system.slice/a.socket")
+            !identifies_owner("/")
+                && !identifies_owner("/init.scope")
+                && !identifies_owner("/system.slice/a.socket")
         );
-        assert!(names_owner("/system.slice/nginx.service"));
+        assert!(identifies_owner("/system.slice/nginx.service"));
     }
 }

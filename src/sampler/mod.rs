@@ -33,7 +33,7 @@ use crate::kernel::own_process::OwnProcess;
 use crate::kernel::procfs_file::ReadError;
 use crate::log;
 use crate::self_stats::{Feature, Reloaded, SelfStats, Source};
-use crate::snapshot::owner::person;
+use crate::snapshot::owner::user_of;
 use crate::snapshot::scan::Scan;
 use crate::snapshot::{NetnsId, NetnsSample, OWN_NETNS, Snapshot};
 use crate::state::{self, State};
@@ -451,7 +451,7 @@ impl Sampler {
     fn add(&mut self, born: Newcomer) {
         tracing::debug!(netns = %born.name, "sampling a namespace");
         self.readers.push(born.reader);
-        self.turns.push(Turn::new(born.made_by.map_or(0, person)));
+        self.turns.push(Turn::new(born.made_by.map_or(0, user_of)));
         let sample = NetnsSample::new(born.id, born.name, born.is_newborn);
         self.snapshot.namespaces.push(NetnsSample {
             owner: born.owner,

@@ -8,7 +8,7 @@ use std::ops::Bound;
 
 use crate::kernel::namespaces::Entrance;
 use crate::snapshot::NetnsId;
-use crate::snapshot::owner::person;
+use crate::snapshot::owner::user_of;
 
 /// Namespaces to enter.
 #[derive(Debug, Default)]
@@ -51,7 +51,7 @@ impl Waiting {
     /// Adds a namespace.
     pub fn add(&mut self, candidate: Candidate) {
         self.remove(candidate.id);
-        let (id, maker) = (candidate.id, candidate.made_by.map_or(0, person));
+        let (id, maker) = (candidate.id, candidate.made_by.map_or(0, user_of));
         let rank = (!candidate.is_newborn, id);
         self.places.insert(id, (maker, rank));
         self.makers.entry(maker).or_default().insert(rank, candidate);

@@ -6,11 +6,11 @@ use std::hash::BuildHasher;
 
 use rustc_hash::FxBuildHasher;
 
-use crate::snapshot::owner::person;
+use crate::snapshot::owner::user_of;
 use crate::snapshot::{NetnsId, OWN_NETNS, Origin, UNNAMED_NETNS};
 
-/// The first user id of a person. Smaller ids are service accounts.
-const FIRST_PERSON: u32 = 1000;
+/// The first user id of a person (`UID_MIN` of login.defs). Smaller ids are service accounts.
+const UID_MIN: u32 = 1000;
 
 /// The user, service or namespace that a listener belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -48,7 +48,7 @@ impl Source {
     /// The source of a namespace made by this user id. `None` means root: other users need a user
     /// namespace to make one.
     pub(super) fn of_netns(made_by: Option<u32>) -> Self {
-        Self::User(made_by.map_or(0, person))
+        Self::User(made_by.map_or(0, user_of))
     }
 
     /// The source of a listener in the namespace `name`. Inside a container or pod user ids are
@@ -61,9 +61,9 @@ impl Source {
     ) -> Self {
         let uid = origin.uid.unwrap_or(0);
         match made_by {
-            Some(maker) if maker != 0 => Self::User(person(maker)),
+            Some(maker) if maker != 0 => Self::User(user_of(maker)),
             _ if name != OWN_NETNS => Self::Netns(id, NameHash::of(name)),
-            _ if uid >= FIRST_PERSON => Self::User(person(uid)),
+            _ if uid >= UID_MIN => Self::User(user_of(uid)),
             _ => Self::Service { uid, cgroup: origin.cgroup.unwrap_or(0) },
         }
     }
