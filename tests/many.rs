@@ -2,16 +2,19 @@
 //! listeners with a queue are sampled as often as before.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 #![allow(clippy::print_stdout, reason = "the measured figures are for the reader of --nocapture")]
+#![allow(clippy::disallowed_types, reason = "a process has too few descriptors for all listeners")]
 
 use std::collections::BTreeSet;
+use std::io::Read;
 use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use listenq_lab::limits::raise_descriptor_limit;
 use listenq_lab::listener::{Listen, Listener};
 use listenq_lab::listenq::Launch;
 use listenq_lab::metrics::Metrics;
 use listenq_lab::netns::Netns;
+use listenq_lab::tool::require_tool;
 use listenq_lab::wait::{TIMEOUT, eventually};
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
@@ -24,6 +27,49 @@ const FIRST_PORT: u16 = 10_000;
 const SHARE: f64 = if cfg!(debug_assertions) { 0.25 } else { 0.025 };
 /// The memory limit of the systemd unit and of the chart.
 const MOST_MEMORY: u64 = 64 << 20;
+/// Processes of user 4244 that listen at consecutive ports, up to 15,000 in each process. Each
+/// process prints a byte when it is ready.
+const STRANGER: &str = "
+import os, resource, socket, sys
+first, end = int(sys.argv[1]), int(sys.argv[2])
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+os.setuid(4244)
+for begin in range(first, end, 15000):
+    if os.fork() == 0:
+        kept = []
+        for port in range(begin, min(begin + 15000, end)):
+            s = socket.socket(); s.bind(('127.0.0.1', port)); s.listen(128); kept.append(s)
+        os.write(1, b'x')
+        sys.stdin.read()
+        os._exit(0)
+sys.stdin.read()
+";
+
+/// Another user, whose processes listen at very many ports. They end when their standard input is
+/// closed.
+struct Stranger(Child);
+
+// === impl Stranger ===
+
+impl Stranger {
+    fn listen(ns: &Netns, ports: std::ops::Range<u16>) -> Self {
+        let mut command = ns.command("python3");
+        command.args(["-c", STRANGER, &ports.start.to_string(), &ports.end.to_string()]);
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut stranger = Self(child);
+        let mut ready = vec![0; ports.len().div_ceil(15_000)];
+        stranger.0.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
+        stranger
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
 
 fn listeners(ns: &Netns) -> Vec<Listener> {
     let open = |port: u16| Listen::tcp(format!("127.0.0.1:{port}")).open();
@@ -102,16 +148,14 @@ fn dumps_of_5000_listeners_are_less_frequent_and_this_is_logged() {
 /// With `MANY_LISTENERS=30000` or 45000 the measured minute of the release checks.
 #[test]
 fn very_many_listeners_cost_a_bounded_share_of_a_core_and_of_memory() {
-    if !Netns::require_root() {
+    if !Netns::require_root() || !require_tool("python3") {
         return;
     }
-    raise_descriptor_limit();
     let given = std::env::var("MANY_LISTENERS").ok().map(|text| text.parse::<u16>().unwrap());
     let (count, lasting) = given.map_or((5_000, 10), |count| (count, 60));
     let ns = Netns::new("very-many");
     ns.sysctl("net.ipv4.ip_local_port_range", "60000 65000");
-    let open = |port: u16| Listen::tcp(format!("127.0.0.1:{port}")).open();
-    let listeners: Vec<_> = ns.run(|| (FIRST_PORT..FIRST_PORT + count).map(open).collect());
+    let stranger = Stranger::listen(&ns, FIRST_PORT..FIRST_PORT + count);
     let begin = Instant::now();
     let daemon =
         Launch::new(BIN).args(&["--web.listen-address=127.0.0.1:9511"]).inside(&ns).start();
@@ -150,5 +194,5 @@ fn very_many_listeners_cost_a_bounded_share_of_a_core_and_of_memory() {
     assert!((0.9..1.1).contains(&waited), "{waited}");
     assert!(share < SHARE, "{share}");
     assert!(resident < MOST_MEMORY, "{resident}");
-    drop(listeners);
+    drop(stranger);
 }
