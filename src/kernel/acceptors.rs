@@ -5,16 +5,16 @@
 
 use std::time::{Duration, Instant};
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashSet;
 
 use crate::snapshot::Cookie;
 use crate::snapshot::scan::Local;
 
 use super::connections::ListenRow;
 
-/// Maximum number of ports in one filter. A longer filter costs more than it saves; later scans
-/// look for the remaining ports.
-const MAX_PORTS: usize = 100;
+/// Maximum number of listeners that one scan looks for. A longer filter of ports costs more than it
+/// saves; later scans look for the remaining listeners.
+const MOST_WANTED: usize = 100;
 
 /// State of an accepted connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,15 +30,17 @@ pub(super) enum Ended {
 /// The listen sockets of one namespace.
 #[derive(Debug, Default)]
 pub(super) struct Acceptors {
-    known: FxHashMap<Cookie, Acceptor>,
-    /// Listeners that this scan looks for.
-    wanted: Vec<(Cookie, Local)>,
-    scans: u64,
+    /// The listen sockets of the last scan, sorted by cookie.
+    known: Vec<Acceptor>,
+    /// Positions of the listeners that this scan looks for, sorted by port.
+    wanted: Vec<usize>,
+    scans: usize,
     now: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Acceptor {
+    cookie: Cookie,
     local: Local,
     /// Time when the socket was first seen; `None` if it existed at the first scan.
     since: Option<Instant>,
@@ -49,71 +51,75 @@ struct Acceptor {
     /// The latest time at which a process closed an accepted connection of this address. An earlier
     /// socket may have accepted that connection.
     closed_at: Option<Instant>,
-    scan: u64,
 }
 
 // === impl Acceptors ===
 
 impl Acceptors {
-    /// Records the current listen sockets and returns the ports to search for accepted connections.
+    /// Records the current listen sockets, which are sorted by cookie. Returns the ports to search
+    /// for accepted connections.
     pub(super) fn begin(&mut self, listeners: &[ListenRow], now: Instant) -> Vec<u16> {
-        let since = (self.scans > 0).then_some(now);
+        let cookies = listeners.iter().map(|row| row.cookie);
+        if !self.known.iter().map(|acceptor| acceptor.cookie).eq(cookies) {
+            self.replace(listeners, (self.scans > 0).then_some(now));
+        }
         self.scans += 1;
         self.now = Some(now);
-        let scan = self.scans;
-        let has_new = listeners.iter().any(|row| !self.known.contains_key(&row.cookie));
-        let earlier: FxHashSet<Local> = match has_new {
-            true => self.known.values().map(|acceptor| acceptor.local).collect(),
-            false => FxHashSet::default(),
-        };
-        for ListenRow { cookie, local, .. } in listeners {
-            let acceptor = self.known.entry(*cookie).or_insert_with(|| {
-                let has_predecessor = earlier.contains(local);
-                Acceptor {
-                    local: *local,
-                    since,
-                    has_predecessor,
-                    has_accepted: false,
-                    closed_at: None,
-                    scan,
-                }
-            });
-            acceptor.scan = scan;
-        }
-        self.known.retain(|_, acceptor| acceptor.scan == scan);
         self.choose()
     }
 
-    /// Selects the ports of this scan. With too many ports, each scan searches a different part.
+    /// Replaces the known sockets. New ones were first seen at `since`.
+    fn replace(&mut self, listeners: &[ListenRow], since: Option<Instant>) {
+        let before = std::mem::take(&mut self.known);
+        let find = |cookie: Cookie| {
+            let place = before.binary_search_by_key(&cookie, |acceptor| acceptor.cookie);
+            place.ok().map(|place| before[place])
+        };
+        let earlier: FxHashSet<Local> = before.iter().map(|acceptor| acceptor.local).collect();
+        let acceptor = |row: &ListenRow| Acceptor {
+            cookie: row.cookie,
+            local: row.local,
+            since,
+            has_predecessor: earlier.contains(&row.local),
+            has_accepted: false,
+            closed_at: None,
+        };
+        let current = listeners.iter().map(|row| find(row.cookie).unwrap_or_else(|| acceptor(row)));
+        self.known = current.collect();
+    }
+
+    /// Selects the listeners of this scan, and returns their ports. With too many listeners, each
+    /// scan searches for a different part.
     fn choose(&mut self) -> Vec<u16> {
-        let unknown = self.known.iter().filter(|(_, acceptor)| !acceptor.has_accepted);
-        self.wanted = unknown.map(|(cookie, acceptor)| (*cookie, acceptor.local)).collect();
-        let parts = self.wanted.len().div_ceil(MAX_PORTS).max(1) as u64;
-        self.wanted.sort_unstable_by_key(|(cookie, local)| (local.port, *cookie));
-        let part = (self.scans % parts) as usize;
-        self.wanted = self.wanted.chunks(MAX_PORTS).nth(part).unwrap_or_default().to_vec();
-        let mut ports: Vec<u16> = self.wanted.iter().map(|(_, local)| local.port).collect();
+        let known = &self.known;
+        let unknown = || (0..known.len()).filter(|nth| !known[*nth].has_accepted);
+        let parts = unknown().count().div_ceil(MOST_WANTED).max(1);
+        let part = self.scans % parts;
+        let port = |nth: &usize| known[*nth].local.port;
+        self.wanted = unknown().skip(part * MOST_WANTED).take(MOST_WANTED).collect();
+        self.wanted.sort_by_key(port);
+        let mut ports: Vec<u16> = self.wanted.iter().map(port).collect();
         ports.dedup();
         ports
     }
 
     /// Records an accepted connection.
     pub(super) fn found(&mut self, connection: &Local, ended: Ended) {
-        let first = self.wanted.partition_point(|(_, local)| local.port < connection.port);
-        for (cookie, local) in &self.wanted[first..] {
-            if local.port != connection.port {
+        let known = &self.known;
+        let first = self.wanted.partition_point(|nth| known[*nth].local.port < connection.port);
+        for nth in &self.wanted[first..] {
+            let acceptor = &mut self.known[*nth];
+            if acceptor.local.port != connection.port {
                 return;
             }
-            if let Some(acceptor) = self.known.get_mut(cookie) {
-                acceptor.found(connection, ended, self.now);
-            }
+            acceptor.found(connection, ended, self.now);
         }
     }
 
-    /// Time since the address of the socket last had an accepted connection, or zero if the socket
-    /// itself is known to have accepted one.
-    pub(super) fn accepted_ago(&self, cookie: Cookie) -> Option<Duration> {
-        let acceptor = self.known.get(&cookie)?;
+    /// Time since the address of the `nth` current listen socket last had an accepted connection,
+    /// or zero if the socket itself is known to have accepted one.
+    pub(super) fn accepted_ago(&self, nth: usize) -> Option<Duration> {
+        let acceptor = self.known.get(nth)?;
         if acceptor.has_accepted {
             return Some(Duration::ZERO);
         }
@@ -173,7 +179,7 @@ mod tests {
         assert_eq!(acceptors.begin(&rows, begin), [80, 81]);
         acceptors.found(&local("::ffff:10.0.0.1", 80), Ended::No);
         let known = |acceptors: &Acceptors| {
-            [1, 2, 3, 4].map(|n| acceptors.accepted_ago(Cookie(n)) == Some(Duration::ZERO))
+            [0, 1, 2, 3].map(|nth| acceptors.accepted_ago(nth) == Some(Duration::ZERO))
         };
         // The wildcard socket may have accepted the connection as well. A false "has accepted" is
         // better than calling the socket a lock port.
@@ -192,14 +198,14 @@ mod tests {
         acceptors.begin(&[row(1, here)], begin);
         acceptors.begin(&[row(2, here)], begin + Duration::from_secs(10));
         acceptors.found(&here, Ended::No);
-        assert_eq!(acceptors.accepted_ago(Cookie(2)), None);
+        assert_eq!(acceptors.accepted_ago(0), None);
         acceptors.found(&here, ago(1));
-        assert_eq!(acceptors.accepted_ago(Cookie(2)), Some(Duration::from_secs(1)));
+        assert_eq!(acceptors.accepted_ago(0), Some(Duration::from_secs(1)));
         acceptors.begin(&[row(2, here)], begin + Duration::from_secs(20));
         acceptors.found(&here, ago(11));
-        assert_eq!(acceptors.accepted_ago(Cookie(2)), Some(Duration::from_secs(11)));
+        assert_eq!(acceptors.accepted_ago(0), Some(Duration::from_secs(11)));
         acceptors.found(&here, ago(9));
-        assert_eq!(acceptors.accepted_ago(Cookie(2)), Some(Duration::ZERO));
+        assert_eq!(acceptors.accepted_ago(0), Some(Duration::ZERO));
     }
 
     #[test]

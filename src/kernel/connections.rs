@@ -128,7 +128,7 @@ impl ConnectionReader {
     }
 
     fn scan_tcp(&mut self, datagram: &mut Datagram) -> Result<TcpScan, DumpError> {
-        let before = self.listeners(datagram)?;
+        let before = self.listeners(datagram, |_| true)?;
         let mut found = Walked::default();
         self.walk(&mut Request::states(&[SYN_RECV]).with(INFO).build(), datagram, &mut found)?;
         let queued = before.iter().filter(|row| row.length > 0);
@@ -138,15 +138,16 @@ impl ConnectionReader {
             let request = Request::states(&[ESTABLISHED, CLOSE_WAIT]).with(INFO);
             let filter = only_ports(&ports.iter().copied().collect::<Vec<_>>());
             self.walk(&mut request.filtered(filter).build(), datagram, &mut found)?;
-            after = self.listeners(datagram)?;
+            after = self.listeners(datagram, |row| ports.contains(&row.local.port))?;
         }
         self.find_acceptors(&before, datagram)?;
-        let scanned = |row: &ListenRow| {
+        let scanned = |(nth, row): (usize, &ListenRow)| {
             let place = after.binary_search_by_key(&row.cookie, |row: &ListenRow| row.cookie);
             let after = place.map_or(row.length, |place| after[place].length);
-            self.scanned(row, after, ports.contains(&row.local.port))
+            let is_read = ports.contains(&row.local.port);
+            ScannedSocket { is_read, ..self.scanned(nth, row, after) }
         };
-        let sockets = before.iter().map(scanned).collect();
+        let sockets = before.iter().enumerate().map(scanned).collect();
         Ok(found.into_scan(sockets))
     }
 
@@ -174,7 +175,8 @@ impl ConnectionReader {
         })
     }
 
-    fn scanned(&mut self, row: &ListenRow, after: u32, is_read: bool) -> ScannedSocket {
+    /// Returns the `nth` listener of this scan. Its connections are not read.
+    fn scanned(&mut self, nth: usize, row: &ListenRow, after: u32) -> ScannedSocket {
         let ListenRow { cookie, local, is_v6_only, length: before } = *row;
         let Local { ip, port, interface } = local;
         let device = (interface != 0).then(|| self.devices.name(&self.channel, interface));
@@ -185,20 +187,26 @@ impl ConnectionReader {
             is_v6_only,
             length: before.min(after),
             longest: before.max(after),
-            is_read,
-            accepted_ago: self.acceptors.accepted_ago(cookie),
+            is_read: false,
+            accepted_ago: self.acceptors.accepted_ago(nth),
         }
     }
 
-    /// Returns the listeners, sorted by cookie.
-    fn listeners(&mut self, datagram: &mut Datagram) -> Result<Vec<ListenRow>, DumpError> {
+    /// Returns the listeners that `filter` accepts, sorted by cookie.
+    fn listeners(
+        &mut self,
+        datagram: &mut Datagram,
+        filter: impl Fn(&ListenRow) -> bool,
+    ) -> Result<Vec<ListenRow>, DumpError> {
         let mut request = Request::states(&[LISTEN]).build();
         let mut rows = Vec::new();
+        let read = &mut self.rows;
         self.channel.dump(&mut request, datagram, |payload| {
-            rows.extend(decode_listener(payload)?);
+            let row = decode_listener(payload)?;
+            *read += u64::from(row.is_some());
+            rows.extend(row.filter(|row| filter(row)));
             Ok(())
         })?;
-        self.rows += rows.len() as u64;
         // A dump may contain a row twice.
         rows.sort_by_key(|row: &ListenRow| row.cookie);
         rows.dedup_by_key(|row| row.cookie);

@@ -1,6 +1,6 @@
 //! The owner of a listen socket: process, systemd unit, container and pod.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +31,12 @@ pub struct Owner {
 // === impl Owner ===
 
 impl Owner {
+    /// The unknown owner, which all listeners without a known owner share.
+    pub fn unknown() -> Arc<Self> {
+        static UNKNOWN: LazyLock<Arc<Owner>> = LazyLock::new(Arc::default);
+        Arc::clone(&UNKNOWN)
+    }
+
     /// The most specific name of where the owner runs: pod, container or unit.
     pub fn place(&self) -> String {
         let Self { unit, container_id, k8s_namespace, k8s_pod, k8s_container, .. } = self;

@@ -88,6 +88,9 @@ pub struct State {
     /// Ended namespaces that were forgotten within the grace time.
     traces: BTreeMap<Arc<str>, Trace>,
     admission: Admission,
+    /// The candidates of the last assignment of places, by the number of their namespace. Kept for
+    /// their memory, of which many listeners need some megabytes.
+    candidates: Vec<Candidate<(usize, Key)>>,
     incidents: Vec<IncidentNotice>,
 }
 
@@ -163,6 +166,7 @@ impl State {
             namespaces: BTreeMap::new(),
             traces: BTreeMap::new(),
             admission: Admission::new(filter, max_listeners, max_namespaces, max_sockets),
+            candidates: Vec::new(),
             incidents: Vec::new(),
         }
     }
@@ -339,22 +343,22 @@ impl State {
 
     /// Assigns places to listeners; only listeners of namespaces with series can have series.
     fn give_listener_places(&mut self) -> usize {
-        let (now, admission) = (self.now, &mut self.admission);
-        let mut candidates = Vec::new();
-        for (name, netns) in self.namespaces.iter().filter(|(_, netns)| netns.is_exposed()) {
-            let of = |candidate: Candidate<Key>| candidate.with_key((name, candidate.key));
+        let (now, admission, candidates) = (self.now, &mut self.admission, &mut self.candidates);
+        candidates.clear();
+        let exposed = self.namespaces.values().enumerate().filter(|(_, netns)| netns.is_exposed());
+        for (nth, netns) in exposed {
+            let of = |candidate: Candidate<Key>| candidate.with_key((nth, candidate.key));
             candidates.extend(netns.candidates(now).map(of));
         }
-        let own = |(name, key): (&Arc<str>, Key)| (Arc::clone(name), key);
-        let changes = admission.listeners.assign(&candidates, now).map(own);
-        for (name, key) in &changes.outgoing {
-            if let Some(netns) = self.namespaces.get_mut(name) {
+        let changes = admission.listeners.assign(candidates, now);
+        for (nth, key) in &changes.outgoing {
+            if let Some(netns) = self.namespaces.values_mut().nth(*nth) {
                 admission.more_hidden();
                 netns.omit_listener(*key);
             }
         }
-        for ((name, key), is_paid) in &changes.incoming {
-            if let Some(netns) = self.namespaces.get_mut(name) {
+        for ((nth, key), is_paid) in &changes.incoming {
+            if let Some(netns) = self.namespaces.values_mut().nth(*nth) {
                 admission.less_hidden();
                 netns.expose_listener(*key, Exposure::Exposed { since: now, is_paid: *is_paid });
             }

@@ -255,7 +255,8 @@ impl Places {
         waiting.sort_by_cached_key(|one| {
             let turn = turns.entry(one.source).or_default();
             *turn += 1;
-            (Reverse(one.rank.level), *turn, Reverse(one.rank), one.key)
+            // The sort is stable, so the ranks stay in order.
+            (Reverse(one.rank.level), *turn)
         });
         waiting
     }

@@ -416,7 +416,7 @@ impl ListenerView {
     pub fn new(name: ListenerName, started_unix_time: f64) -> Self {
         Self {
             name: Arc::new(name),
-            owner: Arc::default(),
+            owner: Owner::unknown(),
             alert_owner: None,
             started_unix_time,
             sockets: 0,

@@ -329,18 +329,21 @@ impl<A: Address> Group<A> {
     /// Applies the owners that were found. If several members of a reuseport group have an owner,
     /// the owner of the oldest member is used.
     pub(super) fn set_owners(&mut self, owners: &OwnersByInode) {
+        let owned = self.sockets.living().filter(|socket| owners.contains_key(&socket.inode));
+        let mut oldest: FxHashMap<usize, u64> =
+            owned.map(|socket| (socket.listener, socket.born)).collect();
+        if oldest.is_empty() {
+            return;
+        }
         self.revision += 1;
-        let mut oldest = FxHashMap::default();
         for socket in self.sockets.living() {
-            let entry = oldest.entry(socket.listener).or_insert(*socket);
-            if socket.born < entry.born {
-                *entry = *socket;
+            if let Some(born) = oldest.get_mut(&socket.listener) {
+                *born = socket.born.min(*born);
             }
         }
         for socket in self.sockets.living() {
             let Some(owner) = owners.get(&socket.inode) else { continue };
-            let is_oldest =
-                oldest.get(&socket.listener).is_some_and(|oldest| oldest.born == socket.born);
+            let is_oldest = oldest.get(&socket.listener) == Some(&socket.born);
             let shown = &mut self.listeners[socket.listener].shown;
             if is_oldest || shown.owner.is_unknown() {
                 shown.owner = owner.clone();
