@@ -18,6 +18,8 @@ const PACE: Duration = Duration::from_secs(1);
 /// The number of hidden listeners that an interval of [`PACE`] pays for: an assignment compares all
 /// of them.
 const HIDDEN_PER_PACE: usize = 4_000;
+/// The number of hidden listeners up to which an assignment is cheap.
+const FEW_HIDDEN: usize = 1_000;
 /// The number of samples that an urgent request waits after an urgent assignment changed nothing.
 /// Without the wait, an attacker with many listeners in trouble would cause an assignment in every
 /// sample. Overflows must be accounted for after three samples.
@@ -186,10 +188,17 @@ impl Admission {
         self.hidden += 1;
     }
 
-    /// Requests an assignment of places: a hidden listener or namespace is in trouble, or was found
-    /// at startup.
+    /// Requests an assignment of places: a hidden listener or namespace is in trouble.
     pub(super) fn hurry(&mut self) {
         self.is_urgent = true;
+    }
+
+    /// Requests an assignment of places for a listener or namespace that was found at startup. If
+    /// very many listeners are hidden and no place is free, it waits for the next regular
+    /// assignment: very many namespaces are entered one after another, and each assignment compares
+    /// all their listeners.
+    pub(super) fn hurry_newcomer(&mut self) {
+        self.is_urgent |= self.listeners.has_room() || self.hidden <= FEW_HIDDEN;
     }
 
     /// Adds overflows of listeners without series.
@@ -262,6 +271,22 @@ mod tests {
         assert!(!admission.is_due(at(104)) && admission.is_due(at(105)));
         admission.hurry();
         assert!(admission.is_due(at(100)));
+    }
+
+    #[test]
+    fn a_listener_found_at_startup_waits_if_very_many_are_hidden_and_no_place_is_free() {
+        let at = Duration::from_millis;
+        let table = [(1, FEW_HIDDEN + 1, true), (0, FEW_HIDDEN, true), (0, FEW_HIDDEN + 1, false)];
+        for (max, hidden, is_urgent) in table {
+            let mut admission = Admission::new(Filter::default(), max, 1, 1);
+            for _ in 0..hidden {
+                admission.enter("host", &name(Protocol::Tcp, "::", "80"));
+            }
+            admission.given(at(0), 0);
+            admission.hurry_newcomer();
+            let is_due = [100, 1000].map(|millis| admission.is_due(at(millis)));
+            assert_eq!(is_due, [is_urgent, true], "{max} {hidden}");
+        }
     }
 
     #[test]

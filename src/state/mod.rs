@@ -281,8 +281,10 @@ impl State {
         let exposure = self.admission.enter_netns();
         let is_newborn = sample.is_newborn && !is_back;
         let mut netns = Netns::new(sample, is_newborn, exposure, tick);
-        if !is_newborn || is_replacement {
+        if is_replacement {
             self.admission.hurry();
+        } else if !is_newborn {
+            self.admission.hurry_newcomer();
         }
         netns.fold(sample, tick, &mut self.admission);
         self.namespaces.insert(sample.name.clone(), netns);

@@ -166,6 +166,11 @@ impl Places {
         }
     }
 
+    /// Whether a place is free.
+    pub(super) fn has_room(&self) -> bool {
+        self.taken < self.max
+    }
+
     /// The number of candidates that should have a place and have none, as of the last assignment.
     pub(super) fn omitted(&self) -> usize {
         self.omitted
@@ -218,7 +223,7 @@ impl Places {
             if !self.may_bring(one, now) {
                 continue;
             }
-            if self.taken >= self.max {
+            if !self.has_room() {
                 if !one.is_troubled() && calm_moves == 0 {
                     continue;
                 }

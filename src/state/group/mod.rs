@@ -321,7 +321,7 @@ impl<A: Address> Group<A> {
             listener.exposure = admission.enter(&self.scope.name, name);
             listener.name_hash = FxBuildHasher.hash_one((&*self.scope.name, &**name));
             if listener.due_at <= now {
-                admission.hurry();
+                admission.hurry_newcomer();
             }
         }
     }
