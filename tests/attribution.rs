@@ -271,9 +271,10 @@ fn when_a_namespace_ends_all_its_overflows_are_accounted_for() {
         daemon.scrape().value(kernel, &[("netns", &name)])
     });
     // The first three samples of a namespace are a baseline.
-    let samples = || daemon.scrape().value("listenq_samples_total", &[]).unwrap();
-    let first = samples();
-    eventually("four samples", TIMEOUT, || (samples() >= first + 4.0).then_some(()));
+    let sampled = "listenq_netns_sampled_seconds_total";
+    eventually("four samples", TIMEOUT, || {
+        daemon.scrape().value(sampled, &[("netns", &name)]).filter(|seconds| *seconds >= 4.0)
+    });
     drop(ending.run(|| fill(listener.target(), 60)));
     assert!(listener.accept_all() >= 9);
     eventually("the kernel's count", TIMEOUT, || {
