@@ -1,4 +1,5 @@
-//! Notes the revision that is built: `LISTENQ_REVISION` if set, else what `.git` says, else `unknown`.
+//! Sets the revision of the build: `LISTENQ_REVISION` if set, else the commit in `.git`, else
+//! `unknown`.
 
 use std::path::Path;
 use std::{env, fs};

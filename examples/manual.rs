@@ -1,5 +1,6 @@
-//! Writes the man pages and the shells' completions into a directory, from the command line that listenq itself reads:
-//! `cargo run --example manual -- DIRECTORY`. Packages have them; the daemon need not know how they are made.
+//! Writes the man pages and the shell completions into a directory, from the definition of the
+//! command line: `cargo run --example manual -- DIRECTORY`. Packages contain these files; the daemon
+//! does not need the code that writes them.
 
 use std::path::PathBuf;
 use std::{env, fs};

@@ -977,8 +977,8 @@ mod tests {
         assert_eq!(states('S', 'D', 8), []);
     }
 
-    /// Returns the causes of Node.js, whose threads of the pool wait on futexes and whose thread for
-    /// timers waits at an epoll instance of its own. `change` changes the main thread.
+    /// Returns the causes that are found for Node.js: the threads of its pool wait on futexes, and
+    /// its thread for timers waits at another epoll instance. `change` changes the main thread.
     fn node(change: impl Fn(u32, &mut ThreadReading)) -> Vec<Cause> {
         said(|second, owner, listener| {
             let process = &mut owner.processes[0];

@@ -398,7 +398,7 @@ impl Evidence {
     }
 
     /// Whether handshakes stay half open although the accept queue has room. If the queue is full,
-    /// the handshakes of real clients stay half open too, and each of these has overflowed.
+    /// the handshakes of real clients stay half open too, and each of them causes overflows.
     fn is_flooded(&self) -> bool {
         let has_room = self.brimming.is_zero() && self.full < LASTING && !self.was_slow;
         has_room && (self.is_flooded_by_cookies() || self.is_left_half_open())

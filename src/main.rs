@@ -99,8 +99,8 @@ fn is_for_people(command: &Command) -> bool {
     matches!(command, Command::List { .. } | Command::Explain { .. } | Command::Check { .. })
 }
 
-/// The configuration without caps: they limit series that are kept, and a single sample shows
-/// everything.
+/// Removes the caps from the configuration: they limit the series that a daemon keeps, and a
+/// command shows all listeners.
 fn without_caps(mut config: Config) -> Config {
     config.state.max_listeners = usize::MAX;
     config.state.max_namespaces = usize::MAX;
@@ -152,7 +152,7 @@ fn explain(known: &Known, target: Option<&str>, json: bool) -> Result<()> {
     written.context(WRITING)
 }
 
-/// Returns the exit status of a Nagios plugin.
+/// Writes the result as a Nagios plugin does, and returns the exit status.
 fn check(known: &Known) -> Result<ExitCode> {
     let level = check::write(known, &mut io::stdout().lock()).context(WRITING)?;
     Ok(ExitCode::from(level as u8))

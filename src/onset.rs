@@ -69,7 +69,7 @@ pub struct Onset {
 pub enum Trouble {
     /// The history ends without trouble.
     None,
-    /// The trouble began before the history, or so long ago that it is decided.
+    /// The trouble began before the history, or so long ago that its onset was already decided.
     Earlier,
     /// The trouble began with this slot.
     Since(usize, Option<Onset>),

@@ -43,7 +43,7 @@ pub enum Failure {
         /// The network error.
         reason: String,
     },
-    /// A server answers without a report.
+    /// A server answered, but not with a report.
     #[error("{url} answered {status}{hint}")]
     Refused {
         /// The requested URL.

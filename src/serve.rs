@@ -85,6 +85,7 @@ pub fn run(config: &Config, web: &Web, control: Option<&Path>) -> Result<()> {
     Runtime::shutdown_background(runtime);
     result
 }
+
 // === impl Serving ===
 
 impl Serving {

@@ -193,7 +193,7 @@ impl Front {
 /// attributed than the kernel counted.
 fn assert_laws(before: &Metrics, after: &Metrics) {
     after.assert_unique();
-    // Namespaces of other programs come and go, and the kernel reuses their inodes, which name them.
+    // Namespaces of other programs come and go, and the kernel reuses the inodes in their names.
     let is_ours = |fallen: &String| !fallen.contains("\"netns:");
     let fallen: Vec<_> = after.fallen_since(before).into_iter().filter(is_ours).collect();
     assert_eq!(fallen, [""; 0]);

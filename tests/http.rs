@@ -77,7 +77,8 @@ fn protobuf_is_for_clients_that_ask_for_it_and_text_for_all_others() {
         let answer = daemon.get("/metrics", &[("Accept", accept)]);
         assert_eq!((answer.status, answer.header("content-type")), (200, Some(PROTOBUF)));
         assert_eq!(answer.header("vary"), Some("accept-encoding"));
-        // The key and the length of the name follow the length of the first metric family, a varint.
+        // The length of the first metric family, a varint, comes before the key and the length of
+        // the name.
         let name = b"\x0a\x1blistenq_accept_queue_length\x12";
         let length = 1 + answer.body.iter().take_while(|byte| **byte >= 0x80).count();
         assert_eq!(&answer.body[length..length + name.len()], name);

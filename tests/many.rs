@@ -27,8 +27,8 @@ const FIRST_PORT: u16 = 10_000;
 const SHARE: f64 = if cfg!(debug_assertions) { 0.25 } else { 0.025 };
 /// The memory limit of the systemd unit and of the chart.
 const MOST_MEMORY: u64 = 64 << 20;
-/// Processes of user 4244 that listen at consecutive ports, up to 15,000 in each process. Each
-/// process prints a byte when it is ready.
+/// A Python program whose processes run as user 4244 and listen at consecutive ports, up to 15,000
+/// in each process. Each process prints a byte when it is ready.
 const STRANGER: &str = "
 import os, resource, socket, sys
 first, end = int(sys.argv[1]), int(sys.argv[2])

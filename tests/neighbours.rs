@@ -103,7 +103,7 @@ fn very_many_namespaces_of_a_user_do_not_slow_down_the_own_namespace() {
     let came = Instant::now();
     let (samples, cpu, begin) = (daemon.scrape(), daemon.cpu(), Instant::now());
     let seen = eventually("the new pod", TIMEOUT, || {
-        // The CPU time of very many scrapes would exceed that of the samples.
+        // Scrapes without a pause would use more CPU time than the samples.
         std::thread::sleep(Duration::from_millis(500));
         let scrape = daemon.scrape();
         let label = [("netns", pod.name())];

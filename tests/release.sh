@@ -48,7 +48,7 @@ FIRE_SECONDS=60 cargo test --locked --test fire -- --nocapture
 ATTRIBUTION_ROUNDS=5 cargo test --locked --test attribution_lab -- --nocapture
 cargo test --locked --test cause_cost --test faults --test stop_and_go -- --ignored --nocapture
 SOAK_SECONDS=${SOAK_SECONDS:-1200} cargo test --locked --release --test soak -- --nocapture
-# One cause on a thousand hosts, where the gate has 240.
+# One stalled service on 1,000 hosts; the gate has 240 hosts.
 FLEET_HOSTS=1000 cargo test --locked --test scenarios -- --nocapture a_stalled_service_on_many_hosts
 benches/fleet.py
 benches/fleet.py templates 100 50 --at-most=2

@@ -299,7 +299,7 @@ fn accepted_connections_are_counted_exactly() {
     let await_total = |expected: u64| {
         let expected = begin + expected as f64;
         let is_so = || (total() == Some(expected)).then_some(());
-        // A total waits for the next whole dump, which a busy machine delays.
+        // The total changes only at the next whole dump, which a busy machine delays.
         if within(TIMEOUT, is_so).is_none() {
             let scrape = daemon.scrape().of_netns(&name);
             panic!("{:?} accepted, not {expected}:\n{}", total(), scrape.text());

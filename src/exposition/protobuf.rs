@@ -31,7 +31,7 @@ pub const LENGTHS: Metric = Metric {
     value: Value::Queue(|_| None),
 };
 
-/// The bytes of a value.
+/// The number of bytes of a value.
 const DOUBLE: usize = 8;
 /// The number of series of a listener with a diagnosis.
 const FAMILIES: usize = 24;
@@ -105,12 +105,13 @@ pub fn render(view: &View, age: Duration) -> Vec<u8> {
 struct Families {
     out: Vec<u8>,
     labels: PerSubject<Vec<u8>>,
-    /// The bytes of a series before its value, of gauges and of counters that listenq starts.
+    /// The bytes of each series before its value: of gauges, and of counters that listenq starts at
+    /// zero.
     gauges: PerSubject<Vec<u8>>,
     counters: PerSubject<Vec<u8>>,
 }
 
-/// A `google.protobuf.Timestamp`, which is cut to milliseconds as Prometheus does.
+/// A `google.protobuf.Timestamp`, truncated to milliseconds as in Prometheus.
 #[derive(Clone, Copy)]
 struct Timestamp {
     seconds: u64,
@@ -249,13 +250,13 @@ impl Timestamp {
         Self { seconds: millis / 1_000, nanos: millis % 1_000 * 1_000_000 }
     }
 
-    /// The bytes of the message: two keys and two numbers.
+    /// The number of bytes of the message: two keys and two numbers.
     fn len(self) -> usize {
         2 + varint_len(self.seconds) + varint_len(self.nanos)
     }
 }
 
-/// The time at which counters that listenq starts have started.
+/// The time at which listenq started to count for this subject.
 fn start_of(subject: Subject<'_>, view: &View) -> Option<Timestamp> {
     match subject {
         Subject::SelfStats => process_start(view),
@@ -307,7 +308,7 @@ fn native(lengths: &SampledLengths, samples: u64) -> Vec<u8> {
     histogram
 }
 
-/// Writes a series up to its value, which comes last.
+/// Writes a series without its value, which follows the other bytes.
 fn write_head(bytes: &mut Vec<u8>, labels: [&[u8]; 2], kind: Kind, start: Option<Timestamp>) {
     let start_len = start.map_or(0, |start| message_len(start.len()));
     let value_len = start_len + 1 + DOUBLE;

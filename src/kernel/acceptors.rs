@@ -12,8 +12,8 @@ use crate::snapshot::scan::Local;
 
 use super::connections::ListenRow;
 
-/// Maximum number of listeners that one scan looks for. A longer filter of ports costs more than it
-/// saves; later scans look for the remaining listeners.
+/// Maximum number of listeners whose accepted connections one scan searches for. A longer filter of
+/// ports costs more than it saves; later scans search for those of the remaining listeners.
 const MOST_WANTED: usize = 100;
 
 /// State of an accepted connection.
@@ -32,7 +32,7 @@ pub(super) enum Ended {
 pub(super) struct Acceptors {
     /// The listen sockets of the last scan, sorted by cookie.
     known: Vec<Acceptor>,
-    /// Positions of the listeners that this scan looks for, sorted by port.
+    /// Positions in `known` of the listeners of this scan, sorted by port.
     wanted: Vec<usize>,
     scans: usize,
     now: Option<Instant>,
@@ -88,8 +88,8 @@ impl Acceptors {
         self.known = current.collect();
     }
 
-    /// Selects the listeners of this scan, and returns their ports. With too many listeners, each
-    /// scan searches for a different part.
+    /// Selects the listeners of this scan, and returns their ports. If there are too many, each
+    /// scan selects a different part of them.
     fn choose(&mut self) -> Vec<u16> {
         let known = &self.known;
         let unknown = || (0..known.len()).filter(|nth| !known[*nth].has_accepted);

@@ -175,7 +175,7 @@ impl ConnectionReader {
         })
     }
 
-    /// Returns the `nth` listener of this scan. Its connections are not read.
+    /// Returns the `nth` listener of this scan, as one whose connections were not read.
     fn scanned(&mut self, nth: usize, row: &ListenRow, after: u32) -> ScannedSocket {
         let ListenRow { cookie, local, is_v6_only, length: before } = *row;
         let Local { ip, port, interface } = local;

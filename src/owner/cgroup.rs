@@ -27,7 +27,7 @@ pub struct Placement {
 enum Rights<'a> {
     /// Only root.
     Root,
-    /// Root, in the slice where root places users.
+    /// Root, in `user.slice`, where root places the sessions of users.
     UserSlice,
     /// The user of this `user@<uid>.service`, to which the cgroup is delegated.
     User(&'a str),

@@ -88,8 +88,8 @@ impl OwnerLookup {
         self.tree.is_some()
     }
 
-    /// Returns sockets whose holder has ended since the last call, or runs another program. A socket
-    /// of an ended holder that still exists has another holder.
+    /// Returns sockets whose holder has ended since the last call, or runs another program. If a
+    /// socket still exists after its holder has ended, it has another holder.
     ///
     /// Checks a part of the holders, in turn, if there are very many.
     pub fn orphans(&mut self) -> Vec<u32> {

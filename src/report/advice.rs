@@ -372,7 +372,7 @@ impl<'a> Advisor<'a> {
         }
     }
 
-    /// The step for a server that runs and accepts nothing because of its requests.
+    /// The step for a server that runs, but accepts nothing because its requests keep it busy.
     fn if_busy(&self) -> Option<String> {
         let server = self.server?;
         let guess = if_it_is(server, ", if it is");

@@ -204,7 +204,7 @@ impl<'a> Subject<'a> {
         }
     }
 
-    /// `40 of 40 allowed`.
+    /// `40 of 40 allowed`; `all its` if the numbers are unknown.
     fn used_descriptors(&self) -> String {
         let used = self.state.open_fds.zip(self.state.max_fds);
         used.map_or("all its".into(), |(open, max)| {

@@ -51,7 +51,8 @@ pub struct Report {
     pub client_patience_seconds: f64,
     /// Sampled network namespaces.
     pub namespaces: usize,
-    /// Network namespaces that exist and could not be entered; `null` before the first look.
+    /// Network namespaces that exist and could not be entered; `null` before the first look for
+    /// namespaces.
     pub namespaces_inaccessible: Option<usize>,
     /// Listeners omitted because of `--listener.max`.
     pub listeners_omitted: usize,
@@ -374,7 +375,7 @@ impl Listener {
         Some(made)
     }
 
-    /// The listener without causes and diagnoses.
+    /// Returns the listener without causes and diagnoses.
     fn unexplained(
         view: &View,
         netns: &NetnsView,

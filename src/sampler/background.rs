@@ -1,9 +1,9 @@
 //! The CPU budget that scans, discovery, owner searches and cause readings share. Uses no clock.
 //!
-//! Each of them has a limit of its own. They share what the sampler leaves of 1/40 of a core, and
-//! at least 1/200. A task that exceeds the shared budget delays the next task of its kind. Scans
-//! and cause readings may always use a share of their own, even if that exceeds the budget: without
-//! it, costly discovery on a machine with many processes would delay every diagnosis.
+//! Each kind of task has its own limit. Together the tasks may use what the sampler leaves of 1/40
+//! of a core, and at least 1/200. A task that exceeds the shared budget delays the next task of its
+//! kind. Scans and cause readings may always use a separate share, even if that exceeds the budget:
+//! without it, costly discovery on a machine with many processes would delay every diagnosis.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;

@@ -551,8 +551,8 @@ impl Sampler {
     }
 }
 
-/// Returns the statistics before the first sample. Without a discovery, no other namespace is to be
-/// sampled.
+/// Returns the statistics before the first sample. Without discovery, listenq samples no other
+/// namespace, so none is inaccessible or waits.
 fn first_stats(target_interval: Duration, discovers: bool) -> SelfStats {
     let others = (!discovers).then_some(0);
     SelfStats {

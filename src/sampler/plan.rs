@@ -960,7 +960,7 @@ mod tests {
             (millis(1), Some(0.005), true, 295..=305),
             (millis(10), Some(0.005), true, 29..=33),
             (millis(10), None, true, 550..=600),
-            // Without a queue each look of a busy namespace dumps, if the share allows it.
+            // Without a queue, each look that finds traffic leads to a dump if the share allows it.
             (millis(1), Some(0.005), false, 50..=70),
             (millis(10), Some(0.005), false, 20..=33),
             (millis(1_000), Some(0.005), true, 1..=3),
@@ -988,7 +988,7 @@ mod tests {
             scene.came();
             assert!(scene.sample(10 * SLOW).3);
         }
-        // A socket appears, and nothing else after it.
+        // A socket appears, and nothing changes afterwards.
         scene.connected();
         assert!(!scene.sample(SLOW).3);
         let reads: Vec<bool> = (0..10).map(|_| scene.sample(TICK).3).collect();

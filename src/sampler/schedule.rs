@@ -25,8 +25,8 @@ const MEMORY: f64 = 32.0;
 const TYPICAL_FALLS: f64 = 4.0;
 const TYPICAL_RISES: f64 = 64.0;
 
-/// Number of first samples whose cost does not count, because they find nothing ready. The cost of
-/// the same number of samples after these is not yet reliable.
+/// Number of samples at the start whose cost does not count, because nothing is cached yet. The
+/// mean cost of the same number of samples after these is not yet reliable.
 const WARM_UP: f64 = 10.0;
 
 /// Minimum part of the budget of the own namespace for whole dumps.
@@ -35,7 +35,7 @@ const DUMPS: f64 = 0.25;
 /// together.
 const UNIX_PART: f64 = 0.125;
 
-/// Maximum saved budget, in seconds of the budget.
+/// Maximum time for which unused budget is saved, in seconds.
 const BURST: f64 = 3.0;
 /// Maximum delay after a costly sample, in seconds.
 const LONGEST_PAUSE: f64 = 60.0;

@@ -142,7 +142,8 @@ impl Turn {
 
     /// Whether the namespace is due at `now`.
     pub fn is_due(&self, now: Duration) -> bool {
-        // An expensive reading is paid with several next ones and does not delay the next one alone.
+        // The cost of an expensive reading is spread over several later readings, so that it does
+        // not delay only the next one.
         let is_late = |at| now.saturating_sub(at) >= (self.period() * LATE).min(SLOWEST);
         self.saved(now) >= 0.0 || self.read_at.is_none_or(is_late)
     }
@@ -249,8 +250,8 @@ impl Turns {
 // === impl Needs ===
 
 impl<'a> Needs<'a> {
-    /// Returns the needs at this interval between samples, after the time `since` the last
-    /// division.
+    /// Returns the needs of a namespace. `interval` is the interval between samples, and `since`
+    /// the time since the last division.
     fn new(turn: &'a mut Turn, interval: Duration, since: Duration) -> Self {
         let plain = turn.cost.get().as_secs_f64() / interval.as_secs_f64();
         let dumps = turn.dumps.need(since);
@@ -258,9 +259,9 @@ impl<'a> Needs<'a> {
     }
 }
 
-/// Divides `total` first among the makers, then among the namespaces of each. Returns the share of
-/// each namespace. The share has no bound if it covers the whole need: the namespace is then read
-/// in every sample, whatever its jitter.
+/// Divides `total` first among the makers, then among the namespaces of each maker. Returns the
+/// share of each namespace. A share that covers the whole need is infinite: the namespace is then
+/// read in every sample, whatever its jitter.
 fn shares(all: &[Needs<'_>], need: impl Fn(&Needs<'_>) -> f64, total: f64) -> Vec<f64> {
     let mut makers: BTreeMap<u32, Vec<f64>> = BTreeMap::new();
     for one in all {
@@ -307,8 +308,8 @@ mod tests {
         Duration::from_micros(micros)
     }
 
-    /// Takes `samples` samples. `cost` is the cost of a reading in a sample of a namespace, and that
-    /// of its dump of Unix listeners. Calls `read` with each reading and its whole cost.
+    /// Takes `samples` samples. `cost` returns the cost of reading a namespace in a sample, and the
+    /// cost of dumping its Unix listeners. Calls `read` with each reading and its whole cost.
     fn simulate(
         turns: &mut [Turn],
         samples: u32,

@@ -78,7 +78,7 @@ impl Owner {
 const FIRST_SUBUID: u32 = 100_000;
 const SUBUIDS: u32 = 65_536;
 
-/// Returns one id for all ids that a user may use by `/etc/subuid`: the first id of the range.
+/// Returns one id for all ids that `/etc/subuid` gives to a user: the first id of the range.
 pub fn user_of(uid: u32) -> u32 {
     match uid.checked_sub(FIRST_SUBUID) {
         Some(above) => uid - above % SUBUIDS,

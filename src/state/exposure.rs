@@ -194,9 +194,9 @@ impl Admission {
     }
 
     /// Requests an assignment of places for a listener or namespace that was found at startup. If
-    /// very many listeners are hidden and no place is free, it waits for the next regular
-    /// assignment: very many namespaces are entered one after another, and each assignment compares
-    /// all their listeners.
+    /// very many listeners are hidden and no place is free, the request waits for the next regular
+    /// assignment. Each assignment compares all listeners, and an assignment after each of very
+    /// many namespaces would be too expensive.
     pub(super) fn hurry_newcomer(&mut self) {
         self.is_urgent |= self.listeners.has_room() || self.hidden <= FEW_HIDDEN;
     }

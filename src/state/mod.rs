@@ -88,8 +88,8 @@ pub struct State {
     /// Ended namespaces that were forgotten within the grace time.
     traces: BTreeMap<Arc<str>, Trace>,
     admission: Admission,
-    /// The candidates of the last assignment of places, by the number of their namespace. Kept for
-    /// their memory, of which many listeners need some megabytes.
+    /// The candidates of the last assignment of places, with the position of their namespace. Kept
+    /// to reuse the allocation, which is some megabytes for many listeners.
     candidates: Vec<Candidate<(usize, Key)>>,
     incidents: Vec<IncidentNotice>,
 }

@@ -273,8 +273,8 @@ impl Scans {
     }
 }
 
-/// Compares the queues of a Unix listener with those of the scan `before`. Clients that were not in
-/// that scan get the arrival time `came`.
+/// Compares the queues of a Unix listener with `before`, its queues at the previous scan. New
+/// clients get the arrival time `came`.
 fn follow(
     mut before: UnixLine,
     queues: &[&UnixQueue],

@@ -48,7 +48,7 @@ pub enum Sampling {
 /// The result of asking a daemon.
 enum Asked {
     Answered(Box<Known>),
-    /// No daemon runs, or none is to be asked.
+    /// No daemon runs (with the error), or the command must not ask one.
     NoDaemon(Option<ControlError>),
 }
 
@@ -194,7 +194,8 @@ fn ask_daemon(ask: &Ask, control: Option<&Path>, config: &Config) -> Result<Aske
     Ok(Asked::Answered(Known { report, origin, sampled_for: None, is_filtered }.into()))
 }
 
-/// Why listenq samples, as the beginning of the origin of a report; empty if no daemon was asked.
+/// The reason why the command samples itself, as the start of [`Known::origin`]; empty if it asked
+/// no daemon.
 fn why(failure: Option<ControlError>) -> String {
     failure.map_or_else(String::new, |failure| format!("{failure}: "))
 }

@@ -17,7 +17,8 @@ use crate::scene::{RIGHT, Scene, TLS, USERS, is_possible};
 
 /// How long each attack lasts, unless `ABUSE_SECONDS` says otherwise.
 const LASTING: Duration = Duration::from_secs(6);
-/// One in this many clients must connect. Without optimization a handshake takes ten times as long.
+/// At least one in this many clients must connect. A handshake of a debug build takes ten times as
+/// long.
 const ONE_IN: usize = if cfg!(debug_assertions) { 4 } else { 2 };
 /// The number of threads of an attack: handshakes cost the attacker CPU time, too.
 const THREADS: usize = 4;
@@ -31,7 +32,7 @@ fn request(path: &str, headers: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{RIGHT}\r\n{headers}\r\n")
 }
 
-/// Starts `clients` clients of one address that send `bytes`.
+/// Starts `clients` clients that send `bytes`, all from one address.
 fn attack(
     scene: &Scene,
     clients: usize,

@@ -147,7 +147,7 @@ impl Scene {
         [self.state_of(&self.ns, &self.daemon), self.state_of(&self._quiet, &self.control)]
     }
 
-    /// Starts clients at 250 addresses that all send the same bytes.
+    /// Starts clients from 250 addresses. All clients send the same bytes.
     pub(crate) fn clients(
         &self,
         count: u32,

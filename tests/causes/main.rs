@@ -80,9 +80,8 @@ impl Scene {
         scene
     }
 
-    /// Makes connections that the server serves until listenq has seen that it accepts: a daemon
-    /// that starts on a busy machine misses the first ones, and without a proof the server is
-    /// `not_accepting`.
+    /// Makes connections until listenq has seen that the server accepts. A daemon that starts on a
+    /// busy machine misses the first connections, and its diagnosis is then `not_accepting`.
     fn serve_some(&self) {
         let begin = Instant::now();
         while !self.is_known_to_accept() {

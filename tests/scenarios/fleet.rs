@@ -22,7 +22,7 @@ const METRICS: &str = "127.0.0.1:9600";
 const HOSTS: usize = 240;
 /// Services in trouble, each on a host of its own.
 const SERVICES: usize = 20;
-/// Hosts that do not have the stalled service: those of the services, and healthy ones.
+/// Hosts without the stalled service: one for each service in trouble, and ten healthy ones.
 const OTHERS: usize = SERVICES + 10;
 const BEGIN: Duration = Duration::from_secs(30);
 /// The time within which the trouble begins, and later ends, on one host after the other.

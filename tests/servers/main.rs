@@ -4,8 +4,8 @@
 //!
 //! `table.txt` and `causes.txt` contain the expected words; `programs.rs` starts each server.
 //! `LISTENQ_SERVERS` selects the cells: `gate` (the default), `all`, or names separated by commas:
-//! `node` is every cell of a program, `node/slow` is one cell. With `LISTENQ_SERVERS_OUT` the test
-//! writes the tables to this directory.
+//! `node` selects every cell of a program, `node/slow` one cell. With `LISTENQ_SERVERS_OUT` the
+//! test writes the tables to this directory.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 #![allow(clippy::disallowed_types, reason = "starting programs is what a test may do")]
 #![allow(clippy::print_stdout, reason = "the matrix is for the reader of --nocapture")]
