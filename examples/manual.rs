@@ -1,6 +1,6 @@
 //! Writes the man pages and the shell completions into a directory, from the definition of the
-//! command line: `cargo run --example manual -- DIRECTORY`. Packages contain these files; the daemon
-//! does not need the code that writes them.
+//! command line: `cargo run --example manual -- DIRECTORY`. Packages contain these files; the
+//! daemon does not need the code that writes them.
 
 use std::path::PathBuf;
 use std::{env, fs};
