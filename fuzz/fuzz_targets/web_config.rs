@@ -1,5 +1,6 @@
-//! The web configuration as any text, alone and below each of its keys, and certificates as any bytes. Nothing
-//! may panic, and what is said of a bad file is one line that shows none of its values.
+//! Parses any text as a web configuration, alone and below each of its keys, and any bytes as a
+//! certificate. Nothing may panic, and the error about an invalid file must be one line without any of
+//! its values.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,8 +1,9 @@
-//! `/proc/<pid>/cgroup` and paths of cgroups with any text: what is found stands in the path.
+//! Parses any text as `/proc/<pid>/cgroup` and as the path of a cgroup. Every name found must be part
+//! of the path.
 
 use listenq::owner::cgroup::{Placement, owner_path};
 
-/// Text as a whole file, and as one path.
+/// Checks the text as a whole file and as one path.
 pub fn run(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     check(text);
@@ -10,7 +11,7 @@ pub fn run(bytes: &[u8]) {
         assert!(path.len() > 1 && text.contains(path) && !path.contains('\n'));
         check(path);
     }
-    // As the only line of version 2 it is chosen as it is.
+    // The only line of a version 2 hierarchy is returned unchanged.
     let line = text.lines().next().unwrap_or_default().trim_end_matches('\r');
     let file = format!("0::{line}\n");
     assert_eq!(owner_path(&file), (line.len() > 1).then_some(line));
@@ -25,7 +26,7 @@ fn check(path: &str) {
         let is_uid = |c: char| c.is_ascii_hexdigit() || c == '-';
         assert!(matches!(uid.len(), 32 | 36) && uid.chars().all(is_uid), "{uid:?}");
     }
-    // A cgroup that was removed is called as it was.
+    // The kernel appends " (deleted)" to the path of a removed cgroup.
     let bare = path.strip_suffix(" (deleted)").unwrap_or(path);
     assert_eq!(Placement::of(&format!("{bare} (deleted)")), Placement::of(bare));
 }

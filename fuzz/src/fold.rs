@@ -1,6 +1,7 @@
-//! The whole fold with any sequence of snapshots that a kernel could produce: two namespaces that come, end, return and are
-//! replaced; sockets that come and go, move, drop and wrap; readings that fail; gaps; scans; a cap on series. Every view
-//! keeps the laws, and the last one can be written down.
+//! Folds any sequence of snapshots that a kernel could produce: two namespaces that start, end,
+//! return and are replaced; sockets that open, close, move to another address, and whose drop
+//! counters grow and wrap; readings that fail; gaps between samples; scans; and a maximum number of
+//! listeners. Every view must keep the laws, and the last view must render.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -20,27 +21,27 @@ use listenq::state::{Config, GRACE, State};
 use listenq::view::{ListenerName, ListenerView, NetnsView, View};
 
 const INTERVAL: Duration = Duration::from_millis(100);
-/// The largest number of ticks. Longer stories find nothing new.
-const MOST_TICKS: usize = 150;
+/// Maximum number of samples. Longer sequences find nothing new.
+const MAX_SAMPLES: usize = 150;
 const SOCKETS: usize = 8;
-/// Law 11.
-const MOST_CREDITED: u32 = 10;
-/// The number of samples that an overflow waits for its listener.
+/// Maximum time credited after a gap, in intervals (law 11).
+const MAX_CREDITED: u32 = 10;
+/// Number of samples after which an overflow must be attributed.
 const BEHIND: usize = 4;
 
 #[derive(Arbitrary, Debug)]
-struct Story {
+struct Sequence {
     max: u8,
     peak_window: u8,
     /// Namespaces whose source reports neither limits nor drops (`/proc/net/tcp`).
     bare: [bool; 2],
-    ticks: Vec<Tick>,
+    samples: Vec<Sample>,
 }
 
 #[derive(Arbitrary, Debug)]
-struct Tick {
+struct Sample {
     gap: Gap,
-    spaces: [Option<Reading>; 2],
+    namespaces: [Option<Reading>; 2],
     owner: Option<(u8, u8)>,
 }
 
@@ -52,14 +53,14 @@ enum Gap {
     Grace,
 }
 
-/// What one tick reads of one namespace; `None` means that no process holds the namespace.
+/// What one sample reads of one namespace; without it, no process is in the namespace.
 #[derive(Arbitrary, Debug)]
 struct Reading {
     becomes_another: bool,
     is_newborn: bool,
     tcp: Option<Vec<Row>>,
     unix: Option<Vec<(u8, u8)>>,
-    /// How much the overflows grew, if they were read.
+    /// Growth of the overflows, if the counters were read.
     overflows: Option<u8>,
     somaxconn: Option<u16>,
     scan: Option<Vec<(u8, u8, u8)>>,
@@ -74,69 +75,72 @@ struct Row {
     moved: bool,
 }
 
-/// One namespace as the kernel has it, and what was read of it.
+/// The state of a namespace in the kernel, and what was read of it.
 #[derive(Default)]
-struct Space {
-    /// Which life this is: a new one may begin with smaller counters.
-    life: u64,
+struct Netns {
+    /// Number of namespaces that have had this name. Each may start with smaller counters.
+    generation: u64,
     id: u64,
     is_bare: bool,
     is_there: bool,
     is_newborn: bool,
-    /// Whether the first reading may as well be of the life before it, under the same number: then it is a baseline.
+    /// Whether the first reading could also be one of the predecessor with the same inode. listenq
+    /// then takes the reading as a baseline.
     may_be_back: bool,
     drops: [u32; SOCKETS],
     overflows: u64,
     last: Vec<ListenSocket>,
-    /// What the overflows were when they were read. The first is the baseline: that of a newborn is nothing.
+    /// The overflows in each reading. The first is the baseline, which is 0 for a namespace that
+    /// started while listenq ran.
     read: Vec<u64>,
 }
 
-/// What an ended life of a namespace leaves.
-enum History {
-    /// There was none, or it was seen to be another's.
+/// What listenq may know of an earlier namespace with the same inode.
+enum Predecessor {
+    /// There was none, or listenq saw that the namespace is another one.
     None,
     /// Its counters were never read.
     Unread,
-    /// All of them were 0.
+    /// All its counters were 0.
     Empty,
     /// Its overflows.
     Counted(u64),
 }
 
-/// What must not fall while a series lives: drops, overflows, connection and full seconds.
+/// Values that must not decrease while a series exists: drops, overflows, connection and full
+/// seconds.
 type Totals = (Option<u64>, Option<u64>, f64, Option<f64>);
 
-/// The counters of a namespace's listeners, and which life they belong to.
+/// The generation and the sampled seconds of a namespace, and the counters of its listeners.
 type Shown = (u64, f64, BTreeMap<ListenerName, Totals>);
 
-/// Bytes as a story.
+/// Runs the sequence of samples that the bytes encode.
 pub fn run(bytes: &[u8]) {
-    let Ok(story) = Story::arbitrary(&mut Unstructured::new(bytes)) else { return };
-    let max_listeners = usize::from(story.max % 12) + 1;
-    let peak_window = Duration::from_secs(u64::from(story.peak_window) + 1);
+    let Ok(sequence) = Sequence::arbitrary(&mut Unstructured::new(bytes)) else { return };
+    let max_listeners = usize::from(sequence.max % 12) + 1;
+    let peak_window = Duration::from_secs(u64::from(sequence.peak_window) + 1);
     let mut state = State::new(Config { max_listeners, peak_window, ..Config::default() });
-    let mut spaces = story.bare.map(|is_bare| Space { is_bare, ..Space::default() });
+    let mut namespaces = sequence.bare.map(|is_bare| Netns { is_bare, ..Netns::default() });
     let (mut view, mut before) = (View::default(), BTreeMap::new());
-    for tick in story.ticks.iter().take(MOST_TICKS) {
-        let elapsed = tick.gap.duration();
-        state.fold(&snapshot(&mut spaces, tick), elapsed);
+    for sample in sequence.samples.iter().take(MAX_SAMPLES) {
+        let elapsed = sample.gap.duration();
+        state.fold(&snapshot(&mut namespaces, sample), elapsed);
         state.take_incidents().for_each(drop);
         state.show(&SelfStats::default(), &mut view);
-        before = check(&view, &spaces, &before, elapsed, max_listeners);
+        before = check(&view, &namespaces, &before, elapsed, max_listeners);
     }
-    check_written(&view);
+    check_rendered(&view);
 }
 
-fn snapshot(spaces: &mut [Space; 2], tick: &Tick) -> Snapshot {
+fn snapshot(namespaces: &mut [Netns; 2], sample: &Sample) -> Snapshot {
     let mut snapshot = Snapshot { unix_time: 1.7e9, ..Snapshot::default() };
-    for (place, (space, reading)) in spaces.iter_mut().zip(&tick.spaces).enumerate() {
+    for (place, (netns, reading)) in namespaces.iter_mut().zip(&sample.namespaces).enumerate() {
         match reading {
-            Some(reading) => snapshot.namespaces.push(space.read(place, reading)),
-            None => space.is_there = false,
+            Some(reading) => snapshot.namespaces.push(netns.read(place, reading)),
+            None => netns.is_there = false,
         }
     }
-    if let Some((inode, name)) = tick.owner {
+    if let Some((inode, name)) = sample.owner {
         let owner = Owner { process: format!("p{name}").into(), ..Owner::default() };
         snapshot.owners.insert(inode.into(), Arc::new(owner));
     }
@@ -149,7 +153,7 @@ fn name(place: usize) -> Arc<str> {
 
 fn check(
     view: &View,
-    spaces: &[Space; 2],
+    namespaces: &[Netns; 2],
     before: &BTreeMap<Arc<str>, Shown>,
     elapsed: Duration,
     max: usize,
@@ -159,31 +163,31 @@ fn check(
     let mut after = BTreeMap::new();
     for netns in &view.namespaces {
         let place = (0..2).find(|place| name(*place) == netns.name).expect("one of the two");
-        let now = totals(netns, spaces[place].life);
+        let now = totals(netns, namespaces[place].generation);
         if let Some(before) = before.get(&netns.name).filter(|before| before.0 == now.0) {
             check_counters(before, &now, elapsed);
         }
         netns.listeners.iter().for_each(check_listener);
-        check_sum(netns, &spaces[place]);
+        check_sum(netns, &namespaces[place]);
         assert!(after.insert(netns.name.clone(), now).is_none(), "a namespace twice");
     }
     after
 }
 
-fn totals(netns: &NetnsView, life: u64) -> Shown {
+fn totals(netns: &NetnsView, generation: u64) -> Shown {
     let entry = |listener: &ListenerView| {
         let ListenerView { drops, overflows, connection_seconds, full_seconds, .. } = *listener;
         (ListenerName::clone(&listener.name), (drops, overflows, connection_seconds, full_seconds))
     };
     let counters: BTreeMap<_, _> = netns.listeners.iter().map(entry).collect();
     assert_eq!(counters.len(), netns.listeners.len(), "a name is shown twice");
-    (life, netns.sampled_seconds, counters)
+    (generation, netns.sampled_seconds, counters)
 }
 
 fn check_counters((_, sampled, was): &Shown, (_, now, is): &Shown, elapsed: Duration) {
     let credited = now - sampled;
-    let most = if elapsed > INTERVAL * MOST_CREDITED { 0.0 } else { elapsed.as_secs_f64() };
-    // A gap since a sample that failed may be longer than the last tick.
+    let most = if elapsed > INTERVAL * MAX_CREDITED { 0.0 } else { elapsed.as_secs_f64() };
+    // The gap since a failed sample may be longer than the last one.
     assert!(credited >= 0.0 && credited <= most.max(1.0) + 1e-9, "{credited} of {elapsed:?}");
     for (name, was) in was {
         let Some(is) = is.get(name) else { continue };
@@ -203,28 +207,30 @@ fn check_listener(listener: &ListenerView) {
     }
 }
 
-/// Since first sight, all attributed overflows together are the kernel's growth, at most some samples behind and never ahead.
-fn check_sum(netns: &NetnsView, space: &Space) {
-    let parts = (netns.unattributed_overflows, netns.unexposed_overflows);
+/// Checks that the overflows accounted for equal the growth of the kernel's counter since the first
+/// reading: never more, and at most [`BEHIND`] samples late.
+fn check_sum(view: &NetnsView, netns: &Netns) {
+    let parts = (view.unattributed_overflows, view.unexposed_overflows);
     let (Some(unattributed), Some(unexposed)) = parts else { return };
-    let attributed: u64 = netns.listeners.iter().filter_map(|listener| listener.overflows).sum();
+    let attributed: u64 = view.listeners.iter().filter_map(|listener| listener.overflows).sum();
     let sum = attributed + unattributed + unexposed;
-    let Some((first, last)) = space.read.first().zip(space.read.last()) else { return };
+    let Some((first, last)) = netns.read.first().zip(netns.read.last()) else { return };
     assert!(sum <= last - first, "{sum} attributed of {}", last - first);
-    let due = space.read[space.read.len().saturating_sub(BEHIND)];
-    let baseline = match space.may_be_back && space.is_newborn {
-        true => space.read.get(1).unwrap_or(last),
+    let due = netns.read[netns.read.len().saturating_sub(BEHIND)];
+    let baseline = match netns.may_be_back && netns.is_newborn {
+        true => netns.read.get(1).unwrap_or(last),
         false => first,
     };
     assert!(
-        !space.is_there || due.saturating_sub(*baseline) <= sum,
+        !netns.is_there || due.saturating_sub(*baseline) <= sum,
         "{sum} attributed of {due} - {baseline}"
     );
 }
 
-/// The exposition has every series once; neither it nor the report panics.
-fn check_written(view: &View) {
-    let text = exposition::render(view, INTERVAL).expect("a view can be written down");
+/// Checks that the exposition contains every series once, and that neither it nor the report
+/// panics.
+fn check_rendered(view: &View) {
+    let text = exposition::render(view, INTERVAL).expect("a view can be rendered");
     let mut seen = HashSet::new();
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         let series = line.rsplit_once(' ').map(|(series, _)| series);
@@ -247,12 +253,12 @@ impl Gap {
     }
 }
 
-// === impl Space ===
+// === impl Netns ===
 
-impl Space {
+impl Netns {
     fn read(&mut self, place: usize, reading: &Reading) -> NetnsSample {
         let begins = reading.becomes_another || !self.is_there;
-        let history = self.history();
+        let predecessor = self.predecessor();
         if begins {
             self.begin(place, reading);
         }
@@ -260,10 +266,10 @@ impl Space {
         self.read_tcp(reading, &mut sample);
         if begins {
             let first = sample.netstat.and_then(|read| read.get(Counter::ListenOverflows));
-            self.may_be_back = match history {
-                History::None | History::Empty => false,
-                History::Unread => true,
-                History::Counted(last) => first.is_none_or(|first| first >= last),
+            self.may_be_back = match predecessor {
+                Predecessor::None | Predecessor::Empty => false,
+                Predecessor::Unread => true,
+                Predecessor::Counted(last) => first.is_none_or(|first| first >= last),
             };
         }
         sample.unix = reading.unix.as_ref().map(|rows| {
@@ -281,30 +287,30 @@ impl Space {
         sample
     }
 
-    /// What listenq may remember of this number when another life begins.
-    fn history(&self) -> History {
+    /// What listenq may know of this inode when the next namespace starts.
+    fn predecessor(&self) -> Predecessor {
         let was_read = self.read.len() > usize::from(self.is_newborn);
         match self.read.last() {
-            _ if self.is_there || self.life == 0 => History::None,
-            Some(0) if was_read => History::Empty,
-            Some(last) if was_read => History::Counted(*last),
-            _ => History::Unread,
+            _ if self.is_there || self.generation == 0 => Predecessor::None,
+            Some(0) if was_read => Predecessor::Empty,
+            Some(last) if was_read => Predecessor::Counted(*last),
+            _ => Predecessor::Unread,
         }
     }
 
     fn begin(&mut self, place: usize, reading: &Reading) {
-        // Twice the same number is an inode that stands for another namespace by now, after the first was seen to end.
+        // A namespace that listenq saw end may have its inode reused by the next one.
         let id = if self.is_there { self.id + 2 } else { self.id.max(place as u64 + 1) };
         let overflows = if reading.is_newborn { 0 } else { 1000 };
         *self = Self {
-            life: self.life + 1,
+            generation: self.generation + 1,
             id,
             is_there: true,
             is_newborn: reading.is_newborn,
             is_bare: self.is_bare,
             overflows,
             read: Vec::from_iter(reading.is_newborn.then_some(0)),
-            // They may wrap soon, which those of a newborn cannot.
+            // The drop counters of an old socket may wrap soon.
             drops: [if reading.is_newborn { 0 } else { u32::MAX - 20 }; SOCKETS],
             ..Self::default()
         };
@@ -331,8 +337,8 @@ impl Space {
         self.drops[nth] = self.drops[nth].wrapping_add(u32::from(row.drops) % 8);
         let known = !self.is_bare;
         ListenSocket {
-            // Of another life of the namespace they are others.
-            cookie: Cookie(self.life * 100 + nth as u64),
+            // The next namespace with this name has other sockets.
+            cookie: Cookie(self.generation * 100 + nth as u64),
             address: address(nth, row.moved),
             queue: AcceptQueue { length: u32::from(row.length) % 8, limit: known.then_some(4) },
             drops: known.then_some(self.drops[nth]),
@@ -376,7 +382,7 @@ impl Space {
     }
 }
 
-/// Two sockets share each port; one that moved is at another.
+/// Two sockets share each port; a socket that moved has another port.
 fn address(nth: usize, moved: bool) -> ListenAddress {
     let port = 80 + (nth / 2) as u16 + 100 * u16::from(moved);
     ListenAddress { ip: [127, 0, 0, 1].into(), port, device: None }

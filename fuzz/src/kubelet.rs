@@ -1,9 +1,10 @@
-//! Names in the kubelet's directories with any text: the escaped parts of the name and nothing else come out, in order.
+//! Parses any text as a name in the kubelet's directories. The parts must make up the name, in the same
+//! order and with unprintable characters escaped.
 
 use listenq::owner::kubelet::{Container, Pod, parse_container_link, parse_pod_directory};
 use listenq::snapshot::printable;
 
-/// Each line as a name, alone and with the endings that valid names have.
+/// Checks each line as a name, alone and with the endings of valid names.
 pub fn run(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     for line in text.lines() {

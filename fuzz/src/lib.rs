@@ -1,5 +1,5 @@
-//! What the fuzz targets do with any bytes. The files of `fuzz_targets/` hand them on from the fuzzer; `tests/fuzz.rs` of
-//! listenq takes this file in and feeds the seeds and what mutations make of them.
+//! The checks of the fuzz targets. The files in `fuzz_targets/` pass the bytes of the fuzzer to them;
+//! `tests/fuzz.rs` of listenq includes this file and passes the seeds and mutations of them.
 
 pub mod cgroup;
 pub mod fold;
@@ -8,10 +8,10 @@ pub mod netlink_datagram;
 pub mod netstat;
 pub mod proc_tcp;
 
-/// A target: its name, which is that of its seeds' directory, and its entry.
+/// The name of a target, which is also the directory of its seeds, and its function.
 pub type Entry = (&'static str, fn(&[u8]));
 
-/// Every target of this crate.
+/// All targets but `web_config`.
 pub const ALL: [Entry; 6] = [
     ("cgroup", cgroup::run),
     ("fold", fold::run),

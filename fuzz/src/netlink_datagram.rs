@@ -1,5 +1,5 @@
-//! What the kernel might send in answer to a LISTEN dump: any bytes, and rows whose headers are valid so that
-//! the fuzzer gets past them. Nothing may panic, and a row that decodes says what its bytes say.
+//! Decodes any bytes as the kernel's answer to a dump of listen sockets, and rows with valid headers,
+//! which a fuzzer would rarely find. Nothing may panic, and a decoded row must equal its bytes.
 
 use arbitrary::{Arbitrary, Unstructured};
 use listenq::kernel::connections::{Walked, decode_connection};
@@ -10,7 +10,7 @@ use listenq::kernel::unix_diag;
 const SEQUENCE: u32 = 7;
 const NLMSG_DONE: u16 = 3;
 const NLA_F_NESTED: u16 = 0x8000;
-/// The port stands behind family, state, timer and retransmissions.
+/// The place of the port, after family, state, timer and retransmissions.
 const PORT: std::ops::Range<usize> = 4..6;
 const RECV_QUEUE: std::ops::Range<usize> = 56..60;
 
@@ -19,7 +19,7 @@ struct Message {
     kind: Kind,
     interrupted: bool,
     stale: bool,
-    /// Put on top of the true length.
+    /// Added to the true length.
     wrong_by: Option<i8>,
 }
 
@@ -43,12 +43,12 @@ struct Row {
 #[derive(Arbitrary, Debug)]
 enum Attribute {
     MemInfo,
-    /// Attributes inside of one.
+    /// Attributes within an attribute.
     Nested(u16, Vec<(u8, Vec<u8>)>),
     Other(u16),
 }
 
-/// Bytes as they are, and the messages they stand for.
+/// Checks the bytes as a datagram, and the messages that they encode.
 pub fn run(bytes: &[u8]) {
     check(bytes);
     if let Ok(messages) = Vec::<Message>::arbitrary(&mut Unstructured::new(bytes)) {
@@ -60,11 +60,11 @@ fn check(datagram: &[u8]) {
     let mut payloads = 0;
     let end = decode(datagram, SEQUENCE, |payload| {
         payloads += payload.len() + 16;
-        // A label is text whatever the name holds.
+        // A label is printable whatever bytes the name contains.
         if let Ok(Some(socket)) = unix_diag::decode_row(payload) {
             assert!(!socket.address.name.label().contains(char::is_control));
         }
-        // It names its clients once each.
+        // Each client takes four bytes of the payload.
         if let Ok(Some(queue)) = unix_diag::decode_queue(payload) {
             assert!(4 * queue.clients.len() <= payload.len());
         }
@@ -74,7 +74,7 @@ fn check(datagram: &[u8]) {
         }
         check_row(payload)
     });
-    assert!(payloads <= datagram.len(), "more rows came out than went in");
+    assert!(payloads <= datagram.len(), "the rows are larger than the datagram");
     if let Ok(Progress::More) = end {
         // The end of the dump may come in the same datagram.
         let mut longer = datagram.to_vec();
@@ -133,7 +133,7 @@ impl Message {
 impl Row {
     fn bytes(&self) -> Vec<u8> {
         let family = if self.v6 { 10 } else { 2 };
-        // Mostly LISTEN.
+        // State 10 is LISTEN; most rows have it.
         let state = if self.state < 16 { self.state } else { 10 };
         let mut row = vec![family, state];
         row.extend(self.rest);

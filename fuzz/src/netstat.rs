@@ -1,5 +1,5 @@
-//! `/proc/net/netstat` and `/proc/net/snmp` with any text. What can be read is the same whatever the order of the
-//! columns, and a name that is not there has no value.
+//! Parses any text as `/proc/net/netstat` and as `/proc/net/snmp`. The values must not depend on the
+//! order of the columns, and a missing name must have no value.
 
 use listenq::kernel::netstat::{Netstat, Snmp};
 use listenq::snapshot::{Counter, Counters};
@@ -8,12 +8,12 @@ use listenq::snapshot::{Counter, Counters};
 const NETSTAT: [&str; 2] = ["TcpExt:", "MPTcpExt:"];
 const SNMP: [&str; 1] = ["Tcp:"];
 
-/// Text as it is, and under a valid prefix.
+/// Checks the text as a file, and its first two lines with valid prefixes.
 pub fn run(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     check(&NETSTAT, text, |text| Netstat::parse(text).ok().map(|netstat| netstat.0));
     check(&SNMP, text, |text| Snmp::parse(text).ok().map(|snmp| snmp.counters));
-    // The same text under a valid prefix: the fuzzer need not find it.
+    // A fuzzer would rarely find a valid prefix.
     if let Some((names, values)) = text.split_once('\n') {
         let table = format!("TcpExt:{names}\nTcpExt:{values}\nTcp:{names}\nTcp:{values}\n");
         check(&NETSTAT, &table, |text| Netstat::parse(text).ok().map(|netstat| netstat.0));
@@ -33,13 +33,13 @@ fn check(prefixes: &[&str], text: &str, parse: impl Fn(&str) -> Option<Counters>
         let mut values = of_table
             .flat_map(|(_, columns)| columns)
             .filter(|(name, _)| *name == counter.kernel_name());
-        // Of a name that stands there twice the last one counts.
+        // The last column of a name counts.
         let value =
             values.next_back().map(|(_, value)| value.parse().expect("it was read as a number"));
         assert_eq!(counters.get(counter), value, "{}", counter.kernel_name());
     }
     if !tables.iter().any(|(_, columns)| has_a_name_twice(columns)) {
-        // Only a kernel with MPTCP has that table.
+        // Only kernels with MPTCP have this table.
         let is_there = |prefix: &str, columns: &[_]| prefix != "MPTcpExt:" || !columns.is_empty();
         let present = tables.iter().filter(|(prefix, columns)| is_there(prefix, columns));
         let again: String = present.map(|(prefix, columns)| reversed(prefix, columns)).collect();
@@ -47,7 +47,7 @@ fn check(prefixes: &[&str], text: &str, parse: impl Fn(&str) -> Option<Counters>
     }
 }
 
-/// The names with their values, found another way than the parser does.
+/// The names with their values, found in another way than by the parser.
 fn columns<'a>(prefix: &str, text: &'a str) -> Vec<(&'a str, &'a str)> {
     let mut lines = text.lines().filter(|line| line.starts_with(prefix));
     let [names, values] = [lines.next(), lines.next()]

@@ -1,11 +1,12 @@
-//! `/proc/net/tcp` and `tcp6` with any text: what is read stands there, and nothing behind the first connection is.
+//! Parses any text as `/proc/net/tcp` and `tcp6`. Every socket read must be in the text, and nothing
+//! after the first connection may be read.
 
 use listenq::kernel::proc_tcp::parse;
 use listenq::snapshot::ListenSocket;
 
 const HEADER: &str = "  sl  local_address\n";
 
-/// Text as it is, and below a header.
+/// Checks the text as a file, and as the rows of a file.
 pub fn run(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     check(text);
@@ -29,7 +30,7 @@ fn check(text: &str) {
     }
 }
 
-/// What stands behind the rows that were read changes nothing.
+/// Checks that the text after the rows that were read changes nothing.
 fn check_again(text: &str, sockets: &[ListenSocket]) {
     let kept = text.lines().take(1 + sockets.len()).map(|line| format!("{line}\n"));
     let mut again = Vec::new();
