@@ -39,7 +39,7 @@ fn tables() -> Vec<BTreeSet<String>> {
         assert!(!reason.is_empty(), "{line}");
         for name in crates.split(", ") {
             let is_new = tables.last_mut().unwrap().insert(name.to_owned());
-            assert!(is_new, "{name} stands there twice");
+            assert!(is_new, "{name} is listed twice");
         }
     }
     tables
