@@ -3,7 +3,7 @@
 # libraries (SBOM), and the Helm chart with the manifests rendered from it. The same commit gives the same bytes in every directory.
 # Needs cargo-deb and cargo-generate-rpm; buildah, setcap and root for the image; python3, npm and node for the chart.
 # Usage: deploy/build.sh [packages] [tarball] [image] [sbom] [chart]; without arguments all.
-# With ARCH=arm64 it builds tarball, image and sbom for arm64, with the compiler of deploy/arm64.sh.
+# With ARCH=arm64 it builds everything but the chart, which is the same, for arm64, with the compiler of deploy/arm64.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -49,8 +49,7 @@ EOF
 }
 
 packages() {
-    [ "$compile" = env ] || { echo "packages are built for the machine's own architecture only" >&2; exit 64; }
-    rm -rf target/package dist/*.deb dist/*.rpm
+    rm -rf target/package dist/listenq_*_"$arch".deb dist/listenq-*."$(machine)".rpm
     mkdir -p target/package
     program dynamic
     install -m 755 "target/dynamic/listenq-$arch" target/package/listenq
@@ -58,9 +57,29 @@ packages() {
     gzip -9n target/package/*.1
     licences target/package
     changelogs
-    cargo deb --quiet --no-build --locked --output dist/
-    cargo generate-rpm --auto-req builtin --source-date "$SOURCE_DATE_EPOCH" --output dist/
+    local variant=()
+    if [ "$compile" != env ]; then
+        variant=(--variant "$arch")
+        check_depends
+    fi
+    cargo deb --quiet --no-build --locked --target "$target" "${variant[@]}" --output dist/
+    # The builtin search runs the program's loader, which a cross-built program has not.
+    cargo generate-rpm --auto-req /usr/lib/rpm/find-requires --source-date "$SOURCE_DATE_EPOCH" --arch "$(machine)" --output dist/
 }
+
+# Checks that the program needs what the variant of its .deb package declares.
+check_depends() {
+    local libraries glibc
+    libraries=$("$(machine)-linux-gnu-readelf" -d target/package/listenq | sed -n 's/.*(NEEDED).*\[\(.*\)\.so.*/\1/p' | sort | tr '\n' ' ')
+    glibc=$("$(machine)-linux-gnu-objdump" -T target/package/listenq | grep -o 'GLIBC_[0-9.]*' | sort -Vu | tail -n 1)
+    [ "$libraries $glibc" = "ld-linux-aarch64 libc libgcc_s libm  GLIBC_2.34" ] || {
+        echo "the variant $arch in Cargo.toml declares other libraries than these: $libraries $glibc" >&2
+        exit 1
+    }
+}
+
+# The name of the architecture in .rpm packages, which is the kernel's.
+machine() { echo "${target%%-*}"; }
 
 static_program() {
     program static -C target-feature=+crt-static
@@ -125,8 +144,8 @@ chart() {
 
 mkdir -p dist
 if (($# == 0)); then
-    set -- tarball image sbom
-    [ "$compile" != env ] || set -- packages "$@" chart
+    set -- packages tarball image sbom
+    [ "$compile" != env ] || set -- "$@" chart
 fi
 for what in "$@"; do
     case $what in

@@ -9,8 +9,8 @@ source tests/release/tools.sh
 debian lintian man-db mmdebstrap python3 rpm rpmlint systemd
 crates cargo-deb cargo-generate-rpm
 [ "${1:-}" = built ] || deploy/build.sh packages
-debs=(dist/listenq_*.deb)
-rpms=(dist/listenq-*.rpm)
+debs=(dist/listenq_*_"$(dpkg --print-architecture)".deb)
+rpms=(dist/listenq-*."$(uname -m)".rpm)
 deb=${debs[0]} rpm=${rpms[0]}
 
 echo "== lint"
