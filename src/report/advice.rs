@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::cause::Cause;
 use crate::diagnosis::{Diagnosis, STALL};
 use crate::report::Listener;
 use crate::report::because::Because;
@@ -77,7 +78,6 @@ pub fn for_listener(listener: &Listener, diagnosis: Diagnosis) -> Advice {
         let meaning = format!("This follows from {cause}: see the advice for {cause}.");
         return Advice { meaning, evidence, steps: Vec::new(), avoid: Vec::new() };
     }
-    let because = is_explained_by_a_cause(diagnosis).then_some(&*listener.causes);
     let (steps, avoid) = match (advisor.limit_zero(), diagnosis) {
         (_, Diagnosis::Imbalance) => advisor.imbalance(),
         (_, Diagnosis::SynFlood) => advisor.syn_flood(),
@@ -90,12 +90,13 @@ pub fn for_listener(listener: &Listener, diagnosis: Diagnosis) -> Advice {
         (None, Diagnosis::StaleLimit) => advisor.stale_limit(),
         (None, Diagnosis::NotAccepting) => advisor.not_accepting(),
     };
-    let advice = Advice { meaning: meaning(diagnosis).into(), evidence, steps, avoid };
-    because.map_or(advice.clone(), |causes| advice.because(causes))
+    let causes = listener.causes.iter().filter(|because| explains(because.cause, diagnosis));
+    Advice { meaning: meaning(diagnosis).into(), evidence, steps, avoid }.because(causes.collect())
 }
 
-/// Whether the diagnosis means that the owner does not accept fast enough.
-const fn is_explained_by_a_cause(diagnosis: Diagnosis) -> bool {
+/// Whether the cause explains the diagnosis. A burst exceeds the queue of a slow server as well as
+/// that of a fast one, but no longer queue helps a server that accepts nothing.
+pub const fn explains(cause: Cause, diagnosis: Diagnosis) -> bool {
     match diagnosis {
         Diagnosis::Imbalance
         | Diagnosis::Stalled
@@ -103,7 +104,15 @@ const fn is_explained_by_a_cause(diagnosis: Diagnosis) -> bool {
         | Diagnosis::SlowAccept
         | Diagnosis::StandingQueue
         | Diagnosis::NotAccepting => true,
-        Diagnosis::ShortQueue | Diagnosis::StaleLimit | Diagnosis::SynFlood => false,
+        Diagnosis::ShortQueue => matches!(
+            cause,
+            Cause::Stopped
+                | Cause::Frozen
+                | Cause::Descriptors
+                | Cause::ConnectionLimit
+                | Cause::NobodyAccepts
+        ),
+        Diagnosis::StaleLimit | Diagnosis::SynFlood => false,
     }
 }
 
@@ -137,7 +146,7 @@ pub fn cost_of_full(listener: &Listener) -> &'static str {
 impl Advice {
     /// Returns the advice with the causes added: the advice of the causes replaces the general
     /// steps.
-    fn because(self, causes: &[Because]) -> Self {
+    fn because(self, causes: Vec<&Because>) -> Self {
         if causes.is_empty() {
             return self;
         }
@@ -854,6 +863,20 @@ mod tests {
         );
         let short = steps(&slow("php-fpm8.2", 128, 4_096), Diagnosis::SlowAccept);
         assert!(!short.contains("Lower"), "{short}");
+    }
+
+    #[test]
+    fn a_short_queue_has_a_cause_only_where_the_server_accepts_nothing() {
+        let said = |cause| {
+            let mut listener = listener("nginx", 8, 4_096);
+            listener.diagnoses = vec![Diagnosed::new(&listener, Diagnosis::ShortQueue, 5.0)];
+            listener.causes = vec![Because::new(&listener, cause, 5.0)];
+            (listener.because(), steps(&listener, Diagnosis::ShortQueue))
+        };
+        let (because, steps) = said(Cause::Descriptors);
+        assert!(because.contains("descriptors") && !steps.contains("Raise the limit"), "{steps}");
+        let (because, steps) = said(Cause::CpuStarved);
+        assert!(because.is_empty() && steps.contains("Raise the limit"), "{because}: {steps}");
     }
 
     #[test]

@@ -514,10 +514,15 @@ impl Listener {
         words.collect::<Vec<_>>().join(separator)
     }
 
-    /// The causes as a suffix of the diagnoses: ` because its cgroup is CPU-throttled`; empty if no
-    /// cause is certain.
+    /// The causes of the diagnoses as their suffix: ` because its cgroup is CPU-throttled`; empty if
+    /// no cause is certain.
     pub fn because(&self) -> String {
-        let causes: Vec<&str> = self.causes.iter().map(|because| because.cause.because()).collect();
+        let explains = |because: &&Because| {
+            let mut diagnoses = self.diagnoses.iter().map(|held| held.diagnosis);
+            diagnoses.any(|diagnosis| advice::explains(because.cause, diagnosis))
+        };
+        let causes = self.causes.iter().filter(explains);
+        let causes: Vec<&str> = causes.map(|because| because.cause.because()).collect();
         match causes.is_empty() {
             true => String::new(),
             false => format!(" because {}", causes.join(" and ")),

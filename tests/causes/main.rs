@@ -11,7 +11,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,7 +22,7 @@ use listenq_lab::client::try_fill;
 use listenq_lab::listener::Listen;
 use listenq_lab::listenq::{Daemon, Launch, run};
 use listenq_lab::netns::Netns;
-use listenq_lab::wait::within;
+use listenq_lab::wait::{TIMEOUT, eventually, within};
 use rustix::process::{Pid, Signal, kill_process};
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
@@ -44,19 +44,27 @@ struct Scene {
 }
 
 impl Scene {
+    /// A server that listenq has seen accept.
     fn new(mode: &str, argument: Option<&str>) -> Self {
         let ns = Netns::new(mode);
         Self::within(ns, mode, argument)
     }
 
     fn within(ns: Netns, mode: &str, argument: Option<&str>) -> Self {
-        let mut command = ns.command("python3");
-        command.args([SERVER, mode]).args(argument);
-        let daemon = Launch::new(BIN).inside(&ns).keeping_mounts().start();
-        Self::starting(ns, daemon, command)
+        let scene = Self::unproven(ns, mode, argument);
+        scene.prove();
+        scene
     }
 
-    /// Starts a server in this version 2 cgroup, and a daemon that may not inspect processes.
+    /// A server that listenq has not seen accept.
+    fn unproven(ns: Netns, mode: &str, argument: Option<&str>) -> Self {
+        let mut command = ns.command("python3");
+        command.args([SERVER, mode]).args(argument);
+        let daemon = Launch::new(BIN).inside(&ns).keeping_mounts();
+        Self::start(ns, daemon, command)
+    }
+
+    /// A server in this version 2 cgroup, and a daemon that may not inspect processes.
     fn unprivileged(cgroup: &Cgroup, mode: &str) -> Self {
         let ns = Netns::new("unprivileged");
         let mut command = Command::new("sh");
@@ -65,42 +73,42 @@ impl Scene {
         let program = format!("exec ip netns exec {} python3 {SERVER} {mode}", ns.name());
         let join = format!("echo $$ > {} && {program}", procs.display());
         command.args(["-c", &join]);
-        let daemon = Launch::new(BIN).inside(&ns).as_nobody().keeping_mounts().start();
-        Self::starting(ns, daemon, command)
+        let daemon = Launch::new(BIN).inside(&ns).as_nobody().keeping_mounts();
+        let scene = Self::start(ns, daemon, command);
+        scene.prove();
+        scene
     }
 
-    fn starting(ns: Netns, daemon: Daemon, mut command: Command) -> Self {
+    /// Starts the server before the daemon: the listeners that a daemon finds at its start have
+    /// series at once.
+    fn start(ns: Netns, daemon: Launch, mut command: Command) -> Self {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut port = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut port).unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], port.trim().parse().unwrap()));
-        let scene = Self { ns, daemon, child, address };
-        scene.serve_some();
-        scene
+        Self { ns, daemon: daemon.start(), child, address }
     }
 
-    /// Makes connections until listenq has seen that the server accepts. A daemon that starts on a
-    /// busy machine misses the first connections, and its diagnosis is then `not_accepting`.
+    /// Lets samples see that the server accepts: a queue with a connection, which becomes empty.
+    fn prove(&self) {
+        let is = |length: f64| {
+            let scrape = self.daemon.scrape();
+            (scrape.at(self.address).length == Some(length)).then_some(())
+        };
+        eventually("an empty queue", TIMEOUT, || is(0.0));
+        kill_process(self.pid(), Signal::STOP).unwrap();
+        let client = self.ns.run(|| TcpStream::connect(self.address).unwrap());
+        eventually("a connection in the queue", TIMEOUT, || is(1.0));
+        kill_process(self.pid(), Signal::CONT).unwrap();
+        read(client);
+        eventually("an empty queue again", TIMEOUT, || is(0.0));
+    }
+
+    /// Makes connections that the server serves.
     fn serve_some(&self) {
-        let begin = Instant::now();
-        while !self.is_known_to_accept() {
-            assert!(begin.elapsed() < WITHIN, "not seen to accept: {}", self.explain());
-            self.serve(20);
-        }
-    }
-
-    fn is_known_to_accept(&self) -> bool {
-        self.daemon.scrape().sum("listenq_netns_accepted_total", &[]) > 0.0
-    }
-
-    fn serve(&self, clients: u32) {
-        for _ in 0..clients {
-            let mut client = self.ns.run(|| TcpStream::connect(self.address).unwrap());
-            let _ = client.shutdown(Shutdown::Write);
-            client.set_read_timeout(Some(WITHIN)).unwrap();
-            // A server may end a connection with RST.
-            let _ = client.read_to_end(&mut Vec::new());
+        for _ in 0..20 {
+            read(self.ns.run(|| TcpStream::connect(self.address).unwrap()));
             thread::sleep(Duration::from_millis(20));
         }
     }
@@ -256,6 +264,13 @@ impl Drop for Cgroup {
     }
 }
 
+/// Reads until the server closes the connection.
+fn read(mut client: TcpStream) {
+    client.set_read_timeout(Some(WITHIN)).unwrap();
+    // A server may end a connection with RST.
+    let _ = client.read_to_end(&mut Vec::new());
+}
+
 type Outcome = Result<(), String>;
 /// A cause and the scene that makes it.
 type Cell = (&'static str, fn() -> Outcome);
@@ -282,7 +297,8 @@ fn stopped() -> Outcome {
 }
 
 fn stopped_without_a_proof_that_it_accepts() -> Outcome {
-    let scene = Scene::new("resets", None);
+    let scene = Scene::unproven(Netns::new("resets"), "resets", None);
+    scene.serve_some();
     kill_process(scene.pid(), Signal::STOP).unwrap();
     let _clients = wait_in_line(&scene, 6);
     scene.await_cause("stopped")?;
