@@ -6,14 +6,17 @@ use std::time::Duration;
 
 use listenq_lab::listener::{Listen, Listener};
 use listenq_lab::netns::{Netns, SsRow};
+use listenq_lab::wait::{TIMEOUT, eventually};
 
 pub const SECOND: Duration = Duration::from_secs(1);
 
-/// The only listener of a namespace.
+/// The only listener of a namespace. A child that another test starts holds a copy of a closed
+/// socket until it runs its program.
 pub fn only(ns: &Netns) -> SsRow {
-    let rows = ns.ss_listen();
-    assert_eq!(rows.len(), 1, "{rows:?}");
-    rows.into_iter().next().unwrap()
+    eventually("one listener", TIMEOUT, || {
+        let mut rows = ns.ss_listen();
+        (rows.len() == 1).then(|| rows.remove(0))
+    })
 }
 
 /// The address of the only listener.
