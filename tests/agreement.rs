@@ -178,9 +178,10 @@ fn every_row_of_200_random_listeners_equals_ss() {
     ns.sysctl("net.core.somaxconn", 4096);
     let link = ns.add_link("veth0");
     let link_local = format!("[{}%veth0]", link.address);
+    // First, because a twin needs the port of the other in its own family or at its own address.
+    let twins = ns.run(|| twins("veth0"));
     let random = || (0..LISTENERS).map(|_| open(&mut rng, &link_local)).collect::<Vec<_>>();
     let listeners = ns.run(random);
-    let twins = ns.run(|| twins("veth0"));
     let filled = listeners.iter().step_by(4).map(|group| target(&group[0]));
     let clients: Vec<_> = filled.map(|address| ns.run(|| fill(address, 9))).collect();
 
