@@ -2,18 +2,16 @@
 //! listeners with a queue are sampled as often as before.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 #![allow(clippy::print_stdout, reason = "the measured figures are for the reader of --nocapture")]
-#![allow(clippy::disallowed_types, reason = "a process has too few descriptors for all listeners")]
 
 use std::collections::BTreeSet;
-use std::io::Read;
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use listenq_lab::listener::{Listen, Listener};
 use listenq_lab::listenq::Launch;
 use listenq_lab::metrics::Metrics;
 use listenq_lab::netns::Netns;
+use listenq_lab::script::Script;
 use listenq_lab::tool::require_tool;
 use listenq_lab::wait::{TIMEOUT, eventually};
 
@@ -46,29 +44,10 @@ for begin in range(first, end, 15000):
 sys.stdin.read()
 ";
 
-/// Another user, whose processes listen at very many ports. They end when their standard input is
-/// closed.
-struct Stranger(Child);
-
-// === impl Stranger ===
-
-impl Stranger {
-    fn listen(ns: &Netns, ports: std::ops::Range<u16>) -> Self {
-        let mut command = ns.command("python3");
-        command.args(["-c", STRANGER, &ports.start.to_string(), &ports.end.to_string()]);
-        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let mut stranger = Self(child);
-        let mut ready = vec![0; ports.len().div_ceil(15_000)];
-        stranger.0.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
-        stranger
-    }
-}
-
-impl Drop for Stranger {
-    fn drop(&mut self) {
-        drop(self.0.stdin.take());
-        let _ = self.0.wait();
-    }
+/// Another user, whose processes listen at very many ports.
+fn stranger(ns: &Netns, ports: std::ops::Range<u16>) -> Script {
+    let args = [ports.start.to_string(), ports.end.to_string()];
+    Script::start(Some(ns), STRANGER, &args, ports.len().div_ceil(15_000))
 }
 
 fn listeners(ns: &Netns) -> Vec<Listener> {
@@ -155,7 +134,7 @@ fn very_many_listeners_cost_a_bounded_share_of_a_core_and_of_memory() {
     let (count, lasting) = given.map_or((5_000, 10), |count| (count, 60));
     let ns = Netns::new("very-many");
     ns.sysctl("net.ipv4.ip_local_port_range", "60000 65000");
-    let stranger = Stranger::listen(&ns, FIRST_PORT..FIRST_PORT + count);
+    let stranger = stranger(&ns, FIRST_PORT..FIRST_PORT + count);
     let begin = Instant::now();
     let daemon =
         Launch::new(BIN).args(&["--web.listen-address=127.0.0.1:9511"]).inside(&ns).start();

@@ -2,16 +2,14 @@
 //! are sampled as often as without them, and all samples together stay within the budget.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "test code: a panic is its report")]
 #![allow(clippy::print_stdout, reason = "the measured figures are for the reader of --nocapture")]
-#![allow(clippy::disallowed_types, reason = "a user namespace takes a process of its own")]
 
-use std::io::Read;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use listenq_lab::client::fill;
 use listenq_lab::listener::Listen;
 use listenq_lab::listenq::Launch;
 use listenq_lab::netns::Netns;
+use listenq_lab::script::Script;
 use listenq_lab::tool::require_tool;
 use listenq_lab::wait::eventually;
 
@@ -43,29 +41,9 @@ os.write(1, b'')
 sys.stdin.read()
 ";
 
-/// Processes of one user, each in its own user and network namespace. They end when their standard
-/// input is closed.
-struct Hoarder(Child);
-
-// === impl Hoarder ===
-
-impl Hoarder {
-    fn start(uid: u32, namespaces: usize) -> Self {
-        let mut command = Command::new("python3");
-        command.args(["-c", SCENE, &namespaces.to_string(), &uid.to_string()]);
-        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let mut hoarder = Self(child);
-        let mut ready = vec![0; namespaces];
-        hoarder.0.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
-        hoarder
-    }
-}
-
-impl Drop for Hoarder {
-    fn drop(&mut self) {
-        drop(self.0.stdin.take());
-        let _ = self.0.wait();
-    }
+/// Processes of one user, each in its own user and network namespace.
+fn hoarder(uid: u32, namespaces: usize) -> Script {
+    Script::start(None, SCENE, &[namespaces.to_string(), uid.to_string()], namespaces)
 }
 
 #[test]
@@ -77,7 +55,7 @@ fn very_many_namespaces_of_a_user_do_not_slow_down_the_own_namespace() {
     let listener = own.run(|| Listen::tcp("127.0.0.1:0").backlog(4).open());
     let clients = own.run(|| fill(listener.target(), 20));
     let namespaces = std::env::var("NEIGHBOURS").map_or(NAMESPACES, |text| text.parse().unwrap());
-    let hoarder = Hoarder::start(4_242, namespaces);
+    let hoarder = hoarder(4_242, namespaces);
     let begin = Instant::now();
     let daemon = Launch::new(BIN)
         .args(&["--netns=all", &format!("--sample.cpu-budget={BUDGET}")])

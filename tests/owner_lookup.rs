@@ -6,7 +6,6 @@
 #![allow(clippy::disallowed_types, reason = "a socket is held by a child only if one is started")]
 
 use std::fs;
-use std::io::Read;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
@@ -21,6 +20,7 @@ use listenq_lab::client::fill;
 use listenq_lab::listener::Listen;
 use listenq_lab::listenq::Launch;
 use listenq_lab::netns::Netns;
+use listenq_lab::script::Script;
 use listenq_lab::tool::require_tool;
 use listenq_lab::wait::eventually;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
@@ -96,10 +96,7 @@ fn the_owner_of_a_new_listener_is_found_beside_very_many_descriptors_of_another_
         return;
     }
     let count = std::env::var("OWNER_DESCRIPTORS").map_or(HOARDED, |text| text.parse().unwrap());
-    let mut hoarder = Command::new("python3");
-    hoarder.args(["-c", HOARD, &count.to_string()]).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut hoarder = hoarder.spawn().unwrap();
-    hoarder.stdout.as_mut().unwrap().read_exact(&mut vec![0; count / 1000]).unwrap();
+    let hoarder = Script::start(None, HOARD, &[count.to_string()], count / 1000);
     let ns = Netns::new("hoard");
     let daemon = Launch::new(BIN).args(&["--netns=own"]).inside(&ns).start();
     let times = [18_001, 18_002, 18_003].map(|port| {
@@ -117,8 +114,7 @@ fn the_owner_of_a_new_listener_is_found_beside_very_many_descriptors_of_another_
         came.elapsed()
     });
     println!("{count} descriptors of another user: owners known after {times:.1?}");
-    drop(hoarder.stdin.take());
-    hoarder.wait().unwrap();
+    drop(hoarder);
     assert!(times.iter().all(|time| *time < KNOWN_WITHIN), "{times:?}");
 }
 

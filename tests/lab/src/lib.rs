@@ -18,7 +18,8 @@
 //! - [`web`]: nginx in front of a PHP pool;
 //! - [`runc`], [`pod`], [`manager`]: real containers, the daemon in a container according
 //!   to a pod's specification, and a real systemd;
-//! - [`unix`]: Unix listeners and their clients; [`running`]: programs in the background;
+//! - [`unix`]: Unix listeners and their clients; [`running`], [`script`]: programs in the
+//!   background;
 //!   [`rootfs`]: a temporary root directory;
 //! - [`wait`]: polling until a condition holds;
 //! - [`certificate`]: certificate authorities and their certificates;
@@ -70,6 +71,7 @@ pub mod rootfs;
 pub mod runc;
 pub mod running;
 pub mod scan;
+pub mod script;
 pub mod seccomp;
 pub mod server;
 mod ss;
