@@ -61,10 +61,9 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn listener(protocol: Protocol, address: &str, port: &str) -> ListenerView {
+        let name = ListenerName { protocol, address: address.into(), port: port.into() };
         ListenerView {
-            name: Arc::new(ListenerName { protocol, address: address.into(), port: port.into() }),
             owner: Arc::new(Owner { process: "a \"b\"\n\\c".into(), ..Owner::default() }),
-            started_unix_time: 1_750_000_000.25,
             sockets: 2,
             queue: Some(QueueView {
                 length: 3,
@@ -76,17 +75,9 @@ mod tests {
             connection_seconds: 1e6 / 7.0,
             full_seconds: Some(0.0),
             drops: Some(u64::MAX),
-            overflows: None,
             scan: Some(ScanView { at: SECOND, syn_queue: Some(7), open: Some(3), queue: None }),
-            alert_owner: None,
-            accepts: None,
             most_open: 3,
-            patience: None,
-            abandoned_total: None,
-            abandoned_ratio: None,
-            clients: None,
-            lengths: None,
-            case: None,
+            ..ListenerView::new(name, 1_750_000_000.25)
         }
     }
 

@@ -424,8 +424,8 @@ impl Peers<'_> {
     /// Whether this epoll descriptor does not watch the socket and another one does: Node.js has a
     /// thread that only waits for its timers.
     fn is_elsewhere(&self, fd: u32) -> bool {
-        let watches = |fd: u32| self.watching.contains(&fd);
-        !self.watching.is_empty() && self.holder.epoll.contains(&fd) && !watches(fd)
+        let Self { holder, watching, .. } = self;
+        !watching.is_empty() && holder.epoll.contains(&fd) && !watching.contains(&fd)
     }
 
     fn is_client(&self, ends: Ends) -> bool {

@@ -94,8 +94,8 @@ pub fn for_listener(listener: &Listener, diagnosis: Diagnosis) -> Advice {
     Advice { meaning: meaning(diagnosis).into(), evidence, steps, avoid }.because(causes.collect())
 }
 
-/// Whether the cause explains the diagnosis. A burst exceeds the queue of a slow server as well as
-/// that of a fast one, but no longer queue helps a server that accepts nothing.
+/// Whether the cause explains the diagnosis. A burst can exceed the queue of any server, so only a
+/// cause that keeps the server from accepting at all explains a short queue.
 pub const fn explains(cause: Cause, diagnosis: Diagnosis) -> bool {
     match diagnosis {
         Diagnosis::Imbalance

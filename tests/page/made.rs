@@ -123,25 +123,13 @@ pub(crate) fn idle(address: &str, port: &str, process: &str) -> ListenerView {
     let name = ListenerName { protocol, address: address.into(), port: port.into() };
     let unit = format!("{process}.service");
     ListenerView {
-        name: Arc::new(name),
         owner: Arc::new(Owner { process: process.into(), unit: unit.into(), ..Owner::default() }),
-        started_unix_time: 0.0,
         sockets: 1,
         queue: Some(queue(0, 511)),
-        connection_seconds: 0.0,
         full_seconds: Some(0.0),
         drops: Some(0),
         overflows: Some(0),
-        scan: None,
-        alert_owner: None,
-        accepts: None,
-        most_open: 0,
-        patience: None,
-        lengths: None,
-        abandoned_total: None,
-        abandoned_ratio: None,
-        clients: None,
-        case: None,
+        ..ListenerView::new(name, 0.0)
     }
 }
 
