@@ -25,6 +25,12 @@ const LISTENERS: usize = 50;
 const THREADS: usize = 100;
 /// The number of listeners in trouble of one process.
 const CROWD: usize = 600;
+/// The number of connections in the namespace of the stopped servers.
+const CONNECTIONS: usize = 3000;
+/// The number of servers that are stopped before the one that is measured.
+const STOPPED: usize = 6;
+/// Maximum time from a diagnosis to the cause.
+const KNOWN: Duration = Duration::from_secs(15);
 /// The share of a core that the thread for causes may use.
 const SHARE: f64 = 0.005;
 /// The CPU time of one minute, which the thread may use at once after a minute of rest.
@@ -166,6 +172,48 @@ fn a_process_with_many_listeners_in_trouble_does_not_delay_the_cause_of_another(
     });
     println!("stopped, beside {CROWD} listeners in trouble: {:?}", stopped.elapsed());
     drop(crowd);
+}
+
+/// Servers are stopped in a namespace whose table of connections takes long to read, and then
+/// another one.
+#[test]
+fn connections_of_a_namespace_do_not_delay_the_cause_of_a_stopped_server() {
+    if !Netns::require_root() {
+        return;
+    }
+    let ns = Netns::new("cause-table");
+    let busy = ns.run(|| Listen::tcp("127.0.0.1:0").backlog(4096).open());
+    let _connections = ns.run(|| fill(busy.target(), CONNECTIONS));
+    let listen = || ServerProcess::listen(&ns, "127.0.0.1:0", &["--backlog=64", "--pace=fast"]);
+    let (servers, last): (Vec<_>, _) = ((0..STOPPED).map(|_| listen()).collect(), listen());
+    let daemon = Launch::new(BIN).inside(&ns).start();
+    let all = servers.iter().chain([&last]);
+    all.for_each(|server| drop(ns.run(|| fill(server.target(), 1))));
+    thread::sleep(Duration::from_secs(2));
+    let stop = |server: &ServerProcess| {
+        server.pause();
+        ns.run(|| fill(server.target(), 3))
+    };
+    let _waiting: Vec<_> = servers.iter().map(stop).collect();
+    let is = |server: &ServerProcess, name, labels: (&str, &str)| {
+        let port = server.target().port().to_string();
+        daemon.scrape().value(name, &[("port", port.as_str()), labels]) == Some(1.0)
+    };
+    let cause = ("cause", "stopped");
+    eventually("causes", Duration::from_secs(120), || {
+        let mut servers = servers.iter();
+        servers.all(|server| is(server, "listenq_listener_cause", cause)).then_some(())
+    });
+    let _waits = stop(&last);
+    eventually("a diagnosis", Duration::from_secs(60), || {
+        is(&last, "listenq_listener_diagnosis", ("diagnosis", "stalled")).then_some(())
+    });
+    let diagnosed = Instant::now();
+    eventually("the cause", Duration::from_secs(60), || {
+        is(&last, "listenq_listener_cause", cause).then_some(())
+    });
+    println!("stopped, in a namespace with {CONNECTIONS} connections: {:?}", diagnosed.elapsed());
+    assert!(diagnosed.elapsed() < KNOWN, "{:?}", diagnosed.elapsed());
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 
 use crate::snapshot::{AcceptQueue, Cookie, ListenAddress, ListenSocket, Origin};
 
@@ -46,12 +46,14 @@ pub struct Ends {
     pub remote: SocketAddr,
 }
 
-/// Returns the ends of the connections with these inodes, by inode.
-pub fn ends_of(text: &str, inodes: &FxHashSet<u64>) -> FxHashMap<u64, Ends> {
+/// Returns the ends of all connections that a process has open, by inode: neither listeners nor
+/// closed connections in TIME_WAIT, which have no inode.
+pub fn connections(text: &str) -> FxHashMap<u64, Ends> {
     let row = |line: &str| {
         let mut fields = line.split_ascii_whitespace();
         let (local, remote) = (fields.nth(1)?, fields.next()?);
-        let inode = fields.nth(6)?.parse().ok().filter(|inode| inodes.contains(inode))?;
+        let is_listener = fields.next()? == LISTEN;
+        let inode = fields.nth(5)?.parse().ok().filter(|inode| *inode != 0 && !is_listener)?;
         Some((inode, Ends { local: end(local)?, remote: end(remote)? }))
     };
     text.lines().skip(1).filter_map(row).collect()
@@ -162,16 +164,21 @@ mod tests {
     }
 
     #[test]
-    fn the_ends_of_a_connection_are_found_by_its_inode() {
+    #[cfg(target_endian = "little")]
+    fn connections_are_found_by_inode_without_listeners_and_closed_connections() {
         let row = "   1: 0100007F:A1B2 0500000A:0CEA 01 00000000:00000000 00:00000000 00000000     0        0 4711 1\n";
         let mapped = "   2: 0000000000000000FFFF00000100007F:0050 0000000000000000FFFF00000200007F:9000 01 0:0 0:0 0 0 0 4712 1\n";
-        let found = ends_of(&format!("{HEADER}{row}{mapped}"), &[4711, 4712].into_iter().collect());
+        let listener = "   0: 0100007F:0050 00000000:0000 0A 0:0 0:0 0 0 0 4713 1\n";
+        let closed = "   3: 0100007F:A1B3 0500000A:0CEA 06 0:0 0:0 0 0 0 0 1\n";
+        let found = connections(&format!("{HEADER}{listener}{row}{mapped}{closed}"));
         let ends = |local: &str, remote: &str| Ends {
             local: local.parse().unwrap(),
             remote: remote.parse().unwrap(),
         };
-        assert_eq!(found[&4711], ends("127.0.0.1:41394", "10.0.0.5:3306"));
-        assert_eq!(found[&4712], ends("127.0.0.1:80", "127.0.0.2:36864"));
-        assert_eq!(ends_of(row, &FxHashSet::default()).len(), 0);
+        let expected = [
+            (4711, ends("127.0.0.1:41394", "10.0.0.5:3306")),
+            (4712, ends("127.0.0.1:80", "127.0.0.2:36864")),
+        ];
+        assert_eq!(found, expected.into_iter().collect());
     }
 }

@@ -10,6 +10,7 @@
 mod candidate;
 pub mod cgroup;
 pub mod cgroup_id;
+mod connections;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod holders;

@@ -99,6 +99,11 @@ impl Process {
         target.into_string().ok()
     }
 
+    /// Returns the inode of the network namespace.
+    pub(super) fn net_namespace(&self) -> Option<u64> {
+        statat(&self.directory, "ns/net", AtFlags::empty()).ok().map(|stat| stat.st_ino)
+    }
+
     fn file(&self, name: &str) -> io::Result<File> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         Ok(openat(&self.directory, name, flags, Mode::empty())?.into())

@@ -16,7 +16,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use rustix::fs::{CWD, Mode, OFlags, RawDir, openat};
 
 use crate::kernel::cgroup_stat::CgroupMounts;
-use crate::kernel::proc_tcp::{self, Ends};
+use crate::kernel::proc_tcp::Ends;
 use crate::kernel::thread_stat::{self, Call};
 use crate::snapshot::owner_reading::{
     LocalEnd, MachineReading, OwnerReading, ProcessReading, Syscall, ThreadReading, Wait,
@@ -24,6 +24,7 @@ use crate::snapshot::owner_reading::{
 };
 
 use super::cgroup_id::CgroupTree;
+use super::connections::ConnectionTables;
 use super::process::Process;
 
 /// Maximum age of the list of holders of a socket.
@@ -38,9 +39,6 @@ const MAX_DESCRIPTORS: usize = 4096;
 const EPOLLIN: u32 = 1;
 /// Number of threads of one process read at a time.
 const THREADS_AT_ONCE: usize = 16;
-/// Maximum size in bytes of a connection table. Longer tables cost too much CPU time and are not
-/// read.
-const MAX_TABLE_BYTES: usize = 4 << 20;
 
 /// Reads owners, and caches the holders of each socket.
 pub struct OwnerReader {
@@ -48,6 +46,7 @@ pub struct OwnerReader {
     cgroups: CgroupMounts,
     tree: Option<KnownTree>,
     known: FxHashMap<u32, KnownHolders>,
+    tables: ConnectionTables,
     threads_read: usize,
 }
 
@@ -85,9 +84,7 @@ struct Peers<'a> {
     local: Option<LocalEnd>,
     /// Whether the process has one thread.
     is_single: bool,
-    /// TCP connections of the process by inode; read when the first thread is found to wait for
-    /// one.
-    ends: Option<FxHashMap<u64, Ends>>,
+    tables: &'a mut ConnectionTables,
 }
 
 // === impl KnownTree ===
@@ -116,6 +113,7 @@ impl OwnerReader {
             cgroups: CgroupMounts::new(rootfs),
             tree: CgroupTree::find(rootfs).map(|tree| KnownTree { tree, read_at: None }),
             known: FxHashMap::default(),
+            tables: ConnectionTables::default(),
             threads_read: 0,
         }
     }
@@ -130,6 +128,12 @@ impl OwnerReader {
         std::mem::take(&mut self.threads_read)
     }
 
+    /// Returns how long it took to read the costliest table of connections that was used since the
+    /// last call, even if an earlier reading read it.
+    pub fn take_table_cost(&mut self) -> Duration {
+        self.tables.take_cost()
+    }
+
     /// Reads the state of an owner once.
     pub fn read(&mut self, socket: WatchedSocket) -> OwnerReading {
         let (holders, turn) = self.holders(socket);
@@ -142,7 +146,7 @@ impl OwnerReader {
             if !cgroup_texts.contains(&text) {
                 cgroup_texts.push(text);
             }
-            let read = read_process(&process, holder, socket, turn);
+            let read = read_process(&process, holder, socket, turn, &mut self.tables);
             self.threads_read += read.threads.len();
             reading.processes.push(read);
         }
@@ -279,13 +283,14 @@ fn read_process(
     holder: &HolderFds,
     socket: WatchedSocket,
     turn: usize,
+    tables: &mut ConnectionTables,
 ) -> ProcessReading {
     let stat = process.text("stat");
     let all = numbers(process.directory("task").ok());
     let is_single = all.len() == 1;
     let watching = &*watching(process, holder, socket.inode);
     let local = socket.local;
-    let mut peers = Peers { process, holder, watching, local, is_single, ends: None };
+    let mut peers = Peers { process, holder, watching, local, is_single, tables };
     let threads: Vec<ThreadReading> = in_turn(&all, turn)
         .into_iter()
         .filter_map(|tid| read_thread(process, tid, &mut peers))
@@ -313,11 +318,12 @@ fn in_turn(all: &[u32], turn: usize) -> Vec<u32> {
     std::iter::once(*main).chain(others[from..to].iter().copied()).collect()
 }
 
+/// Reads a thread. What a stopped thread waits for is not read: it explains nothing.
 fn read_thread(process: &Process, tid: u32, peers: &mut Peers<'_>) -> Option<ThreadReading> {
     let text = |name: &str| process.text(&format!("task/{tid}/{name}"));
     let state = thread_stat::state(&text("stat"))?;
     let (on_cpu, runnable) = thread_stat::schedstat(&text("schedstat")).unwrap_or_default();
-    let syscall = text("syscall");
+    let syscall = if matches!(state, 'T' | 't') { String::new() } else { text("syscall") };
     let call = if syscall.is_empty() { Call::Unknown } else { thread_stat::call(&syscall) };
     Some(ThreadReading { tid, state, on_cpu, runnable, wait: peers.wait(call) })
 }
@@ -396,7 +402,7 @@ impl Peers<'_> {
     /// Returns the wait of a call on a descriptor.
     fn on(&mut self, fd: u32, syscall: Syscall) -> Wait {
         let inode = self.process.link(fd).and_then(|link| socket_inode(&link));
-        match inode.and_then(|inode| self.ends().get(&inode).copied()) {
+        match inode.and_then(|inode| self.tables.of(self.process).get(&inode).copied()) {
             Some(ends) if self.is_client(ends) => Wait::Client,
             Some(ends) => Wait::Peer(ends.remote, syscall),
             None => Wait::Other,
@@ -410,7 +416,7 @@ impl Peers<'_> {
     /// connections to clients only, the thread waits for one of these clients: it would not wait
     /// for the listen socket, whose queue holds connections.
     fn only_connection(&mut self) -> Option<Wait> {
-        let ends: Vec<Ends> = self.ends().values().copied().collect();
+        let ends = self.connections();
         let mut peers = ends.iter().filter(|ends| !self.is_client(**ends));
         match peers.next() {
             Some(one) if peers.all(|other| other.remote == one.remote) => {
@@ -432,16 +438,10 @@ impl Peers<'_> {
         self.local.is_some_and(|local| local.port == ends.local.port())
     }
 
-    /// Returns the TCP connections of the process by inode. Connections opened during this reading
-    /// may be missing.
-    fn ends(&mut self) -> &FxHashMap<u64, Ends> {
-        let process = self.process;
-        self.ends.get_or_insert_with(|| {
-            let inodes = sockets_of(process);
-            let tables =
-                ["net/tcp", "net/tcp6"].map(|name| process.text_up_to(name, MAX_TABLE_BYTES));
-            tables.iter().flat_map(|text| proc_tcp::ends_of(text, &inodes)).collect()
-        })
+    /// Returns the ends of the process's TCP connections.
+    fn connections(&mut self) -> Vec<Ends> {
+        let table = self.tables.of(self.process);
+        sockets_of(self.process).iter().filter_map(|inode| table.get(inode).copied()).collect()
     }
 }
 

@@ -215,10 +215,11 @@ fn run(mut reader: OwnerReader, asked: &Receiver<Request>, rounds: &Sender<Round
             let end = thread_cpu();
             let cost = end.saturating_sub(begin);
             begin = end;
-            read.note(&socket, cost);
+            // The next reading of a process that used a stored table may have to read it again.
+            read.note(&socket, cost.max(reader.take_table_cost()));
             cpu[lane] += cost;
         }
-        tracing::trace!(readings = readings.len(), ?cpu, took = ?started.elapsed(), "read owners");
+        tracing::debug!(readings = readings.len(), ?cpu, took = ?started.elapsed(), "read owners");
         if rounds.send(Round { readings, cpu }).is_err() {
             return;
         }
