@@ -34,8 +34,11 @@ const TROUBLE: Duration = Duration::from_secs(50);
 const RESTART: Duration = Duration::from_secs(8);
 /// Five times the load that two workers can serve with half a second per request.
 const LOAD: Load = Load { rate: 20.0, lasting: TROUBLE, patience: TROUBLE, at_once: 4_000 };
-/// How long the server pauses while a burst arrives.
-const PAUSE: Duration = Duration::from_millis(100);
+/// How long the server pauses while a burst arrives, also on a busy machine.
+const PAUSE: Duration = Duration::from_millis(300);
+/// One client.
+const ONE: Load =
+    Load { rate: 10.0, lasting: Duration::from_millis(100), patience: LOAD.patience, at_once: 1 };
 /// Forty clients at once.
 const BURST: Load = Load {
     rate: 4_000.0,
@@ -201,6 +204,7 @@ impl<'a> Scene<'a> {
     /// leaves.
     fn stopped(&self) -> Played {
         self.calm();
+        self.show_an_accept();
         match self.program.stops {
             Stops::All => self.signal(Signal::STOP),
             Stops::OneWorker => self.signal_newest(Signal::STOP),
@@ -315,6 +319,23 @@ impl<'a> Scene<'a> {
         };
         let is_calm = within(START, || words().is_empty().then_some(()));
         assert!(is_calm.is_some(), "is in trouble before its trouble: {:?}", words());
+    }
+
+    /// Shows the daemon a client that waits and is accepted: most servers accept too fast for
+    /// samples.
+    fn show_an_accept(&self) {
+        let becomes = |expected: bool| {
+            let is = || self.listeners().iter().any(|listener| listener.length > 0) == expected;
+            within(START, || is().then_some(())).is_some()
+        };
+        self.signal(Signal::STOP);
+        let was_shown = thread::scope(|scope| {
+            scope.spawn(|| self.visit_as(Situation::Busy, ONE));
+            let waits = becomes(true);
+            self.signal(Signal::CONT);
+            waits && becomes(false)
+        });
+        assert!(was_shown, "the daemon did not see a client wait");
     }
 
     fn visit(&self, load: Load) -> Outcome {
