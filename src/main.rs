@@ -1,7 +1,7 @@
 //! The program: parses the command line, runs one command, reports an error in one line.
 
 use std::ffi::OsString;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -16,7 +16,7 @@ use listenq::cli::{Ask, Cli, Command};
 use listenq::sampler::Config;
 use listenq::terminal::source::{self, Feed, Known, Sampling};
 use listenq::terminal::target::narrow;
-use listenq::terminal::{check, explain, list, watch};
+use listenq::terminal::{check, explain, has_colours, list, watch};
 use listenq::{exposition, log, remote, serve, web_config};
 
 /// `EX_USAGE` of sysexits.h.
@@ -131,10 +131,10 @@ fn metrics(config: &Config) -> Result<()> {
 fn list(known: &Known, json: bool) -> Result<()> {
     say(&known.origin);
     let out = io::stdout().lock();
-    let (listeners, is_terminal) = (&known.report.listeners, out.is_terminal());
+    let listeners = &known.report.listeners;
     let written = match json {
         true => list::write_json(listeners, out),
-        false => list::write_table(listeners, is_terminal, out),
+        false => list::write_table(listeners, has_colours(), out),
     };
     written.context(WRITING)
 }

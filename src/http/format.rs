@@ -24,12 +24,10 @@ impl Format {
     fn preferred(headers: &HeaderMap) -> Self {
         let (mut protobuf, mut text) = (0.0, 0.0);
         for media in alternatives(headers, &header::ACCEPT) {
-            match media.name {
-                "application/vnd.google.protobuf" if is_delimited_family(&media) => {
-                    protobuf = media.weight.max(protobuf);
-                }
-                "text/plain" | "text/*" | "*/*" => text = media.weight.max(text),
-                _ => {}
+            if is_delimited_family(&media) {
+                protobuf = media.weight.max(protobuf);
+            } else if media.is_any_of(&["text/plain", "text/*", "*/*"]) {
+                text = media.weight.max(text);
             }
         }
         if protobuf > 0.0 && protobuf >= text { Self::Protobuf } else { Self::Text }
@@ -44,10 +42,12 @@ impl<S: Sync> FromRequestParts<S> for Format {
     }
 }
 
-/// Whether the parameters name the protobuf message and encoding that listenq writes. Prometheus
-/// sends both.
+/// Whether it is protobuf, and the parameters name the message and encoding that listenq writes.
+/// Prometheus sends both.
 fn is_delimited_family(media: &Alternative<'_>) -> bool {
-    media.has("proto", "io.prometheus.client.MetricFamily") && media.has("encoding", "delimited")
+    media.is_any_of(&["application/vnd.google.protobuf"])
+        && media.has("proto", "io.prometheus.client.MetricFamily")
+        && media.has("encoding", "delimited")
 }
 
 #[cfg(test)]
@@ -68,6 +68,7 @@ mod tests {
             "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.6,\
              application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
             "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited, text/plain",
+            "Application/Vnd.Google.Protobuf;Proto=\"io.prometheus.client.MetricFamily\";Encoding=\"delimited\"",
         ] {
             assert_eq!(preferred(value), Format::Protobuf, "{value}");
         }

@@ -112,11 +112,13 @@ impl Encoding {
     pub(super) fn preferred(headers: &HeaderMap) -> Self {
         let (mut gzip, mut identity) = (None, None);
         for coding in alternatives(headers, &header::ACCEPT_ENCODING) {
-            match coding.name {
-                "gzip" | "x-gzip" => gzip = Some(coding.weight),
-                "identity" => identity = Some(coding.weight),
-                "*" => gzip = gzip.or(Some(coding.weight)),
-                _ => {}
+            let weight = Some(coding.weight);
+            if coding.is_any_of(&["gzip", "x-gzip"]) {
+                gzip = weight;
+            } else if coding.is_any_of(&["identity"]) {
+                identity = weight;
+            } else if coding.is_any_of(&["*"]) {
+                gzip = gzip.or(weight);
             }
         }
         let (gzip, identity) = (gzip.unwrap_or(0.0), identity.unwrap_or(0.0));
@@ -291,13 +293,26 @@ mod tests {
             headers.insert(header::ACCEPT_ENCODING, value.parse().unwrap());
             Encoding::preferred(&headers)
         };
-        for value in ["gzip", "deflate, gzip;q=0.5, br", "*", "gzip;q=1.0,identity;q=0.5", "x-gzip"]
-        {
+        for value in [
+            "gzip",
+            "deflate, gzip;q=0.5, br",
+            "*",
+            "gzip;q=1.0,identity;q=0.5",
+            "x-gzip",
+            "GZIP;Q=0.5",
+        ] {
             assert_eq!(preferred(value), Encoding::Gzip, "{value}");
         }
-        for value in
-            ["", "br", "gzip;q=0", "*;q=0", "gzip;q=0.1, identity", "gzip;q=x", "*, gzip;q=0"]
-        {
+        for value in [
+            "",
+            "br",
+            "gzip;q=0",
+            "GZIP;Q=0",
+            "*;q=0",
+            "gzip;q=0.1, identity",
+            "gzip;q=x",
+            "*, gzip;q=0",
+        ] {
             assert_eq!(preferred(value), Encoding::Identity, "{value}");
         }
         assert_eq!(Encoding::preferred(&HeaderMap::new()), Encoding::Identity);

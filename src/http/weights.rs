@@ -1,11 +1,11 @@
 //! Parses header values such as `gzip;q=0.5, identity`: alternatives with weights (RFC 9110,
-//! section 12.4.2).
+//! section 12.4.2). Names are compared without regard to case (sections 5.6.6, 8.3.1 and 8.4.1).
 
 use axum::http::{HeaderMap, HeaderName};
 
 /// One alternative that a client accepts.
 pub(super) struct Alternative<'a> {
-    pub(super) name: &'a str,
+    name: &'a str,
     /// The preference; 0 means that the client does not accept it.
     pub(super) weight: f32,
     /// The parameters, among them `q`.
@@ -28,15 +28,23 @@ impl<'a> Alternative<'a> {
         let mut parts = text.split(';').map(str::trim);
         let name = parts.next().unwrap_or_default();
         let parameters: Vec<_> = parts.filter_map(|part| part.split_once('=')).collect();
-        let weight = match parameters.iter().find(|(name, _)| *name == "q") {
+        let weight = match parameters.iter().find(|(name, _)| name.eq_ignore_ascii_case("q")) {
             Some((_, weight)) => weight.parse().unwrap_or(0.0),
             None => 1.0,
         };
         Self { name, weight, parameters }
     }
 
-    /// Whether it has this parameter with this value.
+    /// Whether it has one of these names.
+    pub(super) fn is_any_of(&self, names: &[&str]) -> bool {
+        names.iter().any(|name| self.name.eq_ignore_ascii_case(name))
+    }
+
+    /// Whether it has this parameter with this value, which may be quoted.
     pub(super) fn has(&self, name: &str, value: &str) -> bool {
-        self.parameters.contains(&(name, value))
+        self.parameters.iter().any(|(found, text)| {
+            let quoted = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
+            found.eq_ignore_ascii_case(name) && quoted.unwrap_or(text) == value
+        })
     }
 }

@@ -11,7 +11,9 @@ pub mod source;
 pub mod target;
 pub mod watch;
 
-use std::io::{self, Write};
+use std::env;
+use std::ffi::OsStr;
+use std::io::{self, IsTerminal, Write};
 
 use crate::report::Listener;
 use crate::snapshot::owner::Owner;
@@ -19,6 +21,17 @@ use crate::snapshot::printable;
 
 /// The line width; longer lines are hard to read.
 const WIDTH: usize = 100;
+
+/// Whether standard output may be coloured: it is a terminal, `TERM` is not `dumb`, and `NO_COLOR`
+/// is not set.
+pub fn has_colours() -> bool {
+    let [term, no_color] = ["TERM", "NO_COLOR"].map(env::var_os);
+    io::stdout().is_terminal() && may_colour(term.as_deref(), no_color.as_deref())
+}
+
+fn may_colour(term: Option<&OsStr>, no_color: Option<&OsStr>) -> bool {
+    term.is_none_or(|term| term != "dumb") && no_color.is_none_or(OsStr::is_empty)
+}
 
 /// The known names of the owner: `php-fpm8.2 (php8.2-fpm.service)`.
 fn owner(names: &Owner) -> Option<String> {
@@ -84,5 +97,14 @@ mod tests {
         assert_eq!(owner(&names("nginx", "nginx.service")).unwrap(), "nginx (nginx.service)");
         assert_eq!(owner(&names("\u{1b}[2J", "")).unwrap(), "\\x1B[2J");
         assert_eq!(owner(&names("", "")), None);
+    }
+
+    #[test]
+    fn neither_a_dumb_terminal_nor_one_with_no_color_has_colours() {
+        let may_colour = |term: Option<&str>, no_color: Option<&str>| {
+            may_colour(term.map(OsStr::new), no_color.map(OsStr::new))
+        };
+        assert!(may_colour(None, None) && may_colour(Some("xterm"), Some("")));
+        assert!(!may_colour(Some("dumb"), None) && !may_colour(Some("xterm"), Some("1")));
     }
 }

@@ -12,6 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::spawn_blocking;
 
 use crate::report::Listener;
+use crate::terminal::has_colours;
 use crate::terminal::list;
 use crate::terminal::source::{Feed, Known};
 use crate::terminal::target::narrow;
@@ -122,7 +123,7 @@ impl Watch {
             Some(failure) => format!("{time}  no answer, the table is older: {failure}"),
         };
         let text = match self.is_terminal {
-            true => frame(&head, &known.report.listeners, size()),
+            true => frame(&head, &known.report.listeners, has_colours(), size()),
             false => plain(&head, &known.report.listeners)?,
         };
         let mut out = io::stdout().lock();
@@ -139,8 +140,8 @@ fn plain(head: &str, listeners: &[Listener]) -> Result<String> {
 }
 
 /// The table for a terminal of this size: what does not fit is counted.
-fn frame(head: &str, listeners: &[Listener], size: Size) -> String {
-    let lines = list::lines(listeners, true, size.columns);
+fn frame(head: &str, listeners: &[Listener], colour: bool, size: Size) -> String {
+    let lines = list::lines(listeners, colour, size.columns);
     let room = size.rows.saturating_sub(2).max(2);
     let shown = if lines.len() > room { room - 1 } else { lines.len() };
     let head: String = head.chars().take(size.columns).collect();
@@ -205,7 +206,7 @@ mod tests {
     #[test]
     fn a_frame_fits_the_terminal() {
         let size = Size { columns: 40, rows: 6 };
-        let text = frame(&"x".repeat(80), &listeners("123456789"), size);
+        let text = frame(&"x".repeat(80), &listeners("123456789"), true, size);
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines.len() <= size.rows, "{text:?}");
         assert!(text.contains("and 7 more"), "{text:?}");
@@ -213,7 +214,7 @@ mod tests {
             let line: String = strip(line);
             assert!(line.chars().count() <= size.columns, "{line:?}");
         }
-        let all = frame("head", &listeners("123"), size);
+        let all = frame("head", &listeners("123"), true, size);
         assert!(!all.contains("more") && all.ends_with(END), "{all:?}");
     }
 
