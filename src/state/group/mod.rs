@@ -40,6 +40,8 @@ pub(super) struct Group<A> {
     by_alias: FxHashMap<A, usize>,
     /// New listeners that have no name yet.
     unnamed: Vec<usize>,
+    /// The listeners that have series, in ascending order. There may be few of very many.
+    exposed: Vec<usize>,
     sampled_at: Option<Duration>,
     /// The number of samples: whole dumps, and readings between them.
     samples: u64,
@@ -51,6 +53,8 @@ pub(super) struct Group<A> {
     /// Increases whenever the view may have changed.
     revision: u64,
     drops_missing: bool,
+    /// Whether a listener may be closed, and is to be forgotten some time later.
+    has_closed: bool,
     /// Named listeners that wait for admission.
     newcomers: Vec<usize>,
     /// Sockets of the last dump that are not tracked because there are too many.
@@ -88,12 +92,14 @@ impl<A: Address> Group<A> {
             by_address: FxHashMap::default(),
             by_alias: FxHashMap::default(),
             unnamed: Vec::new(),
+            exposed: Vec::new(),
             sampled_at: None,
             samples: 0,
             at_rest: false,
             active: Active::default(),
             revision: 0,
             drops_missing: false,
+            has_closed: false,
             newcomers: Vec::new(),
             omitted: 0,
             attributed: 0,
@@ -129,8 +135,7 @@ impl<A: Address> Group<A> {
 
     /// The views of the listeners that have series.
     pub(super) fn shown(&self) -> impl Iterator<Item = &ListenerView> {
-        let exposed = self.listeners.iter().filter(|(_, listener)| listener.exposure.is_exposed());
-        exposed.map(|(_, listener)| &listener.shown)
+        self.exposed.iter().map(|key| &self.listeners[*key].shown)
     }
 
     /// A number that increases whenever the view may have changed.
@@ -189,6 +194,7 @@ impl<A: Address> Group<A> {
                 listener.evidence.near_full(attribution);
             }
             self.at_rest &= listener.is_at_rest();
+            self.has_closed |= !listener.is_open();
         }
         self.find_active();
         self.name_newcomers(tick.now);
@@ -258,6 +264,7 @@ impl<A: Address> Group<A> {
         for key in &self.active.listeners {
             let Some(listener) = self.listeners.get_mut(*key) else { continue };
             listener.end_sample(self.samples - 1, tick, false);
+            self.has_closed |= !listener.is_open();
             if listener.is_near_full() {
                 listener.evidence.near_full(attribution);
             }
@@ -445,6 +452,9 @@ impl<A: Address> Group<A> {
     pub(super) fn expose(&mut self, key: usize, exposure: Exposure) {
         self.revision += 1;
         self.listeners[key].exposure = exposure;
+        if let Err(place) = self.exposed.binary_search(&key) {
+            self.exposed.insert(place, key);
+        }
     }
 
     /// Removes the series of a listener.
@@ -453,17 +463,25 @@ impl<A: Address> Group<A> {
         let listener = &mut self.listeners[key];
         listener.exposure = Exposure::Hidden;
         listener.hide_overflows();
+        if let Ok(place) = self.exposed.binary_search(&key) {
+            self.exposed.remove(place);
+        }
     }
 
     /// Removes closed listeners and gone sockets that were remembered for long enough.
     pub(super) fn forget(&mut self, now: Duration, admission: &mut Admission) {
         self.sockets.forget(now);
-        if self.at_rest {
+        if !self.has_closed {
             return;
         }
-        let Self { listeners, by_address, by_alias, unnamed, revision, .. } = self;
+        let Self {
+            listeners, by_address, by_alias, unnamed, exposed, revision, has_closed, ..
+        } = self;
+        let before = listeners.len();
+        *has_closed = false;
         listeners.retain(|key, listener| {
             let forgotten = listener.is_forgotten(now);
+            *has_closed |= !forgotten && !listener.is_open();
             if forgotten {
                 // This also runs without a dump: an ended namespace has no dumps.
                 *revision += 1;
@@ -478,6 +496,9 @@ impl<A: Address> Group<A> {
             }
             !forgotten
         });
+        if listeners.len() < before {
+            exposed.retain(|key| listeners.contains(*key));
+        }
     }
 
     /// Releases the place of every listener: the namespace is forgotten, or another namespace takes
@@ -520,7 +541,7 @@ impl<A: Address> Group<A> {
     pub(super) fn close(&mut self, now: Duration, tracking: &mut Tracking) {
         self.untrack(tracking);
         self.sampled_at = None;
-        self.at_rest = false;
+        (self.at_rest, self.has_closed) = (false, true);
         self.revision += 1;
         for (_, listener) in &mut self.listeners {
             listener.close(now);

@@ -39,7 +39,7 @@ impl Group<ListenAddress> {
             let listener = by_address.get(address).map(|key| &listeners[*key]);
             listener.is_some_and(|one| one.exposure.is_exposed() || one.record.is_some())
         };
-        let caps = self.half_open_caps(settings);
+        let caps = self.half_open_caps(scan, settings);
         let mut at_cap = Vec::new();
         for (address, mut found) in by_listener(scan, names_clients, keeps_idle) {
             let key = self.by_address.get(&address);
@@ -69,9 +69,13 @@ impl Group<ListenAddress> {
         }
     }
 
-    /// The capacity of the SYN queue of each listener.
-    fn half_open_caps(&self, settings: &Settings) -> FxHashMap<usize, u64> {
+    /// The capacity of the SYN queue of each listener; empty if the scan found no half-open
+    /// connection to compare with it.
+    fn half_open_caps(&self, scan: &TcpScan, settings: &Settings) -> FxHashMap<usize, u64> {
         let mut caps = FxHashMap::default();
+        if scan.half_open.is_empty() {
+            return caps;
+        }
         for socket in self.sockets.living() {
             let cap = socket.queue.limit.map_or(0, |limit| half_open_cap(settings, limit));
             *caps.entry(socket.listener).or_default() += cap;
