@@ -68,15 +68,6 @@ pub struct ConnectionReader {
     rows: u64,
 }
 
-/// A row of a LISTEN dump.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct ListenRow {
-    pub(super) cookie: Cookie,
-    pub(super) local: Local,
-    pub(super) is_v6_only: bool,
-    pub(super) length: u32,
-}
-
 /// Result of one walk over the rows.
 #[derive(Debug, Default)]
 pub struct Walked {
@@ -128,26 +119,23 @@ impl ConnectionReader {
     }
 
     fn scan_tcp(&mut self, datagram: &mut Datagram) -> Result<TcpScan, DumpError> {
-        let before = self.listeners(datagram, |_| true)?;
+        let mut sockets = self.listeners(datagram)?;
         let mut found = Walked::default();
         self.walk(&mut Request::states(&[SYN_RECV]).with(INFO).build(), datagram, &mut found)?;
-        let queued = before.iter().filter(|row| row.length > 0);
-        let ports: FxHashSet<u16> = queued.map(|row| row.local.port).collect();
-        let mut after = Vec::new();
+        let queued = sockets.iter().filter(|socket| socket.length > 0);
+        let ports: FxHashSet<u16> = queued.map(|socket| socket.local.port).collect();
+        let mut after = FxHashMap::default();
         if !ports.is_empty() {
             let request = Request::states(&[ESTABLISHED, CLOSE_WAIT]).with(INFO);
             let filter = only_ports(&ports.iter().copied().collect::<Vec<_>>());
             self.walk(&mut request.filtered(filter).build(), datagram, &mut found)?;
-            after = self.listeners(datagram, |row| ports.contains(&row.local.port))?;
+            after = self.lengths(datagram, &ports)?;
         }
-        self.find_acceptors(&before, datagram)?;
-        let scanned = |(nth, row): (usize, &ListenRow)| {
-            let place = after.binary_search_by_key(&row.cookie, |row: &ListenRow| row.cookie);
-            let after = place.map_or(row.length, |place| after[place].length);
-            let is_read = ports.contains(&row.local.port);
-            ScannedSocket { is_read, ..self.scanned(nth, row, after) }
-        };
-        let sockets = before.iter().enumerate().map(scanned).collect();
+        self.find_acceptors(&sockets, datagram)?;
+        for (nth, socket) in sockets.iter_mut().enumerate() {
+            self.complete(nth, socket, &after);
+            socket.is_read = ports.contains(&socket.local.port);
+        }
         Ok(found.into_scan(sockets))
     }
 
@@ -155,10 +143,11 @@ impl ConnectionReader {
     /// a listener ends with its first accepted connection.
     fn find_acceptors(
         &mut self,
-        listeners: &[ListenRow],
+        listeners: &[ScannedSocket],
         datagram: &mut Datagram,
     ) -> Result<(), DumpError> {
-        let Some(filter) = only_ports(&self.acceptors.begin(listeners, Instant::now())) else {
+        let known = listeners.iter().map(|socket| (socket.cookie, socket.local));
+        let Some(filter) = only_ports(&self.acceptors.begin(known, Instant::now())) else {
             return Ok(());
         };
         if filter.is_empty() {
@@ -175,42 +164,61 @@ impl ConnectionReader {
         })
     }
 
-    /// Returns the `nth` listener of this scan, as one whose connections were not read.
-    fn scanned(&mut self, nth: usize, row: &ListenRow, after: u32) -> ScannedSocket {
-        let ListenRow { cookie, local, is_v6_only, length: before } = *row;
-        let Local { ip, port, interface } = local;
-        let device = (interface != 0).then(|| self.devices.name(&self.channel, interface));
-        ScannedSocket {
-            cookie,
-            address: ListenAddress { ip, port, device },
-            local,
-            is_v6_only,
-            length: before.min(after),
-            longest: before.max(after),
-            is_read: false,
-            accepted_ago: self.acceptors.accepted_ago(nth),
+    /// Adds the facts about the `nth` listener that its row does not contain. `after` contains the
+    /// lengths of the queues that were read again.
+    fn complete(&mut self, nth: usize, socket: &mut ScannedSocket, after: &FxHashMap<Cookie, u32>) {
+        let interface = socket.local.interface;
+        if interface != 0 {
+            socket.address.device = Some(self.devices.name(&self.channel, interface));
         }
+        if let Some(after) = after.get(&socket.cookie) {
+            socket.longest = socket.length.max(*after);
+            socket.length = socket.length.min(*after);
+        }
+        socket.accepted_ago = self.acceptors.accepted_ago(nth);
     }
 
-    /// Returns the listeners that `filter` accepts, sorted by cookie.
-    fn listeners(
+    /// Returns the listeners, sorted by cookie. There may be very many, so the list neither grows
+    /// step by step nor is it copied.
+    fn listeners(&mut self, datagram: &mut Datagram) -> Result<Vec<ScannedSocket>, DumpError> {
+        const NEW: usize = 64;
+        let mut sockets = Vec::with_capacity(self.acceptors.len() + NEW);
+        self.each_listener(datagram, |socket| sockets.push(socket))?;
+        // A dump may contain a row twice.
+        sockets.sort_unstable_by_key(|socket| socket.cookie);
+        sockets.dedup_by_key(|socket| socket.cookie);
+        Ok(sockets)
+    }
+
+    /// Returns the lengths of the queues of the listeners at these ports.
+    fn lengths(
         &mut self,
         datagram: &mut Datagram,
-        filter: impl Fn(&ListenRow) -> bool,
-    ) -> Result<Vec<ListenRow>, DumpError> {
-        let mut request = Request::states(&[LISTEN]).build();
-        let mut rows = Vec::new();
-        let read = &mut self.rows;
-        self.channel.dump(&mut request, datagram, |payload| {
-            let row = decode_listener(payload)?;
-            *read += u64::from(row.is_some());
-            rows.extend(row.filter(|row| filter(row)));
-            Ok(())
+        ports: &FxHashSet<u16>,
+    ) -> Result<FxHashMap<Cookie, u32>, DumpError> {
+        let mut lengths = FxHashMap::default();
+        self.each_listener(datagram, |socket| {
+            if ports.contains(&socket.local.port) {
+                lengths.insert(socket.cookie, socket.length);
+            }
         })?;
-        // A dump may contain a row twice.
-        rows.sort_by_key(|row: &ListenRow| row.cookie);
-        rows.dedup_by_key(|row| row.cookie);
-        Ok(rows)
+        Ok(lengths)
+    }
+
+    fn each_listener(
+        &mut self,
+        datagram: &mut Datagram,
+        mut each: impl FnMut(ScannedSocket),
+    ) -> Result<(), DumpError> {
+        let mut request = Request::states(&[LISTEN]).build();
+        let rows = &mut self.rows;
+        self.channel.dump(&mut request, datagram, |payload| {
+            if let Some(socket) = decode_listener(payload)? {
+                *rows += 1;
+                each(socket);
+            }
+            Ok(())
+        })
     }
 
     fn walk(
@@ -271,17 +279,23 @@ impl ConnectionReader {
     }
 }
 
-fn decode_listener(payload: &[u8]) -> Result<Option<ListenRow>, DumpError> {
+/// Decodes a row of a LISTEN dump, as a listener whose connections were not read.
+fn decode_listener(payload: &[u8]) -> Result<Option<ScannedSocket>, DumpError> {
     let header = InetResponseHeader::parse(payload).map_err(malformed)?;
     if header.state != LISTEN {
         return Ok(None);
     }
     let v6_only = attribute(payload, V6_ONLY)?.and_then(<[u8]>::first);
-    Ok(Some(ListenRow {
+    let (local, length) = (local(&header), header.recv_queue);
+    Ok(Some(ScannedSocket {
         cookie: Cookie::from_halves(header.socket_id.cookie),
-        local: local(&header),
+        address: ListenAddress { ip: local.ip, port: local.port, device: None },
+        local,
         is_v6_only: v6_only.is_some_and(|flag| *flag != 0),
-        length: header.recv_queue,
+        length,
+        longest: length,
+        is_read: false,
+        accepted_ago: None,
     }))
 }
 
