@@ -29,6 +29,8 @@ pub enum Allowed {
 #[derive(Clone, Copy, Debug)]
 pub struct DumpAccount {
     cost: Cost,
+    /// Savings at the first dump, in dumps.
+    at_first: f64,
     /// Share of a core for dumps.
     share: f64,
     /// Saved CPU time at `at`, in seconds.
@@ -45,11 +47,17 @@ pub struct DumpAccount {
 impl Default for DumpAccount {
     fn default() -> Self {
         let (cost, at) = (Cost::default(), Duration::ZERO);
-        Self { cost, share: f64::INFINITY, saved: 0.0, at, wanted: 0, rate: 0.0 }
+        let (share, at_first) = (f64::INFINITY, RESERVE);
+        Self { cost, at_first, share, saved: 0.0, at, wanted: 0, rate: 0.0 }
     }
 }
 
 impl DumpAccount {
+    /// Creates an account that saves its reserve after the first dump.
+    pub fn without_reserve() -> Self {
+        Self { at_first: 0.0, ..Self::default() }
+    }
+
     /// Returns the dumps that are allowed at `now`.
     pub fn allowed(&self, now: Duration) -> Allowed {
         let Some(cost) = self.cost.known() else { return Allowed::All };
@@ -68,7 +76,7 @@ impl DumpAccount {
     /// Records the cost of a dump at `now`.
     pub fn made(&mut self, now: Duration, cost: Duration) {
         if self.cost.known().is_none() {
-            self.saved = RESERVE * cost.as_secs_f64();
+            self.saved = self.at_first * cost.as_secs_f64();
         }
         self.cost.add(cost);
         if self.share.is_finite() {
@@ -161,6 +169,20 @@ mod tests {
         };
         assert!((2..=4).contains(&urgent(&mut account)));
         assert_eq!(account.interval(), Duration::from_secs(1));
+    }
+
+    #[test]
+    fn without_a_reserve_the_first_dump_is_followed_by_none() {
+        for (mut account, expected) in [
+            (DumpAccount::default(), Allowed::All),
+            (DumpAccount::without_reserve(), Allowed::None),
+        ] {
+            assert_eq!(account.allowed(Duration::ZERO), Allowed::All);
+            account.made(Duration::ZERO, COST);
+            account.set_share(Duration::ZERO, 0.002);
+            assert_eq!(account.allowed(Duration::ZERO), expected);
+            assert_eq!(account.allowed(millis(3_100)), Allowed::All);
+        }
     }
 
     #[test]

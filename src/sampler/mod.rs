@@ -240,7 +240,7 @@ impl Sampler {
         let dump = self.readers[0].dump_outcome();
         self.stats.missed += self.schedule.sampled(start, end, costs, dump);
         self.stats.interval = self.schedule.achieved();
-        self.background.set_sampler_share(self.schedule.share());
+        self.schedule.balance(&self.background, end);
         self.stretches.say(&self.schedule, self.stats.target_interval);
     }
 
@@ -451,7 +451,8 @@ impl Sampler {
     fn add(&mut self, born: Newcomer) {
         tracing::debug!(netns = %born.name, "sampling a namespace");
         self.readers.push(born.reader);
-        self.turns.push(Turn::new(born.made_by.map_or(0, user_of)));
+        let maker = born.made_by.map_or(0, user_of);
+        self.turns.push(Turn::among(&self.turns, maker));
         let sample = NetnsSample::new(born.id, born.name, born.is_newborn);
         self.snapshot.namespaces.push(NetnsSample {
             owner: born.owner,

@@ -12,9 +12,13 @@
 //! Other namespaces than listenq's own are read in turn ([`turns`](super::turns)), for at least
 //! half of the budget; their cost is not counted here. A sample that costs more than a second's
 //! budget delays the next sample at once.
+//!
+//! If the background tasks exceed their budget ([`background`](super::background)), the samples
+//! use less by that: whole dumps and the other namespaces come less often first.
 
 use std::time::Duration;
 
+use super::background::Background;
 use super::dumps::{Allowed, DumpAccount};
 use super::turns::DumpOutcome;
 
@@ -35,6 +39,9 @@ const DUMPS: f64 = 0.25;
 /// together.
 const UNIX_PART: f64 = 0.125;
 
+/// Minimum part of the budget that the background tasks leave.
+const KEPT: f64 = 0.5;
+
 /// Maximum time for which unused budget is saved, in seconds.
 const BURST: f64 = 3.0;
 /// Maximum delay after a costly sample, in seconds.
@@ -44,6 +51,9 @@ const LONGEST_PAUSE: f64 = 60.0;
 #[derive(Debug)]
 pub struct Schedule {
     target: Duration,
+    /// The configured budget.
+    whole_budget: f64,
+    /// The budget without the share that the background tasks need.
     budget: f64,
     due: Duration,
     /// Cost of a sample without a whole dump of the own namespace.
@@ -93,6 +103,7 @@ impl Schedule {
     pub fn new(target: Duration, budget: f64, seed: u64) -> Self {
         Self {
             target,
+            whole_budget: budget,
             budget,
             due: Duration::ZERO,
             cost: Mean::default(),
@@ -149,15 +160,27 @@ impl Schedule {
         self.gap.get().map_or(0.0, |gap| self.dump_cost.value / gap)
     }
 
-    /// Returns the budget of samples without a whole dump.
+    /// Returns the budget of samples without a whole dump. Background tasks do not reduce its
+    /// minimum: they delay dumps and the other namespaces, not the samples of the own namespace.
     fn plain_budget(&self) -> f64 {
         let own = self.own_budget();
-        (own - self.dump_share()).max(own * (1.0 - DUMPS))
+        let least = self.whole_budget / 2.0 * (1.0 - DUMPS);
+        (own - self.dump_share()).max(own * (1.0 - DUMPS)).max(least)
     }
 
-    /// Returns the share of a core that samples use.
-    pub fn share(&self) -> f64 {
-        self.gap.get().map_or(0.0, |gap| self.all.value / gap)
+    /// Leaves the background tasks the share by which they exceed their budget, and keeps a part of
+    /// its own budget.
+    pub fn balance(&mut self, tasks: &Background, now: Duration) {
+        let excess = tasks.balance(now, self.wanted(), self.whole_budget);
+        self.budget = (self.whole_budget - excess).max(self.whole_budget * KEPT);
+    }
+
+    /// Returns the share of a core that samples use; the whole budget if samples would use more
+    /// than the background tasks leave.
+    fn wanted(&self) -> f64 {
+        const NEARLY: f64 = 0.8;
+        let used = self.gap.get().map_or(0.0, |gap| self.all.value / gap);
+        if used < NEARLY * self.budget { used } else { used.max(self.whole_budget) }
     }
 
     fn own_budget(&self) -> f64 {
@@ -352,6 +375,32 @@ mod tests {
         assert!((38..=45).contains(&dumps), "{dumps}");
         let share = used.as_secs_f64() / 100.0;
         assert!((0.018..0.0205).contains(&share), "{share}");
+    }
+
+    #[test]
+    fn background_tasks_beyond_their_budget_delay_dumps_and_no_sample() {
+        let (mut schedule, background) = (Schedule::new(TARGET, 0.02, 1), Background::default());
+        let (dump_cost, plain) = (Duration::from_millis(40), Duration::from_micros(300));
+        let (mut samples, mut used, mut last) = (0, Duration::ZERO, Duration::ZERO);
+        while schedule.due() < Duration::from_secs(220) {
+            let start = schedule.due();
+            let is_dump = schedule.dumps(start) == Allowed::All;
+            let (dump, cost) = match is_dump {
+                true => (DumpOutcome::Made, dump_cost),
+                false => (DumpOutcome::Postponed, plain),
+            };
+            schedule.sampled(start, start + cost, [cost, Duration::ZERO], dump);
+            // The tasks use a hundredth of a core, 0.75 % more than their budget.
+            background.spend(start, (start - last) / 100);
+            schedule.balance(&background, start);
+            last = start;
+            if start > Duration::from_secs(120) {
+                (samples, used) = (samples + 1, used + cost);
+            }
+        }
+        assert!((950..=1_020).contains(&samples), "{samples}");
+        let share = used.as_secs_f64() / 100.0;
+        assert!((0.011..0.013_5).contains(&share), "{share}");
     }
 
     #[test]

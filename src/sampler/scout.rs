@@ -36,9 +36,10 @@ pub const FIRST_LOOK: Duration = Duration::from_secs(1);
 const ENTER_AT_ONCE: Duration = Duration::from_millis(5);
 /// Share of a core that entering namespaces may always use, whatever other background tasks need.
 const ENTER_SHARE: f64 = 0.002_5;
-/// Share of a core that the search for owners of new sockets may always use. Deep searches have no
-/// such share: they must not delay other searches.
-const SEARCH_SHARE: f64 = 0.005;
+/// Share of a core that the search for owners of new sockets may always use, and the share of deep
+/// searches.
+const SEARCH_SHARE: f64 = 0.003;
+const DEEP_SHARE: f64 = 0.002;
 
 /// Returns the gap after a look that cost `cpu`: at least `interval`, and long enough that looks
 /// use 1/100 of a core.
@@ -275,7 +276,8 @@ impl Scout {
         let begin = thread_cpu();
         let search = self.work.owners.search(&std::mem::take(&mut self.deep), true);
         let cpu = thread_cpu().saturating_sub(begin);
-        self.deep_due = Instant::now() + (cpu * REST).max(self.spend(cpu));
+        let delay = self.work.background.spend_of(DEEP_SHARE, self.work.epoch.elapsed(), cpu);
+        self.deep_due = Instant::now() + (cpu * REST).max(delay);
         Some(search)
     }
 

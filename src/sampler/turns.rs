@@ -29,6 +29,8 @@ const PLAIN_PART: f64 = 0.75;
 const MOST_SAVED: Duration = Duration::from_millis(250);
 /// Maximum gap between two readings, in mean intervals.
 const LATE: u32 = 3;
+/// Number of namespaces of one user that begin with a reserve of dumps.
+const MOST_RESERVES: usize = 64;
 /// Maximum interval between readings of a namespace.
 const SLOWEST: Duration = Duration::from_secs(600);
 
@@ -138,6 +140,16 @@ impl Turn {
         let (saved_at, unix, gap) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
         let (share, saved, read_at) = (f64::INFINITY, 0.0, None);
         Self { maker, cost, share, saved, saved_at, dumps, unix, read_at, gap }
+    }
+
+    /// Creates the turn of another namespace. Beyond [`MOST_RESERVES`] namespaces of one user it has
+    /// no reserve of dumps: the reserves of very many namespaces would cost more than the share.
+    pub fn among(turns: &[Self], maker: u32) -> Self {
+        let mut turn = Self::new(maker);
+        if turns.iter().filter(|turn| turn.maker == maker).count() >= MOST_RESERVES {
+            turn.dumps = DumpAccount::without_reserve();
+        }
+        turn
     }
 
     /// Whether the namespace is due at `now`.
