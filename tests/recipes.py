@@ -146,7 +146,7 @@ PAGE = alert(
     "Overflowing",
     "critical",
     "php-fpm on web-1 refuses clients: CPU throttled",
-    "The kernel refused 312 connection attempts within two minutes, because the accept queue was full. First: raise its CPU limit.",
+    "Connection attempts that the kernel refused within two minutes, because the accept queue was full: 312. First: raise its CPU limit.",
     "host/127.0.0.1:9000",
     service="php-fpm",
 )

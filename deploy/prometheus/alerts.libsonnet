@@ -49,21 +49,23 @@
   local host = '{{ stripPort $labels.instance }}',
   local who = '{{ $labels.service }} on ' + host,
 
-  // A listener as `listenq explain` takes it. An IPv6 address needs no brackets there.
-  local target = '{{ $labels.netns }}/{{ $labels.address }}{{ with $labels.port }}:{{ . }}{{ end }}',
+  // A listener as `listenq explain` takes it: one word of the shell, whatever the path of a Unix socket or the name of a
+  // namespace contains. An IPv6 address needs no brackets there.
+  local target = "'{{ reReplaceAll \"'\" `'\\''` (printf \"%s/%s\" $labels.netns $labels.address) }}{{ with $labels.port }}:{{ . }}{{ end }}'",
   local waited = '{{ if gt $value 1.0 }} The first client has waited for ' + number + ' s.{{ end }}',
   local pod = '{{ with $labels.k8s_pod }} Pod: {{ . }}.{{ end }}',
-  local explain = " On {{ $labels.instance }}: listenq explain '" + target + "'",
+  local explain = " On {{ $labels.instance }}: listenq explain " + target,
   local first(advice) = ' First: ' + ofCause([advice] + [cause[1] for cause in causes]) + '.',
   // Numbers, what to do first, and the command for more, which names the listener.
   local ofListener(numbers, advice) = numbers + pod + first(advice) + explain,
   // One query for the alerts of which one listener has one at a time.
-  local gauge(metric) = 'query (printf "' + metric + '{job=%q, instance=%q, netns=%q, protocol=%q, address=%q, port=%q}" $labels.job $labels.instance $labels.netns $labels.protocol $labels.address $labels.port)',
+  local gauge(metric) = 'query (printf "' + metric + '{' + c.clusterLabel + '=%q, job=%q, instance=%q, netns=%q, protocol=%q, address=%q, port=%q}" $labels.' + c.clusterLabel + ' $labels.job $labels.instance $labels.netns $labels.protocol $labels.address $labels.port)',
 
   // === The rules ===
 
-  // The variables of the dashboards have the names of the labels, and Grafana ignores labels without a variable.
-  local board(name) = '/d/listenq-' + name + '/listenq-' + name + '?{{ range $name, $value := $labels }}&var-{{ $name }}={{ urlquery $value }}{{ end }}',
+  // The variables of the dashboards have the names of the labels, and Grafana ignores labels without a variable. The cluster
+  // may be a label that Prometheus adds only where it sends the alert.
+  local board(name) = '/d/listenq-' + name + '/listenq-' + name + '?{{ range $name, $value := $labels }}&var-{{ $name }}={{ urlquery $value }}{{ end }}{{ if not $labels.' + c.clusterLabel + ' }}{{ with $externalLabels.' + c.clusterLabel + ' }}&var-' + c.clusterLabel + '={{ urlquery . }}{{ end }}{{ end }}',
 
   local record(name, expr) = { record: name, expr: expr % vars },
   local override(map, name, default) = std.get(map, name, default),
@@ -196,7 +198,7 @@
         )
       |||),
       who + ' refuses clients' + whyClause,
-      ofListener('The kernel refused ' + number + ' connection attempts within two minutes, because the accept queue was full.', 'add workers, or find what they wait for'),
+      ofListener('Connection attempts that the kernel refused within two minutes, because the accept queue was full: ' + number + '.', 'add workers, or find what they wait for'),
       wait='1m',
     ),
     // A queue that is large enough never overflows, and its clients leave all the same.
@@ -241,7 +243,7 @@
         )
       |||),
       who + ' refused clients' + whyClause,
-      ofListener('The kernel refused ' + number + ' connection attempts within five minutes, because the accept queue was full.', 'see the diagnosis and the recommended limit with the command below'),
+      ofListener('Connection attempts that the kernel refused within five minutes, because the accept queue was full: ' + number + '.', 'see the diagnosis and the recommended limit with the command below'),
       // An overflow every few minutes is one alert.
       keep='10m',
     ),
@@ -282,7 +284,7 @@
       levels.warning,
       diagnosed('="syn_flood"'),
       who + ' has a SYN queue full of open handshakes',
-      '{{ with ' + gauge('listenq_syn_queue_length') + ' }}{{ . | first | value | printf "%.0f" }}{{ else }}Many{{ end }} handshakes are half open. The accept queue is not full, so the server is not too slow.' + pod + ' First: find the source addresses of the handshakes.' + explain,
+      'Half-open handshakes: {{ with ' + gauge('listenq_syn_queue_length') + ' }}{{ . | first | value | printf "%.0f" }}{{ else }}many{{ end }}. The accept queue is not full, so the server is not too slow.' + pod + ' First: find the source addresses of the handshakes.' + explain,
       wait='1m',
     ),
     alert(
@@ -300,11 +302,12 @@
         round(netns:listenq_netns_unattributed_overflows:increase5m{%(sel)s}) > %(unattributedOverflows)s
       |||,
       'An unknown listener on ' + host + ' refused clients',
-      'Namespace {{ $labels.netns }} of {{ $labels.instance }} had ' + number + ' overflows within five minutes that could not be attributed to a listener. A listener that was open for a few seconds may have closed before listenq saw it. First: look for restarts in that namespace, with listenq list on that host.',
+      'Namespace {{ $labels.netns }} of {{ $labels.instance }} had overflows within five minutes that could not be attributed to a listener: ' + number + '. A listener that was open for a few seconds may have closed before listenq saw it. First: look for restarts in that namespace, with listenq list on that host.',
       about='host',
     ),
   ],
 
+  local where = '{{ with $labels.' + c.clusterLabel + ' }} in {{ . }}{{ else }}{{ if gt $value 1.0 }} outside the clusters{{ end }}{{ end }}',
   local itself = [
     alert(
       'ExporterDown',
@@ -317,18 +320,21 @@
       wait='3m',
       about='host',
     ),
-    // A job that service discovery no longer finds has no `up`. The second part finds one of several clusters.
+    // A job that service discovery no longer finds has no `up`. The second part finds one of several clusters, or the hosts
+    // without the label of the cluster, and has the value 2.
     alert(
       'JobGone',
       levels.warning,
       |||
         absent(up{%(sel)s})
         or
-        group by (%(cluster)s, job) (last_over_time(up{%(sel)s}[1h]))
-        unless group by (%(cluster)s, job) (up{%(sel)s})
+        2 * (
+          group by (%(cluster)s, job) (last_over_time(up{%(sel)s}[1h]))
+          unless group by (%(cluster)s, job) (up{%(sel)s})
+        )
       |||,
-      'No listenq is scraped{{ with $labels.' + c.clusterLabel + ' }} in {{ . }}{{ end }}',
-      'Prometheus has no target of the job {{ $labels.job }}{{ with $labels.' + c.clusterLabel + ' }} in {{ . }}{{ end }}, so no alert about listeners can fire. First: compare the job with the scrape configuration and the service discovery.',
+      'No listenq is scraped' + where,
+      'Prometheus has no target{{ with $labels.job }} of the job {{ . }}{{ end }}' + where + ', so no alert about listeners there can fire. First: compare the job with the scrape configuration and the service discovery.',
       wait='10m',
       about='fleet',
     ),
@@ -343,7 +349,7 @@
         )
       |||,
       'listenq on ' + host + ' no longer reads namespace {{ $labels.netns }}',
-      'Namespace {{ $labels.netns }} of {{ $labels.instance }} gave no sample for several minutes, and its listeners are not watched. Failed readings within ten minutes:{{ range query (printf "increase(listenq_sample_errors_total{job=%q, instance=%q}[10m]) > 0" $labels.job $labels.instance) }} {{ .Labels.source }} {{ .Value | printf "%.0f" }},{{ end }} no other source. First: read the log of listenq.',
+      'Namespace {{ $labels.netns }} of {{ $labels.instance }} gave no sample for several minutes, and its listeners are not watched. Failed readings within ten minutes:{{ range query (printf "increase(listenq_sample_errors_total{' + c.clusterLabel + '=%q, job=%q, instance=%q}[10m]) > 0" $labels.' + c.clusterLabel + ' $labels.job $labels.instance) }} {{ .Labels.source }} {{ .Value | printf "%.0f" }},{{ end }} no other source. First: read the log of listenq.',
       wait='3m',
       about='host',
     ),
@@ -370,7 +376,7 @@
         )
       |||,
       'Listeners without series on ' + host + ' refused clients',
-      'At {{ $labels.instance }} the kernel refused ' + number + ' connection attempts within ten minutes at listeners that have no series, and no other alert names the listener. First: read the log of listenq, which has a line for each listener, or a summary by user, service or namespace.',
+      'At {{ $labels.instance }} the kernel refused connection attempts within ten minutes at listeners that have no series: ' + number + '. No other alert names the listener. First: read the log of listenq, which has a line for each listener, or a summary by user, service or namespace.',
       keep=null,
       about='host',
     ),
@@ -384,7 +390,7 @@
         )
       |||,
       'listenq on ' + host + ' leaves listeners out',
-      'listenq at {{ $labels.instance }} leaves out ' + number + ' listeners or sockets, because there are too many or because one user, service or namespace brings too many new ones. Listeners in trouble come first. First: raise --listener.max or --sockets.max, or exclude listeners.',
+      'listenq at {{ $labels.instance }} leaves out listeners or sockets (' + number + '), because there are too many or because one user, service or namespace brings too many new ones. Listeners in trouble come first. First: raise --listener.max or --sockets.max, or exclude listeners.',
       wait='15m',
       keep=null,
       about='host',
@@ -398,7 +404,7 @@
         )
       |||,
       'listenq on ' + host + ' leaves namespaces out',
-      'listenq at {{ $labels.instance }} has no series for ' + number + ' network namespaces beyond --netns.max. Namespaces with listeners in trouble come first. First: raise --netns.max.',
+      'listenq at {{ $labels.instance }} has no series for network namespaces beyond --netns.max: ' + number + '. Namespaces with listeners in trouble come first. First: raise --netns.max.',
       wait='15m',
       keep=null,
       about='host',
@@ -412,7 +418,7 @@
         )
       |||,
       'listenq on ' + host + ' may not enter some namespaces',
-      'listenq at {{ $labels.instance }} may not enter ' + number + ' network namespaces, and their listeners are not sampled. First: give it CAP_SYS_ADMIN, or accept the gap.',
+      'Network namespaces that listenq at {{ $labels.instance }} may not enter: ' + number + '. Their listeners are not sampled. First: give it CAP_SYS_ADMIN, or accept the gap.',
       wait='10m',
       about='host',
     ),
