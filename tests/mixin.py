@@ -4,10 +4,14 @@
     tests/mixin.py --changed DIRECTORY      writes the rules of a mixin with another _config there, after a look at them
 """
 
+import graphlib
 import json
 import pathlib
 import re
+import shutil
+import subprocess
 import sys
+import tempfile
 
 import _gojsonnet
 import yaml
@@ -69,6 +73,41 @@ def check_cost(rules):
             assert all("=%q" in query and "=~" not in query for query in queries), f"{place}: the query reads too much"
 
 
+def listed(values):
+    """The names of all alerts and severities, as the rules have them."""
+    return sorted({(alert["alert"], severity) for alert in values for severity in ("critical", "warning", "info")})
+
+
+def matches(matchers, labels):
+    """Whether labels satisfy the matchers of Alertmanager."""
+    def satisfied(matcher):
+        name, operator, value = re.fullmatch(r'(\w+) (=~|!~|!=|=) "(.*)"', matcher).groups()
+        same = re.fullmatch(value, labels[name]) is not None if "~" in operator else value == labels[name]
+        return same == (operator[0] == "=")
+
+    return all(map(satisfied, matchers))
+
+
+def check_inhibition(alerts):
+    """With any severity of any alert, an alert mutes only alerts of its own or a lower severity, and no two mute each other."""
+    rank = {"critical": 2, "warning": 1, "info": 0}
+    rules = yaml.safe_load((SHIPPED / "alertmanager.yml").read_text())["inhibit_rules"]
+    everything = [{"alertname": name, "severity": severity} for name, severity in listed(alerts)]
+    mutes = {}
+    for rule in rules:
+        assert "cluster" in rule["equal"], rule
+        for source in everything:
+            for target in everything:
+                # The other labels of `equal` may be the same for any two alerts.
+                equal = all(source[name] == target[name] for name in rule["equal"] if name in source)
+                if source != target and equal and matches(rule["source_matchers"], source) and matches(rule["target_matchers"], target):
+                    assert rank[source["severity"]] >= rank[target["severity"]], f"{source} mutes {target}"
+                    mutes.setdefault(tuple(source.values()), set()).add(tuple(target.values()))
+    assert ("ListenQueueOverflowing", "critical") in mutes[("ListenQueueStalled", "critical")]
+    assert ("ListenQueueStalled", "warning") in mutes[("ListenQueueOverflowing", "critical")]
+    tuple(graphlib.TopologicalSorter(mutes).static_order())
+
+
 # The rules of the chart, whose template replaces each placeholder by a value.
 PLACEHOLDERS = {
     **{name: f"@{name}@" for name in ("selector", "clusterLabel", "features", "dashboardUrl")},
@@ -124,7 +163,7 @@ CHANGED = """{
     'for': { ListenQueueStalled: '45s' },
     keepFiringFor: { ListenQueueStalled: '7m' },
     severity: { ListenQueueExporterDown: 'page' },
-    extraLabels: { team: 'edge' },
+    extraLabels: { team: 'edge', namespace: '{{ or $labels.k8s_namespace "monitoring" }}' },
     disabled: ['ListenQueueNearLimit', 'ListenQueueSynFlood'],
 }"""
 
@@ -134,6 +173,58 @@ def documented():
     (example,) = re.findall(r"```jsonnet\n(.*?)```", (ROOT / "docs/alerts.md").read_text(), re.DOTALL)
     groups = json.loads(_gojsonnet.evaluate_snippet(str(SHIPPED / "example"), example))["groups"]
     return {rule["alert"]: rule for group in groups for rule in group["rules"] if "alert" in rule}
+
+
+# Values of `_config` that the mixin refuses, and what the error names. tests/chart/check.py refuses the same.
+REFUSED = {
+    "{ 'for': { ListenQueueStaled: '1m' } }": "for: there is no alert ListenQueueStaled",
+    "{ keepFiringFor: { Stalled: '1m' } }": "keepFiringFor: there is no alert Stalled",
+    "{ severity: { ListenQueueOverflow: 'info' } }": "severity: there is no alert ListenQueueOverflow",
+    "{ disabled: ['ListenQueueStalled', 'ListenQueueNearlimit'] }": "disabled: there is no alert ListenQueueNearlimit",
+    "{ severity: { ListenQueueManyHosts: 'info' } }": "ListenQueueManyHosts has the severity of the alerts that it counts",
+    "{ extraLabels: { severity: 'x' } }": "set severity instead of a label severity",
+    "{ selector: '' }": "selector is empty",
+}
+
+
+def check_refusals():
+    for config, error in REFUSED.items():
+        try:
+            generate(config)
+        except RuntimeError as refusal:
+            assert error in str(refusal), f"{config} was refused for {refusal}"
+        else:
+            raise AssertionError(f"{config} was not refused")
+
+
+def check_renaming():
+    """The commands in docs/alerts.md rename the label of the cluster and the severities, and nothing refers to the old names."""
+    commands = re.findall(r"`(sed -i .*)`", (ROOT / "docs/alerts.md").read_text())
+    with tempfile.TemporaryDirectory() as name:
+        directory = pathlib.Path(name)
+        boards = list((ROOT / "dashboards").glob("listenq-*.json"))
+        for file in [SHIPPED / "alertmanager.yml", SHIPPED / "listenq.tmpl", *boards]:
+            shutil.copy(file, directory)
+        for command in commands:
+            subprocess.run(["sh", "-c", command], check=True, cwd=directory)
+        subprocess.run(["amtool", "check-config", directory / "alertmanager.yml"], check=True, stdout=subprocess.DEVNULL)
+        config = yaml.safe_load((directory / "alertmanager.yml").read_text())
+        assert all("k8s_cluster" in rule["equal"] for rule in config["inhibit_rules"]), config["inhibit_rules"]
+        assert config["route"]["routes"][0]["group_by"] == ["k8s_cluster", "job", "service"]
+        assert config["route"]["routes"][0]["routes"][0]["matchers"] == ['severity = "page"']
+        assert not re.search(r"critical|warning|\bcluster\b", json.dumps(config))
+        assert ".GroupLabels.k8s_cluster" in (directory / "listenq.tmpl").read_text()
+        for board in boards:
+            renamed = json.loads((directory / board.name).read_text())
+            variables = [variable["name"] for variable in renamed["templating"]["list"]]
+            assert "k8s_cluster" in variables and "cluster" not in variables, variables
+    assert len(commands) == 2
+
+
+def check_names(alerts):
+    """The schema of the chart knows the names of all alerts."""
+    schema = json.loads((CHART.parent / "values.schema.json").read_text())
+    assert schema["definitions"]["alert"]["enum"] == sorted({alert["alert"] for alert in alerts}), "values.schema.json: definitions/alert"
 
 
 def changed(directory):
@@ -147,13 +238,16 @@ def changed(directory):
     assert not any(old in text for old in ['job="listenq"', "on (cluster", "by (cluster", "prometheus_replica", "critical"]), text
     stalled, many = alerts["ListenQueueStalled"], [rule for rule in rules if rule.get("alert") == "ListenQueueManyHosts"]
     assert (stalled["for"], stalled["keep_firing_for"]) == ("45s", "7m")
-    assert stalled["labels"] == {"severity": "page", "team": "edge"}
+    by_team = '{{ or $labels.k8s_namespace "monitoring" }}'
+    assert stalled["labels"] == {"severity": "page", "team": "edge", "namespace": by_team}
+    assert by_team in (ROOT / "docs/alerts.md").read_text()
     assert stalled["annotations"]["runbook_url"] == "https://wiki.example.com/ListenQueueStalled"
     assert all(rule["annotations"]["dashboard"].startswith("https://grafana.example.com/d/") for rule in alerts.values())
     assert all(rule["labels"]["team"] == "edge" for rule in alerts.values())
     assert [rule["labels"]["severity"] for rule in many] == ["page", "warning"] and ">= 40" in many[0]["expr"]
     assert 'severity="page"' in many[0]["expr"] and alerts["ListenQueueExporterDown"]["labels"]["severity"] == "page"
     assert not {"ListenQueueNearLimit", "ListenQueueSynFlood"} & set(alerts)
+    made["limits.yml"] = generate("{ replicaLabels: [], unservedSeconds: 0.5 }")["alerts.yml"]
     for file, rules in made.items():
         (pathlib.Path(directory) / file).write_text(rules)
 
@@ -162,7 +256,12 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--changed"]:
         sys.exit(changed(sys.argv[2]))
     made = yaml.safe_load(generate()["alerts.yml"])
-    check_cost(rule for group in made["groups"] for rule in group["rules"] if "alert" in rule)
+    alerts = [rule for group in made["groups"] for rule in group["rules"] if "alert" in rule]
+    check_cost(alerts)
+    check_inhibition(alerts)
+    check_names(alerts)
+    check_refusals()
+    check_renaming()
     for file, rules in generated().items():
         if "--write" in sys.argv:
             file.write_text(rules)

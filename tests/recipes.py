@@ -158,6 +158,8 @@ WARNING = alert(
     "host/0.0.0.0:80",
     service="nginx.service",
 )
+# With another severity than in the shipped rules. It must not mute the page about the same listener.
+NOTE = alert("Stalled", "warning", "php-fpm on web-1 accepts no clients", "", "host/127.0.0.1:9000", service="php-fpm")
 FLEET = alert("ManyHosts", "critical", "php-fpm has trouble on 412 of 1000 hosts", "Hosts with alerts about php-fpm: 412.", "", service="php-fpm")
 
 
@@ -202,7 +204,7 @@ def check_notifications(page):
     web, mail = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Web), socketserver.ThreadingTCPServer(("127.0.0.1", 0), Mail)
     with tempfile.TemporaryDirectory() as name, serving(web) as web_port, serving(mail) as mail_port:
         with alertmanager(pathlib.Path(name), receivers(page, web_port, mail_port)):
-            send(PAGE, WARNING)
+            send(PAGE, WARNING, NOTE)
             check_text(page, "pagerduty", pagerduty(next_to("/pagerduty")))
             check_text(page, "slack", slack(next_to("/slack")))
             check_mail(page, soon(lambda: Mail.arrived, "a mail")[0])
@@ -211,6 +213,30 @@ def check_notifications(page):
             check_text(page, "slack, resolved", slack(next_to("/slack", 1)))
             title = next_to("/pagerduty", 1)["payload"]["summary"]
             assert title == "[FIRING] php-fpm has trouble on 412 of 1000 hosts, berlin", title
+
+
+def rendered(name, status, *alerts):
+    """What a template of listenq.tmpl makes of a group of alerts, in the cluster <b>."""
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump({"status": status, "alerts": alerts, "groupLabels": {"cluster": "<b>"}}, file)
+        file.flush()
+        command = ["amtool", "template", "render", f"--template.glob={SHIPPED}/listenq.tmpl", f"--template.data={file.name}"]
+        command.append(f'--template.text={{{{ template "{name}" . }}}}')
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def check_templates():
+    """The link belongs to the alert of the title, and Slack interprets no name of a process."""
+    texts = {"summary": "<!channel> & co", "description": "a > b <@U1>", "runbook_url": "https://r.example/f"}
+    firing = {"status": "firing", "annotations": texts}
+    resolved = {"status": "resolved", "annotations": texts | {"runbook_url": "https://r.example/r"}}
+    assert rendered("listenq.link", "firing", resolved, firing) == "https://r.example/f"
+    assert rendered("listenq.link", "resolved", resolved) == "https://r.example/r"
+    title = rendered("listenq.slack.title", "firing", resolved, firing, firing)
+    assert title == "[FIRING] &lt;!channel&gt; &amp; co (1 of 2 alerts), &lt;b&gt;", title
+    text = rendered("listenq.slack", "firing", firing, resolved)
+    expected = "*&lt;!channel&gt; &amp; co*\na &gt; b &lt;@U1&gt;\n<https://r.example/f|Runbook>\nResolved: &lt;!channel&gt; &amp; co"
+    assert text == expected, text
 
 
 # === Autoscaling ===
@@ -286,5 +312,6 @@ if __name__ == "__main__":
     into, page = pathlib.Path(sys.argv[1]), blocks()
     check_autoscaling(page, into)
     check_collector(page, into)
+    check_templates()
     check_notifications(page)
     print(f"{len(page)} blocks of docs/recipes.md")

@@ -118,11 +118,12 @@
     ) > 0
   ||| % (vars { counter: counter, window: window, seconds: seconds }),
 
-  // The number of hosts at which a service has alerts of one severity, plus a millionth of the number of all hosts.
+  // The number of hosts at which a service has alerts of one severity, plus a millionth of the number of all hosts. The
+  // Kubernetes namespace is part of the service, and stays a label for routes by team.
   local fleet(severity) = |||
     (
-      count by (%(cluster)s, job, service) (
-        count by (%(instance)s, service) (
+      count by (%(cluster)s, job, service, k8s_namespace) (
+        count by (%(instance)s, service, k8s_namespace) (
           ALERTS{%(sel)s, alertname=~"ListenQueue.+", alertname!="ListenQueueManyHosts", alertstate="firing", severity="%(severity)s", service!=""}
         )
       ) >= %(fleetHosts)s
@@ -135,7 +136,7 @@
     severity,
     fleet(severity),
     '{{ $labels.service }} has trouble on ' + number + ' of {{ reReplaceAll ".*[.]0*" "" (printf "%.6f" $value) }} hosts',
-    'Hosts with alerts about {{ $labels.service }}: ' + number + '. Alerts:{{ range query (printf "count by (alertname) (ALERTS{job=%q, ' + c.clusterLabel + '=%q, service=%q, alertstate=\\"firing\\", severity=\\"' + severity + '\\", alertname!=\\"ListenQueueManyHosts\\"})" $labels.job $labels.' + c.clusterLabel + ' $labels.service) | sortByLabel "alertname" }} {{ .Labels.alertname }} {{ .Value }}{{ end }}. One cause is likely: look for a deployment, a shared database or a traffic peak first. Run listenq explain on one of the hosts.',
+    'Hosts with alerts about {{ $labels.service }}: ' + number + '. Alerts:{{ range query (printf "count by (alertname) (ALERTS{job=%q, ' + c.clusterLabel + '=%q, service=%q, k8s_namespace=%q, alertstate=\\"firing\\", severity=\\"' + severity + '\\", alertname!=\\"ListenQueueManyHosts\\"})" $labels.job $labels.' + c.clusterLabel + ' $labels.service $labels.k8s_namespace) | sortByLabel "alertname" }} {{ .Labels.alertname }} {{ .Value }}{{ end }}. One cause is likely: look for a deployment, a shared database or a traffic peak first. Run listenq explain on one of the hosts.',
     // Longer than the alerts about the hosts, which would otherwise notify one by one when the trouble ends.
     keep='5m',
     about='fleet',
@@ -487,18 +488,36 @@
     ),
   ],
 
+  local groups = [
+    // The fleet alerts come last: they count the alerts that fire.
+    { name: 'listenq', rules: recorded + pages + warnings + [manyHosts(levels.page), manyHosts(levels.warning)] },
+    { name: 'listenq-itself', rules: itself },
+    // Longer intervals: this rule reads every listener,
+    { name: 'listenq-near-limit', interval: '1m', rules: nearLimit },
+    // and these rules read one day of data.
+    { name: 'listenq-features', interval: '5m', rules: features },
+  ],
+
+  // === The check of the configuration ===
+
+  local names = [rule.alert for group in groups for rule in group.rules if std.objectHas(rule, 'alert')],
+  local unknown(field, used) = std.join('', [
+    '\n_config.%s: there is no alert %s' % [field, name]
+    for name in used
+    if !std.member(names, name)
+  ]),
+  local faults = std.join('', [unknown(field, std.objectFields(c[field])) for field in ['for', 'keepFiringFor', 'severity']])
+                 + unknown('disabled', c.disabled)
+                 + (if c.selector == '' then '\n_config.selector is empty' else '')
+                 + (
+                   if std.objectHas(c.severity, 'ListenQueueManyHosts')
+                   then '\n_config.severity: ListenQueueManyHosts has the severity of the alerts that it counts'
+                   else ''
+                 )
+                 + (if std.objectHas(c.extraLabels, 'severity') then '\n_config.extraLabels: set severity instead of a label severity' else ''),
+
   prometheusAlerts+:: {
-    groups: [
-      group { rules: enabled(group.rules) }
-      for group in [
-        // The fleet alerts come last: they count the alerts that fire.
-        { name: 'listenq', rules: recorded + pages + warnings + [manyHosts(levels.page), manyHosts(levels.warning)] },
-        { name: 'listenq-itself', rules: itself },
-        // Longer intervals: this rule reads every listener,
-        { name: 'listenq-near-limit', interval: '1m', rules: nearLimit },
-        // and these rules read one day of data.
-        { name: 'listenq-features', interval: '5m', rules: features },
-      ]
-    ],
+    assert faults == '' : faults,
+    groups: [group { rules: enabled(group.rules) } for group in groups],
   },
 }

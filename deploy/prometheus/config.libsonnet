@@ -4,7 +4,8 @@
   _config+:: {
     // Selects the series of listenq.
     selector: 'job="listenq"',
-    // The label of the cluster. It may be absent from the series.
+    // The label of the cluster. It may be absent from the series. With another name, change alertmanager.yml, listenq.tmpl and
+    // the dashboards too: docs/alerts.md has the command. Otherwise alerts of two clusters mute each other.
     clusterLabel: 'cluster',
     // Replicas of Prometheus that write to one storage differ in one of these labels. The rules drop them.
     replicaLabels: ['prometheus_replica', 'replica'],
@@ -30,13 +31,16 @@
     // The features (docs/privileges.md) whose absence alerts; a regular expression.
     features: '.+',
 
-    // The names of the severities.
+    // The names of the severities. With other names, change alertmanager.yml too: docs/alerts.md has the command. Otherwise pages
+    // go to the receiver for notes.
     severities: { page: 'critical', warning: 'warning', info: 'info' },
-    // By the name of an alert: another `for`, `keep_firing_for` or severity.
+    // By the name of an alert: another `for`, `keep_firing_for` or severity. ListenQueueManyHosts has the severity of the alerts
+    // that it counts.
     'for': {},
     keepFiringFor: {},
     severity: {},
-    // Labels for every alert. To route by team with the Prometheus operator: { namespace: '{{ $labels.k8s_namespace }}' }
+    // Labels for every alert. To route by team with the Prometheus operator, and alerts without a pod to the namespace monitoring:
+    // { namespace: '{{ or $labels.k8s_namespace "monitoring" }}' }
     extraLabels: {},
     // Names of alerts that are left out.
     disabled: [],

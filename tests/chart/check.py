@@ -40,7 +40,7 @@ SCENARIOS: dict[str, tuple[list[Path], set[str]]] = {
     ),
 }
 
-# Values that must be refused, and the place that the refusal names.
+# Values that must be refused, and the place, or the name of a property, that the refusal names.
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"prot": 1}, "prot"),
     ({"port": "19511"}, "/port"),
@@ -54,7 +54,13 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"prometheus": {"serviceMonitor": {"interval": "15"}}}, "/serviceMonitor/interval"),
     ({"prometheus": {"podMonitor": {"interval": "15"}}}, "/podMonitor/interval"),
     ({"prometheus": {"rules": {"for": {"ListenQueueStalled": "soon"}}}}, "/rules/for"),
-    ({"prometheus": {"rules": {"disabled": ["Stalled"]}}}, "/rules/disabled/0"),
+    ({"prometheus": {"rules": {"disabled": ["ListenQueueStaled"]}}}, "/rules/disabled/0"),
+    ({"prometheus": {"rules": {"for": {"ListenQueueStaled": "1m"}}}}, "'ListenQueueStaled'"),
+    ({"prometheus": {"rules": {"keepFiringFor": {"Stalled": "1m"}}}}, "'Stalled'"),
+    ({"prometheus": {"rules": {"severity": {"ListenQueueOverflow": "info"}}}}, "'ListenQueueOverflow'"),
+    ({"prometheus": {"rules": {"severity": {"ListenQueueManyHosts": "info"}}}}, "'ListenQueueManyHosts'"),
+    ({"prometheus": {"rules": {"extraLabels": {"severity": "x"}}}}, "'severity'"),
+    ({"prometheus": {"rules": {"selector": ""}}}, "/rules/selector"),
     ({"prometheus": {"rules": {"fleetHosts": 1}}}, "/rules/fleetHosts"),
     ({"prometheus": {"rules": {"nearLimitShare": 80}}}, "/rules/nearLimitShare"),
     ({"prometheus": {"rules": {"severities": {"page": "it's"}}}}, "/rules/severities/page"),
@@ -141,18 +147,23 @@ RULES: dict[str, Any] = {
     "for": {"ListenQueueStalled": "45s"},
     "keepFiringFor": {"ListenQueueStalled": "7m"},
     "severity": {"ListenQueueExporterDown": "critical"},
-    "extraLabels": {"namespace": "{{ $labels.k8s_namespace }}"},
+    "extraLabels": {"namespace": '{{ or $labels.k8s_namespace "monitoring" }}'},
     "disabled": ["ListenQueueNearLimit"],
 }
 
 
 def check_rule_values() -> None:
     """Every value of the rules arrives in them, and nothing else changes: the mixin gives the same for the same values."""
-    made = [document["spec"] for (kind, _), document in render({"prometheus": {"rules": RULES}}).items() if kind == "PrometheusRule"]
+    assert set(RULES) == set(values_of(CHART / "values.yaml")["prometheus"]["rules"]) - {"namespace", "additionalLabels"}
+    for rules in (RULES, RULES | {"replicaLabels": [], "unservedSeconds": 0.5}):
+        check_same_rules(rules)
+
+
+def check_same_rules(rules: dict[str, Any]) -> None:
+    made = [document["spec"] for (kind, _), document in render({"prometheus": {"rules": rules}}).items() if kind == "PrometheusRule"]
     script = "import sys; sys.path.insert(0, 'tests'); import json, mixin, yaml; "
     script += "print(json.dumps([yaml.safe_load(text) for text in mixin.generate(sys.argv[1]).values()]))"
-    assert set(RULES) == set(values_of(CHART / "values.yaml")["prometheus"]["rules"]) - {"namespace", "additionalLabels"}
-    config = {key: value for key, value in RULES.items() if key != "enabled"}
+    config = {key: value for key, value in rules.items() if key != "enabled"}
     command = [sys.executable, "-c", script, json.dumps(config)]
     out = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
     assert made == json.loads(out), "the chart and the mixin make different rules of the same values"
