@@ -91,7 +91,9 @@ fn names(listeners: &[&Listener]) -> String {
 }
 
 fn owned<'a>(listeners: &'a [Listener], text: &str) -> TargetMatch<'a> {
-    let owned: Vec<&Listener> = listeners.iter().filter(|one| is_owner(one, text)).collect();
+    // The path of a pod may begin with the name of a network namespace.
+    let is_meant = |one: &&Listener| is_owner(one, text) || is_owner(one, within(one, text));
+    let owned: Vec<&Listener> = listeners.iter().filter(is_meant).collect();
     match owned.is_empty() {
         true => TargetMatch::None(near(listeners, text)),
         false => TargetMatch::Listeners(owned),
@@ -226,6 +228,10 @@ mod tests {
         for text in ["redis-server", "redis.service", "redis"] {
             assert_found(text, &[7]);
         }
+        for text in ["host/redis-server", "host/redis.service", "host/tcp/redis"] {
+            assert_found(text, &[7]);
+        }
+        assert_eq!(find(&all(), "blue/redis"), TargetMatch::None(vec![&all()[7]]));
     }
 
     #[test]
@@ -240,9 +246,17 @@ mod tests {
         };
         let all = [Listener { owner, ..listener("pod", Tcp, "0.0.0.0", "80") }];
         let found = |text: &str| matches!(find(&all, text), TargetMatch::Listeners(_));
-        for text in
-            ["web-1", "nginx", "shop/web-1", "web-1/nginx", "shop/web-1/nginx", &id[..12], id]
-        {
+        for text in [
+            "web-1",
+            "nginx",
+            "pod/nginx",
+            "pod/shop/web-1",
+            "shop/web-1",
+            "web-1/nginx",
+            "shop/web-1/nginx",
+            &id[..12],
+            id,
+        ] {
             assert!(found(text), "{text}");
         }
         let lxc = Owner { container_id: "db".into(), ..Owner::default() };
