@@ -9,10 +9,15 @@ use crate::report::because::Because;
 use crate::report::command_scope::{CommandScope, ss};
 use crate::report::evidence;
 use crate::report::limit::{self, Cap, Target};
+use crate::report::recovery;
 use crate::report::servers::{self, Backlog, Capacity, Effect, LimitZero, Server};
 use crate::report::words::{count, rate, time};
 use crate::snapshot::printable;
 use crate::view::Protocol;
+
+/// The step for trouble that is over.
+pub const NOTHING_TO_DO: &str =
+    "Nothing to do now: the diagnosis ends within seconds unless the trouble returns.";
 
 /// The meaning, evidence and advice of one diagnosis of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +74,52 @@ pub const fn meaning(diagnosis: Diagnosis) -> &'static str {
     }
 }
 
+/// Returns the meaning of a diagnosis whose trouble is over.
+const fn past_meaning(diagnosis: Diagnosis) -> &'static str {
+    match diagnosis {
+        Diagnosis::Imbalance => {
+            "One socket of the group was full or stuck while others had room. None is now."
+        }
+        Diagnosis::Stalled => "The server accepted nothing for a time. Its queue moves again.",
+        Diagnosis::Abandoned => "Clients left before they were accepted. The queue is empty now.",
+        Diagnosis::SlowAccept => {
+            "Connections came faster than the server accepted them. The queue is empty now."
+        }
+        Diagnosis::StandingQueue => {
+            "The queue did not empty for a time: every client waited. It is empty now."
+        }
+        Diagnosis::NotAccepting => {
+            "Connections waited at a listener that was never seen to accept one. The queue is empty now."
+        }
+        Diagnosis::ShortQueue | Diagnosis::StaleLimit | Diagnosis::SynFlood => meaning(diagnosis),
+    }
+}
+
+/// Returns the meaning of `diagnosis` for `listener` in its present state.
+fn present_meaning(listener: &Listener, diagnosis: Diagnosis) -> &'static str {
+    if recovery::is_over(listener, diagnosis) {
+        return past_meaning(diagnosis);
+    }
+    match diagnosis {
+        Diagnosis::StandingQueue if !has_room(listener) => {
+            "The queue never empties: every client waits before it is accepted."
+        }
+        _ => meaning(diagnosis),
+    }
+}
+
+/// Whether a standing queue has room, as it has by definition until it fills up.
+fn has_room(listener: &Listener) -> bool {
+    let is_over_limit = listener.limit.is_some_and(|limit| listener.length > limit);
+    !listener.is_full() && !is_over_limit && !listener.holds(Diagnosis::SlowAccept)
+}
+
+/// Whether there is nothing to do once the trouble of `diagnosis` is over. A slow server needs more
+/// capacity also after its queue became empty.
+const fn ends_without_steps(diagnosis: Diagnosis) -> bool {
+    matches!(diagnosis, Diagnosis::Imbalance | Diagnosis::Stalled | Diagnosis::NotAccepting)
+}
+
 /// Returns the meaning of `diagnosis` for `listener`, and the advice.
 pub fn for_listener(listener: &Listener, diagnosis: Diagnosis) -> Advice {
     let advisor = Advisor::new(listener);
@@ -78,7 +129,10 @@ pub fn for_listener(listener: &Listener, diagnosis: Diagnosis) -> Advice {
         let meaning = format!("This follows from {cause}: see the advice for {cause}.");
         return Advice { meaning, evidence, steps: Vec::new(), avoid: Vec::new() };
     }
+    let meaning = present_meaning(listener, diagnosis).to_owned();
+    let is_done = ends_without_steps(diagnosis) && recovery::is_over(listener, diagnosis);
     let (steps, avoid) = match (advisor.limit_zero(), diagnosis) {
+        _ if is_done => (vec![NOTHING_TO_DO.into()], Vec::new()),
         (_, Diagnosis::Imbalance) => advisor.imbalance(),
         (_, Diagnosis::SynFlood) => advisor.syn_flood(),
         (Some(zero), _) => advisor.at_limit_zero(zero),
@@ -91,7 +145,7 @@ pub fn for_listener(listener: &Listener, diagnosis: Diagnosis) -> Advice {
         (None, Diagnosis::NotAccepting) => advisor.not_accepting(),
     };
     let causes = listener.causes.iter().filter(|because| explains(because.cause, diagnosis));
-    Advice { meaning: meaning(diagnosis).into(), evidence, steps, avoid }.because(causes.collect())
+    Advice { meaning, evidence, steps, avoid }.because(causes.collect())
 }
 
 /// Whether the cause explains the diagnosis. A burst can exceed the queue of any server, so only a
@@ -210,12 +264,15 @@ impl<'a> Advisor<'a> {
     /// Steps to find the process that accepts nothing. A process unknown to listenq may hold the
     /// socket by accident.
     fn find_what_holds_it(&self) -> Vec<String> {
-        let mut steps = vec![
-            self.find_process(),
-            "See what that process (PID) does: `grep State /proc/PID/status` (T is stopped: `kill -CONT PID`), \
-             `cat /proc/PID/stack`, `strace -f -p PID`."
-                .into(),
-        ];
+        let mut steps = Vec::from_iter(self.pid().is_none().then(|| self.find_process()));
+        let (which, pid) = match self.pid() {
+            Some(pid) => (format!("PID {pid}"), pid.to_string()),
+            None => ("that process (PID)".into(), "PID".into()),
+        };
+        steps.push(format!(
+            "See what {which} does: `grep State /proc/{pid}/status` (T is stopped: `kill -CONT {pid}`; t is held by a \
+             debugger), `cat /proc/{pid}/stack`, `strace -f -p {pid}`."
+        ));
         if self.server.is_none() {
             steps.push(
                 "If that process does not serve this address, it inherited the socket or leaked it: end that process, \
@@ -253,7 +310,14 @@ impl<'a> Advisor<'a> {
     }
 
     fn standing_queue(&self) -> (Vec<String>, Vec<String>) {
-        let avoid = "Do not raise the backlog: the queue has room, and each client waits behind those before it.";
+        let avoid = match has_room(self.listener) {
+            true => {
+                "Do not raise the backlog: the queue has room, and each client waits behind those before it."
+            }
+            false => {
+                "Do not raise the backlog: each client waits behind those before it, and would wait longer."
+            }
+        };
         (self.look_then_more_capacity(), vec![avoid.into()])
     }
 
@@ -352,15 +416,26 @@ impl<'a> Advisor<'a> {
         zero.filter(|_| self.listener.limit == Some(0))
     }
 
+    /// The process that accepts, else the process that holds the socket, if known.
+    fn pid(&self) -> Option<u32> {
+        let state = self.listener.owner_state.as_ref();
+        state.and_then(|state| state.accepting_pid).or(self.listener.owner.pid)
+    }
+
     fn find_process(&self) -> String {
         format!("Find its process: {}.", self.scope.run(&ss(self.listener, "p")))
     }
 
     fn look_then_more_capacity(&self) -> Vec<String> {
-        let look = format!(
-            "See what keeps its workers busy: {} names the process (PID), `strace -f -p PID` what it waits for.",
-            self.scope.run(&ss(self.listener, "p"))
-        );
+        let look = match self.pid() {
+            Some(pid) => format!(
+                "See what keeps its workers busy: `strace -f -p {pid}` shows what PID {pid} waits for."
+            ),
+            None => format!(
+                "See what keeps its workers busy: {} names the process (PID), `strace -f -p PID` what it waits for.",
+                self.scope.run(&ss(self.listener, "p"))
+            ),
+        };
         match self.server {
             Some(_) => vec![self.more_capacity(), look],
             None => vec![look, self.more_capacity()],
@@ -387,8 +462,8 @@ impl<'a> Advisor<'a> {
         let guess = if_it_is(server, ", if it is");
         match server.capacity {
             Capacity::Workers(setting) => Some(format!(
-                "If it runs and all its workers are busy: see what they wait for (a database, an upstream). Their \
-                 number is set by {setting}{guess}."
+                "If it runs and all its workers are busy: see what they wait for (a database, an upstream). This \
+                 gives it more workers: {setting}{guess}."
             )),
             Capacity::EventLoop(setting) => Some(format!(
                 "If it runs and a request keeps its thread from accepting: see what that request computes or waits \
@@ -407,8 +482,13 @@ impl<'a> Advisor<'a> {
         }
         let useful = limit::useful_per_socket(self.listener)?.max(1);
         let drain_rate = self.listener.drain_rate?;
-        let patience =
-            self.listener.patience().map_or(String::new(), |patience| format!(" ({patience})"));
+        let patience = match (self.listener.patience(), self.listener.assumed_patience()) {
+            (Some(measured), _) => format!(" ({measured})"),
+            (None, Some(assumed)) => {
+                format!(" (if clients wait for {}, `--client-patience`)", time(assumed))
+            }
+            (None, None) => String::new(),
+        };
         (limit::per_socket(self.listener)? > useful).then(|| {
             format!(
                 "Lower the limit to {}: at {} clients further back leave before they are accepted{patience}. For that, {}; {}.",
@@ -619,6 +699,7 @@ impl Capacity {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::because::OwnerState;
     use crate::report::servers::SERVERS;
     use crate::report::{Caps, Diagnosed, Recent};
     use crate::snapshot::owner::Owner;
@@ -763,7 +844,10 @@ mod tests {
             assert!(!text.contains("workers are busy") && !text.contains("thread_cache"), "{text}");
         }
         let text = stopped("gunicorn");
-        assert!(text.contains("Their number is set by `--workers` and `--threads`."), "{text}");
+        assert!(
+            text.contains("This gives it more workers: `--workers` and `--threads`."),
+            "{text}"
+        );
         let text = stopped("java");
         assert!(text.contains("of the Connector, if it is Tomcat."), "{text}");
     }
@@ -778,13 +862,83 @@ mod tests {
             let text = steps(&blocked("redis-server"), diagnosis);
             assert!(text.contains("This helps redis-server: fewer slow commands"), "{text}");
             let text = steps(&blocked("php-fpm8.2"), diagnosis);
-            assert!(text.contains("Their number is set by `pm.max_children`"), "{text}");
+            assert!(text.contains("This gives it more workers: `pm.max_children`"), "{text}");
             // A request does not keep these servers from accepting.
             for process in ["nginx", "mariadbd", "mosquitto", "sleep"] {
                 let text = steps(&blocked(process), diagnosis);
                 assert!(!text.contains("If it runs and"), "{text}");
             }
         }
+    }
+
+    #[test]
+    fn trouble_that_is_over_needs_no_restart() {
+        let over = |cause: Option<Cause>| {
+            let mut empty = Listener { length: 0, ..listener("python3", 5, 4_096) };
+            empty.causes = cause.iter().map(|cause| Because::new(&empty, *cause, 5.0)).collect();
+            for_listener(&empty, Diagnosis::Stalled)
+        };
+        let advice = over(None);
+        assert_eq!(
+            (advice.meaning.as_str(), advice.steps, advice.avoid),
+            (past_meaning(Diagnosis::Stalled), vec![NOTHING_TO_DO.into()], Vec::<String>::new())
+        );
+        let advice = over(Some(Cause::Stopped));
+        assert!(advice.evidence.ends_with("python3 was stopped, and runs again."), "{advice:?}");
+        assert_eq!(advice.steps, [NOTHING_TO_DO]);
+        // The server reaches its limit again.
+        let steps = over(Some(Cause::Descriptors)).steps.join("\n");
+        assert!(steps.starts_with("Allow more file descriptors"), "{steps}");
+        // A slow server with an empty queue still needs workers.
+        let empty = Listener { length: 0, ..slow("php-fpm8.2", 128, 4_096) };
+        let slow = for_listener(&empty, Diagnosis::SlowAccept);
+        assert_eq!(slow.meaning, past_meaning(Diagnosis::SlowAccept));
+        assert!(slow.steps[0].starts_with("Let php-fpm8.2 accept more"), "{slow:?}");
+    }
+
+    #[test]
+    fn a_standing_queue_that_fills_up_has_no_room() {
+        let texts = |listener: &Listener| {
+            let Advice { meaning, avoid, .. } = for_listener(listener, Diagnosis::StandingQueue);
+            format!("{meaning} {}", avoid.join(" "))
+        };
+        let standing = Listener { length: 58, ..listener("nginx", 64, 4_096) };
+        let room = texts(&standing);
+        assert!(room.contains("is not full") && room.contains("has room"), "{room}");
+        let mut slow = standing.clone();
+        slow.diagnoses = vec![Diagnosed::new(&slow, Diagnosis::SlowAccept, 5.0)];
+        for full in [listener("nginx", 64, 4_096), slow] {
+            let text = texts(&full);
+            assert!(!text.contains("not full") && !text.contains("room"), "{text}");
+            assert!(text.contains("never empties") && text.contains("Do not raise"), "{text}");
+        }
+    }
+
+    #[test]
+    fn steps_name_a_process_that_is_known() {
+        let mut known = listener("web", 8, 4_096);
+        known.owner.pid = Some(4711);
+        for diagnosis in Diagnosis::ALL {
+            if diagnosis == Diagnosis::Imbalance {
+                continue;
+            }
+            let text = steps(&known, diagnosis);
+            assert!(!text.contains("(PID)") && !text.contains("Find its process"), "{text}");
+        }
+        assert!(steps(&known, Diagnosis::Stalled).contains("`strace -f -p 4711`"));
+        known.owner_state = Some(OwnerState { accepting_pid: Some(17), ..OwnerState::default() });
+        assert!(steps(&known, Diagnosis::SlowAccept).contains("`strace -f -p 17`"));
+    }
+
+    #[test]
+    fn a_patience_measured_while_the_queue_overflows_lowers_no_limit() {
+        let php = || Listener { patience_seconds: Some(3.0), ..slow("php-fpm8.2", 1_000, 4_096) };
+        let text = steps(&php(), Diagnosis::SlowAccept);
+        assert!(!text.contains("Lower the limit"), "{text}");
+        let calm = Some(Recent { overflows: 0, ..overflowing() });
+        let text = steps(&Listener { recent: calm, ..php() }, Diagnosis::SlowAccept);
+        assert!(text.contains("Lower the limit to 600: ") && text.contains("3.0 s"), "{text}");
+        assert!(!text.contains("client-patience"), "{text}");
     }
 
     #[test]
@@ -849,7 +1003,8 @@ mod tests {
                 "See what keeps its workers busy: `ss -tlnp 'sport = :9000'` names the process (PID), `strace -f -p \
                  PID` what it waits for.",
                 "Shed load in front of the server until it keeps up: set a rate limit, or add machines.",
-                "Lower the limit to 600: at 10 per second clients further back leave before they are accepted. For that, \
+                "Lower the limit to 600: at 10 per second clients further back leave before they are accepted (if \
+                 clients wait for 60 s, `--client-patience`). For that, \
                  set `listen.backlog = 600` in the file of the pool (pool.d/*.conf) (default: all that somaxconn \
                  allows, 511 in old versions); restart php-fpm8.2 (a reload keeps the socket and its limit).",
             ]
@@ -902,6 +1057,7 @@ mod tests {
     #[test]
     fn a_socket_that_is_stuck_is_not_called_full() {
         let mut group = listener("nginx", 128, 128);
+        group.recent = Some(Recent { sockets_stuck: 1, ..Recent::default() });
         assert!(steps(&group, Diagnosis::Imbalance).starts_with("Find the stuck socket, "));
         group.recent = Some(Recent { sockets_brimming: 1, ..Recent::default() });
         assert!(steps(&group, Diagnosis::Imbalance).starts_with("Find the full socket, "));

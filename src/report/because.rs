@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::cause::{Awaited, Cause};
 use crate::report::servers::Capacity;
 use crate::report::words::{count, many};
-use crate::report::{Listener, servers};
+use crate::report::{Listener, advice, recovery, servers};
 use crate::snapshot::escaped;
 use crate::view::{CauseCase, OwnerNumbers};
 
@@ -119,7 +119,10 @@ impl Because {
     /// Creates the text of `cause`, which has held for `for_seconds`.
     pub fn new(listener: &Listener, cause: Cause, for_seconds: f64) -> Self {
         let subject = Subject::new(listener);
-        let (evidence, advice) = (subject.evidence(cause), subject.advice(cause));
+        let (evidence, advice) = match recovery::is_cause_over(listener, cause) {
+            true => (subject.past_evidence(cause), subject.later_advice(cause)),
+            false => (subject.evidence(cause), subject.advice(cause)),
+        };
         Self { cause, for_seconds, evidence, advice }
     }
 }
@@ -161,7 +164,7 @@ impl<'a> Subject<'a> {
     fn evidence(&self, cause: Cause) -> String {
         let Self { process, state, .. } = self;
         match cause {
-            Cause::Stopped => format!("{process} is stopped (state T) by a signal or a debugger."),
+            Cause::Stopped => format!("{process} is stopped {}.", self.stopped_by()),
             Cause::Frozen => format!("The cgroup of {process}, or an ancestor, is frozen."),
             Cause::Descriptors => {
                 let used = self.used_descriptors();
@@ -204,6 +207,47 @@ impl<'a> Subject<'a> {
         }
     }
 
+    /// The sentence for a cause that is over: the owner accepts again.
+    fn past_evidence(&self, cause: Cause) -> String {
+        let process = &self.process;
+        match cause {
+            Cause::Stopped => format!("{process} was stopped, and runs again."),
+            Cause::Frozen => format!("The cgroup of {process} was frozen, and runs again."),
+            _ => format!("{process} accepts again; the cause was {}.", cause.label()),
+        }
+    }
+
+    /// The advice for a cause that is over. A limit of the server will be reached again.
+    fn later_advice(&self, cause: Cause) -> Vec<String> {
+        match cause {
+            Cause::Descriptors | Cause::ConnectionLimit => self.advice(cause),
+            _ => vec![advice::NOTHING_TO_DO.into()],
+        }
+    }
+
+    /// `by a signal (state T)`, `by a debugger (state t)`.
+    fn stopped_by(&self) -> &'static str {
+        let states = &self.state.thread_states;
+        match (states.contains('T'), states.contains('t')) {
+            (false, true) => "by a debugger (state t)",
+            (true, false) => "by a signal (state T)",
+            _ => "by a signal (state T) or a debugger (state t)",
+        }
+    }
+
+    fn let_it_continue(&self) -> Vec<String> {
+        let pid = &self.pid;
+        let signal = format!("Let it continue: `kill -CONT {pid}`.");
+        let debugger = format!(
+            "Detach the debugger, or let it continue the process: `grep TracerPid /proc/{pid}/status` shows its PID."
+        );
+        match (self.state.thread_states.contains('T'), self.state.thread_states.contains('t')) {
+            (false, true) => vec![debugger],
+            (true, false) => vec![signal],
+            _ => vec![signal, debugger],
+        }
+    }
+
     /// `40 of 40 allowed`; `all its` if the numbers are unknown.
     fn used_descriptors(&self) -> String {
         let used = self.state.open_fds.zip(self.state.max_fds);
@@ -222,10 +266,7 @@ impl<'a> Subject<'a> {
         let pid = &self.pid;
         let one = |text: String| vec![text];
         match cause {
-            Cause::Stopped => vec![
-                format!("Let it continue: `kill -CONT {pid}`."),
-                format!("A debugger shows as `TracerPid` in `/proc/{pid}/status`: detach it."),
-            ],
+            Cause::Stopped => self.let_it_continue(),
             Cause::Frozen => one(self.thaw()),
             Cause::Descriptors => self.more_descriptors(),
             Cause::ConnectionLimit => vec![
@@ -343,7 +384,7 @@ mod tests {
             pid: Some(4711),
             ..Owner::default()
         };
-        Listener { owner, owner_state: Some(state), ..Listener::default() }
+        Listener { owner, owner_state: Some(state), length: 9, ..Listener::default() }
     }
 
     fn because(cause: Cause, process: &str, unit: &str, state: OwnerState) -> Because {
@@ -394,6 +435,39 @@ mod tests {
             assert!(said.evidence.ends_with('.') && !said.advice.is_empty(), "{said:?}");
             assert!(said.advice.iter().all(|step| step.ends_with('.')), "{said:?}");
         }
+    }
+
+    #[test]
+    fn a_stopped_process_is_continued_by_the_debugger_that_holds_it() {
+        let of = |thread_states: &str| {
+            let state = OwnerState { thread_states: thread_states.into(), ..OwnerState::default() };
+            because(Cause::Stopped, "web", "", state)
+        };
+        let (signal, debugger) = ("`kill -CONT 4711`", "`grep TracerPid /proc/4711/status`");
+        let held = of("tt");
+        assert_eq!(held.evidence, "web (PID 4711) is stopped by a debugger (state t).");
+        assert!(held.advice.len() == 1 && held.advice[0].contains(debugger), "{held:?}");
+        let stopped = of("T");
+        assert_eq!(stopped.evidence, "web (PID 4711) is stopped by a signal (state T).");
+        assert!(stopped.advice.len() == 1 && stopped.advice[0].contains(signal), "{stopped:?}");
+        let unclear = of("");
+        assert!(unclear.advice[0].contains(signal) && unclear.advice[1].contains(debugger));
+        let runs = of("SS");
+        assert_eq!(runs.evidence, "web (PID 4711) was stopped, and runs again.");
+        assert_eq!(runs.advice, [advice::NOTHING_TO_DO]);
+    }
+
+    #[test]
+    fn a_cause_that_is_over_is_in_the_past() {
+        let over = |cause| {
+            let state = OwnerState { thread_states: "S".into(), ..OwnerState::default() };
+            Because::new(&Listener { length: 0, ..listener("nginx", "", state) }, cause, 3.0)
+        };
+        let lock = over(Cause::Lock);
+        assert_eq!(lock.evidence, "nginx (PID 4711) accepts again; the cause was lock.");
+        assert_eq!(lock.advice, [advice::NOTHING_TO_DO]);
+        assert!(over(Cause::Descriptors).advice[0].contains("worker_rlimit_nofile"));
+        assert!(over(Cause::CpuBound).evidence.contains("uses a whole CPU"));
     }
 
     #[test]

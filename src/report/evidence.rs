@@ -1,12 +1,16 @@
 //! The evidence of a diagnosis: one sentence with the numbers.
 
 use crate::diagnosis::Diagnosis;
+use crate::report::recovery::{self, ACCEPTED_WITHIN};
 use crate::report::words::{count, many, rate, time};
 use crate::report::{Listener, Recent};
 
 /// Why listenq makes `diagnosis` of `listener`.
 pub fn sentence(listener: &Listener, diagnosis: Diagnosis) -> String {
     let recent = listener.recent.unwrap_or_default();
+    if let Some(text) = over(listener, diagnosis) {
+        return text;
+    }
     match diagnosis {
         Diagnosis::Imbalance => imbalance(listener, &recent),
         Diagnosis::Stalled => stalled(listener, &recent),
@@ -43,6 +47,21 @@ pub fn waiting(listener: &Listener) -> String {
     }
 }
 
+/// The sentence for a diagnosis whose trouble is over; `None` if the usual sentence is still true.
+fn over(listener: &Listener, diagnosis: Diagnosis) -> Option<String> {
+    if !recovery::is_over(listener, diagnosis) || diagnosis == Diagnosis::SlowAccept {
+        return None;
+    }
+    let what = match diagnosis {
+        Diagnosis::Imbalance => "no socket is full or stuck; ".into(),
+        Diagnosis::Stalled if listener.length > 0 => {
+            format!("accepted within the last {}; ", time(ACCEPTED_WITHIN.as_secs_f64()))
+        }
+        _ => String::new(),
+    };
+    Some(format!("It is over: {what}{}.", waiting(listener)))
+}
+
 fn oldest(listener: &Listener, words: &str) -> String {
     listener.oldest_seconds.map_or_else(String::new, |oldest| format!(", {words} {}", time(oldest)))
 }
@@ -69,7 +88,8 @@ fn imbalance(listener: &Listener, recent: &Recent) -> String {
 
 fn stalled(listener: &Listener, recent: &Recent) -> String {
     let since = match recent.untaken_seconds {
-        Some(untaken) => format!(" for {}", time(untaken)),
+        // Scans can be late, and one that cannot be compared with the scan before starts again.
+        Some(untaken) => format!(" for at least {}", time(untaken)),
         None => String::new(),
     };
     format!("Nothing was accepted{since}; {}.", waiting(listener))
@@ -166,6 +186,9 @@ fn capitalised(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
+
+    use crate::diagnosis::Evidence;
     use crate::report::Caps;
 
     fn full() -> Listener {
@@ -207,7 +230,7 @@ mod tests {
         let untaken = Recent { untaken_seconds: Some(14.2), ..Recent::default() };
         assert_eq!(
             said(Diagnosis::Stalled, untaken, full()),
-            "Nothing was accepted for 14 s; queue full: 129 of 128, oldest waiting 8.3 s."
+            "Nothing was accepted for at least 14 s; queue full: 129 of 128, oldest waiting 8.3 s."
         );
         assert_eq!(
             said(Diagnosis::Abandoned, Recent::default(), full()),
@@ -233,6 +256,42 @@ mod tests {
         assert_eq!(
             said(Diagnosis::ShortQueue, burst, full()),
             format!("{short}a burst of about 150 exceeded the limit of 128.")
+        );
+    }
+
+    #[test]
+    fn a_queue_is_full_for_no_longer_than_it_is_watched() {
+        let (watched, longer) = (Duration::from_millis(29_100), Duration::from_secs(30));
+        let recent = Recent::new(&Evidence { watched, full: longer, ..Evidence::default() });
+        let text = said(Diagnosis::SlowAccept, recent, full());
+        assert!(text.starts_with("Full for the last 29 s, 0 refusals; "), "{text}");
+    }
+
+    #[test]
+    fn trouble_that_is_over_is_reported_as_over() {
+        let empty = || Listener { length: 0, ..full() };
+        let untaken = Recent { untaken_seconds: Some(0.0), ..Recent::default() };
+        for diagnosis in [
+            Diagnosis::Stalled,
+            Diagnosis::Abandoned,
+            Diagnosis::StandingQueue,
+            Diagnosis::NotAccepting,
+        ] {
+            let text = said(diagnosis, untaken, empty());
+            assert_eq!(text, "It is over: queue empty (limit 128).", "{diagnosis:?}");
+        }
+        assert_eq!(
+            said(Diagnosis::Stalled, untaken, Listener { length: 58, ..full() }),
+            "It is over: accepted within the last 2.0 s; 58 of 128 waiting, oldest 8.3 s."
+        );
+        assert_eq!(
+            said(Diagnosis::Imbalance, untaken, Listener { length: 58, ..full() }),
+            "It is over: no socket is full or stuck; 58 of 128 waiting, oldest 8.3 s."
+        );
+        let slow = said(Diagnosis::SlowAccept, window(24.0, 9), empty());
+        assert!(
+            slow.starts_with("Full for 24 s of the last 30 s, 9 refusals; queue empty"),
+            "{slow}"
         );
     }
 

@@ -61,10 +61,10 @@ pub fn per_socket(listener: &Listener) -> Option<u64> {
     listener.limit.map(|limit| limit / sockets(listener))
 }
 
-/// The largest limit per socket for which clients wait, if known. Never less than the largest burst
-/// that the server handled.
+/// The largest limit per socket for which clients wait, if it is known and credible. Never less
+/// than the largest burst that the server handled.
 pub fn useful_per_socket(listener: &Listener) -> Option<u64> {
-    let useful = listener.useful_limit? as u64;
+    let useful = listener.credible_useful_limit()? as u64;
     Some(useful.max(largest_served(listener)) / sockets(listener))
 }
 

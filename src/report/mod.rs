@@ -5,6 +5,7 @@
 //! * [`evidence`] writes the evidence of a diagnosis, [`advice`] the steps to take;
 //! * [`runbook`] links a diagnosis to its runbook;
 //! * [`limit`] determines which cap binds a limit, [`servers`] how to set the limit of each server;
+//! * [`recovery`] determines whether the trouble of a diagnosis is over;
 //! * [`command_scope`] writes commands for the listener's namespace, [`words`] formats numbers for
 //!   people.
 
@@ -13,6 +14,7 @@ pub mod because;
 pub mod command_scope;
 pub mod evidence;
 pub mod limit;
+pub mod recovery;
 pub mod runbook;
 pub mod servers;
 pub mod words;
@@ -447,11 +449,24 @@ impl Listener {
         Some(format!("clients leave after {median}{of}"))
     }
 
-    /// The useful limit, unless it is based on an assumed patience that contradicts the clients
-    /// that left the queue.
+    /// The useful limit, unless the patience that it is based on is wrong: an assumed patience that
+    /// contradicts the clients that left the queue, or a patience measured while the queue
+    /// overflowed. Scans do not see the time that a client spends half open, so such a patience is
+    /// too short.
     pub fn credible_useful_limit(&self) -> Option<f64> {
-        let is_credible = self.patience_seconds.is_some() || !self.holds(Diagnosis::Abandoned);
+        let overflows = self.recent.is_some_and(|recent| recent.overflows > 0);
+        let is_credible = match self.patience_seconds {
+            Some(_) => !overflows,
+            None => !self.holds(Diagnosis::Abandoned),
+        };
         self.useful_limit.filter(|_| is_credible)
+    }
+
+    /// The patience on which the useful limit is based, if it is assumed and not measured.
+    pub fn assumed_patience(&self) -> Option<f64> {
+        let is_assumed = self.patience_seconds.is_none();
+        let (useful, rate) = (self.useful_limit?, self.drain_rate?);
+        (is_assumed && rate > 0.0).then(|| useful / rate)
     }
 
     /// Fills in the text of each diagnosis, and moves each diagnosis that follows from another
@@ -519,7 +534,9 @@ impl Listener {
     pub fn because(&self) -> String {
         let explains = |because: &&Because| {
             let mut diagnoses = self.diagnoses.iter().map(|held| held.diagnosis);
-            diagnoses.any(|diagnosis| advice::explains(because.cause, diagnosis))
+            let explains_one =
+                diagnoses.any(|diagnosis| advice::explains(because.cause, diagnosis));
+            explains_one && !recovery::is_cause_over(self, because.cause)
         };
         let causes = self.causes.iter().filter(explains);
         let causes: Vec<&str> = causes.map(|because| because.cause.because()).collect();
@@ -718,7 +735,7 @@ impl Recent {
         let scan = evidence.scan.as_ref();
         Self {
             watched_seconds: evidence.watched.as_secs_f64(),
-            full_seconds: evidence.full.as_secs_f64(),
+            full_seconds: evidence.full.min(evidence.watched).as_secs_f64(),
             overflows: evidence.overflows,
             largest_burst: Some(evidence.largest_burst).filter(|burst| *burst > 0),
             untaken_seconds: scan.map(|scan| scan.untaken.as_secs_f64()),

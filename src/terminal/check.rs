@@ -7,7 +7,7 @@ use std::io::{self, Write};
 
 use crate::diagnosis::Diagnosis;
 use crate::report::words::many;
-use crate::report::{DIAGNOSIS_TAKES, Diagnosed, Listener, Report, evidence};
+use crate::report::{DIAGNOSIS_TAKES, Diagnosed, Listener, Report, evidence, recovery};
 use crate::terminal::owner;
 use crate::terminal::source::Known;
 
@@ -154,6 +154,7 @@ impl fmt::Display for Trouble<'_> {
 /// The level of a diagnosis: critical if clients are refused and the trouble continues.
 fn level(listener: &Listener, diagnosis: Diagnosis) -> Level {
     match diagnosis {
+        _ if recovery::is_over(listener, diagnosis) => Level::Warning,
         Diagnosis::Stalled => Level::Critical,
         Diagnosis::SlowAccept if turns_away(listener) => Level::Critical,
         _ => Level::Warning,
@@ -189,7 +190,12 @@ mod tests {
             limit: Some(8),
             fullest_ratio: Some(1.0),
             overflows: Some(overflows),
-            recent: Some(Recent { overflows, watched_seconds: 30.0, ..Recent::default() }),
+            recent: Some(Recent {
+                overflows,
+                watched_seconds: 30.0,
+                sockets_brimming: 1,
+                ..Recent::default()
+            }),
             ..Listener::default()
         };
         listener.diagnoses =
@@ -228,7 +234,7 @@ mod tests {
         let expected = "\
 LISTENQ CRITICAL - abandoned, slow_accept at host/tcp/[::]:81, a\\x7Cb: Full for 0 s of the last 30 s, 41 refusals; \
 queue full: 9 of 8; 2 of 3 listeners in trouble (took one sample) | listeners=3;;;0 unhealthy=2;;;0;3 overflows=46c;;;0
-WARNING: imbalance at host/tcp/[::]:80, a\\x7Cb: Nothing is accepted from 0 of 0 sockets, 0 are less than half full; \
+WARNING: imbalance at host/tcp/[::]:80, a\\x7Cb: 1 of 0 sockets is full, 0 are less than half full; \
 queue full: 9 of 8
 ";
         assert_eq!(written(listeners), (Level::Critical, expected.into()));
@@ -243,6 +249,15 @@ queue full: 9 of 8
         assert_eq!(level(Diagnosis::ShortQueue, 9), Level::Warning);
         let unix = Listener { overflows: None, ..listener("", &[Diagnosis::SlowAccept], 0) };
         assert_eq!(written(vec![unix]).0, Level::Critical);
+    }
+
+    #[test]
+    fn trouble_that_is_over_is_a_warning() {
+        let mut over = Listener { length: 0, ..listener("80", &[], 41) };
+        over.diagnoses = vec![Diagnosed::new(&over, Diagnosis::Stalled, 14.0)];
+        let (level, text) = written(vec![over]);
+        assert_eq!(level, Level::Warning);
+        assert!(text.contains("stalled at host/tcp/[::]:80, a\\x7Cb: It is over: queue"), "{text}");
     }
 
     #[test]

@@ -5,10 +5,13 @@ use std::io::{self, Write};
 
 use anyhow::Result;
 
+use crate::diagnosis::Diagnosis;
 use crate::report::because::OwnerState;
 use crate::report::limit::{self, Cap};
 use crate::report::words::{count, many, rate, time};
-use crate::report::{Accepts, DIAGNOSIS_TAKES, Diagnosed, Listener, Recent, advice, evidence};
+use crate::report::{
+    Accepts, DIAGNOSIS_TAKES, Diagnosed, Listener, Recent, advice, evidence, recovery,
+};
 use crate::terminal::source::Known;
 use crate::terminal::{owner, target, title, write_filled};
 
@@ -79,7 +82,8 @@ fn write_listener(listener: &Listener, out: &mut impl Write) -> io::Result<()> {
     }
     let mut said = HashSet::new();
     for diagnosed in &listener.diagnoses {
-        write_diagnosed(diagnosed, &mut said, out)?;
+        let is_over = recovery::is_over(listener, diagnosed.diagnosis);
+        write_diagnosed(diagnosed, is_over, &mut said, out)?;
     }
     let last = match listener.diagnoses.is_empty() {
         true => looked_at(listener),
@@ -111,7 +115,7 @@ fn looked_at(listener: &Listener) -> Option<String> {
 fn verdict(listener: &Listener) -> String {
     let words = listener.words(", ");
     match (words.is_empty(), listener.watched_too_briefly()) {
-        (false, _) => words + &listener.because(),
+        (false, _) => words + &listener.because() + over_now(listener),
         (true, None) => "no trouble found".into(),
         (true, Some(0)) => format!("no diagnosis yet: it needs {DIAGNOSIS_TAKES} s of samples"),
         (true, Some(watched)) => {
@@ -120,15 +124,25 @@ fn verdict(listener: &Listener) -> String {
     }
 }
 
+fn over_now(listener: &Listener) -> &'static str {
+    let mut diagnoses = listener.diagnoses.iter().map(|held| held.diagnosis);
+    match diagnoses.all(|diagnosis| recovery::is_over(listener, diagnosis)) {
+        true => " (over now)",
+        false => "",
+    }
+}
+
 /// Writes a diagnosis; a step shared by several diagnoses is written once.
 fn write_diagnosed<'a>(
     diagnosed: &'a Diagnosed,
+    is_over: bool,
     said: &mut HashSet<&'a str>,
     out: &mut impl Write,
 ) -> io::Result<()> {
     let Diagnosed { diagnosis, for_seconds, meaning, evidence, advice, avoid, runbook } = diagnosed;
     writeln!(out)?;
-    let label = format!("{} for {}: ", diagnosis.label(), time(*for_seconds));
+    let over = if is_over { ", over now" } else { "" };
+    let label = format!("{} for {}{over}: ", diagnosis.label(), time(*for_seconds));
     write_filled(out, "", &format!("{label}{meaning}"))?;
     write_filled(out, "  ", evidence)?;
     let steps: Vec<&str> =
@@ -253,16 +267,27 @@ fn limit_text(listener: &Listener) -> String {
         }
         (None, Cap::Unknown) => String::new(),
     };
-    let useful = listener.credible_useful_limit().map_or(String::new(), |useful| {
-        format!("; useful limit {}, clients further back leave first", count(useful as u64))
-    });
-    format!("{limit}{why}{useful}")
+    format!("{limit}{why}{}", useful_limit(listener).unwrap_or_default())
+}
+
+/// The useful limit; `None` beside advice not to raise the limit, if the useful limit is higher.
+fn useful_limit(listener: &Listener) -> Option<String> {
+    let useful = listener.credible_useful_limit()? as u64;
+    let is_higher = listener.limit.is_some_and(|limit| useful > limit);
+    let is_short = |held: &Diagnosed| held.diagnosis == Diagnosis::ShortQueue;
+    if is_higher && !listener.diagnoses.iter().all(is_short) {
+        return None;
+    }
+    let why = match listener.assumed_patience() {
+        Some(patience) => format!(" if clients wait for {} (--client-patience)", time(patience)),
+        None => ", clients further back leave first".into(),
+    };
+    Some(format!("; useful limit {}{why}", count(useful)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnosis::Diagnosis;
     use crate::onset::Beginning;
     use crate::report::{Began, Caps, Recent, Report};
     use crate::snapshot::owner::Owner;
@@ -404,7 +429,6 @@ every second at first): it is slow, or times out.
             " accepts 950 per second, mean wait 25 ms; 4.0 per second while the queue is full ",
             " patience clients leave after 3.0 s (median of 114) ",
             " open 7 accepted, at most 1,200 within the last hour ",
-            "; useful limit 240, clients further back leave first ",
         ] {
             let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
             assert!(said.contains(line), "no {line:?} in {said}");
@@ -482,12 +506,40 @@ owner not known
             "{}",
             limit_text(&group)
         );
+    }
+
+    #[test]
+    fn the_useful_limit_names_its_patience() {
         let calm = Listener { diagnoses: Vec::new(), ..php() };
-        assert!(
-            limit_text(&calm).contains("; useful limit 240, clients further back leave first"),
-            "{}",
-            limit_text(&calm)
-        );
+        let useful = |listener: &Listener| {
+            limit_text(listener).split_once("; useful limit ").map(|(_, text)| text.to_owned())
+        };
+        let assumed = useful(&calm);
+        assert_eq!(assumed.as_deref(), Some("240 if clients wait for 60 s (--client-patience)"));
+        let measured = Listener { patience_seconds: Some(60.0), ..calm.clone() };
+        // Clients that were refused spent a part of their patience half open.
+        assert_eq!(useful(&measured), None);
+        let without_refusals = Listener { recent: None, ..measured };
+        let text = useful(&without_refusals);
+        assert_eq!(text.as_deref(), Some("240, clients further back leave first"));
+        // "Do not raise the backlog" and a higher useful limit contradict each other.
+        let mut slow = calm;
+        slow.diagnoses = vec![Diagnosed::new(&slow, Diagnosis::SlowAccept, 10.0)];
+        assert_eq!(useful(&slow), None);
+        let text = useful(&Listener { limit: Some(511), ..slow });
+        assert_eq!(text.as_deref(), Some("240 if clients wait for 60 s (--client-patience)"));
+    }
+
+    #[test]
+    fn trouble_that_is_over_is_reported_as_over() {
+        let mut calm = Listener { length: 0, ..php() };
+        calm.diagnoses = vec![Diagnosed::new(&calm, Diagnosis::Stalled, 14.2)];
+        let text = text(vec![calm], Some("9000"));
+        assert!(text.contains("(tcp, netns host): stalled (over now)\n"), "{text}");
+        let said = "stalled for 14 s, over now: The server accepted nothing for a time. Its queue moves again.\n  \
+                    It is over: queue empty (limit 128).\n  What to do:\n  1. Nothing to do now: ";
+        assert!(text.contains(said), "{text}");
+        assert!(!text.contains("estart"), "{text}");
     }
 
     #[test]
