@@ -241,7 +241,7 @@ def check_templates():
 
 # === Autoscaling ===
 
-LISTENER = 'cluster="", job="listenq", instance="node-1:19511", netns="{netns}", protocol="tcp", address="::", port="80"'
+LISTENER = 'job="listenq", instance="node-1:19511", netns="{netns}", protocol="tcp", address="::", port="80"'
 
 
 def series(name, netns, values, **more):
@@ -256,9 +256,11 @@ def check_autoscaling(page, directory):
     (pods, _) = (hpa := yaml.safe_load(page["hpa.yml"]))["spec"]["metrics"]
     assert adapter["name"]["as"] == pods["pods"]["metric"]["name"]
     assert adapter["seriesQuery"].startswith(rule + "{")
-    given = {"Series": rule, "LabelMatchers": 'namespace="shop",pod=~"cart-1|cart-2"', "GroupBy": "pod"}
+    given = {"Series": rule, "LabelMatchers": 'cluster="",namespace="shop",pod=~"cart-1|cart-2"', "GroupBy": "pod"}
     of_adapter = re.sub("<<.(\\w+)>>", lambda name: given[name[1]], adapter["metricsQuery"])
     of_pods = [{"labels": f'{{pod="cart-{n}"}}', "value": value} for n, value in ((1, 1), (2, 0.25))]
+    pods_of = [("", "cart-1", 1), ("", "cart-2", 0.25), ("berlin", "cart-1", 0.75)]
+    recorded = [{"labels": f'{rule}{{cluster="{cluster}", namespace="shop", pod="{pod}"}}', "value": v} for cluster, pod, v in pods_of]
     owner = {"k8s_namespace": "shop", "k8s_container": "web"}
     fullness, info = "listenq_accept_queue_fullest_ratio", "listenq_listener_info"
     tests = {
@@ -274,11 +276,18 @@ def check_autoscaling(page, directory):
                     series(info, "cart-1", "1x30", k8s_pod="cart-1", **owner),
                     series(info, "cart-2", "1x30", k8s_pod="cart-2", **owner),
                     series(info, "host", "1x30", process="sshd"),
+                    # Another replica of Prometheus has the same listener, for a time with another process.
+                    series(fullness, "cart-2", "0.25x30", replica="b"),
+                    series(info, "cart-2", "1x30", k8s_pod="cart-2", replica="b", process="web", **owner),
+                    # Another cluster has a pod of the same name.
+                    series(fullness, "cart-1", "0.75x30", cluster="berlin"),
+                    series(info, "cart-1", "1x30", k8s_pod="cart-1", cluster="berlin", **owner),
                 ],
                 "promql_expr_test": [
+                    {"expr": rule, "eval_time": "6m", "exp_samples": recorded},
                     {"expr": of_adapter, "eval_time": "6m", "exp_samples": of_pods},
                     {
-                        "expr": scaled["spec"]["triggers"][0]["metadata"]["query"],
+                        "expr": scaled["spec"]["triggers"][0]["metadata"]["query"].replace("{", '{cluster="", ', 1),
                         "eval_time": "6m",
                         "exp_samples": [{"labels": "{}", "value": 0.625}],
                     },
