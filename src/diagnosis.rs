@@ -148,6 +148,9 @@ pub struct ScanEvidence {
     pub unmoved: Duration,
     /// Connections whose client has not left.
     pub alive: u64,
+    /// Whether a client waited when the queue was first found stalled. The queue stays stalled after
+    /// that client has left.
+    pub had_victim: bool,
     /// The time for which each scan has found a client at the head of the queue that had waited for
     /// `--standing-wait` or longer.
     pub standing: Duration,
@@ -210,9 +213,8 @@ impl Diagnosis {
             Self::Abandoned => {
                 &[Self::Imbalance, Self::Stalled, Self::SlowAccept, Self::StandingQueue]
             }
-            Self::SlowAccept | Self::StandingQueue | Self::ShortQueue => {
-                &[Self::Imbalance, Self::Stalled]
-            }
+            Self::StandingQueue => &[Self::Imbalance, Self::Stalled, Self::SlowAccept],
+            Self::SlowAccept | Self::ShortQueue => &[Self::Imbalance, Self::Stalled],
             _ => &[],
         };
         causes.iter().copied().find(|cause| held.contains(*cause))
@@ -316,9 +318,8 @@ impl Evidence {
     /// stalled by a pause of that length.
     fn is_stalled(&self) -> bool {
         let Some(scan) = self.scan else { return false };
-        let usual = (scan.pause * 2).min(LONGEST_PAUSE);
-        let has_victim = scan.alive > 0 || self.turns_away();
-        self.is_untaken(STALL_BY_SCANS.max(usual)) && has_victim && !self.serves_one()
+        let has_victim = scan.alive > 0 || scan.had_victim || self.turns_away();
+        self.is_untaken(stalls_after(scan.pause)) && has_victim && !self.serves_one()
     }
 
     /// Whether no connection was accepted from any socket of the listener for `time`.
@@ -430,6 +431,12 @@ fn share(part: Duration, all: Duration) -> f64 {
     if all.is_zero() { 0.0 } else { part.as_secs_f64() / all.as_secs_f64() }
 }
 
+/// Returns the time without an accept after which a queue is stalled, for a server whose longest
+/// earlier pause between two accepts was `pause`.
+pub fn stalls_after(pause: Duration) -> Duration {
+    STALL_BY_SCANS.max((pause * 2).min(LONGEST_PAUSE))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -485,6 +492,7 @@ mod tests {
         assert_eq!(follows(SlowAccept, &[Abandoned, SlowAccept]), None);
         assert_eq!(follows(SlowAccept, &[Stalled, SlowAccept]), Some(Stalled));
         assert_eq!(follows(StandingQueue, &[Imbalance, StandingQueue]), Some(Imbalance));
+        assert_eq!(follows(StandingQueue, &[SlowAccept, StandingQueue]), Some(SlowAccept));
         assert_eq!(follows(Abandoned, &[Abandoned]), None);
         assert_eq!(follows(StaleLimit, &[SlowAccept, StaleLimit]), None);
     }
@@ -502,6 +510,13 @@ mod tests {
         assert_eq!(said(Evidence { sockets: all(2), ..untaken(seconds(5)) }), []);
         assert_eq!(said(Evidence { sockets: all(1), ..untaken(seconds(10)) }), []);
         assert_eq!(said(Evidence { sockets: all(2), scan: None, ..calm() }), []);
+        let left = |had_victim| {
+            scanned(|scan| {
+                (scan.untaken, scan.alive, scan.had_victim) = (seconds(10), 0, had_victim);
+            })
+        };
+        assert_eq!(said(Evidence { sockets: all(2), ..left(true) }), [Stalled]);
+        assert_eq!(said(Evidence { sockets: all(2), ..left(false) }), []);
     }
 
     #[test]

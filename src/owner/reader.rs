@@ -389,7 +389,7 @@ impl Peers<'_> {
             Call::Accept(fd) if self.holder.listen.contains(&fd) => Wait::Accept,
             Call::Read(fd) => self.on(fd, Syscall::Read),
             Call::Receive(fd) => self.on(fd, Syscall::Receive),
-            Call::Send(fd) => self.on(fd, Syscall::Send),
+            Call::Send(fd) => self.sends_on(fd),
             Call::Connect(fd) => self.on(fd, Syscall::Connect),
             Call::Poll(1) => self.only_connection().unwrap_or(Wait::Events),
             Call::Epoll(fd) if self.is_elsewhere(fd) => Wait::Other,
@@ -404,8 +404,17 @@ impl Peers<'_> {
         let inode = self.process.link(fd).and_then(|link| socket_inode(&link));
         match inode.and_then(|inode| self.tables.of(self.process).get(&inode).copied()) {
             Some(ends) if self.is_client(ends) => Wait::Client,
+            Some(ends) if self.is_server(ends) => Wait::Other,
             Some(ends) => Wait::Peer(ends.remote, syscall),
             None => Wait::Other,
+        }
+    }
+
+    /// Returns the wait of a send: a client that does not read is no idle client.
+    fn sends_on(&mut self, fd: u32) -> Wait {
+        match self.on(fd, Syscall::Send) {
+            Wait::Client => Wait::Other,
+            wait => wait,
         }
     }
 
@@ -417,7 +426,8 @@ impl Peers<'_> {
     /// for the listen socket, whose queue holds connections.
     fn only_connection(&mut self) -> Option<Wait> {
         let ends = self.connections();
-        let mut peers = ends.iter().filter(|ends| !self.is_client(**ends));
+        let is_peer = |ends: &&Ends| !self.is_client(**ends) && !self.is_server(**ends);
+        let mut peers = ends.iter().filter(is_peer);
         match peers.next() {
             Some(one) if peers.all(|other| other.remote == one.remote) => {
                 Some(Wait::Peer(one.remote, Syscall::Poll))
@@ -438,6 +448,16 @@ impl Peers<'_> {
         self.local.is_some_and(|local| local.port == ends.local.port())
     }
 
+    /// Whether the connection leads to the server itself, which is no other server to wait for.
+    fn is_server(&self, ends: Ends) -> bool {
+        let is_own = |local: LocalEnd| {
+            let (ip, remote) = (local.ip.to_canonical(), ends.remote.ip());
+            let is_any = ip.is_unspecified() && remote == ends.local.ip();
+            local.port == ends.remote.port() && (is_any || ip == remote)
+        };
+        self.local.is_some_and(is_own)
+    }
+
     /// Returns the ends of the process's TCP connections.
     fn connections(&mut self) -> Vec<Ends> {
         let table = self.tables.of(self.process);
@@ -452,7 +472,7 @@ fn sockets_of(process: &Process) -> FxHashSet<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
+    use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream};
     use std::os::fd::AsRawFd;
     use std::os::linux::fs::MetadataExt;
@@ -550,6 +570,29 @@ mod tests {
         assert!(await_wait(socket, Wait::Accept).is_some());
         let _client = TcpStream::connect(at).unwrap();
         waiting.join().unwrap();
+    }
+
+    #[test]
+    fn a_thread_that_sends_to_a_client_or_asks_its_own_server_waits_for_no_one_else() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (socket, at) = (own(&listener), listener.local_addr().unwrap());
+        let connect = || (TcpStream::connect(at).unwrap(), listener.accept().unwrap().0);
+        let ((mut asks, asked), (client, mut server)) = (connect(), connect());
+        let sends = thread::spawn(move || while server.write(&[0; 1 << 16]).is_ok() {});
+        let receives = thread::spawn(move || _ = asks.read(&mut [0]));
+        thread::sleep(Duration::from_millis(300));
+        let mut reader = OwnerReader::new(Path::new("/proc"), Path::new("/"));
+        // The test process has more threads than one reading covers.
+        for _ in 0..50 {
+            let reading = reader.read(socket);
+            for thread in reading.processes.iter().flat_map(|process| &process.threads) {
+                let is_other = !matches!(thread.wait, Wait::Peer(peer, _) if peer == at);
+                assert!(is_other, "{thread:?}");
+            }
+        }
+        drop((client, asked));
+        sends.join().unwrap();
+        receives.join().unwrap();
     }
 
     #[test]

@@ -156,7 +156,7 @@ impl Flow {
             slot.full += (totals.full_seconds - before.full_seconds) as f32;
         }
         let is_due = now.saturating_sub(self.shown_at) >= Duration::from_secs(1);
-        let is_due = is_due && now < self.empty_at;
+        let is_due = is_due && now < self.empty_at && self.complete(now) > 0;
         is_due.then(|| {
             self.shown_at = now;
             Arc::new(self.show(now))
@@ -175,25 +175,29 @@ impl Flow {
             None => Vec::new(),
         };
         self.find_beginning(now, &slots);
-        let recent = &slots[slots.len().saturating_sub(Accepts::RECENT)..];
+        let known = Accepts::RECENT.min(self.complete(now)).min(slots.len());
+        let recent = &slots[slots.len() - known..];
         let accepted: u64 = recent.iter().map(|slot| u64::from(slot.accepted)).sum();
-        let waited: f64 = recent.iter().map(|slot| f64::from(slot.waited)).sum();
-        let seconds = Accepts::SLOT.as_secs_f64() * Accepts::RECENT as f64;
+        let time = Accepts::SLOT * known as u32;
         Accepts {
             total: self.total,
-            per_second: accepted as f64 / seconds,
-            mean_wait: (accepted > 0)
-                .then(|| Duration::from_secs_f64((waited / accepted as f64).max(0.0))),
+            per_second: accepted as f64 / time.as_secs_f64(),
+            mean_wait: mean_wait(recent, accepted).filter(|wait| *wait <= time),
             history: slots.iter().map(|slot| slot.accepted).collect(),
             began: self.began,
         }
     }
 
-    /// Updates what the present trouble began with. The slot in which the flow started is not
-    /// complete.
-    fn find_beginning(&mut self, now: Duration, slots: &[Slot]) {
+    /// Returns the number of complete slots. The slots in which the flow started and of `now` are
+    /// not complete.
+    fn complete(&self, now: Duration) -> usize {
         let complete = slot(now).saturating_sub(slot(self.since) + 1);
-        let known = slots.len().min(usize::try_from(complete).unwrap_or(usize::MAX));
+        usize::try_from(complete).unwrap_or(usize::MAX)
+    }
+
+    /// Updates what the present trouble began with.
+    fn find_beginning(&mut self, now: Duration, slots: &[Slot]) {
+        let known = slots.len().min(self.complete(now));
         self.began = match onset::find(&slots[slots.len() - known..]) {
             Trouble::None => None,
             Trouble::Earlier => self.began,
@@ -203,6 +207,16 @@ impl Flow {
             }),
         };
     }
+}
+
+/// Returns the mean wait of the accepted connections: connection seconds over accepted. `None` when
+/// nothing was accepted at last although connections wait: their time in the queue is not the wait
+/// of those that were accepted.
+fn mean_wait(recent: &[Slot], accepted: u64) -> Option<Duration> {
+    let is_stuck = recent.last().is_some_and(|last| last.accepted == 0 && last.waited > 0.0);
+    let waited: f64 = recent.iter().map(|slot| f64::from(slot.waited)).sum();
+    let mean = waited.max(0.0) / accepted as f64;
+    (accepted > 0 && !is_stuck).then(|| Duration::from_secs_f64(mean))
 }
 
 fn added(sum: u32, more: u64) -> u32 {
@@ -305,6 +319,37 @@ mod tests {
         assert_eq!((shown.total, shown.per_second), (1_200, 20.0));
         assert!((shown.mean_wait.unwrap().as_secs_f64() - 0.025).abs() < 1e-6);
         assert_eq!((shown.history.len(), shown.history[58..].to_vec()), (60, vec![100, 100]));
+    }
+
+    #[test]
+    fn the_rate_is_that_of_the_time_for_which_the_listener_was_watched() {
+        let mut flow = Flow::new(Duration::from_secs(102), Totals::default());
+        let rates: Vec<Option<f64>> = (103..=140)
+            .map(|second| flow.accepted(Duration::from_secs(second), 20, Totals::default()))
+            .map(|shown| shown.map(|accepts| accepts.per_second))
+            .collect();
+        // The first complete slot is that of the seconds 105 to 109.
+        assert_eq!(rates[..7], [None; 7]);
+        assert!(rates[7..].iter().all(|rate| *rate == Some(20.0)), "{rates:?}");
+    }
+
+    #[test]
+    fn a_queue_that_stands_still_has_no_mean_wait() {
+        let mut flow = Flow::new(Duration::ZERO, Totals::default());
+        let mut totals = Totals::default();
+        let mut wait = |seconds: std::ops::Range<u64>, accepted, length: u64| {
+            let shown = seconds.map(|second| {
+                totals.connection_seconds += length as f64;
+                totals.length = length;
+                flow.accepted(Duration::from_secs(second), accepted, totals)
+            });
+            shown.last().flatten().unwrap().mean_wait
+        };
+        assert_eq!(wait(1..51, 5, 0), Some(Duration::ZERO));
+        assert_eq!(wait(51..61, 0, 60), None);
+        // The mean is longer than the time over which it is known.
+        assert_eq!(wait(61..101, 1, 60), None);
+        assert_eq!(wait(101..141, 5, 60), Some(Duration::from_secs(12)));
     }
 
     #[test]

@@ -201,8 +201,9 @@ impl Record {
         half_open: HalfOpenCount,
         open: Open,
     ) {
-        let Verdict { oldest, abandoned, alive, untaken, unmoved, standing, pause, .. } =
+        let Verdict { oldest, abandoned, untaken, unmoved, standing, pause, .. } =
             verdict.unwrap_or_default();
+        let Verdict { alive, had_victim, .. } = verdict.unwrap_or_default();
         if verdict.is_none() {
             self.scans.clear(at);
         }
@@ -215,6 +216,7 @@ impl Record {
             untaken,
             abandoned: abandoned.unwrap_or(0),
             alive,
+            had_victim,
             unmoved,
             standing,
             pause,
@@ -264,7 +266,7 @@ impl Record {
     pub(super) fn emptied(&mut self, now: Duration) {
         self.scans.clear(now);
         if let Some(scan) = &mut self.scanned {
-            (scan.length, scan.abandoned, scan.alive) = (0, 0, 0);
+            (scan.length, scan.abandoned, scan.alive, scan.had_victim) = (0, 0, 0, false);
             (scan.oldest, scan.untaken) = (Duration::ZERO, Duration::ZERO);
             (scan.unmoved, scan.standing) = (Duration::ZERO, Duration::ZERO);
         }

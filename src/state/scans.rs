@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
-use crate::diagnosis::STALL_BY_SCANS;
+use crate::diagnosis::{STALL_BY_SCANS, stalls_after};
 use crate::snapshot::Cookie;
 use crate::snapshot::scan::{UnixQueue, Waiting};
 
@@ -21,6 +21,8 @@ pub(super) struct Scans {
     line: Line,
     /// The time of the first of the consecutive scans that found nothing accepted.
     untaken_since: Option<Duration>,
+    /// Whether a scan found a client after the queue had stalled, and nothing was accepted since.
+    had_victim: bool,
     gone: Option<u64>,
     /// The time of the first of the consecutive scans that found a client at the head that had
     /// waited for long.
@@ -76,6 +78,8 @@ pub(super) struct Verdict {
     pub(super) abandoned: Option<u64>,
     /// Waiting connections whose client has not left.
     pub(super) alive: u64,
+    /// Whether a client waited when the queue was first found stalled.
+    pub(super) had_victim: bool,
     /// How long nothing was accepted.
     pub(super) untaken: Duration,
     /// How long no sample saw the queue become shorter.
@@ -150,7 +154,7 @@ impl Scans {
     /// Forgets the queue because its sockets were closed.
     pub(super) fn forget_line(&mut self) {
         (self.line, self.untaken_since, self.gone) = (Line::Empty, None, None);
-        self.standing_since = None;
+        (self.standing_since, self.had_victim) = (None, false);
     }
 
     /// Records that a socket of the listener was seen without a queue: not every client waits.
@@ -236,11 +240,14 @@ impl Scans {
         let before = self.gone;
         self.gone = queue.gone;
         let since = *self.untaken_since.get_or_insert(at);
+        let is_stalled = at.saturating_sub(since) >= stalls_after(self.pause(at));
+        self.had_victim = is_stalled && (self.had_victim || queue.alive > 0);
         let agreed = |gone| if gone == 0 { Some(0) } else { before.map(|before| before.min(gone)) };
         Verdict {
             oldest: queue.oldest,
             abandoned: queue.gone.and_then(agreed),
             alive: queue.alive,
+            had_victim: self.had_victim,
             untaken: at.saturating_sub(since),
             unmoved: at.saturating_sub(between.fell_at),
             drains: was_taken == Some(true),
@@ -432,6 +439,21 @@ mod tests {
         assert_eq!(at(1, 2, &[(2, 4), (4, 3)]), (Some(4), Some(0), 0, 2, false));
         assert_eq!(at(2, 3, &[(2, 5), (4, 4), (6, 0)]), (Some(5), Some(0), 1, 3, false));
         assert_eq!(at(3, 2, &[(4, 5), (6, 1)]), (Some(5), Some(0), 0, 2, true));
+    }
+
+    #[test]
+    fn a_stalled_queue_had_a_victim_until_a_connection_is_accepted() {
+        let mut scans = Scans::default();
+        let mut had_victim = |second, rows: &[_], taken| {
+            scans.tcp(seconds(second), &found(2, rows), between(taken)).had_victim
+        };
+        let rows = [(2, 1), (4, 1)];
+        assert!(![1, 5].map(|second| had_victim(second, &rows, Taken::Nothing)).contains(&true));
+        assert!(had_victim(12, &rows, Taken::Nothing));
+        // The clients left.
+        assert!(had_victim(13, &[], Taken::Nothing) && had_victim(60, &[], Taken::Nothing));
+        assert!(!had_victim(61, &[], Taken::Something));
+        assert!(!had_victim(80, &[], Taken::Nothing));
     }
 
     #[test]

@@ -214,9 +214,14 @@ impl Sockets {
         }
     }
 
+    /// Whether the last dump showed the socket.
+    pub(super) fn is_current(&self, socket: &Socket) -> bool {
+        socket.seen == self.dumps
+    }
+
     /// Whether the last dump showed a socket of this listener.
     pub(super) fn has_seen(&self, listener: usize) -> bool {
-        self.living().any(|socket| socket.listener == listener && socket.seen == self.dumps)
+        self.living().any(|socket| socket.listener == listener && self.is_current(socket))
     }
 
     /// Moves the sockets of one listener to another listener.

@@ -111,7 +111,7 @@ impl<A: Address> Group<A> {
         let seen_at = self.sampled_at.unwrap_or(context.now);
         for socket in self.sockets.living() {
             if let Some(evidence) = all.get_mut(&socket.listener) {
-                context.add(socket, seen_at, evidence);
+                context.add(socket, self.sockets.is_current(socket), seen_at, evidence);
             }
         }
         all
@@ -126,11 +126,15 @@ impl Context {
         Evidence { cookies_sent, cookies_received, ..Evidence::default() }
     }
 
-    fn add(&self, socket: &Socket, seen_at: Duration, evidence: &mut Evidence) {
+    fn add(&self, socket: &Socket, is_current: bool, seen_at: Duration, evidence: &mut Evidence) {
         let lasts = |since: Duration, time| seen_at.saturating_sub(since) >= time;
+        evidence.has_accepted |= socket.has_accepted;
+        // A server that restarts is no group: its old socket is not in the dump of the new one.
+        if !is_current {
+            return;
+        }
         let sockets = &mut evidence.sockets;
         sockets.all += 1;
-        evidence.has_accepted |= socket.has_accepted;
         sockets.brimming +=
             u32::from(socket.brimming_since.is_some_and(|since| lasts(since, LASTING)));
         sockets.waiting += u32::from(socket.queue.length > 0);

@@ -128,6 +128,21 @@ fn a_member_at_its_limit_is_stuck_only_while_dumps_show_it() {
 }
 
 #[test]
+fn a_server_that_restarts_with_a_full_queue_is_no_group() {
+    // The evidence is evaluated once a second, at a different sample of each story.
+    for before in 20..32 {
+        let mut story = Story::begun_with(&[socket(1, 80)]);
+        for _ in 0..before {
+            story.tick(&[waiting(5, socket(1, 80))], 0);
+        }
+        for _ in 0..20 {
+            story.tick(&[socket(2, 80)], 0);
+            assert_eq!(story.diagnoses(80), [], "restarted after {before} samples");
+        }
+    }
+}
+
+#[test]
 fn no_accept_for_ten_seconds_is_a_stall_and_its_end_is_reported() {
     let queue = waiting(2, socket(1, 80));
     let mut story = Story::begun_with(&[socket(1, 80)]);
