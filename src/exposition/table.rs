@@ -130,7 +130,7 @@ pub const METRICS: &[Metric] = &[
     ),
     gauge(
         "listenq_accept_queue_abandoned",
-        "Waiting connections whose client has closed or reset, agreed by two connection scans; a client that closed within 100 ms may have closed only its own half and is not counted, nor is one that was accepted and given up later. Absent where connections wait that the scan cannot see (TPROXY, sk_lookup).",
+        "Waiting connections whose client has closed or reset, agreed by two connection scans; a client that closed within 100 ms may have closed only its own half and is not counted, nor is one that was accepted and given up later; one that half-closed later and still reads looks like one that left. Absent where connections wait that the scan cannot see (TPROXY, sk_lookup).",
         LISTENER,
         Value::ListenerGauge(|listener, _| Some(listener.abandoned()? as f64)),
     ),
@@ -148,7 +148,7 @@ pub const METRICS: &[Metric] = &[
     ),
     gauge(
         "listenq_accept_queue_client_patience_seconds",
-        "Median time after which clients left this queue, over at least 20 that left within the last five minutes; clients that left within 100 ms (port checks), that were answered after they half-closed, or whose listener has keepalive do not count. Absent otherwise, and not the patience of clients that were accepted in time.",
+        "Median time after which clients left this queue, over at least 20 that left within the last five minutes; clients that left within 100 ms (port checks), that a scan saw answered after they half-closed, or whose listener has keepalive do not count. Absent otherwise, too short while the queue overflows (a client may spend a part of its timeout half open), and not the patience of clients that were accepted in time.",
         LISTENER,
         Value::ListenerGauge(|listener, _| Some(listener.patience?.median.as_secs_f64())),
     ),
@@ -160,7 +160,7 @@ pub const METRICS: &[Metric] = &[
     ),
     counter(
         "listenq_listener_abandoned_total",
-        "Clients that connection scans saw leave the accept queue by a close later than 100 ms or a reset; those that came and left between two scans, or were refused, are not counted.",
+        "Clients that connection scans saw leave the accept queue by a close later than 100 ms or a reset, and those that half-closed later than 100 ms; those that came and left between two scans, or were refused, are not counted.",
         LISTENER,
         Value::Listener(|listener| Some(listener.abandoned_total? as f64)),
     ),
