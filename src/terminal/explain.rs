@@ -10,7 +10,7 @@ use crate::report::because::OwnerState;
 use crate::report::limit::{self, Cap};
 use crate::report::words::{count, many, rate, time};
 use crate::report::{
-    Accepts, DIAGNOSIS_TAKES, Diagnosed, Listener, Recent, advice, evidence, recovery,
+    Accepts, Clients, DIAGNOSIS_TAKES, Diagnosed, Listener, Recent, advice, evidence, recovery,
 };
 use crate::terminal::source::Known;
 use crate::terminal::{owner, target, title, write_filled};
@@ -85,9 +85,10 @@ fn write_listener(listener: &Listener, out: &mut impl Write) -> io::Result<()> {
         let is_over = recovery::is_over(listener, diagnosed.diagnosis);
         write_diagnosed(diagnosed, is_over, &mut said, out)?;
     }
-    let last = match listener.diagnoses.is_empty() {
-        true => looked_at(listener),
-        false => Some(advice::cost_of_full(listener).into()),
+    let last = match (listener.diagnoses.is_empty(), is_over(listener)) {
+        (true, _) => looked_at(listener),
+        (false, false) => Some(advice::cost_of_full(listener).into()),
+        (false, true) => None,
     };
     let Some(last) = last else { return Ok(()) };
     writeln!(out)?;
@@ -115,7 +116,8 @@ fn looked_at(listener: &Listener) -> Option<String> {
 fn verdict(listener: &Listener) -> String {
     let words = listener.words(", ");
     match (words.is_empty(), listener.watched_too_briefly()) {
-        (false, _) => words + &listener.because() + over_now(listener),
+        (false, _) if is_over(listener) => words + &listener.because() + " (over now)",
+        (false, _) => words + &listener.because(),
         (true, None) => "no trouble found".into(),
         (true, Some(0)) => format!("no diagnosis yet: it needs {DIAGNOSIS_TAKES} s of samples"),
         (true, Some(watched)) => {
@@ -124,12 +126,10 @@ fn verdict(listener: &Listener) -> String {
     }
 }
 
-fn over_now(listener: &Listener) -> &'static str {
+/// Whether the trouble of every diagnosis is over.
+fn is_over(listener: &Listener) -> bool {
     let mut diagnoses = listener.diagnoses.iter().map(|held| held.diagnosis);
-    match diagnoses.all(|diagnosis| recovery::is_over(listener, diagnosis)) {
-        true => " (over now)",
-        false => "",
-    }
+    diagnoses.all(|diagnosis| recovery::is_over(listener, diagnosis))
 }
 
 /// Writes a diagnosis; a step shared by several diagnoses is written once.
@@ -171,7 +171,7 @@ fn facts(listener: &Listener) -> Vec<(&'static str, String)> {
     let mut facts = vec![("queue", queue(listener)), ("limit", limit_text(listener))];
     facts.extend(listener.began().map(|began| ("began with", began.evidence.clone())));
     facts.extend(accepts(listener).map(|accepts| ("accepts", accepts)));
-    facts.extend(listener.clients.as_ref().map(|clients| ("clients", clients.sentence())));
+    facts.extend(clients(listener).map(|clients| ("clients", clients)));
     facts.extend(listener.patience().map(|patience| ("patience", patience)));
     facts.extend(open_connections(listener).map(|open| ("open", open)));
     if let Some(overflows) = listener.overflows {
@@ -198,6 +198,12 @@ fn accepts(listener: &Listener) -> Option<String> {
     let parts = [listener.accepts.as_ref().map(Accepts::sentence), drained];
     let parts: Vec<String> = parts.into_iter().flatten().collect();
     (!parts.is_empty()).then(|| parts.join("; "))
+}
+
+/// The clients of the last scan, unless all have been accepted since.
+fn clients(listener: &Listener) -> Option<String> {
+    let is_used = listener.length > 0 || listener.syn_queue_length.is_some_and(|open| open > 0);
+    listener.clients.as_ref().filter(|_| is_used).map(Clients::sentence)
 }
 
 fn open_connections(listener: &Listener) -> Option<String> {
@@ -532,14 +538,17 @@ owner not known
 
     #[test]
     fn trouble_that_is_over_is_reported_as_over() {
-        let mut calm = Listener { length: 0, ..php() };
+        let before = Clients { connections: 8, addresses: Some(0), ..Clients::default() };
+        let mut calm = Listener { length: 0, clients: Some(before), ..php() };
         calm.diagnoses = vec![Diagnosed::new(&calm, Diagnosis::Stalled, 14.2)];
         let text = text(vec![calm], Some("9000"));
         assert!(text.contains("(tcp, netns host): stalled (over now)\n"), "{text}");
         let said = "stalled for 14 s, over now: The server accepted nothing for a time. Its queue moves again.\n  \
                     It is over: queue empty (limit 128).\n  What to do:\n  1. Nothing to do now: ";
         assert!(text.contains(said), "{text}");
-        assert!(!text.contains("estart"), "{text}");
+        for untrue in ["estart", "full queue", "clients "] {
+            assert!(!text.contains(untrue), "no {untrue:?} in {text}");
+        }
     }
 
     #[test]
