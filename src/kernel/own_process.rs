@@ -2,6 +2,7 @@
 
 use std::os::linux::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use procfs::process::Stat;
 use procfs::{FromRead, ProcResult, WithCurrentSystemInfo};
@@ -73,6 +74,12 @@ fn cpu_seconds() -> f64 {
 fn start_time(stat: &Stat) -> ProcResult<f64> {
     let since_boot = stat.starttime as f64 / procfs::ticks_per_second() as f64;
     Ok(procfs::boot_time_secs()? as f64 + since_boot)
+}
+
+/// Returns the CPU time of this thread (`CLOCK_THREAD_CPUTIME_ID`).
+pub fn thread_cpu() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
 }
 
 #[cfg(test)]

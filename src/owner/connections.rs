@@ -2,12 +2,13 @@
 //!
 //! The kernel walks the connections of all namespaces to print one table, which takes milliseconds
 //! on a machine with much memory or many connections. Processes of one namespace share a table, and
-//! a table that took long is read less often.
+//! a table is used for longer while it contains the connections that are asked for.
 
 use std::time::{Duration, Instant};
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
+use crate::kernel::own_process::thread_cpu;
 use crate::kernel::proc_tcp::{self, Ends};
 
 use super::process::Process;
@@ -35,25 +36,31 @@ pub(super) struct ConnectionTables {
 #[derive(Debug)]
 struct Table {
     connections: FxHashMap<u64, Ends>,
+    /// Inodes that were asked for and are no connections.
+    absent: FxHashSet<u64>,
     read_at: Instant,
+    /// CPU time.
     cost: Duration,
 }
 
 // === impl ConnectionTables ===
 
 impl ConnectionTables {
-    /// Returns the connections of the process's namespace, by inode. Connections that were opened
-    /// after the table was read are missing.
-    pub(super) fn of(&mut self, process: &Process) -> &FxHashMap<u64, Ends> {
+    /// Returns the ends of those of the process's sockets that are connections. Reads the table
+    /// again if a socket is unknown and the table is of an earlier round. Connections that were
+    /// opened after the table was read are missing.
+    pub(super) fn ends_of(&mut self, process: &Process, sockets: &[u64]) -> Vec<Ends> {
         // If the namespace cannot be read, the table is of one process only. A process id is
         // smaller than the inode of a namespace.
         let namespace = process.net_namespace().unwrap_or(process.pid.into());
-        if !self.tables.get(&namespace).is_some_and(Table::is_young) {
-            self.store(namespace, Table::read(process));
+        let known = self.tables.get(&namespace).filter(|table| table.is_young());
+        if known.is_none_or(|table| table.is_of_an_earlier_round() && !table.knows(sockets)) {
+            let absent = self.tables.remove(&namespace).map(|table| table.absent);
+            self.store(namespace, Table::read(process, absent.unwrap_or_default(), sockets));
         }
         let table = &self.tables[&namespace];
         self.cost = self.cost.max(table.cost);
-        &table.connections
+        sockets.iter().filter_map(|socket| table.connections.get(socket).copied()).collect()
     }
 
     /// Returns how long it took to read the costliest table that was used since the last call.
@@ -75,11 +82,28 @@ impl ConnectionTables {
 // === impl Table ===
 
 impl Table {
-    fn read(process: &Process) -> Self {
-        let begin = Instant::now();
+    /// Reads the table for these `sockets`; `absent` are those of the last table.
+    fn read(process: &Process, mut absent: FxHashSet<u64>, sockets: &[u64]) -> Self {
+        let begin = thread_cpu();
         let texts = ["net/tcp", "net/tcp6"].map(|name| process.text_up_to(name, MAX_TABLE_BYTES));
-        let connections = texts.iter().flat_map(|text| proc_tcp::connections(text)).collect();
-        Self { connections, read_at: Instant::now(), cost: begin.elapsed() }
+        let connections: FxHashMap<u64, Ends> =
+            texts.iter().flat_map(|text| proc_tcp::connections(text)).collect();
+        if absent.len() + sockets.len() > MAX_STORED {
+            absent.clear();
+        }
+        absent.extend(sockets.iter().filter(|socket| !connections.contains_key(socket)));
+        let cost = thread_cpu().saturating_sub(begin);
+        Self { connections, absent, read_at: Instant::now(), cost }
+    }
+
+    fn knows(&self, sockets: &[u64]) -> bool {
+        let is_known =
+            |socket: &u64| self.connections.contains_key(socket) || self.absent.contains(socket);
+        sockets.iter().all(is_known)
+    }
+
+    fn is_of_an_earlier_round(&self) -> bool {
+        self.read_at.elapsed() >= MIN_AGE
     }
 
     fn is_young(&self) -> bool {
@@ -89,7 +113,10 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsRawFd;
+    use std::os::unix::fs::MetadataExt;
 
     use rustix::fs::{CWD, Mode, OFlags, openat};
 
@@ -98,7 +125,8 @@ mod tests {
     fn table(connections: u64, cost: Duration, age: Duration) -> Table {
         let end = ([127, 0, 0, 1], 80).into();
         let connections = (0..connections).map(|n| (n, Ends { local: end, remote: end })).collect();
-        Table { connections, read_at: Instant::now().checked_sub(age).unwrap(), cost }
+        let read_at = Instant::now().checked_sub(age).unwrap();
+        Table { connections, absent: FxHashSet::default(), read_at, cost }
     }
 
     #[test]
@@ -111,26 +139,36 @@ mod tests {
         assert!(is_young(1000, 9000) && !is_young(1000, 11_000));
     }
 
+    /// The inode of a socket of this process.
+    fn inode(socket: &impl AsRawFd) -> u64 {
+        fs::metadata(format!("/proc/self/fd/{}", socket.as_raw_fd())).unwrap().ino()
+    }
+
     #[test]
-    fn two_readings_within_a_round_share_a_table() {
+    fn a_table_is_shared_within_a_round_and_read_again_for_an_unknown_socket() {
         let procfs = openat(CWD, "/proc", OFlags::RDONLY, Mode::empty()).unwrap();
         let process = Process::open(procfs, std::process::id()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let at = listener.local_addr().unwrap();
-        let connect = || TcpStream::connect(at).unwrap();
+        let connect = || TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let mut tables = ConnectionTables::default();
         let first = connect();
-        let remotes = |tables: &mut ConnectionTables| {
-            let table = tables.of(&process);
-            table.values().filter(|ends| ends.remote == at).count()
-        };
-        assert_eq!(remotes(&mut tables), 1);
+        let known = [inode(&listener), inode(&first)];
+        assert_eq!(tables.ends_of(&process, &known).len(), 1);
         assert!(tables.take_cost() > Duration::ZERO);
         let second = connect();
-        assert_eq!(remotes(&mut tables), 1);
+        let all = [known[0], known[1], inode(&second)];
+        assert_eq!(tables.ends_of(&process, &all).len(), 1);
         assert!(tables.take_cost() > Duration::ZERO);
         assert_eq!(tables.take_cost(), Duration::ZERO);
-        assert_eq!(remotes(&mut ConnectionTables::default()), 2);
+        let table = tables.tables.values_mut().next().unwrap();
+        (table.read_at, table.cost) = (table.read_at.checked_sub(MIN_AGE).unwrap(), MAX_AGE);
+        // The listener is known to be no connection.
+        let read_at = |tables: &ConnectionTables| tables.tables.values().next().unwrap().read_at;
+        let before = read_at(&tables);
+        assert_eq!(tables.ends_of(&process, &known).len(), 1);
+        assert_eq!(read_at(&tables), before);
+        assert_eq!(tables.ends_of(&process, &all).len(), 2);
+        assert!(read_at(&tables) > before);
         drop((first, second));
     }
 

@@ -402,7 +402,7 @@ impl Peers<'_> {
     /// Returns the wait of a call on a descriptor.
     fn on(&mut self, fd: u32, syscall: Syscall) -> Wait {
         let inode = self.process.link(fd).and_then(|link| socket_inode(&link));
-        match inode.and_then(|inode| self.tables.of(self.process).get(&inode).copied()) {
+        match inode.and_then(|inode| self.tables.ends_of(self.process, &[inode]).pop()) {
             Some(ends) if self.is_client(ends) => Wait::Client,
             Some(ends) if self.is_server(ends) => Wait::Other,
             Some(ends) => Wait::Peer(ends.remote, syscall),
@@ -460,12 +460,11 @@ impl Peers<'_> {
 
     /// Returns the ends of the process's TCP connections.
     fn connections(&mut self) -> Vec<Ends> {
-        let table = self.tables.of(self.process);
-        sockets_of(self.process).iter().filter_map(|inode| table.get(inode).copied()).collect()
+        self.tables.ends_of(self.process, &sockets_of(self.process))
     }
 }
 
-fn sockets_of(process: &Process) -> FxHashSet<u64> {
+fn sockets_of(process: &Process) -> Vec<u64> {
     let fds = numbers(process.descriptors().ok()).into_iter().take(MAX_DESCRIPTORS);
     fds.filter_map(|fd| socket_inode(&process.link(fd)?)).collect()
 }

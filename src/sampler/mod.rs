@@ -25,11 +25,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustc_hash::FxHashSet;
-use rustix::time::{ClockId, clock_gettime};
 
 use crate::kernel::listen::Scratch;
 use crate::kernel::namespaces;
-use crate::kernel::own_process::OwnProcess;
+use crate::kernel::own_process::{OwnProcess, thread_cpu};
 use crate::kernel::procfs_file::ReadError;
 use crate::log;
 use crate::self_stats::{Feature, Reloaded, SelfStats, Source};
@@ -562,10 +561,4 @@ fn first_stats(target_interval: Duration, discovers: bool) -> SelfStats {
         waiting_namespaces: others,
         ..SelfStats::default()
     }
-}
-
-/// `CLOCK_THREAD_CPUTIME_ID`.
-fn thread_cpu() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
 }
