@@ -132,6 +132,9 @@ pub fn for_listener(listener: &Listener, diagnosis: Diagnosis) -> Advice {
     let meaning = present_meaning(listener, diagnosis).to_owned();
     let is_done = ends_without_steps(diagnosis) && recovery::is_over(listener, diagnosis);
     let (steps, avoid) = match (advisor.limit_zero(), diagnosis) {
+        (_, Diagnosis::Stalled) if is_done && listener.length > 0 => {
+            (advisor.look_then_more_capacity(), Vec::new())
+        }
         _ if is_done => (vec![NOTHING_TO_DO.into()], Vec::new()),
         (_, Diagnosis::Imbalance) => advisor.imbalance(),
         (_, Diagnosis::SynFlood) => advisor.syn_flood(),
@@ -887,8 +890,13 @@ mod tests {
         assert!(advice.evidence.ends_with("python3 was stopped, and runs again."), "{advice:?}");
         assert_eq!(advice.steps, [NOTHING_TO_DO]);
         // The server reaches its limit again.
-        let steps = over(Some(Cause::Descriptors)).steps.join("\n");
-        assert!(steps.starts_with("Allow more file descriptors"), "{steps}");
+        let limits = over(Some(Cause::Descriptors)).steps.join("\n");
+        assert!(limits.starts_with("Allow more file descriptors"), "{limits}");
+        // A server that accepts again while clients wait may be very slow.
+        let recent = Some(Recent { untaken_seconds: Some(0.4), ..overflowing() });
+        let moving = Listener { recent, ..listener("gunicorn", 5, 4_096) };
+        let text = steps(&moving, Diagnosis::Stalled);
+        assert!(text.contains("`--workers`") && !text.contains("estart"), "{text}");
         // A slow server with an empty queue still needs workers.
         let empty = Listener { length: 0, ..slow("php-fpm8.2", 128, 4_096) };
         let slow = for_listener(&empty, Diagnosis::SlowAccept);

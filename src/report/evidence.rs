@@ -52,14 +52,15 @@ fn over(listener: &Listener, diagnosis: Diagnosis) -> Option<String> {
     if !recovery::is_over(listener, diagnosis) || diagnosis == Diagnosis::SlowAccept {
         return None;
     }
-    let what = match diagnosis {
-        Diagnosis::Imbalance => "no socket is full or stuck; ".into(),
+    let waiting = waiting(listener);
+    Some(match diagnosis {
+        Diagnosis::Imbalance => format!("It is over: no socket is full or stuck; {waiting}."),
         Diagnosis::Stalled if listener.length > 0 => {
-            format!("accepted within the last {}; ", time(ACCEPTED_WITHIN.as_secs_f64()))
+            let within = ACCEPTED_WITHIN.as_secs();
+            format!("It accepts again (within the last {within} s); {waiting}.")
         }
-        _ => String::new(),
-    };
-    Some(format!("It is over: {what}{}.", waiting(listener)))
+        _ => format!("It is over: {waiting}."),
+    })
 }
 
 fn oldest(listener: &Listener, words: &str) -> String {
@@ -282,7 +283,7 @@ mod tests {
         }
         assert_eq!(
             said(Diagnosis::Stalled, untaken, Listener { length: 58, ..full() }),
-            "It is over: accepted within the last 2.0 s; 58 of 128 waiting, oldest 8.3 s."
+            "It accepts again (within the last 2 s); 58 of 128 waiting, oldest 8.3 s."
         );
         assert_eq!(
             said(Diagnosis::Imbalance, untaken, Listener { length: 58, ..full() }),
