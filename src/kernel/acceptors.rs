@@ -48,7 +48,7 @@ struct Acceptor {
     past: Option<Box<Past>>,
 }
 
-/// The times that tell the connections of a socket from those of an earlier socket.
+/// The times that separate the connections of a socket from those of an earlier socket.
 #[derive(Clone, Copy, Debug, Default)]
 struct Past {
     /// Time when the socket was first seen; `None` if it existed at the first scan.

@@ -54,7 +54,7 @@ impl Default for Background {
 }
 
 impl Background {
-    /// Sets the share of a core that the sampler wants, at most its `budget`. Returns the share by
+    /// Sets the share of a core that the sampler needs, at most its `budget`. Returns the share by
     /// which the tasks exceed what that budget leaves them: the sampler has to use less by that.
     pub fn balance(&self, now: Duration, wanted: f64, budget: f64) -> f64 {
         let mut shared = self.lock();
