@@ -34,8 +34,8 @@ const TROUBLE: Duration = Duration::from_secs(50);
 const RESTART: Duration = Duration::from_secs(8);
 /// Five times the load that two workers can serve with half a second per request.
 const LOAD: Load = Load { rate: 20.0, lasting: TROUBLE, patience: TROUBLE, at_once: 4_000 };
-/// How long the server pauses while a burst arrives, also on a busy machine.
-const PAUSE: Duration = Duration::from_millis(300);
+/// How long the server pauses while a burst arrives.
+const PAUSE: Duration = Duration::from_millis(100);
 /// One client.
 const ONE: Load =
     Load { rate: 10.0, lasting: Duration::from_millis(100), patience: LOAD.patience, at_once: 1 };
