@@ -142,8 +142,8 @@ impl Turn {
         Self { maker, cost, share, saved, saved_at, dumps, unix, read_at, gap }
     }
 
-    /// Creates the turn of another namespace. Beyond [`MOST_RESERVES`] namespaces of one user it has
-    /// no reserve of dumps: the reserves of very many namespaces would cost more than the share.
+    /// Creates the turn of another namespace. Beyond 64 namespaces of one user it has no reserve of
+    /// dumps: the reserves of very many namespaces would cost more than the share.
     pub fn among(turns: &[Self], maker: u32) -> Self {
         let mut turn = Self::new(maker);
         if turns.iter().filter(|turn| turn.maker == maker).count() >= MOST_RESERVES {
