@@ -17,6 +17,8 @@ use crate::wait::within;
 
 /// How long to retry when another process took a free port first.
 const PORT_TRIES: Duration = Duration::from_secs(1);
+/// How long to wait for a fixed port.
+const REOPENING: Duration = Duration::from_secs(15);
 
 sockopt_impl!(
     /// Wakes the server only when data has arrived, or after this number of seconds.
@@ -99,14 +101,23 @@ impl Listen {
         Self { defer_accept: Some(seconds), ..self }
     }
 
-    /// Opens the socket in the calling thread's namespace.
+    /// Opens the socket in the calling thread's namespace. Waits for a port that is in use: a client
+    /// may have got the port of a server that restarts.
     ///
     /// # Panics
     ///
     /// When the kernel refuses.
     #[must_use]
     pub fn open(&self) -> Listener {
-        self.try_open().unwrap_or_else(|e| panic!("{e:#}"))
+        let is_in_use = |e: &anyhow::Error| {
+            e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == ErrorKind::AddrInUse)
+        };
+        within(REOPENING, || match self.try_open() {
+            Err(e) if is_in_use(&e) => None,
+            result => Some(result),
+        })
+        .unwrap_or_else(|| self.try_open())
+        .unwrap_or_else(|e| panic!("{e:#}"))
     }
 
     /// Opens the socket in the calling thread's namespace.
@@ -259,4 +270,24 @@ pub(crate) fn wait_for(socket: &Socket, timeout: Duration) {
 
 fn local_address(socket: &Socket) -> io::Result<SocketAddr> {
     socket.local_addr()?.as_socket().ok_or_else(|| io::Error::other("the socket has no IP address"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn a_port_in_use_is_waited_for() {
+        let other = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = other.local_addr().expect("it is bound");
+        let closing = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(300));
+            drop(other);
+        });
+        assert!(Listen::tcp(address).try_open().is_err());
+        assert_eq!(Listen::tcp(address).open().addr(), address);
+        closing.join().expect("no panic");
+    }
 }
