@@ -164,6 +164,18 @@ impl Cause {
         }
     }
 
+    /// Whether the server accepts nothing at all while the cause holds.
+    pub const fn stops_accepting(self) -> bool {
+        matches!(
+            self,
+            Self::Stopped
+                | Self::Frozen
+                | Self::Descriptors
+                | Self::ConnectionLimit
+                | Self::NobodyAccepts
+        )
+    }
+
     /// The cause as the end of "slow because …".
     pub const fn because(self) -> &'static str {
         match self {

@@ -15,7 +15,7 @@ use super::process::Process;
 
 /// Maximum size in bytes of a table. Longer tables cost too much CPU time and are not read.
 const MAX_TABLE_BYTES: usize = 4 << 20;
-/// Maximum number of connections in all stored tables: about 2 MiB.
+/// Maximum number of connections in all stored tables: about 2 MiB. A larger table is stored alone.
 const MAX_STORED: usize = 16_384;
 /// Minimum time for which a table is used: one round of readings.
 const MIN_AGE: Duration = Duration::from_millis(900);

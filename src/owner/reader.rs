@@ -389,7 +389,7 @@ impl Peers<'_> {
             Call::Accept(fd) if self.holder.listen.contains(&fd) => Wait::Accept,
             Call::Read(fd) => self.on(fd, Syscall::Read),
             Call::Receive(fd) => self.on(fd, Syscall::Receive),
-            Call::Send(fd) => self.sends_on(fd),
+            Call::Send(fd) => self.on(fd, Syscall::Send),
             Call::Connect(fd) => self.on(fd, Syscall::Connect),
             Call::Poll(1) => self.only_connection().unwrap_or(Wait::Events),
             Call::Epoll(fd) if self.is_elsewhere(fd) => Wait::Other,
@@ -403,18 +403,12 @@ impl Peers<'_> {
     fn on(&mut self, fd: u32, syscall: Syscall) -> Wait {
         let inode = self.process.link(fd).and_then(|link| socket_inode(&link));
         match inode.and_then(|inode| self.tables.ends_of(self.process, &[inode]).pop()) {
+            // A client that does not read is no idle client.
+            Some(ends) if self.is_client(ends) && syscall == Syscall::Send => Wait::Other,
             Some(ends) if self.is_client(ends) => Wait::Client,
             Some(ends) if self.is_server(ends) => Wait::Other,
             Some(ends) => Wait::Peer(ends.remote, syscall),
             None => Wait::Other,
-        }
-    }
-
-    /// Returns the wait of a send: a client that does not read is no idle client.
-    fn sends_on(&mut self, fd: u32) -> Wait {
-        match self.on(fd, Syscall::Send) {
-            Wait::Client => Wait::Other,
-            wait => wait,
         }
     }
 

@@ -161,14 +161,7 @@ pub const fn explains(cause: Cause, diagnosis: Diagnosis) -> bool {
         | Diagnosis::SlowAccept
         | Diagnosis::StandingQueue
         | Diagnosis::NotAccepting => true,
-        Diagnosis::ShortQueue => matches!(
-            cause,
-            Cause::Stopped
-                | Cause::Frozen
-                | Cause::Descriptors
-                | Cause::ConnectionLimit
-                | Cause::NobodyAccepts
-        ),
+        Diagnosis::ShortQueue => cause.stops_accepting(),
         Diagnosis::StaleLimit | Diagnosis::SynFlood => false,
     }
 }

@@ -28,15 +28,7 @@ pub fn is_over(listener: &Listener, diagnosis: Diagnosis) -> bool {
 /// Whether the owner of the listener is no longer in the state that `cause` describes. A server in
 /// one of these states accepts nothing, so its queue cannot become empty.
 pub fn is_cause_over(listener: &Listener, cause: Cause) -> bool {
-    let accepts_nothing = matches!(
-        cause,
-        Cause::Stopped
-            | Cause::Frozen
-            | Cause::Descriptors
-            | Cause::ConnectionLimit
-            | Cause::NobodyAccepts
-            | Cause::Lock
-    );
+    let accepts_nothing = cause.stops_accepting() || cause == Cause::Lock;
     let states = listener.owner_state.as_ref().map_or("", |state| &state.thread_states);
     let runs = !states.is_empty() && !states.contains(['T', 't']);
     (accepts_nothing && listener.length == 0) || (cause == Cause::Stopped && runs)

@@ -229,6 +229,8 @@ fn slot(now: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
+
     use super::*;
 
     fn counters(opened: u64, joins: u64) -> Counters {
@@ -333,18 +335,22 @@ mod tests {
         assert!(rates[7..].iter().all(|rate| *rate == Some(20.0)), "{rates:?}");
     }
 
+    /// Accepts so many connections in each of these seconds while a queue of this length waits.
+    /// Returns the last view.
+    fn shown(flow: &mut Flow, seconds: Range<u64>, accepted: u64, length: u64) -> Accepts {
+        let views = seconds.map(|second| {
+            let connection_seconds = flow.totals.connection_seconds + length as f64;
+            let totals = Totals { connection_seconds, length, ..flow.totals };
+            flow.accepted(Duration::from_secs(second), accepted, totals)
+        });
+        Accepts::clone(&views.last().flatten().unwrap())
+    }
+
     #[test]
     fn a_queue_that_stands_still_has_no_mean_wait() {
         let mut flow = Flow::new(Duration::ZERO, Totals::default());
-        let mut totals = Totals::default();
-        let mut wait = |seconds: std::ops::Range<u64>, accepted, length: u64| {
-            let shown = seconds.map(|second| {
-                totals.connection_seconds += length as f64;
-                totals.length = length;
-                flow.accepted(Duration::from_secs(second), accepted, totals)
-            });
-            shown.last().flatten().unwrap().mean_wait
-        };
+        let mut wait =
+            |seconds, accepted, length| shown(&mut flow, seconds, accepted, length).mean_wait;
         assert_eq!(wait(1..51, 5, 0), Some(Duration::ZERO));
         assert_eq!(wait(51..61, 0, 60), None);
         // The mean is longer than the time over which it is known.
@@ -355,15 +361,8 @@ mod tests {
     #[test]
     fn the_beginning_of_a_trouble_is_kept_while_it_lasts() {
         let mut flow = Flow::new(Duration::ZERO, Totals::default());
-        let mut totals = Totals::default();
-        let mut began = |seconds: std::ops::Range<u64>, accepted, length: u64| {
-            let shown = seconds.map(|second| {
-                totals.connection_seconds += length as f64;
-                totals.length = length;
-                flow.accepted(Duration::from_secs(second), accepted, totals)
-            });
-            shown.last().flatten().unwrap().began
-        };
+        let mut began =
+            |seconds, accepted, length| shown(&mut flow, seconds, accepted, length).began;
         assert_eq!(began(1..100, 50, 0), None);
         let found = began(100..130, 5, 100).unwrap();
         assert_eq!((found.at, found.onset.before), (Duration::from_secs(100), 50.0));
