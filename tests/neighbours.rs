@@ -16,12 +16,15 @@ use listenq_lab::wait::eventually;
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
 const TIMEOUT: Duration = Duration::from_secs(120);
 /// The number of namespaces that exist before the start, unless `NEIGHBOURS` says otherwise.
-const NAMESPACES: usize = 300;
+const NAMESPACES: usize = 150;
 /// The time until listenq is ready. Code without optimization takes longer, and so does a machine
 /// that is busy with other tests.
 const READY: Duration = Duration::from_secs(if cfg!(debug_assertions) { 4 } else { 2 });
 /// The CPU budget of samples. Code without optimization takes ten times as long.
 const BUDGET: f64 = if cfg!(debug_assertions) { 0.2 } else { 0.02 };
+/// The most that listenq may use of a core: 2.5 %, and slack for a busy machine. Owners and scans of
+/// code without optimization may each use a hundredth of a core.
+const MOST_USED: f64 = if cfg!(debug_assertions) { 1.25 * BUDGET + 0.02 } else { 0.03 };
 /// A child process per namespace listens at 20 ports, and prints a byte when it is ready.
 const SCENE: &str = "
 import os, socket, sys, ctypes
@@ -102,8 +105,7 @@ fn very_many_namespaces_of_a_user_do_not_slow_down_the_own_namespace() {
         daemon.resident() as f64 / f64::from(1 << 20),
     );
     assert!(rate >= 5.0, "{rate}");
-    // Owners and scans may each use a hundredth of a core.
-    assert!(share < 1.25 * BUDGET + 0.02, "{share}");
+    assert!(share < MOST_USED, "{share}");
     assert!(seen < Duration::from_secs(15));
     assert!(ready < READY, "{ready:?}");
     drop((clients, in_pod, pods, hoarder));

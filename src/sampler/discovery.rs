@@ -22,7 +22,7 @@ use crate::snapshot::{NetnsId, OWN_NETNS, UNNAMED_NETNS};
 
 use super::netns::NetnsReader;
 use super::thread_cpu;
-use super::waiting::{Candidate, Waiting};
+use super::waiting::{Candidate, Waiting, Which};
 use crate::owner::lookup::{self, OwnerLookup};
 
 /// File descriptors per namespace.
@@ -122,13 +122,13 @@ impl Discovery {
     }
 
     /// Looks for namespaces, and enters namespaces until it has used `limit` of CPU time.
-    pub fn look(&mut self, owners: &mut OwnerLookup, limit: Duration) -> Discovered {
+    pub fn look(&mut self, owners: &mut OwnerLookup, which: Which, limit: Duration) -> Discovered {
         let mut news = Discovered::default();
         match self.processes.find(&self.procfs, &self.rootfs) {
             Ok(found) => {
                 self.compare(&found, owners, &mut news);
                 (self.has_looked, self.failed_looks) = (true, 0);
-                self.enter_some(owners, limit, &mut news);
+                self.enter_some(owners, which, limit, &mut news);
             }
             Err(error) => {
                 self.failed_looks += 1;
@@ -147,9 +147,14 @@ impl Discovery {
     }
 
     /// Enters namespaces that wait, until it has used `limit` of CPU time.
-    pub fn enter_more(&mut self, owners: &mut OwnerLookup, limit: Duration) -> Discovered {
+    pub fn enter_more(
+        &mut self,
+        owners: &mut OwnerLookup,
+        which: Which,
+        limit: Duration,
+    ) -> Discovered {
         let mut news = Discovered::default();
-        self.enter_some(owners, limit, &mut news);
+        self.enter_some(owners, which, limit, &mut news);
         news
     }
 
@@ -158,9 +163,15 @@ impl Discovery {
         std::mem::take(&mut self.cpu)
     }
 
-    fn enter_some(&mut self, owners: &mut OwnerLookup, limit: Duration, news: &mut Discovered) {
+    fn enter_some(
+        &mut self,
+        owners: &mut OwnerLookup,
+        which: Which,
+        limit: Duration,
+        news: &mut Discovered,
+    ) {
         let (begin, inside) = (thread_cpu(), self.cpu);
-        while let Some(candidate) = self.waiting.pop() {
+        while let Some(candidate) = self.waiting.pop(which) {
             match self.enter(&candidate, owners) {
                 Ok(newcomer) => {
                     self.closed.remove(&candidate.id);
@@ -340,7 +351,7 @@ mod tests {
     }
 
     fn newborns(discovery: &mut Discovery) -> Vec<u64> {
-        let waiting = std::iter::from_fn(|| discovery.waiting.pop());
+        let waiting = std::iter::from_fn(|| discovery.waiting.pop(Which::All));
         let mut all: Vec<_> = waiting.map(|one| (one.id.0, one.is_newborn)).collect();
         all.sort_unstable();
         all.into_iter().filter(|(_, is_newborn)| *is_newborn).map(|(id, _)| id).collect()
@@ -355,7 +366,7 @@ mod tests {
         discovery.compare(&found(&[2, 3, 4]), &mut owners, &mut news);
         discovery.has_looked = true;
         // One namespace was tried and could not be entered; another one ends before it is entered.
-        assert!(discovery.waiting.pop().is_some_and(|one| one.id == NetnsId(2)));
+        assert!(discovery.waiting.pop(Which::All).is_some_and(|one| one.id == NetnsId(2)));
         discovery.closed.insert(NetnsId(2), false);
         discovery.compare(&found(&[2, 3, 5]), &mut owners, &mut news);
         assert_eq!(discovery.waiting.ids().map(|id| id.0).collect::<Vec<_>>(), [2, 3, 5]);
@@ -369,9 +380,9 @@ mod tests {
         let mut discovery = Discovery::new(procfs, Path::new("/nowhere"), NetnsId(1));
         let mut owners = OwnerLookup::new(procfs, Path::new("/nowhere"));
         discovery.compare(&found(&[2, 3, 4]), &mut owners, &mut Discovered::default());
-        let news = discovery.enter_more(&mut owners, Duration::ZERO);
+        let news = discovery.enter_more(&mut owners, Which::All, Duration::ZERO);
         assert_eq!((news.inaccessible, news.waiting, news.is_available), (1, 2, None));
-        let news = discovery.enter_more(&mut owners, Duration::MAX);
+        let news = discovery.enter_more(&mut owners, Which::All, Duration::MAX);
         assert_eq!((news.inaccessible, news.waiting), (3, 0));
         assert!(news.is_available.is_some());
     }

@@ -53,6 +53,7 @@ use schedule::Schedule;
 use scout::{FIRST_LOOK, ScoutEvent, Scouting, Work};
 use stretch::StretchLog;
 use turns::{Turn, Turns};
+use waiting::Which;
 
 /// Interval between reads of the `process_*` metrics.
 const PROCESS_INTERVAL: Duration = Duration::from_secs(1);
@@ -186,7 +187,7 @@ impl Sampler {
     /// Finds and enters all namespaces, however long that takes.
     pub fn find_namespaces(&mut self) {
         let Some(Work { discovery: Some(discovery), owners, .. }) = &mut self.work else { return };
-        let news = discovery.look(owners, Duration::MAX);
+        let news = discovery.look(owners, Which::All, Duration::MAX);
         self.apply_namespaces(news);
     }
 

@@ -3,6 +3,8 @@
 //!
 //! Each of these tasks never uses more than 1/100 of a core, except the first look: it may use as
 //! much as it needs for [`FIRST_LOOK`]. It enters the other namespaces later, within that share.
+//! Namespaces of users other than root are also entered no faster than the sampler can read them
+//! for the first time.
 
 use std::io;
 use std::sync::Arc;
@@ -17,6 +19,7 @@ use crate::snapshot::{NetnsId, Origin};
 
 use super::background::Background;
 use super::discovery::{Discovered, Discovery};
+use super::waiting::Which;
 use super::{Config, thread_cpu};
 use crate::owner::lookup::{OwnerLookup, OwnerSearch};
 
@@ -36,6 +39,10 @@ pub const FIRST_LOOK: Duration = Duration::from_secs(1);
 const ENTER_AT_ONCE: Duration = Duration::from_millis(5);
 /// Share of a core that entering namespaces may always use, whatever other background tasks need.
 const ENTER_SHARE: f64 = 0.002_5;
+/// Share of a core that first readings of the namespaces of users may use, and the assumed CPU time
+/// of one: it is a whole dump, which the sampler makes at once.
+const FIRST_SHARE: f64 = 0.005;
+const FIRST_READING: Duration = Duration::from_millis(1);
 /// Share of a core that the search for owners of new sockets may always use, and the share of deep
 /// searches.
 const SEARCH_SHARE: f64 = 0.003;
@@ -214,10 +221,11 @@ impl Scout {
         if now < self.look_due {
             return [None, None];
         }
-        let begin = thread_cpu();
+        let (begin, which) = (thread_cpu(), self.which(now));
         self.work.modules.look(now);
         let Work { discovery, owners, .. } = &mut self.work;
-        let news = discovery.as_mut().map(|discovery| discovery.look(owners, ENTER_AT_ONCE));
+        let look = |discovery: &mut Discovery| discovery.look(owners, which, ENTER_AT_ONCE);
+        let news = discovery.as_mut().map(look);
         let orphans = owners.orphans();
         let orphans = (!orphans.is_empty()).then_some(ScoutEvent::Orphans(orphans));
         let cpu = thread_cpu().saturating_sub(begin) + self.cpu_inside();
@@ -232,15 +240,25 @@ impl Scout {
         if now < self.enter_due || !self.has_waiting() {
             return None;
         }
-        let begin = thread_cpu();
+        let (begin, which) = (thread_cpu(), self.which(now));
         let Work { discovery, owners, .. } = &mut self.work;
-        let news = discovery.as_mut()?.enter_more(owners, ENTER_AT_ONCE);
+        let news = discovery.as_mut()?.enter_more(owners, which, ENTER_AT_ONCE);
         let cpu = thread_cpu().saturating_sub(begin) + self.cpu_inside();
-        if now >= self.started {
+        if which == Which::All {
             let delay = self.work.background.spend_of(ENTER_SHARE, self.work.epoch.elapsed(), cpu);
-            self.enter_due = now + (cpu * REST).max(delay);
+            // First readings of the namespaces of a user are spread in the same way.
+            let of_users = news.born.iter().filter(|born| born.made_by.is_some()).count();
+            let read = (FIRST_READING * of_users as u32).div_f64(FIRST_SHARE);
+            self.enter_due = now + (cpu * REST).max(delay).max(read);
+        } else if news.born.is_empty() {
+            self.enter_due = self.started;
         }
         Some(ScoutEvent::Namespaces(news))
+    }
+
+    /// Returns which namespaces may be entered at `now`.
+    fn which(&self, now: Instant) -> Which {
+        if now < self.started { Which::AtStart } else { Which::All }
     }
 
     fn has_waiting(&self) -> bool {

@@ -22,6 +22,9 @@ use super::dumps::{Allowed, DumpAccount};
 const DIVIDE: Duration = Duration::from_secs(1);
 /// Assumed cost of a namespace that was never read.
 const UNKNOWN_COST: Duration = Duration::from_micros(100);
+/// Assumed need for whole dumps of a namespace that was never read, as a share of a core. If it
+/// exceeds the budget, the dumps after the first one wait for their share.
+const UNKNOWN_DUMPS: f64 = 0.000_1;
 /// Minimum part of the share for readings without a whole dump.
 const PLAIN_PART: f64 = 0.75;
 /// Maximum time for which unused share is saved. Some readings cost much more than others, for
@@ -48,8 +51,9 @@ pub struct Turn {
     saved: f64,
     saved_at: Duration,
     dumps: DumpAccount,
-    /// Cost of the dumps of the Unix listeners since the last division.
-    unix: Duration,
+    /// Cost since the last division of readings that wait for no share: dumps of the Unix listeners,
+    /// and the first whole dump.
+    unshared: Duration,
     read_at: Option<Duration>,
     gap: Duration,
 }
@@ -137,9 +141,9 @@ impl Turn {
     /// Creates the turn of a namespace created by the user `maker`, due at once.
     pub fn new(maker: u32) -> Self {
         let (cost, dumps) = (MeanCost::default(), DumpAccount::default());
-        let (saved_at, unix, gap) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
+        let (saved_at, unshared, gap) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
         let (share, saved, read_at) = (f64::INFINITY, 0.0, None);
-        Self { maker, cost, share, saved, saved_at, dumps, unix, read_at, gap }
+        Self { maker, cost, share, saved, saved_at, dumps, unshared, read_at, gap }
     }
 
     /// Creates the turn of another namespace. Beyond 64 namespaces of one user it has no reserve of
@@ -163,8 +167,9 @@ impl Turn {
     /// Records a reading at `now` with this cost, of which a dump of the Unix listeners took
     /// `unix`.
     pub fn read(&mut self, now: Duration, cost: Duration, unix: Duration, dump: DumpOutcome) {
+        let is_first_dump = self.read_at.is_none() && dump == DumpOutcome::Made;
+        self.unshared += if is_first_dump { cost } else { unix };
         let cost = cost.saturating_sub(unix);
-        self.unix += unix;
         self.gap = self.read_at.replace(now).map_or(Duration::ZERO, |at| now.saturating_sub(at));
         if dump != DumpOutcome::NotDue {
             self.dumps.wanted();
@@ -233,14 +238,14 @@ impl Turns {
             return;
         }
         self.divided_at = Some(now);
-        let mut unix = Duration::ZERO;
+        let mut unshared = Duration::ZERO;
         let needs = turns.map(|turn| {
-            unix += std::mem::take(&mut turn.unix);
+            unshared += std::mem::take(&mut turn.unshared);
             Needs::new(turn, interval, since)
         });
         let mut needs: Vec<Needs<'_>> = needs.collect();
-        let unix = unix.as_secs_f64() / since.as_secs_f64();
-        let budget = (budget - unix).max(budget / 2.0);
+        let unshared = unshared.as_secs_f64() / since.as_secs_f64();
+        let budget = (budget - unshared).max(budget / 2.0);
         let plain: f64 = needs.iter().map(|one| one.plain).sum();
         let dumps: f64 = needs.iter().map(|one| one.dumps).sum();
         let plain = plain.min((budget - dumps).max(budget * PLAIN_PART));
@@ -266,7 +271,10 @@ impl<'a> Needs<'a> {
     /// the time since the last division.
     fn new(turn: &'a mut Turn, interval: Duration, since: Duration) -> Self {
         let plain = turn.cost.get().as_secs_f64() / interval.as_secs_f64();
-        let dumps = turn.dumps.need(since);
+        let dumps = match turn.read_at {
+            Some(_) => turn.dumps.need(since),
+            None => UNKNOWN_DUMPS,
+        };
         Self { turn, plain, dumps }
     }
 }
@@ -443,9 +451,33 @@ mod tests {
     }
 
     #[test]
+    fn dumps_after_the_first_one_of_very_many_new_namespaces_wait_for_their_share() {
+        let made_in_5_s = |namespaces: usize| {
+            let mut turns = Vec::new();
+            (0..namespaces).for_each(|_| turns.push(Turn::among(&turns, 1_000)));
+            let (mut all, mut made) = (Turns::default(), vec![0; namespaces]);
+            for now in (0..50).map(|nth| INTERVAL * nth) {
+                all.divide(now, INTERVAL, BUDGET, turns.iter_mut());
+                for (turn, made) in turns.iter_mut().zip(&mut made) {
+                    let is_made = *made < 4 && turn.dumps(now) == Allowed::All;
+                    let outcome = if is_made { DumpOutcome::Made } else { DumpOutcome::NotDue };
+                    let cost = Duration::from_millis(if is_made { 1 } else { 0 });
+                    turn.read(now, cost, Duration::ZERO, outcome);
+                    *made += u32::from(is_made);
+                }
+            }
+            made
+        };
+        assert!(made_in_5_s(600)[MOST_RESERVES..].iter().all(|made| *made == 1));
+        assert!(made_in_5_s(5).iter().all(|made| *made == 4));
+    }
+
+    #[test]
     fn one_overrun_lengthens_the_interval_at_once() {
         let mut turn = Turn::new(0);
-        Turns::default().divide(Duration::ZERO, INTERVAL, 0.000_1, std::iter::once(&mut turn));
+        // A quarter of this is for the first dump.
+        let budget = 0.000_1 / PLAIN_PART;
+        Turns::default().divide(Duration::ZERO, INTERVAL, budget, std::iter::once(&mut turn));
         turn.read(Duration::ZERO, micros(20), Duration::ZERO, DumpOutcome::NotDue);
         turn.read(Duration::ZERO, micros(20), Duration::ZERO, DumpOutcome::NotDue);
         assert!(turn.is_due(Duration::from_millis(400)));
