@@ -241,7 +241,7 @@ impl Sampler {
         self.stats.missed += self.schedule.sampled(start, end, costs, dump);
         self.stats.interval = self.schedule.achieved();
         self.schedule.balance(&self.background, end);
-        self.stretches.say(&self.schedule, self.stats.target_interval);
+        self.stretches.say(&self.schedule, self.stats.target_interval, end);
     }
 
     /// Samples on the timer until `stop` receives a message or is disconnected. This timer wakes up
