@@ -62,7 +62,8 @@ class Daemon:
         if not self.wait(lambda m: m.rows and (m.one("listenq_samples_total") or 0) > 5, 30):
             print(f"listenq at port {port} does not answer:", open(self.log.name).read()[-2000:])
 
-    def metrics(self, *begins):
+    def text(self):
+        """The metrics as text, empty if the daemon does not answer."""
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=20) as client:
                 client.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
@@ -70,8 +71,11 @@ class Daemon:
                 while chunk := client.recv(65536):
                     chunks.append(chunk)
         except OSError:
-            return Metrics("")
-        return Metrics(b"".join(chunks).decode(), *([begins] if begins else []))
+            return ""
+        return b"".join(chunks).decode()
+
+    def metrics(self, *begins):
+        return Metrics(self.text(), *([begins] if begins else []))
 
     def wait(self, condition, seconds):
         """Scrapes until the condition holds; returns the seconds that this took, or None."""
