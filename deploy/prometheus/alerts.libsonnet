@@ -401,11 +401,11 @@
       levels.info,
       |||
         max without (state, %(reps)s) (
-          listenq_namespaces{%(sel)s, state="omitted"} > 0
+          listenq_namespaces{%(sel)s, state=~"omitted|waiting"} > 0
         )
       |||,
       'listenq on ' + host + ' leaves namespaces out',
-      'listenq at {{ $labels.instance }} has no series for network namespaces beyond --netns.max: ' + number + '. Namespaces with listeners in trouble come first. First: raise --netns.max.',
+      'listenq at {{ $labels.instance }} has no series for network namespaces: ' + number + '. There are more than --netns.max, or one user other than root has very many. First: find whose they are (lsns -t net), then raise --netns.max or remove them.',
       wait='15m',
       keep=null,
       about='host',

@@ -505,7 +505,7 @@ pub const METRICS: &[Metric] = &[
     ),
     gauge(
         "listenq_namespaces",
-        "Network namespaces by state: sampled, there and inaccessible, waiting to be entered within the CPU budget, or omitted, which are sampled and have no series because of --netns.max; those that cannot even be seen are not counted.",
+        "Network namespaces by state: sampled, there and inaccessible, waiting to be entered because of the CPU budget or because users other than root have very many, or omitted, which are sampled and have no series because of --netns.max; those that cannot even be seen are not counted.",
         &["state"],
         Value::Labelled(|view, series| {
             series(Subject::SelfStats, &["sampled"], view.stats.sampled_namespaces as f64);

@@ -22,7 +22,7 @@ use crate::snapshot::{NetnsId, OWN_NETNS, UNNAMED_NETNS};
 
 use super::netns::NetnsReader;
 use super::thread_cpu;
-use super::waiting::{Candidate, Waiting, Which};
+use super::waiting::{Candidate, Entered, Waiting, Which};
 use crate::owner::lookup::{self, OwnerLookup};
 
 /// File descriptors per namespace.
@@ -78,6 +78,7 @@ pub struct Discovery {
     scratch: Scratch,
     /// Namespaces to enter.
     waiting: Waiting,
+    entered: Entered,
     /// Namespaces that could not be entered at the last attempt, and whether access was denied.
     closed: BTreeMap<NetnsId, bool>,
     /// Namespaces without a known owner: a mount may exist before the first process.
@@ -109,6 +110,7 @@ impl Discovery {
             processes: Processes::default(),
             scratch: Scratch::default(),
             waiting: Waiting::default(),
+            entered: Entered::default(),
             closed: BTreeMap::new(),
             ownerless: BTreeSet::new(),
             lost: BTreeSet::new(),
@@ -141,9 +143,9 @@ impl Discovery {
         news
     }
 
-    /// Whether namespaces wait to be entered.
-    pub fn has_waiting(&self) -> bool {
-        !self.waiting.is_empty()
+    /// Whether a namespace waits that may be entered.
+    pub fn can_enter(&self, which: Which) -> bool {
+        self.waiting.has_next(which, &self.entered)
     }
 
     /// Enters namespaces that wait, until it has used `limit` of CPU time.
@@ -171,7 +173,7 @@ impl Discovery {
         news: &mut Discovered,
     ) {
         let (begin, inside) = (thread_cpu(), self.cpu);
-        while let Some(candidate) = self.waiting.pop(which) {
+        while let Some(candidate) = self.waiting.pop(which, &self.entered) {
             match self.enter(&candidate, owners) {
                 Ok(newcomer) => {
                     self.closed.remove(&candidate.id);
@@ -219,6 +221,7 @@ impl Discovery {
                 self.taken.remove(&name);
             }
             self.ownerless.remove(id);
+            self.entered.remove(*id);
         }
     }
 
@@ -278,6 +281,7 @@ impl Discovery {
         let name = self.name(id, entrance, &owner);
         self.names.insert(id, name.clone());
         self.taken.insert(name.clone());
+        self.entered.add(id, made_by);
         if owner.is_unknown() {
             self.ownerless.insert(id);
         }
@@ -351,7 +355,7 @@ mod tests {
     }
 
     fn newborns(discovery: &mut Discovery) -> Vec<u64> {
-        let waiting = std::iter::from_fn(|| discovery.waiting.pop(Which::All));
+        let waiting = std::iter::from_fn(|| discovery.waiting.pop(Which::All, &Entered::default()));
         let mut all: Vec<_> = waiting.map(|one| (one.id.0, one.is_newborn)).collect();
         all.sort_unstable();
         all.into_iter().filter(|(_, is_newborn)| *is_newborn).map(|(id, _)| id).collect()
@@ -366,7 +370,12 @@ mod tests {
         discovery.compare(&found(&[2, 3, 4]), &mut owners, &mut news);
         discovery.has_looked = true;
         // One namespace was tried and could not be entered; another one ends before it is entered.
-        assert!(discovery.waiting.pop(Which::All).is_some_and(|one| one.id == NetnsId(2)));
+        assert!(
+            discovery
+                .waiting
+                .pop(Which::All, &Entered::default())
+                .is_some_and(|one| one.id == NetnsId(2))
+        );
         discovery.closed.insert(NetnsId(2), false);
         discovery.compare(&found(&[2, 3, 5]), &mut owners, &mut news);
         assert_eq!(discovery.waiting.ids().map(|id| id.0).collect::<Vec<_>>(), [2, 3, 5]);

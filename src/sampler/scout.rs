@@ -211,8 +211,7 @@ impl Scout {
         let due_if = |wanted: &[Origin], due| if wanted.is_empty() { self.look_due } else { due };
         let search_due = due_if(&self.wanted, self.search_due);
         let deep_due = due_if(&self.deep, self.deep_due);
-        let enter_due = if self.has_waiting() { self.enter_due } else { self.look_due };
-        let due = self.look_due.min(enter_due).min(search_due).min(deep_due);
+        let due = self.look_due.min(self.next_entry()).min(search_due).min(deep_due);
         due.saturating_duration_since(Instant::now())
     }
 
@@ -237,32 +236,41 @@ impl Scout {
     /// Enters some of the namespaces that the last look left.
     fn enter(&mut self) -> Option<ScoutEvent> {
         let now = Instant::now();
-        if now < self.enter_due || !self.has_waiting() {
+        let which = self.which(now);
+        if now < self.enter_due || !self.can_enter(which) {
             return None;
         }
-        let (begin, which) = (thread_cpu(), self.which(now));
+        let begin = thread_cpu();
         let Work { discovery, owners, .. } = &mut self.work;
         let news = discovery.as_mut()?.enter_more(owners, which, ENTER_AT_ONCE);
         let cpu = thread_cpu().saturating_sub(begin) + self.cpu_inside();
-        if which == Which::All {
+        if which == Which::Later {
             let delay = self.work.background.spend_of(ENTER_SHARE, self.work.epoch.elapsed(), cpu);
             // First readings of the namespaces of a user are spread in the same way.
             let of_users = news.born.iter().filter(|born| born.made_by.is_some()).count();
             let read = (FIRST_READING * of_users as u32).div_f64(FIRST_SHARE);
             self.enter_due = now + (cpu * REST).max(delay).max(read);
-        } else if news.born.is_empty() {
-            self.enter_due = self.started;
         }
         Some(ScoutEvent::Namespaces(news))
     }
 
     /// Returns which namespaces may be entered at `now`.
     fn which(&self, now: Instant) -> Which {
-        if now < self.started { Which::AtStart } else { Which::All }
+        if now < self.started { Which::AtStart } else { Which::Later }
     }
 
-    fn has_waiting(&self) -> bool {
-        self.work.discovery.as_ref().is_some_and(Discovery::has_waiting)
+    /// Returns when the next namespaces may be entered, at most the time of the next look.
+    fn next_entry(&self) -> Instant {
+        let now = Instant::now();
+        match self.which(now) {
+            which if self.can_enter(which) => self.enter_due,
+            Which::AtStart => self.started,
+            _ => self.look_due,
+        }
+    }
+
+    fn can_enter(&self, which: Which) -> bool {
+        self.work.discovery.as_ref().is_some_and(|discovery| discovery.can_enter(which))
     }
 
     /// Returns the CPU time that threads inside namespaces have used since the last call.

@@ -3,7 +3,8 @@
 //! other users. Of one user, new namespaces come before those that existed at the start. Uses no
 //! clock.
 //!
-//! At the start only some namespaces of each user are entered without a pause, see [`AT_START`].
+//! The first readings of very many namespaces cost more than the CPU budget, and their readers more
+//! memory than listenq may use. Therefore users other than root have limits ([`Entered`]).
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -12,10 +13,13 @@ use crate::kernel::namespaces::Entrance;
 use crate::snapshot::NetnsId;
 use crate::snapshot::owner::user_of;
 
-/// Number of namespaces that are entered at the start for each user except root. The first readings
-/// of very many namespaces cost more than the CPU budget of samples, so the others are entered
-/// later. Namespaces of root, such as those of most containers, have no such limit.
+/// Number of namespaces of each user that are entered at the start, before any pause.
 const AT_START: usize = 32;
+/// Number of namespaces that each user may always have entered.
+const OF_A_USER: usize = 64;
+/// Number of entered namespaces of all users above which no user may exceed [`OF_A_USER`].
+const OF_ALL_USERS: usize = 512;
+/// Namespaces of root, such as those of most containers, have no limits.
 const ROOT: u32 = 0;
 
 /// Namespaces to enter.
@@ -27,15 +31,23 @@ pub struct Waiting {
     places: BTreeMap<NetnsId, (u32, Rank)>,
     /// The user whose namespace was returned last.
     last: Option<u32>,
-    /// Number of namespaces of each user that were returned for the start.
-    at_start: BTreeMap<u32, usize>,
+}
+
+/// The entered namespaces of users other than root.
+#[derive(Debug, Default)]
+pub struct Entered {
+    users: BTreeMap<NetnsId, u32>,
+    counts: BTreeMap<u32, usize>,
 }
 
 /// Which namespaces are entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Which {
-    /// A limited number for each user.
+    /// Few of each user.
     AtStart,
+    /// As many as the limits allow.
+    Later,
+    /// All, without limits.
     All,
 }
 
@@ -66,6 +78,11 @@ impl Waiting {
         self.places.is_empty()
     }
 
+    /// Whether a namespace waits whose user may have one more.
+    pub fn has_next(&self, which: Which, entered: &Entered) -> bool {
+        self.makers.keys().any(|maker| entered.allows(which, *maker))
+    }
+
     /// Adds a namespace.
     pub fn add(&mut self, candidate: Candidate) {
         self.remove(candidate.id);
@@ -87,20 +104,15 @@ impl Waiting {
         ended.into_iter().for_each(|id| self.remove(id));
     }
 
-    /// Removes and returns the namespace to enter next.
-    pub fn pop(&mut self, which: Which) -> Option<Candidate> {
-        let has_room = |maker: u32| {
-            let entered = self.at_start.get(&maker).copied().unwrap_or_default();
-            which == Which::All || maker == ROOT || entered < AT_START
-        };
+    /// Removes and returns the namespace to enter next; `None` if no user whose namespaces wait may
+    /// have one more.
+    pub fn pop(&mut self, which: Which, entered: &Entered) -> Option<Candidate> {
         let after = self.last.map_or(Bound::Unbounded, Bound::Excluded);
         let next = self.makers.range((after, Bound::Unbounded)).chain(&self.makers);
-        let (maker, candidates) = next.into_iter().find(|(maker, _)| has_room(**maker))?;
+        let (maker, candidates) =
+            next.into_iter().find(|(maker, _)| entered.allows(which, **maker))?;
         let (maker, candidate) = (*maker, candidates.values().next()?.clone());
         self.last = Some(maker);
-        if which == Which::AtStart {
-            *self.at_start.entry(maker).or_default() += 1;
-        }
         self.remove(candidate.id);
         Some(candidate)
     }
@@ -116,10 +128,41 @@ impl Waiting {
     }
 }
 
+// === impl Entered ===
+
+impl Entered {
+    /// Counts an entered namespace.
+    pub fn add(&mut self, id: NetnsId, made_by: Option<u32>) {
+        let user = made_by.map_or(ROOT, user_of);
+        if user != ROOT && self.users.insert(id, user).is_none() {
+            *self.counts.entry(user).or_default() += 1;
+        }
+    }
+
+    /// Counts a namespace that was released.
+    pub fn remove(&mut self, id: NetnsId) {
+        let Some(user) = self.users.remove(&id) else { return };
+        if let Some(count) = self.counts.get_mut(&user) {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(&user);
+            }
+        }
+    }
+
+    fn allows(&self, which: Which, user: u32) -> bool {
+        let count = self.counts.get(&user).copied().unwrap_or_default();
+        match which {
+            _ if user == ROOT => true,
+            Which::AtStart => count < AT_START,
+            Which::Later => count < OF_A_USER || self.users.len() < OF_ALL_USERS,
+            Which::All => true,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::ops::Range;
-
     use super::*;
 
     fn candidate(id: u64, made_by: Option<u32>, is_newborn: bool) -> Candidate {
@@ -128,7 +171,10 @@ mod tests {
     }
 
     fn order(waiting: &mut Waiting) -> Vec<u64> {
-        std::iter::from_fn(|| waiting.pop(Which::All).map(|candidate| candidate.id.0)).collect()
+        std::iter::from_fn(|| {
+            waiting.pop(Which::All, &Entered::default()).map(|candidate| candidate.id.0)
+        })
+        .collect()
     }
 
     #[test]
@@ -147,23 +193,42 @@ mod tests {
     fn a_new_namespace_waits_for_one_namespace_of_each_other_user() {
         let mut waiting = Waiting::default();
         (1..=1_400).for_each(|id| waiting.add(candidate(id, Some(1000), false)));
-        (0..500).for_each(|_| _ = waiting.pop(Which::All));
+        (0..500).for_each(|_| _ = waiting.pop(Which::All, &Entered::default()));
         waiting.add(candidate(2_000, None, true));
         let place = order(&mut waiting).iter().position(|id| *id == 2_000);
         assert!(place.is_some_and(|place| place <= 1), "{place:?}");
     }
 
+    /// Enters all namespaces that the limits allow. Returns how many of each user were entered.
+    fn enter(waiting: &mut Waiting, entered: &mut Entered, which: Which) -> BTreeMap<u32, usize> {
+        let mut counts = BTreeMap::new();
+        while let Some(candidate) = waiting.pop(which, entered) {
+            entered.add(candidate.id, candidate.made_by);
+            *counts.entry(candidate.made_by.map_or(ROOT, user_of)).or_default() += 1;
+        }
+        counts
+    }
+
     #[test]
-    fn at_the_start_users_have_a_limit_and_root_has_none() {
-        let mut waiting = Waiting::default();
+    fn users_have_limits_and_root_has_none() {
+        let (mut waiting, mut entered) = (Waiting::default(), Entered::default());
         (0..1_400).for_each(|id| waiting.add(candidate(id, Some(1000), false)));
-        (2_000..2_300).for_each(|id| waiting.add(candidate(id, None, false)));
-        waiting.add(candidate(3_000, Some(1001), false));
-        let at_start: Vec<u64> =
-            std::iter::from_fn(|| Some(waiting.pop(Which::AtStart)?.id.0)).collect();
-        let count = |ids: Range<u64>| at_start.iter().filter(|id| ids.contains(id)).count();
-        assert_eq!([count(0..1_400), count(2_000..2_300), count(3_000..3_001)], [AT_START, 300, 1]);
-        assert_eq!(order(&mut waiting).len(), 1_400 - AT_START);
+        (2_000..3_000).for_each(|id| waiting.add(candidate(id, None, false)));
+        waiting.add(candidate(4_000, Some(1001), false));
+        let at_start = enter(&mut waiting, &mut entered, Which::AtStart);
+        assert_eq!(at_start, [(ROOT, 1_000), (1000, AT_START), (1001, 1)].into());
+        let later = enter(&mut waiting, &mut entered, Which::Later);
+        assert_eq!(later, [(1000, OF_ALL_USERS - AT_START - 1)].into());
+        // Another user may have some although all places are taken, and then no more.
+        (5_000..5_100).for_each(|id| waiting.add(candidate(id, Some(1002), false)));
+        let later = enter(&mut waiting, &mut entered, Which::Later);
+        assert_eq!(later, [(1002, OF_A_USER)].into());
+        // A namespace that ends makes room.
+        (0..70).for_each(|id| entered.remove(NetnsId(id)));
+        assert_eq!(enter(&mut waiting, &mut entered, Which::Later).values().sum::<usize>(), 6);
+        assert_eq!(order(&mut waiting).len(), 1_400 + 100 - OF_ALL_USERS + 1 - OF_A_USER - 6);
+        (0..6_000).for_each(|id| entered.remove(NetnsId(id)));
+        assert!(entered.users.is_empty() && entered.counts.is_empty());
     }
 
     #[test]

@@ -136,7 +136,7 @@ impl Default for Config {
             filter: Filter::default(),
             max_listeners: 1000,
             max_namespaces: 512,
-            max_sockets: 20_000,
+            max_sockets: 12_000,
         }
     }
 }

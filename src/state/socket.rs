@@ -201,6 +201,12 @@ impl Sockets {
         });
     }
 
+    /// Frees the memory that the living sockets do not need.
+    pub(super) fn shrink_to_fit(&mut self) {
+        self.living.shrink_to_fit();
+        self.order.shrink_to_fit();
+    }
+
     /// Forgets sockets that were gone for the grace time, and the oldest ones above [`MOST_GONE`].
     pub(super) fn forget(&mut self, now: Duration) {
         while let Some((at, cookie)) = self.went.front().copied()

@@ -182,6 +182,11 @@ impl<A: Address> Group<A> {
             listener.begin_sample(gap);
         }
         self.see_rows(dump, tick, attribution, tracking);
+        if self.samples == 1 {
+            // Most listeners of a namespace are open at the first dump.
+            self.listeners.shrink_to_fit();
+            self.sockets.shrink_to_fit();
+        }
         self.waiting = 0;
         for socket in self.sockets.living() {
             self.waiting += u64::from(socket.queue.length);
