@@ -213,7 +213,7 @@ impl<'a> Subject<'a> {
         match cause {
             Cause::Stopped => format!("{process} was stopped, and runs again."),
             Cause::Frozen => format!("The cgroup of {process} was frozen, and runs again."),
-            _ => format!("{process} accepts again; the cause was {}.", cause.label()),
+            _ => format!("{process} accepts again. Cause while it did not: {}.", cause.because()),
         }
     }
 
@@ -464,7 +464,10 @@ mod tests {
             Because::new(&Listener { length: 0, ..listener("nginx", "", state) }, cause, 3.0)
         };
         let lock = over(Cause::Lock);
-        assert_eq!(lock.evidence, "nginx (PID 4711) accepts again; the cause was lock.");
+        assert_eq!(
+            lock.evidence,
+            "nginx (PID 4711) accepts again. Cause while it did not: all its threads wait for a lock."
+        );
         assert_eq!(lock.advice, [advice::NOTHING_TO_DO]);
         assert!(over(Cause::Descriptors).advice[0].contains("worker_rlimit_nofile"));
         assert!(over(Cause::CpuBound).evidence.contains("uses a whole CPU"));
