@@ -130,6 +130,43 @@ def generate(config="{}"):
     return {name: HEADS[name] + dump(rules) for name, rules in zip(HEADS, made, strict=True)}
 
 
+def dashboards(config="{}"):
+    """The dashboards by the name of their file, for an object of jsonnet that overrides `_config`."""
+    snippet = f"((import 'mixin.libsonnet') + {{ _config+:: {config} }}).grafanaDashboards"
+    return json.loads(_gojsonnet.evaluate_snippet(str(SHIPPED / "dashboards"), snippet, jpathdir=str(ROOT / "dashboards")))
+
+
+def runbook_links(boards):
+    """The links with the title of the links to runbooks, with the name of their dashboard."""
+    def links(value):
+        if isinstance(value, dict) and value.get("title") == "Read the runbook":
+            yield value["url"]
+        members = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+        for member in members:
+            yield from links(member)
+
+    return [(name, url) for name, board in sorted(boards.items()) for url in links(board)]
+
+
+def check_dashboards():
+    """The dashboards of the mixin are the shipped ones, and their links to runbooks follow `_config`."""
+    shipped = {path.name: json.loads(path.read_text()) for path in (ROOT / "dashboards").glob("listenq-*.json")}
+    assert dashboards() == shipped and len(shipped) == 3
+    (link,) = runbook_links(shipped)
+    addresses = {
+        "https://wiki.example.com/a?b=%s&c": "https://wiki.example.com/a?b=${__data.fields.alertname}&c",
+        '"https://wiki\\%s': '"https://wiki\\${__data.fields.alertname}',
+        "http://{{ $labels.instance }}/runbooks/%s": "http://${__data.fields.instance:raw}/runbooks/${__data.fields.alertname}",
+    }
+    for address, expected in addresses.items():
+        changed = dashboards(json.dumps({"runbookUrl": address}))
+        assert runbook_links(changed) == [(link[0], expected)], runbook_links(changed)
+        assert json.loads(json.dumps(changed).replace(json.dumps(expected), json.dumps(link[1]))) == shipped
+    (command,) = re.findall(r"^sed '.*runbooks.*$", (ROOT / "docs/dashboards.md").read_text(), re.MULTILINE)
+    edited = json.loads(subprocess.run(["sh", "-c", command], check=True, capture_output=True, cwd=ROOT).stdout)
+    assert edited == dashboards("{ runbookUrl: 'https://wiki.example.com/%s' }")[link[0]], "docs/dashboards.md: sed"
+
+
 def generated():
     """The files that the repository contains."""
     shipped = {SHIPPED / name: text for name, text in generate().items()}
@@ -262,6 +299,7 @@ if __name__ == "__main__":
     check_names(alerts)
     check_refusals()
     check_renaming()
+    check_dashboards()
     for file, rules in generated().items():
         if "--write" in sys.argv:
             file.write_text(rules)

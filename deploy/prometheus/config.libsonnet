@@ -10,7 +10,8 @@
     // Replicas of Prometheus that write to one storage differ in one of these labels. The rules drop them.
     replicaLabels: ['prometheus_replica', 'replica'],
 
-    // The address of a runbook; %s is the name of the alert. The daemon serves the runbooks too:
+    // The address of a runbook in alerts and on the dashboard Fleet; %s is the name of the alert. The daemon serves the runbooks
+    // too:
     // 'http://{{ $labels.instance }}/runbooks/%s'
     runbookUrl: 'https://github.com/listenq/listenq/blob/main/deploy/runbooks/%s.md',
     // The address of Grafana, for instance 'https://grafana.example.com'. Empty: alerts have no link to a dashboard,

@@ -123,9 +123,8 @@ def check_sources(objects: Objects) -> None:
     rules, boards = sources()
     made = [document["spec"] for (kind, _), document in objects.items() if kind == "PrometheusRule"]
     assert made == [spec for _, spec in sorted(rules.items())], "rules are not those of deploy/prometheus"
-    config_maps = [document["data"] for (kind, _), document in objects.items() if kind == "ConfigMap"]
-    made = {name: json.loads(text) for data in config_maps for name, text in data.items()}
-    assert made == boards, "dashboards are not those of dashboards/: is there a link for each in the chart?"
+    config_maps = [kind for kind, _ in objects if kind == "ConfigMap"]
+    assert dashboards_of(objects) == boards, "dashboards are not those of dashboards/: is there a link for each in the chart?"
     assert len(config_maps) == len(boards) and rules and boards
 
 
@@ -161,12 +160,30 @@ def check_rule_values() -> None:
 
 def check_same_rules(rules: dict[str, Any]) -> None:
     made = [document["spec"] for (kind, _), document in render({"prometheus": {"rules": rules}}).items() if kind == "PrometheusRule"]
-    script = "import sys; sys.path.insert(0, 'tests'); import json, mixin, yaml; "
-    script += "print(json.dumps([yaml.safe_load(text) for text in mixin.generate(sys.argv[1]).values()]))"
     config = {key: value for key, value in rules.items() if key != "enabled"}
+    expected = of_mixin("[yaml.safe_load(text) for text in mixin.generate(sys.argv[1]).values()]", config)
+    assert made == expected, "the chart and the mixin make different rules of the same values"
+
+
+def of_mixin(expression: str, config: dict[str, Any]) -> Any:
+    """The value of an expression that makes something of tests/mixin.py with this configuration."""
+    script = f"import sys; sys.path.insert(0, 'tests'); import json, mixin, yaml; print(json.dumps({expression}))"
     command = [sys.executable, "-c", script, json.dumps(config)]
-    out = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
-    assert made == json.loads(out), "the chart and the mixin make different rules of the same values"
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout)
+
+
+def check_runbook_links() -> None:
+    """The dashboards link to the runbooks of the rules' values, as those of the mixin do."""
+    for url in ("https://wiki.example.com/%s?a&b", 'https://wiki.example.com/"%s', "http://{{ $labels.instance }}/runbooks/%s"):
+        values = {"dashboards": {"enabled": True}, "prometheus": {"rules": {"runbookUrl": url}}}
+        made = dashboards_of(render(values))
+        assert made != sources()[1], f"{url} does not arrive in the dashboards"
+        assert made == of_mixin("mixin.dashboards(sys.argv[1])", {"runbookUrl": url}), f"{url}: the chart and the mixin differ"
+
+
+def dashboards_of(objects: Objects) -> dict[str, Any]:
+    config_maps = [document["data"] for (kind, _), document in objects.items() if kind == "ConfigMap"]
+    return {name: json.loads(text) for data in config_maps for name, text in data.items()}
 
 
 def relabelled(objects: Objects) -> list[dict[str, str]]:
@@ -249,6 +266,7 @@ def main(operator: Path) -> None:
     check_commands()
     check_scrape()
     check_rule_values()
+    check_runbook_links()
     made: list[dict[str, Any]] = []
     for name, (files, kinds) in SCENARIOS.items():
         values = values_of(*files)
