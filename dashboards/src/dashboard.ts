@@ -21,7 +21,7 @@ import {
 import * as prometheus from '@grafana/grafana-foundation-sdk/prometheus';
 
 import { DATASOURCE } from './panel.js';
-import { CLUSTERS, HOST } from './query.js';
+import { CLUSTERS, hostOfInstance } from './query.js';
 
 /** The width of the grid. */
 const WIDTH = 24;
@@ -76,12 +76,16 @@ export function make(plan: Plan): Dashboard {
     return finished(dashboard.build());
 }
 
-/** A variable with one value, chosen from the values of the label `from`. */
-export function one(name: string, label: string, series: string, from = name): QueryVariableBuilder {
+/** A variable with one value, chosen from the values of the label with the name of the variable. */
+export function one(name: string, label: string, series: string): QueryVariableBuilder {
+    return queried(name, label, `label_values(${series}, ${name})`);
+}
+
+function queried(name: string, label: string, query: string): QueryVariableBuilder {
     return new QueryVariableBuilder(name)
         .label(label)
         .datasource(DATASOURCE)
-        .query({ query: `label_values(${series}, ${from})`, refId: name })
+        .query({ query, refId: name })
         .refresh(VariableRefresh.OnTimeRangeChanged)
         .sort(VariableSort.NaturalAsc);
 }
@@ -108,7 +112,7 @@ export function podDashboard(): TextBoxVariableBuilder {
 
 /** The variables of the link to the node's dashboard: the uid of "Node Exporter / Nodes", and the host of the instance. */
 export function node(): Variable[] {
-    const host = one('host', 'Host', `listenq_build_info{${HOST}}`, 'instance').regex('/^(.+?)(?::\\d+)?$/');
+    const host = queried('host', 'Host', `query_result(${hostOfInstance()})`).regex('/\\bhost="([^"]*)"/');
     return [foreign('node_dashboard', '7d57716318ee0dddbac5a7f451fb7753'), host.hide(VariableHide.HideVariable)];
 }
 
@@ -168,9 +172,11 @@ function jobVariable(): QueryVariableBuilder {
     return one('job', 'Job', 'listenq_build_info').current({ text: 'listenq', value: 'listenq' });
 }
 
-/** All clusters by default. Series without the label `cluster` belong to "All" too. */
+/** All clusters by default. Series without the label `cluster` belong to "All" too, and "None" selects only them. */
 function clusters(): QueryVariableBuilder {
-    return several('cluster', 'Cluster', 'listenq_build_info{job="$job"}');
+    return several('cluster', 'Cluster', 'listenq_build_info{job="$job"}')
+        .staticOptions([{ text: 'None', value: '' }])
+        .staticOptionsOrder('after');
 }
 
 /** One cluster, or all of them. */

@@ -169,6 +169,13 @@ export function orZero(expr: string, scope: string): string {
     return `${expr} or 0 * count(listenq_build_info{${scope}})`;
 }
 
+/** The chosen instance with the label `host`, also while the instance is down: without its port, an IPv6 address in brackets. */
+export function hostOfInstance(): string {
+    const last = `last_over_time(listenq_build_info{${HOST}}[$__range])`;
+    const withoutPort = `label_replace(${last}, "host", "$1", "instance", "(.+?)(:[0-9]+)?")`;
+    return `label_replace(${withoutPort}, "host", "[$1]", "instance", "([0-9A-Fa-f]*:[0-9A-Fa-f]*:[0-9A-Fa-f:.]*)")`;
+}
+
 /** Restarts of listenq, and of the server, whose listener appears again after a scrape without it. */
 export const RESTARTS = {
     listenq: `changes(process_start_time_seconds{${HOST}}[$__rate_interval]) > 0`,

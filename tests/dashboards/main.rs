@@ -9,7 +9,7 @@ mod prometheus;
 mod queries;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use listenq::cause::Cause;
 use listenq::exposition::table::METRICS;
@@ -62,8 +62,9 @@ fn every_query_names_metrics_and_labels_that_exist_and_every_metric_is_shown() {
 
 #[test]
 fn ranges_follow_the_scrape_interval_or_the_time_shown() {
+    let strings = regex::Regex::new(r#""(?:[^"\\]|\\.)*""#).unwrap();
     for query in Dashboard::read_all().iter().flat_map(Dashboard::queries) {
-        for range in query.expr.split('[').skip(1) {
+        for range in strings.replace_all(&query.expr, "").split('[').skip(1) {
             assert!(range.starts_with("$__"), "{}: {}", query.place, query.expr);
         }
         assert!(!query.expr.contains("rate(") || query.expr.contains("[$__rate_interval]"));
@@ -246,14 +247,16 @@ fn two_clusters_that_share_an_instance_are_distinguished_and_owners_can_be_chose
     let ns = Netns::new("clusters");
     let slow = ns.run(|| Listen::tcp("127.0.0.1:8080").backlog(4).open());
     let target = slow.target();
-    let daemons = [daemon(&ns), daemon(&ns)];
+    let daemons = [daemon(&ns), daemon(&ns), daemon(&ns)];
     let of = |daemon: &Daemon, cluster| {
         format!(
-            "{{targets: ['{}'], labels: {{instance: web, cluster: {cluster}}}}}",
+            "{{targets: ['{}'], labels: {{instance: web, cluster: '{cluster}'}}}}",
             daemon.address()
         )
     };
-    let targets = [of(&daemons[0], "north"), of(&daemons[1], "south")].join(", ");
+    // Prometheus drops an empty label, so the last daemon has no cluster.
+    let clusters = ["north", "south", ""];
+    let targets = [0, 1, 2].map(|i| of(&daemons[i], clusters[i])).join(", ");
     let prometheus = Prometheus::start_with(&ns, &targets);
     let server = Server::start(slow, Pace::PerSecond(2.0));
     let load = Load { rate: 30.0, lasting: 40 * SECOND, patience: 10 * SECOND, at_once: 4000 };
@@ -276,11 +279,12 @@ fn two_clusters_that_share_an_instance_are_distinguished_and_owners_can_be_chose
     });
     let services = format!("port:1|{service}");
     for table in tables {
-        eventually(&table, TIMEOUT, || (shown(&table, &[]) == 2).then_some(()));
+        eventually(&table, TIMEOUT, || (shown(&table, &[]) == 3).then_some(()));
         assert_eq!(shown(&table, &[("cluster", "south")]), 1, "{table}");
+        assert_eq!(shown(&table, &[("cluster", fleet.option("cluster", "None"))]), 1, "{table}");
         assert_eq!(shown(&table, &[("cluster", "west")]), 0, "{table}");
         assert_eq!(shown(&table, &[("service", "port:1")]), 0, "{table}");
-        assert_eq!(shown(&table, &[("service", &services)]), 2, "{table}");
+        assert_eq!(shown(&table, &[("service", &services)]), 3, "{table}");
     }
     // Prometheus refuses a query whose join is ambiguous.
     let (netns, address) = (("netns", "host"), ("address", "127.0.0.1"));
@@ -297,8 +301,89 @@ fn two_clusters_that_share_an_instance_are_distinguished_and_owners_can_be_chose
             let _ = prometheus.series(&dashboard.fill(&query.expr, &one.into()), query.is_range);
         }
     }
+    assert_clusters_can_be_chosen(&prometheus, &one);
     drop(server);
     clients.join().unwrap();
+}
+
+/// Checks on Listener and Host that "All" includes the instance without a cluster, and that "None"
+/// selects only that instance.
+#[track_caller]
+fn assert_clusters_can_be_chosen(prometheus: &Prometheus, one: &[(&str, &str)]) {
+    let queries = ["", "| $port | port", "| All listeners | A"];
+    for (dashboard, place) in Dashboard::read_all().iter().zip(queries).skip(1) {
+        let none = dashboard.option("cluster", "None");
+        let queries = dashboard.queries();
+        let query = queries.iter().find(|query| query.place.ends_with(place)).expect(place);
+        let clusters = |chosen| {
+            let values = one.iter().copied().chain([("cluster", chosen)]).collect();
+            let expr = dashboard.fill(&query.expr, &values);
+            let found = prometheus.ask(&expr, None, SystemTime::now());
+            let cluster = |one: &Value| one["metric"]["cluster"].as_str().unwrap_or("").to_owned();
+            found.iter().map(cluster).collect::<BTreeSet<_>>()
+        };
+        let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        assert_eq!(clusters(".*"), set(&["", "north", "south"]), "{}", query.place);
+        assert_eq!(clusters("north"), set(&["north"]), "{}", query.place);
+        assert_eq!(clusters(none), set(&[""]), "{}", query.place);
+    }
+}
+
+#[test]
+fn the_link_to_the_node_contains_its_host_for_every_form_of_an_instance() {
+    if !Netns::require_root() || !require_tool("prometheus") {
+        return;
+    }
+    let hosts = [
+        ("web-1:19511", "web-1"),
+        ("web-1", "web-1"),
+        ("192.0.2.7:19511", "192.0.2.7"),
+        ("192.0.2.7", "192.0.2.7"),
+        ("[2001:db8::1]:19511", "[2001:db8::1]"),
+        ("[2001:db8::2]", "[2001:db8::2]"),
+        ("2001:db8::3", "[2001:db8::3]"),
+        ("2001:db8:1:2:3:4:5:6", "[2001:db8:1:2:3:4:5:6]"),
+        ("::ffff:192.0.2.7", "[::ffff:192.0.2.7]"),
+        ("::1", "[::1]"),
+    ];
+    let ns = Netns::new("node");
+    let daemon = daemon(&ns);
+    let address = daemon.address();
+    let of = |(instance, _): (&str, &str)| {
+        format!("{{targets: ['{address}'], labels: {{instance: '{instance}', myhost: wrong}}}}")
+    };
+    let prometheus = Prometheus::start_with(&ns, &hosts.map(of).join(", "));
+    let reporting = || prometheus.series(r#"listenq_build_info{job="listenq"}"#, false);
+    eventually("scrapes", TIMEOUT, || (reporting() == hosts.len()).then_some(()));
+    // The node of an instance that is down is the one to look at.
+    drop(daemon);
+    eventually("the end of the series", TIMEOUT, || (reporting() == 0).then_some(()));
+    for dashboard in &Dashboard::read_all()[1..] {
+        for (instance, host) in hosts {
+            let found = values_of(dashboard, &prometheus, "host", instance);
+            assert_eq!(found, [host], "{}: {instance}", dashboard.uid);
+        }
+    }
+}
+
+/// The values of a variable for an instance: the results of its query, reduced by its expression.
+fn values_of(d: &Dashboard, prometheus: &Prometheus, name: &str, instance: &str) -> Vec<String> {
+    let variable = d.variables().iter().find(|variable| variable["name"] == name).unwrap();
+    let place = format!("{} | ${name} | {name}", d.uid);
+    let query = d.queries().into_iter().find(|query| query.place == place).unwrap();
+    let expr = d.fill(&query.expr, &Values::from([("job", "listenq"), ("instance", instance)]));
+    let reduced = variable["regex"].as_str().unwrap().trim_matches('/');
+    let reduced = regex::Regex::new(reduced).unwrap();
+    let texts = prometheus.ask(&expr, None, SystemTime::now()).into_iter().map(|one| text_of(&one));
+    texts.map(|text| reduced.captures(&text).expect(&text)[1].to_owned()).collect()
+}
+
+/// A series as Grafana's `query_result` writes it.
+fn text_of(series: &Value) -> String {
+    let labels = series["metric"].as_object().unwrap().iter();
+    let labels = labels.filter(|(name, _)| *name != "__name__");
+    let labels: Vec<String> = labels.map(|(name, value)| format!("{name}={value}")).collect();
+    format!("listenq_build_info{{{}}} 1 1000", labels.join(","))
 }
 
 #[test]

@@ -89,12 +89,24 @@ impl Dashboard {
     /// The query for the series whose labels are the values of a variable.
     fn variable_query(&self, variable: &Value) -> Option<Query> {
         let query = variable["query"]["query"].as_str()?;
-        let (series, label) = query.strip_prefix("label_values(")?.rsplit_once(", ")?;
         let name = variable["name"].as_str().unwrap();
-        let label = label.trim_end_matches(')');
-        assert!(label == name || (label, name) == ("instance", "host"), "${name} is {label}");
+        let series = match query.strip_prefix("query_result(") {
+            Some(result) => result.strip_suffix(')').unwrap(),
+            None => {
+                query.strip_prefix("label_values(")?.strip_suffix(&format!(", {name})")).unwrap()
+            }
+        };
         let place = format!("{} | ${name} | {name}", self.uid);
         Some(Query { place, expr: series.to_owned(), is_range: false })
+    }
+
+    /// The value of an option that a variable has in addition to the results of its query.
+    pub(crate) fn option(&self, name: &str, text: &str) -> &str {
+        let variable = self.variables().iter().find(|variable| variable["name"] == name).unwrap();
+        let options = variable["staticOptions"].as_array().into_iter().flatten();
+        let option = options.clone().find(|option| option["text"] == text);
+        let option = option.unwrap_or_else(|| panic!("{}: ${name} has no {text}", self.uid));
+        option["value"].as_str().unwrap()
     }
 
     /// Replaces the variables of a query as Grafana does. A variable with the option "All" has that
@@ -112,7 +124,9 @@ impl Dashboard {
             };
             filled = filled.replace(&format!("\"${name}\""), &format!("\"{value}\""));
         }
-        assert!(!filled.contains('$'), "{}: a variable without a value: {filled}", self.uid);
+        // Grafana keeps `$1`, since there is no such variable: label_replace reads it.
+        let left = filled.replace("$1", "");
+        assert!(!left.contains('$'), "{}: a variable without a value: {filled}", self.uid);
         filled
     }
 

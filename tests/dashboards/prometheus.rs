@@ -72,11 +72,16 @@ impl Prometheus {
 
     /// Like [`Self::series`], at the time `end`.
     pub(crate) fn series_at(&self, expr: &str, is_range: bool, end: SystemTime) -> usize {
-        let path = path(expr, is_range.then_some(30), end);
+        self.ask(expr, is_range.then_some(30), end).len()
+    }
+
+    /// The series that a query returns at `end`, or within the `seconds` before `end`.
+    pub(crate) fn ask(&self, expr: &str, seconds: Option<u64>, end: SystemTime) -> Vec<Value> {
+        let path = path(expr, seconds, end);
         let answer = get(Some(&self.netns), self.address, &path, &[]).unwrap();
         assert_eq!(answer.status, 200, "{expr}: {}", answer.text());
         let answer: Value = serde_json::from_str(answer.text()).unwrap();
-        answer["data"]["result"].as_array().unwrap().len()
+        answer["data"]["result"].as_array().unwrap().clone()
     }
 
     fn is_ready(&self) -> bool {
