@@ -56,6 +56,8 @@ pub struct Report {
     /// Network namespaces that exist and could not be entered; `null` before the first look for
     /// namespaces.
     pub namespaces_inaccessible: Option<usize>,
+    /// Namespaces that were found and not entered or read yet; `None` before the first look.
+    pub namespaces_waiting: Option<usize>,
     /// Listeners omitted because of `--listener.max`.
     pub listeners_omitted: usize,
     /// Features that are unavailable because a privilege or a kernel module is missing.
@@ -302,6 +304,7 @@ impl Report {
             client_patience_seconds: view.client_patience.as_secs_f64(),
             namespaces: view.stats.sampled_namespaces,
             namespaces_inaccessible: view.stats.inaccessible_namespaces,
+            namespaces_waiting: view.stats.waiting_namespaces,
             listeners_omitted: view.stats.omissions.listeners,
             missing_features: missing(&view.stats),
             listeners,

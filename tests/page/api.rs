@@ -106,7 +106,7 @@ fn a_real_daemon_answers_with_a_report() {
 }
 
 #[test]
-fn the_number_of_namespaces_that_cannot_be_entered_is_null_before_the_first_look() {
+fn the_numbers_of_namespaces_that_are_not_sampled_are_null_before_the_first_look() {
     if !Netns::require_root() {
         return;
     }
@@ -114,11 +114,18 @@ fn the_number_of_namespaces_that_cannot_be_entered_is_null_before_the_first_look
         let ns = Netns::new(hint);
         let mut view = lively();
         view.stats.inaccessible_namespaces = number;
-        let json = Site::serve(&ns, view).text("/api/v1/listeners");
-        serde_json::from_str::<Value>(&json).unwrap()["namespaces_inaccessible"].clone()
+        view.stats.waiting_namespaces = number.map(|number| number + 7);
+        let site = Site::serve(&ns, view);
+        let report = serde_json::from_str::<Value>(&site.text("/api/v1/listeners")).unwrap();
+        let is_on_page = site.text("/").contains("7 more are not sampled yet");
+        (
+            report["namespaces_inaccessible"].clone(),
+            report["namespaces_waiting"].clone(),
+            is_on_page,
+        )
     };
-    assert_eq!(number_in("early", None), Value::Null);
-    assert_eq!(number_in("looked", Some(0)), 0);
+    assert_eq!(number_in("early", None), (Value::Null, Value::Null, false));
+    assert_eq!(number_in("looked", Some(0)), (0.into(), 7.into(), true));
 }
 
 #[test]

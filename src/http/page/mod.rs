@@ -165,13 +165,15 @@ impl<'a> Content<'a> {
 
     /// The scope of the page: sampled and omitted namespaces and listeners.
     fn facts(&self) -> Markup {
-        let Report { namespaces, namespaces_inaccessible, listeners_omitted, .. } = self.report;
+        let Report { namespaces, listeners_omitted, .. } = self.report;
+        let Report { namespaces_inaccessible, namespaces_waiting, .. } = self.report;
         html! {
             ul.facts {
                 li { (many(self.report.listeners.len() as u64, "listener")) }
                 li {
                     (many(*namespaces as u64, "network namespace"))
                     @if let Some(more @ 1..) = namespaces_inaccessible { ", " (more) " more could not be entered" }
+                    @if let Some(more @ 1..) = namespaces_waiting { ", " (more) " more are not sampled yet" }
                 }
                 @if let Some(interval) = self.report.sample_interval_seconds {
                     li { "sampled every " (format::milliseconds(interval)) }
