@@ -19,6 +19,9 @@ use listenq_lab::server::{Pace, Server};
 use listenq_lab::wait::{TIMEOUT, eventually};
 
 const BIN: &str = env!("CARGO_BIN_EXE_listenq");
+/// The CPU budget of samples. Code without optimization takes ten times as long.
+const BUDGET: &str =
+    if cfg!(debug_assertions) { "--sample.cpu-budget=0.2" } else { "--sample.cpu-budget=0.02" };
 const SCRAPE: Duration = Duration::from_millis(200);
 /// The interval at which something happens to one listener of each namespace.
 const TURN: Duration = Duration::from_secs(5);
@@ -215,7 +218,8 @@ fn overflows_under_load_restarts_and_churn_equal_the_refusals_of_clients() {
         root.mount_netns(&front.ns, front.name);
     }
     let ours = format!("--listener.include=^({})/", NAMES.join("|"));
-    let daemon = Launch::new(BIN).args(&["--netns=all", &ours, &root.flag()]).inside(&own).start();
+    let flags = ["--netns=all", &ours, &root.flag(), BUDGET];
+    let daemon = Launch::new(BIN).args(&flags).inside(&own).start();
     for (n, front) in fronts.iter_mut().enumerate() {
         front.attack(n, whole);
     }
