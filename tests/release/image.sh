@@ -66,6 +66,8 @@ kinds = {"docker": ("bounding",), "containerd": ("bounding", "effective", "permi
 process["capabilities"] = {kind: granted for kind in kinds}
 config["root"]["readonly"] = True
 config["mounts"].append({"destination": "/etc/hosts", "type": "bind", "source": hosts, "options": ["bind", "ro"]})
+# docs/install.md: --tmpfs /run/listenq:uid=65534,mode=0700
+config["mounts"].append({"destination": "/run/listenq", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "nodev", "uid=65534", "mode=0700"]})
 config["linux"]["namespaces"] = [{"type": "network", "path": netns}, {"type": "mount"}, {"type": "ipc"}, {"type": "uts"}]
 json.dump(config, open(path, "w"))
 EOF
@@ -95,7 +97,7 @@ expect() {
     seen+=", owners $(sed -n 's/^listenq_feature_available{feature="owners"} //p' "$work/metrics")"
     seen+=", seen $(grep -c '^listenq_accept_queue_limit{.*port="7777"} 21' "$work/metrics" || true)"
     runc --root "$work/state" exec "$name" /listenq list >"$work/list" 2>&1
-    grep -q 'asked the daemon at http://localhost:19511' "$work/list" || fail "$1: $(cat "$work/list")"
+    grep -q 'asked the daemon at /run/listenq/control.sock' "$work/list" || fail "$1: $(cat "$work/list")"
     runc --root "$work/state" delete --force "$name"
     echo "$1: $seen"
     [ "$seen" = "uid 65534, effective $2, namespaces $3, owners $4, seen $5" ] ||
