@@ -281,7 +281,7 @@ impl Discovery {
         let name = self.name(id, entrance, &owner);
         self.names.insert(id, name.clone());
         self.taken.insert(name.clone());
-        self.entered.add(id, made_by);
+        self.entered.add(candidate);
         if owner.is_unknown() {
             self.ownerless.insert(id);
         }

@@ -8,6 +8,7 @@ pub mod dumps;
 pub mod features;
 pub mod health;
 pub mod incidents;
+pub mod logged;
 pub mod netns;
 pub mod omissions;
 pub mod owner_requests;

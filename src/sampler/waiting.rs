@@ -33,12 +33,9 @@ pub struct Waiting {
     last: Option<u32>,
 }
 
-/// The entered namespaces of users other than root.
+/// The entered namespaces of users other than root, with their users.
 #[derive(Debug, Default)]
-pub struct Entered {
-    users: BTreeMap<NetnsId, u32>,
-    counts: BTreeMap<u32, usize>,
-}
+pub struct Entered(BTreeMap<NetnsId, u32>);
 
 /// Which namespaces are entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +62,15 @@ pub struct Candidate {
     pub is_newborn: bool,
 }
 
+// === impl Candidate ===
+
+impl Candidate {
+    /// Returns the user for whom the namespace counts.
+    fn user(&self) -> u32 {
+        self.made_by.map_or(ROOT, user_of)
+    }
+}
+
 // === impl Waiting ===
 
 impl Waiting {
@@ -86,7 +92,7 @@ impl Waiting {
     /// Adds a namespace.
     pub fn add(&mut self, candidate: Candidate) {
         self.remove(candidate.id);
-        let (id, maker) = (candidate.id, candidate.made_by.map_or(ROOT, user_of));
+        let (id, maker) = (candidate.id, candidate.user());
         let rank = (!candidate.is_newborn, id);
         self.places.insert(id, (maker, rank));
         self.makers.entry(maker).or_default().insert(rank, candidate);
@@ -132,30 +138,24 @@ impl Waiting {
 
 impl Entered {
     /// Counts an entered namespace.
-    pub fn add(&mut self, id: NetnsId, made_by: Option<u32>) {
-        let user = made_by.map_or(ROOT, user_of);
-        if user != ROOT && self.users.insert(id, user).is_none() {
-            *self.counts.entry(user).or_default() += 1;
+    pub fn add(&mut self, candidate: &Candidate) {
+        let user = candidate.user();
+        if user != ROOT {
+            self.0.insert(candidate.id, user);
         }
     }
 
     /// Counts a namespace that was released.
     pub fn remove(&mut self, id: NetnsId) {
-        let Some(user) = self.users.remove(&id) else { return };
-        if let Some(count) = self.counts.get_mut(&user) {
-            *count -= 1;
-            if *count == 0 {
-                self.counts.remove(&user);
-            }
-        }
+        self.0.remove(&id);
     }
 
     fn allows(&self, which: Which, user: u32) -> bool {
-        let count = self.counts.get(&user).copied().unwrap_or_default();
+        let count = || self.0.values().filter(|of| **of == user).count();
         match which {
             _ if user == ROOT => true,
-            Which::AtStart => count < AT_START,
-            Which::Later => count < OF_A_USER || self.users.len() < OF_ALL_USERS,
+            Which::AtStart => count() < AT_START,
+            Which::Later => self.0.len() < OF_ALL_USERS || count() < OF_A_USER,
             Which::All => true,
         }
     }
@@ -203,8 +203,8 @@ mod tests {
     fn enter(waiting: &mut Waiting, entered: &mut Entered, which: Which) -> BTreeMap<u32, usize> {
         let mut counts = BTreeMap::new();
         while let Some(candidate) = waiting.pop(which, entered) {
-            entered.add(candidate.id, candidate.made_by);
-            *counts.entry(candidate.made_by.map_or(ROOT, user_of)).or_default() += 1;
+            entered.add(&candidate);
+            *counts.entry(candidate.user()).or_default() += 1;
         }
         counts
     }
@@ -228,7 +228,7 @@ mod tests {
         assert_eq!(enter(&mut waiting, &mut entered, Which::Later).values().sum::<usize>(), 6);
         assert_eq!(order(&mut waiting).len(), 1_400 + 100 - OF_ALL_USERS + 1 - OF_A_USER - 6);
         (0..6_000).for_each(|id| entered.remove(NetnsId(id)));
-        assert!(entered.users.is_empty() && entered.counts.is_empty());
+        assert!(entered.0.is_empty());
     }
 
     #[test]
