@@ -22,8 +22,8 @@ const NAMESPACES: usize = 150;
 const READY: Duration = Duration::from_secs(if cfg!(debug_assertions) { 4 } else { 2 });
 /// The CPU budget of samples. Code without optimization takes ten times as long.
 const BUDGET: f64 = if cfg!(debug_assertions) { 0.2 } else { 0.02 };
-/// The most that listenq may use of a core: 2.5 %, and slack for a busy machine. Owners and scans of
-/// code without optimization may each use a hundredth of a core.
+/// The most that listenq may use of a core: 2.5 %, and slack for scrapes and a busy machine. Owners
+/// and scans of code without optimization may each use a hundredth of a core.
 const MOST_USED: f64 = if cfg!(debug_assertions) { 1.25 * BUDGET + 0.02 } else { 0.03 };
 /// A child process per namespace listens at 20 ports, and prints a byte when it is ready.
 const SCENE: &str = "

@@ -56,7 +56,8 @@ pub struct Report {
     /// Network namespaces that exist and could not be entered; `null` before the first look for
     /// namespaces.
     pub namespaces_inaccessible: Option<usize>,
-    /// Namespaces that were found and not entered or read yet; `None` before the first look.
+    /// Network namespaces that were found and are not entered yet; `null` before the first look for
+    /// namespaces.
     pub namespaces_waiting: Option<usize>,
     /// Listeners omitted because of `--listener.max`.
     pub listeners_omitted: usize,

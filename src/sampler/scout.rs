@@ -39,9 +39,9 @@ pub const FIRST_LOOK: Duration = Duration::from_secs(1);
 const ENTER_AT_ONCE: Duration = Duration::from_millis(5);
 /// Share of a core that entering namespaces may always use, whatever other background tasks need.
 const ENTER_SHARE: f64 = 0.002_5;
-/// Share of a core that first readings of the namespaces of users may use, and the assumed CPU time
-/// of one: it is a whole dump, which the sampler makes at once.
+/// Share of a core that first readings of the namespaces of users may use.
 const FIRST_SHARE: f64 = 0.005;
+/// Assumed CPU time of a first reading: it is a whole dump, which the sampler makes at once.
 const FIRST_READING: Duration = Duration::from_millis(1);
 /// Share of a core that the search for owners of new sockets may always use, and the share of deep
 /// searches.

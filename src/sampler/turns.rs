@@ -11,7 +11,8 @@
 //! Whole dumps have a separate part of the share, at most a quarter of it unless the other readings
 //! need less: most listeners are known, and their queues are read between dumps. It is divided in
 //! the same way, by the dumps that each namespace needs. Dumps of the Unix listeners come as often
-//! as their own share allows; their cost delays no other reading.
+//! as their own share allows, and the first dump of a namespace is made at once: these two delay no
+//! other reading of their namespace, and leave less to all namespaces.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -51,8 +52,8 @@ pub struct Turn {
     saved: f64,
     saved_at: Duration,
     dumps: DumpAccount,
-    /// Cost since the last division of readings that wait for no share: dumps of the Unix listeners,
-    /// and the first whole dump.
+    /// Cost since the last division of readings that wait for no share: dumps of the Unix
+    /// listeners, and the first whole dump.
     unshared: Duration,
     read_at: Option<Duration>,
     gap: Duration,

@@ -335,8 +335,8 @@ mod tests {
         assert!(rates[7..].iter().all(|rate| *rate == Some(20.0)), "{rates:?}");
     }
 
-    /// Accepts this number of connections in each of these seconds while a queue of this length waits.
-    /// Returns the last view.
+    /// Accepts this number of connections in each of these seconds while a queue of this length
+    /// waits. Returns the last view.
     fn shown(flow: &mut Flow, seconds: Range<u64>, accepted: u64, length: u64) -> Accepts {
         let views = seconds.map(|second| {
             let connection_seconds = flow.totals.connection_seconds + length as f64;

@@ -101,8 +101,8 @@ impl Listen {
         Self { defer_accept: Some(seconds), ..self }
     }
 
-    /// Opens the socket in the calling thread's namespace. Waits for a port that is in use: a client
-    /// may have got the port of a server that restarts.
+    /// Opens the socket in the calling thread's namespace. Waits for a port that is in use: a
+    /// client may have got the port of a server that restarts.
     ///
     /// # Panics
     ///
