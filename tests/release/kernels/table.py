@@ -33,7 +33,7 @@ PODS = [("Forty pods", [
     ("pods_rate", "each pod is sampled at least 5 times a second"), ("pods_budget", "sampler within 2 % of a core, daemon within 2.75 %"),
     ("pods_overflow", "a burst in one pod is attributed in full")])]
 POD_VALUES = [
-    ("pods_samples", "samples per second"), ("pods_rate_value", "samples per second of a pod"),
+    ("pods_samples", "samples per second"), ("pods_rate_value", "samples per second of the pod that is sampled least"),
     ("pods_sampler", "CPU time of the sampler, share of a core"), ("pods_daemon", "CPU time of the daemon"),
     ("pods_dump", "kernel time of a bare dump, µs")]
 PROGRAMMES = {"programme": (ROWS, VALUES), "pods": (PODS, POD_VALUES)}
